@@ -1,0 +1,223 @@
+"""Our own model checkpoints: what cold start, EM rounds and solver training leave behind for the stages after them.
+
+A checkpoint is a directory: `config.json` (Hugging Face's form), the tokenizer's files, `provenance.json`, `params/`
+(Orbax) and, written last, `COMPLETE`, which lists every file with its size. A directory without it, or with a file
+of another size, is never loaded. On a local disk the whole is written aside, flushed and renamed; in a bucket, where
+objects appear whole but directories do not, the marker alone decides.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import tokenizer as tokenizer_lib
+from promptcot_jax.models import hf_config
+from promptcot_jax.models.causal_lm import CausalLM
+
+MARKER = "COMPLETE"
+PROVENANCE = "provenance.json"
+_PARAMS = "params"
+_PATTERN_CHARACTERS = "*?["  # Orbax globs inside its directory and then silently misses its own files
+
+
+# --- completeness of a directory ---
+
+
+def location(path: epath.PathLike) -> epath.Path:
+    """`path`, absolute where it is local, as Orbax wants it.
+
+    Raises:
+        WrongUse: it contains a character that Orbax takes for a pattern.
+    """
+    text = os.fspath(path)
+    text = text if "://" in text else os.path.abspath(os.path.expanduser(text))
+    if any(character in text for character in _PATTERN_CHARACTERS):
+        raise WrongUse(f"{text}: a checkpoint's path may not contain any of '{_PATTERN_CHARACTERS}'; rename it.")
+    return epath.Path(text)
+
+
+def mark_complete(directory: epath.Path) -> None:
+    """Flushes every file of a finished directory to disk and then writes its marker."""
+    files = {os.path.relpath(os.fspath(file), os.fspath(directory)): file for file in _files(directory)}
+    if "://" not in os.fspath(directory):
+        for path in (*files.values(), *{file.parent for file in files.values()}):
+            _flush(path)
+    sizes = {name: file.stat().length for name, file in sorted(files.items()) if name != MARKER}
+    jsonl.write_json(directory / MARKER, {"files": sizes})
+
+
+def is_complete(directory: epath.PathLike) -> bool:
+    """Whether the directory was finished and every file still has the size it had then."""
+    directory = epath.Path(directory)
+    marker = directory / MARKER
+    if not marker.exists():
+        return False
+    try:
+        sizes = json.loads(marker.read_bytes())["files"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return all((directory / name).exists() and (directory / name).stat().length == size for name, size in sizes.items())
+
+
+def remove(directory: epath.Path) -> None:
+    """Deletes a checkpoint, its marker first, so that an interrupted deletion leaves nothing that looks whole."""
+    (directory / MARKER).unlink(missing_ok=True)
+    if "://" not in os.fspath(directory) and directory.exists():
+        _flush(directory)
+    if directory.exists():
+        directory.rmtree()
+
+
+def _files(directory: epath.Path) -> Iterator[epath.Path]:
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            yield from _files(entry)
+        else:
+            yield entry
+
+
+def _flush(path: epath.Path) -> None:
+    """fsync of a local file, or of a directory's entries."""
+    descriptor = os.open(os.fspath(path), os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- trees of arrays ---
+
+
+def named_leaves(tree: Any) -> dict[str, Any]:
+    """Leaves of any pytree by their path, written with dots ("layers.mlp.up_proj.kernel")."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def params_digest(params: Params) -> str:
+    """SHA-256 over the sorted paths, shapes, dtypes and bytes of all parameters, shortened."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(named_leaves(params).items()):
+        array = np.asarray(leaf)
+        digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def stored_leaves(directory: epath.Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of every array in an Orbax directory, by its path written with dots."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(directory).item_metadata.tree
+    return {name: (tuple(leaf.shape), str(np.dtype(leaf.dtype))) for name, leaf in named_leaves(tree).items()}
+
+
+def restore_arrays(directory: epath.Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads an Orbax directory straight into the dtypes and shardings of `like`, a nested dict of arrays.
+
+    Leaves of `like` are arrays or `jax.ShapeDtypeStruct`s; one without a sharding goes to the default device.
+    The caller has compared names and shapes: Orbax itself would cut or pad.
+    """
+    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    restore_args = jax.tree.map(
+        lambda leaf: ocp.ArrayRestoreArgs(
+            dtype=leaf.dtype, sharding=getattr(leaf, "sharding", None) or default, global_shape=leaf.shape
+        ),
+        like,
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(directory, args=ocp.args.PyTreeRestore(item=like, restore_args=restore_args))
+
+
+# --- models ---
+
+
+def save_model(
+    directory: epath.PathLike,
+    lm: CausalLM,
+    params: Params,
+    tokenizer: tokenizer_lib.Tokenizer,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Writes a model so that it is there in full or not at all; replaces what `directory` held.
+
+    Args:
+        provenance: what the model was made from, as JSON; the digest of the parameters is added.
+    """
+    directory = location(directory)
+    is_local = "://" not in os.fspath(directory)
+    aside = directory.parent / f"{directory.name}.part" if is_local else directory
+    remove(aside)
+    aside.mkdir(parents=True)
+    config = hf_config.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
+    jsonl.write_json(aside / "config.json", config)
+    jsonl.write_json(aside / PROVENANCE, dict(provenance) | {"params_digest": params_digest(params)})
+    tokenizer.save(aside)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        checkpointer.save(aside / _PARAMS, args=ocp.args.PyTreeSave(params))
+    mark_complete(aside)
+    if is_local:
+        remove(directory)
+        os.rename(aside, directory)
+        _flush(directory.parent)
+
+
+def load_provenance(directory: epath.PathLike) -> dict[str, Any]:
+    """What a complete checkpoint was made from, with `params_digest`."""
+    directory = location(directory)
+    require_complete(directory)
+    return jsonl.read_json(directory / PROVENANCE)
+
+
+def require_complete(directory: epath.Path) -> None:
+    """Refuses a directory that was not finished, or has changed since.
+
+    Raises:
+        WrongUse: named directory, and what is wrong with it.
+    """
+    if is_complete(directory):
+        return
+    if not (directory / MARKER).exists():
+        raise WrongUse(
+            f"{os.fspath(directory)}: an incomplete checkpoint (no {MARKER} file; its writer was interrupted). "
+            "Run the stage that writes it again."
+        )
+    raise WrongUse(
+        f"{os.fspath(directory)}: a damaged checkpoint (a file listed in {MARKER} is missing or has another size). "
+        "Run the stage that writes it again, or copy it again in full."
+    )
+
+
+def load_params(directory: epath.PathLike, like: Params) -> Params:
+    """Parameters of a complete checkpoint, in the dtypes and shardings of `like` (arrays or `ShapeDtypeStruct`s).
+
+    Raises:
+        WrongUse: the checkpoint is incomplete, damaged, or holds other parameters than `like`.
+    """
+    directory = location(directory)
+    require_complete(directory)
+    stored = stored_leaves(directory / _PARAMS)
+    expected = {name: tuple(leaf.shape) for name, leaf in named_leaves(like).items()}
+    for name in sorted(expected.keys() | stored.keys()):
+        found = stored[name][0] if name in stored else None
+        if found != expected.get(name):
+            raise WrongUse(
+                f"{os.fspath(directory / _PARAMS)}: parameter '{name}': {_shape_text(expected.get(name))} expected "
+                f"from config.json, {_shape_text(found)} found."
+            )
+    return restore_arrays(directory / _PARAMS, like)
+
+
+def _shape_text(shape: tuple[int, ...] | None) -> str:
+    return "none" if shape is None else f"shape {list(shape)}"

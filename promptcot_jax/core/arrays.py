@@ -1,0 +1,14 @@
+"""Array types of the whole package.
+
+Axis letters, everywhere: `B` rows, `G` samples per row (rationales per problem, rollouts per prompt), `T` query
+length, `S` key / cache length, `D` embed, `F` mlp, `N` query heads, `K` key-value heads, `H` head dim, `V` vocab,
+`L` layers.
+"""
+
+from typing import Any
+
+from jaxtyping import Array, Bool, Float, Int
+
+Params = dict[str, Any]  # nested dict of arrays; outside `models/` a model is (apply function, Params)
+
+__all__ = ["Array", "Bool", "Float", "Int", "Params"]

@@ -1,0 +1,203 @@
+"""JSON Lines of records: strict on reading, atomic on writing, local or `gs://`.
+
+`NAME.jsonl` or, beyond a row setting, `NAME-SSSSS-of-NNNNN.jsonl`; one reader takes both. A file appears whole or
+not at all: local files are written aside, flushed to disk and renamed; objects in a bucket are written in one call.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from etils import epath
+
+from promptcot_jax.core.errors import WrongUse
+
+R = TypeVar("R")
+
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.jsonl$")
+
+
+def write_atomically(path: epath.PathLike, data: bytes) -> None:
+    """Writes `data` to `path` so that a reader, or a crash at any moment, sees the old file or the new one."""
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "://" in os.fspath(path):
+        path.write_bytes(data)
+        return
+    aside = f"{os.fspath(path)}.{os.getpid()}.part"
+    with open(aside, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    directory = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename itself must survive a power cut
+    finally:
+        os.close(directory)
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Writes one JSON document atomically, keys in the order given."""
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """Reads one JSON document.
+
+    Raises:
+        WrongUse: the file is missing or is not JSON.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        raise WrongUse(f"{os.fspath(path)}: no such file.")
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise WrongUse(f"{os.fspath(path)}: not a JSON document ({error}).") from None
+
+
+def to_line(record: Any) -> str:
+    """One JSON line of a dataclass record or a plain dict (no newline)."""
+    row = dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def write_records(path: epath.PathLike, records: Iterable[Any], rows_per_shard: int | None = None) -> int:
+    """Writes records to `path` (ending in `.jsonl`), or to numbered shards beside it; returns how many.
+
+    Shards left by an earlier write under the same name are removed after the new ones are in place.
+    """
+    path = epath.Path(path)
+    lines = [to_line(record) for record in records]
+    size = rows_per_shard or max(len(lines), 1)
+    chunks = [lines[i : i + size] for i in range(0, len(lines), size)] or [[]]
+    stem = path.name.removesuffix(".jsonl")
+    names = (
+        [f"{stem}-{i:05d}-of-{len(chunks):05d}.jsonl" for i in range(len(chunks))]
+        if len(chunks) > 1
+        else [path.name]
+    )
+    for name, chunk in zip(names, chunks, strict=True):
+        write_atomically(path.parent / name, "".join(line + "\n" for line in chunk).encode())
+    for old in _files_of(path):
+        if old.name not in names:
+            old.unlink()
+    return len(lines)
+
+
+def _files_of(path: epath.Path) -> list[epath.Path]:
+    """The single file and every shard that carry this name."""
+    stem = path.name.removesuffix(".jsonl")
+    shards = []
+    if path.parent.exists():
+        shards = [
+            p
+            for p in path.parent.iterdir()
+            if (match := _SHARD.search(p.name)) and p.name[: match.start()] == stem
+        ]
+    return ([path] if path.exists() else []) + sorted(shards)
+
+
+def record_files(path: epath.PathLike) -> list[epath.Path]:
+    """The files that hold the records named `path`: the file itself or its complete set of shards.
+
+    Raises:
+        WrongUse: nothing is there, both forms are there, or a shard is missing.
+    """
+    path = epath.Path(path)
+    files = _files_of(path)
+    if not files:
+        raise WrongUse(f"{os.fspath(path)}: no such file, and no shards of that name.")
+    if len(files) > 1 and files[0] == path:
+        raise WrongUse(f"{os.fspath(path)}: both a single file and shards of that name exist; remove one.")
+    if files[0] != path:
+        totals = {int(_SHARD.search(f.name)[2]) for f in files}  # type: ignore[index]
+        if len(totals) > 1 or len(files) != totals.pop():
+            raise WrongUse(f"{os.fspath(path)}: the set of shards is incomplete ({len(files)} found).")
+    return files
+
+
+def iter_rows(path: epath.PathLike) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yields (file, line number from 1, row) of every non-empty line.
+
+    Raises:
+        WrongUse: a line is not UTF-8 or not a JSON object; the message names file and line.
+    """
+    for file in record_files(path):
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line.decode("utf-8"))
+                except ValueError as error:
+                    raise WrongUse(f"{os.fspath(file)}:{number}: not a JSON object in UTF-8 ({error}).") from None
+                if not isinstance(row, dict):
+                    raise WrongUse(f"{os.fspath(file)}:{number}: expected a JSON object, got {type(row).__name__}.")
+                yield os.fspath(file), number, row
+
+
+def read_records(path: epath.PathLike, record_type: type[R]) -> list[R]:
+    """Reads records of one type, or of a union of types (the first that fits a row).
+
+    Fields that the type does not have are passed over. A missing `id` becomes `FILENAME:LINE`.
+
+    Raises:
+        WrongUse: a field is missing or has the wrong type; the message names file, line and field.
+    """
+    return [
+        record_from_row(record_type, row, where=f"{file}:{number}", default_id=f"{os.path.basename(file)}:{number}")
+        for file, number, row in iter_rows(path)
+    ]
+
+
+def record_from_row(record_type: Any, row: dict[str, Any], *, where: str, default_id: str = "") -> Any:
+    """Builds one record of `record_type` from a JSON object; see `read_records`."""
+    if isinstance(record_type, types.UnionType) or typing.get_origin(record_type) is typing.Union:
+        failures = []
+        for member in typing.get_args(record_type):
+            try:
+                return record_from_row(member, row, where=where, default_id=default_id)
+            except WrongUse as failure:
+                failures.append(str(failure))
+        raise WrongUse(failures[0])
+    hints = typing.get_type_hints(record_type)
+    values = {}
+    for field in dataclasses.fields(record_type):
+        if field.name in row:
+            values[field.name] = _coerce(row[field.name], hints[field.name], f"{where}: field '{field.name}'")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise WrongUse(f"{where}: field '{field.name}' of {record_type.__name__} is missing.")
+    if "id" in hints and not values.get("id"):
+        values["id"] = default_id
+    return record_type(**values)
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """Checks a JSON value against a field type: str, int, float, bool, Literal, tuple of these, or a record."""
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise WrongUse(f"{where} must be a list, got {type(value).__name__}.")
+        return tuple(_coerce(item, typing.get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise WrongUse(f"{where} must be one of {list(typing.get_args(hint))}, got {value!r}.")
+        return value
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise WrongUse(f"{where} must be an object, got {type(value).__name__}.")
+        return record_from_row(hint, value, where=where)
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # a numeric level or answer in a user's file
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint in (int, float) and isinstance(value, bool)):
+        raise WrongUse(f"{where} must be {hint.__name__}, got {type(value).__name__}.")
+    return value

@@ -1,0 +1,104 @@
+"""`manifest.json` of a workdir: for each stage, what it was made from and what came of it.
+
+An entry appears with status `running` when a stage starts and turns `complete` as the stage's last act. A stage that
+starts again under another configuration than the one recorded is refused: half of its files would be of the old one.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from etils import epath
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tokenizers", "seqio", "numpy")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageEntry:
+    """What one stage says of its run; `counts` holds rows in, out and dropped by reason."""
+
+    stage: str
+    status: Literal["running", "complete"]
+    config_digest: str
+    seed: int
+    inputs: Mapping[str, str]  # path as given -> digest of the content
+    counts: Mapping[str, int]
+    versions: Mapping[str, str]
+    wall_seconds: float  # of all attempts together
+
+
+def text_digest(text: str) -> str:
+    """Short stable digest of a text (a config, a tokenizer)."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: epath.PathLike) -> str:
+    """Digest of a record file (or its shards) or of a directory's manifest of files: names and bytes."""
+    digest = hashlib.sha256()
+    path = epath.Path(path)
+    if path.is_dir():
+        files = sorted(p for p in _walk(path))
+    elif path.name.endswith(".jsonl"):
+        files = jsonl.record_files(path)
+    else:
+        files = [path]
+    for file in files:
+        relative = os.path.relpath(os.fspath(file), os.fspath(path)) if path.is_dir() else ""
+        digest.update(relative.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _walk(directory: epath.Path):
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            yield from _walk(entry)
+        else:
+            yield entry
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result's bits."""
+    found = {"python": platform.python_version()}
+    for name in ("promptcot_jax", *PACKAGES):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def read(workdir: epath.PathLike) -> dict[str, StageEntry]:
+    """The entries of a workdir's manifest by stage; empty where there is none yet."""
+    path = epath.Path(workdir) / "manifest.json"
+    if not path.exists():
+        return {}
+    return {
+        stage: _entry_from_json(entry, where=f"{os.fspath(path)}: stage '{stage}'")
+        for stage, entry in jsonl.read_json(path)["stages"].items()
+    }
+
+
+def _entry_from_json(entry: dict[str, Any], *, where: str) -> StageEntry:
+    """One entry from its JSON object."""
+    try:
+        return StageEntry(**entry)
+    except TypeError as error:
+        raise WrongUse(f"{where}: not a manifest entry of this version ({error}).") from None
+
+
+def record(workdir: epath.PathLike, entry: StageEntry) -> None:
+    """Puts one stage's entry into the workdir's manifest, atomically; the others stay."""
+    entries = read(workdir) | {entry.stage: entry}
+    document = {"stages": {stage: dataclasses.asdict(e) for stage, e in entries.items()}}
+    jsonl.write_json(epath.Path(workdir) / "manifest.json", json.loads(json.dumps(document)))

@@ -1,0 +1,23 @@
+"""Randomness derived from (seed, stream, step), so that a resumed run draws what the first run would have."""
+
+import jax
+import numpy as np
+
+STREAMS = {
+    "init": 0,
+    "order": 1,  # data order of an epoch
+    "propose": 2,  # rationales of the E-step
+    "rollout": 3,  # solver samples
+    "synthesize": 4,  # concept lists and problems
+    "held_out": 5,  # rationales for the held-out bounds
+}
+
+
+def stream_key(seed: int, stream: str, step: int = 0) -> jax.Array:
+    """JAX key of one named stream at one step."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STREAMS[stream]), step)
+
+
+def stream_generator(seed: int, stream: str, step: int = 0) -> np.random.Generator:
+    """NumPy generator of one named stream at one step, for work on the host (data order, draws of text)."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, STREAMS[stream], step])))

@@ -1,0 +1,134 @@
+"""One frozen record per stage artefact.
+
+A stage reads one record type and writes the next. A field that may be absent means two types: a problem with an
+answer is a `SolvedMathProblem`, one with tests a `SolvedProgramProblem`. Readers take the fields of their own type
+and pass over the rest of a row, so `triples.jsonl` of the corpus serves cold start, EM, the solver and evaluation.
+"""
+
+import dataclasses
+from typing import Literal
+
+Domain = Literal["math", "code"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Triple:
+    """Seed of the generator: concepts c, rationale z, problem x (paper section 3.2)."""
+
+    id: str = ""  # empty: the reader gives the row its file name and line number
+    domain: Domain = "math"
+    concepts: tuple[str, ...]
+    level: str = ""  # free string; a number n is written "Level n" in prompts; empty: the template's default
+    rationale: str
+    problem: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StdioCase:
+    """One test of a program: what it reads, what it must print."""
+
+    input: str
+    output: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SolvedMathProblem:
+    """A mathematics problem with its exact answer and a worked solution ending in `\\boxed{answer}`."""
+
+    id: str = ""
+    concepts: tuple[str, ...]
+    level: str = ""
+    problem: str
+    answer: str
+    solution: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SolvedProgramProblem:
+    """A programming problem with its tests and a reference program (stdin to stdout, in a Python fence)."""
+
+    id: str = ""
+    concepts: tuple[str, ...]
+    level: str = ""
+    problem: str
+    tests: tuple[StdioCase, ...]
+    solution: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MathCorpusRow:
+    """One mathematics row that `promptcot corpus` writes: a `Triple` and a `SolvedMathProblem` in one."""
+
+    id: str
+    domain: Literal["math"] = "math"
+    family: str
+    style: str  # annotator style of the rationale
+    concepts: tuple[str, ...]
+    level: str
+    rationale: str
+    problem: str
+    answer: str
+    solution: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramCorpusRow:
+    """One programming row that `promptcot corpus` writes: a `Triple` and a `SolvedProgramProblem` in one."""
+
+    id: str
+    domain: Literal["code"] = "code"
+    family: str
+    style: str
+    concepts: tuple[str, ...]
+    level: str
+    rationale: str
+    problem: str
+    tests: tuple[StdioCase, ...]
+    solution: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConceptSet:
+    """What `synthesize` conditions on."""
+
+    id: str = ""
+    domain: Domain = "math"
+    concepts: tuple[str, ...]
+    level: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One rationale z ~ q_phi(z | c, x) of an E-step, with its scores (nats, summed over tokens)."""
+
+    pair_id: str
+    sample: int  # 0 .. G-1
+    rationale: str
+    token_ids: tuple[int, ...]  # z block with markers and end token as q_phi wrote it
+    finish_reason: Literal["stop", "length"]
+    valid: bool  # finished and parsed; only a valid candidate can win
+    retokenized: bool  # its text would tokenize otherwise; the sampled ids are kept
+    log_p_z: float  # log p_theta(z | c)
+    log_p_x: float  # log p_theta(x | z, c)
+    log_q: float  # log q_phi(z | c, x), the end token included
+    length: int  # tokens of the z block
+    weight: float  # in the SFT of phi: 1 for the arg-max, 0 otherwise; a softmax share for reward_weighted
+    won: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A synthesized problem with its lineage: concepts, rationale, and which model wrote it under which seed."""
+
+    id: str
+    domain: Domain
+    concepts: tuple[str, ...]
+    level: str
+    rationale: str
+    problem: str
+    log_p_z: float  # log p_theta(z | c) of the sample
+    log_p_x: float  # log p_theta(x | z, c)
+    model_digest: str
+    round_index: int  # EM round of the model that wrote it; -1: the cold start
+    seed: int
+    sample: int

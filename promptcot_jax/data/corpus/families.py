@@ -1,0 +1,105 @@
+"""What a family of problems and an ending declare; the generator turns one of each into a row.
+
+A family is mostly text with named gaps: the scenes a problem may be set in, the thoughts of its designer from general
+to exact, the worked solution. Two small functions supply the numbers. An ending is the last question put to the
+family's result ("the remainder on division by 7"), and brings a concept of its own: family times ending gives the
+concept pairs, of which some are held out.
+
+Every text is a `str.format` template over the parameters (and, in a worked solution, over the derived values).
+"""
+
+import dataclasses
+import random
+from collections.abc import Callable, Mapping
+
+Values = dict[str, int | str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thoughts:
+    """A designer's reasons, shared by mathematics and programming families. No text here names the answer."""
+
+    goals: tuple[str, ...]  # completes "a problem that ..."; no parameters
+    difficulties: tuple[str, ...]  # completes "the hard part is that ..."; no parameters
+    reason: str  # completes "this works because ...": how the concepts depend on each other
+    skeleton: str  # noun phrase for the chosen structure with a few of the parameters
+    steps: tuple[str, ...]  # sentences that fix every decisive parameter, in the order of the design
+    blueprint: tuple[str, ...]  # every parameter, in the order in which the problem uses it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A setting: the facts of the problem (may use `{name}`) and the quantity asked for, a noun phrase."""
+
+    label: str
+    facts: str
+    quantity: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MathFamily:
+    """Problems of one structure whose result is a positive integer."""
+
+    name: str
+    concepts: tuple[str, ...]  # the first names the family and appears in every row of it, and in no other family
+    level: int
+    thoughts: Thoughts
+    scenes: tuple[Scene, ...]
+    work: str  # worked solution up to `{value}`
+    draw: Callable[[random.Random], Values]
+    solve: Callable[..., Values]  # parameters by name -> "value" and whatever else `work` shows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MathEnding:
+    """A last question about the result of a mathematics family."""
+
+    name: str
+    concept: str  # empty for the plain question
+    extra_level: int
+    questions: tuple[str, ...]  # over {quantity} and the ending's parameters
+    goal: str  # completes "a problem that ..., and that ..."
+    skeleton: str  # completes "build on ..., then ..."
+    step: str
+    blueprint: str
+    work: str  # from `{value}` to `{result}`
+    draw: Callable[[random.Random, int], Values | None]  # None: this result does not suit the question
+    solve: Callable[..., Values]  # value and parameters by name -> "result" and whatever else `work` shows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramFamily:
+    """Programming tasks of one structure: every instance (one input) has one integer as its result."""
+
+    name: str
+    concepts: tuple[str, ...]
+    level: int
+    thoughts: Thoughts
+    scenes: tuple[Scene, ...]
+    input_format: str  # completes "... reads"
+    program: str  # body of `def solve():`, which takes words from `tokens` and returns the result
+    draw: Callable[[random.Random], Values]
+    instance: Callable[[random.Random, Mapping[str, int | str]], str]  # a small valid input
+    reference: Callable[[list[str], Mapping[str, int | str]], int]  # plain search over the words of an input
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramEnding:
+    """How a task wraps the instances of a programming family: one, several, a decision, a sum."""
+
+    name: str
+    concept: str
+    extra_level: int
+    question: str  # over {reads}, {quantity} and the ending's parameters
+    goal: str
+    skeleton: str
+    step: str
+    blueprint: str
+    has_cases: bool  # the input starts with the number of instances
+    program: str  # what follows `def solve()`
+    draw: Callable[[random.Random, list[int]], Values]  # sees the results of the drawn instances
+    report: Callable[..., str]  # results of the instances of one test, parameters by name -> expected output
+
+
+Family = MathFamily | ProgramFamily
+Ending = MathEnding | ProgramEnding

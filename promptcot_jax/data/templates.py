@@ -1,0 +1,171 @@
+"""Text formats of the two models and of the solver (paper sections 3.1-3.3), as pure functions of text.
+
+The blocks and field names are those of the released generator, so its samples parse here and ours parse there; the
+instruction sentences are our own. A prompt ends with a newline, a block starts with its marker: the token boundary
+between them falls on a line break.
+"""
+
+import re
+from collections.abc import Sequence
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import Domain
+
+BEGIN_RATIONALE = "<!-- BEGIN RATIONALE -->"
+END_RATIONALE = "<!-- END RATIONALE -->"
+BEGIN_PROBLEM = "<!-- BEGIN PROBLEM -->"
+END_PROBLEM = "<!-- END PROBLEM -->"
+MARKERS = (BEGIN_RATIONALE, END_RATIONALE, BEGIN_PROBLEM, END_PROBLEM)
+
+CONCEPT_HEADINGS: dict[Domain, str] = {"math": "Foundational Concepts:", "code": "Foundational Programming Concepts:"}
+DEFAULT_LEVELS: dict[Domain, str] = {"math": "AIME", "code": "codeforces"}
+_KINDS: dict[Domain, str] = {"math": "mathematics", "code": "programming"}
+
+_RATIONALE = f"{re.escape(BEGIN_RATIONALE)}(.*){re.escape(END_RATIONALE)}"
+_PROBLEM = f"{re.escape(BEGIN_PROBLEM)}(.*){re.escape(END_PROBLEM)}"
+_RATIONALE_ONLY = re.compile(rf"\s*{_RATIONALE}\s*", re.DOTALL)
+_PROBLEM_ONLY = re.compile(rf"\s*{_PROBLEM}\s*", re.DOTALL)
+_BOTH = re.compile(rf"\s*{_RATIONALE}\s*{_PROBLEM}\s*", re.DOTALL)
+_CODE_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
+
+
+def level_text(level: str, domain: Domain) -> str:
+    """The level as prompts write it: a number n is `Level n`, an empty level the domain's default."""
+    level = level.strip()
+    if re.fullmatch(r"\d+", level):
+        return f"Level {level}"
+    return level or DEFAULT_LEVELS[domain]
+
+
+def theta_prompt(concepts: Sequence[str], level: str, domain: Domain) -> str:
+    """Input of p_theta(z, x | c).
+
+    Raises:
+        WrongUse: there are no concepts, or one is empty or holds a marker.
+    """
+    return (
+        f"Find how the concepts below work together, lay out the plan of one {_KINDS[domain]} problem that needs "
+        f"all of them at the stated difficulty, and then state that problem.\n\n{_conditions(concepts, level, domain)}"
+    )
+
+
+def direct_prompt(concepts: Sequence[str], level: str, domain: Domain) -> str:
+    """Input of the model without rationale, p(x | c): the baseline of the EM study.
+
+    Raises:
+        WrongUse: there are no concepts, or one is empty or holds a marker.
+    """
+    return (
+        f"State one {_KINDS[domain]} problem that needs all of the concepts below at the stated difficulty."
+        f"\n\n{_conditions(concepts, level, domain)}"
+    )
+
+
+def phi_prompt(concepts: Sequence[str], level: str, problem: str, domain: Domain) -> str:
+    """Input of q_phi(z | c, x).
+
+    Raises:
+        WrongUse: there are no concepts, or one, or the problem, is empty or holds a marker.
+    """
+    return (
+        f"A designer wrote the {_KINDS[domain]} problem below from the given concepts and difficulty. Lay out the "
+        f"plan that led from them to exactly this problem.\n\n{_conditions(concepts, level, domain)}"
+        f"\nProblem:\n{_content(problem, 'problem', '')}\n"
+    )
+
+
+def _conditions(concepts: Sequence[str], level: str, domain: Domain) -> str:
+    """The numbered concepts and the level."""
+    if not concepts:
+        raise WrongUse("The list of concepts is empty; a prompt needs at least one.")
+    lines = [" ".join(_content(concept, "concept", "").split()) for concept in concepts]
+    numbered = "\n".join(f"{i}. {line}" for i, line in enumerate(lines, start=1))
+    return f"{CONCEPT_HEADINGS[domain]}\n{numbered}\n\nDifficulty Level: {level_text(level, domain)}\n"
+
+
+def rationale_block(rationale: str, where: str = "") -> str:
+    """z between its markers, the line break after the block included.
+
+    Raises:
+        WrongUse: the rationale is empty or holds a marker; `where` (a row) starts the message.
+    """
+    return f"{BEGIN_RATIONALE}\n{_content(rationale, 'rationale', where)}\n{END_RATIONALE}\n"
+
+
+def problem_block(problem: str, where: str = "") -> str:
+    """x between its markers.
+
+    Raises:
+        WrongUse: the problem is empty or holds a marker; `where` (a row) starts the message.
+    """
+    return f"{BEGIN_PROBLEM}\n{_content(problem, 'problem', where)}\n{END_PROBLEM}"
+
+
+def _content(text: str, name: str, where: str) -> str:
+    """The text without surrounding white space, refused where parsing could not give it back."""
+    prefix = f"{where}: " if where else ""
+    text = text.strip()
+    if not text:
+        raise WrongUse(f"{prefix}the {name} is empty.")
+    for marker in MARKERS:
+        if marker in text:
+            raise WrongUse(f"{prefix}the {name} holds the marker '{marker}', which delimits blocks; remove it.")
+    return text
+
+
+def parse_rationale(text: str) -> str | None:
+    """z of an output of q_phi; None unless the output is exactly one non-empty rationale block."""
+    return _parse_one(_RATIONALE_ONLY, text, (BEGIN_RATIONALE, END_RATIONALE))
+
+
+def parse_direct(text: str) -> str | None:
+    """x of an output of the model without rationale; None unless it is exactly one non-empty problem block."""
+    return _parse_one(_PROBLEM_ONLY, text, (BEGIN_PROBLEM, END_PROBLEM))
+
+
+def parse_problem(text: str) -> tuple[str, str] | None:
+    """(z, x) of an output of p_theta; None unless it is exactly one rationale block, then one problem block."""
+    groups = _parse(_BOTH, text, MARKERS)
+    return None if groups is None else (groups[0], groups[1])
+
+
+def _parse_one(pattern: re.Pattern[str], text: str, markers: Sequence[str]) -> str | None:
+    groups = _parse(pattern, text, markers)
+    return None if groups is None else groups[0]
+
+
+def _parse(pattern: re.Pattern[str], text: str, markers: Sequence[str]) -> list[str] | None:
+    """Contents of the blocks if each expected marker occurs once, no other does, and none is empty."""
+    match = pattern.fullmatch(text)
+    if match is None or any(text.count(marker) != (marker in markers) for marker in MARKERS):
+        return None
+    contents = [group.strip() for group in match.groups()]
+    return contents if all(contents) else None
+
+
+def solver_prompt(problem: str, domain: Domain) -> str:
+    """Input of the solver: the problem and the form its answer must take."""
+    if domain == "math":
+        ask = "Reason step by step, and put your final answer within \\boxed{}."
+    else:
+        ask = (
+            "Write a Python program that solves this problem: it reads from standard input and prints to standard "
+            "output. Put the whole program in one ```python code fence."
+        )
+    return f"{problem.strip()}\n\n{ask}\n"
+
+
+def solver_messages(problem: str, domain: Domain) -> list[dict[str, str]]:
+    """The solver's input as a conversation, for models with a chat template."""
+    return [{"role": "user", "content": solver_prompt(problem, domain).rstrip("\n")}]
+
+
+def answer_part(text: str) -> str:
+    """A solver's output after its thinking part (everything, where there is none)."""
+    return text.rpartition("</think>")[2]
+
+
+def last_code_fence(text: str) -> str | None:
+    """The program in the last closed code fence: the one that is graded."""
+    fences = _CODE_FENCE.findall(text)
+    return fences[-1] if fences else None

@@ -1,0 +1,290 @@
+"""The text boundary: one Hugging Face tokenizer with its special ids and chat template.
+
+Everything that turns text into ids or back goes through `Tokenizer`: examples, sampling, checkpoints, seqio. Special
+tokens are never added behind the caller's back (`prompt_ids` alone puts a BOS in front, where the model was trained
+with one), and truncation or padding settings left in a `tokenizer.json` are switched off, since they cut silently.
+"""
+
+import dataclasses
+import datetime
+import functools
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.sandbox
+import tokenizers
+from etils import epath
+
+from promptcot_jax.core import jsonl, manifest
+from promptcot_jax.core.errors import WrongUse
+
+# Tokens that end a chat turn in the model families we read; they stop generation when the chat template writes them.
+END_OF_TURN_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|return|>")
+
+Message = Mapping[str, Any]  # {"role": ..., "content": ...}, further keys as the template of the model wants
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Tokenizer:
+    """A `tokenizers.Tokenizer` and what a language model needs to know beside it."""
+
+    backend: tokenizers.Tokenizer
+    eos_id: int
+    pad_id: int  # equal to `eos_id` where the model has no padding token: padding is told by segment ids
+    bos_id: int | None = None
+    adds_bos: bool = False  # prompts begin with `bos_id`
+    stop_ids: tuple[int, ...] = ()  # end generation; always holds `eos_id`
+    chat_template: str | None = None
+
+    def __post_init__(self):
+        if self.adds_bos and self.bos_id is None:
+            raise ValueError("adds_bos needs a bos_id.")
+        object.__setattr__(self, "stop_ids", tuple(dict.fromkeys((self.eos_id, *self.stop_ids))))
+        self.backend.no_truncation()
+        self.backend.no_padding()
+
+    @classmethod
+    def from_backend(
+        cls,
+        backend: tokenizers.Tokenizer,
+        *,
+        eos_token: str,
+        pad_token: str | None = None,
+        bos_token: str | None = None,
+        adds_bos: bool = False,
+        stop_ids: Iterable[int] = (),
+        chat_template: str | None = None,
+        where: str = "tokenizer",
+    ) -> "Tokenizer":
+        """Wraps a backend whose special tokens are given by their text.
+
+        Raises:
+            WrongUse: a special token is not in the vocabulary; the message starts with `where`.
+        """
+
+        def id_of(role: str, token: str) -> int:
+            token_id = backend.token_to_id(token)
+            if token_id is None:
+                raise WrongUse(f"{where}: the {role} '{token}' is not in the vocabulary of the tokenizer.")
+            return token_id
+
+        eos_id = id_of("eos_token", eos_token)
+        turn_ends = [
+            backend.token_to_id(token)
+            for token in END_OF_TURN_TOKENS
+            if chat_template and token in chat_template and backend.token_to_id(token) is not None
+        ]
+        return cls(
+            backend=backend,
+            eos_id=eos_id,
+            pad_id=eos_id if pad_token is None else id_of("pad_token", pad_token),
+            bos_id=None if bos_token is None else id_of("bos_token", bos_token),
+            adds_bos=adds_bos,
+            stop_ids=(*stop_ids, *turn_ends),
+            chat_template=chat_template,
+        )
+
+    @classmethod
+    def from_directory(cls, directory: epath.PathLike) -> "Tokenizer":
+        """Reads the tokenizer files of a Hugging Face model directory.
+
+        Raises:
+            WrongUse: a file is missing, malformed, or names tokens that the vocabulary lacks.
+        """
+        directory = epath.Path(directory)
+        backend = _read_backend(directory / "tokenizer.json")
+        config_path = directory / "tokenizer_config.json"
+        config = _read_object(config_path, required=True)
+        special = _read_object(directory / "special_tokens_map.json") | config
+        where = os.fspath(config_path)
+        eos_token, bos_token, pad_token = (
+            _token_text(special.get(name), f"{where}: '{name}'") for name in ("eos_token", "bos_token", "pad_token")
+        )
+        if eos_token is None:
+            raise WrongUse(f"{where}: 'eos_token' is missing; generation could never stop. Name the end token there.")
+        return cls.from_backend(
+            backend,
+            eos_token=eos_token,
+            bos_token=bos_token,
+            pad_token=pad_token,
+            adds_bos=_adds_bos(backend, config, bos_token, where),
+            stop_ids=_generation_stop_ids(directory / "generation_config.json"),
+            chat_template=_read_chat_template(directory, config, where),
+            where=where,
+        )
+
+    def save(self, directory: epath.PathLike) -> None:
+        """Writes `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` and the chat template."""
+        directory = epath.Path(directory)
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": self.token_text(self.eos_id),
+            "pad_token": self.token_text(self.pad_id),
+            "bos_token": None if self.bos_id is None else self.token_text(self.bos_id),
+            "add_bos_token": self.adds_bos,
+            "clean_up_tokenization_spaces": False,
+        }
+        generation = {"eos_token_id": list(self.stop_ids), "pad_token_id": self.pad_id, "bos_token_id": self.bos_id}
+        jsonl.write_atomically(directory / "tokenizer.json", self.backend.to_str(pretty=True).encode())
+        jsonl.write_json(directory / "tokenizer_config.json", config)
+        jsonl.write_json(directory / "generation_config.json", generation)
+        if self.chat_template is not None:
+            jsonl.write_atomically(directory / "chat_template.jinja", self.chat_template.encode())
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id; a model's embedding table may be longer."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Short digest of all that decides ids and rendered chats."""
+        rest = [self.eos_id, self.pad_id, self.bos_id, self.adds_bos, self.stop_ids, self.chat_template]
+        return manifest.text_digest(self.backend.to_str() + json.dumps(rest))
+
+    def token_text(self, token_id: int) -> str:
+        """The vocabulary entry of one id."""
+        text = self.backend.id_to_token(token_id)
+        if text is None:
+            raise ValueError(f"Token id {token_id} is not in the vocabulary.")
+        return text
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; adds nothing, and recognises the text of special tokens."""
+        return self.backend.encode(text, add_special_tokens=False).ids
+
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many texts, in parallel."""
+        return [encoding.ids for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """Ids of a text that begins a sequence: with the BOS in front where the model was trained with one."""
+        ids = self.encode(text)
+        if self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:  # a rendered chat has its own
+            return [self.bos_id, *ids]
+        return ids
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """Text of ids; special tokens appear as their text unless skipped."""
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
+
+    def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The conversation as the model's chat template writes it.
+
+        Raises:
+            WrongUse: the tokenizer has no chat template, or the template fails on these messages.
+        """
+        if self.chat_template is None:
+            raise WrongUse(
+                "This tokenizer has no chat template (a base model?); use the plain prompt, "
+                "or put a chat_template.jinja beside tokenizer.json."
+            )
+        tokens = {"eos_token": self.eos_id, "pad_token": self.pad_id, "bos_token": self.bos_id}
+        try:
+            return _compile_template(self.chat_template).render(
+                messages=list(messages),
+                add_generation_prompt=add_generation_prompt,
+                **{name: "" if i is None else self.token_text(i) for name, i in tokens.items()},
+            )
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise WrongUse(f"The chat template refuses these messages: {error}") from error
+
+
+def _read_backend(path: epath.Path) -> tokenizers.Tokenizer:
+    """Parses `tokenizer.json`."""
+    if not path.exists():
+        raise WrongUse(
+            f"{os.fspath(path)}: no such file. A directory with a SentencePiece model alone is converted by "
+            "transformers.AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)."
+        )
+    try:
+        return tokenizers.Tokenizer.from_str(path.read_text())
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise WrongUse(f"{os.fspath(path)}: not a tokenizer of the `tokenizers` library ({error}).") from None
+
+
+def _read_object(path: epath.Path, required: bool = False) -> dict[str, Any]:
+    """A JSON object; empty where an optional file is missing."""
+    if not required and not path.exists():
+        return {}
+    value = jsonl.read_json(path)
+    if not isinstance(value, dict):
+        raise WrongUse(f"{os.fspath(path)}: expected a JSON object, got {type(value).__name__}.")
+    return value
+
+
+def _token_text(value: Any, where: str) -> str | None:
+    """A special token, written as its text or as an `AddedToken` object."""
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    if value is not None and not isinstance(value, str):
+        raise WrongUse(f"{where} must be a text, an object with 'content', or null; got {type(value).__name__}.")
+    return value
+
+
+def _adds_bos(backend: tokenizers.Tokenizer, config: Mapping[str, Any], bos_token: str | None, where: str) -> bool:
+    """Whether prompts begin with BOS: the config says so, or is silent and the post-processor adds it."""
+    stated = config.get("add_bos_token")
+    if stated and bos_token is None:
+        raise WrongUse(f"{where}: 'add_bos_token' is true but 'bos_token' is not set.")
+    if stated is not None:
+        return bool(stated)
+    return bos_token is not None and backend.encode("", add_special_tokens=True).tokens[:1] == [bos_token]
+
+
+def _generation_stop_ids(path: epath.Path) -> tuple[int, ...]:
+    """The `eos_token_id` of a generation config: absent, one id or a list."""
+    stated = _read_object(path).get("eos_token_id")
+    ids = stated if isinstance(stated, list) else [] if stated is None else [stated]
+    if not all(isinstance(i, int) for i in ids):
+        raise WrongUse(f"{os.fspath(path)}: 'eos_token_id' must be an integer or a list of integers, got {stated!r}.")
+    return tuple(ids)
+
+
+def _read_chat_template(directory: epath.Path, config: Mapping[str, Any], where: str) -> str | None:
+    """The default chat template: its own file, else the config's string or list of named templates."""
+    file = directory / "chat_template.jinja"
+    if file.exists():
+        return file.read_text()
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    if template is not None and not isinstance(template, str):
+        raise WrongUse(f"{where}: 'chat_template' must be a text or a list of named templates.")
+    return template
+
+
+class _GenerationBlock(jinja2.ext.Extension):
+    """`{% generation %}...{% endgeneration %}` marks assistant text in some templates; here it is transparent."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Any) -> Any:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body, lineno=line)
+
+
+@functools.lru_cache(maxsize=8)
+def _compile_template(template: str) -> jinja2.Template:
+    """Compiles a chat template in a sandbox, with the filters and functions that templates on the hub expect."""
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)  # jinja's own filter escapes for HTML
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    return environment.from_string(template)

@@ -1,0 +1,101 @@
+"""What an E-step's candidates say beyond the arg-max: the faults that the reward itself does not show.
+
+A summed log-likelihood favours short z, and a z that copies x raises p(x | z, c): correlation with length and copy
+rate are measured each round, over all samples and over the chosen ones. Nearly tied rewards mean that the choice is
+noise; few distinct samples mean that there was none.
+"""
+
+import collections
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from promptcot_jax.core.records import Candidate
+from promptcot_jax.data.corpus import styles
+from promptcot_jax.em.pairs import Pair
+from promptcot_jax.em.settings import EStepConfig
+from promptcot_jax.objectives import bounds
+
+TIE = 1e-6  # nats
+COPY_NGRAM = 4  # tokens
+
+
+def of_candidates(pairs: Sequence[Pair], candidates: Sequence[Candidate], config: EStepConfig) -> dict[str, Any]:
+    """Figures of one E-step; G candidates a pair, in pair order."""
+    num_samples = config.num_samples
+    rows = [list(candidates[i : i + num_samples]) for i in range(0, len(candidates), num_samples)]
+    rewards = np.array([[c.log_p_z + c.log_p_x for c in row] for row in rows])
+    log_q = np.array([[c.log_q for c in row] for row in rows])
+    is_valid = np.array([[c.valid for c in row] for row in rows])
+    lengths = np.array([[c.length for c in row] for row in rows], np.float64)
+    winners = [next((c for c in row if c.won), None) for row in rows]
+    chosen = [c for c in winners if c is not None]
+    x_tokens = {pair.triple.id: pair.problem_ids for pair in pairs}
+    log_weights = bounds.log_importance_weights(rewards, log_q, is_valid)
+    usable = is_valid.any(axis=-1)
+    copies = {id(c): copy_rate(x_tokens[c.pair_id], c.token_ids) for row in rows for c in row if c.valid}
+    comparable = is_valid.sum(axis=-1) > 1
+    return {
+        "pairs": len(rows),
+        "skipped_pairs": int((~usable).sum()),
+        "valid_share": float(is_valid.mean()),
+        "unfinished_share": _share(c.finish_reason == "length" for row in rows for c in row),
+        "retokenized": sum(c.retokenized for row in rows for c in row),
+        "reward_mean": _mean(rewards[is_valid]),
+        "reward_chosen_mean": _mean([c.log_p_z + c.log_p_x for c in chosen]),
+        "reward_spread": _mean([np.ptp(r[v]) for r, v in zip(rewards[comparable], is_valid[comparable], strict=True)]),
+        "tied_share": _share(_is_tied(r[v]) for r, v in zip(rewards[comparable], is_valid[comparable], strict=True)),
+        "elbo_mean": _mean(np.asarray(bounds.elbo(log_weights))[usable]),
+        "importance_bound_mean": _mean(np.asarray(bounds.importance_bound(log_weights))[usable]),
+        "effective_samples": _mean(np.asarray(bounds.effective_sample_size(log_weights))[usable]),
+        "reward_length_correlation": within_pair_correlation(rewards, lengths, is_valid),
+        "length_mean": _mean(lengths[is_valid]),
+        "length_chosen_mean": _mean([c.length for c in chosen]),
+        "copy_rate": _mean(list(copies.values())),
+        "copy_rate_chosen": _mean([copies[id(c)] for c in chosen]),
+        "distinct_rationales": _mean([len({c.token_ids for c in row}) / len(row) for row in rows]),
+        "style_share": _style_shares(c for row in rows for c in row if c.valid),
+        "style_share_chosen": _style_shares(chosen),
+    }
+
+
+def copy_rate(problem_ids: Sequence[int], rationale_ids: Sequence[int]) -> float:
+    """Share of x's tokens that lie in a run of at least COPY_NGRAM tokens which also stands in z."""
+    n = COPY_NGRAM
+    in_z = {tuple(rationale_ids[i : i + n]) for i in range(len(rationale_ids) - n + 1)}
+    copied = np.zeros(len(problem_ids), bool)
+    for i in range(len(problem_ids) - n + 1):
+        if tuple(problem_ids[i : i + n]) in in_z:
+            copied[i : i + n] = True
+    return float(copied.mean()) if len(copied) else 0.0
+
+
+def within_pair_correlation(rewards: np.ndarray, lengths: np.ndarray, is_valid: np.ndarray) -> float:
+    """Pearson correlation of R with the length of z, each centred on its pair: pairs differ in both for other reasons."""
+    rewards_centred, lengths_centred = [], []
+    for reward, length, valid in zip(rewards, lengths, is_valid, strict=True):
+        if valid.sum() > 1:
+            rewards_centred.extend(reward[valid] - reward[valid].mean())
+            lengths_centred.extend(length[valid] - length[valid].mean())
+    scale = float(np.linalg.norm(rewards_centred) * np.linalg.norm(lengths_centred)) if rewards_centred else 0.0
+    return float(np.dot(rewards_centred, lengths_centred)) / scale if scale else 0.0
+
+
+def _is_tied(rewards: np.ndarray) -> bool:
+    best = np.sort(rewards)[-2:]
+    return bool(best[1] - best[0] < TIE)
+
+
+def _style_shares(candidates) -> dict[str, float]:
+    """Share of each annotator style of the seed corpus; `other` for everything else."""
+    counts = collections.Counter(styles.classify_style(c.rationale) for c in candidates)
+    return {style: count / counts.total() for style, count in sorted(counts.items())}
+
+
+def _mean(values) -> float:
+    return float(np.mean(values)) if len(values) else 0.0
+
+
+def _share(flags) -> float:
+    return _mean([bool(flag) for flag in flags])

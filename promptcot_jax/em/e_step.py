@@ -1,0 +1,130 @@
+"""E-step: rank G rationales z ~ q_phi(z | c, x) of each pair by the reward R, and name phi's targets (paper 2.3).
+
+Pure with respect to models: `propose` and `log_joint` come as functions, so that the same code runs on a decoder, on
+an enumerable table (tests) and later on the rollout engine. Ranking is per pair, so shards of pairs are independent.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from promptcot_jax.core.records import Candidate
+from promptcot_jax.data import examples
+from promptcot_jax.em.pairs import Pair, Rationale
+from promptcot_jax.em.settings import EStepConfig
+from promptcot_jax.objectives import bounds
+
+Propose = Callable[[Sequence[Pair]], list[list[Rationale]]]  # G rationales a pair
+LogJoint = Callable[[Sequence[Pair], Sequence[Sequence[Rationale]]], tuple[np.ndarray, np.ndarray]]
+
+
+def e_step(pairs: Sequence[Pair], *, propose: Propose, log_joint: LogJoint, config: EStepConfig) -> list[Candidate]:
+    """Draws, scores and ranks; returns G candidates for each pair, in order.
+
+    Args:
+        log_joint: gives log p_theta(z | c) and log p_theta(x | z, c), each [B, G], summed over tokens.
+    """
+    if not pairs:
+        return []
+    rationales = propose(pairs)  # [B][G]
+    log_p_z, log_p_x = log_joint(pairs, rationales)
+    log_q = np.array([[z.log_q for z in row] for row in rationales], np.float64)
+    is_scored = np.isfinite(log_p_z) & np.isfinite(log_p_x) & np.isfinite(log_q)
+    is_valid = np.array([[z.is_valid for z in row] for row in rationales]) & is_scored
+    rewards = reward(pairs, rationales, log_p_z, log_p_x, log_q, config)
+    winners = choose(rewards, is_valid)
+    weights = target_weights(rewards, log_q, is_valid, winners, config)
+    return [
+        Candidate(
+            pair_id=pair.triple.id,
+            sample=g,
+            rationale=z.text,
+            token_ids=z.token_ids,
+            finish_reason=z.finish_reason,
+            valid=bool(is_valid[b, g]),
+            retokenized=z.retokenized,
+            log_p_z=_finite(log_p_z[b, g]),
+            log_p_x=_finite(log_p_x[b, g]),
+            log_q=_finite(log_q[b, g]),
+            length=len(z.block_ids),
+            weight=float(weights[b, g]),
+            won=bool(winners[b] == g),
+        )
+        for b, pair in enumerate(pairs)
+        for g, z in enumerate(rationales[b])
+    ]
+
+
+def reward(
+    pairs: Sequence[Pair],
+    rationales: Sequence[Sequence[Rationale]],
+    log_p_z: np.ndarray,
+    log_p_x: np.ndarray,
+    log_q: np.ndarray,
+    config: EStepConfig,
+) -> np.ndarray:
+    """The reward R [B, G] that the samples of a pair are compared by."""
+    log_joint = log_p_z + log_p_x  # a sum over the tokens of z and x, never a mean
+    if config.reward == "elbo":
+        return log_joint - log_q
+    if config.reward == "log_joint_per_token":
+        tokens = np.array(
+            [
+                [len(z.block_ids) + len(pair.problem_ids) for z in row]
+                for pair, row in zip(pairs, rationales, strict=True)
+            ]
+        )
+        return log_joint / tokens
+    return log_joint
+
+
+def choose(rewards: np.ndarray, is_valid: np.ndarray) -> np.ndarray:
+    """Index [B] of the best valid sample of each pair: the first one on ties, -1 where no sample is valid.
+
+    On the host in float64: a sum of hundreds of nats in float32 would tie what is not tied.
+    """
+    winners = np.where(is_valid, rewards, -np.inf).argmax(axis=-1)
+    return np.where(is_valid.any(axis=-1), winners, -1)
+
+
+def target_weights(
+    rewards: np.ndarray, log_q: np.ndarray, is_valid: np.ndarray, winners: np.ndarray, config: EStepConfig
+) -> np.ndarray:
+    """Weight of each sample [B, G] in phi's fit: one-hot, softmax(R - log q), or the group advantage."""
+    if config.objective == "best_of_g":
+        return (np.arange(rewards.shape[1])[None] == winners[:, None]).astype(np.float32)
+    if config.objective == "reward_weighted":
+        # `elbo` as the reward has log q in it already.
+        log_weights = rewards if config.reward == "elbo" else rewards - log_q
+        return np.asarray(bounds.posterior_weights(jnp.where(is_valid, log_weights, -jnp.inf)))
+    return np.asarray(bounds.group_advantages(jnp.asarray(rewards), jnp.asarray(is_valid)))
+
+
+def phi_targets(
+    pairs: Sequence[Pair], candidates: Sequence[Candidate], config: EStepConfig
+) -> list[examples.TokenExample]:
+    """phi's training examples: (c, x) -> z for every candidate with a weight, with that weight on each token."""
+    by_id = {pair.triple.id: pair for pair in pairs}
+    targets = []
+    for candidate in candidates:
+        if candidate.weight == 0.0:
+            continue
+        values = (
+            {}
+            if config.objective == "best_of_g"
+            else {"weight": (candidate.weight,) * len(candidate.token_ids)}
+        )
+        targets.append(
+            examples.TokenExample(
+                prompt_ids=by_id[candidate.pair_id].phi_prompt_ids,
+                completion_ids=tuple(candidate.token_ids),
+                token_values=values,
+            )
+        )
+    return targets
+
+
+def _finite(value: float) -> float:
+    """JSON has no infinities; an unscorable sample is invalid already, and carries the lowest float32 here."""
+    return float(value) if np.isfinite(value) else -3.4e38

@@ -1,0 +1,107 @@
+"""p_theta and q_phi as EM uses them: propose rationales, score them, decode greedily.
+
+Both may be of one architecture or two; they must share a tokenizer, since p_theta scores the ids that q_phi sampled.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.em.pairs import Pair, Rationale, to_rationale
+from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.sampling import generation, scoring
+from promptcot_jax.sampling.token_choice import SamplingConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchSizes:
+    """How much is decoded and scored at once; larger is faster until memory ends. Results do not depend on them
+    beyond float rounding."""
+
+    decode_rows: int = 64
+    score_tokens: int = 16384
+
+
+@dataclasses.dataclass(frozen=True)
+class Roles:
+    """The two architectures, the tokenizer they share, and the batch sizes of their rollouts."""
+
+    theta_lm: CausalLM
+    phi_lm: CausalLM
+    tokenizer: Tokenizer
+    sizes: BatchSizes
+
+    def propose(
+        self,
+        phi: Params,
+        pairs: Sequence[Pair],
+        *,
+        num_samples: int,
+        temperature: float,
+        max_tokens: int,
+        key: jax.Array,
+    ) -> list[list[Rationale]]:
+        """G rationales z ~ q_phi(z | c, x) for each pair from the plain, untruncated distribution.
+
+        Sample g of pair i draws the noise of request i * G + g, so its tokens do not depend on the other pairs.
+        """
+        completions = generation.generate(
+            self.phi_lm,
+            phi,
+            [pair.phi_prompt_ids for pair in pairs for _ in range(num_samples)],
+            sampling=SamplingConfig(temperature=temperature, max_new_tokens=max_tokens),
+            stop_ids=(self.tokenizer.eos_id,),
+            key=key,
+            request_ids=[pair.index * num_samples + g for pair in pairs for g in range(num_samples)],
+            batch_size=self.sizes.decode_rows,
+            pad_id=self.tokenizer.pad_id,
+        )
+        rationales = [to_rationale(self.tokenizer, completion) for completion in completions]
+        return [rationales[i : i + num_samples] for i in range(0, len(rationales), num_samples)]
+
+    def greedy(self, phi: Params, pairs: Sequence[Pair], *, max_tokens: int, key: jax.Array) -> list[Rationale]:
+        """The greedy rationale of q_phi for each pair (the M-step's)."""
+        rows = self.propose(phi, pairs, num_samples=1, temperature=0.0, max_tokens=max_tokens, key=key)
+        return [row[0] for row in rows]
+
+    def log_joint(
+        self, theta: Params, pairs: Sequence[Pair], rationales: Sequence[Sequence[Rationale]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """log p_theta(z | c) and log p_theta(x | z, c), each [B, G]: sums over tokens, the prompt never counted."""
+        return self.log_joint_of_blocks(theta, pairs, [[z.block_ids for z in row] for row in rationales])
+
+    def log_joint_of_blocks(
+        self, theta: Params, pairs: Sequence[Pair], blocks: Sequence[Sequence[Sequence[int]]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`log_joint` for z blocks given as token ids."""
+        token_log_probs = scoring.score(
+            self.theta_lm,
+            theta,
+            [pair.theta_prompt_ids for pair, row in zip(pairs, blocks, strict=True) for _ in row],
+            [(*block, *pair.problem_ids) for pair, row in zip(pairs, blocks, strict=True) for block in row],
+            batch_tokens=self.sizes.score_tokens,
+            pad_id=self.tokenizer.pad_id,
+        )
+        lengths = [len(block) for row in blocks for block in row]
+        shape = (len(blocks), len(blocks[0]) if blocks else 0)
+        log_p_z = [scores[:n].sum(dtype=np.float64) for scores, n in zip(token_log_probs, lengths, strict=True)]
+        log_p_x = [scores[n:].sum(dtype=np.float64) for scores, n in zip(token_log_probs, lengths, strict=True)]
+        return np.array(log_p_z).reshape(shape), np.array(log_p_x).reshape(shape)
+
+
+def check_roles(theta_tokenizer: Tokenizer, phi_tokenizer: Tokenizer) -> None:
+    """Refuses two tokenizers.
+
+    Raises:
+        WrongUse: the two models were trained with different tokenizers.
+    """
+    if theta_tokenizer.digest != phi_tokenizer.digest:
+        raise WrongUse(
+            "p_theta and q_phi have different tokenizers, so p_theta cannot score q_phi's token ids; "
+            "cold-start both from bases that share one."
+        )

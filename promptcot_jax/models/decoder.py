@@ -1,0 +1,232 @@
+"""The Linen definition of the decoder: every weight is declared here once, with its shape, axes and initializer.
+
+One layer serves both layouts. Training scans it over parameters stacked as [L, ...], so that one layer is traced and
+compiled; decoding calls it on each layer's own arrays, since a scan copies every layer's slice at every step (on a
+135M Llama shape and two CPU cores that made a step of one token three times slower).
+
+Tokens stay flat, [B*T, D], through all projections: the matmuls are then plain matrix products, which XLA runs faster
+on CPU and no slower elsewhere. Attention is one batched product for each key-value head, its group of query heads laid
+side by side, so that keys and values are never repeated.
+
+Activations are constrained by `parallel.rules` rather than by `nn.with_logical_constraint`, which fails where a mesh
+axis does not divide a dimension (3 heads over 2 devices) and drops constraints silently where no rules are entered.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from promptcot_jax.core.arrays import Array, Bool, Float, Int
+from promptcot_jax.models import cache as cache_lib
+from promptcot_jax.models import config as config_lib
+from promptcot_jax.models import rope
+from promptcot_jax.parallel import rules as rules_lib
+
+_INIT_SCALE = 0.02  # of every matrix, as in the Llama and Qwen code
+
+
+class Surroundings(NamedTuple):
+    """What every layer of one forward pass shares."""
+
+    turn: rope.Rotation
+    mask: Bool[Array, "B T S"]
+    index: Int[Array, ""] | None  # first cache slot of these tokens; None without a cache
+
+
+def constrain(x: Array, axes: tuple[str | None, ...], rules: rules_lib.LogicalRules) -> Array:
+    """Shards `x` over the mesh entered with `jax.set_mesh`; without rules, leaves it to the compiler.
+
+    Raises:
+        ValueError: rules are given and no mesh is entered.
+    """
+    if not rules:
+        return x
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        raise ValueError("This model has sharding rules but no mesh is entered; call it inside jax.set_mesh(mesh).")
+    return jax.lax.with_sharding_constraint(x, rules_lib.partition_spec(mesh, axes, x.shape, rules))
+
+
+class RMSNorm(nn.Module):
+    """Scale to unit root mean square, in float32."""
+
+    config: config_lib.DecoderConfig
+    axis: str = "embed"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        init = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,))
+        scale = self.param("scale", init, (x.shape[-1],), self.config.param_dtype)
+        wide = x.astype(jnp.float32)
+        normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.config.norm_epsilon)
+        return (normed * scale.astype(jnp.float32)).astype(self.config.dtype)
+
+
+class Projection(nn.Module):
+    """Matrix product over flat tokens, with a bias where the family has one."""
+
+    config: config_lib.DecoderConfig
+    features: int
+    axes: tuple[str, str]
+    has_bias: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "tokens in"]) -> Float[Array, "tokens out"]:
+        config = self.config
+        init = nn.with_logical_partitioning(nn.initializers.normal(_INIT_SCALE), self.axes)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), config.param_dtype)
+        y = x @ kernel.astype(config.dtype)
+        if self.has_bias:
+            init = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[1:])
+            y = y + self.param("bias", init, (self.features,), config.param_dtype).astype(config.dtype)
+        return y
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention inside segments, over the cache where there is one."""
+
+    config: config_lib.DecoderConfig
+    rules: rules_lib.LogicalRules = ()
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "tokens D"], around: Surroundings, layer_cache: cache_lib.LayerCache | None
+    ) -> tuple[Float[Array, "tokens D"], cache_lib.LayerCache | None]:
+        config = self.config
+        queries = self._heads("q_proj", "q_norm", config.num_heads, "heads", x, around)
+        keys = self._heads("k_proj", "k_norm", config.num_kv_heads, "kv_heads", x, around)
+        values = self._heads("v_proj", None, config.num_kv_heads, "kv_heads", x, around)
+        keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
+        if layer_cache is not None:
+            layer_cache = cache_lib.write(layer_cache, keys, values, around.index)
+            keys = constrain(layer_cache.keys, ("batch", "kv_heads", "length", "head_dim"), self.rules)
+            values = constrain(layer_cache.values, ("batch", "kv_heads", "length", "head_dim"), self.rules)
+            layer_cache = cache_lib.LayerCache(keys, values)
+        mixed = constrain(attend(queries, keys, values, around.mask), ("batch", "heads"), self.rules)
+        output = Projection(config, config.embed_dim, ("heads", "embed"), name="o_proj")(mixed)
+        return output, layer_cache
+
+    def _heads(
+        self, name: str, norm: str | None, num_heads: int, axis: str, x: Float[Array, "tokens D"], around: Surroundings
+    ) -> Float[Array, "B T heads H"]:
+        """Projects to heads; queries and keys (those with a norm's name) are normed and rotated."""
+        config = self.config
+        flat = Projection(config, num_heads * config.head_dim, ("embed", axis), config.qkv_bias, name=name)(x)
+        flat = constrain(flat, ("batch", axis), self.rules)
+        heads = flat.reshape(*around.mask.shape[:2], num_heads, config.head_dim)  # [B, T, heads, H]
+        if norm is not None:
+            if config.qk_norm:
+                heads = RMSNorm(config, "head_dim", name=norm)(heads)
+            heads = rope.rotate(heads, around.turn)
+        return constrain(heads, ("batch", "length", axis, "head_dim"), self.rules)
+
+
+def attend(
+    queries: Float[Array, "B T N H"],
+    keys: Float[Array, "B K S H"],
+    values: Float[Array, "B K S H"],
+    mask: Bool[Array, "B T S"],
+) -> Float[Array, "tokens N*H"]:
+    """Softmax attention of N query heads over K key-value heads, flat tokens out.
+
+    A query whose mask is empty (padding) gets a finite mean of all values; nothing reads it.
+    """
+    batch, length, num_heads, head_dim = queries.shape
+    num_kv_heads, num_slots = keys.shape[1:3]
+    scaled = queries * jnp.asarray(head_dim**-0.5, queries.dtype)
+    grouped = scaled.reshape(batch, length, num_kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)  # [B, K, N/K, T, H]
+    rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)  # [B, K, N/K*T, H]
+    scores = jnp.einsum("BKRH,BKSH->BKRS", rows, keys, preferred_element_type=jnp.float32)
+    scores = scores.reshape(batch, num_kv_heads, -1, length, num_slots)
+    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(batch, num_kv_heads, -1, num_slots)
+    mixed = jnp.einsum("BKRS,BKSH->BKRH", weights, values)
+    mixed = mixed.reshape(batch, num_kv_heads, -1, length, head_dim).transpose(0, 3, 1, 2, 4)  # [B, T, K, N/K, H]
+    return mixed.reshape(batch * length, num_heads * head_dim)
+
+
+class Mlp(nn.Module):
+    """SwiGLU: silu(gate) times up, projected down."""
+
+    config: config_lib.DecoderConfig
+    rules: rules_lib.LogicalRules = ()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens D"]:
+        config = self.config
+        gate = Projection(config, config.mlp_dim, ("embed", "mlp"), name="gate_proj")(x)
+        up = Projection(config, config.mlp_dim, ("embed", "mlp"), name="up_proj")(x)
+        hidden = constrain(nn.silu(gate) * up, ("batch", "mlp"), self.rules)
+        return Projection(config, config.embed_dim, ("mlp", "embed"), name="down_proj")(hidden)
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm attention and MLP, each added to the residual stream."""
+
+    config: config_lib.DecoderConfig
+    rules: rules_lib.LogicalRules = ()
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "tokens D"], around: Surroundings, layer_cache: cache_lib.LayerCache | None
+    ) -> tuple[Float[Array, "tokens D"], cache_lib.LayerCache | None]:
+        attention = Attention(self.config, self.rules, name="self_attn")
+        mixed, layer_cache = attention(RMSNorm(self.config, name="input_layernorm")(x), around, layer_cache)
+        x = constrain(x + mixed, ("batch", "act_embed"), self.rules)
+        y = Mlp(self.config, self.rules, name="mlp")(RMSNorm(self.config, name="post_attention_layernorm")(x))
+        return constrain(x + y, ("batch", "act_embed"), self.rules), layer_cache
+
+
+class TokenEmbedding(nn.Module):
+    """Rows of the embedding matrix, flat."""
+
+    config: config_lib.DecoderConfig
+    rules: rules_lib.LogicalRules = ()
+
+    @nn.compact
+    def __call__(self, token_ids: Int[Array, "B T"]) -> Float[Array, "tokens D"]:
+        config = self.config
+        init = nn.with_logical_partitioning(nn.initializers.normal(_INIT_SCALE), ("vocab", "embed"))
+        embedding = self.param("embedding", init, (config.vocab_size, config.embed_dim), config.param_dtype)
+        rows = jnp.take(embedding, token_ids.reshape(-1), axis=0).astype(config.dtype)
+        return constrain(rows, ("batch", "act_embed"), self.rules)
+
+
+class OutputEmbedding(nn.Module):
+    """Declares the untied output matrix; losses and samplers decide on which tokens to spend it."""
+
+    config: config_lib.DecoderConfig
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "D V"]:
+        init = nn.with_logical_partitioning(nn.initializers.normal(_INIT_SCALE), ("embed", "vocab"))
+        return self.param("kernel", init, (self.config.embed_dim, self.config.vocab_size), self.config.param_dtype)
+
+
+class Decoder(nn.Module):
+    """Token ids to hidden states after the final norm, layers scanned over stacked parameters."""
+
+    config: config_lib.DecoderConfig
+    rules: rules_lib.LogicalRules = ()
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, token_ids: Int[Array, "B T"], around: Surroundings) -> Float[Array, "B T D"]:
+        config = self.config
+        if not config.tie_embeddings:
+            OutputEmbedding(config, name="lm_head")()
+        x = TokenEmbedding(config, self.rules, name="embed_tokens")(token_ids)
+        layers = nn.scan(
+            nn.remat(DecoderLayer, prevent_cse=False) if self.remat else DecoderLayer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=config.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        x, _ = layers(config, self.rules, name="layers")(x, around, None)
+        x = RMSNorm(config, name="norm")(x)
+        hidden = x.reshape(*token_ids.shape, config.embed_dim)  # [B, T, D]
+        return constrain(hidden, ("batch", "length", "act_embed"), self.rules)

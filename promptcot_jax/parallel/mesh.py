@@ -1,0 +1,48 @@
+"""The device mesh: data-parallel rows, sharded parameters, tensor-parallel matmuls.
+
+A mesh is stated in full even on one device (1, 1, 1), so that a laptop runs the code path of a slice.
+"""
+
+import dataclasses
+import math
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+AXES = ("data", "fsdp", "tensor")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """Devices along each axis; one of them may be -1, which takes the devices that are left."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        if any(size == 0 or size < -1 for size in self.shape):
+            raise ValueError(f"Mesh axes must be positive, or -1 for what is left; got {dict(zip(AXES, self.shape))}.")
+        if self.shape.count(-1) > 1:
+            raise ValueError(f"At most one mesh axis may be -1; got {dict(zip(AXES, self.shape))}.")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (self.data, self.fsdp, self.tensor)
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """Builds the mesh over `devices` (default: all of them, or the first ones where the shape asks for fewer).
+
+    Raises:
+        ValueError: the shape asks for more devices than there are, or does not divide them.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    known = math.prod(size for size in config.shape if size != -1)
+    if -1 in config.shape and len(devices) % known:
+        raise ValueError(f"{len(devices)} devices do not divide over mesh {config}; change its sizes.")
+    shape = tuple(len(devices) // known if size == -1 else size for size in config.shape)
+    needed = math.prod(shape)
+    if needed > len(devices):
+        raise ValueError(f"Mesh {config} needs {needed} devices, {len(devices)} are here; choose a smaller mesh.")
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:needed])

@@ -1,0 +1,161 @@
+"""The stages of the command line: what each reads and writes, its main settings, an example.
+
+A table of text, so that `--help` answers at once: the module that does the work is imported when a stage runs.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage as the command line presents it."""
+
+    summary: str
+    reads: str = ""
+    writes: str = ""
+    outputs: tuple[str, ...] = ()  # in the workdir; a stage none of whose outputs is left starts anew
+    settings: tuple[tuple[str, str], ...] = ()  # gin macro of the stage's file in configs/stages/ -> its meaning
+    example: str = ""
+    built: bool = True
+    is_derived: bool = False  # a cheap function of its inputs: done again whenever these or its settings change
+
+
+STAGES: dict[str, Stage] = {
+    "corpus": Stage(
+        summary="write the project's own seeded problems and train a small tokenizer on them",
+        reads="nothing",
+        writes="triples.jsonl, triples_heldout.jsonl, triples_novel.jsonl, tokenizer/",
+        outputs=("triples.jsonl", "triples_heldout.jsonl", "triples_novel.jsonl", "tokenizer"),
+        settings=(
+            ("SEED", "seed of the problems; one seed gives the same bytes on every machine"),
+            ("NUM_TRAIN", "training rows"),
+            ("NUM_HELDOUT", "held-out rows: known concept pairs, new parameters"),
+            ("NUM_NOVEL", "held-out rows of concept pairs that training never shows"),
+            ("VOCAB_SIZE", "size of the tokenizer"),
+        ),
+        example="promptcot corpus --gin_file=stages/corpus.gin --gin.SEED=1 --workdir=runs/first",
+    ),
+    "annotate": Stage(
+        summary="make triples of a user's problems with teacher models",
+        reads="problems",
+        writes="triples.jsonl",
+        built=False,
+    ),
+    "cold_start": Stage(
+        summary="fit p_theta and q_phi to (concepts, rationale, problem) triples by maximum likelihood",
+        reads="triples.jsonl, triples_heldout.jsonl, tokenizer/ or pretrained weights",
+        writes="cold_start/theta, cold_start/phi (and cold_start/direct, the baseline without rationale)",
+        outputs=("cold_start",),
+        settings=(
+            ("SEED", "seed of initial weights and data order"),
+            ("MODEL", "a model source: @model_source.FromScratch() or @model_source.Pretrained()"),
+            ("MESH", "device mesh, from a file of configs/meshes/"),
+            ("TRIPLES", "training triples; default {workdir}/triples.jsonl"),
+        ),
+        example="promptcot cold_start --gin_file=runs/quickstart.gin --workdir=runs/first",
+    ),
+    "em": Stage(
+        summary="EM rounds: q_phi proposes rationales, p_theta ranks them; then p_theta learns from q_phi's",
+        reads="cold_start/, triples.jsonl, triples_heldout.jsonl",
+        writes="em/round_NNN/ (theta, phi, candidates.jsonl, ...), em/nll.jsonl, em/diagnostics.jsonl",
+        outputs=("em",),
+        settings=(
+            ("SEED", "seed of proposals and data order"),
+            ("MAX_ROUNDS", "rounds at most; the held-out bound stops them earlier"),
+            ("NUM_CANDIDATES", "rationales sampled per (concepts, problem) pair; the paper's 8"),
+        ),
+        example="promptcot em --gin_file=runs/quickstart.gin --workdir=runs/first",
+    ),
+    "synthesize": Stage(
+        summary="write new problems with p_theta from lists of concepts",
+        reads="a model, by default the last EM round's theta; concept lists, by default drawn from triples.jsonl",
+        writes="problems.jsonl, each problem with its lineage",
+        outputs=("problems.jsonl", "synthesize"),
+        settings=(
+            ("SEED", "seed of concept lists and samples"),
+            ("NUM_PROBLEMS", "samples to draw"),
+            ("PROMPT_MODEL", "the model that writes; default: theta of the last complete EM round"),
+        ),
+        example="promptcot synthesize --gin_file=runs/quickstart.gin --workdir=runs/first",
+    ),
+    "verify": Stage(
+        summary="keep problems with a checked answer or tests",
+        reads="problems.jsonl",
+        writes="verified_prompts.jsonl",
+        built=False,
+    ),
+    "self_play": Stage(
+        summary="post-train a policy on verified prompts (grpo, dpo, rejection)",
+        reads="verified_prompts.jsonl",
+        writes="rollouts/, policy/",
+        built=False,
+    ),
+    "distill": Stage(
+        summary="collect a teacher's valid solution traces", reads="problems", writes="traces", built=False
+    ),
+    "sft": Stage(
+        summary="train a solver on worked solutions",
+        reads="triples.jsonl (rows with an answer or tests and a solution), a model source",
+        writes="policy/, sft/ (metrics)",
+        outputs=("policy", "sft"),
+        settings=(
+            ("SEED", "seed of initial weights and data order"),
+            ("MODEL", "a model source: @model_source.FromScratch() or @model_source.Pretrained()"),
+            ("SFT_EPOCHS", "passes over the solutions"),
+            ("SFT_LEARNING_RATE", "peak learning rate"),
+        ),
+        example="promptcot sft --gin_file=runs/quickstart.gin --workdir=runs/first",
+    ),
+    "evaluate": Stage(
+        summary="measure a solver's accuracy on held-out problems",
+        reads="policy/, triples_heldout.jsonl",
+        writes="attempts.jsonl, results.json",
+        outputs=("attempts.jsonl", "results.json"),
+        settings=(
+            ("SEED", "seed of the samples"),
+            ("ATTEMPTS", "solutions per problem; accuracy is their average"),
+            ("SOLVER", "the model measured; default {workdir}/policy"),
+        ),
+        example="promptcot evaluate --gin_file=runs/quickstart.gin --workdir=runs/first",
+    ),
+    "analyze": Stage(
+        summary="difficulty, distribution and NLL analyses", reads="problems", writes="analyses", built=False
+    ),
+    "report": Stage(
+        summary="one self-contained HTML page of everything in the workdir",
+        reads="manifest.json and the stages' records; what is missing is left out",
+        writes="report.html",
+        outputs=("report.html",),
+        example="promptcot report --workdir=runs/first",
+        is_derived=True,
+    ),
+    "run": Stage(
+        summary="do a list of stages in order, skipping what is complete",
+        reads="what its stages read",
+        writes="what its stages write",
+        settings=(("STAGES", "names of the stages, in order"),),
+        example="promptcot run --gin_file=runs/quickstart.gin --workdir=runs/quickstart",
+    ),
+    "plan": Stage(
+        summary="compile ahead of time for a TPU topology and say whether it fits", reads="settings", built=False
+    ),
+    "convert": Stage(
+        summary="write a model (Hugging Face directory, GGUF file, own checkpoint) as a Hugging Face directory",
+        reads="the model SOURCE",
+        writes="the directory OUTPUT",
+        settings=(
+            ("SOURCE", "Hugging Face directory, .gguf file, own checkpoint, or 'smollm2-135m'"),
+            ("OUTPUT", "directory to write; it must not exist"),
+        ),
+        example="""promptcot convert --gin_file=stages/convert.gin --gin.SOURCE="'runs/first/policy'" """
+        """--gin.OUTPUT="'solver_hf'" --workdir=runs/first""",
+    ),
+}
+
+
+def stage_function(name: str) -> Callable[..., Any]:
+    """The function `run/NAME.py:NAME` that does a built stage's work."""
+    return getattr(importlib.import_module(f"promptcot_jax.run.{name}"), name)

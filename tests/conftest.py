@@ -1,0 +1,22 @@
+"""Set-up of every test: eight simulated CPU devices, warnings as errors but for those named here.
+
+Nothing of `promptcot_jax` or JAX may be imported at the top of this file: the devices are counted when JAX starts,
+and jaxtyping's import hook checks only what is imported after it.
+"""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow (through seqio) is imported
+
+import pytest  # noqa: E402
+
+# Each entry: (filter, why it cannot be mended here). Empty: no third party warns in the proven versions.
+THIRD_PARTY_WARNINGS: tuple[tuple[str, str], ...] = ()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets the named third-party warnings through; everything else stays an error."""
+    for warning_filter, _ in THIRD_PARTY_WARNINGS:
+        config.addinivalue_line("filterwarnings", warning_filter)

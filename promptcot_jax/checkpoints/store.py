@@ -1,14 +1,16 @@
 """Our own model checkpoints: what cold start, EM rounds and solver training leave behind for the stages after them.
 
 A checkpoint is a directory: `config.json` (Hugging Face's form), the tokenizer's files, `provenance.json`, `params/`
-(Orbax) and, written last, `COMPLETE`, which lists every file with its size. A directory without it, or with a file
-of another size, is never loaded. On a local disk the whole is written aside, flushed and renamed; in a bucket, where
-objects appear whole but directories do not, the marker alone decides.
+(Orbax) and, written last, `COMPLETE`, which lists every file with its size and, on a local disk, its checksum (Orbax
+stores none of the arrays' bytes: a flipped bit would load as another number). A directory without the marker, or not
+as the marker says, is never loaded. On a local disk the whole is written aside, flushed and renamed; in a bucket,
+where objects appear whole and are checked by the store itself but directories do neither, the marker alone decides.
 """
 
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,41 +42,74 @@ def location(path: epath.PathLike) -> epath.Path:
         WrongUse: it contains a character that Orbax takes for a pattern.
     """
     text = os.fspath(path)
-    text = text if "://" in text else os.path.abspath(os.path.expanduser(text))
+    text = text if not is_local(text) else os.path.abspath(os.path.expanduser(text))
     if any(character in text for character in _PATTERN_CHARACTERS):
         raise WrongUse(f"{text}: a checkpoint's path may not contain any of '{_PATTERN_CHARACTERS}'; rename it.")
     return epath.Path(text)
 
 
+def is_local(path: epath.PathLike) -> bool:
+    """Whether the path is on a file system (with renames and flushes) rather than in a bucket."""
+    return "://" not in os.fspath(path)
+
+
 def mark_complete(directory: epath.Path) -> None:
     """Flushes every file of a finished directory to disk and then writes its marker."""
     files = {os.path.relpath(os.fspath(file), os.fspath(directory)): file for file in _files(directory)}
-    if "://" not in os.fspath(directory):
+    if is_local(directory):
         for path in (*files.values(), *{file.parent for file in files.values()}):
             _flush(path)
-    sizes = {name: file.stat().length for name, file in sorted(files.items()) if name != MARKER}
-    jsonl.write_json(directory / MARKER, {"files": sizes})
+    entries = {name: _entry(file) for name, file in sorted(files.items()) if name != MARKER}
+    jsonl.write_json(directory / MARKER, {"files": entries})
 
 
 def is_complete(directory: epath.PathLike) -> bool:
-    """Whether the directory was finished and every file still has the size it had then."""
+    """Whether the directory was finished and every file is there in its size of then."""
     directory = epath.Path(directory)
+    entries = _marker_entries(directory)
+    if entries is None:
+        return False
+    files = {name: directory / name for name in entries}
+    return all(file.exists() and file.stat().length == entries[name]["size"] for name, file in files.items())
+
+
+def damaged_file(directory: epath.Path) -> epath.Path | None:
+    """The first file of a complete directory whose bytes are not those that were written, by checksum."""
+    for name, entry in (_marker_entries(directory) or {}).items():
+        if "crc32" in entry and _entry(directory / name) != entry:
+            return directory / name
+    return None
+
+
+def _entry(file: epath.Path) -> dict[str, Any]:
+    """What the marker says of one file."""
+    entry: dict[str, Any] = {"size": file.stat().length}
+    if is_local(file):
+        checksum = 0
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                checksum = zlib.crc32(block, checksum)
+        entry["crc32"] = f"{checksum:08x}"
+    return entry
+
+
+def _marker_entries(directory: epath.Path) -> dict[str, dict[str, Any]] | None:
+    """File entries of the marker; None where it is absent or unreadable."""
     marker = directory / MARKER
     if not marker.exists():
-        return False
+        return None
     try:
-        sizes = json.loads(marker.read_bytes())["files"]
+        return json.loads(marker.read_bytes())["files"]
     except (ValueError, KeyError, TypeError):
-        return False
-    return all((directory / name).exists() and (directory / name).stat().length == size for name, size in sizes.items())
+        return None
 
 
 def remove(directory: epath.Path) -> None:
     """Deletes a checkpoint, its marker first, so that an interrupted deletion leaves nothing that looks whole."""
     (directory / MARKER).unlink(missing_ok=True)
-    if "://" not in os.fspath(directory) and directory.exists():
-        _flush(directory)
     if directory.exists():
+        if is_local(directory):
+            _flush(directory)
         directory.rmtree()
 
 
@@ -143,6 +178,11 @@ def restore_arrays(directory: epath.Path, like: Mapping[str, Any]) -> dict[str, 
 # --- models ---
 
 
+def aside(directory: epath.Path) -> epath.Path:
+    """Where `save_model` puts a model together before it gets its name; in a bucket, the place itself."""
+    return directory.parent / f"{directory.name}.part" if is_local(directory) else directory
+
+
 def save_model(
     directory: epath.PathLike,
     lm: CausalLM,
@@ -156,20 +196,19 @@ def save_model(
         provenance: what the model was made from, as JSON; the digest of the parameters is added.
     """
     directory = location(directory)
-    is_local = "://" not in os.fspath(directory)
-    aside = directory.parent / f"{directory.name}.part" if is_local else directory
-    remove(aside)
-    aside.mkdir(parents=True)
+    unfinished = aside(directory)
+    remove(unfinished)
+    unfinished.mkdir(parents=True)
     config = hf_config.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
-    jsonl.write_json(aside / "config.json", config)
-    jsonl.write_json(aside / PROVENANCE, dict(provenance) | {"params_digest": params_digest(params)})
-    tokenizer.save(aside)
+    jsonl.write_json(unfinished / "config.json", config)
+    jsonl.write_json(unfinished / PROVENANCE, dict(provenance) | {"params_digest": params_digest(params)})
+    tokenizer.save(unfinished)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        checkpointer.save(aside / _PARAMS, args=ocp.args.PyTreeSave(params))
-    mark_complete(aside)
-    if is_local:
+        checkpointer.save(unfinished / _PARAMS, args=ocp.args.PyTreeSave(params))
+    mark_complete(unfinished)
+    if unfinished != directory:
         remove(directory)
-        os.rename(aside, directory)
+        os.rename(unfinished, directory)
         _flush(directory.parent)
 
 
@@ -181,21 +220,26 @@ def load_provenance(directory: epath.PathLike) -> dict[str, Any]:
 
 
 def require_complete(directory: epath.Path) -> None:
-    """Refuses a directory that was not finished, or has changed since.
+    """Refuses a directory that was not finished, or whose files have another size now.
 
     Raises:
-        WrongUse: named directory, and what is wrong with it.
+        WrongUse: names the directory and what is wrong with it.
     """
     if is_complete(directory):
         return
     if not (directory / MARKER).exists():
-        raise WrongUse(
-            f"{os.fspath(directory)}: an incomplete checkpoint (no {MARKER} file; its writer was interrupted). "
-            "Run the stage that writes it again."
-        )
+        raise WrongUse(incomplete_message(directory))
     raise WrongUse(
-        f"{os.fspath(directory)}: a damaged checkpoint (a file listed in {MARKER} is missing or has another size). "
-        "Run the stage that writes it again, or copy it again in full."
+        f"{os.fspath(directory)}: a damaged checkpoint (a file that {MARKER} lists is missing or has another size). "
+        "Copy it again in full, or run the stage that writes it again."
+    )
+
+
+def incomplete_message(directory: epath.Path) -> str:
+    """What to tell about a checkpoint without a marker."""
+    return (
+        f"{os.fspath(directory)}: an incomplete checkpoint (no {MARKER} file; its writer was interrupted). "
+        "Run the stage that writes it again."
     )
 
 
@@ -207,6 +251,11 @@ def load_params(directory: epath.PathLike, like: Params) -> Params:
     """
     directory = location(directory)
     require_complete(directory)
+    if damaged := damaged_file(directory):
+        raise WrongUse(
+            f"{os.fspath(damaged)}: damaged (its checksum is not the one in {MARKER}). "
+            "Copy the checkpoint again in full, or run the stage that writes it again."
+        )
     stored = stored_leaves(directory / _PARAMS)
     expected = {name: tuple(leaf.shape) for name, leaf in named_leaves(like).items()}
     for name in sorted(expected.keys() | stored.keys()):

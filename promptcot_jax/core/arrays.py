@@ -7,8 +7,8 @@ length, `S` key / cache length, `D` embed, `F` mlp, `N` query heads, `K` key-val
 
 from typing import Any
 
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt
 
 Params = dict[str, Any]  # nested dict of arrays; outside `models/` a model is (apply function, Params)
 
-__all__ = ["Array", "Bool", "Float", "Int", "Params"]
+__all__ = ["Array", "Bool", "Float", "Int", "Params", "UInt"]

@@ -11,7 +11,7 @@ import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from etils import epath
 
@@ -137,13 +137,25 @@ def iter_rows(path: epath.PathLike) -> Iterator[tuple[str, int, dict[str, Any]]]
                 try:
                     row = json.loads(line.decode("utf-8"))
                 except ValueError as error:
-                    raise WrongUse(f"{os.fspath(file)}:{number}: not a JSON object in UTF-8 ({error}).") from None
+                    raise WrongUse(
+                        f"{os.fspath(file)}:{number}: not a JSON object in UTF-8 ({error})."
+                    ) from None
                 if not isinstance(row, dict):
-                    raise WrongUse(f"{os.fspath(file)}:{number}: expected a JSON object, got {type(row).__name__}.")
+                    raise WrongUse(
+                        f"{os.fspath(file)}:{number}: expected a JSON object, got {type(row).__name__}."
+                    )
                 yield os.fspath(file), number, row
 
 
-def read_records(path: epath.PathLike, record_type: type[R]) -> list[R]:
+@overload
+def read_records(path: epath.PathLike, record_type: type[R]) -> list[R]: ...
+
+
+@overload
+def read_records(path: epath.PathLike, record_type: Any) -> list[Any]: ...
+
+
+def read_records(path: epath.PathLike, record_type: Any) -> list[Any]:
     """Reads records of one type, or of a union of types (the first that fits a row).
 
     Fields that the type does not have are passed over. A missing `id` becomes `FILENAME:LINE`.
@@ -152,7 +164,9 @@ def read_records(path: epath.PathLike, record_type: type[R]) -> list[R]:
         WrongUse: a field is missing or has the wrong type; the message names file, line and field.
     """
     return [
-        record_from_row(record_type, row, where=f"{file}:{number}", default_id=f"{os.path.basename(file)}:{number}")
+        record_from_row(
+            record_type, row, where=f"{file}:{number}", default_id=f"{os.path.basename(file)}:{number}"
+        )
         for file, number, row in iter_rows(path)
     ]
 

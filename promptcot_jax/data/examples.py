@@ -1,13 +1,13 @@
 """Training examples as ids: what each model reads and what it is trained to write.
 
-Prompt, z block and x block are tokenized apart and joined, and a marker belongs to the block it delimits; the reward,
-log q and the trainers all take their tokens from here, so they agree on the split. The end token is part of what a
-model writes. Rows that are too long are dropped or cut by a stated policy, and counted.
+Prompt, z block and x block are tokenized apart and joined, and a marker belongs to the block it delimits;
+the reward, log q and the trainers all take their tokens from here, so they agree on the split. The end token
+is part of what a model writes. Rows that are too long are dropped or cut by a stated policy, and counted.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from promptcot_jax.core import records
 from promptcot_jax.core.errors import WrongUse
@@ -31,7 +31,9 @@ class TokenExample:
             raise ValueError("A prompt and a completion need at least one token each.")
         for name, values in self.token_values.items():
             if len(values) != len(self.completion_ids):
-                raise ValueError(f"'{name}' has {len(values)} values for {len(self.completion_ids)} completion tokens.")
+                raise ValueError(
+                    f"'{name}' has {len(values)} values for {len(self.completion_ids)} completion tokens."
+                )
 
     @property
     def length(self) -> int:
@@ -39,6 +41,7 @@ class TokenExample:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
+@runtime_checkable
 class HasConcepts(Protocol):
     """What a prompt of p_theta is made from: a `Triple`, a `ConceptSet`, a corpus row."""
 
@@ -52,6 +55,7 @@ class HasConcepts(Protocol):
     def level(self) -> str: ...
 
 
+@runtime_checkable
 class HasProblem(HasConcepts, Protocol):
     """What a prompt of q_phi is made from: a `Triple`, a `Problem`, a corpus row."""
 
@@ -82,7 +86,9 @@ def _block_ids(tokenizer: Tokenizer, text: str, where: str) -> tuple[int, ...]:
     ids = tuple(tokenizer.encode(text))
     if found := set(ids).intersection(tokenizer.stop_ids):
         prefix = f"{where}: " if where else ""
-        raise WrongUse(f"{prefix}the text holds the stop token '{tokenizer.token_text(min(found))}'; remove it.")
+        raise WrongUse(
+            f"{prefix}the text holds the stop token '{tokenizer.token_text(min(found))}'; remove it."
+        )
     return ids
 
 
@@ -101,7 +107,9 @@ def direct_prompt_ids(tokenizer: Tokenizer, row: HasConcepts) -> tuple[int, ...]
     Raises:
         WrongUse: the concepts are unusable; the message names the row.
     """
-    return _prompt_ids(tokenizer, row.id, lambda: templates.direct_prompt(row.concepts, row.level, row.domain))
+    return _prompt_ids(
+        tokenizer, row.id, lambda: templates.direct_prompt(row.concepts, row.level, row.domain)
+    )
 
 
 def phi_prompt_ids(tokenizer: Tokenizer, row: HasProblem) -> tuple[int, ...]:
@@ -184,12 +192,14 @@ class LengthPolicy:
 
     def __post_init__(self):
         if self.max_length < 2:
-            raise ValueError(f"max_length must leave room for a prompt and a completion, got {self.max_length}.")
+            raise ValueError(
+                f"max_length must leave room for a prompt and a completion, got {self.max_length}."
+            )
         if self.overlong not in ("drop", "truncate", "error"):
             raise ValueError(f"overlong must be 'drop', 'truncate' or 'error', got {self.overlong!r}.")
 
     def apply(self, examples: Sequence[TokenExample]) -> tuple[list[TokenExample], dict[str, int]]:
-        """The examples to train on, and counts for the manifest: `kept`, of these `cut`, and `dropped_overlong`.
+        """The examples to train on, and counts for the manifest: `kept`, of these `cut`; `dropped_overlong`.
 
         A row whose prompt alone fills `max_length` has nothing left to train on and is dropped, not cut.
 

@@ -1,8 +1,8 @@
 """Text formats of the two models and of the solver (paper sections 3.1-3.3), as pure functions of text.
 
-The blocks and field names are those of the released generator, so its samples parse here and ours parse there; the
-instruction sentences are our own. A prompt ends with a newline, a block starts with its marker: the token boundary
-between them falls on a line break.
+The blocks and field names are those of the released generator, so its samples parse here and ours there; the
+instruction sentences are our own. A prompt ends with a newline and a block starts with its marker, so that
+the token boundary between them falls on a line break.
 """
 
 import re
@@ -17,7 +17,10 @@ BEGIN_PROBLEM = "<!-- BEGIN PROBLEM -->"
 END_PROBLEM = "<!-- END PROBLEM -->"
 MARKERS = (BEGIN_RATIONALE, END_RATIONALE, BEGIN_PROBLEM, END_PROBLEM)
 
-CONCEPT_HEADINGS: dict[Domain, str] = {"math": "Foundational Concepts:", "code": "Foundational Programming Concepts:"}
+CONCEPT_HEADINGS: dict[Domain, str] = {
+    "math": "Foundational Concepts:",
+    "code": "Foundational Programming Concepts:",
+}
 DEFAULT_LEVELS: dict[Domain, str] = {"math": "AIME", "code": "codeforces"}
 _KINDS: dict[Domain, str] = {"math": "mathematics", "code": "programming"}
 
@@ -44,8 +47,9 @@ def theta_prompt(concepts: Sequence[str], level: str, domain: Domain) -> str:
         WrongUse: there are no concepts, or one is empty or holds a marker.
     """
     return (
-        f"Find how the concepts below work together, lay out the plan of one {_KINDS[domain]} problem that needs "
-        f"all of them at the stated difficulty, and then state that problem.\n\n{_conditions(concepts, level, domain)}"
+        f"Find how the concepts below work together, lay out the plan of one {_KINDS[domain]} problem that "
+        "needs all of them at the stated difficulty, and then state that problem."
+        f"\n\n{_conditions(concepts, level, domain)}"
     )
 
 
@@ -68,8 +72,8 @@ def phi_prompt(concepts: Sequence[str], level: str, problem: str, domain: Domain
         WrongUse: there are no concepts, or one, or the problem, is empty or holds a marker.
     """
     return (
-        f"A designer wrote the {_KINDS[domain]} problem below from the given concepts and difficulty. Lay out the "
-        f"plan that led from them to exactly this problem.\n\n{_conditions(concepts, level, domain)}"
+        f"A designer wrote the {_KINDS[domain]} problem below from the given concepts and difficulty. Lay "
+        f"out the plan that led from them to exactly this problem.\n\n{_conditions(concepts, level, domain)}"
         f"\nProblem:\n{_content(problem, 'problem', '')}\n"
     )
 
@@ -109,7 +113,9 @@ def _content(text: str, name: str, where: str) -> str:
         raise WrongUse(f"{prefix}the {name} is empty.")
     for marker in MARKERS:
         if marker in text:
-            raise WrongUse(f"{prefix}the {name} holds the marker '{marker}', which delimits blocks; remove it.")
+            raise WrongUse(
+                f"{prefix}the {name} holds the marker '{marker}', which delimits blocks; remove it."
+            )
     return text
 
 
@@ -119,12 +125,12 @@ def parse_rationale(text: str) -> str | None:
 
 
 def parse_direct(text: str) -> str | None:
-    """x of an output of the model without rationale; None unless it is exactly one non-empty problem block."""
+    """x of an output of the model without rationale; None unless it is just one non-empty problem block."""
     return _parse_one(_PROBLEM_ONLY, text, (BEGIN_PROBLEM, END_PROBLEM))
 
 
 def parse_problem(text: str) -> tuple[str, str] | None:
-    """(z, x) of an output of p_theta; None unless it is exactly one rationale block, then one problem block."""
+    """(z, x) of an output of p_theta; None unless it is just a rationale block, then a problem block."""
     groups = _parse(_BOTH, text, MARKERS)
     return None if groups is None else (groups[0], groups[1])
 
@@ -149,8 +155,8 @@ def solver_prompt(problem: str, domain: Domain) -> str:
         ask = "Reason step by step, and put your final answer within \\boxed{}."
     else:
         ask = (
-            "Write a Python program that solves this problem: it reads from standard input and prints to standard "
-            "output. Put the whole program in one ```python code fence."
+            "Write a Python program that solves this problem: it reads from standard input and prints to "
+            "standard output. Put the whole program in one ```python code fence."
         )
     return f"{problem.strip()}\n\n{ask}\n"
 

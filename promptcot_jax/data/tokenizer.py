@@ -1,8 +1,9 @@
 """The text boundary: one Hugging Face tokenizer with its special ids and chat template.
 
-Everything that turns text into ids or back goes through `Tokenizer`: examples, sampling, checkpoints, seqio. Special
-tokens are never added behind the caller's back (`prompt_ids` alone puts a BOS in front, where the model was trained
-with one), and truncation or padding settings left in a `tokenizer.json` are switched off, since they cut silently.
+Everything that turns text into ids or back goes through `Tokenizer`: examples, sampling, checkpoints, seqio.
+Special tokens are never added behind the caller's back (`prompt_ids` alone puts a BOS in front, where the
+model was trained with one); truncation and padding left on in a `tokenizer.json` are switched off, since they
+cut silently.
 """
 
 import dataclasses
@@ -19,11 +20,12 @@ import jinja2.nodes
 import jinja2.sandbox
 import tokenizers
 from etils import epath
+from tokenizers import processors
 
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.errors import WrongUse
 
-# Tokens that end a chat turn in the model families we read; they stop generation when the chat template writes them.
+# Ends of a chat turn in the model families we read; they stop generation when the chat template writes them.
 END_OF_TURN_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|return|>")
 
 Message = Mapping[str, Any]  # {"role": ..., "content": ...}, further keys as the template of the model wants
@@ -75,9 +77,11 @@ class Tokenizer:
 
         eos_id = id_of("eos_token", eos_token)
         turn_ends = [
-            backend.token_to_id(token)
+            token_id
             for token in END_OF_TURN_TOKENS
-            if chat_template and token in chat_template and backend.token_to_id(token) is not None
+            if chat_template
+            and token in chat_template
+            and (token_id := backend.token_to_id(token)) is not None
         ]
         return cls(
             backend=backend,
@@ -103,10 +107,13 @@ class Tokenizer:
         special = _read_object(directory / "special_tokens_map.json") | config
         where = os.fspath(config_path)
         eos_token, bos_token, pad_token = (
-            _token_text(special.get(name), f"{where}: '{name}'") for name in ("eos_token", "bos_token", "pad_token")
+            _token_text(special.get(name), f"{where}: '{name}'")
+            for name in ("eos_token", "bos_token", "pad_token")
         )
         if eos_token is None:
-            raise WrongUse(f"{where}: 'eos_token' is missing; generation could never stop. Name the end token there.")
+            raise WrongUse(
+                f"{where}: 'eos_token' is missing; generation could never stop. Name the end token there."
+            )
         return cls.from_backend(
             backend,
             eos_token=eos_token,
@@ -119,7 +126,7 @@ class Tokenizer:
         )
 
     def save(self, directory: epath.PathLike) -> None:
-        """Writes `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` and the chat template."""
+        """Writes `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` and a chat template."""
         directory = epath.Path(directory)
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -129,12 +136,31 @@ class Tokenizer:
             "add_bos_token": self.adds_bos,
             "clean_up_tokenization_spaces": False,
         }
-        generation = {"eos_token_id": list(self.stop_ids), "pad_token_id": self.pad_id, "bos_token_id": self.bos_id}
-        jsonl.write_atomically(directory / "tokenizer.json", self.backend.to_str(pretty=True).encode())
+        generation = {
+            "eos_token_id": list(self.stop_ids),
+            "pad_token_id": self.pad_id,
+            "bos_token_id": self.bos_id,
+        }
+        jsonl.write_atomically(
+            directory / "tokenizer.json", self._backend_for_export().to_str(pretty=True).encode()
+        )
         jsonl.write_json(directory / "tokenizer_config.json", config)
         jsonl.write_json(directory / "generation_config.json", generation)
         if self.chat_template is not None:
             jsonl.write_atomically(directory / "chat_template.jinja", self.chat_template.encode())
+
+    def _backend_for_export(self) -> tokenizers.Tokenizer:
+        """The backend, its post-processor made to agree with `adds_bos`: `transformers` 5 asks it alone."""
+        bos_token = None if self.bos_id is None else self.token_text(self.bos_id)
+        if self.adds_bos == _post_processor_adds(self.backend, bos_token):
+            return self.backend
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        backend.post_processor = (
+            processors.TemplateProcessing(single=f"{bos_token} $A", special_tokens=[(bos_token, self.bos_id)])
+            if self.adds_bos
+            else processors.ByteLevel(trim_offsets=False)  # leaves ids as they are
+        )
+        return backend
 
     @functools.cached_property
     def vocab_size(self) -> int:
@@ -144,8 +170,11 @@ class Tokenizer:
     @functools.cached_property
     def digest(self) -> str:
         """Short digest of all that decides ids and rendered chats."""
+        backend = json.loads(self.backend.to_str())
+        for unused in ("post_processor", "truncation", "padding"):
+            backend.pop(unused, None)
         rest = [self.eos_id, self.pad_id, self.bos_id, self.adds_bos, self.stop_ids, self.chat_template]
-        return manifest.text_digest(self.backend.to_str() + json.dumps(rest))
+        return manifest.text_digest(json.dumps([backend, rest]))
 
     def token_text(self, token_id: int) -> str:
         """The vocabulary entry of one id."""
@@ -163,11 +192,11 @@ class Tokenizer:
         return [encoding.ids for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)]
 
     def prompt_ids(self, text: str) -> list[int]:
-        """Ids of a text that begins a sequence: with the BOS in front where the model was trained with one."""
+        """Ids of a text that begins a sequence: with a BOS in front where the model was trained with one."""
         ids = self.encode(text)
-        if self.adds_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:  # a rendered chat has its own
-            return [self.bos_id, *ids]
-        return ids
+        if not self.adds_bos or self.bos_id is None or ids[:1] == [self.bos_id]:
+            return ids  # a rendered chat has its own BOS
+        return [self.bos_id, *ids]
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """Text of ids; special tokens appear as their text unless skipped."""
@@ -223,17 +252,26 @@ def _token_text(value: Any, where: str) -> str | None:
     if isinstance(value, Mapping):
         value = value.get("content")
     if value is not None and not isinstance(value, str):
-        raise WrongUse(f"{where} must be a text, an object with 'content', or null; got {type(value).__name__}.")
+        raise WrongUse(
+            f"{where} must be a text, an object with 'content', or null; got {type(value).__name__}."
+        )
     return value
 
 
-def _adds_bos(backend: tokenizers.Tokenizer, config: Mapping[str, Any], bos_token: str | None, where: str) -> bool:
+def _adds_bos(
+    backend: tokenizers.Tokenizer, config: Mapping[str, Any], bos_token: str | None, where: str
+) -> bool:
     """Whether prompts begin with BOS: the config says so, or is silent and the post-processor adds it."""
     stated = config.get("add_bos_token")
     if stated and bos_token is None:
         raise WrongUse(f"{where}: 'add_bos_token' is true but 'bos_token' is not set.")
     if stated is not None:
         return bool(stated)
+    return _post_processor_adds(backend, bos_token)
+
+
+def _post_processor_adds(backend: tokenizers.Tokenizer, bos_token: str | None) -> bool:
+    """Whether the backend would put this token in front of a text by itself."""
     return bos_token is not None and backend.encode("", add_special_tokens=True).tokens[:1] == [bos_token]
 
 
@@ -242,7 +280,9 @@ def _generation_stop_ids(path: epath.Path) -> tuple[int, ...]:
     stated = _read_object(path).get("eos_token_id")
     ids = stated if isinstance(stated, list) else [] if stated is None else [stated]
     if not all(isinstance(i, int) for i in ids):
-        raise WrongUse(f"{os.fspath(path)}: 'eos_token_id' must be an integer or a list of integers, got {stated!r}.")
+        raise WrongUse(
+            f"{os.fspath(path)}: 'eos_token_id' must be an integer or a list of integers, got {stated!r}."
+        )
     return tuple(ids)
 
 
@@ -261,7 +301,7 @@ def _read_chat_template(directory: epath.Path, config: Mapping[str, Any], where:
 
 
 class _GenerationBlock(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}` marks assistant text in some templates; here it is transparent."""
+    """`{% generation %}...{% endgeneration %}` marks assistant text in some templates; here it is inert."""
 
     tags = {"generation"}
 
@@ -273,7 +313,7 @@ class _GenerationBlock(jinja2.ext.Extension):
 
 @functools.lru_cache(maxsize=8)
 def _compile_template(template: str) -> jinja2.Template:
-    """Compiles a chat template in a sandbox, with the filters and functions that templates on the hub expect."""
+    """Compiles a chat template in a sandbox, with the filters and functions that such templates expect."""
 
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)

@@ -14,14 +14,22 @@ from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import store
 from promptcot_jax.checkpoints.load import LoadedModel
+from promptcot_jax.core.records import Triple
 from promptcot_jax.data import examples
 from promptcot_jax.data.packing import PackedEpochs
+from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.em.settings import FitConfig
 from promptcot_jax.trainers import loop, sft
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 
 Role = Literal["theta", "phi", "direct"]
 log = logging.getLogger(__name__)
+
+EXAMPLES: dict[Role, Callable[[Tokenizer, Triple], examples.TokenExample]] = {
+    "theta": examples.theta_example,
+    "phi": examples.phi_example,
+    "direct": examples.direct_example,
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +60,7 @@ class Fitter:
 
 def cold_start_role(
     role: Role,
-    base: Callable[[], LoadedModel],
+    base: LoadedModel,
     rows: Sequence[examples.TokenExample],
     held_out_rows: Sequence[examples.TokenExample],
     *,
@@ -61,8 +69,7 @@ def cold_start_role(
 ) -> dict[str, int]:
     """Fits one role and writes `directory/role`, loadable with `load_model`; returns row counts.
 
-    Nothing is done where the model is there already, so a stage that was killed goes on with the next role. `base`
-    is called only when there is something to train.
+    Nothing is done where the model is there already, so a stage that was killed goes on with the next role.
     """
     target = epath.Path(directory) / role
     rows, counts = fitter.within_length(rows)
@@ -72,16 +79,15 @@ def cold_start_role(
     if store.is_complete(target):
         log.info("cold start of %s: already complete", role)
         return counts
-    model = base()
     held_out_rows, _ = fitter.within_length(held_out_rows)
 
     def evaluate(params) -> dict[str, float]:
-        total, count = sft.nll(model.lm, params, _one_pass(held_out_rows, fitter))
+        total, count = sft.nll(base.lm, params, _one_pass(held_out_rows, fitter))
         return {"nll": total / max(count, 1)}
 
     state = loop.fit(
-        model.lm,
-        model.params,
+        base.lm,
+        base.params,
         batches,
         loss=sft.sft_loss,
         optimizer=fitter.optimizer,
@@ -91,7 +97,7 @@ def cold_start_role(
         evaluate=evaluate if held_out_rows else None,
         name=f"cold start {role}",
     )
-    store.save_model(target, model.lm, state.params, model.tokenizer, provenance={"stage": "cold_start", "role": role})
+    store.save_model(target, base.lm, state.params, base.tokenizer, provenance={"stage": "cold_start", "role": role})
     loop.remove_checkpoints(epath.Path(directory) / f"{role}_training")
     log.info("cold start of %s: %d steps, written to %s", role, batches.num_steps, os.fspath(target))
     return counts

@@ -57,7 +57,7 @@ def evaluate(
     figures |= _bounds(pairs, log_p_z + log_p_x, log_q, is_finished)
 
     greedy = roles.greedy(phi, pairs, max_tokens=max_rationale_tokens, key=key)
-    blocks = [_closed(roles.tokenizer, z.block_ids, z.finish_reason) for z in greedy]
+    blocks = [closed_block(roles.tokenizer, z.block_ids, z.finish_reason) for z in greedy]
     log_p_z, log_p_x = roles.log_joint_of_blocks(theta, pairs, [[block] for block in blocks])
     _, log_p_x_other = roles.log_joint_of_blocks(theta, pairs, [[block] for block in blocks[1:] + blocks[:1]])
     figures |= {
@@ -70,7 +70,7 @@ def evaluate(
     }
 
     own = _greedy_of_theta(roles, theta, pairs, max_tokens=max_rationale_tokens, key=key)
-    blocks = [_closed(roles.tokenizer, ids, reason) for ids, reason in own]
+    blocks = [closed_block(roles.tokenizer, ids, reason) for ids, reason in own]
     _, log_p_x = roles.log_joint_of_blocks(theta, pairs, [[block] for block in blocks])
     figures |= {
         "nll_x_given_p": -float(log_p_x.sum()) / num_x_tokens,
@@ -110,7 +110,7 @@ def _bounds(pairs: Sequence[Pair], log_joint: np.ndarray, log_q: np.ndarray, is_
     }
 
 
-def _closed(tokenizer: Tokenizer, block_ids: Sequence[int], finish_reason: str) -> tuple[int, ...]:
+def closed_block(tokenizer: Tokenizer, block_ids: Sequence[int], finish_reason: str) -> tuple[int, ...]:
     """The z block, ended by its marker where the model ran out of budget."""
     if finish_reason == "stop":
         return tuple(block_ids)
@@ -135,10 +135,10 @@ def _greedy_of_theta(
         batch_size=roles.sizes.decode_rows,
         pad_id=roles.tokenizer.pad_id,
     )
-    return [_first_block(roles.tokenizer, completion.token_ids) for completion in completions]
+    return [first_block(roles.tokenizer, completion.token_ids) for completion in completions]
 
 
-def _first_block(tokenizer: Tokenizer, token_ids: Sequence[int]) -> tuple[tuple[int, ...], str]:
+def first_block(tokenizer: Tokenizer, token_ids: Sequence[int]) -> tuple[tuple[int, ...], str]:
     """The shortest prefix of ids whose text holds the end marker of the rationale, with the newline after it."""
     end = templates.END_RATIONALE
     text = tokenizer.decode(token_ids)

@@ -18,11 +18,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import jax
 import numpy as np
 from etils import epath
 
-from promptcot_jax.checkpoints import load, store, training
+from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl, prng, shards
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
@@ -30,11 +29,11 @@ from promptcot_jax.core.records import Candidate
 from promptcot_jax.data import examples
 from promptcot_jax.em import diagnostics, e_step, held_out
 from promptcot_jax.em.cold_start import Fitter
-from promptcot_jax.em.models import Roles
+from promptcot_jax.em.models import Roles, read_params
 from promptcot_jax.em.pairs import Pair, Rationale, theta_example
 from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
 from promptcot_jax.sampling import scoring
-from promptcot_jax.trainers import grpo, loop, sft
+from promptcot_jax.trainers import grpo, loop, sft, train_step
 
 R = TypeVar("R")
 
@@ -140,8 +139,8 @@ class Em:
         place = self.directory / f"round_{round_index:03d}"
         done = place / "diagnostics.json"
         if done.exists():
-            theta = load.load_params(place / "theta", self.roles.theta_lm, self.theta_fitter.mesh)
-            phi = load.load_params(place / "phi", self.roles.phi_lm, self.phi_fitter.mesh)
+            theta = read_params(place / "theta", self.roles.theta_lm, self.theta_fitter.mesh)
+            phi = read_params(place / "phi", self.roles.phi_lm, self.phi_fitter.mesh)
             return jsonl.read_json(done), theta, phi
         pairs = self.pairs_of_round(round_index)
         figures: dict[str, Any] = {"round": round_index}
@@ -157,10 +156,14 @@ class Em:
             rationales = self._rationales(place, pairs, cold_phi, greedy=False, round_index=round_index)
         theta, counts = self._fit_theta(place, pairs, rationales, theta, round_index)
         figures |= counts | self._held_out(theta, phi)
-        for role in ("phi", "theta"):
-            loop.remove_checkpoints(place / f"{role}_training")
         jsonl.write_json(done, figures)
+        self._remove_checkpoints(round_index if self.em.optimizer_between_rounds == "reset" else round_index - 1)
         return figures, theta, phi
+
+    def _remove_checkpoints(self, round_index: int) -> None:
+        """Deletes a round's training checkpoints: its models are written, and no optimizer state is asked for."""
+        for role in ("phi", "theta"):
+            loop.remove_checkpoints(self.directory / f"round_{round_index:03d}" / f"{role}_training")
 
     def _cold_figures(self, theta: Params, phi: Params, baselines: dict[str, Any]) -> dict[str, Any]:
         """Round -1: the cold-started models."""
@@ -250,14 +253,9 @@ class Em:
     def _fit_phi(
         self, place: epath.Path, targets: Sequence[examples.TokenExample], phi: Params, round_index: int
     ) -> tuple[Params, dict[str, int]]:
-        loss = {
-            "best_of_g": sft.sft_loss,
-            "reward_weighted": sft.weighted_sft_loss,
-            "grpo": functools.partial(grpo.grpo_loss, clip_epsilon=self.e_step.clip_epsilon),
-        }[self.e_step.objective]
         if self.e_step.objective == "grpo":
             targets = self._with_old_log_probs(phi, targets)
-        return self._fit("phi", place, targets, phi, loss, round_index)
+        return self._fit("phi", place, targets, phi, round_index)
 
     def _fit_theta(
         self,
@@ -268,7 +266,7 @@ class Em:
         round_index: int,
     ) -> tuple[Params, dict[str, int]]:
         targets = [theta_example(pair, z.token_ids[:-1]) for pair, z in zip(pairs, rationales, strict=True) if z.valid]
-        theta, counts = self._fit("theta", place, targets, theta, sft.sft_loss, round_index)
+        theta, counts = self._fit("theta", place, targets, theta, round_index)
         return theta, counts | {"m_step_skipped": sum(not z.valid for z in rationales)}
 
     def _fit(
@@ -277,7 +275,6 @@ class Em:
         place: epath.Path,
         targets: Sequence[examples.TokenExample],
         params: Params,
-        loss: Callable,
         round_index: int,
     ) -> tuple[Params, dict[str, int]]:
         """SFT of one role on this round's targets; reads the model back where it is complete."""
@@ -298,12 +295,12 @@ class Em:
         }
         target = place / role
         if store.is_complete(target):
-            return load.load_params(target, lm, fitter.mesh), counts
+            return read_params(target, lm, fitter.mesh), counts
         state = loop.fit(
             lm,
             params,
             batches,
-            loss=loss,
+            loss=self._loss(role),
             optimizer=fitter.optimizer,
             config=fitter.loop,
             mesh=fitter.mesh,
@@ -311,11 +308,15 @@ class Em:
             opt_state=self._carried_optimizer_state(role, round_index, params),
             name=f"EM {round_index} {role}",
         )
-        if self.em.optimizer_between_rounds == "keep":
-            with training.TrainingCheckpoints(place / f"{role}_optimizer") as kept_state:
-                kept_state.save(state.step, state.opt_state)
         self._save(role, place, state.params, round_index)
         return state.params, counts
+
+    def _loss(self, role: str) -> train_step.Loss:
+        if role == "theta" or self.e_step.objective == "best_of_g":
+            return sft.sft_loss
+        if self.e_step.objective == "reward_weighted":
+            return sft.weighted_sft_loss
+        return functools.partial(grpo.grpo_loss, clip_epsilon=self.e_step.clip_epsilon)
 
     def _save(self, role: str, place: epath.Path, params: Params, round_index: int) -> None:
         lm = self.roles.phi_lm if role == "phi" else self.roles.theta_lm
@@ -328,13 +329,14 @@ class Em:
         if self.em.optimizer_between_rounds == "reset" or round_index == 0:
             return None
         fitter = self.phi_fitter if role == "phi" else self.theta_fitter
-        like = jax.eval_shape(fitter.optimizer.build().init, params)
-        place = self.directory / f"round_{round_index - 1:03d}" / f"{role}_optimizer"
-        with training.TrainingCheckpoints(place) as kept_state:
-            found = kept_state.restore_latest(like)
-        if found is None:
-            raise WrongUse(f"{place}: no optimizer state of the last round; was it made with another setting?")
-        return found[1]
+        return loop.latest_state(
+            self.roles.phi_lm if role == "phi" else self.roles.theta_lm,
+            params,
+            loss=self._loss(role),
+            optimizer=fitter.optimizer,
+            mesh=fitter.mesh,
+            directory=self.directory / f"round_{round_index - 1:03d}" / f"{role}_training",
+        ).opt_state
 
     def _with_old_log_probs(
         self, phi: Params, targets: Sequence[examples.TokenExample]

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from etils import epath
+from jax.sharding import Mesh
 
+from promptcot_jax.checkpoints import store
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.em.pairs import Pair, Rationale, to_rationale
 from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import generation, scoring
 from promptcot_jax.sampling.token_choice import SamplingConfig
 
@@ -92,6 +96,19 @@ class Roles:
         log_p_z = [scores[:n].sum(dtype=np.float64) for scores, n in zip(token_log_probs, lengths, strict=True)]
         log_p_x = [scores[n:].sum(dtype=np.float64) for scores, n in zip(token_log_probs, lengths, strict=True)]
         return np.array(log_p_z).reshape(shape), np.array(log_p_x).reshape(shape)
+
+
+def read_params(directory: epath.PathLike, lm: CausalLM, mesh: Mesh) -> Params:
+    """Parameters of a model that this run wrote, in float32: a resumed fit must start from the very bits it ended in.
+
+    At the paper's learning rates an update is below bfloat16's resolution, so the masters are float32 whatever dtype
+    the model computes in.
+    """
+    lm = dataclasses.replace(lm, config=dataclasses.replace(lm.config, param_dtype="float32"))
+    shapes = jax.eval_shape(lm.init, jax.random.key(0))
+    shardings = rules.sharding_tree(mesh, lm.logical_axes(), shapes)
+    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    return store.load_params(directory, like)
 
 
 def check_roles(theta_tokenizer: Tokenizer, phi_tokenizer: Tokenizer) -> None:

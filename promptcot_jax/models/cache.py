@@ -36,13 +36,14 @@ def empty_cache(config: config_lib.DecoderConfig, batch: int, length: int) -> Ca
     """A cache of `length` free slots for each of `batch` rows."""
     shape = (batch, config.num_kv_heads, length, config.head_dim)
     layers = tuple(
-        LayerCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)) for _ in range(config.num_layers)
+        LayerCache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+        for _ in range(config.num_layers)
     )
     return Cache(layers, jnp.zeros((batch, length), bool), jnp.zeros((), jnp.int32))
 
 
 def take_slots(cache: Cache, is_token: Bool[Array, "B T"]) -> Slots:
-    """Gives the next T slots to T new tokens a row; a position is the number of real tokens before it in its row."""
+    """The next T slots for T new tokens a row; a position counts the real tokens before it in its row."""
     seen = jnp.sum(cache.is_token, axis=1, keepdims=True, dtype=jnp.int32)  # [B, 1]
     positions = seen + jnp.cumsum(is_token, axis=1, dtype=jnp.int32) - is_token
     written = jax.lax.dynamic_update_slice(cache.is_token, is_token, (jnp.int32(0), cache.index))

@@ -1,14 +1,16 @@
 """The only face of `models/`: a decoder as pure functions of a plain nested dict of parameters.
 
-EM trains phi while theta scores, so one definition must serve several parameter sets; a `CausalLM` therefore holds no
-arrays, is hashable (a static argument of `jax.jit`), and takes parameters with every call.
+EM trains phi while theta scores, so one definition must serve several parameter sets; a `CausalLM` therefore
+holds no arrays, is hashable (a static argument of `jax.jit`), and takes parameters with every call.
 
-Two layouts. The *scanned* one, with every layer's weights stacked as [L, ...], is canonical: trainers, checkpoints and
-teacher-forced scoring use it. The *decoding* one holds a tuple of layers; `extend` and `unembed` use it.
+Two layouts. The *scanned* one, with every layer's weights stacked as [L, ...], is canonical: trainers,
+checkpoints and teacher-forced scoring use it. The *decoding* one holds a tuple of layers; `extend` and
+`unembed` use it.
 """
 
 import dataclasses
 import functools
+import operator
 
 import flax.linen as nn
 import jax
@@ -28,7 +30,7 @@ class CausalLM:
     """A decoder-only language model.
 
     Attributes:
-        rules: logical-axis rules by which activations are sharded; each call then needs `jax.set_mesh`. Empty: no
+        rules: logical-axis rules by which activations are sharded; calls then need `jax.set_mesh`. Empty: no
             constraint on activations.
     """
 
@@ -41,8 +43,12 @@ class CausalLM:
 
     def logical_axes(self) -> Params:
         """Names of every parameter's dimensions, in the tree structure of the scanned parameters."""
-        shapes = jax.eval_shape(functools.partial(_boxed_init, decoder.Decoder(self.config)), jax.random.key(0))
-        return jax.tree.map(lambda box: tuple(box.names), shapes, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+        shapes = jax.eval_shape(
+            functools.partial(_boxed_init, decoder.Decoder(self.config)), jax.random.key(0)
+        )
+        return jax.tree.map(
+            lambda box: tuple(box.names), shapes, is_leaf=lambda x: isinstance(x, nn.Partitioned)
+        )
 
     def hidden_states(
         self,
@@ -56,8 +62,8 @@ class CausalLM:
         """States after the final norm; `output_embedding` turns them into logits.
 
         Args:
-            segment_ids: tokens see earlier tokens of their own segment only; 0 is padding, whose states mean nothing.
-                Segments are contiguous. None: each row is one segment without padding.
+            segment_ids: tokens see earlier tokens of their own segment only; 0 is padding, whose states mean
+                nothing. Segments are contiguous. None: each row is one segment without padding.
             positions: None counts from 0 in each segment.
             remat: recompute each layer in the backward pass instead of keeping its activations.
         """
@@ -79,23 +85,22 @@ class CausalLM:
         return params["lm_head"]["kernel"]
 
     def decoding_layout(self, params: Params) -> Params:
-        """The parameters with each layer's arrays apart and the output matrix in full, as decoding reads them."""
-        layers = tuple(
-            jax.tree.map(lambda stacked, i=i: stacked[i], params["layers"]) for i in range(self.config.num_layers)
-        )
-        return {
-            "embed_tokens": params["embed_tokens"],
-            "layers": layers,
-            "norm": params["norm"],
-            "lm_head": {"kernel": self.output_embedding(params)},
-        }
+        """The parameters with each layer's arrays apart and the output matrix in full.
+
+        Convert once, outside the loop that decodes: the copies are what makes the loop fast.
+        """
+        return _decoding_layout(self, params)
 
     def init_cache(self, batch: int, length: int) -> Cache:
         """A cache of `length` free slots for `batch` rows."""
         return cache_lib.empty_cache(self.config, batch, length)
 
     def extend(
-        self, decoding_params: Params, token_ids: Int[Array, "B T"], is_token: Bool[Array, "B T"], cache: Cache
+        self,
+        decoding_params: Params,
+        token_ids: Int[Array, "B T"],
+        is_token: Bool[Array, "B T"],
+        cache: Cache,
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Reads T more tokens a row: left-padded prompts at once (prefill), or one token (decode).
 
@@ -136,3 +141,16 @@ def _boxed_init(module: decoder.Decoder, key: Array) -> Params:
 @functools.partial(jax.jit, static_argnums=0)
 def _init(module: decoder.Decoder, key: Array) -> Params:
     return nn.unbox(_boxed_init(module, key))
+
+
+@functools.partial(jax.jit, static_argnums=0)  # one program: eagerly, every slice would be compiled by itself
+def _decoding_layout(lm: CausalLM, params: Params) -> Params:
+    layers = tuple(
+        jax.tree.map(operator.itemgetter(i), params["layers"]) for i in range(lm.config.num_layers)
+    )
+    return {
+        "embed_tokens": params["embed_tokens"],
+        "layers": layers,
+        "norm": params["norm"],
+        "lm_head": {"kernel": lm.output_embedding(params)},
+    }

@@ -1,7 +1,7 @@
 """Shape of the one decoder that serves p_theta(z, x | c), q_phi(z | c, x) and the solver.
 
-The paper trains Qwen2.5 models; Llama, Qwen2 / Qwen2.5 and Qwen3 differ by three switches only (bias on q, k and v;
-a norm on each query and key head; tied embeddings), so one definition holds all of them.
+The paper trains Qwen2.5 models; Llama, Qwen2 / Qwen2.5 and Qwen3 differ by three switches only (bias on q, k
+and v; a norm on each query and key head; tied embeddings), so one definition holds all of them.
 """
 
 import dataclasses
@@ -12,7 +12,16 @@ FloatType = Literal["float32", "bfloat16"]
 
 _FAMILIES = ("llama", "qwen2", "qwen3")
 _FLOAT_TYPES = ("float32", "bfloat16")
-_SIZES = ("vocab_size", "embed_dim", "mlp_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim", "max_positions")
+_SIZES = (
+    "vocab_size",
+    "embed_dim",
+    "mlp_dim",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "max_positions",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,9 +29,9 @@ class DecoderConfig:
     """Shape and number formats of a decoder.
 
     Attributes:
-        max_positions: longest sequence the weights were trained for. Recorded on export; shorter and longer rows run.
+        max_positions: longest sequence the weights were trained for; recorded on export, and no limit here.
         family: the architecture named on export.
-        dtype: activations and matmul inputs. Norms, rotary angles, attention scores and logits stay in float32.
+        dtype: activations and matmul inputs. Norms, rotary angles, attention scores, logits are in float32.
         param_dtype: stored parameters.
     """
 
@@ -49,21 +58,23 @@ class DecoderConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.num_heads % self.num_kv_heads:
             raise ValueError(
-                f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}: each key-value "
-                "head serves a whole group of query heads."
+                f"num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}: each "
+                "key-value head serves a whole group of query heads."
             )
         if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even, since rotary embeddings turn pairs; got {self.head_dim}.")
+            raise ValueError(
+                f"head_dim must be even, since rotary embeddings turn pairs; got {self.head_dim}."
+            )
         if self.rope_theta <= 0.0 or self.norm_epsilon <= 0.0:
             raise ValueError(
-                f"rope_theta and norm_epsilon must be positive, got {self.rope_theta} and {self.norm_epsilon}."
+                f"rope_theta and norm_epsilon must be positive, got {self.rope_theta}, {self.norm_epsilon}."
             )
         if self.family not in _FAMILIES:
             raise ValueError(f"family must be one of {_FAMILIES}, got {self.family!r}.")
         if self.qkv_bias != (self.family == "qwen2") or self.qk_norm != (self.family == "qwen3"):
             raise ValueError(
-                f"family '{self.family}' with qkv_bias={self.qkv_bias}, qk_norm={self.qk_norm}: Qwen2 has the bias, "
-                "Qwen3 the norm, Llama neither, and a checkpoint exported otherwise would load as another model."
+                f"family '{self.family}' with qkv_bias={self.qkv_bias}, qk_norm={self.qk_norm}: Qwen2 has "
+                "the bias, Qwen3 the norm, Llama neither; exported otherwise it would load as another model."
             )
         for name in ("dtype", "param_dtype"):
             if getattr(self, name) not in _FLOAT_TYPES:

@@ -1,15 +1,16 @@
-"""The Linen definition of the decoder: every weight is declared here once, with its shape, axes and initializer.
+"""The Linen definition of the decoder: each weight is declared once, with its shape, axes and initializer.
 
-One layer serves both layouts. Training scans it over parameters stacked as [L, ...], so that one layer is traced and
-compiled; decoding calls it on each layer's own arrays, since a scan copies every layer's slice at every step (on a
-135M Llama shape and two CPU cores that made a step of one token three times slower).
+One layer serves both layouts. Training scans it over parameters stacked as [L, ...], so that one layer is
+traced and compiled; decoding calls it on each layer's own arrays, since a scan copies every layer's slice at
+every step.
 
-Tokens stay flat, [B*T, D], through all projections: the matmuls are then plain matrix products, which XLA runs faster
-on CPU and no slower elsewhere. Attention is one batched product for each key-value head, its group of query heads laid
+Tokens stay flat, [B*T, D], through all projections: the matmuls are then plain matrix products, which XLA
+runs faster on CPU. Attention is one batched product for each key-value head, its group of query heads laid
 side by side, so that keys and values are never repeated.
 
-Activations are constrained by `parallel.rules` rather than by `nn.with_logical_constraint`, which fails where a mesh
-axis does not divide a dimension (3 heads over 2 devices) and drops constraints silently where no rules are entered.
+Activations are constrained by `parallel.rules` rather than by `nn.with_logical_constraint`, which fails
+where a mesh axis does not divide a dimension (3 heads over 2 devices) and drops constraints silently where
+no rules are entered.
 """
 
 from typing import NamedTuple
@@ -45,7 +46,9 @@ def constrain(x: Array, axes: tuple[str | None, ...], rules: rules_lib.LogicalRu
         return x
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        raise ValueError("This model has sharding rules but no mesh is entered; call it inside jax.set_mesh(mesh).")
+        raise ValueError(
+            "This model has sharding rules but no mesh is entered; call it inside jax.set_mesh(mesh)."
+        )
     return jax.lax.with_sharding_constraint(x, rules_lib.partition_spec(mesh, axes, x.shape, rules))
 
 
@@ -60,7 +63,9 @@ class RMSNorm(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,))
         scale = self.param("scale", init, (x.shape[-1],), self.config.param_dtype)
         wide = x.astype(jnp.float32)
-        normed = wide * jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.config.norm_epsilon)
+        normed = wide * jax.lax.rsqrt(
+            jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.config.norm_epsilon
+        )
         return (normed * scale.astype(jnp.float32)).astype(self.config.dtype)
 
 
@@ -109,7 +114,13 @@ class Attention(nn.Module):
         return output, layer_cache
 
     def _heads(
-        self, name: str, norm: str | None, num_heads: int, axis: str, x: Float[Array, "tokens D"], around: Surroundings
+        self,
+        name: str,
+        norm: str | None,
+        num_heads: int,
+        axis: str,
+        x: Float[Array, "tokens D"],
+        around: Surroundings,
     ) -> Float[Array, "B T heads H"]:
         """Projects to heads; queries and keys (those with a norm's name) are normed and rotated."""
         config = self.config
@@ -136,14 +147,18 @@ def attend(
     batch, length, num_heads, head_dim = queries.shape
     num_kv_heads, num_slots = keys.shape[1:3]
     scaled = queries * jnp.asarray(head_dim**-0.5, queries.dtype)
-    grouped = scaled.reshape(batch, length, num_kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)  # [B, K, N/K, T, H]
+    grouped = scaled.reshape(batch, length, num_kv_heads, -1, head_dim).transpose(
+        0, 2, 3, 1, 4
+    )  # [B, K, N/K, T, H]
     rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)  # [B, K, N/K*T, H]
     scores = jnp.einsum("BKRH,BKSH->BKRS", rows, keys, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, num_kv_heads, -1, length, num_slots)
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(batch, num_kv_heads, -1, num_slots)
     mixed = jnp.einsum("BKRS,BKSH->BKRH", weights, values)
-    mixed = mixed.reshape(batch, num_kv_heads, -1, length, head_dim).transpose(0, 3, 1, 2, 4)  # [B, T, K, N/K, H]
+    mixed = mixed.reshape(batch, num_kv_heads, -1, length, head_dim).transpose(
+        0, 3, 1, 2, 4
+    )  # [B, T, K, N/K, H]
     return mixed.reshape(batch * length, num_heads * head_dim)
 
 
@@ -202,11 +217,18 @@ class OutputEmbedding(nn.Module):
     @nn.compact
     def __call__(self) -> Float[Array, "D V"]:
         init = nn.with_logical_partitioning(nn.initializers.normal(_INIT_SCALE), ("embed", "vocab"))
-        return self.param("kernel", init, (self.config.embed_dim, self.config.vocab_size), self.config.param_dtype)
+        return self.param(
+            "kernel", init, (self.config.embed_dim, self.config.vocab_size), self.config.param_dtype
+        )
 
 
 class Decoder(nn.Module):
-    """Token ids to hidden states after the final norm, layers scanned over stacked parameters."""
+    """Token ids to hidden states after the final norm, layers scanned over stacked parameters.
+
+    With `remat` the backward pass keeps each layer's input only. Without, it keeps the outputs of the
+    projections and computes the rest (norms, rotations, attention scores, activations) again: keeping those
+    too, as plain differentiation does, takes about three times the memory and on CPU is no faster.
+    """
 
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
@@ -218,8 +240,9 @@ class Decoder(nn.Module):
         if not config.tie_embeddings:
             OutputEmbedding(config, name="lm_head")()
         x = TokenEmbedding(config, self.rules, name="embed_tokens")(token_ids)
+        policy = None if self.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         layers = nn.scan(
-            nn.remat(DecoderLayer, prevent_cse=False) if self.remat else DecoderLayer,
+            nn.remat(DecoderLayer, prevent_cse=False, policy=policy),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=(nn.broadcast, nn.broadcast),

@@ -1,8 +1,8 @@
 """Hugging Face `config.json` to `DecoderConfig` and back.
 
-Every field that would change the computation is either read or required to have the value this decoder implements: a
-checkpoint with scaled rotary embeddings or a sliding window is refused by name, since running it without them would
-give plausible, wrong numbers.
+Every field that would change the computation is either read or required to have the value this decoder
+implements: a checkpoint with scaled rotary embeddings or a sliding window is refused by name, since running
+it without them would give plausible, wrong numbers.
 """
 
 from typing import Any
@@ -15,7 +15,11 @@ _ARCHITECTURES: dict[str, config_lib.Family] = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
-_DEFAULT_MAX_POSITIONS = {"llama": 2048, "qwen2": 32768, "qwen3": 32768}  # of transformers, where the file says nothing
+_DEFAULT_MAX_POSITIONS = {
+    "llama": 2048,
+    "qwen2": 32768,
+    "qwen3": 32768,
+}  # of transformers, where the file says nothing
 
 # Field -> the only values implemented; an absent field has the first one.
 _REQUIRED_VALUES: dict[str, tuple[Any, ...]] = {
@@ -42,11 +46,14 @@ def from_hf(config: dict[str, Any], where: str) -> config_lib.DecoderConfig:
     for field, values in _REQUIRED_VALUES.items():
         if config.get(field, values[0]) not in values:
             raise errors.WrongUse(
-                f"{where}: {field}={config[field]!r} is not supported (only {values[0]!r}); choose another checkpoint."
+                f"{where}: {field}={config[field]!r} is not supported (only {values[0]!r}); "
+                "choose another checkpoint."
             )
     other_layers = sorted(set(config.get("layer_types") or ()) - {"full_attention"})
     if other_layers:
-        raise errors.WrongUse(f"{where}: layer_types has {other_layers}; only 'full_attention' layers are supported.")
+        raise errors.WrongUse(
+            f"{where}: layer_types has {other_layers}; only 'full_attention' layers are supported."
+        )
     embed_dim, num_heads = _size(config, "hidden_size", where), _size(config, "num_attention_heads", where)
     default_head_dim = 128 if family == "qwen3" else embed_dim // num_heads
     try:
@@ -63,7 +70,9 @@ def from_hf(config: dict[str, Any], where: str) -> config_lib.DecoderConfig:
             qkv_bias=family == "qwen2",
             qk_norm=family == "qwen3",
             tie_embeddings=bool(config.get("tie_word_embeddings", False)),
-            max_positions=_size(config, "max_position_embeddings", where, default=_DEFAULT_MAX_POSITIONS[family]),
+            max_positions=_size(
+                config, "max_position_embeddings", where, default=_DEFAULT_MAX_POSITIONS[family]
+            ),
             family=family,
         )
     except ValueError as error:
@@ -127,7 +136,8 @@ def _rope_theta(config: dict[str, Any], where: str) -> float:
         extra = sorted(set(rope) - {"rope_type", "type", "rope_theta"})
         if kind != "default" or extra:
             raise errors.WrongUse(
-                f"{where}: {field}={rope} is not supported; only unscaled rotary embeddings (rope_type 'default') are."
+                f"{where}: {field}={rope} is not supported; only unscaled rotary embeddings "
+                "(rope_type 'default') are."
             )
     theta = (config.get("rope_parameters") or {}).get("rope_theta", config.get("rope_theta", 10000.0))
     return float(theta)

@@ -1,7 +1,7 @@
 """One table between our parameter tree and Hugging Face tensor names, used by import and export alike.
 
-Two things differ beyond names: Hugging Face keeps one tensor a layer where we stack [L, ...], and its matrices are
-[out, in] where our kernels are [in, out].
+Two things differ beyond names: Hugging Face keeps one tensor a layer where we stack [L, ...], and its
+matrices are [out, in] where our kernels are [in, out].
 """
 
 import dataclasses
@@ -63,9 +63,12 @@ def _leaves(config: config_lib.DecoderConfig) -> tuple[_Leaf, ...]:
     """Every parameter of `config` in the table's order; a parameter the table does not know is an error."""
     shapes = jax.eval_shape(causal_lm.CausalLM(config).init, jax.random.key(0))
     by_path = {
-        tuple(entry.key for entry in path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+        tuple(entry.key for entry in path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
     }
-    leaves = [_Leaf(path, by_path.pop(path), (name,), False) for path, name in _OUTER.items() if path in by_path]
+    leaves = [
+        _Leaf(path, by_path.pop(path), (name,), False) for path, name in _OUTER.items() if path in by_path
+    ]
     for inner, name in _LAYER.items():
         path = ("layers", *inner)
         if path in by_path:
@@ -98,8 +101,8 @@ def from_hf_tensors(
     """Parameters in the scanned layout and in `param_dtype`, from tensors fetched by name.
 
     Args:
-        get: returns a tensor by its Hugging Face name; called once for each name, one parameter after the other.
-        place: puts a finished host array, of the parameter at `path`, onto devices; by default the first device.
+        get: returns a tensor by its Hugging Face name; called once for each name.
+        place: puts a finished host array, of the parameter at `path`, onto devices; by default the first.
 
     Raises:
         WrongUse: a tensor has another shape than the config says.
@@ -111,8 +114,8 @@ def from_hf_tensors(
             tensor = get(name)
             if tensor.shape != leaf.tensor_shape:
                 raise errors.WrongUse(
-                    f"Tensor '{name}' has shape {tensor.shape}, but the model's config asks for {leaf.tensor_shape}; "
-                    "the weights and the config do not belong together."
+                    f"Tensor '{name}' has shape {tensor.shape}, but the model's config asks for "
+                    f"{leaf.tensor_shape}; the weights and the config do not belong together."
                 )
             array[i if leaf.is_stacked else ...] = tensor.T if leaf.is_transposed else tensor
         branch = params

@@ -1,4 +1,4 @@
-"""Positions inside packed rows, and rotary embeddings in the Hugging Face layout (first half, second half)."""
+"""Positions inside packed rows, and rotary embeddings that pair dimensions i and i + H/2, as Llama does."""
 
 from typing import NamedTuple
 

@@ -4,8 +4,8 @@ Serves every likelihood of the system: the SFT loss of cold start and M-step, th
 `log p(z | c) + log p(x | z, c)` and `log q(z | c, x)` (section 3 of the paper), and scoring.
 Reductions over the vocabulary are in float32 whatever the dtype of the hidden states.
 
-Rows stay rows: a chunk is a stretch of positions of *all* rows, so that on a mesh each device works on the rows it
-holds, while inside a chunk tokens lie flat, [B * C, D], for one plain matrix product.
+Rows stay rows: a chunk is a stretch of positions of *all* rows, so that on a mesh each device works on the
+rows it holds, while inside a chunk tokens lie flat, [B * C, D], for one plain matrix product.
 """
 
 import functools
@@ -76,10 +76,11 @@ def weighted_nll(
 ) -> Float[Array, ""]:
     """Sum of -weights[b, t] * log p(labels[b, t]); the weights are constants of the loss.
 
-    Positions of weight 0 contribute nothing to value or gradient, whatever is in `hidden` there, and cost next to
-    nothing: each row's positions are reordered so that weighted ones come first, and only chunks that hold some are
-    computed. Because the weights are known, both gradients are made in the forward pass from the logits at hand
-    (three matrix products over the vocabulary in all; recomputing the logits would make it four).
+    Positions of weight 0 contribute nothing to value or gradient, whatever is in `hidden` there, and cost
+    next to nothing: each row's positions are reordered so that weighted ones come first, and only chunks that
+    hold some are computed. Because the weights are known, both gradients are made in the forward pass from
+    the logits at hand (three matrix products over the vocabulary in all; recomputing the logits would make it
+    four).
     """
     return _weighted_nll(hidden, output_embedding, labels, weights, chunk)
 
@@ -144,7 +145,7 @@ _weighted_nll.defvjp(_weighted_nll_forward, _weighted_nll_backward)
 
 
 class _WeightedFirst(NamedTuple):
-    """Positions of each row reordered so that those with a weight come first; length padded to whole chunks."""
+    """Each row's positions, those with a weight first; the length is padded to whole chunks."""
 
     hidden: Array  # [B, P, D], zero where the weight is
     labels: Array  # [B, P]

@@ -8,7 +8,7 @@ small models on large meshes have fewer heads than devices; `unsharded` lists th
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 LogicalRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 
@@ -26,7 +26,7 @@ DEFAULT_RULES: LogicalRules = (
 )
 
 
-def _mesh_axes(mesh: Mesh, logical_axis: str | None, size: int, rules: LogicalRules) -> str | tuple[str, ...] | None:
+def _mesh_axes(mesh: Mesh | AbstractMesh, logical_axis: str | None, size: int, rules: LogicalRules) -> str | tuple[str, ...] | None:
     """Mesh axes of one dimension: the rule's, if they divide it."""
     table = dict(rules)
     if logical_axis is None:
@@ -41,7 +41,7 @@ def _mesh_axes(mesh: Mesh, logical_axis: str | None, size: int, rules: LogicalRu
     return axes if devices and size % devices == 0 else None
 
 
-def partition_spec(mesh: Mesh, axes: tuple[str | None, ...], shape: tuple[int, ...], rules: LogicalRules):
+def partition_spec(mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], shape: tuple[int, ...], rules: LogicalRules):
     """PartitionSpec of one array from the logical names of its dimensions."""
     return PartitionSpec(*(_mesh_axes(mesh, axis, size, rules) for axis, size in zip(axes, shape, strict=True)))
 

@@ -1,8 +1,8 @@
 """One run at a time in a workdir.
 
-The lock is the kernel's, on `WORKDIR/.lock`: it goes with its process, however that dies, so nothing stale can
-block. The file's text only names the holder for whoever is refused. In a bucket (`gs://`) there is no such lock; the
-user is told so.
+The lock is the kernel's, on `WORKDIR/.lock`: it goes with its process, however that dies, so nothing stale
+can block. The file's text only names the holder for whoever is refused. In a bucket (`gs://`) there is no
+such lock; the user is told so.
 """
 
 import contextlib
@@ -61,6 +61,8 @@ def hold(workdir: str, stage: str) -> Iterator[str]:
 def _holder(text: str) -> str:
     """The holder of a lock as a phrase, from the lock file's text (which may be half written)."""
     try:
-        return "run {run_id} ('promptcot {stage}', process {pid} on {host}, since {started})".format(**json.loads(text))
+        return "run {run_id} ('promptcot {stage}', process {pid} on {host}, since {started})".format(
+            **json.loads(text)
+        )
     except (ValueError, KeyError):
         return "another run"

@@ -1,6 +1,6 @@
 """The stages of the command line: what each reads and writes, its main settings, an example.
 
-A table of text, so that `--help` answers at once: the module that does the work is imported when a stage runs.
+A table of text, so that `--help` answers at once: the module that does the work is imported as a stage runs.
 """
 
 import dataclasses
@@ -17,10 +17,14 @@ class Stage:
     reads: str = ""
     writes: str = ""
     outputs: tuple[str, ...] = ()  # in the workdir; a stage none of whose outputs is left starts anew
-    settings: tuple[tuple[str, str], ...] = ()  # gin macro of the stage's file in configs/stages/ -> its meaning
+    settings: tuple[
+        tuple[str, str], ...
+    ] = ()  # gin macro of the stage's file in configs/stages/ -> its meaning
     example: str = ""
     built: bool = True
-    is_derived: bool = False  # a cheap function of its inputs: done again whenever these or its settings change
+    is_derived: bool = (
+        False  # a cheap function of its inputs: done again whenever these or its settings change
+    )
 
 
 STAGES: dict[str, Stage] = {
@@ -71,13 +75,18 @@ STAGES: dict[str, Stage] = {
     ),
     "synthesize": Stage(
         summary="write new problems with p_theta from lists of concepts",
-        reads="a model, by default the last EM round's theta; concept lists, by default drawn from triples.jsonl",
+        reads="a model (default: theta of the best EM round) and concept lists (default: of triples.jsonl)",
         writes="problems.jsonl, each problem with its lineage",
         outputs=("problems.jsonl", "synthesize"),
         settings=(
             ("SEED", "seed of concept lists and samples"),
-            ("NUM_PROBLEMS", "samples to draw"),
-            ("PROMPT_MODEL", "the model that writes; default: theta of the last complete EM round"),
+            ("NUM_CONCEPT_SETS", "concept lists to draw from the triples"),
+            ("SAMPLES_PER_SET", "problems written from each"),
+            ("CONCEPT_SETS", "a file of concept lists instead"),
+            (
+                "PROMPT_MODEL",
+                "the model that writes; default: theta of the EM round with the best held-out bound",
+            ),
         ),
         example="promptcot synthesize --gin_file=runs/quickstart.gin --workdir=runs/first",
     ),
@@ -140,10 +149,12 @@ STAGES: dict[str, Stage] = {
         example="promptcot run --gin_file=runs/quickstart.gin --workdir=runs/quickstart",
     ),
     "plan": Stage(
-        summary="compile ahead of time for a TPU topology and say whether it fits", reads="settings", built=False
+        summary="compile ahead of time for a TPU topology and say whether it fits",
+        reads="settings",
+        built=False,
     ),
     "convert": Stage(
-        summary="write a model (Hugging Face directory, GGUF file, own checkpoint) as a Hugging Face directory",
+        summary="write a model of any supported form as a Hugging Face directory",
         reads="the model SOURCE",
         writes="the directory OUTPUT",
         settings=(

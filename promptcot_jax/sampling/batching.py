@@ -1,28 +1,77 @@
 """Shapes of the batches that sampling and scoring compile for: few of them, whatever lengths come in."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from promptcot_jax.core.arrays import Bool, Int
 from promptcot_jax.parallel import rules as rules_lib
 
 _SMALLEST_BUCKET = 32
 
 
 def bucket(length: int) -> int:
-    """The next of 32, 48, 64, 96, 128, 192, ...: at most a third is padding, and two programs serve each doubling."""
-    power = max(_SMALLEST_BUCKET, 1 << (length - 1).bit_length())
-    between = power * 3 // 4
-    return between if _SMALLEST_BUCKET <= length <= between else power
+    """The next of 32, 48, 64, 96, 128, 192, ...: under a third is padding, and two programs serve each doubling."""
+    power = max(_SMALLEST_BUCKET, 1 << max(length - 1, 0).bit_length())
+    between = power // 4 * 3
+    return between if max(_SMALLEST_BUCKET, length) <= between else power
 
 
 def rows_of_batch(num_rows: int, limit: int, rules: rules_lib.LogicalRules) -> int:
-    """Rows of every batch of a call: `limit`, or the next power of two where fewer are there.
+    """Rows of every batch of a call: `limit`, or the next power of two where fewer are to be done.
 
-    Rounded up to a multiple of the data shards of the mesh entered with `jax.set_mesh`, if the model has rules.
+    A model with rules gets a multiple of the data shards of the mesh entered with `jax.set_mesh`.
     """
-    rows = min(limit, 1 << (num_rows - 1).bit_length())
-    shards = _row_sharding(rules).num_shards if rules else 1
-    return -(-rows // shards) * shards
+    mesh = jax.sharding.get_mesh()
+    row_axes = dict(rules).get("batch") or ()
+    names = (row_axes,) if isinstance(row_axes, str) else row_axes
+    shards = 1 if mesh.empty else math.prod(mesh.shape[name] for name in names)
+    return -(-min(limit, 1 << (num_rows - 1).bit_length()) // shards) * shards
+
+
+def place_rows(arrays: Any, rules: rules_lib.LogicalRules) -> Any:
+    """Puts the rows of host arrays where the model's rules want them on the mesh entered with `jax.set_mesh`."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty or not rules:
+        return arrays
+    return jax.device_put(arrays, rules_lib.batch_sharding(mesh, rules))
+
+
+def left_padded(
+    rows: Sequence[Sequence[int]], num_rows: int, width: int, pad_id: int
+) -> tuple[Int[np.ndarray, "B P"], Bool[np.ndarray, "B P"]]:
+    """Token ids at the right end of `num_rows` rows, and where they are; rows beyond the given ones hold none."""
+    token_ids = np.full((num_rows, width), pad_id, np.int32)
+    is_token = np.zeros((num_rows, width), np.bool_)
+    for i, row in enumerate(rows):
+        token_ids[i, width - len(row) :] = row
+        is_token[i, width - len(row) :] = True
+    return token_ids, is_token
+
+
+def right_padded(
+    rows: Sequence[Sequence[int]], num_rows: int, width: int, pad_id: int
+) -> Int[np.ndarray, "B T"]:
+    """Token ids at the left end of `num_rows` rows; rows beyond the given ones hold none."""
+    token_ids = np.full((num_rows, width), pad_id, np.int32)
+    for i, row in enumerate(rows):
+        token_ids[i, : len(row)] = row
+    return token_ids
+
+
+def check_token_ids(rows: Sequence[Sequence[int]], vocab_size: int, what: str) -> None:
+    """Refuses ids that an embedding lookup would clamp without a word.
+
+    Raises:
+        ValueError: names the row, the id and the vocabulary size.
+    """
+    for i, row in enumerate(rows):
+        if len(row) and not 0 <= min(row) <= max(row) < vocab_size:
+            worst = min(row) if min(row) < 0 else max(row)
+            raise ValueError(
+                f"{what} {i} holds token id {worst}, but the model's vocabulary has {vocab_size} ids; "
+                "encode it with the model's own tokenizer."
+            )

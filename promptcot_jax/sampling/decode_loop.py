@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from promptcot_jax.core.arrays import Array, Bool, Float, Int, Params
+from promptcot_jax.core.arrays import Array, Bool, Float, Int, Params, UInt
 from promptcot_jax.models import causal_lm
 from promptcot_jax.sampling import token_choice
 
@@ -47,7 +47,7 @@ def sample_rows(
     params: Params,
     prompt_ids: Int[Array, "B P"],
     is_prompt: Bool[Array, "B P"],
-    request_ids: Int[Array, " B"],
+    request_ids: UInt[Array, " B"],
     key: jax.Array,
     numbers: token_choice.ChoiceNumbers,
     stop_ids: Int[Array, " stop"],
@@ -60,7 +60,7 @@ def sample_rows(
 
     Args:
         params: in the model's decoding layout.
-        is_prompt: False marks padding; a row without a single True is a dummy that starts done.
+        is_prompt: False marks padding; a row without a single token is a dummy that starts done.
         stop_ids: ids that end a row; -1 fills unused places.
         max_steps: at least 1 and at most `num_slots`.
         num_slots: size of the output buffers, compiled in.
@@ -68,12 +68,14 @@ def sample_rows(
     num_rows, prompt_width = prompt_ids.shape
     request_keys = jax.vmap(lambda request_id: jax.random.fold_in(key, request_id))(request_ids)
 
-    def choose(hidden: Float[Array, "B T D"], step: Int[Array, ""]) -> token_choice.ChosenTokens:
-        step_keys = jax.vmap(lambda request_key: jax.random.fold_in(request_key, step))(request_keys)
-        return token_choice.choose_tokens(lm.unembed(params, hidden[:, -1]), step_keys, numbers)
+    def keep_going(state: DecodeState) -> Bool[Array, ""]:
+        return (state.step < max_steps) & ~jnp.all(state.is_done)
 
-    def record(state: DecodeState, chosen: token_choice.ChosenTokens, cache: causal_lm.Cache) -> DecodeState:
+    def advance(state: DecodeState) -> DecodeState:
         is_live = ~state.is_done
+        hidden, cache = lm.extend(params, state.last_ids[:, None], is_live[:, None], state.cache)
+        step_keys = jax.vmap(lambda request_key: jax.random.fold_in(request_key, state.step))(request_keys)
+        chosen = token_choice.choose_tokens(lm.unembed(params, hidden[:, 0]), step_keys, numbers)
         token_ids = jnp.where(is_live, chosen.token_ids, pad_id)
         stops = is_live & jnp.any(token_ids[:, None] == stop_ids, axis=-1)
         rows = SampledRows(
@@ -85,20 +87,13 @@ def sample_rows(
         )
         return DecodeState(state.step + 1, token_ids, state.is_done | stops, rows, cache)
 
-    def keep_going(state: DecodeState) -> Bool[Array, ""]:
-        return (state.step < max_steps) & ~jnp.all(state.is_done)
-
-    def advance(state: DecodeState) -> DecodeState:
-        is_token = ~state.is_done[:, None]
-        hidden, cache = lm.extend(params, state.last_ids[:, None], is_token, state.cache)
-        return record(state, choose(hidden, state.step), cache)
-
-    cache = lm.init_cache(num_rows, prompt_width + num_slots)
-    hidden, cache = lm.extend(params, prompt_ids, is_prompt, cache)
+    # The loop reads the prompts' last tokens, so that only its body holds a head and a choice of tokens.
+    cache = lm.init_cache(num_rows, prompt_width - 1 + num_slots)
+    _, cache = lm.extend(params, prompt_ids[:, :-1], is_prompt[:, :-1], cache)
     state = DecodeState(
         step=jnp.int32(0),
-        last_ids=jnp.zeros(num_rows, jnp.int32),
-        is_done=~jnp.any(is_prompt, axis=-1),
+        last_ids=prompt_ids[:, -1],
+        is_done=~is_prompt[:, -1],
         rows=SampledRows(
             token_ids=jnp.full((num_rows, num_slots), pad_id, jnp.int32),
             log_probs=jnp.zeros((num_rows, num_slots), jnp.float32),
@@ -108,5 +103,4 @@ def sample_rows(
         ),
         cache=cache,
     )
-    state = record(state, choose(hidden, state.step), cache)
     return lax.while_loop(keep_going, advance, state).rows

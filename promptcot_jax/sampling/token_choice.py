@@ -25,9 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from promptcot_jax.core.arrays import Array, Bool, Float, Int
+from promptcot_jax.core.arrays import Array, Bool, Float, Int, UInt
 
-_BLOCK = 128  # vocabulary entries per block: the lane width of a TPU, and about the square root of a vocabulary
+_BLOCK = (
+    128  # vocabulary entries per block: the lane width of a TPU, and about the square root of a vocabulary
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,7 @@ def _truncate(
 
 
 def _leading(
-    rank: Int[Array, "B V"], measure: Float[Array, "B V"], wanted: Float[Array, " B"]
+    rank: UInt[Array, "B V"], measure: Float[Array, "B V"], wanted: Float[Array, " B"]
 ) -> Bool[Array, "B V"]:
     """The fewest tokens, in falling rank and then rising id, whose `measure` adds up to `wanted` (all, if none do)."""
 
@@ -167,13 +169,13 @@ def _leading(
     threshold = _largest(31, num_rows, lambda cut: is_enough(rank >= cut[:, None]))[:, None]
     from_the_end = jnp.arange(vocab_size - 1, -1, -1, dtype=jnp.uint32)
 
-    def up_to_tie(cut: Int[Array, " B"]) -> Bool[Array, "B V"]:
+    def up_to_tie(cut: UInt[Array, " B"]) -> Bool[Array, "B V"]:
         return (rank > threshold) | ((rank == threshold) & (from_the_end >= cut[:, None]))
 
     return up_to_tie(_largest(vocab_size.bit_length(), num_rows, lambda cut: is_enough(up_to_tie(cut))))
 
 
-def _largest(num_bits: int, num_rows: int, holds: Callable[[Array], Array]) -> Int[Array, " B"]:
+def _largest(num_bits: int, num_rows: int, holds: Callable[[Array], Array]) -> UInt[Array, " B"]:
     """Per row, the largest number of `num_bits` bits for which `holds`; true up to it and false beyond it."""
 
     def set_bit(i: Array, found: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Policy-gradient loss of packed completions; the E-step's `grpo` objective trains phi with it."""
+"""Policy-gradient loss on packed completions; the E-step's `grpo` objective trains phi with it."""
 
 import jax.numpy as jnp
 
@@ -7,3 +7,26 @@ from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.objectives import policy_gradient, token_log_probs
 from promptcot_jax.trainers import sft
+
+
+def grpo_loss(
+    lm: CausalLM, params: Params, batch: PackedBatch, *, clip_epsilon: float, remat: bool = False
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Clipped surrogate summed over completion tokens, and how many there are.
+
+    `batch.values` holds per token the advantage of its sample ("weight") and the log-probability under the policy
+    that drew it ("old_log_probs").
+    """
+    labels, is_label = sft.next_token_labels(batch)
+    hidden = lm.hidden_states(params, batch.token_ids, batch.segment_ids, batch.positions, remat=remat)
+    log_probs = token_log_probs.chunked_label_log_probs(
+        hidden, lm.output_embedding(params), labels, chunk=sft.head_chunk()
+    )
+    old_log_probs = sft.of_next_token(batch.values["old_log_probs"])
+    losses = policy_gradient.grpo_token_loss(
+        jnp.where(is_label, log_probs, old_log_probs),  # ratio 1 where nothing is trained
+        old_log_probs,
+        sft.of_next_token(batch.values["weight"]),
+        clip_epsilon=clip_epsilon,
+    )
+    return token_log_probs.masked_total(losses, is_label)

@@ -1,14 +1,16 @@
 r"""Answers of mathematics problems: taking them out of a response, and comparing them exactly.
 
-This is the reward's mathematics half (paper section 3.2: 1 where the boxed answer equals the reference, else 0) in its
-narrow form: a normalised string, then exact integers, fractions and decimals as `fractions.Fraction`. Nothing here
-rounds, evaluates or guesses, so it errs by refusing: symbolic equivalence through math-verify, in killable worker
-processes, is this room's next extension and goes behind these two stages.
+This is the reward's mathematics half (the paper's u(x, y): 1 where the boxed answer equals the reference,
+else 0) in its narrow form: a normalised string, then exact integers, fractions and decimals as
+`fractions.Fraction`. Nothing here rounds, evaluates or guesses, so it errs by refusing: symbolic equivalence
+through math-verify, in killable worker processes, is this room's next extension and goes behind these two
+stages.
 
-Conventions: the last balanced box counts, after the last `</think>` where there is one; an empty answer equals
-nothing, another empty one included; an unreduced fraction equals its reduced form; `1 1/2` and `1\frac12` are mixed
-numbers; numeric tolerance is zero; `10%` is neither `10` nor `0.1`; `x=5` is not `5`; a list is compared in the order
-it is written; a degree sign, a currency sign and thousands commas do not matter, a glued unit does.
+Conventions: the last balanced box counts, after the last `</think>` where there is one; an empty answer
+equals nothing, another empty one included; an unreduced fraction equals its reduced form; `1 1/2` and
+`1\frac12` are mixed numbers; numeric tolerance is zero; `10%` is neither `10` nor `0.1`; `x=5` is not `5`; a
+list is compared in the order it is written; a degree sign, a currency sign and thousands commas do not
+matter, a glued unit does.
 """
 
 import fractions
@@ -109,7 +111,7 @@ def _unboxed(text: str) -> str:
 
 
 def normalise_answer(text: str) -> str:
-    """One spelling for what only differs in typesetting: spaces, delimiters, `\\dfrac`, `\\text`, degree signs."""
+    """One spelling for what only differs in typesetting: spaces, delimiters, degree signs, `dfrac`."""
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     return text

@@ -13,7 +13,9 @@ def _inputs(num_rows=3, length=7, embed_dim=5, vocab_size=11, dtype=jnp.float32)
     hidden = jax.random.normal(keys[0], (num_rows, length, embed_dim)).astype(dtype)
     embedding = jax.random.normal(keys[1], (embed_dim, vocab_size)).astype(dtype)
     labels = jax.random.randint(keys[2], (num_rows, length), 0, vocab_size)
-    weights = jax.random.uniform(keys[3], (num_rows, length)) * jax.random.bernoulli(keys[0], 0.6, (num_rows, length))
+    weights = jax.random.uniform(keys[3], (num_rows, length)) * jax.random.bernoulli(
+        keys[0], 0.6, (num_rows, length)
+    )
     return hidden, embedding, labels, weights
 
 
@@ -60,7 +62,9 @@ def test_chunked_equals_naive_at_any_chunk_size(chunk, temperature):
         return token_log_probs.chunked_label_log_probs(*args, **kwargs, chunk=chunk)
 
     def value_and_gradients(function):
-        return jax.value_and_grad(lambda h, e: total(function, h, e), argnums=(0, 1), has_aux=True)(hidden, embedding)
+        return jax.value_and_grad(lambda h, e: total(function, h, e), argnums=(0, 1), has_aux=True)(
+            hidden, embedding
+        )
 
     got, want = value_and_gradients(chunked), value_and_gradients(_naive)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
@@ -85,7 +89,9 @@ def test_weighted_nll_and_its_gradients_equal_naive_at_any_chunk_size(chunk):
 def test_weighted_nll_by_hand():
     hidden = jnp.array([[[0.0], [1.0], [1.0]]])
     embedding = jnp.log(jnp.array([[1.0, 3.0]]))  # second and third position: p = 1/4, 3/4
-    got = token_log_probs.weighted_nll(hidden, embedding, jnp.array([[0, 0, 1]]), jnp.array([[2.0, 1.0, 0.0]]))
+    got = token_log_probs.weighted_nll(
+        hidden, embedding, jnp.array([[0, 0, 1]]), jnp.array([[2.0, 1.0, 0.0]])
+    )
     np.testing.assert_allclose(got, 2 * math.log(2) + math.log(4), rtol=1e-6)
 
 
@@ -105,7 +111,8 @@ def test_weighted_nll_with_no_weight_at_all_is_zero():
     total, gradients = jax.value_and_grad(token_log_probs.weighted_nll, argnums=(0, 1))(
         hidden, embedding, labels, 0 * weights
     )
-    assert total == 0 and not any(np.any(g) for g in gradients)
+    assert total == 0
+    assert not any(np.any(g) for g in gradients)
 
 
 def test_bfloat16_inputs_give_float32_sums_and_gradients_of_their_own_dtype():
@@ -120,7 +127,9 @@ def test_bfloat16_inputs_give_float32_sums_and_gradients_of_their_own_dtype():
     assert [g.dtype for g in gradients] == [jnp.bfloat16, jnp.bfloat16]
     want = jax.grad(lambda h: -jnp.sum(weights * _naive(h, embedding, labels)))(hidden)
     # bfloat16 keeps 8 bits: d_logits and the result are each rounded once
-    np.testing.assert_allclose(gradients[0].astype(jnp.float32), want.astype(jnp.float32), rtol=0.03, atol=0.03)
+    np.testing.assert_allclose(
+        gradients[0].astype(jnp.float32), want.astype(jnp.float32), rtol=0.03, atol=0.03
+    )
 
 
 def test_no_array_of_all_logits_exists():
@@ -134,7 +143,9 @@ def test_no_array_of_all_logits_exists():
     weights = jax.ShapeDtypeStruct((num_rows, length), jnp.float32)
 
     def through_log_probs(hidden, embedding, labels, weights):
-        return jnp.sum(weights * token_log_probs.chunked_label_log_probs(hidden, embedding, labels, chunk=256))
+        return jnp.sum(
+            weights * token_log_probs.chunked_label_log_probs(hidden, embedding, labels, chunk=256)
+        )
 
     def fused(hidden, embedding, labels, weights):
         return token_log_probs.weighted_nll(hidden, embedding, labels, weights, chunk=256)

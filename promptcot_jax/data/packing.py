@@ -1,0 +1,231 @@
+"""Batches of packed rows: several examples share a row, told apart by segment ids, so that little is padding.
+
+The batch of a step is a pure function of (examples, settings, seed, step): a resumed run reads what the
+first one would have read. Each epoch is packed on its own, first-fit in the epoch's order.
+"""
+
+import bisect
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from promptcot_jax.core import prng
+from promptcot_jax.core.arrays import Array, Bool, Float, Int
+from promptcot_jax.data.examples import TokenExample
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """Rows of tokens; a pytree of its arrays."""
+
+    token_ids: Int[Array | np.ndarray, "B T"]
+    segment_ids: Int[Array | np.ndarray, "B T"]  # 1, 2, ... within a row; 0 is padding
+    positions: Int[Array | np.ndarray, "B T"]  # restart at 0 in each segment
+    loss_mask: Bool[Array | np.ndarray, "B T"]  # True: this token is a trained label
+    values: dict[
+        str, Float[Array | np.ndarray, "B T"]
+    ]  # the examples' `token_values`; 0 where the mask is False
+
+    def tree_flatten_with_keys(self):
+        """The arrays by field name."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return [(jax.tree_util.GetAttrKey(name), getattr(self, name)) for name in names], None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: Sequence) -> "PackedBatch":
+        """Also holds what is not an array (a sharding, a tracer's stand-in), so nothing is checked here."""
+        batch = object.__new__(cls)
+        for field, child in zip(dataclasses.fields(cls), children, strict=True):
+            object.__setattr__(batch, field.name, child)
+        return batch
+
+
+@dataclasses.dataclass(frozen=True)
+class _EpochPlan:
+    """Which examples share a row: row r holds `members[starts[r] : starts[r + 1]]`."""
+
+    members: Int[np.ndarray, " N"]
+    starts: Int[np.ndarray, " R"]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.starts) - 1
+
+
+class PackedEpochs:
+    """`num_epochs` passes over the examples, each in its own order, as batches of `rows_per_batch` rows.
+
+    The last batch of an epoch is filled up with empty rows. With `pack=False` each example has its own row.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[TokenExample],
+        *,
+        row_length: int,
+        rows_per_batch: int,
+        num_epochs: int,
+        seed: int,
+        pack: bool = True,
+        pad_id: int = 0,
+    ):
+        """Checks the examples; nothing is packed before it is asked for.
+
+        Raises:
+            ValueError: there are no examples, one exceeds `row_length`, or their `token_values` differ.
+        """
+        if min(row_length, rows_per_batch, num_epochs) < 1:
+            raise ValueError(
+                "row_length, rows_per_batch and num_epochs must be at least 1, "
+                f"got {row_length}, {rows_per_batch} and {num_epochs}."
+            )
+        if not examples:
+            raise ValueError("There are no examples to train on.")
+        self._examples = examples
+        self._lengths = np.array([example.length for example in examples], np.int64)
+        longest = int(self._lengths.argmax())
+        if self._lengths[longest] > row_length:
+            raise ValueError(
+                f"Example {longest} has {self._lengths[longest]} tokens, a row holds {row_length}; "
+                "apply a LengthPolicy first, or use longer rows."
+            )
+        self._value_names = tuple(sorted(examples[0].token_values))
+        for index, example in enumerate(examples):
+            if tuple(sorted(example.token_values)) != self._value_names:
+                raise ValueError(
+                    f"Example {index} has token values {sorted(example.token_values)}, "
+                    f"the first example has {list(self._value_names)}."
+                )
+        self._row_length = row_length
+        self._rows_per_batch = rows_per_batch
+        self._num_epochs = num_epochs
+        self._seed = seed
+        self._pack = pack
+        self._pad_id = pad_id
+
+    @functools.cached_property
+    def _plans(self) -> list[_EpochPlan]:
+        return [self._plan(epoch) for epoch in range(self._num_epochs)]
+
+    @functools.cached_property
+    def _first_steps(self) -> list[int]:
+        """The step at which each epoch begins, and the total."""
+        steps = [-(-plan.num_rows // self._rows_per_batch) for plan in self._plans]
+        return [0, *np.cumsum(steps).tolist()]
+
+    def _plan(self, epoch: int) -> _EpochPlan:
+        """Packs one epoch; the rows are shuffled, since first-fit leaves the long examples to the last."""
+        generator = prng.stream_generator(self._seed, "order", epoch)
+        order = generator.permutation(len(self._lengths))
+        if not self._pack:
+            return _EpochPlan(order, np.arange(len(order) + 1))
+        rows = first_fit(self._lengths[order], self._row_length)
+        num_rows = int(rows.max()) + 1
+        rows = generator.permutation(num_rows)[rows]
+        starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=num_rows))])
+        return _EpochPlan(order[np.argsort(rows, kind="stable")], starts)
+
+    @property
+    def num_steps(self) -> int:
+        """Batches of all epochs together."""
+        return self._first_steps[-1]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all epochs, prompts included."""
+        return int(self._lengths.sum()) * self._num_epochs
+
+    @property
+    def num_labels(self) -> int:
+        """Trained tokens of all epochs."""
+        return sum(len(example.completion_ids) for example in self._examples) * self._num_epochs
+
+    @property
+    def fill_share(self) -> float:
+        """Share of the positions of all batches that hold a token."""
+        return self.num_tokens / (self.num_steps * self._rows_per_batch * self._row_length)
+
+    def batch(self, step: int) -> PackedBatch:
+        """The batch of one step.
+
+        Raises:
+            IndexError: the step is not in [0, num_steps).
+        """
+        if not 0 <= step < self.num_steps:
+            raise IndexError(f"Step {step} is outside the {self.num_steps} steps of these epochs.")
+        epoch = bisect.bisect_right(self._first_steps, step) - 1
+        plan = self._plans[epoch]
+        first_row = (step - self._first_steps[epoch]) * self._rows_per_batch
+        rows = range(first_row, min(first_row + self._rows_per_batch, plan.num_rows))
+        return pack_rows(
+            [[self._examples[i] for i in plan.members[plan.starts[r] : plan.starts[r + 1]]] for r in rows],
+            num_rows=self._rows_per_batch,
+            row_length=self._row_length,
+            value_names=self._value_names,
+            pad_id=self._pad_id,
+        )
+
+
+def pack_rows(
+    rows: Sequence[Sequence[TokenExample]],
+    *,
+    num_rows: int,
+    row_length: int,
+    value_names: Sequence[str] = (),
+    pad_id: int = 0,
+) -> PackedBatch:
+    """Lays examples out in rows, one after another; rows that are not given stay empty."""
+    shape = (num_rows, row_length)
+    token_ids = np.full(shape, pad_id, np.int32)
+    segment_ids = np.zeros(shape, np.int32)
+    positions = np.zeros(shape, np.int32)
+    loss_mask = np.zeros(shape, np.bool_)
+    values: dict[str, Array | np.ndarray] = {}
+    for name in value_names:
+        values[name] = np.zeros(shape, np.float32)
+    for row, row_examples in enumerate(rows):
+        start = 0
+        for segment, example in enumerate(row_examples, start=1):
+            middle, end = start + len(example.prompt_ids), start + example.length
+            token_ids[row, start:middle] = example.prompt_ids
+            token_ids[row, middle:end] = example.completion_ids
+            segment_ids[row, start:end] = segment
+            positions[row, start:end] = np.arange(example.length)
+            loss_mask[row, middle:end] = True
+            for name, value in values.items():
+                value[row, middle:end] = example.token_values[name]
+            start = end
+    return PackedBatch(
+        token_ids=token_ids, segment_ids=segment_ids, positions=positions, loss_mask=loss_mask, values=values
+    )
+
+
+def first_fit(lengths: Sequence[int] | Int[np.ndarray, " N"], capacity: int) -> Int[np.ndarray, " N"]:
+    """The row of each length: the first row with room for it, else a new one.
+
+    A binary tree over the rows holds the largest room below each node: a row is found in log2(rows) steps.
+
+    Raises:
+        ValueError: a length is greater than the capacity.
+    """
+    num_leaves = 1 << max(len(lengths) - 1, 0).bit_length()
+    room = [capacity] * (2 * num_leaves)  # node i has children 2 i and 2 i + 1; the leaves are the rows
+    rows = np.empty(len(lengths), np.int64)
+    for i, length in enumerate(np.asarray(lengths).tolist()):
+        if length > capacity:
+            raise ValueError(f"Length {length} at {i} is greater than the capacity {capacity}.")
+        node = 1
+        while node < num_leaves:
+            node *= 2
+            if room[node] < length:
+                node += 1
+        rows[i] = node - num_leaves
+        room[node] -= length
+        while node > 1:
+            node //= 2
+            room[node] = max(room[2 * node], room[2 * node + 1])
+    return rows

@@ -1,0 +1,182 @@
+"""The report's page: one HTML document with its style inside, and the few building blocks its sections use.
+
+Everything that comes from a file is text of a model or a user and passes through `text` before it enters the
+page; the content policy in the head forbids scripts and any request, should something slip through.
+"""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from promptcot_jax.evaluation import charts
+
+STYLE = """
+:root { color-scheme: light dark;
+  --paper: #fbfaf7; --card: #ffffff; --ink: #1d2530; --soft: #5b6673; --rule: #dfe2e6; --accent: #1f5fa8;
+  --win: #e7f3ea; --win-ink: #1e6b3a; --warn: #fdf1dc; --warn-ink: #7a4d05;
+  --c0: #1f6fb5; --c1: #c4561b; --c2: #2c8454; --c3: #8a4fb0; --c4: #a8801c; --c5: #c03a68; --c6: #5f6b78; }
+@media (prefers-color-scheme: dark) { :root {
+  --paper: #14181d; --card: #1c2229; --ink: #e4e8ec; --soft: #9aa6b2; --rule: #323b45; --accent: #7fb4ec;
+  --win: #1c3527; --win-ink: #86d3a2; --warn: #3a2d13; --warn-ink: #ecc67d;
+  --c0: #63a9ea; --c1: #f0905a; --c2: #62bd8a; --c3: #bf90e0; --c4: #d6b04f; --c5: #ee7fa5; --c6: #9aa6b2; } }
+@media print { :root { --paper: #fff; --card: #fff; --ink: #000; --soft: #444; --rule: #bbb; }
+  details > *:not(summary) { display: block; } nav { display: none !important; }
+  figure, .card, .stage, table { break-inside: avoid; } h2 { break-after: avoid; } }
+* { box-sizing: border-box; }
+html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 64px; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; }
+h2 { font-size: 1.35rem; margin: 52px 0 6px; padding-top: 14px; border-top: 1px solid var(--rule); }
+h3 { font-size: 1.02rem; margin: 26px 0 8px; }
+p { margin: 6px 0 12px; max-width: 72ch; } .lead, .note, .soft { color: var(--soft); } .note { font-size: 0.86rem; }
+a { color: var(--accent); } code, .mono { font-family: ui-monospace, "SF Mono", Menlo, "DejaVu Sans Mono", monospace; font-size: 0.86em; }
+nav { display: flex; flex-wrap: wrap; gap: 6px 18px; margin: 16px 0 0; font-size: 0.92rem; }
+nav a { text-decoration: none; } nav a:hover { text-decoration: underline; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(176px, 1fr)); gap: 12px; margin: 22px 0 0; }
+.tile, .card, .stage, figure { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; }
+.tile { padding: 12px 14px; } .tile b { display: block; font-size: 1.3rem; white-space: nowrap; line-height: 1.25; font-variant-numeric: tabular-nums; }
+.tile span { color: var(--soft); font-size: 0.84rem; line-height: 1.35; display: block; }
+.flow { display: grid; grid-template-columns: repeat(auto-fill, minmax(216px, 1fr)); gap: 26px; margin: 16px 0; }
+.stage { padding: 12px 14px; position: relative; }
+.stage h3 { margin: 0 0 6px; display: flex; justify-content: space-between; align-items: baseline; gap: 8px; }
+.stage h3 small { font-weight: 400; color: var(--soft); font-size: 0.78rem; white-space: nowrap; }
+.stage:not(:last-child)::after { content: "\\2192"; position: absolute; right: -22px; top: 50%; margin-top: -14px; width: 18px;
+  text-align: center; color: var(--soft); font-size: 1.1rem; }
+.through { font-size: 1.15rem; font-variant-numeric: tabular-nums; margin: 0 0 4px; }
+.through small { color: var(--soft); font-size: 0.8rem; }
+dl { display: grid; grid-template-columns: 1fr auto; gap: 1px 10px; margin: 4px 0 0; font-size: 0.86rem; }
+dt { color: var(--soft); overflow-wrap: anywhere; } dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
+dt.drop, dd.drop { color: var(--warn-ink); }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 16px; margin: 14px 0; }
+figure { margin: 0; padding: 14px 16px 10px; min-width: 0; } figcaption { font-weight: 600; margin-bottom: 4px; }
+figure svg { display: block; width: 100%; height: auto; max-width: 640px; } figure .note { margin: 6px 0 0; }
+svg text { fill: var(--soft); font-size: 12.5px; font-family: inherit; } .grid { stroke: var(--rule); stroke-width: 1; }
+.axis { stroke: var(--soft); stroke-width: 1; } .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; } .line.dashed { stroke-dasharray: 6 5; }
+.legend { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 0.84rem; color: var(--soft); margin-bottom: 6px; }
+.key { display: inline-flex; align-items: center; gap: 6px; } .swatch { width: 14px; height: 4px; border-radius: 2px; display: inline-block; }
+.swatch.dashed { background-image: linear-gradient(90deg, transparent 0 38%, var(--card) 38% 62%, transparent 62%); }
+.bars { display: grid; gap: 5px; margin: 8px 0 4px; } .bar-row { display: grid; grid-template-columns: 7.5em 1fr; gap: 8px; align-items: center; font-size: 0.84rem; }
+.bar { display: flex; height: 20px; border-radius: 4px; overflow: hidden; background: var(--rule); gap: 1px; } .bar-label { color: var(--soft); }
+.piece { color: var(--card); font-size: 0.74rem; text-align: center; line-height: 20px; min-width: 0; overflow: hidden; }
+COLOURS
+.scroll { overflow-x: auto; margin: 10px 0; } table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 14px 5px 0; text-align: right; border-bottom: 1px solid var(--rule); vertical-align: top; } th { color: var(--soft); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; } td.words { text-align: left; } tr.won td { background: var(--win); }
+.card { padding: 14px 16px; margin: 14px 0; } .card h3 { margin: 0 0 6px; }
+.prose { white-space: pre-wrap; overflow-wrap: anywhere; margin: 4px 0 8px; max-width: 78ch; }
+.chips { margin: 0 0 8px; display: flex; flex-wrap: wrap; gap: 5px; } .chip { font-size: 0.8rem; padding: 1px 9px; border-radius: 99px; border: 1px solid var(--rule); color: var(--soft); }
+details { margin: 6px 0; } details.candidate { margin: 0; } summary { cursor: pointer; color: var(--accent); font-size: 0.92rem; } details > .prose { border-left: 3px solid var(--rule); padding-left: 12px; margin-top: 6px; }
+.candidates { display: grid; gap: 6px; margin: 10px 0 2px; }
+.candidate { border: 1px solid var(--rule); border-radius: 8px; padding: 8px 12px; min-width: 0; } .candidate.won { background: var(--win); border-color: var(--win-ink); }
+.candidate.invalid { opacity: 0.72; } .candidate summary .scores { display: inline-flex; } .scores { display: flex; flex-wrap: wrap; gap: 2px 16px; font-size: 0.84rem; color: var(--soft); font-variant-numeric: tabular-nums; }
+.scores b { color: var(--ink); } .tag { font-size: 0.76rem; font-weight: 600; padding: 0 8px; border-radius: 99px; }
+.tag.win { background: var(--win-ink); color: var(--card); } .tag.no { background: var(--warn); color: var(--warn-ink); }
+.missing { background: var(--warn); color: var(--warn-ink); border-radius: 8px; padding: 8px 14px; font-size: 0.92rem; max-width: none; }
+pre { overflow-x: auto; font-size: 0.8rem; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 12px; }
+@media (max-width: 620px) { main { padding: 20px 14px 48px; } h1 { font-size: 1.5rem; } h2 { margin-top: 40px; } figure { padding: 12px 12px 8px; }
+  .tiles { grid-template-columns: 1fr 1fr; gap: 10px; } .tile { padding: 10px; min-width: 0; } .tile b { font-size: 1.08rem; } .flow { grid-template-columns: 1fr; }
+  .stage:not(:last-child)::after { content: "\\2193"; right: auto; left: 50%; top: auto; bottom: -26px; margin: 0 0 0 -9px; } .bar-row { grid-template-columns: 6em 1fr; } }
+""".replace(  # noqa: E501
+    "COLOURS",
+    "\n".join(
+        f".line.c{i} {{ stroke: var(--c{i}); }} .dot.c{i} {{ fill: var(--c{i}); }} "
+        f".b{i} {{ background-color: var(--c{i}); }}"
+        for i in range(7)
+    ),
+)
+
+
+def text(value: object) -> str:
+    """Any value as text that is safe inside an element or a quoted attribute."""
+    return html.escape(str(value), quote=True)
+
+
+def document(title: str, body: str) -> str:
+    """The whole page."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def section(anchor: str, heading: str, lead: str, *parts: str) -> str:
+    """One section with its heading, a sentence on how to read it, and its parts."""
+    return (
+        f'<section id="{text(anchor)}"><h2>{text(heading)}</h2>'
+        f'<p class="lead">{text(lead)}</p>{"".join(parts)}</section>'
+    )
+
+
+def missing(what: str) -> str:
+    """Says in words that something is not there."""
+    return f'<p class="missing">{text(what)}</p>'
+
+
+def prose(value: str) -> str:
+    """Text of a model or a user with its line breaks."""
+    return f'<div class="prose">{text(value)}</div>'
+
+
+def folded(summary: str, *parts: str) -> str:
+    """Parts behind a line that opens them."""
+    return f"<details><summary>{text(summary)}</summary>{''.join(parts)}</details>"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table that scrolls sideways on a narrow screen."""
+    head = "".join(f"<th>{text(name)}</th>" for name in header)
+    body = "".join(f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def chips(values: Sequence[str]) -> str:
+    """Short labels in a row."""
+    return f'<div class="chips">{"".join(f"<span class=chip>{text(value)}</span>" for value in values)}</div>'
+
+
+def tile(value: str, label: str) -> str:
+    """A headline figure."""
+    return f'<div class="tile"><b>{text(value)}</b><span>{text(label)}</span></div>'
+
+
+def words(name: str) -> str:
+    """A field's name for people."""
+    return name.replace("_", " ").replace("dropped ", "dropped: ")
+
+
+def cell(value: Any) -> str:
+    """A value of a table; a dash where there is none."""
+    if value is None:
+        return "\u2013"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return charts.number(value, 4)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def nats(value: float) -> str:
+    """A log-probability with two decimals, so that columns of them align."""
+    return f"{value:.2f}".replace("-", "\u2212")
+
+
+def percent(share: float | None) -> str:
+    """A share in percent; a dash where it is undefined."""
+    return "\u2013" if share is None else f"{share:.1%}"
+
+
+def accuracy(result: Mapping[str, Any]) -> str:
+    """An accuracy in percent with its standard error, where it has one."""
+    error = result.get("standard_error")
+    return percent(result.get("accuracy")) + (f" \u00b1 {100 * error:.1f}" if error is not None else "")
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, whichever reads best."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

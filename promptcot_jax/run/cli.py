@@ -1,0 +1,135 @@
+"""The command line: `promptcot STAGE --gin_file=F ... --gin.NAME=VALUE ... --workdir=DIR`.
+
+Exit codes: 0 done, 1 failed at work (traceback in `WORKDIR/logs/STAGE.log`), 2 wrong use, said in one
+sentence. Only flags and help are handled before the heavy imports, so that `--help` answers at once.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import NoReturn
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.run import stages
+
+_USAGE = "promptcot STAGE [--gin_file=F ...] [--gin_search_paths=D,E] [--gin.NAME=VALUE ...] --workdir=DIR"
+_FLAGS = """\
+  --workdir=DIR            holds everything a run reads and writes; one run at a time
+  --gin_file=FILE          settings; repeatable, later files win. Looked for in the current directory,
+                           in the search paths and in the configs that come with the package
+  --gin_search_paths=D,E   more places to look for gin files and their includes
+  --gin.NAME=VALUE         one setting, over the files: a macro (--gin.SEED=3) or a parameter
+                           (--gin.sft.sft.seed=3). A string keeps its quotes: --gin.TRIPLES="'mine.jsonl'"
+  --help                   this text; 'promptcot STAGE --help' describes one stage
+"""
+
+
+class _Flags(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise WrongUse(f"{message}; see 'promptcot --help'.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _command(arguments)
+    except WrongUse as error:
+        print(f"promptcot: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _command(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(_overview())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in stages.STAGES:
+        raise WrongUse(f"'{name}' is no stage; there are {', '.join(stages.STAGES)}.")
+    if "--help" in rest or "-h" in rest:
+        print(_stage_help(name))
+        return 0
+    if not stages.STAGES[name].built:
+        raise WrongUse(f"the stage '{name}' is not built yet in this version.")
+    flags, bindings = _parse(rest)
+    return _do(name, flags, bindings)
+
+
+def _parse(rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Flags, and the `NAME=VALUE` of each `--gin.NAME=VALUE`."""
+    parser = _Flags(add_help=False, allow_abbrev=False)
+    parser.add_argument("--gin_file", action="append", default=[])
+    parser.add_argument("--gin_search_paths", default="")
+    parser.add_argument("--workdir")
+    bindings = [argument.removeprefix("--gin.") for argument in rest if argument.startswith("--gin.")]
+    flags = parser.parse_args([argument for argument in rest if not argument.startswith("--gin.")])
+    if not flags.workdir:
+        raise WrongUse("--workdir=DIR is missing: the directory that holds a run's files.")
+    return flags, bindings
+
+
+def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
+    """Loads the settings and does the stage."""
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "3"
+    )  # TensorFlow (under seqio) talks of GPUs that nobody asked for
+    from promptcot_jax.run import configuration, stage  # heavy; dispatch imports late
+
+    _log_to_console()
+    configuration.load(flags.gin_file, bindings, [path for path in flags.gin_search_paths.split(",") if path])
+    try:
+        stage.perform(name, flags.workdir)
+    except WrongUse as error:
+        raise WrongUse(configuration.plain_message(error)) from None
+    except KeyboardInterrupt:
+        print("promptcot: interrupted; the same command goes on from here", file=sys.stderr)
+        return 1
+    except Exception as error:  # any failure at work: one line here, the traceback in the log
+        message = " ".join(configuration.plain_message(error).split())
+        log = stage.log_file(flags.workdir, name)
+        print(
+            f"promptcot: '{name}' failed: {type(error).__name__}: {message} (traceback: {log})",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _log_to_console() -> None:
+    """Shows the package's own messages, one line each."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    package = logging.getLogger("promptcot_jax")
+    package.handlers[:] = [handler]
+    package.setLevel(logging.DEBUG)
+    package.propagate = False
+
+
+def _overview() -> str:
+    """Text of `promptcot --help`."""
+    width = max(map(len, stages.STAGES))
+    lines = [
+        f"  {name:<{width}}  {stage.summary}{'' if stage.built else ' (not built yet)'}"
+        for name, stage in stages.STAGES.items()
+    ]
+    return f"usage: {_USAGE}\n\nstages:\n" + "\n".join(lines) + f"\n\nflags:\n{_FLAGS}"
+
+
+def _stage_help(name: str) -> str:
+    """Text of `promptcot STAGE --help`."""
+    stage = stages.STAGES[name]
+    text = f"promptcot {name}: {stage.summary}\n\n"
+    if not stage.built:
+        text += "This stage is not built yet in this version; it will exit with code 2.\n\n"
+    text += f"reads:  {stage.reads}\nwrites: {stage.writes}\n\n"
+    if stage.settings:
+        width = max(len(macro) for macro, _ in stage.settings)
+        rows = [f"  {macro:<{width}}  {meaning}" for macro, meaning in stage.settings]
+        text += "main settings (gin macros; set one with --gin.NAME=VALUE):\n" + "\n".join(rows) + "\n\n"
+    if stage.example:
+        text += f"example:\n{textwrap.indent(stage.example, '  ')}\n\n"
+    return f"{text}flags:\n{_FLAGS}"

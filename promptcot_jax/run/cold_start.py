@@ -1,0 +1,60 @@
+"""`promptcot cold_start`: p_theta and q_phi fitted to annotated triples (paper section 3.2)."""
+
+import os
+
+import jax
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import Triple
+from promptcot_jax.data import examples
+from promptcot_jax.em import cold_start as cold_start_lib
+from promptcot_jax.em.settings import FitConfig
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.run import configuration, stage
+from promptcot_jax.run.model_source import ModelSource
+from promptcot_jax.trainers import loop
+from promptcot_jax.trainers.optimizer import OptimizerConfig
+
+
+def cold_start(
+    *,
+    workdir: str,
+    seed: int,
+    model: ModelSource,
+    mesh: mesh_lib.MeshConfig,
+    fit: FitConfig,
+    optimizer: OptimizerConfig,
+    loop_config: loop.LoopConfig,
+    roles: tuple[cold_start_lib.Role, ...] = ("theta", "phi"),
+    triples: configuration.InputPath = "{workdir}/triples.jsonl",
+    triples_heldout: configuration.InputPath = "{workdir}/triples_heldout.jsonl",
+    num_triples: int = 0,
+) -> stage.StageResult:
+    """Writes `cold_start/ROLE` for each role; all start from the same base weights.
+
+    Args:
+        roles: add "direct" for the baseline without rationale.
+        num_triples: the first rows of `triples` only; 0 takes all. EM can go on with the others.
+    """
+    if not set(roles) >= {"theta", "phi"}:
+        raise WrongUse(f"cold_start.roles must name 'theta' and 'phi', got {roles}.")
+    seeds = jsonl.read_records(configuration.in_workdir(triples, workdir), Triple)[: num_triples or None]
+    heldout = jsonl.read_records(configuration.in_workdir(triples_heldout, workdir), Triple)
+    devices = stage.make_mesh(mesh)
+    counts = {"in": len(seeds)}
+    with jax.set_mesh(devices):
+        base = model.load(workdir=workdir, seed=seed, mesh=devices)
+        for index, role in enumerate(roles):
+            to_example = cold_start_lib.EXAMPLES[role]
+            counts |= cold_start_lib.cold_start_role(
+                role,
+                base,
+                [to_example(base.tokenizer, triple) for triple in seeds],
+                [to_example(base.tokenizer, triple) for triple in heldout],
+                directory=os.path.join(workdir, "cold_start"),
+                fitter=cold_start_lib.Fitter(
+                    fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed + 100 * index
+                ),
+            )
+    return stage.StageResult(counts=counts)

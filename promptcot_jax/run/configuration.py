@@ -1,0 +1,343 @@
+"""gin, handled T5X's way: repeatable files (later wins), `--gin.NAME=VALUE` bindings, macros as knobs.
+
+gin fills in the arguments of stage functions and of frozen dataclasses; nothing else in the package knows it,
+and no library function is decorated for it (files use dynamic registration). What gin lets through is refused
+here, each with one sentence: a setting still `%gin.REQUIRED`, a macro that nothing refers to, a value of the
+wrong type.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+import os
+import re
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import gin
+from beartype import BeartypeConf
+from beartype.door import is_bearable
+from gin import config as gin_config
+from gin import config_parser
+
+from promptcot_jax.core.errors import WrongUse
+
+# A stage argument or dataclass field that names a file or model which the stage reads. Before the stage
+# starts its content is digested for the manifest. "{workdir}" at its beginning stands for the stage's
+# workdir.
+InputPath = Annotated[str, "input path"]
+
+_PARSE_ERRORS = (
+    ValueError,
+    TypeError,
+    SyntaxError,
+    NameError,
+    AttributeError,
+    ImportError,
+    OSError,
+    RuntimeError,
+)
+_Reference = gin_config.ConfigurableReference
+_Config = Mapping[tuple[str, str], Mapping[str, Any]]  # gin's own: {(scope, selector): {parameter: value}}
+_INT_IS_FLOAT = BeartypeConf(is_pep484_tower=True)
+
+
+def packaged_configs() -> str:
+    """Directory of the configs: beside the package in a checkout, inside it once installed."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    beside = os.path.join(os.path.dirname(package), "configs")
+    return (
+        beside
+        if os.path.isfile(os.path.join(beside, "runs", "quickstart.gin"))
+        else os.path.join(package, "configs")
+    )
+
+
+def load(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()) -> None:
+    """Parses files, then bindings, into gin's global configuration, replacing what was there.
+
+    A relative file is looked for in the current directory, then in `search_paths`, then in the packaged
+    configs.
+
+    Raises:
+        WrongUse: a file is missing or does not parse, a name is unknown, a required setting is not set.
+    """
+    gin.clear_config()
+    prefixes = ["", *search_paths, packaged_configs()]
+    # gin can only add to these lists, and a notebook calls this more than once. Its second file reader looks
+    # into Python packages, which nobody means, and logs an error for each place where a file is not.
+    gin_config._LOCATION_PREFIXES[:] = prefixes
+    gin_config._FILE_READERS[:] = [(open, os.path.isfile)]
+    for file in gin_files:
+        if not any(os.path.isfile(os.path.join(prefix, file)) for prefix in prefixes):
+            places = ", ".join(prefix or "the current directory" for prefix in prefixes)
+            raise WrongUse(f"--gin_file={file}: no such file; looked in {places}.")
+        with _refusals(f"--gin_file={file}"):
+            gin.parse_config_file(file)
+    for binding in bindings:
+        _parse_binding(binding)
+    config = gin_config._CONFIG  # what `gin.finalize` shows its hooks
+    _refuse_unset(config)
+    _refuse_misspelt_macros(config)
+    _refuse_wrong_types(config)
+    with _refusals("gin"):
+        gin.finalize()
+
+
+class _refusals:
+    """Turns whatever gin raises on a bad configuration into `WrongUse`."""
+
+    def __init__(self, where: str):
+        self.where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, WrongUse):
+            raise WrongUse(plain_message(error)) from None
+        if isinstance(error, _PARSE_ERRORS):
+            raise WrongUse(f"{self.where}: {_one_sentence(error)}") from None
+
+
+def plain_message(error: BaseException) -> str:
+    """Message of an error without the call chain that gin's wrappers append to it."""
+    return re.split(r"\n\s*In call to configurable", str(error))[0].strip()
+
+
+def _one_sentence(error: BaseException) -> str:
+    """gin's message in one line, with a hint where a name is unknown."""
+    text = plain_message(error)
+    if isinstance(error, SyntaxError) and error.filename:
+        text = f"line {error.lineno} of {error.filename} is not valid gin: {(error.text or '').strip()!r}"
+    text = " ".join(text.split()).rstrip(".^ ")
+    unknown = re.search(r"has no attribute (\w+)|a parameter named '(\w+)'", text)
+    if unknown:
+        text += _suggestion(unknown[1] or unknown[2], _known_names(text))
+    return text + "."
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _known_names(message: str) -> list[str]:
+    """Names that could have stood where gin's message says one is unknown."""
+    if module := re.search(r"<module '([\w.]+)'", message):
+        return dir(importlib.import_module(module[1]))
+    if configurable := re.search(r"Configurable '([\w.]+)'", message):
+        return list(typing.get_type_hints(gin.get_configurable(configurable[1])))
+    return []
+
+
+def _parse_binding(binding: str) -> None:
+    """Applies one `NAME=VALUE` of the command line."""
+    name, equals, value = binding.partition("=")
+    where = f"--gin.{binding}"
+    if not equals or not name.strip() or not value.strip():
+        raise WrongUse(f"{where}: expected --gin.NAME=VALUE.")
+    try:
+        config_parser.ConfigParser(value, _AnyReference()).parse_value()
+    except _PARSE_ERRORS:
+        raise WrongUse(
+            f"{where}: {value} is no gin value; a string needs quotes that the shell leaves in place: "
+            f"""--gin.{name}="'{value}'"."""
+        ) from None
+    if re.fullmatch(r"\w+", name):
+        macros = _macros(gin_config._CONFIG)
+        if name not in macros:
+            raise WrongUse(f"{where}: no gin file defines a macro {name}{_suggestion(name, macros)}.")
+    with _refusals(where):
+        gin.parse_config(f"{name} = {value}")
+
+
+class _AnyReference(config_parser.ParserDelegate):
+    """Lets every `@reference` and `%macro` pass: only the form of a value is looked at."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> None:
+        pass
+
+    def macro(self, macro_name: str) -> None:
+        pass
+
+
+def _macros(config: _Config) -> set[str]:
+    """Names of the macros defined."""
+    return {scope for scope, selector in config if selector == "gin.macro"}
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Values inside nested lists, tuples and dicts."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _refuse_unset(config: _Config) -> None:
+    unset = sorted(
+        scope if selector == "gin.macro" else f"{_short(selector)}.{parameter}"
+        for (scope, selector), parameters in config.items()
+        for parameter, value in parameters.items()
+        if any(repr(leaf) == "%gin.REQUIRED" for leaf in _leaves(value))
+    )
+    if unset:
+        raise WrongUse(
+            f"not set, though required: {', '.join(unset)}. "
+            f"Set it in a gin file or with --gin.{unset[0]}=VALUE."
+        )
+
+
+def _refuse_misspelt_macros(config: _Config) -> None:
+    """A macro that is not defined, or that nothing refers to; gin would pass over the second in silence."""
+    values = [value for parameters in config.values() for value in parameters.values()]
+    read = {repr(leaf)[1:] for value in values for leaf in _leaves(value) if _is_macro(leaf)}
+    macros = _macros(config)
+    for name in sorted(read - macros):
+        hint = _suggestion(name, macros - read)
+        raise WrongUse(f"%{name} is referred to, but no macro of that name is set{hint}.")
+    for name in sorted(macros - read):
+        hint = _suggestion(name, macros & read)
+        raise WrongUse(f"the macro {name} is set but nothing refers to it{hint}.")
+
+
+def _refuse_wrong_types(config: _Config) -> None:
+    """Looks at plain values before a dataclass computes with them; `arguments_of` looks at the rest."""
+    for (_, selector), parameters in config.items():
+        if selector == "gin.macro":
+            continue
+        hints = typing.get_type_hints(gin.get_configurable(selector), include_extras=True)
+        for name, given in parameters.items():
+            value = given
+            while _is_macro(value):
+                value = config[repr(value)[1:], "gin.macro"]["value"]
+            if name in hints and not any(isinstance(leaf, _Reference) for leaf in _leaves(value)):
+                macro = f" ({given})" if _is_macro(given) else ""
+                _check_type(value, hints[name], f"{_short(selector)}.{name}{macro}")
+
+
+def _is_macro(value: Any) -> bool:
+    return isinstance(value, _Reference) and repr(value).startswith("%")
+
+
+def _short(selector: str) -> str:
+    """A selector as gin files write it: module and name."""
+    return ".".join(selector.split(".")[-2:])
+
+
+def arguments_of(stage: str, function: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments that the loaded configuration gives a stage function, defaults included, no `workdir`.
+
+    Raises:
+        WrongUse: an argument is missing, has the wrong type, or its dataclass refuses it.
+    """
+    try:
+        gin.get_configurable(function)
+        is_registered = True
+    except ValueError:  # no gin file speaks of this stage
+        is_registered = False
+    with _refusals(f"settings of '{stage}'"):
+        bound = gin.get_bindings(function) if is_registered else {}
+    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+    arguments = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == "workdir":
+            continue
+        if name not in bound and parameter.default is inspect.Parameter.empty:
+            raise WrongUse(
+                f"settings of '{stage}': {stage}.{stage}.{name} is not set; give a gin file that sets it."
+            )
+        arguments[name] = bound.get(name, parameter.default)
+        _check_type(arguments[name], hints[name], f"{stage}.{name}")
+    return arguments
+
+
+def _check_type(value: Any, hint: Any, name: str) -> None:
+    """Refuses a value that is not of the annotated type, in the fields of dataclasses too."""
+    if not is_bearable(value, hint, conf=_INT_IS_FLOAT):
+        expected = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+        raise WrongUse(f"setting {name} must be {expected}, got {value!r}.")
+    if dataclasses.is_dataclass(value):
+        hints = typing.get_type_hints(type(value), include_extras=True)
+        for field in dataclasses.fields(value):
+            _check_type(getattr(value, field.name), hints[field.name], f"{name}.{field.name}")
+
+
+def call(function: Callable[..., Any], workdir: str) -> Any:
+    """Calls a stage function with its arguments from the loaded configuration."""
+    try:
+        configured = gin.get_configurable(function)
+    except ValueError:
+        configured = function
+    return configured(workdir=workdir)
+
+
+def settings_of(stage: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a stage by its dotted name, dataclasses opened, as JSON values; digested as such."""
+    settings: dict[str, Any] = {}
+
+    def visit(name: str, value: Any) -> None:
+        if dataclasses.is_dataclass(value):
+            settings[name] = type(value).__name__
+            for field in dataclasses.fields(value):
+                visit(f"{name}.{field.name}", getattr(value, field.name))
+        elif isinstance(value, Mapping):
+            for key in value:
+                visit(f"{name}.{key}", value[key])
+        elif isinstance(value, list | tuple) and any(dataclasses.is_dataclass(item) for item in value):
+            for i, item in enumerate(value):
+                visit(f"{name}[{i}]", item)
+        elif callable(value):
+            settings[name] = f"{value.__module__}.{value.__qualname__}"
+        else:
+            settings[name] = list(value) if isinstance(value, tuple) else value
+
+    for name, value in arguments.items():
+        visit(f"{stage}.{name}", value)
+    return settings
+
+
+def input_paths(function: Callable[..., Any], arguments: Mapping[str, Any]) -> list[str]:
+    """Paths that a stage's arguments, and the dataclasses in them, declare as `InputPath`, as given."""
+    found = []
+
+    def visit(value: Any, hint: Any) -> None:
+        if isinstance(value, str) and _is_input(hint) and value not in found:
+            found.append(value)
+        elif dataclasses.is_dataclass(value):
+            hints = typing.get_type_hints(type(value), include_extras=True)
+            for field in dataclasses.fields(value):
+                visit(getattr(value, field.name), hints[field.name])
+        elif isinstance(value, tuple):
+            for item in value:
+                visit(item, (typing.get_args(hint) or (Any,))[0])
+
+    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+    for name, value in arguments.items():
+        visit(value, hints[name])
+    return found
+
+
+def _is_input(hint: Any) -> bool:
+    return hint == InputPath or any(member == InputPath for member in typing.get_args(hint))
+
+
+def in_workdir(path: str, workdir: str) -> str:
+    """`path` with a leading "{workdir}" filled in."""
+    return workdir + path.removeprefix("{workdir}") if path.startswith("{workdir}") else path
+
+
+def parsed_text() -> str:
+    """The configuration as parsed, as a gin file that reproduces it."""
+    return gin.config_str()
+
+
+def operative_text() -> str:
+    """What of it (and of the defaults) the calls made so far have used."""
+    return gin.operative_config_str()

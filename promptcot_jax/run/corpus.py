@@ -1,0 +1,41 @@
+"""`promptcot corpus`: the project's own seeded problems, and a tokenizer trained on the training rows."""
+
+import os
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import MathCorpusRow, ProgramCorpusRow
+from promptcot_jax.data import templates, tokenizer_training
+from promptcot_jax.data.corpus import generator
+from promptcot_jax.run import stage
+
+
+def corpus(*, workdir: str, config: generator.CorpusConfig, vocab_size: int) -> stage.StageResult:
+    """Writes `triples.jsonl`, `triples_heldout.jsonl`, `triples_novel.jsonl` and `tokenizer/`.
+
+    Raises:
+        WrongUse: the families have fewer distinct problems than are asked for.
+    """
+    try:
+        rows = generator.generate(config)
+    except ValueError as error:
+        raise WrongUse(str(error)) from None
+    splits = {"triples": rows.train, "triples_heldout": rows.heldout, "triples_novel": rows.novel}
+    for name, records in splits.items():
+        jsonl.write_records(os.path.join(workdir, f"{name}.jsonl"), records)
+    tokenizer = tokenizer_training.train_tokenizer([_all_text(row) for row in rows.train], vocab_size)
+    tokenizer.save(os.path.join(workdir, "tokenizer"))
+    counts = {name: len(records) for name, records in splits.items()}
+    return stage.StageResult(counts=counts | {"vocabulary": tokenizer.vocab_size})
+
+
+def _all_text(row: MathCorpusRow | ProgramCorpusRow) -> str:
+    """What the models will read and write of one row, without markers."""
+    return "\n".join(
+        (
+            templates.theta_prompt(row.concepts, row.level, row.domain),
+            row.rationale,
+            templates.solver_prompt(row.problem, row.domain),
+            row.solution,
+        )
+    )

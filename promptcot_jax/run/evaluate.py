@@ -1,0 +1,95 @@
+"""`promptcot evaluate`: a solver's accuracy on problems with known answers, every attempt kept."""
+
+import collections
+import dataclasses
+import os
+
+import jax
+
+from promptcot_jax.checkpoints import load, store
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem
+from promptcot_jax.evaluation import accuracy
+from promptcot_jax.evaluation import solver as solver_lib
+from promptcot_jax.models.config import FloatType
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.run import configuration, stage
+
+
+def evaluate(
+    *,
+    workdir: str,
+    config: accuracy.AccuracyConfig,
+    mesh: mesh_lib.MeshConfig,
+    solver: configuration.InputPath = "{workdir}/policy",
+    problems: tuple[configuration.InputPath, ...] = (
+        "{workdir}/triples_heldout.jsonl",
+        "{workdir}/triples_novel.jsonl",
+    ),
+    max_problems: int = 0,
+    dtype: FloatType = "float32",
+) -> stage.StageResult:
+    """Writes `attempts.jsonl`, and `results.json` with one entry for each file of `problems`.
+
+    Args:
+        max_problems: of each file take at most so many, from its beginning; 0 takes all.
+
+    Raises:
+        WrongUse: a file or the solver is missing, or two problems share an id.
+    """
+    paths = {os.path.basename(path).removesuffix(".jsonl"): path for path in problems}
+    sets = {
+        name: _solved_problems(configuration.in_workdir(path, workdir), max_problems)
+        for name, path in paths.items()
+    }
+    everything = [problem for rows in sets.values() for problem in rows]
+    counts = collections.Counter(problem.id for problem in everything)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise WrongUse(
+            f"{len(repeated)} problem ids occur twice, e.g. {repeated[0]!r}; give each its own id."
+        )
+    source = configuration.in_workdir(solver, workdir)
+    devices = stage.make_mesh(mesh)
+    model = load.load_model(source, dtype=dtype, mesh=devices)
+    with jax.set_mesh(devices):
+        attempts = accuracy.attempt_all(
+            everything,
+            solve=solver_lib.solution_sampler(model, config),
+            config=config,
+            attempts_path=os.path.join(workdir, "attempts.jsonl"),
+        )
+    lineage = {
+        "solver": source,
+        "params_digest": store.params_digest(model.params),
+        "sampling": dataclasses.asdict(config),
+    }
+    results = {}
+    for name, rows in sets.items():
+        ids = {problem.id for problem in rows}
+        own = [attempt for attempt in attempts if attempt.problem_id in ids]
+        families = _families(configuration.in_workdir(paths[name], workdir))
+        results[name] = (
+            accuracy.summary(own, rows, splits={"family": families} if families else None) | lineage
+        )
+    accuracy.write_results(os.path.join(workdir, "results.json"), results)
+    return stage.StageResult(
+        counts={
+            "problems": len(everything),
+            "attempts": len(attempts),
+            "correct": sum(attempt.correct for attempt in attempts),
+            "not_graded": sum(isinstance(problem, SolvedProgramProblem) for problem in everything),
+        }
+    )
+
+
+def _solved_problems(path: str, limit: int) -> list[SolvedMathProblem | SolvedProgramProblem]:
+    rows = jsonl.read_records(path, SolvedMathProblem | SolvedProgramProblem)
+    return rows[:limit] if limit else rows
+
+
+def _families(path: str) -> dict[str, str]:
+    """Family of each problem, where the rows say it (the project's own corpus does)."""
+    return {
+        row["id"]: row["family"] for _, _, row in jsonl.iter_rows(path) if "family" in row and "id" in row
+    }

@@ -1,0 +1,86 @@
+"""Where a stage's model comes from: new weights of a stated shape, or weights that are there already.
+
+Stage functions take a `ModelSource`; gin says which: `@model_source.FromScratch()` or
+`@model_source.Pretrained()`.
+"""
+
+import dataclasses
+
+import jax
+from jax.sharding import Mesh
+
+from promptcot_jax.checkpoints import load
+from promptcot_jax.core import prng
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import tokenizer as tokenizer_lib
+from promptcot_jax.models import causal_lm
+from promptcot_jax.models import config as model_config
+from promptcot_jax.parallel import rules
+from promptcot_jax.run import configuration
+
+SHAPE = (
+    *("family", "vocab_size", "embed_dim", "mlp_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim"),
+    "tie_embeddings",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FromScratch:
+    """New weights drawn from the stage's seed, for a tokenizer's vocabulary."""
+
+    config: model_config.DecoderConfig
+    tokenizer: configuration.InputPath = "{workdir}/tokenizer"
+
+    def load(self, *, workdir: str, seed: int, mesh: Mesh, index: int = 0) -> load.LoadedModel:
+        """Draws the model; `index` tells apart several models of one stage and seed.
+
+        Raises:
+            WrongUse: the tokenizer has more tokens than the model.
+        """
+        directory = configuration.in_workdir(self.tokenizer, workdir)
+        tokenizer = tokenizer_lib.Tokenizer.from_directory(directory)
+        if tokenizer.vocab_size > self.config.vocab_size:
+            raise WrongUse(
+                f"{directory} has {tokenizer.vocab_size} tokens, the model's vocab_size is "
+                f"{self.config.vocab_size}; raise vocab_size to at least that."
+            )
+        lm = causal_lm.CausalLM(self.config, rules.DEFAULT_RULES)
+        key = prng.stream_key(seed, "init", index)
+        shardings = rules.sharding_tree(mesh, lm.logical_axes(), jax.eval_shape(lm.init, key))
+        with jax.set_mesh(mesh):
+            params = jax.jit(lm.init, out_shardings=shardings)(key)
+        return load.LoadedModel(
+            lm=lm, params=params, tokenizer=tokenizer, source=f"new weights of seed {seed}"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A Hugging Face directory, a GGUF file, one of our checkpoints, or "smollm2-135m".
+
+    `expected`: the shape that the weights must have, so that a path to another model is noticed.
+    """
+
+    path: configuration.InputPath
+    dtype: model_config.FloatType = "float32"
+    expected: model_config.DecoderConfig | None = None
+
+    def load(self, *, workdir: str, seed: int, mesh: Mesh, index: int = 0) -> load.LoadedModel:
+        """Reads the weights; `seed` and `index` play no part.
+
+        Raises:
+            WrongUse: they are no model, or not of the expected shape.
+        """
+        path = configuration.in_workdir(self.path, workdir)
+        model = load.load_model(path, dtype=self.dtype, mesh=mesh)
+        for name in SHAPE if self.expected is not None else ():
+            wanted, found = getattr(self.expected, name), getattr(model.lm.config, name)
+            if wanted != found:
+                raise WrongUse(
+                    f"{path} is another model than the gin file describes: {name} is {found}, not {wanted}; "
+                    "correct the path or the DecoderConfig."
+                )
+        return model
+
+
+ModelSource = FromScratch | Pretrained

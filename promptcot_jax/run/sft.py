@@ -1,0 +1,88 @@
+"""`promptcot sft`: a solver trained on worked solutions, problem -> solution (post-training by SFT).
+
+The held-out figure in its metrics is the NLL of unseen problems' worked solutions, per token of the solution.
+"""
+
+import os
+from collections.abc import Sequence
+
+import jax
+
+from promptcot_jax.checkpoints import store
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem
+from promptcot_jax.data import examples, packing
+from promptcot_jax.em.cold_start import Fitter
+from promptcot_jax.em.settings import FitConfig
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.run import configuration, stage
+from promptcot_jax.run.model_source import ModelSource
+from promptcot_jax.trainers import loop
+from promptcot_jax.trainers import sft as sft_trainer
+from promptcot_jax.trainers.optimizer import OptimizerConfig
+
+
+def sft(
+    *,
+    workdir: str,
+    seed: int,
+    model: ModelSource,
+    mesh: mesh_lib.MeshConfig,
+    fit: FitConfig,
+    optimizer: OptimizerConfig,
+    loop_config: loop.LoopConfig,
+    solved: configuration.InputPath = "{workdir}/triples.jsonl",
+    solved_heldout: configuration.InputPath = "{workdir}/triples_heldout.jsonl",
+) -> stage.StageResult:
+    """Trains on the solved problems of `solved` and writes `policy/`.
+
+    Raises:
+        WrongUse: a row is no solved problem, or none is short enough.
+    """
+    policy, directory = os.path.join(workdir, "policy"), os.path.join(workdir, "sft")
+    devices = stage.make_mesh(mesh)
+    fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed)
+    with jax.set_mesh(devices):
+        base = model.load(workdir=workdir, seed=seed, mesh=devices)
+
+        def token_examples(path: str) -> tuple[Sequence[examples.TokenExample], dict[str, int]]:
+            rows = jsonl.read_records(
+                configuration.in_workdir(path, workdir), SolvedMathProblem | SolvedProgramProblem
+            )
+            return fitter.within_length([examples.solver_example(base.tokenizer, row) for row in rows])
+
+        rows, dropped = token_examples(solved)
+        if not rows:
+            raise WrongUse(f"{solved}: no solved problem fits in row_length={fit.row_length}; raise it.")
+        heldout_rows, _ = token_examples(solved_heldout)
+        batches = fitter.batches(rows)
+        heldout = packing.PackedEpochs(
+            heldout_rows, row_length=fit.row_length, rows_per_batch=fit.rows_per_batch, num_epochs=1, seed=0
+        )
+        counts = {"in": dropped.pop("kept") + dropped["dropped_overlong"], "out": len(rows), **dropped}
+        counts |= {"steps": batches.num_steps, "tokens": batches.num_tokens}
+        if store.is_complete(policy):  # killed between writing the policy and the manifest
+            return stage.StageResult(counts=counts)
+
+        def heldout_nll(params: Params) -> dict[str, float]:
+            total, count = sft_trainer.nll(base.lm, params, heldout, mesh=devices)
+            return {"nll": total / max(count, 1)}
+
+        state = loop.fit(
+            base.lm,
+            base.params,
+            batches,
+            loss=sft_trainer.sft_loss,
+            optimizer=optimizer,
+            config=loop_config,
+            mesh=devices,
+            directory=directory,
+            evaluate=heldout_nll if heldout_rows else None,
+            name="solver",
+        )
+        provenance = {"stage": "sft", "base": base.source, "seed": seed, "rows": len(rows)}
+        store.save_model(policy, base.lm, state.params, base.tokenizer, provenance=provenance)
+    loop.remove_checkpoints(directory)
+    return stage.StageResult(counts=counts)

@@ -1,0 +1,258 @@
+"""Doing one stage: settings -> manifest "running" -> the stage's function -> manifest "complete".
+
+A stage function is `run/NAME.py:NAME(*, workdir, ...) -> StageResult`; its arguments are plain values and
+frozen dataclasses that gin fills in. It may be killed at any moment: called again with the same settings and
+inputs it goes on where it stopped, which is the business of the rooms it calls. Here it is seen to that they
+*are* the same, since files made under other settings would be mixed with new ones, and that a complete stage
+is not done twice.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from etils import epath
+from jax.sharding import Mesh
+
+from promptcot_jax.checkpoints import store
+from promptcot_jax.core import jsonl, manifest
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.run import configuration, lock, stages
+
+logger = logging.getLogger(__name__)
+
+_WHOLE_FILE_BYTES = (
+    64 << 20
+)  # larger files of a model count by name and size: 64 GB are not read at every start
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """What a stage says of its work."""
+
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)  # rows in, out, dropped by reason
+
+
+def run_stage(
+    stage: str, gin_files: tuple[str, ...] = (), bindings: tuple[str, ...] = (), workdir: str | None = None
+) -> None:
+    """Does what `promptcot STAGE` does, for notebooks and tests; `bindings` are "NAME=VALUE" strings.
+
+    Raises:
+        WrongUse: as the command line says it with exit code 2.
+    """
+    if stage not in stages.STAGES or not stages.STAGES[stage].built:
+        raise WrongUse(f"'{stage}' is no stage of this version; there are {', '.join(built_stages())}.")
+    if not workdir:
+        raise WrongUse("--workdir=DIR is missing: the directory that holds a run's files.")
+    configuration.load(gin_files, bindings)
+    perform(stage, workdir)
+
+
+def built_stages() -> list[str]:
+    """Names of the stages that this version has."""
+    return [name for name, stage in stages.STAGES.items() if stage.built]
+
+
+def perform(stage: str, workdir: str) -> None:
+    """Does one stage, or those that `run` lists, under the workdir's lock and the loaded configuration."""
+    function = stages.stage_function(stage)
+    arguments = configuration.arguments_of(stage, function)
+    names = arguments["stages"] if stage == "run" else [stage]
+    for name in names:  # all settings are looked at before the first stage starts
+        if name == "run" or name not in built_stages():
+            raise WrongUse(f"run.stages names '{name}'; there are {', '.join(built_stages())}.")
+        configuration.arguments_of(name, stages.stage_function(name))
+    with lock.hold(workdir, stage) as run_id, _logging_to(log_file(workdir, stage)):
+        logger.info("run %s of 'promptcot %s' in %s", run_id, stage, workdir)
+        if stage == "run":
+            configuration.call(function, workdir)
+        else:
+            perform_locked(stage, workdir)
+
+
+def log_file(workdir: str, stage: str) -> str:
+    """Where a run of this stage keeps its log."""
+    return os.path.join(workdir, "logs", f"{stage}.log")
+
+
+@contextlib.contextmanager
+def _logging_to(path: str) -> Iterator[None]:
+    """Appends the package's messages to a file, and the traceback of a failure."""
+    if "://" in path:  # objects in a bucket cannot be appended to
+        yield
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    package = logging.getLogger("promptcot_jax")
+    package.addHandler(handler)
+    try:
+        yield
+    except BaseException:
+        failure = ("stage", logging.ERROR, __file__, 0, "failed", (), sys.exc_info())
+        handler.handle(logging.LogRecord(*failure))
+        raise
+    finally:
+        package.removeHandler(handler)
+        handler.close()
+
+
+def perform_locked(stage: str, workdir: str) -> None:
+    """Does one stage unless the manifest says that it is complete with these settings and inputs.
+
+    Raises:
+        WrongUse: it was begun or done with other settings or inputs.
+    """
+    function = stages.stage_function(stage)
+    arguments = configuration.arguments_of(stage, function)
+    settings = configuration.settings_of(stage, arguments)
+    inputs = _input_digests(function, arguments, workdir)
+    entry = _entry_to_continue(stage, workdir, settings, inputs)
+    if entry is not None and entry.status == "complete":
+        logger.info("%s: complete already, nothing to do", stage)
+        return
+    started, before = time.monotonic(), entry.wall_seconds if entry else 0.0
+    entry = manifest.StageEntry(
+        stage=stage,
+        status="running",
+        config_digest=_digest(settings),
+        seed=_seed_of(settings),
+        inputs=inputs,
+        counts={},
+        versions=manifest.versions(),
+        wall_seconds=before,
+    )
+    config_directory = epath.Path(workdir) / "config"
+    jsonl.write_json(config_directory / f"{stage}.settings.json", settings)
+    jsonl.write_atomically(config_directory / f"{stage}.gin", configuration.parsed_text().encode())
+    manifest.record(workdir, entry)
+    logger.debug("%s: parsed configuration\n%s", stage, configuration.parsed_text())
+    logger.info("%s: starts", stage)
+    try:
+        result = configuration.call(function, workdir)
+        entry = dataclasses.replace(entry, status="complete", counts=dict(result.counts))
+    finally:
+        entry = dataclasses.replace(entry, wall_seconds=round(before + time.monotonic() - started, 3))
+        operative = configuration.operative_text()
+        logger.debug("%s: operative configuration\n%s", stage, operative)
+        jsonl.write_atomically(config_directory / f"{stage}.operative.gin", operative.encode())
+        manifest.record(workdir, entry)
+    counts = ", ".join(f"{name} {count}" for name, count in entry.counts.items())
+    logger.info("%s: complete after %.1f s%s", stage, entry.wall_seconds, f" ({counts})" if counts else "")
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return manifest.text_digest(json.dumps(settings, sort_keys=True, default=str))
+
+
+def _seed_of(settings: Mapping[str, Any]) -> int:
+    """The stage's seed among its settings; 0 where it draws nothing at random."""
+    seeds = [value for name, value in settings.items() if name.rpartition(".")[2] == "seed"]
+    return int(seeds[0]) if seeds else 0
+
+
+def _entry_to_continue(
+    stage: str, workdir: str, settings: Mapping[str, Any], inputs: Mapping[str, str]
+) -> manifest.StageEntry | None:
+    """The manifest's entry of an earlier attempt, or None where the stage starts anew."""
+    description = stages.STAGES[stage]
+    entry = manifest.read(workdir).get(stage)
+    left = [name for name in description.outputs if (epath.Path(workdir) / name).exists()]
+    if entry is None or (description.outputs and not left):
+        return None
+    is_same = entry.config_digest == _digest(settings) and dict(entry.inputs) == dict(inputs)
+    if description.is_derived:
+        return entry if is_same else None
+    if not is_same:
+        changes = _changed_settings(stage, workdir, settings) + _changed_inputs(entry, inputs)
+        remove = " ".join(os.path.join(workdir, name) for name in left)
+        raise WrongUse(
+            f"{workdir} holds '{stage}' {'done' if entry.status == 'complete' else 'begun'} with other "
+            f"settings or inputs ({'; '.join(changes) or 'of another version'}); set them back, use another "
+            f"--workdir, or remove what it wrote to do it again: rm -r {remove}"
+        )
+    if entry.status == "running" and dict(entry.versions) != manifest.versions():
+        logger.warning("%s: goes on with other package versions than it began with; bits may differ", stage)
+    return entry
+
+
+def _changed_settings(stage: str, workdir: str, settings: Mapping[str, Any]) -> list[str]:
+    path = epath.Path(workdir) / "config" / f"{stage}.settings.json"
+    if not path.exists():
+        return []
+    old, new = jsonl.read_json(path), json.loads(json.dumps(settings, default=str))
+    names = [name for name in old | new if old.get(name) != new.get(name)]
+    return [f"{name} was {old.get(name)!r}, now {new.get(name)!r}" for name in names[:5]]
+
+
+def _changed_inputs(entry: manifest.StageEntry, inputs: Mapping[str, str]) -> list[str]:
+    names = [name for name in inputs if entry.inputs.get(name) != inputs[name]]
+    return [f"the content of {name} has changed" for name in names if name in entry.inputs]
+
+
+def _input_digests(
+    function: Callable[..., Any], arguments: Mapping[str, Any], workdir: str
+) -> dict[str, str]:
+    """Digest of each input by its path as given; an absent one is the stage's to judge."""
+    digests = {}
+    for path in configuration.input_paths(function, arguments):
+        place = epath.Path(configuration.in_workdir(path, workdir))
+        if place.is_dir():
+            digests[path] = _directory_digest(place)
+            continue
+        try:
+            digests[path] = manifest.file_digest(place)
+        except (
+            WrongUse,
+            FileNotFoundError,
+        ):  # a package's name such as "smollm2-135m", or an input not needed
+            digests[path] = "none"
+    return digests
+
+
+def _directory_digest(directory: epath.Path) -> str:
+    """Digest of a model directory: names, sizes, and the content of all but very large files.
+
+    Of our own checkpoints the parameters count by the digest in their provenance: equal parameters are stored
+    in files of other names each time.
+    """
+    is_ours = (directory / store.PROVENANCE).exists()
+    digest = hashlib.sha256()
+    for file in sorted(_files_below(directory)):
+        name = file.relative_to(directory)
+        if is_ours and (name.parts[0] == "params" or file.name == store.MARKER):
+            continue
+        size = file.stat().length
+        digest.update(f"{name} {size}\n".encode())
+        if size <= _WHOLE_FILE_BYTES:
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _files_below(directory: epath.Path) -> Iterator[epath.Path]:
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            yield from _files_below(entry)
+        else:
+            yield entry
+
+
+def make_mesh(config: mesh_lib.MeshConfig) -> Mesh:
+    """The mesh that a stage runs on.
+
+    Raises:
+        WrongUse: the devices that are here do not make this mesh.
+    """
+    try:
+        return mesh_lib.make_mesh(config)
+    except ValueError as error:
+        raise WrongUse(str(error)) from None

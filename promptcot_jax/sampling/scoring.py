@@ -1,0 +1,159 @@
+"""Teacher-forced log-probabilities of completions: the reward of the E-step, and the log q of its samples.
+
+R(c, x, z) = log p_theta(z | c) + log p_theta(x | z, c) of the paper's section 3 is the *sum* of what comes back for a
+completion. Prompt tokens are read and never scored. The output matrix is applied at completion positions only, some
+hundred tokens at a time, so no [B, T, V] array of logits ever exists.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from promptcot_jax.core.arrays import Array, Float, Int, Params
+from promptcot_jax.models import causal_lm
+from promptcot_jax.objectives import token_log_probs
+from promptcot_jax.sampling import batching
+
+_HEAD_TOKENS = 256  # tokens whose logits exist at one time, over all rows; 50 MB at V = 49,152
+
+
+def score(
+    lm: causal_lm.CausalLM,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    temperature: float = 1.0,
+    batch_tokens: int = 4096,
+    pad_id: int = 0,
+) -> list[Float[np.ndarray, " n"]]:
+    """log p of each completion token given its prompt and the tokens before it, in the order of the rows.
+
+    An empty completion gives an empty array. `params` are in the canonical (scanned) layout.
+
+    Args:
+        temperature: of the softmax, as in sampling; to score what greedy decoding wrote, 1.
+        batch_tokens: padded tokens per batch; a single row longer than that is a batch of its own.
+
+    Raises:
+        ValueError: unequal numbers of prompts and completions, an empty prompt, ids outside the vocabulary, a row
+            longer than the model's positions.
+    """
+    _check(lm, prompts, completions, temperature, batch_tokens)
+    scores = [np.zeros(0, np.float32) for _ in prompts]
+    for width, members in _batches(prompts, completions):
+        num_rows = batching.rows_of_batch(len(members), max(1, batch_tokens // width), lm.rules)
+        for start in range(0, len(members), num_rows):
+            rows = members[start : start + num_rows]
+            log_probs = _score_rows(
+                lm,
+                params,
+                *batching.place_rows(_arrays(prompts, completions, rows, num_rows, width, pad_id), lm.rules),
+                np.int32(max(len(completions[i]) for i in rows)),
+                np.float32(temperature),
+                head_tokens=_HEAD_TOKENS,
+            )
+            for i, row_log_probs in zip(rows, np.asarray(log_probs), strict=False):  # padding rows come last
+                scores[i] = row_log_probs[: len(completions[i])]
+    return scores
+
+
+def _batches(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> list[tuple[int, list[int]]]:
+    """Rows of each width, those with completions of like length together."""
+    by_width: dict[int, list[int]] = {}
+    for i, completion in enumerate(completions):
+        if len(completion):
+            # The last token is predicted and never read.
+            by_width.setdefault(batching.bucket(len(prompts[i]) + len(completion) - 1), []).append(i)
+    return [(w, sorted(rows, key=lambda i: len(completions[i]))) for w, rows in sorted(by_width.items())]
+
+
+def _arrays(
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    rows: Sequence[int],
+    num_rows: int,
+    width: int,
+    pad_id: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Token ids, segment ids, position of each row's first predicting token, and labels."""
+    texts = [[*prompts[i], *completions[i]][:-1] for i in rows]
+    token_ids = batching.right_padded(texts, num_rows, width, pad_id)
+    segment_ids = batching.right_padded([[1] * len(text) for text in texts], num_rows, width, 0)
+    labels = batching.right_padded([completions[i] for i in rows], num_rows, width, pad_id)
+    first = np.zeros(num_rows, np.int32)
+    first[: len(rows)] = [len(prompts[i]) - 1 for i in rows]
+    return token_ids, segment_ids, first, labels
+
+
+@functools.partial(jax.jit, static_argnames=("lm", "head_tokens"))
+def _score_rows(
+    lm: causal_lm.CausalLM,
+    params: Params,
+    token_ids: Int[Array, "B T"],
+    segment_ids: Int[Array, "B T"],
+    first: Int[Array, " B"],
+    labels: Int[Array, "B T"],
+    longest: Int[Array, ""],
+    temperature: Float[Array, ""],
+    *,
+    head_tokens: int,
+) -> Float[Array, "B _"]:
+    """log p(labels[b, j]) at position first[b] + j, for j below `longest`; what lies beyond means nothing.
+
+    The head runs on stretches of `labels` and only on as many as `longest` asks for: their number is traced, so
+    completions of all lengths share a program.
+    """
+    num_rows, length = labels.shape
+    stretch = min(length, max(1, head_tokens // num_rows))
+    labels = jnp.pad(labels, ((0, 0), (0, -length % stretch)))
+    hidden = lm.hidden_states(params, token_ids, segment_ids)  # [B, T, D]
+    output_embedding = lm.output_embedding(params)
+
+    def add_stretch(i: Int[Array, ""], log_probs: Float[Array, "B _"]) -> Float[Array, "B _"]:
+        columns = i * stretch + jnp.arange(stretch)
+        places = jnp.minimum(first[:, None] + columns, length - 1)  # [B, stretch]
+        of_stretch = token_log_probs.chunked_label_log_probs(
+            jnp.take_along_axis(hidden, places[:, :, None], axis=1),
+            output_embedding,
+            jnp.take(labels, columns, axis=1),
+            temperature=temperature,
+            chunk=num_rows * stretch,
+        )
+        return lax.dynamic_update_slice(log_probs, of_stretch, (0, i * stretch))
+
+    num_stretches = (longest + stretch - 1) // stretch
+    return lax.fori_loop(0, num_stretches, add_stretch, jnp.zeros(labels.shape, jnp.float32))
+
+
+def _check(
+    lm: causal_lm.CausalLM,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    temperature: float,
+    batch_tokens: int,
+) -> None:
+    if len(prompts) != len(completions):
+        raise ValueError(f"{len(prompts)} prompts need as many completions, got {len(completions)}.")
+    if not (temperature > 0.0 and np.isfinite(temperature)):
+        raise ValueError(f"temperature must be positive, got {temperature}; score greedy completions at 1.")
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens must be at least 1, got {batch_tokens}.")
+    batching.check_token_ids(prompts, lm.config.vocab_size, "Prompt")
+    batching.check_token_ids(completions, lm.config.vocab_size, "Completion")
+    for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        if not len(prompt):
+            raise ValueError(
+                f"Prompt {i} is empty; begin it with at least one token, such as the model's bos."
+            )
+        if len(prompt) + len(completion) > lm.config.max_positions:
+            raise ValueError(
+                f"Row {i} has {len(prompt)} prompt and {len(completion)} completion tokens, more than the model's "
+                f"max_positions={lm.config.max_positions}; shorten it or raise max_positions."
+            )

@@ -1,0 +1,195 @@
+"""Writing problems: (z, x) ~ p_theta(. | c) for each concept set, and what is kept of them.
+
+Requests are numbered, a request's noise is keyed by its number, and samples are written shard by shard, so
+that a killed run goes on with the missing shards and ends in the same bytes. Dropping is exact and counted by
+reason; a sample that was dropped stays readable among the raw samples. Filters that judge a problem
+(solvable, hard, new against benchmarks) belong to curation, not here.
+"""
+
+import dataclasses
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from etils import epath
+
+from promptcot_jax.core import jsonl, shards
+from promptcot_jax.core.records import ConceptSet, Problem
+from promptcot_jax.data import templates
+
+DROP_REASONS = ("unfinished", "unparseable", "empty", "duplicate", "duplicate_of_seed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WritingConfig:
+    """How p_theta is sampled. The default is the model's own distribution: temperature 1, no cut."""
+
+    samples_per_set: int = 4
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    batch_size: int = 32
+    requests_per_shard: int = 128  # a killed run loses at most the samples of one shard
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("samples_per_set", "max_new_tokens", "batch_size", "requests_per_shard"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.temperature == 0 and self.samples_per_set > 1:
+            raise ValueError(
+                f"samples_per_set is {self.samples_per_set} at temperature 0, where all samples of a "
+                "set are the same; set it to 1 or raise the temperature."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """One sample to draw; `index` numbers it within the run and keys its noise."""
+
+    index: int
+    concept_set: ConceptSet
+    sample: int  # 0 .. samples_per_set - 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Draft:
+    """What p_theta wrote for one request, before anything is dropped."""
+
+    request: int
+    concept_set_id: str
+    sample: int
+    text: str  # without the end token
+    finish_reason: Literal["stop", "length"]
+    num_tokens: int  # the end token included
+    log_p_z: (
+        float  # log p_theta(z | c) of the sampled ids up to the end of the z block (all of them without one)
+    )
+    log_p_x: float  # log p_theta(x | z, c) of the rest, the end token included
+    retokenized: bool  # its text would tokenize otherwise; the scores are those of the sampled ids
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Author:
+    """Which model wrote the problems, for their lineage."""
+
+    model_digest: str
+    round_index: int  # -1: the cold start
+    seed: int
+
+
+WriteDrafts = Callable[[Sequence[Request]], list[Draft]]
+
+
+def requests_of(concept_sets: Sequence[ConceptSet], samples_per_set: int) -> list[Request]:
+    """All requests, the samples of a set side by side."""
+    return [
+        Request(index=i * samples_per_set + sample, concept_set=concept_set, sample=sample)
+        for i, concept_set in enumerate(concept_sets)
+        for sample in range(samples_per_set)
+    ]
+
+
+def write_problems(
+    concept_sets: Sequence[ConceptSet],
+    *,
+    write_drafts: WriteDrafts,
+    config: WritingConfig,
+    author: Author,
+    seed_problems: Sequence[str],
+    drafts_path: epath.PathLike,
+    problems_path: epath.PathLike,
+) -> dict[str, int]:
+    """Samples, parses, drops, and writes drafts and problems; returns the counts for the manifest.
+
+    Args:
+        write_drafts: samples one shard of requests, see `prompt_model.draft_writer`.
+        seed_problems: texts that a new problem must not repeat.
+    """
+    drafts = shards.map_in_shards(
+        drafts_path,
+        requests_of(concept_sets, config.samples_per_set),
+        write_drafts,
+        Draft,
+        shard_size=config.requests_per_shard,
+        name="synthesize",
+    )
+    problems, counts = select_problems(drafts, concept_sets, author=author, seed_problems=seed_problems)
+    jsonl.write_records(problems_path, problems)
+    return counts
+
+
+def select_problems(
+    drafts: Sequence[Draft],
+    concept_sets: Sequence[ConceptSet],
+    *,
+    author: Author,
+    seed_problems: Sequence[str],
+) -> tuple[list[Problem], dict[str, int]]:
+    """The problems worth keeping, in order, and the counts: in, out, dropped by reason, kept but retokenized.
+
+    Of several drafts with one problem text the first is kept.
+    """
+    by_id = {concept_set.id: concept_set for concept_set in concept_sets}
+    of_seeds = {comparable(text) for text in seed_problems}
+    written: set[str] = set()
+    problems = []
+    counts = {"concept_sets": len(concept_sets), "in": len(drafts), "out": 0}
+    counts |= {f"dropped_{reason}": 0 for reason in DROP_REASONS} | {"retokenized": 0}
+    for draft in drafts:
+        parsed = templates.parse_problem(draft.text) if draft.finish_reason == "stop" else None
+        if parsed is None:
+            counts[f"dropped_{_why_not_parsed(draft)}"] += 1
+            continue
+        rationale, problem = parsed
+        text = comparable(problem)
+        if text in of_seeds or text in written:
+            counts["dropped_duplicate_of_seed" if text in of_seeds else "dropped_duplicate"] += 1
+            continue
+        written.add(text)
+        counts["out"] += 1
+        counts["retokenized"] += draft.retokenized
+        concept_set = by_id[draft.concept_set_id]
+        problems.append(
+            Problem(
+                id=f"{concept_set.id}-r{author.round_index}-s{author.seed}-{draft.sample}",
+                domain=concept_set.domain,
+                concepts=concept_set.concepts,
+                level=concept_set.level,
+                rationale=rationale,
+                problem=problem,
+                log_p_z=draft.log_p_z,
+                log_p_x=draft.log_p_x,
+                model_digest=author.model_digest,
+                round_index=author.round_index,
+                seed=author.seed,
+                sample=draft.sample,
+            )
+        )
+    return problems, counts
+
+
+def comparable(text: str) -> str:
+    """One spelling for texts that differ in case, spacing or Unicode form only."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+_EMPTY_BLOCK = re.compile(
+    "|".join(
+        rf"{re.escape(begin)}\s*{re.escape(end)}"
+        for begin, end in (
+            (templates.BEGIN_RATIONALE, templates.END_RATIONALE),
+            (templates.BEGIN_PROBLEM, templates.END_PROBLEM),
+        )
+    )
+)
+
+
+def _why_not_parsed(draft: Draft) -> str:
+    """The reason under which a draft that gave no (z, x) is counted."""
+    if draft.finish_reason == "length":
+        return "unfinished"
+    return "empty" if not draft.text.strip() or _EMPTY_BLOCK.search(draft.text) else "unparseable"

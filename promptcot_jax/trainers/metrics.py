@@ -1,0 +1,86 @@
+"""Metrics of a run: `metrics.jsonl`, one row per logged step whatever interruptions there were, and
+TensorBoard.
+
+Local rows are appended and flushed to disk before the checkpoint of their step is written, so a resumed run
+finds the rows up to its checkpoint complete; it drops those after it, which it will write again. An object
+store has no append: there the whole file is written again with each row. TensorBoard keeps what the lost
+steps wrote.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from promptcot_jax.core import jsonl
+
+FILE = "metrics.jsonl"
+WALL_TIME_FIELDS = ("seconds", "tokens_per_second")  # the only fields in which a resumed run may differ
+
+
+class MetricsLog:
+    """The metrics of one run under `directory`."""
+
+    def __init__(self, directory: epath.PathLike, *, resume_step: int, tensorboard: bool):
+        """Takes up the rows up to `resume_step` and drops later ones.
+
+        Args:
+            tensorboard: also write event files under `directory/tensorboard` (imports TensorFlow: seconds).
+        """
+        self._path = epath.Path(directory) / FILE
+        self._lines = [line for line in self._read() if json.loads(line)["step"] <= resume_step]
+        jsonl.write_atomically(self._path, "".join(self._lines).encode())
+        self._is_local = "://" not in os.fspath(self._path)
+        self._file = open(self._path, "ab") if self._is_local else None
+        self._writer = _tensorboard_writer(epath.Path(directory) / "tensorboard") if tensorboard else None
+
+    def __enter__(self) -> "MetricsLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes the files."""
+        if self._file is not None:
+            self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the rows so far, of all attempts."""
+        return json.loads(self._lines[-1])["seconds"] if self._lines else 0.0
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes one row; numbers that are not finite become null."""
+        row = {"step": step} | {
+            name: value if math.isfinite(value) else None for name, value in values.items()
+        }
+        line = jsonl.to_line(row) + "\n"
+        self._lines.append(line)
+        if self._file is not None:
+            self._file.write(line.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        else:
+            jsonl.write_atomically(self._path, "".join(self._lines).encode())
+        if self._writer is not None:
+            self._writer.write_scalars(step, dict(values))
+
+    def _read(self) -> list[str]:
+        """Whole lines of the file; a kill can leave half a line at the end."""
+        if not self._path.exists():
+            return []
+        lines = self._path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+        return [line for line in lines if line.endswith("\n")]
+
+
+def _tensorboard_writer(directory: epath.Path) -> Any:
+    os.environ.setdefault(
+        "TF_CPP_MIN_LOG_LEVEL", "3"
+    )  # else it reports at length which GPUs it does not find
+    from clu.metric_writers.tf import summary_writer  # late: it imports TensorFlow
+
+    summary_writer.tf.config.set_visible_devices([], "GPU")  # else it would take the memory that JAX needs
+    return summary_writer.SummaryWriter(os.fspath(directory))

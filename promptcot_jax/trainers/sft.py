@@ -1,0 +1,100 @@
+"""Maximum likelihood on token sequences: cold start, M-step, best-of-G E-step and solver training.
+
+The token at position t + 1 is predicted from the state at t. Prompt tokens are read and never trained on;
+sums are over the tokens of the completion, its markers and end token included, so that (total, count) of a
+batch is minus the log-likelihood the reward uses (section 3 of the paper) and the number of its tokens.
+"""
+
+import functools
+import math
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from promptcot_jax.core.arrays import Array, Bool, Float, Int, Params
+from promptcot_jax.data.packing import PackedBatch
+from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.objectives import token_log_probs
+from promptcot_jax.parallel import rules as rules_lib
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """Batches by step, each a pure function of its step; `data.packing.PackedEpochs` is one."""
+
+    @property
+    def num_steps(self) -> int: ...
+
+    def batch(self, step: int) -> PackedBatch: ...
+
+
+def sft_loss(
+    lm: CausalLM, params: Params, batch: PackedBatch, *, remat: bool = False
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Negative log-likelihood of the trained labels, and how many there are."""
+    labels, is_label = next_token_labels(batch)
+    return _nll(lm, params, batch, labels, is_label.astype(jnp.float32), remat), jnp.sum(
+        is_label, dtype=jnp.float32
+    )
+
+
+def weighted_sft_loss(
+    lm: CausalLM, params: Params, batch: PackedBatch, *, remat: bool = False
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """`sft_loss` with each label weighted by `batch.values["weight"]` (>= 0), and the sum of the weights."""
+    labels, is_label = next_token_labels(batch)
+    weights = jnp.where(is_label, of_next_token(batch.values["weight"]), 0.0).astype(jnp.float32)
+    return _nll(lm, params, batch, labels, weights, remat), jnp.sum(weights)
+
+
+def nll(lm: CausalLM, params: Params, batches: BatchSource, *, mesh: Mesh | None = None) -> tuple[float, int]:
+    """Held-out negative log-likelihood summed over all trained labels of the batches, and how many there are.
+
+    Args:
+        mesh: spreads the rows over devices; None leaves each batch whole.
+    """
+    sums = []
+    for step in range(batches.num_steps):
+        batch = batches.batch(step)
+        if mesh is not None:
+            batch = jax.device_put(batch, rules_lib.batch_sharding(mesh, lm.rules or rules_lib.DEFAULT_RULES))
+        sums.append(_evaluate(lm, params, batch))
+    totals, counts = np.array(jax.device_get(sums), np.float64).reshape(-1, 2).T
+    return float(totals.sum()), int(counts.sum())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(lm: CausalLM, params: Params, batch: PackedBatch) -> tuple[Array, Array]:
+    return sft_loss(lm, params, batch)
+
+
+def next_token_labels(batch: PackedBatch) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
+    """For each position the token after it, and whether that is a trained label of the same segment."""
+    is_label = of_next_token(batch.loss_mask) & (of_next_token(batch.segment_ids) == batch.segment_ids)
+    return of_next_token(batch.token_ids), is_label
+
+
+def of_next_token(values: Array | np.ndarray) -> Array:
+    """Moves [B, T] values one position back; the last position gets 0."""
+    return jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
+
+
+def head_chunk() -> int:
+    """Tokens of all devices whose logits may exist at one time: the same number on each device."""
+    shape = jax.sharding.get_abstract_mesh().shape  # empty outside `jax.set_mesh`
+    return token_log_probs.CHUNK_TOKENS * math.prod(shape.get(axis, 1) for axis in ("data", "fsdp"))
+
+
+def _nll(
+    lm: CausalLM, params: Params, batch: PackedBatch, labels: Array, weights: Array, remat: bool
+) -> Float[Array, ""]:
+    token_ids, segment_ids, positions = map(
+        jnp.asarray, (batch.token_ids, batch.segment_ids, batch.positions)
+    )
+    hidden = lm.hidden_states(params, token_ids, segment_ids, positions, remat=remat)
+    return token_log_probs.weighted_nll(
+        hidden, lm.output_embedding(params), labels, weights, chunk=head_chunk()
+    )

@@ -1,0 +1,207 @@
+"""The one train step: micro-batches, one division, one update, compiled with shardings and donated state.
+
+`loss` gives (total, count) of a batch; gradients of the totals are summed over micro-batches and divided once
+by the summed count, so k micro-batches are one big batch however unequal their counts.
+
+Parameters in training are float32 whatever `lm.config.param_dtype` says (that is how they are stored
+elsewhere): at the paper's learning rates an update is below bfloat16's resolution. The decoder casts them to
+its compute dtype where it uses them.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from promptcot_jax.core.arrays import Array, Params
+from promptcot_jax.data.packing import PackedBatch
+from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.parallel import rules as rules_lib
+from promptcot_jax.trainers import optimizer as optimizer_lib
+from promptcot_jax.trainers.optimizer import OptimizerConfig
+
+Metrics = dict[str, Array]
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """Sum of a batch's losses and what to divide it by. Hashable: a step is compiled once per loss."""
+
+    def __call__(
+        self, lm: CausalLM, params: Params, batch: PackedBatch, *, remat: bool
+    ) -> tuple[Array, Array]: ...
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("step", "params", "opt_state", "num_skipped"),
+    meta_fields=(),
+)
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """What a run carries from step to step. Fields are arrays, or their shapes or shardings."""
+
+    step: Any  # int32 scalar: batches read, skipped ones included
+    params: Any  # float32
+    opt_state: Any  # float32 moments
+    num_skipped: Any  # int32 scalar: updates left out because the gradient was not finite
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """The compiled functions of one training configuration.
+
+    `run(state, batch, schedule_end)` gives the next state and metrics, both still on the device; the state
+    given is donated. Every call needs `jax.set_mesh(mesh)` around it.
+    """
+
+    run: Any  # jitted (TrainState, PackedBatch, int) -> (TrainState, Metrics)
+    start: Any  # jitted Params -> TrainState at step 0, of copies: donation spares the caller's arrays
+    shardings: TrainState
+    batch_sharding: NamedSharding
+    rows_multiple: int  # the rows of a batch must be a multiple of this
+
+    def check_rows(self, num_rows: int) -> None:
+        """Refuses a batch that does not divide over micro-batches and devices.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if num_rows % self.rows_multiple:
+            raise ValueError(
+                f"A batch of {num_rows} rows does not divide over micro-batches and data shards; use a "
+                f"multiple of {self.rows_multiple} rows, fewer micro-batches, or another mesh."
+            )
+
+
+def make_train_step(
+    lm: CausalLM,
+    loss: Loss,
+    optimizer: OptimizerConfig,
+    mesh: Mesh,
+    *,
+    num_micro_batches: int = 1,
+    remat: bool = False,
+) -> TrainStep:
+    """The step of one configuration; asked again, the same object, so that EM's rounds compile it once."""
+    settings: tuple[tuple[str, Any], ...] = ()
+    if (
+        isinstance(loss, functools.partial) and not loss.args
+    ):  # two equal partials are not `==`; their parts are
+        loss, settings = loss.func, tuple(sorted(loss.keywords.items()))
+    return _make_train_step(lm, loss, settings, optimizer, mesh, num_micro_batches, remat)
+
+
+@functools.lru_cache(maxsize=32)
+def _make_train_step(
+    lm: CausalLM,
+    loss: Callable[..., tuple[Array, Array]],
+    loss_settings: tuple[tuple[str, Any], ...],
+    optimizer: OptimizerConfig,
+    mesh: Mesh,
+    num_micro_batches: int,
+    remat: bool,
+) -> TrainStep:
+    direction = optimizer.build()
+    shardings = state_shardings(lm, optimizer, mesh)
+    batch_sharding = rules_lib.batch_sharding(mesh, lm.rules or rules_lib.DEFAULT_RULES)
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def total_of(params: Params, batch: PackedBatch) -> tuple[Array, Array]:
+        return loss(lm, params, batch, remat=remat, **dict(loss_settings))
+
+    def gradient_of(params: Params, batch: PackedBatch) -> tuple[Array, Array, Params]:
+        (total, count), gradient = jax.value_and_grad(total_of, has_aux=True)(params, batch)
+        return total, count, gradient
+
+    def sums_of(params: Params, batch: PackedBatch) -> tuple[Array, Array, Params]:
+        """Totals, counts and gradients of the totals, over all micro-batches."""
+        if num_micro_batches == 1:
+            return gradient_of(params, batch)
+        micro_batches = _split(batch, num_micro_batches, batch_sharding)
+
+        def add(sums: tuple[Array, Array, Params], micro_batch: PackedBatch):
+            return jax.tree.map(jnp.add, sums, gradient_of(params, micro_batch)), None
+
+        zeros = (jnp.float32(0.0), jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
+        return jax.lax.scan(add, zeros, micro_batches)[0]
+
+    def run(state: TrainState, batch: PackedBatch, schedule_end: Array) -> tuple[TrainState, Metrics]:
+        total, count, gradient = sums_of(state.params, batch)
+        gradient = jax.tree.map(
+            lambda g: g / count, gradient
+        )  # no label at all: nan, and the update is skipped
+        gradient_norm = optax.tree.norm(gradient)
+        is_finite = jnp.isfinite(gradient_norm)
+        rate = optimizer.learning_rate_at(optimizer_lib.num_updates(state.opt_state), schedule_end)
+        updates, opt_state = direction.update(gradient, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(is_finite, new, old),
+            (params, opt_state),
+            (state.params, state.opt_state),
+        )
+        num_skipped = state.num_skipped + jnp.where(is_finite, 0, 1)
+        metrics = {
+            "total": total,
+            "count": count,
+            "gradient_norm": gradient_norm,
+            "learning_rate": rate,
+            "num_skipped": num_skipped,
+        }
+        return TrainState(state.step + 1, params, opt_state, num_skipped), metrics
+
+    def start(params: Params) -> TrainState:
+        params = optimizer_lib.to_float32(params)
+        return TrainState(jnp.int32(0), params, direction.init(params), jnp.int32(0))
+
+    return TrainStep(
+        run=jax.jit(
+            run,
+            in_shardings=(shardings, batch_sharding, whole),
+            out_shardings=(shardings, whole),
+            donate_argnums=0,
+        ),
+        start=jax.jit(start, out_shardings=shardings),
+        shardings=shardings,
+        batch_sharding=batch_sharding,
+        rows_multiple=num_micro_batches * num_row_shards(batch_sharding),
+    )
+
+
+def state_shardings(lm: CausalLM, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
+    """NamedSharding of every array of the state; Adam's moments lie where their parameters lie."""
+    shapes = jax.eval_shape(lm.init, jax.random.key(0))
+    params = rules_lib.sharding_tree(mesh, lm.logical_axes(), shapes, lm.rules or rules_lib.DEFAULT_RULES)
+    whole = NamedSharding(mesh, PartitionSpec())
+    direction = optimizer.build()
+    opt_state = optax.tree_utils.tree_map_params(
+        direction,
+        lambda _, sharding: sharding,
+        jax.eval_shape(direction.init, shapes),
+        params,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(whole, params, opt_state, whole)
+
+
+def num_row_shards(batch_sharding: NamedSharding) -> int:
+    """Over how many groups of devices the rows of a batch are spread."""
+    return math.prod(batch_sharding.mesh.shape[axis] for axis in jax.tree.leaves(tuple(batch_sharding.spec)))
+
+
+def _split(batch: PackedBatch, num_micro_batches: int, sharding: NamedSharding) -> PackedBatch:
+    """[B, T] -> [micro-batches, B / micro-batches, T]; each takes rows of every device."""
+
+    def split(x: Array) -> Array:
+        parts = x.reshape(-1, num_micro_batches, *x.shape[1:]).swapaxes(0, 1)
+        spec = PartitionSpec(None, *sharding.spec)
+        return jax.lax.with_sharding_constraint(parts, NamedSharding(sharding.mesh, spec))
+
+    return jax.tree.map(split, batch)

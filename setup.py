@@ -1,0 +1,72 @@
+"""Installation: `pip install .`, or `pip install -e .[test]` to work on it. Tool settings are in pyproject.toml."""
+
+import os
+import shutil
+
+import setuptools
+from setuptools.command.build_py import build_py
+
+
+class BuildWithConfigs(build_py):
+    """Copies configs/ into the package, so that an installed `promptcot` finds its gin files."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:  # a checkout has them beside the package
+            target = os.path.join(self.build_lib, "promptcot_jax", "configs")
+            shutil.copytree("configs", target, dirs_exist_ok=True)
+
+
+# The lower bounds are the versions that the tests pass with; the upper ones stop before the next breaking series.
+DEPENDENCIES = [
+    "beartype>=0.23,<0.30",
+    "clu>=0.0.12,<0.1",
+    "etils[epath]>=1.15,<2",
+    "flax>=0.12.8,<0.13",
+    "gguf>=0.19,<0.30",
+    "gin-config>=0.5,<0.6",
+    "importlib_resources>=6",  # tensorflow-datasets 4.9.10 needs it and does not declare it
+    "jax>=0.10.2,<0.12",
+    "jaxtyping>=0.3.11,<0.4",
+    "jinja2>=3.1.6,<4",
+    "numpy>=2.3,<3",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "rich>=15,<16",
+    "safetensors>=0.8,<1",
+    "seqio>=0.0.20,<0.1",
+    "tensorboard>=2.21,<3",  # clu's metric writers need it and do not declare it
+    "tensorflow>=2.21,<3",
+    "tensorflow-datasets>=4.9.10,<5",
+    "tokenizers>=0.23,<0.24",
+]
+
+EXTRAS = {
+    "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+    "cuda": ["jax[cuda12]>=0.10.2,<0.12"],
+    "gcs": ["gcsfs>=2026.1"],
+    "test": [
+        "import-linter>=2.17,<3",
+        "pyright>=1.1.414",
+        "pytest>=9.2,<10",
+        "ruff>=0.17.6,<0.18",  # another series formats differently
+    ],
+    # torch and transformers are only what the benchmarks compare with and what wrote the fixtures of the tests
+    "benchmarks": ["torch>=2.6", "transformers>=5.24", "psutil>=7"],
+    # t5x is not on the package index; its conventions are followed, it is not needed
+    "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
+}
+
+setuptools.setup(
+    name="promptcot_jax",
+    version="0.1.0",
+    description="PromptCoT 2.0 on JAX: problem synthesis by expectation-maximization, and post-training on it",
+    long_description="See README.md.",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=setuptools.find_packages(include=["promptcot_jax", "promptcot_jax.*"]),
+    cmdclass={"build_py": BuildWithConfigs},
+    install_requires=DEPENDENCIES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["promptcot = promptcot_jax.run.cli:main"]},
+)

@@ -1,0 +1,77 @@
+"""Records on disk: strict reading, atomic writing, shards."""
+
+import json
+import os
+
+import pytest
+
+from promptcot_jax.core import jsonl, records
+from promptcot_jax.core.errors import WrongUse
+
+ROW = {"concepts": ["a", "b"], "rationale": "z", "problem": "x", "answer": "7", "level": 3}
+
+
+def write_lines(path, *lines):
+    path.write_bytes(b"".join(line if isinstance(line, bytes) else (line + "\n").encode() for line in lines))
+    return path
+
+
+def test_a_users_row_reads_as_a_triple(tmp_path):
+    path = write_lines(tmp_path / "t.jsonl", json.dumps(ROW), "", json.dumps(ROW | {"id": "mine", "extra": {}}))
+    first, second = jsonl.read_records(path, records.Triple)
+    assert (first.id, second.id) == ("t.jsonl:1", "mine")  # a missing id is the place; the blank line is passed over
+    assert first.concepts == ("a", "b") and first.level == "3" and first.domain == "math"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{not json", "t.jsonl:2: not a JSON object"),
+        (b"\xff\xfe\n", "t.jsonl:2: not a JSON object in UTF-8"),
+        ("[1]", "t.jsonl:2: expected a JSON object, got list"),
+        (json.dumps({k: v for k, v in ROW.items() if k != "problem"}), "t.jsonl:2: field 'problem' of Triple is missing"),
+        (json.dumps(ROW | {"concepts": "a"}), "t.jsonl:2: field 'concepts' must be a list, got str"),
+        (json.dumps(ROW | {"concepts": ["a", None]}), "t.jsonl:2: field 'concepts'[1] must be str, got NoneType"),
+        (json.dumps(ROW | {"domain": "art"}), "t.jsonl:2: field 'domain' must be one of ['math', 'code'], got 'art'"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, says):
+    path = write_lines(tmp_path / "t.jsonl", json.dumps(ROW), line)
+    with pytest.raises(WrongUse) as failure:
+        jsonl.read_records(path, records.Triple)
+    assert says in str(failure.value)
+
+
+def test_a_union_takes_the_type_that_fits(tmp_path):
+    program = {"concepts": ["a"], "problem": "x", "solution": "s", "tests": [{"input": "1", "output": "2"}]}
+    math = {"concepts": ["a"], "problem": "x", "solution": "s", "answer": "7"}
+    path = write_lines(tmp_path / "t.jsonl", json.dumps(program), json.dumps(math))
+    rows = jsonl.read_records(path, records.SolvedMathProblem | records.SolvedProgramProblem)
+    assert [type(row) for row in rows] == [records.SolvedProgramProblem, records.SolvedMathProblem]
+    assert rows[0].tests == (records.StdioCase(input="1", output="2"),)
+
+
+def test_shards_read_as_one_and_replace_what_was_there(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    triples = [records.Triple(id=str(i), concepts=("c",), rationale="é", problem="x") for i in range(5)]
+    jsonl.write_records(path, triples, rows_per_shard=2)
+    assert sorted(os.listdir(tmp_path)) == [f"rows-0000{i}-of-00003.jsonl" for i in range(3)]
+    assert jsonl.read_records(path, records.Triple) == triples
+    (tmp_path / "rows-00001-of-00003.jsonl").unlink()
+    with pytest.raises(WrongUse, match="set of shards is incomplete"):
+        jsonl.read_records(path, records.Triple)
+    jsonl.write_records(path, triples[:1])
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(WrongUse, match="nothing.jsonl: no such file"):
+        jsonl.read_records(tmp_path / "nothing.jsonl", records.Triple)
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    jsonl.write_records(path, [{"a": 1}])
+    with pytest.raises(ValueError):
+        jsonl.write_records(path, [{"a": 2}, {"a": float("nan")}])
+    assert path.read_text() == '{"a": 1}\n'

@@ -1,0 +1,194 @@
+"""Packed rows: nothing lost, nothing doubled, and a step's batch depends on its number alone."""
+
+import collections
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from promptcot_jax.data import examples, packing
+
+
+def make_examples(count: int, seed: int = 0, longest: int = 24) -> list[examples.TokenExample]:
+    """Random examples whose tokens include id 0."""
+    rng = np.random.default_rng(seed)
+    result = []
+    for _ in range(count):
+        prompt, completion = rng.integers(1, longest // 2, 2)
+        result.append(
+            examples.TokenExample(
+                prompt_ids=tuple(rng.integers(0, 9, prompt).tolist()),
+                completion_ids=tuple(rng.integers(0, 9, completion).tolist()),
+                token_values={"weight": tuple(rng.random(completion).tolist())},
+            )
+        )
+    return result
+
+
+def unpack(batch: packing.PackedBatch) -> list[examples.TokenExample]:
+    """The examples of a batch, read back by segment."""
+    found = []
+    for row in range(batch.token_ids.shape[0]):
+        for segment in range(1, batch.segment_ids[row].max() + 1):
+            inside = batch.segment_ids[row] == segment
+            ids, labels = batch.token_ids[row][inside], batch.loss_mask[row][inside]
+            first_label = int(np.argmax(labels))
+            assert not labels[:first_label].any()
+            assert labels[first_label:].all()
+            np.testing.assert_array_equal(batch.positions[row][inside], np.arange(len(ids)))
+            np.testing.assert_array_equal(np.diff(np.flatnonzero(inside)), 1)
+            found.append(
+                examples.TokenExample(
+                    prompt_ids=tuple(ids[:first_label].tolist()),
+                    completion_ids=tuple(ids[first_label:].tolist()),
+                    token_values={
+                        name: tuple(value[row][inside][first_label:].tolist())
+                        for name, value in batch.values.items()
+                    },
+                )
+            )
+    return found
+
+
+def content(rows: list[examples.TokenExample]) -> collections.Counter:
+    """A multiset of examples, weights as float32."""
+    return collections.Counter(
+        (r.prompt_ids, r.completion_ids, tuple(np.float32(r.token_values["weight"]).tolist())) for r in rows
+    )
+
+
+def test_a_small_row_by_hand():
+    rows = [
+        examples.TokenExample(prompt_ids=(7,), completion_ids=(8, 9), token_values={"weight": (0.5, 2.0)}),
+        examples.TokenExample(prompt_ids=(4, 5), completion_ids=(0,), token_values={"weight": (3.0,)}),
+    ]
+    batch = packing.pack_rows([rows], num_rows=2, row_length=7, value_names=("weight",), pad_id=1)
+    np.testing.assert_array_equal(batch.token_ids, [[7, 8, 9, 4, 5, 0, 1], [1] * 7])
+    np.testing.assert_array_equal(batch.segment_ids, [[1, 1, 1, 2, 2, 2, 0], [0] * 7])
+    np.testing.assert_array_equal(batch.positions, [[0, 1, 2, 0, 1, 2, 0], [0] * 7])
+    np.testing.assert_array_equal(batch.loss_mask, [[0, 1, 1, 0, 0, 1, 0], [0] * 7])
+    np.testing.assert_array_equal(batch.values["weight"], [[0, 0.5, 2, 0, 0, 3, 0], [0] * 7])
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_every_epoch_holds_every_example_once(pack):
+    rows = make_examples(101)
+    epochs = packing.PackedEpochs(rows, row_length=32, rows_per_batch=4, num_epochs=3, seed=5, pack=pack)
+    batches = [epochs.batch(step) for step in range(epochs.num_steps)]
+    assert content([e for batch in batches for e in unpack(batch)]) == content(rows * 3)
+    assert sum(int((batch.segment_ids > 0).sum()) for batch in batches) == epochs.num_tokens
+    assert sum(int(batch.loss_mask.sum()) for batch in batches) == epochs.num_labels
+    assert {batch.token_ids.shape for batch in batches} == {(4, 32)}
+    one = packing.PackedEpochs(rows, row_length=32, rows_per_batch=4, num_epochs=1, seed=5, pack=pack)
+    assert content([e for step in range(one.num_steps) for e in unpack(one.batch(step))]) == content(rows)
+
+
+def test_without_packing_a_row_holds_one_example():
+    epochs = packing.PackedEpochs(
+        make_examples(10), row_length=32, rows_per_batch=4, num_epochs=2, seed=0, pack=False
+    )
+    assert epochs.num_steps == 6
+    last = epochs.batch(2)
+    np.testing.assert_array_equal(last.segment_ids.max(axis=1), [1, 1, 0, 0])  # filled up with empty rows
+    assert not last.loss_mask[2:].any()
+
+
+def test_the_order_is_a_function_of_seed_and_epoch():
+    def order(seed: int, epoch: int) -> list[examples.TokenExample]:
+        epochs = packing.PackedEpochs(
+            make_examples(40), row_length=32, rows_per_batch=40, num_epochs=2, seed=seed, pack=False
+        )
+        return unpack(epochs.batch(epoch))
+
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+
+
+def test_any_step_can_be_asked_for_first():
+    rows = make_examples(60)
+    settings = {"row_length": 32, "rows_per_batch": 3, "num_epochs": 3, "seed": 9}
+    whole = packing.PackedEpochs(rows, **settings)
+    run = [whole.batch(step) for step in range(whole.num_steps)]
+    for step in (whole.num_steps - 1, 7, 0):
+        resumed = packing.PackedEpochs(rows, **settings).batch(step)
+        jax.tree.map(np.testing.assert_array_equal, resumed, run[step])
+    more = packing.PackedEpochs(
+        rows, **(settings | {"num_epochs": 4})
+    )  # a longer run begins with the same steps
+    jax.tree.map(np.testing.assert_array_equal, more.batch(whole.num_steps - 1), run[-1])
+
+
+def test_fill_share_counts_every_position():
+    epochs = packing.PackedEpochs(make_examples(300), row_length=64, rows_per_batch=5, num_epochs=2, seed=0)
+    batches = [epochs.batch(step) for step in range(epochs.num_steps)]
+    filled = np.mean([batch.segment_ids > 0 for batch in batches])
+    assert epochs.fill_share == pytest.approx(filled)
+    loose = packing.PackedEpochs(
+        make_examples(300), row_length=64, rows_per_batch=5, num_epochs=2, seed=0, pack=False
+    )
+    assert loose.fill_share < 0.25 < 0.9 < epochs.fill_share
+
+
+def naive_first_fit(lengths, capacity):
+    """The definition."""
+    room, rows = [], []
+    for length in lengths:
+        row = next((r for r, free in enumerate(room) if free >= length), None)
+        if row is None:
+            room.append(capacity)
+            row = len(room) - 1
+        room[row] -= length
+        rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 257])
+def test_first_fit_agrees_with_its_definition(count):
+    lengths = np.random.default_rng(count).integers(1, 31, count)
+    assert packing.first_fit(lengths, 30).tolist() == naive_first_fit(lengths.tolist(), 30)
+
+
+def test_twenty_thousand_examples_are_planned_in_a_moment():
+    lengths = np.random.default_rng(0).integers(50, 500, 20_000)
+    start = time.process_time()
+    packing.first_fit(lengths, 512)
+    assert time.process_time() - start < 2.0
+
+
+def test_a_batch_is_a_pytree_that_holds_anything():
+    batch = packing.pack_rows([make_examples(1)], num_rows=1, row_length=32, value_names=("weight",))
+    names = jax.tree.map(lambda leaf: leaf.dtype.name, batch)
+    assert isinstance(names, packing.PackedBatch)
+    assert (names.token_ids, names.loss_mask, names.values["weight"]) == ("int32", "bool", "float32")
+    on_device = jax.jit(lambda b: b)(batch)
+    jax.tree.map(np.testing.assert_array_equal, on_device, batch)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(batch)]
+    assert paths == [".token_ids", ".segment_ids", ".positions", ".loss_mask", ".values['weight']"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        ([], {}, "no examples"),
+        (make_examples(3), {"row_length": 1}, "a row holds 1"),
+        (make_examples(3), {"num_epochs": 0}, "at least 1"),
+        (
+            [*make_examples(1), examples.TokenExample(prompt_ids=(1,), completion_ids=(2,))],
+            {},
+            "token values",
+        ),
+    ],
+)
+def test_wrong_settings_are_refused(rows, changes, message):
+    settings = {"row_length": 32, "rows_per_batch": 2, "num_epochs": 1, "seed": 0} | changes
+    with pytest.raises(ValueError, match=message):
+        packing.PackedEpochs(rows, **settings)
+
+
+def test_a_step_outside_the_run_is_refused():
+    epochs = packing.PackedEpochs(make_examples(3), row_length=32, rows_per_batch=2, num_epochs=1, seed=0)
+    for step in (-1, epochs.num_steps):
+        with pytest.raises(IndexError):
+            epochs.batch(step)

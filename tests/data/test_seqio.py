@@ -1,0 +1,218 @@
+"""seqio: vocabulary, tasks and converter agree with the plain Python path."""
+
+import collections
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import converters, examples, packing, tasks
+from promptcot_jax.data.vocabulary import TokenizerVocabulary
+from tests import toys
+
+TOKENIZER = toys.byte_tokenizer()
+TRIPLES = toys.toy_triples()
+TEXTS = [
+    "",
+    "plain",
+    " leading and trailing \n",
+    "Größe, 数学, матан, ∑∫√, \u05d0\u200d\u05d1",
+    "👩‍👩‍👧‍👦🏳️‍🌈 e\u0301 \U0001f9ee",
+    "<!-- BEGIN RATIONALE -->\nz\n<!-- END RATIONALE -->\n",
+    "tab\there\r\nnull \x00 byte",
+]
+
+
+@pytest.fixture
+def triples_file(tmp_path):
+    path = tmp_path / "triples.jsonl"
+    jsonl.write_records(path, TRIPLES)
+    tasks.register_tasks(TOKENIZER, path, path)
+    return path
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_graph_mode_equals_eager(text):
+    vocabulary = TokenizerVocabulary(TOKENIZER)
+    ids = vocabulary.encode(text)
+    assert ids == TOKENIZER.encode(text)
+    assert vocabulary.decode(ids) == text
+
+    encode_graph, decode_graph = tf.function(vocabulary.encode_tf), tf.function(vocabulary.decode_tf)
+    np.testing.assert_array_equal(encode_graph(tf.constant(text)), ids)
+    assert encode_graph(tf.constant(text)).dtype == tf.int32
+    assert decode_graph(tf.constant(ids, tf.int32)).numpy().decode() == text
+
+
+def test_decoding_stops_at_the_end_token_and_passes_over_padding():
+    vocabulary = TokenizerVocabulary(TOKENIZER)
+    rows = [
+        [*vocabulary.encode("ab"), vocabulary.eos_id, *vocabulary.encode("c")],
+        [*vocabulary.encode("abc"), vocabulary.pad_id],
+    ]
+    assert [vocabulary.decode(row) for row in rows] == ["ab", "abc"]
+    assert vocabulary.decode_tf(tf.constant(rows, tf.int32)).numpy().tolist() == [b"ab", b"abc"]
+
+
+def test_vocabularies_are_equal_when_their_tokenizers_are():
+    a, b, other = (
+        TokenizerVocabulary(t) for t in (TOKENIZER, toys.byte_tokenizer(), toys.byte_tokenizer("chat"))
+    )
+    assert a == b
+    assert hash(a) == hash(b)
+    assert a != other
+    assert (a.vocab_size, a.eos_id, a.pad_id, a.bos_id, a.unk_id) == (262, 256, 257, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        ("p_theta", examples.theta_example),
+        ("q_phi", examples.phi_example),
+        ("p_direct", examples.direct_example),
+    ],
+)
+def test_tasks_give_the_examples_of_the_python_path(triples_file, name, build):
+    for split in ("train", "validation"):
+        assert tasks.task_examples(name, split) == [build(TOKENIZER, triple) for triple in TRIPLES]
+
+
+def test_registering_again_replaces(triples_file, tmp_path):
+    other = tmp_path / "other.jsonl"
+    jsonl.write_records(other, TRIPLES[:1])
+    tasks.register_tasks(TOKENIZER, other)
+    assert len(tasks.task_examples("p_theta")) == 1
+    tasks.register_tasks(TOKENIZER, triples_file)
+    assert len(tasks.task_examples("p_theta")) == len(TRIPLES)
+
+
+def test_registering_reads_no_file(tmp_path):
+    tasks.register_tasks(TOKENIZER, tmp_path / "absent.jsonl")
+    with pytest.raises(WrongUse, match=r"absent\.jsonl: no such file"):
+        tasks.task_examples("p_theta")
+
+
+GOOD_LINE = jsonl.to_line(TRIPLES[0])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (GOOD_LINE[:-9], r"triples\.jsonl:2: not a JSON object"),
+        ("[1]", r"triples\.jsonl:2: expected a JSON object"),
+        (
+            json.dumps({"concepts": ["a"], "problem": "x"}),
+            r"triples\.jsonl:2: field 'rationale' .* is missing",
+        ),
+        (
+            json.dumps({"concepts": "a", "rationale": "z", "problem": "x"}),
+            r"triples\.jsonl:2: field 'concepts' must be a list",
+        ),
+        (
+            json.dumps({"concepts": ["a"], "rationale": "z", "problem": " "}),
+            r"^Row 'triples\.jsonl:2': the problem is empty\.$",
+        ),
+        (
+            json.dumps({"concepts": ["a"], "rationale": "<|endoftext|>", "problem": "x"}),
+            r"^Row 'triples\.jsonl:2': the text holds the stop token '<\|endoftext\|>'; remove it\.$",
+        ),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    path = tmp_path / "triples.jsonl"
+    path.write_text(f"{GOOD_LINE}\n{line}\n")
+    tasks.register_tasks(TOKENIZER, path)
+    with pytest.raises(WrongUse, match=message):
+        tasks.task_examples("p_theta")
+
+
+LENGTHS = {"inputs": 384, "targets": 256}
+
+
+def converted(name: str, pack: bool, **options) -> list[packing.PackedBatch]:
+    """A task through `seqio.get_dataset` and the converter, in batches of two rows."""
+    dataset = seqio.get_dataset(
+        name, LENGTHS, converters.PackedLM(pad_id=TOKENIZER.pad_id, pack=pack), shuffle=False, **options
+    )
+    return [converters.to_packed_batch(fields) for fields in dataset.batch(2).as_numpy_iterator()]
+
+
+def segments(batches: list[packing.PackedBatch]) -> collections.Counter:
+    """Multiset of (ids, labels, positions) of each segment."""
+    return collections.Counter(
+        tuple(
+            tuple(field[row][batch.segment_ids[row] == segment].tolist())
+            for field in (batch.token_ids, batch.loss_mask, batch.positions)
+        )
+        for batch in batches
+        for row in range(len(batch.token_ids))
+        for segment in range(1, batch.segment_ids[row].max() + 1)
+    )
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("name", ["p_theta", "q_phi"])
+def test_seqio_packing_holds_what_packed_epochs_hold(triples_file, name, pack):
+    batches = converted(name, pack)
+    epochs = packing.PackedEpochs(
+        tasks.task_examples(name), row_length=640, rows_per_batch=2, num_epochs=1, seed=0, pack=pack
+    )
+    ours = [epochs.batch(step) for step in range(epochs.num_steps)]
+    assert segments(batches) == segments(ours)
+    for batch in batches:
+        assert [field.dtype for field in (batch.token_ids, batch.segment_ids, batch.positions)] == [
+            np.int32
+        ] * 3
+        assert batch.loss_mask.dtype == np.bool_
+        padding = batch.segment_ids == 0
+        assert (batch.token_ids[padding] == TOKENIZER.pad_id).all()
+        assert not batch.loss_mask[padding].any()
+        assert not batch.positions[padding].any()
+
+
+def test_token_zero_survives_seqio_packing():
+    rows = [([0, 5, 0], [0, 0, 7]), ([3], [0]), ([0], [0, 1])]
+    dataset = tf.data.Dataset.from_generator(
+        lambda: ({"inputs": inputs, "targets": targets} for inputs, targets in rows),
+        output_signature={name: tf.TensorSpec([None], tf.int32) for name in ("inputs", "targets")},
+    )
+    lengths = {"inputs": 5, "targets": 5}
+    (first, second) = converters.PackedLM(pad_id=9)(dataset, lengths).as_numpy_iterator()
+    assert first["token_ids"].tolist() == [0, 5, 0, 0, 0, 7, 3, 0, 9, 9]
+    assert first["segment_ids"].tolist() == [1] * 6 + [2] * 2 + [0] * 2
+    assert first["positions"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 0, 0]
+    assert first["loss_mask"].tolist() == [False] * 3 + [True] * 3 + [False, True, False, False]
+    assert second["token_ids"].tolist() == [0, 0, 1] + [9] * 7
+
+
+def test_seqio_never_cuts_a_row_silently(triples_file):
+    dataset = seqio.get_dataset("p_theta", LENGTHS | {"targets": 100}, converters.PackedLM(), shuffle=False)
+    with pytest.raises(
+        tf.errors.OpError, match="WrongUse: Row 'toy-0': 'targets' has .* over the length of 100"
+    ):
+        list(dataset.as_numpy_iterator())
+
+
+def test_tasks_mix(triples_file):
+    seqio.MixtureRegistry.remove("both_models")
+    seqio.MixtureRegistry.add("both_models", ["p_theta", "q_phi"], default_rate=1.0)
+    dataset = seqio.get_dataset(
+        "both_models", LENGTHS, converters.PackedLM(), shuffle=True, seed=1, num_epochs=1
+    )
+    assert sum(int(row["loss_mask"].any()) for row in dataset.take(2).as_numpy_iterator()) == 2
+
+
+def test_only_three_modules_need_seqio():
+    code = (
+        "import sys\n"
+        "from promptcot_jax.data import examples, packing, templates, tokenizer\n"
+        "print([name for name in ('seqio', 'tensorflow') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

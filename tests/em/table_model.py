@@ -1,0 +1,134 @@
+"""A latent-variable model small enough to enumerate: p(z | c) and p(x | z) are tables, z and x are single symbols.
+
+It stands in for p_theta and q_phi behind the two functions that `e_step` takes, so that the E-step of the package is
+held against brute force. Run as a script it prints log-likelihood curves of the exact and the hard E-step.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from promptcot_jax.core.records import Candidate, Triple
+from promptcot_jax.em import e_step
+from promptcot_jax.em.pairs import Pair, Rationale
+from promptcot_jax.em.settings import EStepConfig
+
+NUM_C, NUM_Z, NUM_X = 3, 4, 5
+
+
+def make_pair(index: int, c: int, x: int) -> Pair:
+    """Pair whose prompt and problem are one symbol each."""
+    return Pair(
+        index=index,
+        triple=Triple(id=str(index), concepts=(str(c),), rationale="", problem=str(x)),
+        theta_prompt_ids=(c,),
+        phi_prompt_ids=(c, x),
+        problem_ids=(x,),
+    )
+
+
+def make_rationale(z: int, log_q: float, *, is_valid: bool = True) -> Rationale:
+    """Rationale of one symbol and an end token."""
+    return Rationale(
+        text=str(z),
+        token_ids=(z, NUM_Z),
+        finish_reason="stop",
+        log_q=log_q,
+        is_valid=is_valid,
+        retokenized=False,
+    )
+
+
+@dataclasses.dataclass
+class TableModel:
+    """log p(z | c) [C, Z], log p(x | z) [Z, X], log q(z | c, x) [C, X, Z]."""
+
+    log_p_z: np.ndarray
+    log_p_x: np.ndarray
+    log_q: np.ndarray
+
+    @classmethod
+    def random(cls, seed: int) -> "TableModel":
+        rng = np.random.default_rng(seed)
+        draw = lambda *shape: np.log(rng.dirichlet(np.ones(shape[-1]), size=shape[:-1]))  # noqa: E731
+        return cls(draw(NUM_C, NUM_Z), draw(NUM_Z, NUM_X), draw(NUM_C, NUM_X, NUM_Z))
+
+    def joint(self, pair: Pair) -> np.ndarray:
+        """log p(z, x | c) of every z [Z]."""
+        c, x = pair.theta_prompt_ids[0], pair.problem_ids[0]
+        return self.log_p_z[c] + self.log_p_x[:, x]
+
+    def marginal(self, pairs) -> float:
+        """Sum over pairs of log p(x | c), by enumeration."""
+        return float(sum(np.logaddexp.reduce(self.joint(pair)) for pair in pairs))
+
+    def log_joint(self, pairs, rationales):
+        """What `e_step` calls to score: two arrays [B, G]."""
+        z = np.array([[r.token_ids[0] for r in row] for row in rationales])
+        c = np.array([pair.theta_prompt_ids[0] for pair in pairs])[:, None]
+        x = np.array([pair.problem_ids[0] for pair in pairs])[:, None]
+        return self.log_p_z[c, z], self.log_p_x[z, x]
+
+    def propose_all(self, pairs):
+        """Every z once, as if drawn uniformly: makes self-normalised weights the exact posterior."""
+        return [[make_rationale(z, -np.log(NUM_Z)) for z in range(NUM_Z)] for _ in pairs]
+
+    def proposer(self, num_samples: int, seed: int):
+        """Draws z ~ q(z | c, x)."""
+
+        def propose(pairs):
+            rows = []
+            for pair in pairs:
+                rng = np.random.default_rng([seed, pair.index])
+                log_q = self.log_q[pair.theta_prompt_ids[0], pair.problem_ids[0]]
+                drawn = rng.choice(NUM_Z, size=num_samples, p=np.exp(log_q))
+                rows.append([make_rationale(int(z), float(log_q[z])) for z in drawn])
+            return rows
+
+        return propose
+
+    def fit(self, pairs: list[Pair], candidates: list[Candidate], smoothing: float = 1e-12) -> None:
+        """Weighted maximum likelihood of theta and phi on (c, z, x), in closed form."""
+        by_id = {pair.triple.id: pair for pair in pairs}
+        p_z = np.full((NUM_C, NUM_Z), smoothing)
+        p_x = np.full((NUM_Z, NUM_X), smoothing)
+        q = np.full((NUM_C, NUM_X, NUM_Z), smoothing)
+        for candidate in candidates:
+            pair = by_id[candidate.pair_id]
+            c, x, z = pair.theta_prompt_ids[0], pair.problem_ids[0], candidate.token_ids[0]
+            p_z[c, z] += candidate.weight
+            p_x[z, x] += candidate.weight
+            q[c, x, z] += candidate.weight
+        self.log_p_z, self.log_p_x, self.log_q = (np.log(t / t.sum(-1, keepdims=True)) for t in (p_z, p_x, q))
+
+
+def toy_pairs(count: int = 200, seed: int = 0) -> list[Pair]:
+    """Pairs from a table model of their own, so that there is a latent structure to find."""
+    rng, truth = np.random.default_rng(seed), TableModel.random(seed + 100)
+    pairs = []
+    for index in range(count):
+        c = int(rng.integers(NUM_C))
+        z = rng.choice(NUM_Z, p=np.exp(truth.log_p_z[c]))
+        pairs.append(make_pair(index, c, int(rng.choice(NUM_X, p=np.exp(truth.log_p_x[z])))))
+    return pairs
+
+
+EXACT = EStepConfig(num_samples=NUM_Z, max_rationale_tokens=3, objective="reward_weighted")
+HARD = EStepConfig(num_samples=8, max_rationale_tokens=3, objective="best_of_g")
+
+
+def curve(config: EStepConfig, *, rounds: int, seed: int = 0) -> list[float]:
+    """Log p(x | c) per pair after each round."""
+    pairs, model = toy_pairs(), TableModel.random(seed)
+    values = [model.marginal(pairs) / len(pairs)]
+    for round_index in range(rounds):
+        exact = config.objective == "reward_weighted"
+        propose = model.propose_all if exact else model.proposer(config.num_samples, seed=round_index)
+        model.fit(pairs, e_step.e_step(pairs, propose=propose, log_joint=model.log_joint, config=config))
+        values.append(model.marginal(pairs) / len(pairs))
+    return values
+
+
+if __name__ == "__main__":
+    for name, config in (("exact posterior", EXACT), ("arg-max of 8", HARD)):
+        print(name, *(f"{value:.4f}" for value in curve(config, rounds=12)))

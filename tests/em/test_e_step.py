@@ -1,0 +1,141 @@
+"""The E-step against brute force on an enumerable model: rewards, posterior, bounds, choice, targets."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from promptcot_jax.em import e_step
+from promptcot_jax.em.settings import EStepConfig
+from promptcot_jax.objectives import bounds
+from tests.em import table_model
+
+PAIRS = table_model.toy_pairs(40)
+
+
+def enumerate_all(config: EStepConfig = table_model.EXACT):
+    model = table_model.TableModel.random(0)
+    candidates = e_step.e_step(PAIRS, propose=model.propose_all, log_joint=model.log_joint, config=config)
+    return model, [candidates[i : i + table_model.NUM_Z] for i in range(0, len(candidates), table_model.NUM_Z)]
+
+
+def test_reward_is_the_log_joint_of_each_pair():
+    model, rows = enumerate_all()
+    for pair, row in zip(PAIRS, rows, strict=True):
+        np.testing.assert_allclose([c.log_p_z + c.log_p_x for c in row], model.joint(pair), atol=1e-5)
+
+
+def test_reward_weights_are_the_posterior_when_every_z_is_proposed():
+    model, rows = enumerate_all()
+    for pair, row in zip(PAIRS, rows, strict=True):
+        joint = model.joint(pair)
+        np.testing.assert_allclose([c.weight for c in row], np.exp(joint - np.logaddexp.reduce(joint)), atol=1e-5)
+
+
+def test_bounds_agree_with_enumeration():
+    model, rows = enumerate_all()
+    log_joint = jnp.array([[c.log_p_z + c.log_p_x for c in row] for row in rows])
+    log_q = jnp.array([[c.log_q for c in row] for row in rows])
+    log_weights = bounds.log_importance_weights(log_joint, log_q, jnp.ones_like(log_q, bool))
+    marginals = np.array([np.logaddexp.reduce(model.joint(pair)) for pair in PAIRS])
+    np.testing.assert_allclose(bounds.importance_bound(log_weights), marginals, atol=1e-5)
+    # With a uniform q the ELBO is mean_z log p(z, x | c) + log Z, written out here by hand.
+    by_hand = np.array([model.joint(pair).mean() + np.log(table_model.NUM_Z) for pair in PAIRS])
+    np.testing.assert_allclose(bounds.elbo(log_weights), by_hand, atol=1e-5)
+    assert np.all(by_hand <= marginals + 1e-9)
+
+
+def test_importance_bound_stays_below_the_marginal_on_average_and_tightens_with_samples():
+    model = table_model.TableModel.random(3)
+    marginals = np.array([np.logaddexp.reduce(model.joint(pair)) for pair in PAIRS])
+    gaps = []
+    for num_samples in (1, 8, 128):
+        rationales = model.proposer(num_samples, seed=5)(PAIRS)
+        log_p_z, log_p_x = model.log_joint(PAIRS, rationales)
+        log_q = np.array([[z.log_q for z in row] for row in rationales])
+        log_weights = bounds.log_importance_weights(
+            jnp.asarray(log_p_z + log_p_x), jnp.asarray(log_q), jnp.ones(log_q.shape, bool)
+        )
+        gaps.append(float(np.mean(marginals - np.asarray(bounds.importance_bound(log_weights)))))
+    assert gaps[0] > gaps[1] > gaps[2] > -0.02
+    assert gaps[2] < 0.05
+
+
+def test_exact_em_never_lowers_the_likelihood():
+    curve = table_model.curve(table_model.EXACT, rounds=25)
+    assert np.all(np.diff(curve) > -1e-6)
+    assert curve[-1] > curve[0] + 0.02
+
+
+def test_hard_em_chooses_the_first_best_valid_sample_and_counts_it():
+    model = table_model.TableModel.random(1)
+    propose = model.proposer(8, seed=0)
+    candidates = e_step.e_step(PAIRS, propose=propose, log_joint=model.log_joint, config=table_model.HARD)
+    drawn = propose(PAIRS)
+    for i, pair in enumerate(PAIRS):
+        row = candidates[8 * i : 8 * i + 8]
+        scores = [float(model.joint(pair)[z.token_ids[0]]) for z in drawn[i]]
+        expected = scores.index(max(scores))  # a z drawn twice ties: the first one wins
+        assert [c.won for c in row] == [g == expected for g in range(8)]
+        assert [c.weight for c in row] == [float(g == expected) for g in range(8)]
+    targets = e_step.phi_targets(PAIRS, candidates, table_model.HARD)
+    assert len(targets) == len(PAIRS)
+    assert [t.prompt_ids for t in targets] == [pair.phi_prompt_ids for pair in PAIRS]
+    assert [t.completion_ids for t in targets] == [c.token_ids for c in candidates if c.won]
+
+
+def rank(rewards, valid):
+    """Winner of one pair whose samples have these rewards."""
+    pair = table_model.make_pair(0, 0, 0)
+    rows = [[table_model.make_rationale(z, -1.0, is_valid=ok) for z, ok in enumerate(valid)]]
+    scores = np.array([rewards], np.float64)
+    config = EStepConfig(num_samples=len(rewards), max_rationale_tokens=3)
+    candidates = e_step.e_step(
+        [pair], propose=lambda pairs: rows, log_joint=lambda *_: (scores, np.zeros_like(scores)), config=config
+    )
+    winners = [c.sample for c in candidates if c.won]
+    assert [c.weight for c in candidates] == [float(c.won) for c in candidates]
+    return winners
+
+
+@pytest.mark.parametrize(
+    ("rewards", "valid", "winners"),
+    [
+        ([-3.0, -1.0, -2.0], [True, True, True], [1]),
+        ([-1.0, -1.0, -2.0], [True, True, True], [0]),  # ties go to the first
+        ([-3.0, -1.0, -2.0], [True, False, True], [2]),  # an unfinished or unparseable one cannot win
+        ([-3.0, float("nan"), -2.0], [True, True, True], [2]),  # nor an unscorable one
+        ([-3.0, -1.0, -2.0], [False, False, False], []),  # a pair with no valid candidate is skipped
+        ([-300.00001, -300.0, -300.00002], [True, True, True], [1]),  # float32 would tie these
+    ],
+)
+def test_choice(rewards, valid, winners):
+    assert rank(rewards, valid) == winners
+
+
+def test_rewards_other_than_the_papers():
+    pair = table_model.make_pair(0, 0, 0)
+    long = dataclasses.replace(table_model.make_rationale(0, -9.0), token_ids=(0, 0, 0, 0, table_model.NUM_Z))
+    rows = [[table_model.make_rationale(1, -1.0), long]]
+    log_p_z, log_p_x = np.array([[-2.0, -6.0]]), np.array([[-2.0, -1.0]])
+    args = ([pair], rows, log_p_z, log_p_x, np.array([[-1.0, -9.0]]))
+    settings = dict(num_samples=2, max_rationale_tokens=5)
+    assert e_step.reward(*args, EStepConfig(**settings)).tolist() == [[-4.0, -7.0]]
+    per_token = e_step.reward(*args, EStepConfig(**settings, reward="log_joint_per_token"))
+    np.testing.assert_allclose(per_token, [[-4.0 / 2, -7.0 / 5]])  # z block and x block, the end token of q not counted
+    assert e_step.reward(*args, EStepConfig(**settings, reward="elbo")).tolist() == [[-3.0, 2.0]]
+
+
+def test_group_advantages_ignore_invalid_samples():
+    rewards = jnp.array([[1.0, 3.0, 100.0], [2.0, 2.0, 2.0]])
+    valid = jnp.array([[True, True, False], [True, True, True]])
+    advantages = bounds.group_advantages(rewards, valid)
+    np.testing.assert_allclose(advantages, [[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]], atol=1e-5)
+
+
+def test_no_weight_where_nothing_ended():
+    log_weights = jnp.full((1, 3), -jnp.inf)
+    assert bounds.posterior_weights(log_weights).tolist() == [[0.0, 0.0, 0.0]]
+    assert bounds.effective_sample_size(log_weights).tolist() == [0.0]
+    assert bounds.importance_bound(log_weights).tolist() == [-np.inf]

@@ -1,0 +1,268 @@
+"""EM end to end on a toy decoder: files, phases, resumption, the variant without E-step."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from promptcot_jax.checkpoints import load
+from promptcot_jax.core import jsonl, records
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import examples, templates
+from promptcot_jax.data import tokenizer_training
+from promptcot_jax.em import e_step as e_step_lib
+from promptcot_jax.em import held_out, loop, models, pairs
+from promptcot_jax.em.cold_start import Fitter, cold_start_role
+from promptcot_jax.em.settings import EmConfig, EStepConfig, FitConfig, HeldOutConfig
+from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel import rules
+from promptcot_jax.trainers.loop import LoopConfig
+from promptcot_jax.trainers.optimizer import OptimizerConfig
+from tests import toys
+
+MESH = mesh_lib.make_mesh(mesh_lib.MeshConfig())
+TRIPLES = [
+    records.Triple(id=f"t{i}", concepts=(f"c{i % 3}",), rationale="add " + "ab"[i % 2], problem=f"{i % 3}+{'12'[i % 2]}")
+    for i in range(24)
+]
+FIT = FitConfig(row_length=256, rows_per_batch=8, num_epochs=1)
+E_STEP = EStepConfig(num_samples=3, max_rationale_tokens=16)
+
+
+def fitter(seed=0, epochs=1, rate=3e-3):
+    return Fitter(
+        fit=dataclasses.replace(FIT, num_epochs=epochs),
+        optimizer=OptimizerConfig(learning_rate=rate),
+        loop=LoopConfig(checkpoint_every=2, eval_every=0, log_every=2, tensorboard=False),
+        mesh=MESH,
+        seed=seed,
+    )
+
+
+@pytest.fixture(scope="module")
+def cold_started(tmp_path_factory):
+    """theta and phi, far enough trained that q_phi ends its rationales."""
+    directory = tmp_path_factory.mktemp("cold")
+    tokenizer = tokenizer_training.train_tokenizer([_text(triple) for triple in TRIPLES], 400)
+    lm = CausalLM(toys.toy_config(vocab_size=400), rules.DEFAULT_RULES)
+    base = load.LoadedModel(lm, lm.init(jax.random.key(0)), tokenizer, "toy")
+    with jax.set_mesh(MESH):
+        for role, make in (("theta", examples.theta_example), ("phi", examples.phi_example)):
+            rows = [make(tokenizer, triple) for triple in TRIPLES]
+            counts = cold_start_role(role, base, rows, rows[:4], directory=directory, fitter=fitter(epochs=150))
+            assert counts[f"{role}_rows"] == len(TRIPLES)
+        return directory, tokenizer, lm
+
+
+def _text(triple):
+    """All that the models read and write of a triple."""
+    prompt = templates.phi_prompt(triple.concepts, triple.level, triple.problem, triple.domain)
+    return prompt + templates.theta_prompt(triple.concepts, triple.level, triple.domain) + triple.rationale
+
+
+def make_em(cold_started, directory, **settings):
+    _, tokenizer, lm = cold_started
+    return loop.Em(
+        roles=models.Roles(lm, lm, tokenizer, models.BatchSizes(decode_rows=24, score_tokens=8192)),
+        pairs=pairs.tokenize_pairs(tokenizer, TRIPLES[:10]),
+        held_out_pairs=pairs.tokenize_pairs(tokenizer, TRIPLES[12:16]),
+        e_step=settings.pop("e_step_config", E_STEP),
+        em=EmConfig(**({"max_rounds": 2, "patience": 9, "pairs_per_shard": 4, "pairs_per_round": 8} | settings)),
+        held_out=HeldOutConfig(num_pairs=4, num_samples=2, num_concept_sets=2, problems_per_set=2),
+        phi_fitter=fitter(seed=1, rate=1e-3),
+        theta_fitter=fitter(seed=2, rate=1e-3),
+        directory=directory,
+    )
+
+
+def run(cold_started, em):
+    directory, _, lm = cold_started
+    with jax.set_mesh(MESH):
+        theta, phi = (models.read_params(directory / role, lm, MESH) for role in ("theta", "phi"))
+        return em.run(theta, phi, {"nll_direct": 1.0})
+
+
+def params_of(place, lm):
+    return jax.tree.map(np.asarray, models.read_params(place, lm, MESH))
+
+
+@pytest.fixture(scope="module")
+def whole(cold_started, tmp_path_factory):
+    """An uninterrupted run of two rounds."""
+    em = make_em(cold_started, tmp_path_factory.mktemp("em"))
+    return em, run(cold_started, em)
+
+
+def test_a_round_leaves_its_files_and_its_models_load(cold_started, whole):
+    em, counts = whole
+    assert counts["rounds"] == 2 and counts["pairs"] == 10
+    place = em.directory / "round_001"
+    candidates = jsonl.read_records(place / "candidates.jsonl", records.Candidate)
+    assert len(candidates) == 8 * E_STEP.num_samples
+    rows = [candidates[i : i + 3] for i in range(0, len(candidates), 3)]
+    for row in rows:
+        assert len({c.pair_id for c in row}) == 1 and [c.sample for c in row] == [0, 1, 2]
+        valid = [c.log_p_z + c.log_p_x if c.valid else -np.inf for c in row]
+        assert [c.won for c in row] == [any(c.valid for c in row) and g == int(np.argmax(valid)) for g in range(3)]
+    assert len(jsonl.read_json(place / "diagnostics.json")["style_share"]) >= 1
+    for role in ("theta", "phi"):
+        assert load.load_model(place / role).tokenizer.digest == cold_started[1].digest
+    rounds = [row["round"] for _, _, row in jsonl.iter_rows(em.directory / "nll.jsonl")]
+    assert rounds == [-1, 0, 1]
+    assert not list(em.directory.glob("round_*/*_training/checkpoints/step_*"))
+
+
+def test_scores_in_the_record_are_the_sums_over_completion_tokens(cold_started, whole):
+    """log p(z|c), log p(x|z,c) and log q again from full logits, token by token, for one candidate."""
+    em, _ = whole
+    directory, tokenizer, lm = cold_started
+    candidate = jsonl.read_records(em.directory / "round_000" / "candidates.jsonl", records.Candidate)[4]
+    pair = next(p for p in em.pairs if p.triple.id == candidate.pair_id)
+
+    def by_hand(role, prompt, completion):
+        with jax.set_mesh(MESH):
+            params = models.read_params(directory / role, lm, MESH)
+            ids = np.array([[*prompt, *completion]])
+            logits = np.asarray(lm.hidden_states(params, ids) @ lm.output_embedding(params), np.float64)[0]
+        logits -= np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+        start = len(prompt)
+        return np.array([logits[start - 1 + i, token] for i, token in enumerate(completion)])
+
+    block = candidate.token_ids[: candidate.length]
+    joint = by_hand("theta", pair.theta_prompt_ids, (*block, *pair.problem_ids))
+    np.testing.assert_allclose(candidate.log_p_z, joint[: len(block)].sum(), atol=1e-3)
+    np.testing.assert_allclose(candidate.log_p_x, joint[len(block) :].sum(), atol=1e-3)
+    np.testing.assert_allclose(
+        candidate.log_q, by_hand("phi", pair.phi_prompt_ids, candidate.token_ids).sum(), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("calls", [2, 7, 11])
+def test_an_interrupted_run_ends_in_the_same_bits(cold_started, whole, tmp_path, monkeypatch, calls):
+    """Stops after so many atomic writes of records, goes on, and compares everything that lasts."""
+    em = make_em(cold_started, tmp_path)
+    left = [calls]
+    real = jsonl.write_atomically
+
+    def write(path, data):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(path, data)
+
+    monkeypatch.setattr(jsonl, "write_atomically", write)
+    with pytest.raises(KeyboardInterrupt):
+        run(cold_started, em)
+    monkeypatch.setattr(jsonl, "write_atomically", real)
+    run(cold_started, em)
+    for name in ("nll.jsonl", "diagnostics.jsonl", "round_001/candidates.jsonl", "round_001/rationales.jsonl"):
+        assert (tmp_path / name).read_bytes() == (whole[0].directory / name).read_bytes(), name
+    for role in ("theta", "phi"):
+        mine, theirs = (params_of(place / "round_001" / role, cold_started[2]) for place in (tmp_path, whole[0].directory))
+        jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+
+
+def test_m_step_uses_the_greedy_rationales_of_the_updated_phi(cold_started, whole):
+    em, _ = whole
+    rows = jsonl.read_records(em.directory / "round_000" / "rationales.jsonl", loop.PairRationale)
+    with jax.set_mesh(MESH):
+        phi = models.read_params(em.directory / "round_000" / "phi", cold_started[2], MESH)
+        greedy = em.roles.greedy(phi, em.pairs_of_round(0), max_tokens=16, key=jax.random.key(5))
+    assert [row.token_ids for row in rows] == [z.token_ids for z in greedy]
+
+
+def test_without_e_step_keeps_the_first_rationale_of_each_pair(cold_started, tmp_path):
+    em = make_em(cold_started, tmp_path, e_step=False)
+    run(cold_started, em)
+    by_pair = [
+        {row.pair_id: row.token_ids for row in jsonl.read_records(tmp_path / name / "rationales.jsonl", loop.PairRationale)}
+        for name in ("round_000", "round_001")
+    ]
+    shared = by_pair[0].keys() & by_pair[1].keys()
+    assert shared and all(by_pair[0][name] == by_pair[1][name] for name in shared)
+    cold = params_of(cold_started[0] / "phi", cold_started[2])
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "round_001" / "phi", cold_started[2]), cold)
+    assert not (tmp_path / "round_000" / "candidates.jsonl").exists()
+
+
+@pytest.mark.parametrize("objective", ["reward_weighted", "grpo"])
+def test_other_objectives_and_a_kept_optimizer_run(cold_started, tmp_path, objective):
+    em = make_em(
+        cold_started,
+        tmp_path,
+        e_step_config=dataclasses.replace(E_STEP, objective=objective),
+        optimizer_between_rounds="keep",
+    )
+    counts = run(cold_started, em)
+    assert counts["rounds"] == 2
+    candidates = jsonl.read_records(tmp_path / "round_000" / "candidates.jsonl", records.Candidate)
+    for i in range(0, len(candidates), 3):
+        row = [c for c in candidates[i : i + 3] if c.valid]
+        target = 1.0 if objective == "reward_weighted" else 0.0
+        if row:
+            np.testing.assert_allclose(sum(c.weight for c in row), target, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "stops"),
+    [
+        ([1.0, 0.9, 0.8], False),
+        ([1.0, 0.999, 0.9985], True),  # less than the tolerance, twice
+        ([1.0, 1.1, 0.5], False),
+        ([None, None, None], True),
+        ([1.0], False),
+    ],
+)
+def test_stop_rule(values, stops):
+    rows = [{"nll_bound": value} for value in values]
+    assert (loop.stop_reason(rows, tolerance=0.01, patience=2) is not None) == stops
+
+
+def test_pairs_of_rounds_cover_all_before_any_comes_twice(cold_started, tmp_path):
+    em = make_em(cold_started, tmp_path, pairs_per_round=5)
+    seen = [pair.index for r in range(2) for pair in em.pairs_of_round(r)]
+    assert sorted(seen) == list(range(10))
+
+
+def test_held_out_closes_an_unfinished_rationale(cold_started):
+    tokenizer = cold_started[1]
+    closed = held_out.closed_block(tokenizer, tokenizer.encode("<!-- BEGIN RATIONALE -->\nhal"), "length")
+    assert tokenizer.decode(closed) == "<!-- BEGIN RATIONALE -->\nhal\n<!-- END RATIONALE -->\n"
+
+
+def test_first_block_is_what_theta_wrote_before_the_problem(cold_started):
+    tokenizer, triple = cold_started[1], TRIPLES[0]
+    z = examples.rationale_ids(tokenizer, triple.rationale)
+    ids = (*z, *examples.problem_ids(tokenizer, triple.problem))
+    assert held_out.first_block(tokenizer, ids) == (tuple(z), "stop")
+    assert held_out.first_block(tokenizer, z[:-4]) == (tuple(z[:-4]), "length")
+
+
+def test_no_pairs_and_repeated_ids_are_refused(cold_started, tmp_path):
+    em = dataclasses.replace(make_em(cold_started, tmp_path), pairs=[])
+    with pytest.raises(WrongUse, match="no pairs"):
+        run(cold_started, em)
+    with pytest.raises(WrongUse, match="occur twice"):
+        pairs.tokenize_pairs(cold_started[1], [TRIPLES[0], TRIPLES[0]])
+
+
+def test_reward_is_of_the_role_not_of_the_prompt(cold_started):
+    """Prompt tokens carry no reward: R of a pair is what the completion alone adds."""
+    tokenizer = cold_started[1]
+    pair = pairs.tokenize_pairs(tokenizer, TRIPLES[:1])[0]
+    z = pairs.Rationale(
+        text="a", token_ids=(5, 6, tokenizer.eos_id), finish_reason="stop", log_q=-1.0, is_valid=True, retokenized=False
+    )
+    seen = []
+
+    def log_joint(some, rows):
+        seen.append([[r.block_ids for r in row] for row in rows])
+        return np.array([[-1.0]]), np.array([[-2.0]])
+
+    config = EStepConfig(num_samples=1, max_rationale_tokens=4)
+    (candidate,) = e_step_lib.e_step([pair], propose=lambda some: [[z]], log_joint=log_joint, config=config)
+    assert seen == [[[(5, 6)]]] and candidate.length == 2 and candidate.won
+
+

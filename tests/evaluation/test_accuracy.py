@@ -1,0 +1,114 @@
+"""Facts of solver accuracy: hand-computed means and errors, verdicts, what is not graded, resumption."""
+
+import json
+import math
+
+import pytest
+
+from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem, StdioCase
+from promptcot_jax.evaluation import accuracy
+
+
+def problem(name, answer, level="1"):
+    return SolvedMathProblem(
+        id=name, concepts=("sums",), level=level, problem=f"problem {name}", answer=answer, solution="..."
+    )
+
+
+PROBLEMS = [
+    problem("a", "1/2"),
+    problem("b", "7", level="2"),
+    problem("c", "9", level="2"),
+    SolvedProgramProblem(
+        id="p",
+        concepts=("loops",),
+        problem="Add.",
+        tests=(StdioCase(input="1", output="1"),),
+        solution="print()",
+    ),
+]
+TEXTS = {
+    ("a", 0): r"\boxed{0.5}",
+    ("a", 1): r"\boxed{\frac12}",
+    ("b", 0): r"<think>\boxed{7}</think> so \boxed{8}",
+    ("b", 1): r"\boxed{7}",
+    ("c", 0): "the answer is 9",  # right, but not boxed
+    ("c", 1): r"\boxed{",
+}
+
+
+def solve(requests):
+    return [
+        accuracy.Solution(
+            text=TEXTS[r.problem.id, r.sample],
+            finish_reason="length" if r.problem.id == "c" and r.sample == 1 else "stop",
+            num_tokens=10 + r.index,
+        )
+        for r in requests
+    ]
+
+
+CONFIG = accuracy.AccuracyConfig(
+    attempts_per_problem=2, max_new_tokens=8, temperature=1.0, attempts_per_shard=4
+)
+
+
+def test_accuracy_and_its_error_are_over_problems(tmp_path):
+    attempts = accuracy.attempt_all(
+        PROBLEMS, solve=solve, config=CONFIG, attempts_path=tmp_path / "attempts.jsonl"
+    )
+    assert [(a.problem_id, a.answer, a.correct) for a in attempts] == [
+        ("a", "0.5", True),
+        ("a", r"\frac12", True),
+        ("b", "8", False),
+        ("b", "7", True),
+        ("c", "", False),
+        ("c", "", False),
+    ]
+    result = accuracy.summary(attempts, PROBLEMS, splits={"family": {"a": "halves", "b": "primes"}})
+    # Shares per problem: 1, 1/2, 0. Mean 1/2, sample variance 1/4, over three problems.
+    assert result["accuracy"] == pytest.approx(0.5)
+    assert result["standard_error"] == pytest.approx(math.sqrt(0.25 / 3))
+    assert (result["problems"], result["attempts_per_problem"], result["correct_attempts"]) == (3, 2, 3)
+    assert result["cut_off_share"] == pytest.approx(1 / 6)
+    assert result["no_answer_share"] == pytest.approx(2 / 6)
+    assert result["mean_tokens"] == pytest.approx(12.5)
+    assert result["splits"]["level"]["2"]["accuracy"] == pytest.approx(0.25)
+    assert result["splits"]["family"]["halves"] == {"accuracy": 1.0, "standard_error": None, "problems": 1}
+
+
+def test_programs_are_counted_and_never_scored(tmp_path):
+    only_programs = [PROBLEMS[3]]
+    attempts = accuracy.attempt_all(
+        only_programs, solve=solve, config=CONFIG, attempts_path=tmp_path / "attempts.jsonl"
+    )
+    result = accuracy.summary(attempts, only_programs)
+    assert attempts == []
+    assert (result["not_graded"], result["accuracy"], result["mean_tokens"]) == (1, None, None)
+    assert "sandbox" in result["not_graded_reason"]
+    accuracy.write_results(tmp_path / "results.json", {"held-out": result})
+    assert json.loads((tmp_path / "results.json").read_text())["results"]["held-out"]["not_graded"] == 1
+
+
+def test_a_killed_evaluation_ends_in_the_same_bytes(tmp_path):
+    accuracy.attempt_all(PROBLEMS, solve=solve, config=CONFIG, attempts_path=tmp_path / "whole.jsonl")
+    calls = []
+
+    def dies_once(requests):
+        calls.append(len(requests))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return solve(requests)
+
+    with pytest.raises(KeyboardInterrupt):
+        accuracy.attempt_all(
+            PROBLEMS, solve=dies_once, config=CONFIG, attempts_path=tmp_path / "killed.jsonl"
+        )
+    accuracy.attempt_all(PROBLEMS, solve=dies_once, config=CONFIG, attempts_path=tmp_path / "killed.jsonl")
+    assert calls == [4, 2, 2]
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_greedy_attempts_at_one_problem_are_refused():
+    with pytest.raises(ValueError, match="temperature 0"):
+        accuracy.AccuracyConfig(attempts_per_problem=4, max_new_tokens=8)

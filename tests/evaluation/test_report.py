@@ -1,0 +1,147 @@
+"""Facts of the report: complete, self-contained, escaped, honest about what is missing."""
+
+import html.parser
+import re
+import shutil
+
+import pytest
+
+from promptcot_jax.evaluation import charts, em_sections, page, report
+from tests.evaluation import workdirs
+
+ANCHORS = ("flow", "likelihood", "e-step", "candidates", "problems", "solver", "training", "settings")
+VOID = {"meta"}
+
+
+class Outline(html.parser.HTMLParser):
+    """Tags of a page, checked for balance, and the anchors of its sections."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.ids, self.links = [], set(), [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        named = dict(attrs)
+        self.ids += [named["id"]] if "id" in named else []
+        self.links += [named[name] for name in ("href", "src") if name in named]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.add(tag)
+
+
+def outline(page):
+    parser = Outline()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "first"
+    directory.mkdir()
+    workdirs.write(directory)
+    return directory
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(workdir):
+    report.write_report(workdir)
+    parser = outline((workdir / "report.html").read_text())
+    assert not parser.tags & {"script", "img", "link", "iframe"}
+    assert all(link.startswith("#") and link[1:] in parser.ids for link in parser.links)
+    assert "url(" not in page.STYLE
+    assert parser.ids == list(ANCHORS)
+
+
+def test_text_of_a_model_never_becomes_markup(workdir):
+    rendered = report.render(workdir)
+    assert "<script" not in rendered
+    assert "<b>7</b>" not in rendered
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in rendered
+
+
+def test_the_page_is_a_function_of_the_files(workdir):
+    assert report.render(workdir) == report.render(workdir)
+
+
+def test_figures_of_the_records_stand_on_the_page(workdir):
+    rendered = report.render(workdir)
+    assert "0.47 \u2192 0.412" in rendered  # nll_bound of round -1 and of the best round
+    assert re.search(r"256 <small>in</small> \u2192 <b>201</b>", rendered)
+    assert re.search(r"<dt class=\"drop\">dropped: duplicate</dt><dd class=\"drop\">31</dd>", rendered)
+    assert re.search(r"<dt>dropped: empty</dt><dd>0</dd>", rendered)
+    assert rendered.count('<div class="candidate won">') == 2 * em_sections.NUM_PAIRS_SHOWN
+    assert rendered.count("cannot win: cut off") == 2 * em_sections.NUM_PAIRS_SHOWN
+    assert rendered.count("without rationale (cold start)") == 1
+    assert "EStepConfig.num_samples = 8" in rendered
+
+
+def test_an_empty_workdir_gives_a_page_that_says_what_is_missing(tmp_path):
+    rendered = report.render(tmp_path)
+    assert outline(rendered).ids == list(ANCHORS)
+    assert rendered.count('class="missing"') == len(ANCHORS)
+
+
+@pytest.mark.parametrize(
+    ("removed", "said"),
+    [
+        ("manifest.json", "manifest.json is not there"),
+        ("em", "em/nll.jsonl is not there"),
+        ("problems.jsonl", "problems.jsonl is not there"),
+        ("results.json", "results.json is not there"),
+        ("attempts.jsonl", "attempts.jsonl is not there"),
+        ("triples.jsonl", None),  # candidates are shown without their problem
+    ],
+)
+def test_a_missing_file_is_said_to_be_missing(workdir, tmp_path, removed, said):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    shutil.rmtree(copy / removed) if (copy / removed).is_dir() else (copy / removed).unlink()
+    rendered = report.render(copy)
+    assert outline(rendered).ids == list(ANCHORS)
+    assert said is None or said in rendered
+
+
+def test_a_damaged_file_spoils_its_own_part_only(workdir, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    with (copy / "problems.jsonl").open("a") as file:
+        file.write('{"half": ')
+    rendered = report.render(copy)
+    assert "problems.jsonl:25: not a JSON object" in rendered
+    assert [anchor for anchor in ANCHORS if anchor not in outline(rendered).ids] == ["problems"]
+
+
+def test_a_chart_places_its_points_on_scale():
+    line = charts.Line(label="a", points=((0.0, 0.0), (1.0, 1.0), (2.0, 0.5)), colour=0)
+    drawn = charts.line_chart("t", [line], x_label="x", y_range=(0.0, 1.0))
+    (points,) = re.findall(r'<polyline[^>]* points="([^"]*)"', drawn)
+    base, top = charts.HEIGHT - charts.BOTTOM, charts.TOP
+    expected = [
+        (charts.LEFT, base),
+        ((charts.LEFT + charts.WIDTH - charts.RIGHT) / 2, top),
+        (charts.WIDTH - charts.RIGHT, (base + top) / 2),
+    ]
+    assert [tuple(map(float, point.split(","))) for point in points.split()] == pytest.approx(
+        expected, abs=0.06
+    )
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 4.9), (0.4071, 0.4072), (1e6, 9e6), (-1e-9, 1e-9)])
+def test_ticks_are_round_few_and_inside(low, high):
+    found = charts.ticks(low, high)
+    assert 2 <= len(found) <= 8
+    assert all(low - 1e-12 <= tick <= high + 1e-12 for tick in found)
+
+
+def test_a_chart_of_one_constant_point_is_drawn():
+    line = charts.Line(label="a", points=((3.0, 0.0),), colour=0)
+    assert "nan" not in charts.line_chart("t", [line], x_label="x").lower()
+    assert charts.line_chart("t", [charts.Line(label="a", points=(), colour=0)], x_label="x") == ""

@@ -1,0 +1,29 @@
+"""Facts of the solver's sampler on a real decoder: the prompt it reads, noise by request, the end token left out."""
+
+import jax
+import pytest
+
+from promptcot_jax.checkpoints import load
+from promptcot_jax.core.records import SolvedMathProblem
+from promptcot_jax.evaluation import accuracy, solver
+from promptcot_jax.models import causal_lm
+from tests import toys
+
+
+@pytest.fixture(scope="module")
+def model():
+    lm = causal_lm.CausalLM(toys.toy_config())
+    return load.LoadedModel(lm, lm.init(jax.random.key(0)), toys.byte_tokenizer(), "toy")
+
+
+def test_a_solution_depends_on_its_request_and_not_on_its_neighbours(model):
+    config = accuracy.AccuracyConfig(attempts_per_problem=2, max_new_tokens=8, temperature=1.0, batch_size=4)
+    problem = SolvedMathProblem(id="a", concepts=("sums",), problem="1 + 1?", answer="2", solution="...")
+    requests = [accuracy.AttemptRequest(index=i, problem=problem, sample=i) for i in range(4)]
+    solve = solver.solution_sampler(model, config)
+    together = solve(requests)
+    assert together == solve(requests[:3]) + together[3:]
+    assert together[::-1] == solve(requests[::-1])
+    assert len({solution.text for solution in together}) > 1
+    assert all("<|endoftext|>" not in solution.text for solution in together)
+    assert all(solution.num_tokens <= 8 for solution in together)

@@ -1,0 +1,227 @@
+"""A workdir as a short run leaves it, made up: for the report's tests and for looking at the page."""
+
+import dataclasses
+import pathlib
+import random
+
+from promptcot_jax.core import jsonl, manifest
+from promptcot_jax.core.records import Candidate, MathCorpusRow, Problem
+from promptcot_jax.evaluation import accuracy
+
+PLANS = {
+    "vague": "Combine the two ideas so that the second one closes what the first one opens.",
+    "plan": "Start from a sum of consecutive squares, since it has a closed form, and hide its length.\n"
+    "Then ask for the remainder, so that modular arithmetic is needed and a calculator is not enough.",
+    "stepwise": "Step 1: choose n with n(n+1)(2n+1)/6 not divisible by 7.\n"
+    "Step 2: state the sum S = 1^2 + ... + n^2.\n"
+    "Step 3: ask for S mod 7.\nStep 4: check that the answer is not 0 or 1, which a guess would hit.",
+}
+HOSTILE = "<script>alert('x')</script> & \"quotes\" \\boxed{<b>7</b>}"
+
+
+def write(workdir: pathlib.Path, *, num_rounds: int = 5, num_pairs: int = 6) -> None:
+    """Writes every file that the report reads."""
+    rng = random.Random(0)
+    rows = [_corpus_row(i, rng) for i in range(num_pairs)]
+    jsonl.write_records(workdir / "triples.jsonl", rows)
+    jsonl.write_records(
+        workdir / "triples_heldout.jsonl", [dataclasses.replace(r, id=f"held-{r.id}") for r in rows]
+    )
+    jsonl.write_records(workdir / "em" / "nll.jsonl", [_nll(i, rng) for i in range(-1, num_rounds)])
+    diagnostics = [{"round": -1}] + [_diagnostics(i, rng) for i in range(num_rounds)]
+    jsonl.write_records(workdir / "em" / "diagnostics.jsonl", diagnostics)
+    for i in range(num_rounds):
+        candidates = [c for row in rows for c in _candidates(row, i, rng)]
+        jsonl.write_records(workdir / "em" / f"round_{i:03d}" / "candidates.jsonl", candidates)
+    jsonl.write_records(workdir / "problems.jsonl", [_problem(i, rng) for i in range(24)])
+    _write_attempts(workdir, rows, rng)
+    for place in (
+        "cold_start/theta_training",
+        "cold_start/phi_training",
+        "em/round_000/theta_training",
+        "sft",
+    ):
+        losses = [
+            {"step": s, "loss": 3.2 * (s + 4) ** -0.35 + rng.gauss(0, 0.03), "learning_rate": 1e-3}
+            | ({"eval_nll": 3.3 * (s + 4) ** -0.34} if s % 50 == 0 else {})
+            for s in range(0, 400, 10)
+        ]
+        jsonl.write_records(workdir / place / "metrics.jsonl", losses)
+    _write_manifest(workdir)
+    (workdir / "config").mkdir(exist_ok=True)
+    (workdir / "config" / "em.operative.gin").write_text("em.max_rounds = 5\nEStepConfig.num_samples = 8\n")
+
+
+def _corpus_row(i: int, rng: random.Random) -> MathCorpusRow:
+    n = rng.randrange(20, 90)
+    return MathCorpusRow(
+        id=f"math-{i:04d}",
+        family="sums" if i % 2 else "remainders",
+        style=rng.choice(sorted(PLANS)),
+        concepts=("sum of consecutive squares", "modular arithmetic", "closed forms")[: 2 + i % 2],
+        level=str(1 + i % 5),
+        rationale=PLANS["plan"],
+        problem=f"Let S = 1^2 + 2^2 + ... + {n}^2. Find the remainder when S is divided by 7.",
+        answer="3",
+        solution=r"\boxed{3}",
+    )
+
+
+def _nll(i: int, rng: random.Random) -> dict:
+    fall = 0.7 ** (i + 1)
+    row = {
+        "variant": "with_e_step",
+        "seed": 1,
+        "round": i,
+        "theta_tokens_seen": (i + 1) * 180_000,
+        "nll_bound": 0.40 + 0.07 * fall,
+        "nll_x_given_q": 0.21 + 0.10 * fall,
+        "nll_x_given_p": 0.33 + 0.08 * fall + rng.gauss(0, 0.003),
+        "nll_joint": 1.10 + 0.2 * fall,
+        "nll_elbo": 0.43 + 0.08 * fall,
+        "nll_x_given_other": 0.58 - 0.04 * fall,
+        "z_gap": 0.37 - 0.14 * fall,
+    }
+    return row | ({"nll_direct": 0.477} if i < 0 else {})
+
+
+def _diagnostics(i: int, rng: random.Random) -> dict:
+    vague = 0.3 - 0.04 * i
+    return {
+        "round": i,
+        "pairs": 512,
+        "skipped_pairs": 7 - i,
+        "valid_share": 0.93 + 0.01 * i,
+        "reward_mean": -92 + 6 * i + rng.gauss(0, 1),
+        "reward_chosen_mean": -80 + 6 * i,
+        "reward_spread": 24 - 2.5 * i,
+        "tied_share": 0.02 * i,
+        "effective_samples": 1.8 + 0.2 * i,
+        "reward_length_correlation": -0.42 + 0.02 * i,
+        "length_mean": 64 - 2 * i,
+        "length_chosen_mean": 52 - 2 * i,
+        "copy_rate": 0.11,
+        "copy_rate_chosen": 0.14 + 0.01 * i,
+        "distinct_rationales": 0.96 - 0.04 * i,
+        "problems_parsed_share": 0.9 + 0.01 * i,
+        "problems_distinct_share": 0.97 - 0.02 * i,
+        "style_share": {"vague": 0.33, "plan": 0.35, "stepwise": 0.32},
+        "style_share_chosen": {"vague": vague, "plan": 0.4, "stepwise": 0.55 - vague, "other": 0.05},
+    }
+
+
+def _candidates(row: MathCorpusRow, i: int, rng: random.Random) -> list[Candidate]:
+    candidates = []
+    for sample in range(8):
+        style = sorted(PLANS)[sample % 3]
+        is_cut = sample == 5
+        candidates.append(
+            Candidate(
+                pair_id=row.id,
+                sample=sample,
+                rationale=HOSTILE if sample == 6 else PLANS[style],
+                token_ids=(5, 6, 7),
+                finish_reason="length" if is_cut else "stop",
+                valid=not is_cut,
+                retokenized=False,
+                log_p_z=-60 + rng.gauss(0, 6) + 4 * i,
+                log_p_x=-22 + rng.gauss(0, 4) + 2 * i,
+                log_q=-41 + rng.gauss(0, 5),
+                length=len(PLANS[style]) // 4,
+                weight=0.0,
+                won=False,
+            )
+        )
+    best = max(range(8), key=lambda g: (candidates[g].valid, candidates[g].log_p_z + candidates[g].log_p_x))
+    candidates[best] = dataclasses.replace(candidates[best], weight=1.0, won=True)
+    return candidates
+
+
+def _problem(i: int, rng: random.Random) -> Problem:
+    return Problem(
+        id=f"drawn-{i:05d}-r4-s1-0",
+        domain="math",
+        concepts=("greatest common divisors", "linear equations in integers"),
+        level=str(1 + i % 5),
+        rationale=PLANS["stepwise"],
+        problem=HOSTILE
+        if i == 0
+        else f"Find all pairs of integers (x, y) with 0 < x < 50 and {2 * i + 3}x + 14y = {i + 9}.",
+        log_p_z=-55 + rng.gauss(0, 5),
+        log_p_x=-20 + rng.gauss(0, 5),
+        model_digest="8f2c",
+        round_index=4,
+        seed=1,
+        sample=0,
+    )
+
+
+def _write_attempts(workdir: pathlib.Path, rows: list[MathCorpusRow], rng: random.Random) -> None:
+    attempts = []
+    for row in rows:
+        for sample in range(2):
+            is_right = rng.random() < 0.5
+            attempts.append(
+                accuracy.AttemptRecord(
+                    problem_id=f"held-{row.id}",
+                    sample=sample,
+                    completion="The closed form gives n(n+1)(2n+1)/6, so S mod 7 is "
+                    + (r"\boxed{3}" if is_right else r"\boxed{4}"),
+                    answer="3" if is_right else "4",
+                    reference="3",
+                    correct=is_right,
+                    finish_reason="stop" if sample else "length",
+                    num_tokens=70 + sample,
+                )
+            )
+    jsonl.write_records(workdir / "attempts.jsonl", attempts)
+    result = accuracy.summary(
+        attempts,
+        [],
+        splits={
+            "level": {f"held-{r.id}": r.level for r in rows},
+            "family": {f"held-{r.id}": r.family for r in rows},
+        },
+    )
+    result |= {"not_graded": 40, "not_graded_reason": accuracy.WHY_NOT_GRADED}
+    accuracy.write_results(workdir / "results.json", {"triples_heldout": result, "triples_novel": result})
+
+
+def _write_manifest(workdir: pathlib.Path) -> None:
+    stages = {
+        "corpus": {"train": 6000, "heldout": 400, "novel": 400, "vocabulary": 1024},
+        "cold_start": {
+            "theta_rows": 5990,
+            "theta_dropped_overlong": 10,
+            "theta_tokens": 1_432_118,
+            "phi_rows": 6000,
+        },
+        "em": {"pairs": 512, "held_out_pairs": 64, "rounds": 5, "skipped_pairs": 21, "m_step_skipped": 4},
+        "synthesize": {
+            "concept_sets": 64,
+            "in": 256,
+            "out": 201,
+            "dropped_unfinished": 9,
+            "dropped_unparseable": 12,
+            "dropped_empty": 0,
+            "dropped_duplicate": 31,
+            "dropped_duplicate_of_seed": 3,
+            "retokenized": 5,
+        },
+        "sft": {"rows": 5990, "tokens": 812_345},
+        "evaluate": {"in": 440, "out": 400, "dropped_not_graded": 40},
+    }
+    for i, (stage, counts) in enumerate(stages.items()):
+        manifest.record(
+            workdir,
+            manifest.StageEntry(
+                stage=stage,
+                status="running" if stage == "evaluate" else "complete",
+                config_digest=f"{i}a0b1c2d3e4f5a6b",
+                seed=1,
+                inputs={"triples.jsonl": "0123456789abcdef"} if i else {},
+                counts=counts,
+                versions={"python": "3.11.9", "jax": "0.10.2"},
+                wall_seconds=12.0 * (i + 1) ** 2,
+            ),
+        )

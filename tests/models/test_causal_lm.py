@@ -1,0 +1,273 @@
+"""Cached = full, scanned = looped, padded = unpadded, packed = unpacked, sharded = single device."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from promptcot_jax.models import causal_lm, decoder, rope
+from promptcot_jax.models import config as config_lib
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel import rules
+
+CONFIG = config_lib.DecoderConfig(
+    vocab_size=64,
+    embed_dim=32,
+    mlp_dim=48,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    rope_theta=100.0,
+)
+QWEN2 = dataclasses.replace(CONFIG, family="qwen2", qkv_bias=True, tie_embeddings=True)
+QWEN3 = dataclasses.replace(CONFIG, family="qwen3", qk_norm=True, head_dim=10)
+ALL = pytest.mark.parametrize("config", [CONFIG, QWEN2, QWEN3], ids=lambda config: config.family)
+
+
+@functools.cache
+def make(config):
+    """A model whose weights are wide enough for every part of it to matter."""
+    lm = causal_lm.CausalLM(config)
+    params = lm.init(jax.random.key(0))
+    noise = np.random.default_rng(1)
+    wide = jax.tree.map(lambda leaf: np.asarray(leaf) + 0.2 * noise.normal(size=leaf.shape), params)
+    return lm, jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), wide)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def hidden_states(lm, params, token_ids, segment_ids=None, positions=None):
+    return lm.hidden_states(params, token_ids, segment_ids, positions)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def decoding_layout(lm, params):
+    return lm.decoding_layout(params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def extend(lm, decoding, token_ids, is_token, cache):
+    return lm.extend(decoding, token_ids, is_token, cache)
+
+
+def random_ids(rows, length, seed=2):
+    ids = np.random.default_rng(seed).integers(1, CONFIG.vocab_size, (rows, length))
+    return jnp.asarray(ids, jnp.int32)
+
+
+@ALL
+def test_cached_decoding_equals_a_full_forward(config):
+    lm, params = make(config)
+    token_ids, prompt = random_ids(3, 11), 7
+    is_token = jnp.arange(11) >= jnp.array([0, 4, 6])[:, None]  # left-padded prompts of 7, 3 and 1 tokens
+    full = hidden_states(lm, params, token_ids, is_token.astype(jnp.int32))
+    decoding, cache = decoding_layout(lm, params), lm.init_cache(3, 16)  # with slots to spare
+    states, cache = extend(lm, decoding, token_ids[:, :prompt], is_token[:, :prompt], cache)
+    pieces = [states]
+    for t in range(prompt, 11):
+        states, cache = extend(lm, decoding, token_ids[:, t : t + 1], is_token[:, t : t + 1], cache)
+        pieces.append(states)
+    cached = jnp.concatenate(pieces, axis=1)
+    np.testing.assert_allclose(cached[is_token], full[is_token], atol=1e-5)
+    assert int(cache.index) == 11
+    logits = full @ lm.output_embedding(params)
+    np.testing.assert_allclose(lm.unembed(decoding, cached)[is_token], logits[is_token], atol=1e-4)
+
+
+def test_a_padding_step_between_tokens_is_not_seen():
+    lm, params = make(CONFIG)
+    decoding, token_ids = decoding_layout(lm, params), random_ids(1, 6)
+    _, cache = extend(lm, decoding, token_ids[:, :5], jnp.ones((1, 5), bool), lm.init_cache(1, 8))
+    expected, _ = extend(lm, decoding, token_ids[:, 5:], jnp.ones((1, 1), bool), cache)
+    _, cache = extend(lm, decoding, jnp.array([[9]]), jnp.zeros((1, 1), bool), cache)
+    after_padding, _ = extend(lm, decoding, token_ids[:, 5:], jnp.ones((1, 1), bool), cache)
+    np.testing.assert_allclose(after_padding, expected, atol=1e-5)
+
+
+@ALL
+def test_scanned_equals_looped(config):
+    lm, params = make(config)
+    token_ids = random_ids(2, 9)
+    turn = rope.rotation(
+        jnp.broadcast_to(jnp.arange(9), (2, 9)), head_dim=config.head_dim, theta=config.rope_theta
+    )
+    around = decoder.Surroundings(turn, jnp.broadcast_to(jnp.tril(jnp.ones((9, 9), bool)), (2, 9, 9)), None)
+    layer = jax.jit(functools.partial(decoder.DecoderLayer(config).apply, around=around, layer_cache=None))
+    x = params["embed_tokens"]["embedding"][token_ids].reshape(18, -1)
+    for layer_params in decoding_layout(lm, params)["layers"]:
+        x, _ = layer({"params": layer_params}, x)
+    x = decoder.RMSNorm(config).apply({"params": params["norm"]}, x).reshape(2, 9, -1)
+    np.testing.assert_allclose(hidden_states(lm, params, token_ids), x, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_padding", [1, 5])
+def test_padded_equals_unpadded(num_padding):
+    lm, params = make(CONFIG)
+    token_ids = random_ids(2, 8)
+    alone = hidden_states(lm, params, token_ids)
+    padding = jnp.full((2, num_padding), 3)
+    for pieces, where in (
+        ((padding, token_ids), slice(num_padding, None)),
+        ((token_ids, padding), slice(None, 8)),
+    ):
+        padded = jnp.concatenate(pieces, axis=1)
+        segment_ids = jnp.zeros_like(padded).at[:, where].set(1)
+        np.testing.assert_allclose(hidden_states(lm, params, padded, segment_ids)[:, where], alone, atol=1e-5)
+
+
+def test_packed_equals_unpacked():
+    lm, params = make(CONFIG)
+    first, second = random_ids(1, 5), random_ids(1, 8, seed=3)
+    packed = jnp.concatenate([first, second, jnp.zeros((1, 2), jnp.int32)], axis=1)
+    segment_ids = jnp.array([[1] * 5 + [2] * 8 + [0] * 2])
+    states = hidden_states(lm, params, packed, segment_ids)
+    np.testing.assert_allclose(states[:, :5], hidden_states(lm, params, first), atol=1e-5)
+    np.testing.assert_allclose(states[:, 5:13], hidden_states(lm, params, second), atol=1e-5)
+
+
+def test_positions_restart_and_can_be_given():
+    segment_ids = jnp.array([[0, 0, 1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 2, 2, 2, 2]])
+    expected = [[0, 1, 0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 1, 2, 3]]
+    np.testing.assert_array_equal(rope.positions_in_segments(segment_ids), expected)
+    lm, params = make(CONFIG)
+    token_ids = random_ids(1, 6)
+    default = hidden_states(lm, params, token_ids)
+    shifted = hidden_states(lm, params, token_ids, None, jnp.arange(6)[None] + 40)
+    np.testing.assert_allclose(shifted, default, atol=1e-4)  # rotary attention sees distances only
+    stretched = hidden_states(lm, params, token_ids, None, jnp.arange(6)[None] * 3)
+    assert jnp.abs(stretched - default).max() > 1e-2
+
+
+def test_rematerialised_gradients_are_the_same():
+    lm, params = make(QWEN3)
+    token_ids = random_ids(2, 7)
+
+    def loss(params, remat):
+        return jnp.sum(jnp.square(lm.hidden_states(params, token_ids, remat=remat)) * jnp.arange(7)[:, None])
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    kept, recomputed = gradient(params, False), gradient(params, True)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), kept, recomputed)
+    assert all(float(jnp.abs(leaf).max()) > 0.0 for leaf in jax.tree.leaves(kept["layers"]))
+
+
+def test_init_draws_every_matrix_and_depends_on_the_key():
+    lm = causal_lm.CausalLM(QWEN2)
+    params, other = lm.init(jax.random.key(0)), lm.init(jax.random.key(1))
+    kernel = params["layers"]["mlp"]["down_proj"]["kernel"]
+    assert abs(float(jnp.std(kernel)) - 0.02) < 0.002
+    assert not jnp.allclose(kernel[0], kernel[1])
+    assert not jnp.allclose(kernel, other["layers"]["mlp"]["down_proj"]["kernel"])
+    assert set(np.unique(params["layers"]["self_attn"]["q_proj"]["bias"])) == {0.0}
+    assert set(np.unique(params["norm"]["scale"])) == {1.0}
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, lm.init(jax.random.key(0))))
+
+
+@ALL
+def test_every_parameter_has_logical_axes(config):
+    lm = causal_lm.CausalLM(config)
+    shapes = jax.eval_shape(lm.init, jax.random.key(0))
+    axes = lm.logical_axes()
+    known = {name for name, _ in rules.DEFAULT_RULES}
+
+    def check(path, shape, names):
+        assert len(names) == len(shape.shape), (path, names)
+        assert set(names) <= known, (path, names)
+        assert (names[0] == "layers") == (path[0].key == "layers"), (path, names)
+
+    jax.tree_util.tree_map_with_path(check, shapes, axes)
+    attention = axes["layers"]["self_attn"]
+    assert attention["q_proj"]["kernel"] == ("layers", "embed", "heads")
+    assert attention["k_proj"]["kernel"] == ("layers", "embed", "kv_heads")
+    assert attention["o_proj"]["kernel"] == ("layers", "heads", "embed")
+    assert axes["layers"]["mlp"]["down_proj"]["kernel"] == ("layers", "mlp", "embed")
+    assert axes["embed_tokens"]["embedding"] == ("vocab", "embed")
+
+
+def sharded(config, mesh):
+    lm, params = make(config)
+    lm = dataclasses.replace(lm, rules=rules.DEFAULT_RULES)
+    return lm, jax.device_put(params, rules.sharding_tree(mesh, lm.logical_axes(), params))
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [(CONFIG, (2, 2, 2)), (QWEN2, (1, 4, 2)), (QWEN3, (1, 1, 8))],
+    ids=["llama", "qwen2", "qwen3"],
+)
+def test_sharded_equals_single_device(config, shape):
+    single, params = make(config)
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=shape[0], fsdp=shape[1], tensor=shape[2]))
+    lm, sharded_params = sharded(config, mesh)
+    token_ids = random_ids(8, 6)
+    with jax.set_mesh(mesh):
+        on_mesh = jax.device_put(token_ids, rules.batch_sharding(mesh))
+        states = hidden_states(lm, sharded_params, on_mesh)
+        decoding = decoding_layout(lm, sharded_params)
+        cached, cache = extend(lm, decoding, on_mesh, jnp.ones((8, 6), bool), lm.init_cache(8, 6))
+        logits = jax.jit(lm.unembed)(decoding, cached)
+    expected = hidden_states(single, params, token_ids)
+    np.testing.assert_allclose(states, expected, atol=1e-5)
+    np.testing.assert_allclose(cached, expected, atol=1e-5)
+    np.testing.assert_allclose(logits, expected @ single.output_embedding(params), atol=1e-4)
+    assert states.addressable_shards[0].data.shape == (8 // (shape[0] * shape[1]), 6, config.embed_dim)
+    assert len(cache.layers[0].keys.addressable_shards) == 8
+
+
+def _constraints(jaxpr):
+    """(shape, spec) of every sharding constraint in a program and in the programs inside it."""
+    found = set()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "sharding_constraint":
+            found.add((equation.outvars[0].aval.shape, equation.params["sharding"].spec))
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            found |= _constraints(inner)
+    return found
+
+
+def test_every_activation_is_constrained_and_the_constraints_take_effect():
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+    lm, params = sharded(CONFIG, mesh)
+    token_ids, rows = random_ids(8, 6), ("data", "fsdp")
+    with jax.set_mesh(mesh):
+        traced = jax.jit(lm.hidden_states).trace(params, token_ids)
+        program = traced.lower().compile().as_text()
+    assert _constraints(traced.jaxpr.jaxpr) == {
+        ((48, 32), jax.P(rows, None)),  # residual stream
+        ((48, 32), jax.P(rows, "tensor")),  # flat queries, and attention's output
+        ((48, 16), jax.P(rows, "tensor")),  # flat keys and values
+        ((8, 6, 4, 8), jax.P(rows, None, "tensor", None)),  # query heads
+        ((8, 6, 2, 8), jax.P(rows, None, "tensor", None)),  # key-value heads
+        ((48, 48), jax.P(rows, "tensor")),  # inside the MLP
+        ((8, 6, 32), jax.P(rows, None, None)),  # hidden states
+    }
+    assert "f32[12,24]" in program  # one device's share of [B*T, F]
+    assert "f32[48,48]" not in program
+    assert "f32[12,48]" not in program
+    assert not _constraints(jax.make_jaxpr(causal_lm.CausalLM(CONFIG).hidden_states)(params, token_ids).jaxpr)
+
+
+def test_rules_without_a_mesh_are_an_error_and_not_dropped():
+    lm = causal_lm.CausalLM(CONFIG, rules.DEFAULT_RULES)
+    with pytest.raises(ValueError, match="set_mesh"):
+        lm.hidden_states(make(CONFIG)[1], random_ids(1, 4))
+
+
+def test_cache_is_updated_in_place_inside_a_loop():
+    lm, params = make(CONFIG)
+
+    def decode(decoding, cache):
+        def advance(cache):
+            return lm.extend(decoding, jnp.ones((8, 1), jnp.int32), jnp.ones((8, 1), bool), cache)[1]
+
+        return jax.lax.while_loop(lambda cache: cache.index < 4000, advance, cache)
+
+    cache = lm.init_cache(8, 4096)
+    compiled = jax.jit(decode, donate_argnums=1).lower(decoding_layout(lm, params), cache).compile()
+    memory, layer_bytes = compiled.memory_analysis(), cache.layers[0].keys.nbytes
+    assert memory.alias_size_in_bytes >= 2 * CONFIG.num_layers * layer_bytes
+    assert memory.temp_size_in_bytes < layer_bytes  # no second copy of any layer's keys

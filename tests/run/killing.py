@@ -1,0 +1,84 @@
+"""Kills commands at named or random moments; compares what a resumed run left with an undisturbed one.
+
+A command runs as its own process (`python -m promptcot_jax ...`), since only then does a kill take with it
+everything that a real one would: threads that write checkpoints, half-written files, the lock.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from promptcot_jax.core import manifest
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_SECONDS = 300.0
+
+
+def start(arguments: Sequence[str]) -> subprocess.Popen:
+    """Starts `promptcot ARGUMENTS` on one simulated device."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "promptcot_jax", *arguments]
+    return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def run_to_end(arguments: Sequence[str]) -> None:
+    """Runs a command; it must succeed."""
+    process = start(arguments)
+    _, errors = process.communicate(timeout=DEADLINE_SECONDS)
+    assert process.returncode == 0, errors
+
+
+def kill_when(arguments: Sequence[str], workdir: Path, pattern: str, *, count: int = 1) -> None:
+    """Runs a command and kills it as soon as `count` paths in the workdir match `pattern`; it must not end before."""
+    process = start(arguments)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while len(list(workdir.glob(pattern))) < count and time.monotonic() < deadline:
+        assert process.poll() is None, f"ended before {pattern} appeared: {process.communicate()[1]}"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert time.monotonic() < deadline, f"{pattern} did not appear within {DEADLINE_SECONDS:.0f} s"
+
+
+def kill_at_random(arguments: Sequence[str], *, longest_seconds: float, seed: int) -> bool:
+    """Runs a command and kills it after a drawn time; False where it was done by then."""
+    process = start(arguments)
+    try:
+        process.communicate(timeout=random.Random(seed).uniform(0.0, longest_seconds))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        return True
+    return False
+
+
+def record_bytes(workdir: Path) -> dict[str, bytes]:
+    """Every record file, document and tokenizer below a workdir, but what tells times: manifest, logs, settings."""
+    return {
+        str(path.relative_to(workdir)): path.read_bytes()
+        for path in sorted(workdir.rglob("*"))
+        if path.suffix in (".jsonl", ".json")
+        and path.name not in ("manifest.json", "metrics.jsonl", "COMPLETE")
+        and "params" not in path.parts
+        and path.relative_to(workdir).parts[0] not in ("config", "logs")
+    }
+
+
+def assert_same_outcome(resumed: Path, undisturbed: Path) -> None:
+    """The same files with the same bytes (a model's parameters by the digest in its provenance), all complete."""
+    one, other = record_bytes(resumed), record_bytes(undisturbed)
+    assert sorted(one) == sorted(other)
+    for name in one:
+        assert one[name] == other[name], f"{name} differs"
+    entries, expected = manifest.read(resumed), manifest.read(undisturbed)
+    assert {name: entry.counts for name, entry in entries.items()} == {
+        name: entry.counts for name, entry in expected.items()
+    }
+    assert all(entry.status == "complete" for entry in entries.values())
+    leftovers = [path for path in resumed.rglob("*.part") if path.name != ".lock"]
+    assert not [path for path in leftovers if path.is_dir()], "a half-written directory stayed behind"

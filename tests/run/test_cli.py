@@ -1,0 +1,194 @@
+"""The command line: instant help, one sentence for each kind of wrong use, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from promptcot_jax.run import cli, stages
+from tests.run import toy_stage
+
+COUNT_GIN = """
+from __gin__ import dynamic_registration
+from tests.run import toy_stage
+
+LIMIT = %gin.REQUIRED
+STEP = 0.5
+
+toy_stage.count:
+  config = @toy_stage.CountConfig()
+toy_stage.CountConfig:
+  limit = %LIMIT
+  step = %STEP
+"""
+
+
+@pytest.fixture
+def count_gin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A gin file for the toy stage, which is added to the table for the test."""
+    monkeypatch.setattr(stages, "STAGES", dict(stages.STAGES))
+    monkeypatch.setattr(stages, "stage_function", stages.stage_function)
+    toy_stage.install()
+    path = tmp_path / "count.gin"
+    path.write_text(COUNT_GIN)
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """The one sentence with which a command is refused."""
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    *log, sentence = error.splitlines()
+    assert sentence.startswith("promptcot: ")
+    assert not [line for line in log if line.startswith("promptcot: ")]
+    assert "Traceback" not in error
+    return sentence
+
+
+@pytest.mark.parametrize("stage", ["", *stages.STAGES])
+def test_help_answers_at_once_and_imports_nothing_heavy(stage: str):
+    code = (
+        "import sys; from promptcot_jax.run import cli; "
+        f"code = cli.main({[stage] if stage else []!r} + ['--help']); "
+        "heavy = {'jax', 'gin', 'tensorflow', 'flax', 'seqio', 'numpy'} & set(sys.modules); "
+        "sys.exit(code or (f'imported {heavy}' if heavy else 0))"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 1.0
+    assert "--gin_file" in done.stdout
+    if stage:
+        assert stages.STAGES[stage].summary in done.stdout
+    for name in stages.STAGES if not stage else ():
+        assert f"  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("stage", ["annotate", "verify", "self_play", "distill", "analyze", "plan"])
+def test_a_stage_not_built_yet_says_so(stage: str, capsys: pytest.CaptureFixture):
+    assert f"'{stage}' is not built yet" in refused(capsys, stage, "--workdir=w")
+    assert cli.main([stage, "--help"]) == 0
+    assert "not built yet" in capsys.readouterr().out
+
+
+def test_wrong_commands_are_refused(capsys: pytest.CaptureFixture, tmp_path: Path):
+    assert "'colt_start' is no stage" in refused(capsys, "colt_start")
+    assert "--workdir=DIR is missing" in refused(capsys, "corpus", "--gin_file=x.gin")
+    assert "unrecognized arguments: --work=1" in refused(capsys, "corpus", "--work=1", "--workdir=w")
+    workdir = f"--workdir={tmp_path / 'w'}"
+    assert "--gin_file=nowhere.gin: no such file" in refused(
+        capsys, "corpus", "--gin_file=nowhere.gin", workdir
+    )
+    assert "expected --gin.NAME=VALUE" in refused(capsys, "corpus", "--gin.SEED", workdir)
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "not set, though required: LIMIT. Set it in a gin file or with --gin.LIMIT=VALUE."),
+        (
+            ["--gin.LIMIT=word"],
+            """a string needs quotes that the shell leaves in place: --gin.LIMIT="'word'".""",
+        ),
+        (["--gin.LIMIT='3'"], "setting toy_stage.CountConfig.limit (%LIMIT) must be int, got '3'."),
+        (["--gin.LIMIT=0"], "limit must be at least 1, got 0."),
+        (["--gin.LIMIT=3", "--gin.STEPS=1"], "no gin file defines a macro STEPS (did you mean 'STEP'?)."),
+        (["--gin.LIMIT=3", "--gin.toy_stage.CountConfig.setp=1"], "doesn't have a parameter named 'setp'"),
+        (
+            ["--gin.LIMIT=3", "--gin.toy_stage.CountConfg.step=1"],
+            "No configurable matching 'toy_stage.CountConfg'",
+        ),
+        (["--gin.LIMIT=3", "--gin.toy_stage.count.words='no.jsonl'", "--gin.STEP=@nothing()"], "@nothing()"),
+        (
+            ["--gin.LIMIT=3", "--gin.toy_stage.count.failure='WrongUse'"],
+            "words.jsonl:3: field 'word' is missing.",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_sentence(
+    arguments: list[str], sentence: str, count_gin: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    command = ["count", f"--gin_file={count_gin}", f"--workdir={tmp_path / 'w'}", *arguments]
+    assert sentence in refused(capsys, *command)
+    assert not (tmp_path / "w" / "counted.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            ("limit = %LIMIT", "limt = %LIMIT"),
+            "line 11 limt = %LIMIT (did you mean 'limit'?).",
+        ),
+        (("toy_stage.CountConfig:", "toy_stage.CountConfik:"), "(did you mean 'CountConfig'?)"),
+        (("from tests.run import toy_stage", "from tests.run import toy_stag"), "toy_stag"),
+        (("STEP = 0.5", "STEP = 0.5\nSTEPP = 1"), "the macro STEPP is set but nothing refers to it"),
+        (("STEP = 0.5", "STEP = half"), "line 6 of"),
+        (("STEP = 0.5", "include 'missing.gin'\nSTEP = 0.5"), "missing.gin"),
+        (
+            ("limit = %LIMIT", "limit = %LIMITT"),
+            "%LIMITT is referred to, but no macro of that name is set (did you mean 'LIMIT'?)",
+        ),
+    ],
+)
+def test_a_wrong_gin_file_is_refused_in_one_sentence(
+    change: tuple[str, str], sentence: str, count_gin: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    count_gin.write_text(count_gin.read_text().replace(*change))
+    workdir = f"--workdir={tmp_path / 'w'}"
+    assert sentence in refused(capsys, "count", f"--gin_file={count_gin}", "--gin.LIMIT=3", workdir)
+
+
+def test_later_files_and_the_command_line_win(count_gin: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "second.gin").write_text("LIMIT = 4\nSTEP = 2.0\n")
+    workdir = tmp_path / "w"
+    command = [
+        "count",
+        f"--gin_file={count_gin}",
+        "--gin_file=second.gin",
+        f"--gin_search_paths={tmp_path},{tmp_path / 'more'}",
+        "--gin.LIMIT=2",
+        f"--workdir={workdir}",
+    ]
+    assert cli.main(command) == 0
+    assert (workdir / "counted.jsonl").read_text() == '{"value": 0.0}\n{"value": 2.0}\n'
+    entry = json.loads((workdir / "manifest.json").read_text())["stages"]["count"]
+    assert (entry["status"], entry["counts"], entry["seed"]) == ("complete", {"out": 2}, 0)
+    assert "step = %STEP" in (workdir / "config" / "count.gin").read_text()
+    operative = (workdir / "config" / "count.operative.gin").read_text()
+    assert "failure = ''" in operative  # a default that was used
+    assert "LIMIT = 2" in operative
+    # the stored configuration is a gin file that does the same again
+    again = ["count", f"--gin_file={workdir / 'config' / 'count.gin'}", f"--workdir={tmp_path / 'again'}"]
+    assert cli.main(again) == 0
+    assert (tmp_path / "again" / "counted.jsonl").read_bytes() == (workdir / "counted.jsonl").read_bytes()
+
+
+def test_a_failure_at_work_is_one_line_and_a_traceback_in_the_log(
+    count_gin: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    command = ["count", f"--gin_file={count_gin}", "--gin.LIMIT=3", f"--workdir={tmp_path / 'w'}"]
+    assert cli.main([*command, "--gin.toy_stage.count.failure='the disk is full'"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    log = tmp_path / "w" / "logs" / "count.log"
+    assert error == f"promptcot: 'count' failed: RuntimeError: the disk is full (traceback: {log})"
+    assert "Traceback" in log.read_text()
+    assert cli.main(command) == 0  # nothing was written, so other settings may be taken
+
+
+def test_python_m_is_the_same_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "promptcot_jax", "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: promptcot STAGE")
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, "-m", "promptcot_jax", "nonsense"], capture_output=True, env=environment, check=False
+    )
+    assert done.returncode == 2

@@ -1,0 +1,136 @@
+"""Every gin file of `configs/` parses, and what it sets up is built, up to the point of work."""
+
+import functools
+from pathlib import Path
+
+import gin
+import pytest
+
+from promptcot_jax.models import config as model_config
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.run import configuration, stages
+
+CONFIGS = Path(configuration.packaged_configs())
+FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.gin"))
+TRAINING = ("stages/cold_start.gin", "stages/em.gin")  # what model, mesh and data files are named after
+
+# Each file's companions on the command line, and what the user must set.
+BEFORE = {
+    "data/corpus.gin": (),
+    "data/user_triples.gin": (*TRAINING, "models/smollm2_135m.gin"),
+    "stages/em_settings.gin": ("stages/em.gin",),
+}
+AFTER = {
+    "stages/cold_start.gin": ("models/smollm2_135m.gin",),
+    "stages/sft.gin": ("models/smollm2_135m.gin",),
+    "data/corpus.gin": ("stages/corpus.gin",),
+}
+REQUIRED = {"TRIPLES": "'mine.jsonl'", "TRIPLES_HELDOUT": "'held.jsonl'", "MODEL_PATH": "'model'"}
+REQUIRED |= {"SOURCE": "'model'", "OUTPUT": "'converted'"}
+
+# Published sizes (model cards of the weights).
+PARAMETERS = {
+    "models/qwen2_5_0_5b.gin": 494_032_768,
+    "models/qwen2_5_1_5b.gin": 1_543_714_304,
+    "models/qwen2_5_7b.gin": 7_615_616_512,
+    "models/qwen2_5_32b.gin": 32_763_876_352,
+    "models/qwen3_4b.gin": 4_022_468_096,
+    "models/qwen3_8b.gin": 8_190_735_360,
+}
+
+
+def command_line(file: str) -> tuple[list[str], list[str]]:
+    """Files and bindings of a whole command around one config file."""
+    if file.startswith("models/"):
+        before = ("stages/corpus.gin", *TRAINING) if file == "models/tiny.gin" else TRAINING
+    elif file.startswith("meshes/"):
+        before = (*TRAINING, "models/smollm2_135m.gin")
+    else:
+        before = BEFORE.get(file, ())
+    files = [*before, file, *AFTER.get(file, ())]
+    text = "\n".join((CONFIGS / name).read_text() for name in with_includes(files))
+    bindings = [f"{name}={value}" for name, value in REQUIRED.items() if f"{name} = %gin.REQUIRED" in text]
+    return files, bindings
+
+
+def with_includes(files: list[str]) -> list[str]:
+    """The files and, recursively, what they include."""
+    found = []
+    for file in files:
+        lines = (CONFIGS / file).read_text().splitlines()
+        included = [line.split("'")[1] for line in lines if line.startswith("include ")]
+        found += [*with_includes(included), file]
+    return found
+
+
+def test_every_group_of_configs_is_there():
+    assert {file.split("/")[0] for file in FILES} == {"data", "meshes", "models", "runs", "stages"}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_file_has_its_header_and_is_short(file: str):
+    lines = (CONFIGS / file).read_text().splitlines()
+    assert len(lines) < 60
+    header = "\n".join(line for line in lines if line.startswith("#"))
+    for heading in ("# command:", "# hardware:", "# time:", "# result:"):
+        assert heading in header
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_file_parses_and_builds(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)  # found through the packaged configs, not the current directory
+    files, bindings = command_line(file)
+    configuration.load(files, bindings)
+    built = [name for name, stage in stages.STAGES.items() if stage.built and is_set_up(name)]
+    assert built or file == "data/corpus.gin"
+    if "run" in built:
+        built += configuration.arguments_of("run", stages.stage_function("run"))["stages"]
+    for name in built:
+        arguments = configuration.arguments_of(name, stages.stage_function(name))
+        settings = configuration.settings_of(name, arguments)
+        assert all("%" not in str(value) for value in settings.values())
+
+
+@functools.cache
+def function_of(name: str):
+    return stages.stage_function(name)
+
+
+def is_set_up(name: str) -> bool:
+    """Whether the loaded configuration speaks of a stage."""
+    try:
+        return bool(gin.get_bindings(function_of(name), resolve_references=False))
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize(("file", "parameters"), PARAMETERS.items())
+def test_a_model_file_describes_the_published_model(file: str, parameters: int):
+    configuration.load(*command_line(file))
+    built = gin.get_configurable(model_config.DecoderConfig)()
+    assert built.parameter_count() == parameters
+    assert built.dtype == built.param_dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("meshes/")])
+def test_a_mesh_file_makes_a_mesh_of_eight_devices_at_most(file: str):
+    configuration.load(*command_line(file))
+    config = gin.get_configurable(mesh_lib.MeshConfig)()
+    sizes = {"meshes/single.gin": 1, "meshes/v4_8.gin": 4}
+    assert mesh_lib.make_mesh(config).size == sizes.get(file, 8)
+
+
+def test_quickstart_model_has_the_size_that_is_claimed():
+    configuration.load(["runs/quickstart.gin"])
+    built = gin.get_configurable(model_config.DecoderConfig)()
+    assert 300_000 < built.parameter_count() < 400_000
+
+
+def test_every_macro_of_the_help_is_in_the_stages_gin_file():
+    for name, stage in stages.STAGES.items():
+        if not stage.settings:
+            continue
+        file = "runs/quickstart.gin" if name == "run" else f"stages/{name}.gin"
+        text = "\n".join((CONFIGS / included).read_text() for included in with_includes([file]))
+        for setting, _ in stage.settings:
+            assert f"{setting} = " in text, f"{name}: {setting}"

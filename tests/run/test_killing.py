@@ -1,0 +1,57 @@
+"""kill -9 at any moment, the same command again: the outcome is that of an undisturbed run, bit for bit."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from promptcot_jax.checkpoints import store
+from promptcot_jax.data import tokenizer as tokenizer_lib
+from promptcot_jax.models import causal_lm
+from tests import toys
+from tests.run import killing
+
+CORPUS = [
+    "corpus",
+    "--gin_file=stages/corpus.gin",
+    "--gin.NUM_TRAIN=64",
+    "--gin.NUM_HELDOUT=8",
+    "--gin.NUM_NOVEL=8",
+]
+
+
+@pytest.mark.slow
+def test_corpus(tmp_path: Path):
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    for seed in range(2):
+        killing.kill_at_random([*CORPUS, f"--workdir={killed}"], longest_seconds=5.0, seed=seed)
+    killing.kill_when([*CORPUS, f"--workdir={killed}"], killed, "triples.jsonl")
+    killing.run_to_end([*CORPUS, f"--workdir={killed}"])
+    killing.run_to_end([*CORPUS, f"--workdir={undisturbed}"])
+    killing.assert_same_outcome(killed, undisturbed)
+
+
+@pytest.mark.slow
+def test_synthesize(tmp_path: Path):
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    model = tmp_path / "model"
+    for workdir in (killed, undisturbed):
+        killing.run_to_end([*CORPUS, f"--workdir={workdir}"])
+    tokenizer = tokenizer_lib.Tokenizer.from_directory(killed / "tokenizer")
+    lm = causal_lm.CausalLM(toys.toy_config(vocab_size=tokenizer.vocab_size))
+    store.save_model(model, lm, lm.init(jax.random.key(0)), tokenizer, provenance={})
+    settings = [
+        "synthesize",
+        "--gin_file=stages/synthesize.gin",
+        f"--gin.PROMPT_MODEL='{model}'",
+        "--gin.NUM_CONCEPT_SETS=16",
+        "--gin.SAMPLES_PER_SET=4",
+        "--gin.MAX_PROBLEM_TOKENS=48",
+        "--gin.writing.WritingConfig.requests_per_shard=8",
+    ]
+    for shards in (1, 4):
+        pattern = "synthesize/drafts-*.jsonl"
+        killing.kill_when([*settings, f"--workdir={killed}"], killed, pattern, count=shards)
+    killing.run_to_end([*settings, f"--workdir={killed}"])
+    killing.run_to_end([*settings, f"--workdir={undisturbed}"])
+    killing.assert_same_outcome(killed, undisturbed)

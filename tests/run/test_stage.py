@@ -1,0 +1,181 @@
+"""Stages and the workdir: what is done again, what is refused, who holds the lock."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from promptcot_jax.core import manifest
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.run import configuration, lock, stage, stages
+from tests.run import toy_stage
+
+COUNT_GIN = """
+from __gin__ import dynamic_registration
+from promptcot_jax.run import run
+from tests.run import toy_stage
+
+LIMIT = 3
+STEP = 0.5
+WORDS = None
+SECONDS = 0.0
+
+toy_stage.count:
+  config = @toy_stage.CountConfig()
+  words = %WORDS
+  seconds = %SECONDS
+toy_stage.CountConfig:
+  limit = %LIMIT
+  step = %STEP
+  seed = 7
+
+run.run.stages = ['count', 'report']
+"""
+
+
+@pytest.fixture
+def count_gin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A gin file for the toy stage, which is added to the table for the test."""
+    monkeypatch.setattr(stages, "STAGES", dict(stages.STAGES))
+    monkeypatch.setattr(stages, "stage_function", stages.stage_function)
+    toy_stage.install()
+    path = tmp_path / "count.gin"
+    path.write_text(COUNT_GIN)
+    return str(path)
+
+
+def when(path: Path) -> int:
+    """When a file was last written."""
+    return path.stat().st_mtime_ns
+
+
+def test_a_complete_stage_is_not_done_again(count_gin: str, tmp_path: Path):
+    stage.run_stage("count", (count_gin,), workdir=str(tmp_path / "w"))
+    counted = tmp_path / "w" / "counted.jsonl"
+    written, entry = when(counted), manifest.read(tmp_path / "w")["count"]
+    assert (entry.status, entry.seed, entry.counts) == ("complete", 7, {"out": 3})
+    stage.run_stage("count", (count_gin,), workdir=str(tmp_path / "w"))
+    assert when(counted) == written
+    assert manifest.read(tmp_path / "w")["count"] == entry
+
+
+def test_other_settings_are_refused_by_name_until_the_outputs_are_removed(count_gin: str, tmp_path: Path):
+    workdir = tmp_path / "w"
+    stage.run_stage("count", (count_gin,), workdir=str(workdir))
+    message = "'count' done with other settings.*count.config.step was 0.5, now 2.0.*rm -r .*counted.jsonl"
+    with pytest.raises(WrongUse, match=message):
+        stage.run_stage("count", (count_gin,), ("STEP=2.0",), workdir=str(workdir))
+    (workdir / "counted.jsonl").unlink()
+    stage.run_stage("count", (count_gin,), ("STEP=2.0",), workdir=str(workdir))
+    assert (workdir / "counted.jsonl").read_text().splitlines()[1] == '{"value": 2.0}'
+
+
+def test_a_half_done_stage_goes_on_with_its_own_settings_only(count_gin: str, tmp_path: Path):
+    workdir = tmp_path / "w"
+    failing = ("toy_stage.count.failure='disk'",)
+    stage.run_stage("count", (count_gin,), workdir=str(workdir))
+    entry = manifest.read(workdir)["count"]
+    manifest.record(workdir, manifest.StageEntry(**{**entry.__dict__, "status": "running", "counts": {}}))
+    with pytest.raises(WrongUse, match="'count' begun with other settings.*count.failure was '', now 'disk'"):
+        stage.run_stage("count", (count_gin,), failing, workdir=str(workdir))
+    stage.run_stage("count", (count_gin,), workdir=str(workdir))
+    finished = manifest.read(workdir)["count"]
+    assert finished.status == "complete"
+    assert finished.wall_seconds >= entry.wall_seconds  # of all attempts together
+
+
+def test_a_changed_input_is_noticed(count_gin: str, tmp_path: Path):
+    words = tmp_path / "w" / "words.jsonl"
+    words.parent.mkdir()
+    words.write_text('{"word": "one"}\n')
+    bindings = ("WORDS='{workdir}/words.jsonl'",)
+    stage.run_stage("count", (count_gin,), bindings, workdir=str(tmp_path / "w"))
+    entry = manifest.read(tmp_path / "w")["count"]
+    assert entry.inputs == {"{workdir}/words.jsonl": manifest.file_digest(words)}
+    words.write_text('{"word": "two"}\n')
+    with pytest.raises(WrongUse, match=r"the content of \{workdir\}/words.jsonl has changed"):
+        stage.run_stage("count", (count_gin,), bindings, workdir=str(tmp_path / "w"))
+
+
+def test_run_does_the_listed_stages_and_skips_what_is_complete(count_gin: str, tmp_path: Path):
+    workdir = tmp_path / "w"
+    stage.run_stage("run", (count_gin,), workdir=str(workdir))
+    assert {name: entry.status for name, entry in manifest.read(workdir).items()} == {
+        "count": "complete",
+        "report": "complete",
+    }
+    written = when(workdir / "counted.jsonl")
+    stage.run_stage("run", (count_gin,), workdir=str(workdir))
+    assert when(workdir / "counted.jsonl") == written
+
+
+def test_run_looks_at_all_settings_before_it_starts(count_gin: str, tmp_path: Path):
+    with pytest.raises(WrongUse, match="run.stages names 'verify'"):
+        stage.run_stage(
+            "run", (count_gin,), ("run.run.stages=['count','verify']",), workdir=str(tmp_path / "w")
+        )
+    with pytest.raises(WrongUse, match="sft.sft.seed is not set"):
+        stage.run_stage("run", (count_gin,), ("run.run.stages=['count','sft']",), workdir=str(tmp_path / "w"))
+    assert not (tmp_path / "w").exists()
+
+
+def test_model_directories_count_by_their_parameters_digest(tmp_path: Path):
+    def checkpoint(name: str, params: str, digest: str) -> str:
+        place = tmp_path / name
+        (place / "params").mkdir(parents=True)
+        (place / "config.json").write_text("{}")
+        (place / "params" / f"data-{name}").write_text(params)
+        (place / "COMPLETE").write_text(name)
+        (place / "provenance.json").write_text(json.dumps({"params_digest": digest}))
+        return stage._directory_digest(stage.epath.Path(place))
+
+    first = checkpoint("a", "bytes", "123")
+    assert checkpoint("b", "the same parameters in another file", "123") == first
+    assert checkpoint("c", "bytes", "456") != first
+
+
+def test_a_second_run_is_refused_and_told_who_holds_the_workdir(tmp_path: Path):
+    workdir = str(tmp_path / "w")
+    with lock.hold(workdir, "em") as run_id:
+        with pytest.raises(WrongUse, match="another run of this process"), lock.hold(workdir, "sft"):
+            pass
+        code = f"from promptcot_jax.run import lock\nwith lock.hold({workdir!r}, 'sft'): pass"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert f"in use by run {run_id} ('promptcot em', process {os.getpid()} on " in done.stderr
+    with lock.hold(workdir, "sft"):  # given back
+        pass
+
+
+def test_two_commands_on_one_workdir_and_a_killed_holder(count_gin: str, tmp_path: Path):
+    workdir = tmp_path / "w"
+    command = [
+        sys.executable,
+        "-m",
+        "tests.run.toy_stage",
+        "count",
+        f"--gin_file={count_gin}",
+        f"--workdir={workdir}",
+    ]
+    first = subprocess.Popen([*command, "--gin.SECONDS=60.0"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while "count" not in manifest.read(workdir) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    second = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert second.returncode == 2
+    assert f"process {first.pid}" in second.stderr
+    assert second.stderr.count("\n") == 1
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert manifest.read(workdir)["count"].status == "running"
+    third = subprocess.run(command, capture_output=True, text=True, check=False)  # nothing stale blocks it
+    assert third.returncode == 0, third.stderr
+    assert manifest.read(workdir)["count"].status == "complete"
+
+
+def test_packaged_configs_are_found_beside_the_package():
+    assert (Path(configuration.packaged_configs()) / "stages" / "corpus.gin").exists()

@@ -1,0 +1,248 @@
+import dataclasses
+import json
+import math
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from promptcot_jax.data import packing
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.sampling import generation
+from promptcot_jax.sampling.token_choice import SamplingConfig
+from promptcot_jax.trainers import loop, metrics, optimizer, sft
+from tests.trainers import toy_fit
+
+
+def _rows(directory, *, wall_time=False):
+    rows = [json.loads(line) for line in (directory / metrics.FILE).read_text().splitlines()]
+    dropped = () if wall_time else metrics.WALL_TIME_FIELDS
+    return [{name: value for name, value in row.items() if name not in dropped} for row in rows]
+
+
+def _assert_equal(a, b):
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+class Interruption(Exception):
+    """Stands for whatever ends a run."""
+
+
+def _interrupt():
+    raise Interruption
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The toy's fit without interruption: final state and directory."""
+    directory = tmp_path_factory.mktemp("straight")
+    return toy_fit.fit(directory), directory
+
+
+def test_rows_at_logged_evaluated_and_saved_steps_hold_the_window_since_the_last(straight):
+    _, directory = straight
+    rows = _rows(directory, wall_time=True)
+    assert [row["step"] for row in rows] == [3, 4, 6, 8, 9, 12]  # every 3, 4 and 6 steps
+    assert [row["step"] for row in rows if "eval/nll" in row] == [6, 12]
+    batches = toy_fit.toy_batches()
+    labels = [int(batches.batch(step).loss_mask.sum()) for step in range(batches.num_steps)]
+    assert [row["labels"] for row in rows] == [
+        sum(labels[a:b]) for a, b in zip([0, 3, 4, 6, 8, 9], [3, 4, 6, 8, 9, 12], strict=True)
+    ]
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(set(seconds))
+
+
+def test_the_loss_of_a_window_is_per_label_over_all_its_steps(tmp_path):
+    lm = toy_fit.toy_lm()
+    params = lm.init(jax.random.key(0))
+    batches = toy_fit.Fixed([toy_fit.toy_batches().batch(i) for i in range(3)])
+    still = dataclasses.replace(toy_fit.OPTIMIZER, learning_rate=1e-12, weight_decay=0.0)
+    toy_fit.fit(tmp_path, batches, params=params, optimizer=still, evaluate=None)
+    total, count = sft.nll(lm, params, batches)
+    np.testing.assert_allclose(_rows(tmp_path)[-1]["loss"], total / count, rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", [2, 5, 8, 11])
+def test_resumed_equals_uninterrupted(straight, tmp_path, step):
+    state, directory = straight
+    with pytest.raises(Interruption):
+        toy_fit.fit(tmp_path, toy_fit.FailingAt(toy_fit.toy_batches(), step, _interrupt))
+    _assert_equal(toy_fit.fit(tmp_path), state)
+    assert _rows(tmp_path) == _rows(directory)
+
+
+def test_a_finished_fit_returns_its_state_without_a_step(straight, tmp_path):
+    state, directory = straight
+    before = (directory / metrics.FILE).read_bytes()
+    _assert_equal(toy_fit.fit(directory, toy_fit.FailingAt(toy_fit.toy_batches(), 11, _interrupt)), state)
+    assert (directory / metrics.FILE).read_bytes() == before
+
+
+def _program(directory, *arguments):
+    command = [sys.executable, "-m", "tests.trainers.toy_fit", str(directory), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_killed_with_signal_9_and_started_again_it_ends_bit_equal(tmp_path):
+    """Two kills, the second while the checkpoint of step 8 may still be under way."""
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    for step in ("6", "8"):
+        assert _program(killed, step).returncode == -signal.SIGKILL
+    for directory in (killed, straight):
+        result = _program(directory)
+        assert result.returncode == 0, result.stderr
+    assert (killed / "final.npz").read_bytes() == (straight / "final.npz").read_bytes()
+    assert _rows(killed) == _rows(straight)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_bit_equal(tmp_path):
+    rng = np.random.default_rng(0)
+    killed, straight = tmp_path / "killed", tmp_path / "straight"
+    assert _program(straight).returncode == 0
+    for _ in range(20):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.trainers.toy_fit", str(killed)], stderr=subprocess.DEVNULL
+        )
+        try:
+            process.wait(timeout=rng.uniform(4, 14))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.wait()
+    assert _program(killed).returncode == 0
+    assert (killed / "final.npz").read_bytes() == (straight / "final.npz").read_bytes()
+    assert _rows(killed) == _rows(straight)
+
+
+def test_the_callers_arrays_stay_valid_and_unchanged(tmp_path):
+    lm = toy_fit.toy_lm()
+    params = lm.init(jax.random.key(0))
+    before = jax.device_get(params)
+    state = toy_fit.fit(tmp_path / "1", params=params)
+    _assert_equal(params, before)
+    moments = jax.device_get(state.opt_state)
+    toy_fit.fit(tmp_path / "2", params=state.params, opt_state=state.opt_state)
+    _assert_equal(state.opt_state, moments)
+
+
+def test_carried_moments_go_on_where_they_ended(tmp_path):
+    """Two fits of 4 steps with the optimizer state handed over are one fit of 8, under a constant schedule."""
+    constant = dataclasses.replace(toy_fit.OPTIMIZER, schedule="constant")
+    batches = [toy_fit.toy_batches().batch(step) for step in range(8)]
+    whole = toy_fit.fit(tmp_path / "whole", toy_fit.Fixed(batches), optimizer=constant)
+    first = toy_fit.fit(tmp_path / "1", toy_fit.Fixed(batches[:4]), optimizer=constant)
+    second = toy_fit.fit(
+        tmp_path / "2",
+        toy_fit.Fixed(batches[4:]),
+        params=first.params,
+        opt_state=first.opt_state,
+        optimizer=constant,
+    )
+    _assert_equal(second.params, whole.params)
+    _assert_equal(second.opt_state, whole.opt_state)
+    assert (int(second.step), int(optimizer.num_updates(second.opt_state))) == (4, 8)
+
+
+def test_a_second_fit_compiles_nothing_though_it_is_longer(tmp_path):
+    """EM fits every round: new batches, another number of steps under a cosine, the same shapes."""
+    lm, mesh = toy_fit.toy_lm(), mesh_lib.make_mesh(mesh_lib.MeshConfig())
+    params = lm.init(jax.random.key(0))
+    toy_fit.fit(tmp_path / "1", toy_fit.toy_batches(num_epochs=1), mesh=mesh, params=params)
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        toy_fit.fit(tmp_path / "2", toy_fit.toy_batches(num_epochs=2, seed=5), mesh=mesh, params=params)
+        in_second_fit = len(compiled)
+        jax.jit(lambda x: x * 3)(jnp.ones(7)).block_until_ready()
+        assert len(compiled) > in_second_fit  # the listener hears compilations at all
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert in_second_fit == 0
+
+
+def test_too_many_skipped_updates_end_the_fit_with_the_reason(tmp_path):
+    def never_finite(lm, params, batch, *, remat):
+        total, count = sft.sft_loss(lm, params, batch, remat=remat)
+        return total * jnp.nan, count
+
+    config = dataclasses.replace(toy_fit.CONFIG, max_skipped=2)
+    with pytest.raises(loop.TooManySkippedUpdates, match="By step 3, 3 updates .* learning_rate"):
+        toy_fit.fit(tmp_path, loss=never_finite, config=config)
+
+
+def test_a_loss_that_is_not_finite_is_null_in_the_metrics(tmp_path):
+    def never_finite(lm, params, batch, *, remat):
+        total, count = sft.sft_loss(lm, params, batch, remat=remat)
+        return total * jnp.nan, count
+
+    state = toy_fit.fit(
+        tmp_path, toy_fit.Fixed([toy_fit.toy_batches().batch(0)]), loss=never_finite, evaluate=None
+    )
+    row = _rows(tmp_path)[-1]
+    assert (row["loss"], row["gradient_norm"], row["num_skipped"]) == (None, None, 1)
+    assert int(state.num_skipped) == 1
+
+
+def test_fit_on_a_mesh_equals_fit_on_one_device(straight, tmp_path):
+    state, directory = straight
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+    sharded = toy_fit.fit(tmp_path, mesh=mesh)
+    # 12 Adam steps at a rate of 1e-2 carry the rounding differences of each on
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), sharded.params, state.params)
+    for row, expected in zip(_rows(tmp_path), _rows(directory), strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+
+
+def test_remove_checkpoints_keeps_the_metrics(tmp_path):
+    toy_fit.fit(tmp_path, toy_fit.toy_batches(num_epochs=1))
+    loop.remove_checkpoints(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [metrics.FILE]
+
+
+def test_sft_learns_a_toy_by_heart_and_says_it_again(tmp_path):
+    lm = toy_fit.toy_lm(embed_dim=32, mlp_dim=64)
+    rows = toy_fit.toy_examples(12)
+    batches = packing.PackedEpochs(rows, row_length=24, rows_per_batch=8, num_epochs=150, seed=0)
+    quick = optimizer.OptimizerConfig(learning_rate=5e-3, warmup_steps=10, schedule="cosine")
+    config = loop.LoopConfig(log_every=50, checkpoint_every=1000, tensorboard=False)
+    state = toy_fit.fit(tmp_path, batches, lm=lm, optimizer=quick, config=config, evaluate=None)
+    total, count = sft.nll(
+        lm, state.params, packing.PackedEpochs(rows, row_length=24, rows_per_batch=8, num_epochs=1, seed=0)
+    )
+    assert total / count < 0.05 < math.log(toy_fit.VOCAB_SIZE)
+    completions = generation.generate(
+        lm,
+        state.params,
+        [row.prompt_ids for row in rows],
+        sampling=SamplingConfig(temperature=0.0, max_new_tokens=8),
+        stop_ids=(toy_fit.END,),
+        key=jax.random.key(0),
+        pad_id=0,
+    )
+    assert [completion.token_ids for completion in completions] == [row.completion_ids for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("micro_batches", 0),
+        ("log_every", 0),
+        ("checkpoint_every", 0),
+        ("keep", 0),
+        ("eval_every", -1),
+        ("max_skipped", -1),
+    ],
+)
+def test_nonsense_is_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=field):
+        loop.LoopConfig(**{field: value})

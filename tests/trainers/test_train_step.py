@@ -1,0 +1,176 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from promptcot_jax.data import examples, packing
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel import rules
+from promptcot_jax.trainers import optimizer as optimizer_lib
+from promptcot_jax.trainers import sft, train_step
+from tests.trainers import toy_fit
+
+OPTIMIZER = optimizer_lib.OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
+
+
+def _uneven_batch(num_rows=8):
+    """Rows with from 1 to `num_rows` trained tokens."""
+    rng = np.random.default_rng(0)
+    rows = [
+        examples.TokenExample(
+            prompt_ids=(2, 3),
+            completion_ids=tuple(rng.integers(2, toy_fit.VOCAB_SIZE, n + 1).tolist()),
+            token_values={"weight": tuple(rng.uniform(0, 2, n + 1).tolist())},
+        )
+        for n in range(num_rows)
+    ]
+    return packing.pack_rows(
+        [[row] for row in rows], num_rows=num_rows, row_length=12, value_names=("weight",)
+    )
+
+
+def _run(batches, *, lm=None, mesh=None, loss=sft.sft_loss, optimizer=OPTIMIZER, **settings):
+    """States and metrics after each batch, on the host."""
+    lm = lm or toy_fit.toy_lm()
+    mesh = mesh or mesh_lib.make_mesh(mesh_lib.MeshConfig())
+    step = train_step.make_train_step(lm, loss, optimizer, mesh, **settings)
+    states, metrics = [], []
+    with jax.set_mesh(mesh):
+        state = step.start(jax.device_put(lm.init(jax.random.key(0)), step.shardings.params))
+        for batch in batches:
+            state, figures = step.run(state, batch, np.int32(10))
+            states.append(jax.device_get(state))
+            metrics.append(jax.device_get(figures))
+    return states, metrics, state
+
+
+def _assert_close(a, b, rtol=1e-5, atol=1e-5):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), a, b)
+
+
+@pytest.mark.parametrize("loss", [sft.sft_loss, sft.weighted_sft_loss])
+@pytest.mark.parametrize("num_micro_batches", [2, 8])
+def test_micro_batches_equal_one_big_batch_with_unequal_counts(loss, num_micro_batches):
+    batch = _uneven_batch()
+    states, metrics, _ = _run([batch, batch], loss=loss)
+    micro_states, micro_metrics, _ = _run([batch, batch], loss=loss, num_micro_batches=num_micro_batches)
+    _assert_close(micro_states, states)
+    _assert_close(micro_metrics, metrics)
+
+
+def test_the_gradient_is_divided_once_by_the_count_of_the_whole_batch():
+    lm, batch = toy_fit.toy_lm(), _uneven_batch()
+    params = lm.init(jax.random.key(0))
+    (total, count), gradient = jax.value_and_grad(lambda p: sft.sft_loss(lm, p, batch), has_aux=True)(params)
+    _, (metrics,), _ = _run([batch], num_micro_batches=4)
+    assert metrics["count"] == count == 36
+    np.testing.assert_allclose(metrics["total"], total, rtol=1e-5)
+    norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradient))) / 36
+    np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-5)
+
+
+def test_one_step_is_adamw_by_hand():
+    """Adam's first step is the sign of the gradient; decay pulls the matrices only."""
+    lm, batch = toy_fit.toy_lm(), _uneven_batch()
+    before = lm.init(jax.random.key(0))
+    gradient = jax.grad(lambda p: sft.sft_loss(lm, p, batch)[0])(before)
+    (state,), _, _ = _run([batch])
+    scale = gradient["norm"]["scale"]
+    np.testing.assert_allclose(state.params["norm"]["scale"], 1 - 1e-2 * np.sign(scale), rtol=1e-4)
+    kernel, slope = (tree["layers"]["mlp"]["up_proj"]["kernel"] for tree in (before, gradient))
+    clear = np.abs(slope) > 1e-3  # where epsilon does not matter
+    expected = kernel - 1e-2 * (np.sign(slope) + 0.1 * kernel)
+    np.testing.assert_allclose(
+        state.params["layers"]["mlp"]["up_proj"]["kernel"][clear], expected[clear], atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 8}, {"tensor": 2}])
+def test_sharded_equals_one_device(shape):
+    batch = _uneven_batch()
+    states, metrics, _ = _run([batch, batch, batch])
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(**shape))
+    lm = toy_fit.toy_lm()
+    with_rules = type(lm)(lm.config, rules.DEFAULT_RULES)
+    sharded_states, sharded_metrics, last = _run([batch, batch, batch], lm=with_rules, mesh=mesh)
+    _assert_close(sharded_metrics, metrics, rtol=1e-4)
+    # Adam divides by the root of tiny second moments, so a rounding difference of a gradient shows
+    _assert_close(sharded_states, states, rtol=1e-4, atol=1e-4)
+    kernel = last.params["layers"]["mlp"]["up_proj"]["kernel"]  # [L, D, F]
+    moment = optax.tree.get(last.opt_state, "nu")["layers"]["mlp"]["up_proj"]["kernel"]
+    for array in (kernel, moment):
+        shards = (1, shape.get("fsdp", 1), shape.get("tensor", 1))
+        assert array.sharding.shard_shape(array.shape) == tuple(
+            n // s for n, s in zip(array.shape, shards, strict=True)
+        )
+
+
+def test_an_update_with_a_gradient_that_is_not_finite_is_left_out_and_counted():
+    good = _uneven_batch()
+    bad_values = {"weight": np.where(good.loss_mask, np.float32(np.inf), 0).astype(np.float32)}
+    bad = type(good)(
+        **{name: getattr(good, name) for name in ("token_ids", "segment_ids", "positions", "loss_mask")},
+        values=bad_values,
+    )
+    states, metrics, _ = _run([good, bad, good], loss=sft.weighted_sft_loss)
+    jax.tree.map(np.testing.assert_array_equal, states[1].params, states[0].params)
+    jax.tree.map(np.testing.assert_array_equal, states[1].opt_state, states[0].opt_state)
+    assert [int(m["num_skipped"]) for m in metrics] == [0, 1, 1]
+    assert [int(s.step) for s in states] == [1, 2, 3]
+    without, _, _ = _run([good, good], loss=sft.weighted_sft_loss)
+    jax.tree.map(np.testing.assert_array_equal, states[2].params, without[1].params)
+
+
+def test_a_batch_without_labels_is_skipped():
+    good = _uneven_batch()
+    empty = jax.tree.map(np.zeros_like, good)
+    states, metrics, _ = _run([good, empty])
+    jax.tree.map(np.testing.assert_array_equal, states[1].params, states[0].params)
+    assert int(metrics[1]["num_skipped"]) == 1
+
+
+def test_parameters_stored_in_bfloat16_train_in_float32():
+    """At the paper's learning rate an update is below what bfloat16 can hold."""
+    lm = toy_fit.toy_lm(param_dtype="bfloat16")
+    tiny = optimizer_lib.OptimizerConfig(learning_rate=2e-6)
+    (state,), _, _ = _run([_uneven_batch()], lm=lm, optimizer=tiny)
+    before, after = lm.init(jax.random.key(0)), state.params
+    assert {x.dtype for x in jax.tree.leaves(after)} == {np.dtype("float32")}
+    kernels = [tree["layers"]["self_attn"]["v_proj"]["kernel"] for tree in (before, after)]
+    assert np.mean(np.asarray(kernels[0], np.float32) != kernels[1]) > 0.9
+    assert np.mean(kernels[0] != kernels[1].astype(jnp.bfloat16)) < 0.1
+
+
+def test_bfloat16_activations_give_nearly_the_same_step():
+    batch = _uneven_batch()
+    _, full, _ = _run([batch])
+    (state,), half, _ = _run([batch], lm=toy_fit.toy_lm(dtype="bfloat16"))
+    np.testing.assert_allclose(half[0]["total"], full[0]["total"], rtol=0.02)  # 8 bits of mantissa
+    assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype("float32")}
+
+
+def test_the_same_configuration_gives_the_same_compiled_step():
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig())
+
+    def loss(lm, params, batch, *, remat, factor):
+        total, count = sft.sft_loss(lm, params, batch, remat=remat)
+        return factor * total, count
+
+    def make(factor):
+        return train_step.make_train_step(
+            toy_fit.toy_lm(), functools.partial(loss, factor=factor), OPTIMIZER, mesh
+        )
+
+    assert make(2.0) is make(2.0)
+    assert make(2.0) is not make(3.0)
+
+
+def test_rows_that_do_not_divide_are_refused_with_the_way_out():
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2))
+    step = train_step.make_train_step(toy_fit.toy_lm(), sft.sft_loss, OPTIMIZER, mesh, num_micro_batches=2)
+    step.check_rows(16)
+    with pytest.raises(ValueError, match=r"12 rows .* multiple of 8 rows"):
+        step.check_rows(12)

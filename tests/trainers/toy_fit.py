@@ -1,0 +1,105 @@
+"""A fit of a tiny decoder in a second or two. As a program, it is the victim of the kill -9 tests:
+
+python -m tests.trainers.toy_fit DIRECTORY [STEP]    # STEP: kill itself when asked for that batch
+"""
+
+import os
+import signal
+import sys
+
+import jax
+import numpy as np
+
+from promptcot_jax.data import examples, packing
+from promptcot_jax.models import causal_lm
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.trainers import loop, optimizer, sft
+from tests import toys
+
+VOCAB_SIZE = 16
+END = 1
+NUM_STEPS = 12
+OPTIMIZER = optimizer.OptimizerConfig(
+    learning_rate=1e-2, warmup_steps=3, schedule="cosine", weight_decay=0.1, clip_norm=1.0
+)
+CONFIG = loop.LoopConfig(log_every=3, checkpoint_every=4, eval_every=6, tensorboard=False)
+
+
+def toy_lm(**changes) -> causal_lm.CausalLM:
+    settings = {
+        "vocab_size": VOCAB_SIZE,
+        "embed_dim": 16,
+        "mlp_dim": 16,
+        "num_layers": 2,
+        "num_heads": 2,
+        "num_kv_heads": 2,
+    }
+    return causal_lm.CausalLM(toys.toy_config(**(settings | changes)))
+
+
+def toy_examples(number: int = 24, seed: int = 0) -> list[examples.TokenExample]:
+    """Prompts of 1-5 letters, completed by the same letters backwards and the end."""
+    rng = np.random.default_rng(seed)
+    prompts = [tuple(rng.integers(2, VOCAB_SIZE, rng.integers(1, 6)).tolist()) for _ in range(number)]
+    return [examples.TokenExample(prompt_ids=p, completion_ids=(*p[::-1], END)) for p in prompts]
+
+
+def toy_batches(num_epochs: int = 3, **changes) -> packing.PackedEpochs:
+    """4 steps an epoch, unless changed."""
+    settings = {"row_length": 12, "rows_per_batch": 4, "num_epochs": num_epochs, "seed": 0}
+    return packing.PackedEpochs(toy_examples(), **(settings | changes))
+
+
+class Fixed:
+    """A source of the batches given."""
+
+    def __init__(self, batches):
+        self._batches = list(batches)
+        self.num_steps = len(self._batches)
+
+    def batch(self, step: int) -> packing.PackedBatch:
+        return self._batches[step]
+
+
+class FailingAt(Fixed):
+    """Calls `fail` when a step's batch is asked for."""
+
+    def __init__(self, batches: packing.PackedEpochs, step: int, fail):
+        super().__init__(batches.batch(i) for i in range(batches.num_steps))
+        self._step, self._fail = step, fail
+
+    def batch(self, step: int) -> packing.PackedBatch:
+        if step == self._step:
+            self._fail()
+        return super().batch(step)
+
+
+def fit(directory, batches=None, *, lm=None, mesh=None, params=None, **changes):
+    """The toy's fit with held-out NLL; `changes` are arguments of `loop.fit`."""
+    lm = lm or toy_lm()
+    held_out = packing.PackedEpochs(
+        toy_examples(seed=1), row_length=12, rows_per_batch=4, num_epochs=1, seed=0
+    )
+
+    def evaluate(params):
+        total, count = sft.nll(lm, params, held_out)
+        return {"nll": total / count}
+
+    settings = {"loss": sft.sft_loss, "optimizer": OPTIMIZER, "config": CONFIG, "evaluate": evaluate}
+    return loop.fit(
+        lm,
+        lm.init(jax.random.key(0)) if params is None else params,
+        batches or toy_batches(),
+        mesh=mesh or mesh_lib.make_mesh(mesh_lib.MeshConfig()),
+        directory=directory,
+        **(settings | changes),
+    )
+
+
+if __name__ == "__main__":
+    chosen = toy_batches()
+    if len(sys.argv) > 2:
+        chosen = FailingAt(chosen, int(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    state = fit(sys.argv[1], chosen)
+    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+    np.savez(os.path.join(sys.argv[1], "final.npz"), **jax.device_get(leaves))

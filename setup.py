@@ -1,4 +1,4 @@
-"""Installation: `pip install .`, or `pip install -e .[test]` to work on it. Tool settings are in pyproject.toml."""
+"""Installation: `pip install .`, or `pip install -e .[test]` to work on it; pyproject.toml sets the tools."""
 
 import os
 import shutil
@@ -17,8 +17,9 @@ class BuildWithConfigs(build_py):
             shutil.copytree("configs", target, dirs_exist_ok=True)
 
 
-# The lower bounds are the versions that the tests pass with; the upper ones stop before the next breaking series.
+# The lower bounds are versions that the tests pass with; the upper ones stop before the next breaking series.
 DEPENDENCIES = [
+    "absl-py>=2.3,<3",
     "beartype>=0.23,<0.30",
     "clu>=0.0.12,<0.1",
     "etils[epath]>=1.15,<2",
@@ -29,6 +30,7 @@ DEPENDENCIES = [
     "jax>=0.10.2,<0.12",
     "jaxtyping>=0.3.11,<0.4",
     "jinja2>=3.1.6,<4",
+    "matplotlib>=3.10,<4",
     "numpy>=2.3,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
@@ -47,11 +49,13 @@ EXTRAS = {
     "gcs": ["gcsfs>=2026.1"],
     "test": [
         "import-linter>=2.17,<3",
+        "ml_dtypes>=0.5",
         "pyright>=1.1.414",
         "pytest>=9.2,<10",
         "ruff>=0.17.6,<0.18",  # another series formats differently
+        "scipy>=1.15",
     ],
-    # torch and transformers are only what the benchmarks compare with and what wrote the fixtures of the tests
+    # torch and transformers are what the benchmarks compare with and what wrote the fixtures of the tests
     "benchmarks": ["torch>=2.6", "transformers>=5.24", "psutil>=7"],
     # t5x is not on the package index; its conventions are followed, it is not needed
     "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
@@ -60,7 +64,7 @@ EXTRAS = {
 setuptools.setup(
     name="promptcot_jax",
     version="0.1.0",
-    description="PromptCoT 2.0 on JAX: problem synthesis by expectation-maximization, and post-training on it",
+    description="PromptCoT 2.0 on JAX: problem synthesis by EM, and post-training on it",
     long_description="See README.md.",
     license="Apache-2.0",
     python_requires=">=3.11",

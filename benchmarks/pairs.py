@@ -1,7 +1,8 @@
-"""Ours against another implementation, in alternating pairs: each side in a process of its own, one working at a time.
+"""Ours against another implementation, in alternating pairs, each side in a process of its own.
 
-Alternation makes the ratio robust against a machine whose speed drifts; a process of its own gives each side its own
-peak of memory. Standard library only: the other side's interpreter has neither JAX nor this package.
+One side works at a time. Alternation makes the ratio robust against a machine whose speed drifts; a process
+of its own gives each side its own peak of memory. Standard library only at the top: the other side's
+interpreter has neither JAX nor this package.
 """
 
 import dataclasses
@@ -46,7 +47,7 @@ def torch_model(max_positions: int = 2048):
 
 
 def serve(work: Callable[[], float]) -> None:
-    """Worker side: one run of `work` per line on standard input, answered by its seconds and the peak so far."""
+    """Worker side: runs `work` for each line of standard input; answers its seconds and the peak so far."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     for _ in sys.stdin:
@@ -100,7 +101,6 @@ def report(title: str, num_tokens: int, sides: dict[str, Measured]) -> None:
     if len(sides) == 2:
         ours, theirs = sides.values()
         ratios = [b / a for a, b in zip(ours.seconds, theirs.seconds, strict=True)]
-        print(
-            f"  ratio         {statistics.median(ratios):8.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})"
-        )
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"  ratio         {statistics.median(ratios):8.2f} ({each})")
     sys.stdout.flush()

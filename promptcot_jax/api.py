@@ -1,8 +1,9 @@
 """The stable names for notebooks and other programs; everything else may move.
 
-Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `extract_answer`, `grade_math`,
-`run_stage`. Not here yet, and absent rather than pretended: `grade_many`, `run_tests` (with `StdioTest`, `CallTest`,
-`AssertTest`), `decontaminate`, `codeforces_rating`; each comes with the room that does it.
+Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `extract_answer`,
+`grade_math`, `run_stage`. Not here yet, and absent rather than pretended: `grade_many`, `run_tests` (with
+`StdioTest`, `CallTest`, `AssertTest`), `decontaminate`, `codeforces_rating`; each comes with the room that
+does it.
 """
 
 import bisect
@@ -37,11 +38,13 @@ Text = str | Sequence[int]  # a text, or the token ids it is to stand for
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """What the model wrote after one prompt; the end token is among the ids, and scored, but not in the text."""
+    """What the model wrote after a prompt; its end token is among the ids and scored, but not in the text."""
 
     text: str
     token_ids: tuple[int, ...]
-    log_probs: np.ndarray  # [n] float32, the model at the temperature, full softmax (greedy: at temperature 1)
+    log_probs: (
+        np.ndarray
+    )  # [n] float32, the model at the temperature, full softmax (greedy: at temperature 1)
     sampler_log_probs: np.ndarray  # [n] float32, after top-k, top-p and min-p
     finish_reason: Literal["stop", "length"]
 
@@ -77,23 +80,22 @@ class Model:
         """Next-token logits in float32, at every position.
 
         Args:
-            segment_ids: tokens see earlier tokens of their own segment only; 0 is padding, whose logits mean nothing.
+            segment_ids: tokens see earlier tokens of their own segment only; 0 is padding, whose logits mean
+                nothing.
                 None: each row is one segment.
             positions: None counts from 0 in each segment.
 
         Raises:
             ValueError: rows of unequal length, or ids outside the vocabulary.
         """
-        arrays = [None if a is None else np.asarray(a, np.int32) for a in (token_ids, segment_ids, positions)]
-        for array in arrays:
-            if array is not None and (array.ndim != 2 or array.shape != arrays[0].shape):
-                raise ValueError(
-                    "token_ids, segment_ids and positions must share one shape [B, T], got "
-                    f"{[None if a is None else a.shape for a in arrays]}."
-                )
-        batching.check_token_ids(arrays[0].tolist(), self.config.vocab_size, "Row")
+        ids = np.asarray(token_ids, np.int32)
+        rest = [None if array is None else np.asarray(array, np.int32) for array in (segment_ids, positions)]
+        shapes = [array.shape for array in (ids, *rest) if array is not None]
+        if ids.ndim != 2 or len(set(shapes)) > 1:
+            raise ValueError(f"token_ids, segment_ids, positions must share one shape [B, T]; got {shapes}.")
+        batching.check_token_ids(ids.tolist(), self.config.vocab_size, "Row")
         with self._mesh_entered():
-            return _logits(self.lm, self.params, *arrays)
+            return _logits(self.lm, self.params, ids, *rest)
 
     def generate(
         self,
@@ -114,10 +116,11 @@ class Model:
         Sample g of prompt i draws the noise of request i * n + g under `seed`, whatever else is in the call.
 
         Args:
-            prompts: texts, which begin with the model's BOS where it has one, or token lists, taken as they are.
+            prompts: texts, which begin with the model's BOS where it has one, or token lists, taken as they
+                are.
             temperature: 0 decodes greedily.
-            stop: texts that end a completion; it is cut before the first of them. Its ids go up to the token that
-                completed the text.
+            stop: texts that end a completion; it is cut before the first of them. Its ids go up to the token
+                that completed the text.
             stop_token_ids: ids that end a completion. None: the end tokens of the tokenizer. (): none.
             chat: texts are a user's turn, rendered by the model's chat template.
 
@@ -138,7 +141,11 @@ class Model:
                 self.params,
                 prompt_ids,
                 sampling=SamplingConfig(
-                    temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, max_new_tokens=max_new_tokens
+                    temperature=temperature,
+                    top_p=top_p,
+                    top_k=top_k,
+                    min_p=min_p,
+                    max_new_tokens=max_new_tokens,
                 ),
                 stop_ids=stop_ids,
                 key=prng.stream_key(seed, "rollout"),
@@ -168,7 +175,8 @@ class Model:
         _refuse_one_text(completions, "completions")
         end = [self.tokenizer.eos_id] if add_end else []
         completion_ids = [
-            [*self.tokenizer.encode(text), *end] if isinstance(text, str) else list(text) for text in completions
+            [*self.tokenizer.encode(text), *end] if isinstance(text, str) else list(text)
+            for text in completions
         ]
         with self._mesh_entered():
             rows = scoring.score(
@@ -193,7 +201,9 @@ class Model:
                 text = self.tokenizer.render_chat([{"role": "user", "content": prompt}]) if chat else prompt
                 rows.append(self.tokenizer.prompt_ids(text))
             elif chat:
-                raise WrongUse("chat=True renders texts; for token lists render and encode the chat yourself.")
+                raise WrongUse(
+                    "chat=True renders texts; for token lists render and encode the chat yourself."
+                )
             else:
                 rows.append(list(prompt))
         return rows
@@ -233,7 +243,9 @@ def run_stage(
     """
     from promptcot_jax.run import stage as stage_lib  # brings gin and the stages; models alone do without
 
-    stage_lib.run_stage(stage, tuple(gin_files), tuple(bindings), None if workdir is None else os.fspath(workdir))
+    stage_lib.run_stage(
+        stage, tuple(gin_files), tuple(bindings), None if workdir is None else os.fspath(workdir)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -259,7 +271,8 @@ def _to_completion(
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     if places:
         text, finish_reason = text[: min(places)], "stop"
-        # The shortest run of tokens whose text holds a stop text; holding one is monotone in the number of tokens.
+        # The shortest run of tokens whose text holds a stop text; holding one is monotone in the number of
+        # tokens.
         length = bisect.bisect_left(
             range(len(ids) + 1), True, key=lambda k: any(stop in tokenizer.decode(ids[:k]) for stop in stops)
         )

@@ -1,7 +1,7 @@
 """Set-up of every test: eight simulated CPU devices, warnings as errors but for those named here.
 
-Nothing of `promptcot_jax` or JAX may be imported at the top of this file: the devices are counted when JAX starts,
-and jaxtyping's import hook checks only what is imported after it.
+Nothing of `promptcot_jax` or JAX may be imported at the top of this file: the devices are counted when JAX
+starts, and jaxtyping's import hook checks only what is imported after it.
 """
 
 import os
@@ -10,7 +10,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow (through seqio) is imported
 
-import pytest  # noqa: E402
+import pytest
 
 # Each entry: (filter, why it cannot be mended here). Empty: no third party warns in the proven versions.
 THIRD_PARTY_WARNINGS: tuple[tuple[str, str], ...] = ()

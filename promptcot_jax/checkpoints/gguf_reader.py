@@ -1,10 +1,11 @@
-"""GGUF files, the format of llama.cpp: weights (dequantised to floats), tokenizer and chat template in one file.
+"""GGUF files, the format of llama.cpp: weights (made floats again), tokenizer and chat template in one file.
 
-The file is read into what a Hugging Face directory holds (its config fields, its tensors by its names), so that
-everything behind it is shared with `huggingface.py`. Two things are not mere renaming. llama.cpp rotates neighbouring
-pairs of a head in the `llama` architecture where Hugging Face rotates halves, and its converter permutes the rows of
-q and k accordingly; that is undone here. And the tokenizer's splitting rule is only named (`smollm`, `qwen2`), not
-stored; the rules for the names we know are below, taken from the tokenizers they stand for.
+The file is read into what a Hugging Face directory holds (its config fields, its tensors by its names), so
+that everything behind it is shared with `huggingface.py`. Two things are not mere renaming. llama.cpp rotates
+neighbouring pairs of a head in the `llama` architecture where Hugging Face rotates halves, and its converter
+permutes the rows of q and k accordingly; that is undone here. And the tokenizer's splitting rule is only
+named (`smollm`, `qwen2`), not stored; the rules for the names we know are below, taken from the tokenizers
+they stand for.
 """
 
 import os
@@ -50,7 +51,10 @@ _LLAMA3_SPLIT = (
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
-_CONTROL, _USER_DEFINED = 3, 4  # token types: matched whole in a text, the first kind also hidden when decoding
+_CONTROL, _USER_DEFINED = (
+    3,
+    4,
+)  # token types: matched whole in a text, the first kind also hidden when decoding
 
 
 def gguf_name(name: str) -> str:
@@ -77,7 +81,9 @@ class GgufFile:
         try:
             reader = gguf.GGUFReader(self._path)
         except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-            raise WrongUse(f"{self._path}: truncated, or not a GGUF file ({error}); fetch it again.") from None
+            raise WrongUse(
+                f"{self._path}: truncated, or not a GGUF file ({error}); fetch it again."
+            ) from None
         self._fields = reader.fields
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         self._architecture = self._field("general.architecture")
@@ -108,8 +114,8 @@ class GgufFile:
         kind = self._field("tokenizer.ggml.model")
         if kind != "gpt2":
             raise WrongUse(
-                f"{self._path}: tokenizer.ggml.model '{kind}' is not supported, only byte-level BPE ('gpt2') is; "
-                "use the model's Hugging Face directory."
+                f"{self._path}: tokenizer.ggml.model '{kind}' is not supported, only 'gpt2' "
+                "(byte-level BPE) is; use the model's Hugging Face directory."
             )
         rule = self._field("tokenizer.ggml.pre")
         tokens: list[str] = self._field("tokenizer.ggml.tokens")
@@ -137,7 +143,9 @@ class GgufFile:
 
         eos_token = special("eos")
         if eos_token is None:
-            raise WrongUse(f"{self._path}: tokenizer.ggml.eos_token_id is missing; generation could never stop.")
+            raise WrongUse(
+                f"{self._path}: tokenizer.ggml.eos_token_id is missing; generation could never stop."
+            )
         turn_ends = (self._field(f"tokenizer.ggml.{name}_token_id", None) for name in ("eot", "eom"))
         return Tokenizer.from_backend(
             backend,
@@ -169,8 +177,8 @@ class GgufFile:
             case "qwen2":
                 return normalizers.NFC(), split_by(_QWEN2_SPLIT)
         raise WrongUse(
-            f"{self._path}: tokenizer.ggml.pre '{rule}' is not a splitting rule known here (gpt-2, smollm, llama-bpe, "
-            "qwen2); use the model's Hugging Face directory."
+            f"{self._path}: tokenizer.ggml.pre '{rule}' is not a splitting rule known here (gpt-2, smollm, "
+            "llama-bpe, qwen2); use the model's Hugging Face directory."
         )
 
     _REQUIRED = object()
@@ -190,7 +198,9 @@ class GgufFile:
             raise WrongUse(f"{self._path}: tensor 'token_embd.weight' is missing.")
         embed_dim, vocab_size = (int(size) for size in embedding.shape)
         num_heads = self._field(f"{name}.attention.head_count")
-        head_dim = self._field(f"{name}.attention.key_length", self._field(f"{name}.embedding_length") // num_heads)
+        head_dim = self._field(
+            f"{name}.attention.key_length", self._field(f"{name}.embedding_length") // num_heads
+        )
         required = {
             f"{name}.rope.scaling.type": "none",
             f"{name}.rope.dimension_count": head_dim,
@@ -201,7 +211,9 @@ class GgufFile:
         }
         for key, value in required.items():
             if self._field(key, value) != value:
-                raise WrongUse(f"{self._path}: {key} = {self._field(key)!r} is not supported; expected {value!r}.")
+                raise WrongUse(
+                    f"{self._path}: {key} = {self._field(key)!r} is not supported; expected {value!r}."
+                )
         fields = {
             "architectures": [_ARCHITECTURES[name]],
             "vocab_size": vocab_size,
@@ -219,24 +231,35 @@ class GgufFile:
         return hf_config.from_hf(fields, self._path)
 
     def _check_tensors(self) -> None:
-        expected = {gguf_name(name): shape for name, shape in hf_mapping.expected_tensors(self.config).items()}
+        expected = {
+            gguf_name(name): shape for name, shape in hf_mapping.expected_tensors(self.config).items()
+        }
         for name, shape in expected.items():
             if name not in self._tensors:
-                raise WrongUse(f"{self._path}: tensor '{name}' is missing; expected with shape {list(shape)}.")
+                raise WrongUse(
+                    f"{self._path}: tensor '{name}' is missing; expected with shape {list(shape)}."
+                )
             found = tuple(int(size) for size in reversed(self._tensors[name].shape))
             if found != shape:
                 raise WrongUse(
-                    f"{self._path}: tensor '{name}' has shape {list(found)}; its metadata ask for {list(shape)}."
+                    f"{self._path}: tensor '{name}' has shape {list(found)}; "
+                    f"its metadata ask for {list(shape)}."
                 )
             quantisation = self._tensors[name].tensor_type.name
             if quantisation not in _QUANTISATIONS:
                 raise WrongUse(
-                    f"{self._path}: tensor '{name}' is stored as {quantisation}; only {', '.join(_QUANTISATIONS)} are "
-                    "read. Fetch or make the file in one of these."
+                    f"{self._path}: tensor '{name}' is stored as {quantisation}; "
+                    f"only {', '.join(_QUANTISATIONS)} are read. Fetch or make the file in one of these."
                 )
         for name in self._tensors.keys() - expected.keys():
-            reason = "scaled rotary embeddings are not supported" if name == "rope_freqs.weight" else "it has no place"
-            raise WrongUse(f"{self._path}: tensor '{name}': {reason} in a {self._architecture} decoder read here.")
+            reason = (
+                "scaled rotary embeddings are not supported"
+                if name == "rope_freqs.weight"
+                else "it has no place"
+            )
+            raise WrongUse(
+                f"{self._path}: tensor '{name}': {reason} in a {self._architecture} decoder read here."
+            )
 
 
 def _unpermute(array: np.ndarray, num_heads: int) -> np.ndarray:

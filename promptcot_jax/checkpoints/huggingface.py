@@ -1,7 +1,8 @@
-"""Hugging Face model directories: weights in from users' Qwen and Llama checkpoints, and trained models out again.
+"""Hugging Face model directories: users' Qwen and Llama weights in, trained models out.
 
-`model.safetensors`, or shards with `model.safetensors.index.json`; `config.json`; the tokenizer's files. Tensors are
-read one at a time and each finished parameter goes to its devices at once, so the host never holds a second copy.
+`model.safetensors`, or shards with `model.safetensors.index.json`; `config.json`; the tokenizer's files.
+Tensors are read one at a time and each finished parameter goes to its devices at once, so the host never
+holds a second copy.
 """
 
 import contextlib
@@ -50,13 +51,14 @@ def read_config(directory: epath.Path) -> DecoderConfig:
 
 
 class TensorReader:
-    """The tensors of a directory by name; checks all names, shapes and number formats before the first is read."""
+    """The tensors of a directory by name; all names, shapes and number formats are checked first."""
 
     def __init__(self, directory: epath.Path, config: DecoderConfig):
         """Opens every file of the checkpoint; `close` (or a `with` block) closes them.
 
         Raises:
-            WrongUse: a file is missing or damaged, or a tensor is missing, unknown, of another shape or number format.
+            WrongUse: a file is missing or damaged, or a tensor is missing, unknown, of another shape or
+                number format.
         """
         self._files: dict[epath.Path, safetensors.safe_open] = {}
         self._stack = contextlib.ExitStack()
@@ -83,7 +85,9 @@ class TensorReader:
         stored = {file: set(handle.keys()) for file, handle in self._files.items()}
         for name, file in self._file_of.items():
             if name not in stored[file]:
-                raise WrongUse(f"{os.fspath(file)}: tensor '{name}' is missing, though {INDEX} places it there.")
+                raise WrongUse(
+                    f"{os.fspath(file)}: tensor '{name}' is missing, though {INDEX} places it there."
+                )
         expected = hf_mapping.expected_tensors(config)
         for name, shape in expected.items():
             if name not in self._file_of:
@@ -103,8 +107,8 @@ class TensorReader:
         for name in self._file_of.keys() - expected.keys():
             if not (_DERIVED.search(name) or (name == _TIED_COPY and config.tie_embeddings)):
                 raise WrongUse(
-                    f"{os.fspath(self._file_of[name])}: tensor '{name}' has no place in a {config.family} decoder of "
-                    f"{config.num_layers} layers; the weights are of another architecture than config.json says."
+                    f"{os.fspath(self._file_of[name])}: tensor '{name}' has no place in a {config.family} "
+                    f"decoder of {config.num_layers} layers; config.json describes another model."
                 )
 
 
@@ -113,16 +117,20 @@ def _read_index(directory: epath.Path) -> dict[str, epath.Path]:
     single, index = directory / WEIGHTS, directory / INDEX
     if single.exists():
         with _open(single) as handle:
-            return {name: single for name in handle.keys()}
+            return dict.fromkeys(handle.keys(), single)
     weight_map = jsonl.read_json(index)
     weight_map = weight_map.get("weight_map") if isinstance(weight_map, dict) else None
     if not isinstance(weight_map, dict):
         raise WrongUse(f"{os.fspath(index)}: field 'weight_map' must be an object from tensor to file.")
     for name, file in weight_map.items():
         if not isinstance(file, str) or os.path.basename(file) != file:
-            raise WrongUse(f"{os.fspath(index)}: tensor '{name}' must be placed in a file beside it, got {file!r}.")
+            raise WrongUse(
+                f"{os.fspath(index)}: tensor '{name}' must be placed in a file beside it, got {file!r}."
+            )
         if not (directory / file).exists():
-            raise WrongUse(f"{os.fspath(directory / file)}: no such file, though {INDEX} places '{name}' in it.")
+            raise WrongUse(
+                f"{os.fspath(directory / file)}: no such file, though {INDEX} places '{name}' in it."
+            )
     return {name: directory / file for name, file in weight_map.items()}
 
 
@@ -147,8 +155,8 @@ def save_hf(
 ) -> None:
     """Writes a model that `transformers` loads, in the parameters' own number format.
 
-    Weights of an earlier export in `directory` are replaced. The index (or the only file) comes last, so an export
-    that was interrupted does not load.
+    Weights of an earlier export in `directory` are replaced. The index (or the only file) comes last, so an
+    export that was interrupted does not load.
 
     Args:
         max_shard_bytes: weights beyond this size are spread over several files.

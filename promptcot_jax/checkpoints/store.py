@@ -1,10 +1,11 @@
-"""Our own model checkpoints: what cold start, EM rounds and solver training leave behind for the stages after them.
+"""Our own model checkpoints: what cold start, EM rounds and solver training leave for later stages.
 
-A checkpoint is a directory: `config.json` (Hugging Face's form), the tokenizer's files, `provenance.json`, `params/`
-(Orbax) and, written last, `COMPLETE`, which lists every file with its size and, on a local disk, its checksum (Orbax
-stores none of the arrays' bytes: a flipped bit would load as another number). A directory without the marker, or not
-as the marker says, is never loaded. On a local disk the whole is written aside, flushed and renamed; in a bucket,
-where objects appear whole and are checked by the store itself but directories do neither, the marker alone decides.
+A checkpoint is a directory: `config.json` (Hugging Face's form), the tokenizer's files, `provenance.json`,
+`params/` (Orbax) and, written last, `COMPLETE`, which lists every file with its size and, on a local disk,
+its checksum (Orbax stores none of the arrays' bytes: a flipped bit would load as another number). A directory
+without the marker, or not as the marker says, is never loaded. On a local disk the whole is written aside,
+flushed and renamed; in a bucket, where objects appear whole and are checked by the store itself but
+directories do neither, the marker alone decides.
 """
 
 import hashlib
@@ -44,7 +45,9 @@ def location(path: epath.PathLike) -> epath.Path:
     text = os.fspath(path)
     text = text if not is_local(text) else os.path.abspath(os.path.expanduser(text))
     if any(character in text for character in _PATTERN_CHARACTERS):
-        raise WrongUse(f"{text}: a checkpoint's path may not contain any of '{_PATTERN_CHARACTERS}'; rename it.")
+        raise WrongUse(
+            f"{text}: a checkpoint's path may not contain any of '{_PATTERN_CHARACTERS}'; rename it."
+        )
     return epath.Path(text)
 
 
@@ -105,7 +108,7 @@ def _marker_entries(directory: epath.Path) -> dict[str, dict[str, Any]] | None:
 
 
 def remove(directory: epath.Path) -> None:
-    """Deletes a checkpoint, its marker first, so that an interrupted deletion leaves nothing that looks whole."""
+    """Deletes a checkpoint, its marker first: an interrupted deletion leaves nothing that looks whole."""
     (directory / MARKER).unlink(missing_ok=True)
     if directory.exists():
         if is_local(directory):
@@ -172,7 +175,9 @@ def restore_arrays(directory: epath.Path, like: Mapping[str, Any]) -> dict[str, 
         like,
     )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(directory, args=ocp.args.PyTreeRestore(item=like, restore_args=restore_args))
+        return checkpointer.restore(
+            directory, args=ocp.args.PyTreeRestore(item=like, restore_args=restore_args)
+        )
 
 
 # --- models ---
@@ -230,8 +235,8 @@ def require_complete(directory: epath.Path) -> None:
     if not (directory / MARKER).exists():
         raise WrongUse(incomplete_message(directory))
     raise WrongUse(
-        f"{os.fspath(directory)}: a damaged checkpoint (a file that {MARKER} lists is missing or has another size). "
-        "Copy it again in full, or run the stage that writes it again."
+        f"{os.fspath(directory)}: a damaged checkpoint (a file that {MARKER} lists is missing or has "
+        "another size). Copy it again in full, or run the stage that writes it again."
     )
 
 
@@ -244,7 +249,8 @@ def incomplete_message(directory: epath.Path) -> str:
 
 
 def load_params(directory: epath.PathLike, like: Params) -> Params:
-    """Parameters of a complete checkpoint, in the dtypes and shardings of `like` (arrays or `ShapeDtypeStruct`s).
+    """Parameters of a complete checkpoint, in the dtypes and shardings of `like` (arrays or
+    `ShapeDtypeStruct`s).
 
     Raises:
         WrongUse: the checkpoint is incomplete, damaged, or holds other parameters than `like`.
@@ -262,8 +268,8 @@ def load_params(directory: epath.PathLike, like: Params) -> Params:
         found = stored[name][0] if name in stored else None
         if found != expected.get(name):
             raise WrongUse(
-                f"{os.fspath(directory / _PARAMS)}: parameter '{name}': {_shape_text(expected.get(name))} expected "
-                f"from config.json, {_shape_text(found)} found."
+                f"{os.fspath(directory / _PARAMS)}: parameter '{name}': "
+                f"{_shape_text(expected.get(name))} expected from config.json, {_shape_text(found)} found."
             )
     return restore_arrays(directory / _PARAMS, like)
 

@@ -1,12 +1,12 @@
-"""Checkpoints of a training run in progress: asynchronous, the newest few kept, none of them ever taken for whole
-before it is.
+"""Checkpoints of a training run in progress: asynchronous, the newest few kept, none taken for whole early.
 
-Step directories `step_00000120/` hold the state's leaves by name (`state/`, written by Orbax) and, last, `COMPLETE`.
-A state is any pytree: only its leaves are stored, and their places come from the `like` of `restore_latest`, so that
-optimizer states of named tuples come back as what they were.
+Step directories `step_00000120/` hold the state's leaves by name (`state/`, written by Orbax) and, last,
+`COMPLETE`. A state is any pytree: only its leaves are stored, and their places come from the `like` of
+`restore_latest`, so that optimizer states of named tuples come back as what they were.
 
-A kill at any moment leaves the earlier steps as they were: the marker of a step appears after all its bytes are on
-disk, a deletion begins by taking the marker away, and older steps are deleted only once the new one has its marker.
+A kill at any moment leaves the earlier steps as they were: the marker of a step appears after all its bytes
+are on disk, a deletion begins by taking the marker away, and older steps are deleted only once the new one
+has its marker.
 """
 
 import concurrent.futures
@@ -57,8 +57,8 @@ class TrainingCheckpoints:
     def save(self, step: int, state: Any) -> None:
         """Copies the state off the devices and returns; the files are written in the background.
 
-        The caller may donate the state's buffers at once. A save still under way is waited for first, and raised here
-        if it failed. Saving again a step that this object saved or restored does nothing.
+        The caller may donate the state's buffers at once. A save still under way is waited for first, and
+        raised here if it failed. Saving again a step that this object saved or restored does nothing.
 
         Raises:
             WrongUse: the directory holds this step of a run that was not resumed.
@@ -84,8 +84,8 @@ class TrainingCheckpoints:
         """The newest complete step and its state, or None where no step was ever finished.
 
         Args:
-            like: a state of the same structure, of arrays or `jax.ShapeDtypeStruct`s; shapes must agree, shardings
-                are taken from it.
+            like: a state of the same structure, of arrays or `jax.ShapeDtypeStruct`s; shapes must agree,
+                shardings are taken from it.
 
         Raises:
             WrongUse: the newest step holds a state of another structure, or no finished step can be read.
@@ -96,9 +96,16 @@ class TrainingCheckpoints:
         for step in reversed(steps):
             try:
                 state = self._restore(step, like)
-            except (ValueError, OSError, KeyError, TypeError) as error:  # what Orbax raises over damaged files
+            except (
+                ValueError,
+                OSError,
+                KeyError,
+                TypeError,
+            ) as error:  # what Orbax raises over damaged files
                 failure = f"step {step}: {error}"
-                logging.warning("%s: cannot be read, trying an older step: %s", os.fspath(self._path(step)), error)
+                logging.warning(
+                    "%s: cannot be read, trying an older step: %s", os.fspath(self._path(step)), error
+                )
                 self._unreadable_steps.add(step)
                 continue
             self._own_steps.add(step)
@@ -127,7 +134,7 @@ class TrainingCheckpoints:
                 self._checkpointer = None
 
     def remove(self) -> None:
-        """Deletes the whole directory (the run is over and its result stored elsewhere); `close` comes first."""
+        """Deletes the whole directory (the result is stored elsewhere by now); `close` comes first."""
         for step in self.complete_steps():
             store.remove(self._path(step))
         if self._directory.exists():
@@ -154,11 +161,12 @@ class TrainingCheckpoints:
         return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in places])
 
     def _finish(self, checkpointer: ocp.AsyncCheckpointer, step: int) -> None:
-        """In the background: waits for Orbax, marks the step, then deletes what is older than the kept ones."""
+        """In the background: waits for Orbax, marks the step, then deletes all but the newest steps."""
         checkpointer.wait_until_finished()
         store.mark_complete(self._path(step))
         self._own_steps.add(step)
-        # Newer steps are of a future that was lost (unreadable); they are overwritten when the run gets there.
+        # Newer steps are of a future that was lost (unreadable); they are overwritten when the run gets
+        # there.
         for old in [old for old in self.complete_steps() if old <= step][: -self._keep]:
             store.remove(self._path(old))
 

@@ -54,7 +54,7 @@ def map_in_shards(
         if foreign:
             raise WrongUse(
                 f"{os.fspath(path.parent / foreign[0])}: a shard of other settings ({num_shards} shards are "
-                f"expected now); remove the shards of {path.name}, or go back to the settings they were made under."
+                f"expected now); remove the shards of {path.name}, or go back to the settings they came from."
             )
     for i, file_name in enumerate(file_names):
         if not (path.parent / file_name).exists():

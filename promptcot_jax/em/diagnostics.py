@@ -9,6 +9,7 @@ import collections
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from promptcot_jax.core.records import Candidate
@@ -32,7 +33,7 @@ def of_candidates(pairs: Sequence[Pair], candidates: Sequence[Candidate], config
     winners = [next((c for c in row if c.won), None) for row in rows]
     chosen = [c for c in winners if c is not None]
     x_tokens = {pair.triple.id: pair.problem_ids for pair in pairs}
-    log_weights = bounds.log_importance_weights(rewards, log_q, is_valid)
+    log_weights = bounds.log_importance_weights(jnp.asarray(rewards), jnp.asarray(log_q), jnp.asarray(is_valid))
     usable = is_valid.any(axis=-1)
     copies = {id(c): copy_rate(x_tokens[c.pair_id], c.token_ids) for row in rows for c in row if c.valid}
     comparable = is_valid.sum(axis=-1) > 1

@@ -97,8 +97,16 @@ def target_weights(
     if config.objective == "reward_weighted":
         # `elbo` as the reward has log q in it already.
         log_weights = rewards if config.reward == "elbo" else rewards - log_q
-        return np.asarray(bounds.posterior_weights(jnp.where(is_valid, log_weights, -jnp.inf)))
-    return np.asarray(bounds.group_advantages(jnp.asarray(rewards), jnp.asarray(is_valid)))
+        return np.asarray(bounds.posterior_weights(jnp.asarray(_centred(log_weights, is_valid))))
+    centred = _centred(rewards, is_valid)
+    return np.asarray(bounds.group_advantages(jnp.asarray(centred), jnp.asarray(is_valid)))
+
+
+def _centred(values: np.ndarray, is_valid: np.ndarray) -> np.ndarray:
+    """Values relative to the best valid one of their pair, -inf where invalid: small enough for float32."""
+    values = np.where(is_valid, values, -np.inf)
+    best = values.max(axis=-1, keepdims=True)
+    return (values - np.where(np.isfinite(best), best, 0.0)).astype(np.float32)
 
 
 def phi_targets(

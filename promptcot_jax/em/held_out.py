@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from promptcot_jax.core import prng
@@ -97,7 +98,7 @@ def evaluate_direct(
 
 def _bounds(pairs: Sequence[Pair], log_joint: np.ndarray, log_q: np.ndarray, is_finished: np.ndarray) -> dict:
     """ELBO and importance bound per token of x, over pairs with at least one sample that ended."""
-    log_weights = bounds.log_importance_weights(log_joint, log_q, is_finished)
+    log_weights = bounds.log_importance_weights(jnp.asarray(log_joint), jnp.asarray(log_q), jnp.asarray(is_finished))
     usable = is_finished.any(axis=-1)
     x_tokens = np.array([len(pair.problem_ids) for pair in pairs])[usable].sum()
     if not x_tokens:

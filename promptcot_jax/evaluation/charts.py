@@ -1,4 +1,4 @@
-"""Small charts of the report as inline SVG and HTML, in the page's own colours so that they follow its scheme.
+"""Small charts of the report as inline SVG and HTML, in the page's own colours, light or dark.
 
 Hand-written rather than by a plotting library: a plotted SVG carries fixed colours and text sizes, which a
 dark page or a narrow screen cannot change. `figures` draws what goes into documents, with matplotlib.

@@ -16,8 +16,8 @@ def likelihood_section(workdir: epath.Path) -> str:
     """Held-out likelihoods over the rounds, and whether p_theta uses z."""
     heading = "Held-out likelihood over EM rounds"
     lead = (
-        "Nats per token of the problem x, on held-out pairs; lower is better. Round \u22121 is the cold start. "
-        "The bound pays for the rationale and cannot be gamed by one that copies x; the conditional figures do not."
+        "Nats per token of the problem x, on held-out pairs; lower is better. Round \u22121 is the cold "
+        "start. The bound pays for the rationale, so one that copies x cannot game it; it can the others."
     )
     rows = workdir_files.rows(workdir / "em" / "nll.jsonl")
     if not rows:
@@ -54,7 +54,7 @@ def likelihood_section(workdir: epath.Path) -> str:
             "Does p\u03b8 use the rationale?",
             use_of_z,
             x_label="EM round",
-            note="If the two lines meet, p\u03b8 ignores z (posterior collapse); the bound alone does not show it.",
+            note="Where the lines meet, p\u03b8 ignores z (posterior collapse); no bound shows that.",
         ),
     ]
     if any(row.get("nll_joint") is not None for row in rows):
@@ -95,7 +95,8 @@ def e_step_section(workdir: epath.Path) -> str:
     """The reward's figures and what they hide: length, copying, ties, styles."""
     heading = "What the E-step chose, and why"
     lead = (
-        "Each pair (c, x) gets several rationales from q\u03c6, ranked by R = log p\u03b8(z|c) + log p\u03b8(x|z,c). "
+        "Each pair (c, x) gets several rationales from q\u03c6, ranked by "
+        "R = log p\u03b8(z|c) + log p\u03b8(x|z,c). "
         "A sum favours short z, and a z that copies x raises its second term: both are measured here, since "
         "the reward shows neither."
     )
@@ -219,7 +220,9 @@ def e_step_section(workdir: epath.Path) -> str:
 def candidates_section(workdir: epath.Path) -> str:
     """A few pairs with all their candidates, the winner first, of the first and the last round."""
     heading = "The choice, looked at"
-    lead = "All candidates of a few pairs, best first, with the terms of R and log q\u03c6 (nats). Open a line to read it."
+    lead = (
+        "All candidates of a few pairs, best first, with R, its terms and log q (nats). Open one to read it."
+    )
     em = workdir / "em"
     places = sorted(p for p in em.iterdir() if p.name.startswith("round_")) if em.exists() else []
     rounds = [place for place in places if workdir_files.exists(place / "candidates.jsonl")]
@@ -272,7 +275,8 @@ def _candidate(candidate: Candidate) -> str:
     scores = (
         f'<span class="scores"><span>R <b>{page.nats(reward)}</b></span>'
         f"<span>log p(z|c) {page.nats(candidate.log_p_z)}</span>"
-        f"<span>log p(x|z,c) {page.nats(candidate.log_p_x)}</span><span>log q {page.nats(candidate.log_q)}</span>"
+        f"<span>log p(x|z,c) {page.nats(candidate.log_p_x)}</span>"
+        f"<span>log q {page.nats(candidate.log_q)}</span>"
         f"<span>{candidate.length} tokens</span>{tag}</span>"
     )
     if candidate.won:

@@ -21,7 +21,7 @@ STYLE = """
   --win: #1c3527; --win-ink: #86d3a2; --warn: #3a2d13; --warn-ink: #ecc67d;
   --c0: #63a9ea; --c1: #f0905a; --c2: #62bd8a; --c3: #bf90e0; --c4: #d6b04f; --c5: #ee7fa5; --c6: #9aa6b2; } }
 @media print { :root { --paper: #fff; --card: #fff; --ink: #000; --soft: #444; --rule: #bbb; }
-  details > *:not(summary) { display: block; } nav { display: none !important; }
+  details::details-content { content-visibility: visible; block-size: auto; } nav { display: none !important; }
   figure, .card, .stage, table { break-inside: avoid; } h2 { break-after: avoid; } }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }

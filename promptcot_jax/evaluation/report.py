@@ -48,8 +48,8 @@ def render(workdir: epath.PathLike) -> str:
     header = (
         f"<header><h1>PromptCoT on JAX: {page.text(name)}</h1>"
         '<p class="lead">How problems were learned and written in this run: what went through each stage, '
-        "what EM did to the held-out likelihoods, which rationales it preferred, what came out, and how well a "
-        "solver does.</p>"
+        "what EM did to the held-out likelihoods, which rationales it preferred, what came out, and "
+        "how well a solver does.</p>"
         f"{_or_notice(headline, workdir)}<nav>{links}</nav></header>"
     )
     return page.document(

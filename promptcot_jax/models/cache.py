@@ -21,7 +21,7 @@ class Cache(NamedTuple):
 
     layers: tuple[LayerCache, ...]
     is_token: Bool[Array, "B S"]  # False: padding, or not written yet
-    index: Int[Array, ""]  # slots written so far
+    num_written: Int[Array, ""]  # slots, in every row
 
 
 class Slots(NamedTuple):
@@ -46,17 +46,20 @@ def take_slots(cache: Cache, is_token: Bool[Array, "B T"]) -> Slots:
     """The next T slots for T new tokens a row; a position counts the real tokens before it in its row."""
     seen = jnp.sum(cache.is_token, axis=1, keepdims=True, dtype=jnp.int32)  # [B, 1]
     positions = seen + jnp.cumsum(is_token, axis=1, dtype=jnp.int32) - is_token
-    written = jax.lax.dynamic_update_slice(cache.is_token, is_token, (jnp.int32(0), cache.index))
-    queries = cache.index + jnp.arange(is_token.shape[1], dtype=jnp.int32)  # [T]
+    written = jax.lax.dynamic_update_slice(cache.is_token, is_token, (jnp.int32(0), cache.num_written))
+    queries = cache.num_written + jnp.arange(is_token.shape[1], dtype=jnp.int32)  # [T]
     is_past = jnp.arange(written.shape[1], dtype=jnp.int32) <= queries[:, None]  # [T, S]
     return Slots(positions, is_past & written[:, None, :], written)
 
 
 def write(
-    layer: LayerCache, keys: Float[Array, "B K T H"], values: Float[Array, "B K T H"], index: Int[Array, ""]
+    layer: LayerCache,
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    first_slot: Int[Array, ""] | int,
 ) -> LayerCache:
-    """Writes T slots from `index` on; in place where the caller donated or carries the cache."""
-    start = (jnp.int32(0), jnp.int32(0), index, jnp.int32(0))
+    """Writes T slots from `first_slot` on; in place where the caller donated or carries the cache."""
+    start = (jnp.int32(0), jnp.int32(0), jnp.int32(first_slot), jnp.int32(0))
     return LayerCache(
         jax.lax.dynamic_update_slice(layer.keys, keys.astype(layer.keys.dtype), start),
         jax.lax.dynamic_update_slice(layer.values, values.astype(layer.values.dtype), start),

@@ -11,6 +11,7 @@ checkpoints and teacher-forced scoring use it. The *decoding* one holds a tuple 
 import dataclasses
 import functools
 import operator
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -75,8 +76,8 @@ class CausalLM:
         is_past = slots[None, :] <= slots[:, None]  # [T, T]
         # Padding sees padding, which keeps its softmax finite; nothing else sees it.
         mask = is_past & (segment_ids[:, :, None] == segment_ids[:, None, :])
-        around = decoder.Surroundings(self._turn(positions), mask, None)
-        return decoder.Decoder(self.config, self.rules, remat).apply({"params": params}, token_ids, around)
+        around = decoder.Surroundings(self._turn(positions), mask)
+        return _apply(decoder.Decoder(self.config, self.rules, remat), params, token_ids, around)
 
     def output_embedding(self, params: Params) -> Float[Array, "D V"]:
         """The matrix from hidden states to logits (of the scanned layout)."""
@@ -104,20 +105,20 @@ class CausalLM:
     ) -> tuple[Float[Array, "B T D"], Cache]:
         """Reads T more tokens a row: left-padded prompts at once (prefill), or one token (decode).
 
-        The caller keeps `cache.index + T` within the cache's length; beyond it, slots would be overwritten.
+        The caller keeps `cache.num_written + T` within the cache's length; more would overwrite slots.
         """
         slots = cache_lib.take_slots(cache, is_token)
-        around = decoder.Surroundings(self._turn(slots.positions), slots.mask, cache.index)
+        around = decoder.Surroundings(self._turn(slots.positions), slots.mask, cache.num_written)
         embed = decoder.TokenEmbedding(self.config, self.rules)
-        x = embed.apply({"params": decoding_params["embed_tokens"]}, token_ids)
+        x = _apply(embed, decoding_params["embed_tokens"], token_ids)
         layer, layer_caches = decoder.DecoderLayer(self.config, self.rules), []
         for layer_params, layer_cache in zip(decoding_params["layers"], cache.layers, strict=True):
-            x, layer_cache = layer.apply({"params": layer_params}, x, around, layer_cache)
+            x, layer_cache = _apply(layer, layer_params, x, around, layer_cache)
             layer_caches.append(layer_cache)
-        x = decoder.RMSNorm(self.config).apply({"params": decoding_params["norm"]}, x)
+        x = _apply(decoder.RMSNorm(self.config), decoding_params["norm"], x)
         hidden = x.reshape(*token_ids.shape, self.config.embed_dim)  # [B, T, D]
         hidden = decoder.constrain(hidden, ("batch", "length", "act_embed"), self.rules)
-        return hidden, Cache(tuple(layer_caches), slots.is_token, cache.index + token_ids.shape[1])
+        return hidden, Cache(tuple(layer_caches), slots.is_token, cache.num_written + token_ids.shape[1])
 
     def unembed(self, decoding_params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Logits in float32."""
@@ -131,11 +132,16 @@ class CausalLM:
         return rope.rotation(positions, head_dim=self.config.head_dim, theta=self.config.rope_theta)
 
 
+def _apply(module: nn.Module, params: Params, *arguments: Any) -> Any:
+    return module.apply({"params": params}, *arguments)
+
+
 def _boxed_init(module: decoder.Decoder, key: Array) -> Params:
     """Parameters with their logical axes around them, from a pass over one token."""
     one = jnp.ones((1, 1), jnp.int32)
     turn = rope.rotation(one, head_dim=module.config.head_dim, theta=module.config.rope_theta)
-    return module.init(key, one, decoder.Surroundings(turn, one[..., None] > 0, None))["params"]
+    variables: Any = module.init(key, one, decoder.Surroundings(turn, one[..., None] > 0))
+    return variables["params"]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -13,7 +13,7 @@ where a mesh axis does not divide a dimension (3 heads over 2 devices) and drops
 no rules are entered.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,7 @@ from promptcot_jax.models import config as config_lib
 from promptcot_jax.models import rope
 from promptcot_jax.parallel import rules as rules_lib
 
-_INIT_SCALE = 0.02  # of every matrix, as in the Llama and Qwen code
+_INIT = nn.initializers.normal(0.02)  # of every matrix, as in the Llama and Qwen code
 
 
 class Surroundings(NamedTuple):
@@ -33,7 +33,7 @@ class Surroundings(NamedTuple):
 
     turn: rope.Rotation
     mask: Bool[Array, "B T S"]
-    index: Int[Array, ""] | None  # first cache slot of these tokens; None without a cache
+    first_slot: Int[Array, ""] | int = 0  # cache slot of the first of these tokens, where there is a cache
 
 
 def constrain(x: Array, axes: tuple[str | None, ...], rules: rules_lib.LogicalRules) -> Array:
@@ -52,6 +52,18 @@ def constrain(x: Array, axes: tuple[str | None, ...], rules: rules_lib.LogicalRu
     return jax.lax.with_sharding_constraint(x, rules_lib.partition_spec(mesh, axes, x.shape, rules))
 
 
+def declare(
+    module: nn.Module,
+    name: str,
+    init: nn.initializers.Initializer,
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+) -> Array:
+    """Declares a parameter of `module` with logical axes, in the configured number format."""
+    boxed: Any = nn.with_logical_partitioning(init, axes)  # flax unboxes the value where it is read
+    return module.param(name, boxed, shape, module.config.param_dtype)
+
+
 class RMSNorm(nn.Module):
     """Scale to unit root mean square, in float32."""
 
@@ -60,8 +72,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        init = nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,))
-        scale = self.param("scale", init, (x.shape[-1],), self.config.param_dtype)
+        scale = declare(self, "scale", nn.initializers.ones_init(), x.shape[-1:], (self.axis,))
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(
             jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.config.norm_epsilon
@@ -80,12 +91,11 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "tokens in"]) -> Float[Array, "tokens out"]:
         config = self.config
-        init = nn.with_logical_partitioning(nn.initializers.normal(_INIT_SCALE), self.axes)
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), config.param_dtype)
+        kernel = declare(self, "kernel", _INIT, (x.shape[-1], self.features), self.axes)
         y = x @ kernel.astype(config.dtype)
         if self.has_bias:
-            init = nn.with_logical_partitioning(nn.initializers.zeros_init(), self.axes[1:])
-            y = y + self.param("bias", init, (self.features,), config.param_dtype).astype(config.dtype)
+            bias = declare(self, "bias", nn.initializers.zeros_init(), (self.features,), self.axes[1:])
+            y = y + bias.astype(config.dtype)
         return y
 
 
@@ -105,7 +115,7 @@ class Attention(nn.Module):
         values = self._heads("v_proj", None, config.num_kv_heads, "kv_heads", x, around)
         keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
         if layer_cache is not None:
-            layer_cache = cache_lib.write(layer_cache, keys, values, around.index)
+            layer_cache = cache_lib.write(layer_cache, keys, values, around.first_slot)
             keys = constrain(layer_cache.keys, ("batch", "kv_heads", "length", "head_dim"), self.rules)
             values = constrain(layer_cache.values, ("batch", "kv_heads", "length", "head_dim"), self.rules)
             layer_cache = cache_lib.LayerCache(keys, values)
@@ -203,8 +213,8 @@ class TokenEmbedding(nn.Module):
     @nn.compact
     def __call__(self, token_ids: Int[Array, "B T"]) -> Float[Array, "tokens D"]:
         config = self.config
-        init = nn.with_logical_partitioning(nn.initializers.normal(_INIT_SCALE), ("vocab", "embed"))
-        embedding = self.param("embedding", init, (config.vocab_size, config.embed_dim), config.param_dtype)
+        shape = (config.vocab_size, config.embed_dim)
+        embedding = declare(self, "embedding", _INIT, shape, ("vocab", "embed"))
         rows = jnp.take(embedding, token_ids.reshape(-1), axis=0).astype(config.dtype)
         return constrain(rows, ("batch", "act_embed"), self.rules)
 
@@ -216,10 +226,8 @@ class OutputEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self) -> Float[Array, "D V"]:
-        init = nn.with_logical_partitioning(nn.initializers.normal(_INIT_SCALE), ("embed", "vocab"))
-        return self.param(
-            "kernel", init, (self.config.embed_dim, self.config.vocab_size), self.config.param_dtype
-        )
+        shape = (self.config.embed_dim, self.config.vocab_size)
+        return declare(self, "kernel", _INIT, shape, ("embed", "vocab"))
 
 
 class Decoder(nn.Module):
@@ -240,12 +248,13 @@ class Decoder(nn.Module):
         if not config.tie_embeddings:
             OutputEmbedding(config, name="lm_head")()
         x = TokenEmbedding(config, self.rules, name="embed_tokens")(token_ids)
+        for_all: Any = (nn.broadcast, nn.broadcast)  # not one per layer; flax annotates this as an int
         policy = None if self.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         layers = nn.scan(
             nn.remat(DecoderLayer, prevent_cse=False, policy=policy),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, nn.broadcast),
+            in_axes=for_all,
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )

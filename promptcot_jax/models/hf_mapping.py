@@ -7,6 +7,7 @@ matrices are [out, in] where our kernels are [in, out].
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -87,7 +88,9 @@ def expected_tensors(config: config_lib.DecoderConfig) -> dict[str, tuple[int, .
 def to_hf_tensors(params: Params, config: config_lib.DecoderConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Tensors of a checkpoint one after the other, on the host, in the parameters' number format."""
     for leaf in _leaves(config):
-        array = functools.reduce(lambda tree, key: tree[key], leaf.path, params)
+        array: Any = params
+        for key in leaf.path:
+            array = array[key]
         for i, name in enumerate(leaf.names):
             tensor = np.asarray(array[i] if leaf.is_stacked else array)
             yield name, np.ascontiguousarray(tensor.T if leaf.is_transposed else tensor)

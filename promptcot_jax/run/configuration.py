@@ -6,6 +6,7 @@ here, each with one sentence: a setting still `%gin.REQUIRED`, a macro that noth
 wrong type.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -267,6 +268,19 @@ def _check_type(value: Any, hint: Any, name: str) -> None:
         hints = typing.get_type_hints(type(value), include_extras=True)
         for field in dataclasses.fields(value):
             _check_type(getattr(value, field.name), hints[field.name], f"{name}.{field.name}")
+
+
+@contextlib.contextmanager
+def macro(name: str, value: Any) -> Iterator[None]:
+    """Sets a macro of the loaded configuration while inside."""
+    with gin.unlock_config():
+        before = gin.query_parameter(f"{name}/gin.macro.value")
+        gin.bind_parameter(f"{name}/gin.macro.value", value)
+    try:
+        yield
+    finally:
+        with gin.unlock_config():
+            gin.bind_parameter(f"{name}/gin.macro.value", before)
 
 
 def call(function: Callable[..., Any], workdir: str) -> Any:

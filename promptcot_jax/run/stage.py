@@ -167,11 +167,9 @@ def _entry_to_continue(
     description = stages.STAGES[stage]
     entry = manifest.read(workdir).get(stage)
     left = [name for name in description.outputs if (epath.Path(workdir) / name).exists()]
-    if entry is None or (description.outputs and not left):
+    if entry is None or description.is_derived or (description.outputs and not left):
         return None
     is_same = entry.config_digest == _digest(settings) and dict(entry.inputs) == dict(inputs)
-    if description.is_derived:
-        return entry if is_same else None
     if not is_same:
         changes = _changed_settings(stage, workdir, settings) + _changed_inputs(entry, inputs)
         remove = " ".join(os.path.join(workdir, name) for name in left)

@@ -22,9 +22,7 @@ class Stage:
     ] = ()  # gin macro of the stage's file in configs/stages/ -> its meaning
     example: str = ""
     built: bool = True
-    is_derived: bool = (
-        False  # a cheap function of its inputs: done again whenever these or its settings change
-    )
+    is_derived: bool = False  # a cheap function of whatever the workdir holds: done again each time
 
 
 STAGES: dict[str, Stage] = {

@@ -14,7 +14,7 @@ _SMALLEST_BUCKET = 32
 
 
 def bucket(length: int) -> int:
-    """The next of 32, 48, 64, 96, 128, 192, ...: under a third is padding, and two programs serve each doubling."""
+    """The next of 32, 48, 64, 96, 128, 192, ...: little padding, and two programs for each doubling."""
     power = max(_SMALLEST_BUCKET, 1 << max(length - 1, 0).bit_length())
     between = power // 4 * 3
     return between if max(_SMALLEST_BUCKET, length) <= between else power
@@ -33,7 +33,7 @@ def rows_of_batch(num_rows: int, limit: int, rules: rules_lib.LogicalRules) -> i
 
 
 def place_rows(arrays: Any, rules: rules_lib.LogicalRules) -> Any:
-    """Puts the rows of host arrays where the model's rules want them on the mesh entered with `jax.set_mesh`."""
+    """Puts the rows of host arrays where the model's rules want them on the mesh entered, if one is."""
     mesh = jax.sharding.get_mesh()
     if mesh.empty or not rules:
         return arrays
@@ -43,7 +43,7 @@ def place_rows(arrays: Any, rules: rules_lib.LogicalRules) -> Any:
 def left_padded(
     rows: Sequence[Sequence[int]], num_rows: int, width: int, pad_id: int
 ) -> tuple[Int[np.ndarray, "B P"], Bool[np.ndarray, "B P"]]:
-    """Token ids at the right end of `num_rows` rows, and where they are; rows beyond the given ones hold none."""
+    """Token ids at the right end of `num_rows` rows, and where they are; rows beyond `rows` hold none."""
     token_ids = np.full((num_rows, width), pad_id, np.int32)
     is_token = np.zeros((num_rows, width), np.bool_)
     for i, row in enumerate(rows):
@@ -55,7 +55,7 @@ def left_padded(
 def right_padded(
     rows: Sequence[Sequence[int]], num_rows: int, width: int, pad_id: int
 ) -> Int[np.ndarray, "B T"]:
-    """Token ids at the left end of `num_rows` rows; rows beyond the given ones hold none."""
+    """Token ids at the left end of `num_rows` rows; rows beyond `rows` hold none."""
     token_ids = np.full((num_rows, width), pad_id, np.int32)
     for i, row in enumerate(rows):
         token_ids[i, : len(row)] = row

@@ -1,9 +1,9 @@
 """One compiled program per batch shape: prefill of the prompts, then a `lax.while_loop` over new tokens.
 
-Everything that changes between calls (noise key, request ids, stop ids, temperature, truncation, token budget) is an
-argument; only the model's definition and the buffer sizes are compiled in. No token visits the host before the batch
-is done. The noise of a row's step is `fold_in(fold_in(key, request_id), step)`, so a request's tokens do not depend on
-its place in the batch, its neighbours or their number of steps.
+Everything that changes between calls (noise key, request ids, stop ids, temperature, truncation, token
+budget) is an argument; only the model's definition and the buffer sizes are compiled in. No token visits the
+host before the batch is done. The noise of a row's step is `fold_in(fold_in(key, request_id), step)`, so a
+request's tokens do not depend on its place in the batch, its neighbours or their number of steps.
 """
 
 import dataclasses

@@ -1,11 +1,11 @@
 """Completions of many prompts: sorted by length, cut into batches of few shapes, sampled, put back in order.
 
-This is the static batch: a batch runs until its last row is done, G samples of a prompt are G rows that each prefill
-it, and the cache is allocated for prompt and budget in full, rows x (prompt bucket + budget bucket) slots, whatever
-the rows turn out to need.
+This is the static batch: a batch runs until its last row is done, G samples of a prompt are G rows that each
+prefill it, and the cache is allocated for prompt and budget in full, rows x (prompt bucket + budget bucket)
+slots, each step attending over all of them, whatever the rows turn out to need.
 
-Tokens are a function of parameters, prompt, key, request id and settings. Within one batch shape that holds exactly,
-across shapes up to the rounding of the matrix products.
+Tokens are a function of parameters, prompt, key, request id and settings. Within one batch shape that holds
+exactly, across shapes up to the rounding of the matrix products.
 """
 
 import dataclasses
@@ -50,14 +50,15 @@ def generate(
 
     Args:
         key: of a stream and step, e.g. `prng.stream_key(seed, "propose", round_index)`.
-        request_ids: whose noise each row draws; by default its place in `prompts`. Rows that share an id share their
-            noise, so G samples of one prompt need G ids.
-        batch_size: rows of a batch; the last one is filled up with rows that start done. See `batching.rows_of_batch`.
+        request_ids: whose noise each row draws; by default its place in `prompts`. Rows that share an id
+            share their noise, so G samples of one prompt need G ids.
+        batch_size: rows of a batch (see `batching.rows_of_batch`); the last one is filled up with rows that
+            start done.
         is_decoding_layout: `params` have been through `lm.decoding_layout` already.
 
     Raises:
-        ValueError: an empty prompt, ids outside the vocabulary, a prompt and budget that exceed the model's positions,
-            request ids that do not match the prompts or 32 bits.
+        ValueError: an empty prompt, ids outside the vocabulary, a prompt and budget that exceed the model's
+            positions, request ids that do not match the prompts or 32 bits.
     """
     request_ids = range(len(prompts)) if request_ids is None else request_ids
     _check(lm, prompts, request_ids, sampling, stop_ids, batch_size)
@@ -135,6 +136,6 @@ def _check(
             )
         if len(prompt) + sampling.max_new_tokens > lm.config.max_positions:
             raise ValueError(
-                f"Prompt {i} has {len(prompt)} tokens; with max_new_tokens={sampling.max_new_tokens} it exceeds the "
-                f"model's max_positions={lm.config.max_positions}. Lower max_new_tokens or shorten the prompt."
+                f"Prompt {i} of {len(prompt)} tokens and max_new_tokens={sampling.max_new_tokens} exceed the "
+                f"model's max_positions={lm.config.max_positions}; shorten one of them."
             )

@@ -1,8 +1,8 @@
 """Teacher-forced log-probabilities of completions: the reward of the E-step, and the log q of its samples.
 
-R(c, x, z) = log p_theta(z | c) + log p_theta(x | z, c) of the paper's section 3 is the *sum* of what comes back for a
-completion. Prompt tokens are read and never scored. The output matrix is applied at completion positions only, some
-hundred tokens at a time, so no [B, T, V] array of logits ever exists.
+R(c, x, z) = log p_theta(z | c) + log p_theta(x | z, c) of the paper's section 3 is the *sum* of what comes
+back for a completion. Prompt tokens are read and never scored. The output matrix is applied at completion
+positions only, some hundred tokens at a time, so no [B, T, V] array of logits ever exists.
 """
 
 import functools
@@ -40,8 +40,8 @@ def score(
         batch_tokens: padded tokens per batch; a single row longer than that is a batch of its own.
 
     Raises:
-        ValueError: unequal numbers of prompts and completions, an empty prompt, ids outside the vocabulary, a row
-            longer than the model's positions.
+        ValueError: unequal numbers of prompts and completions, an empty prompt, ids outside the vocabulary, a
+            row longer than the model's positions.
     """
     _check(lm, prompts, completions, temperature, batch_tokens)
     scores = [np.zeros(0, np.float32) for _ in prompts]
@@ -107,8 +107,8 @@ def _score_rows(
 ) -> Float[Array, "B _"]:
     """log p(labels[b, j]) at position first[b] + j, for j below `longest`; what lies beyond means nothing.
 
-    The head runs on stretches of `labels` and only on as many as `longest` asks for: their number is traced, so
-    completions of all lengths share a program.
+    The head runs on stretches of `labels` and only on as many as `longest` asks for: their number is traced,
+    so completions of all lengths share a program.
     """
     num_rows, length = labels.shape
     stretch = min(length, max(1, head_tokens // num_rows))
@@ -154,6 +154,6 @@ def _check(
             )
         if len(prompt) + len(completion) > lm.config.max_positions:
             raise ValueError(
-                f"Row {i} has {len(prompt)} prompt and {len(completion)} completion tokens, more than the model's "
-                f"max_positions={lm.config.max_positions}; shorten it or raise max_positions."
+                f"Row {i} has {len(prompt)} prompt and {len(completion)} completion tokens, more than the "
+                f"model's max_positions={lm.config.max_positions}; shorten it."
             )

@@ -1,18 +1,18 @@
 """Choosing the next token: temperature, top-k, top-p and min-p, with the log-probability of what was chosen.
 
-The samplers of the E-step, of problem writing and of the solvers all come through here. Two distributions are at
-work and both are reported: the model's own softmax at the sampling temperature (what rewards, importance weights and
-policy ratios need) and the one that the token was drawn from after truncation.
+The samplers of the E-step, of problem writing and of the solvers all come through here. Two distributions are
+at work and both are reported: the model's own softmax at the sampling temperature (what rewards, importance
+weights and policy ratios need) and the one that the token was drawn from after truncation.
 
 Where this differs from the usual code, and why:
 
 * A token is drawn by inverting the cumulative distribution with two uniforms per row, one for a block of the
-  vocabulary and one inside it. The Gumbel trick draws a random number per vocabulary entry, which costs more than the
-  head of a small model on a CPU (`benchmarks/decoding.py --token_choice`). Each level adds up few numbers, so no
-  cumulative sum runs over the whole vocabulary in float32, and a token of zero probability cannot come out.
-* Truncation sorts nothing: the cut is found by bisection on the bits of the scores, exactly, ties going to the smaller
-  token id. It is skipped at run time by `lax.cond` rather than by a compiled variant, so that one program serves all
-  settings and a sweep over them compiles once.
+  vocabulary and one inside it. The Gumbel trick draws a random number per vocabulary entry, which cost four
+  times as much on a CPU (`benchmarks/decoding.py --token_choice`). Each level adds up few numbers, so no
+  float32 sum runs along the whole vocabulary, and a token of zero probability cannot come out.
+* Truncation sorts nothing: the cut is found by bisection on the bits of the scores, exactly, ties going to
+  the smaller token id, at about a tenth of a sort's cost. It is skipped at run time by `lax.cond` rather than
+  by a compiled variant, so that one program serves all settings and a sweep over them compiles once.
 * Top-k comes first, top-p is taken within it, min-p last (the order of Hugging Face).
 """
 
@@ -129,7 +129,7 @@ def _draw(weights: Float[Array, "B V"], uniforms: Float[Array, "B 2"]) -> Int[Ar
 
 
 def _invert_cumulative(weights: Float[Array, "B W"], uniforms: Float[Array, " B"]) -> Int[Array, " B"]:
-    """First index whose cumulative weight passes `uniforms` times the total, among those of positive weight."""
+    """First index of positive weight whose cumulative weight passes `uniforms` times the total."""
     cumulative = jnp.cumsum(weights, axis=-1)
     is_past = (cumulative > uniforms[:, None] * cumulative[:, -1:]) & (weights > 0.0)
     # A sum in another order may leave the last positive entry an ulp short of the total.
@@ -160,7 +160,7 @@ def _truncate(
 def _leading(
     rank: UInt[Array, "B V"], measure: Float[Array, "B V"], wanted: Float[Array, " B"]
 ) -> Bool[Array, "B V"]:
-    """The fewest tokens, in falling rank and then rising id, whose `measure` adds up to `wanted` (all, if none do)."""
+    """The fewest tokens, by falling rank, then rising id, whose `measure` adds up to `wanted` (else all)."""
 
     def is_enough(is_in: Bool[Array, "B V"]) -> Bool[Array, " B"]:
         return jnp.sum(jnp.where(is_in, measure, 0.0), axis=-1) >= wanted

@@ -87,10 +87,9 @@ def fit(
 
     Args:
         opt_state: moments of an earlier fit to carry on; the schedule then goes on from their count, and a
-        cosine
-            ends where this fit ends. None: start anew.
-        evaluate: figures of held-out data; called under `jax.set_mesh(mesh)` with parameters that it must not
-        keep.
+            cosine ends where this fit ends. None: start anew.
+        evaluate: figures of held-out data; called under `jax.set_mesh(mesh)` with parameters that it must
+            not keep.
 
     Raises:
         TooManySkippedUpdates: see `LoopConfig.max_skipped`.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from promptcot_jax.core.arrays import Array, Float, Int, Params
+from promptcot_jax.core.arrays import Array, Float, Int
 
 DECAYED = ("kernel", "embedding")  # norm scales and biases are left alone
 
@@ -79,11 +79,11 @@ def num_updates(opt_state: optax.OptState) -> Array:
     return optax.tree.get(opt_state, "count")
 
 
-def to_float32(params: Params) -> Params:
-    """New float32 arrays, never the ones given."""
+def to_float32(params: Any) -> Any:
+    """The tree in new float32 arrays, never the ones given (optax passes trees of placeholders as well)."""
     return jax.tree.map(lambda x: jnp.array(x, dtype=jnp.float32, copy=True), params)
 
 
-def decay_mask(params: Params) -> Any:
+def decay_mask(params: Any) -> Any:
     """True for the matrices, by the name of the leaf: a scanned norm scale is a matrix too, [L, D]."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)

@@ -12,7 +12,10 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models.causal_lm import CausalLM
 from tests import toys
 
-CHAT = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}[a]{% endif %}"
+CHAT = (
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}[a]{% endif %}"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,7 @@ class ToyModel:
 
 
 def toy_model(family: str = "llama", **changes) -> ToyModel:
-    """A random model of one family; every parameter differs from its neighbours, scales and biases included."""
+    """A random model of one family; no two of its parameters are alike, scales and biases included."""
     lm = CausalLM(toys.toy_config(family, **changes))
     noise = np.random.default_rng(0)
     shapes = jax.eval_shape(lm.init, jax.random.key(0))

@@ -25,7 +25,9 @@ def permuted(weights: np.ndarray, num_heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(weights.shape)
 
 
-def write(path, model: conftest.ToyModel, quantisation=QuantType.F32, fields=(), tensors=(), pre="smollm") -> None:
+def write(
+    path, model: conftest.ToyModel, quantisation=QuantType.F32, fields=(), tensors=(), pre="smollm"
+) -> None:
     """Writes a model; `fields` (key -> int, float or str; None leaves out) and `tensors` go over its own."""
     config, arch = model.lm.config, model.lm.config.family
     metadata = {
@@ -98,7 +100,13 @@ def test_a_model_comes_back_bit_equal(tmp_path, family, tied):
 
 @pytest.mark.parametrize(
     ("quantisation", "error"),
-    [("F16", 2**-11), ("BF16", 2**-8), ("Q8_0", 0.5 / 127 + 1e-3), ("Q4_0", 1 / 8 + 1e-3), ("Q4_1", 1 / 15 + 1e-3)],
+    [
+        ("F16", 2**-11),
+        ("BF16", 2**-8),
+        ("Q8_0", 0.5 / 127 + 1e-3),
+        ("Q4_0", 1 / 8 + 1e-3),
+        ("Q4_1", 1 / 15 + 1e-3),
+    ],
 )
 def test_each_quantisation_is_undone_to_within_its_step(tmp_path, quantisation, error):
     """The step is relative to the largest number of a block of 32 (of twice that, for the range of Q4_1)."""
@@ -106,7 +114,9 @@ def test_each_quantisation_is_undone_to_within_its_step(tmp_path, quantisation, 
     write(tmp_path / "m.gguf", model, QuantType[quantisation])
     loaded = load.load_model(tmp_path / "m.gguf")
     for name, tensor in hf_mapping.to_hf_tensors(model.params, model.lm.config):
-        if tensor.ndim == 2 and "q_proj" not in name and "k_proj" not in name:  # permuted before it was quantised
+        if (
+            tensor.ndim == 2 and "q_proj" not in name and "k_proj" not in name
+        ):  # permuted before it was quantised
             found = dict(hf_mapping.to_hf_tensors(loaded.params, model.lm.config))[name]
             blocks, found_blocks = tensor.reshape(-1, 32), found.reshape(-1, 32)
             limit = np.abs(blocks).max(axis=1, keepdims=True) * error
@@ -163,14 +173,20 @@ def test_a_bos_begins_prompts_where_the_metadata_say_so(tmp_path):
 
 ARRAY = np.ones((32, 64), np.float32)
 BAD_FILES = {
-    "architecture": ({"fields": {"general.architecture": "gemma3"}}, "general.architecture 'gemma3' is not supported"),
+    "architecture": (
+        {"fields": {"general.architecture": "gemma3"}},
+        "general.architecture 'gemma3' is not supported",
+    ),
     "scaled rotary": ({"fields": {"llama.rope.scaling.type": "yarn"}}, r"rope\.scaling\.type = 'yarn'"),
     "experts": ({"fields": {"llama.expert_count": 8}}, r"llama\.expert_count = 8 is not supported"),
     "rotary tensor": (
         {"tensors": {"rope_freqs.weight": (np.ones(8, np.float32), QuantType.F32)}},
         r"'rope_freqs\.weight': scaled rotary embeddings are not supported",
     ),
-    "missing field": ({"fields": {"llama.block_count": None}}, r"metadata field 'llama\.block_count' is missing"),
+    "missing field": (
+        {"fields": {"llama.block_count": None}},
+        r"metadata field 'llama\.block_count' is missing",
+    ),
     "missing tensor": (
         {"tensors": {"blk.1.ffn_down.weight": (None, None)}},
         r"tensor 'blk\.1\.ffn_down\.weight' is missing; expected with shape \[32, 64\]",
@@ -187,8 +203,14 @@ BAD_FILES = {
         {"tensors": {"blk.0.ffn_down.weight": (ARRAY, QuantType.Q5_0)}},
         r"tensor 'blk\.0\.ffn_down\.weight' is stored as Q5_0; only F32, F16, BF16, Q8_0, Q4_0, Q4_1",
     ),
-    "tokenizer kind": ({"fields": {"tokenizer.ggml.model": "llama"}}, r"tokenizer\.ggml\.model 'llama' is not"),
-    "splitting rule": ({"pre": "tekken"}, r"tokenizer\.ggml\.pre 'tekken' is not a splitting rule known here"),
+    "tokenizer kind": (
+        {"fields": {"tokenizer.ggml.model": "llama"}},
+        r"tokenizer\.ggml\.model 'llama' is not",
+    ),
+    "splitting rule": (
+        {"pre": "tekken"},
+        r"tokenizer\.ggml\.pre 'tekken' is not a splitting rule known here",
+    ),
     "no end": ({"fields": {"tokenizer.ggml.eos_token_id": None}}, r"eos_token_id is missing"),
     "wild end": ({"fields": {"tokenizer.ggml.eos_token_id": 9999}}, r"eos_token_id 9999 is not a token"),
 }

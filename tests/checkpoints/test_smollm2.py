@@ -1,7 +1,8 @@
 """SmolLM2-135M out of the package's GGUF file against `transformers` on the same file, as recorded.
 
-The fixture is written by `tests/fixtures/make_smollm2_fixture.py`. Tolerance 1e-3 on a token's log-probability: both
-sides compute in float32 through 30 layers, but add up in different orders, and log-probabilities reach -20.
+The fixture is written by `tests/fixtures/make_smollm2_fixture.py`. Tolerance 2e-4 on a token's
+log-probability (the largest difference seen was 3e-5): both sides compute in float32 through 30 layers but
+add up in different orders, and log-probabilities reach -22.
 """
 
 import json
@@ -10,32 +11,28 @@ import pathlib
 import numpy as np
 import pytest
 
-from promptcot_jax.checkpoints import gguf_reader, load
+from promptcot_jax.checkpoints import load
 from promptcot_jax.core import prng
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.sampling import generation, scoring, token_choice
 
 FIXTURE = json.loads((pathlib.Path(__file__).parents[1] / "fixtures" / "smollm2.json").read_text())
 ROWS = FIXTURE["rows"]
-TOLERANCE = 1e-3
+TOLERANCE = 2e-4
 
 
 @pytest.fixture(scope="module")
-def weights() -> str:
+def model():
     try:
-        return load.smollm2_path()
+        load.smollm2_path()
     except WrongUse as missing:
         pytest.skip(str(missing))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(weights):
-    return gguf_reader.GgufFile(weights).tokenizer()
-
-
-@pytest.fixture(scope="module")
-def model(weights):
     return load.load_model("smollm2-135m")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model):
+    return model.tokenizer
 
 
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
@@ -45,8 +42,8 @@ def test_texts_have_the_token_ids_of_transformers(tokenizer, row):
 
 
 def test_digits_are_split_off_before_spaces_are_joined(tokenizer):
-    """SmolLM2's own tokenizer splits off digits first, so that both spaces are one piece; `transformers` (5.24) does
-    not read that rule out of a GGUF file and makes two of them. llama.cpp and we follow the original."""
+    """SmolLM2's own tokenizer splits off digits first, so that both spaces are one piece; llama.cpp and we
+    follow it. `transformers` (5.24) does not read that rule out of a GGUF file and makes two of them."""
     two_spaces = tokenizer.encode("a  b c")[1]
     assert tokenizer.decode([two_spaces]) == " "
     assert [tokenizer.decode([i]) for i in tokenizer.encode("a  12")] == ["a", "  ", "1", "2"]
@@ -91,4 +88,6 @@ def test_greedy_continuations_are_those_of_transformers(model):
     for row, completion in zip(ROWS, completions, strict=True):
         assert list(completion.token_ids) == row["continuation_ids"]
         assert completion.finish_reason == ("stop" if row["continuation_ids"][-1] == 2 else "length")
-        np.testing.assert_allclose(completion.log_probs, row["continuation_log_probs"], atol=TOLERANCE, rtol=0)
+        np.testing.assert_allclose(
+            completion.log_probs, row["continuation_log_probs"], atol=TOLERANCE, rtol=0
+        )

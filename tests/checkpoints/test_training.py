@@ -31,7 +31,9 @@ class State:
 
 OPTIMIZER = optax.chain(
     optax.clip_by_global_norm(1.0),
-    optax.apply_if_finite(optax.adamw(optax.cosine_decay_schedule(1e-3, 100), mask={"a": True, "b": False}), 3),
+    optax.apply_if_finite(
+        optax.adamw(optax.cosine_decay_schedule(1e-3, 100), mask={"a": True, "b": False}), 3
+    ),
 )
 
 
@@ -113,7 +115,9 @@ def test_states_are_restored_into_the_shards_of_like(checkpoints):
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
     values = jnp.arange(32.0).reshape(16, 2)
     checkpoints.save(1, {"x": jax.device_put(values, sharding)})
-    _, sharded = checkpoints.restore_latest({"x": jax.ShapeDtypeStruct((16, 2), jnp.float32, sharding=sharding)})
+    _, sharded = checkpoints.restore_latest(
+        {"x": jax.ShapeDtypeStruct((16, 2), jnp.float32, sharding=sharding)}
+    )
     assert sharded["x"].sharding == sharding
     _, whole = checkpoints.restore_latest({"x": values})
     assert np.array_equal(whole["x"], sharded["x"])
@@ -166,7 +170,9 @@ def test_finished_steps_that_cannot_be_read_are_not_taken_for_a_fresh_start(chec
 
 def test_a_state_of_another_model_or_optimizer_is_refused_by_name(checkpoints):
     checkpoints.save(1, make_state(1))
-    with pytest.raises(WrongUse, match=r"'params\.a' is float32\[8, 8\] there and float32\[9, 9\] in this run"):
+    with pytest.raises(
+        WrongUse, match=r"'params\.a' is float32\[8, 8\] there and float32\[9, 9\] in this run"
+    ):
         checkpoints.restore_latest(dataclasses.replace(make_state(0), params=make_state(0, size=9).params))
     with pytest.raises(WrongUse, match=r"there and absent in this run"):
         checkpoints.restore_latest(dataclasses.replace(make_state(0), opt_state=()))
@@ -246,26 +252,34 @@ while True:
 """
 
 
-def test_kill_at_any_moment_leaves_a_whole_step(tmp_path):
-    """A writer that does nothing but save is killed at ever later moments; what is left always restores, bit-equal."""
-    directory, known = tmp_path / "run", 0
-    like = {"x": jnp.zeros((300, 100)), "step": jnp.int32(0)}
+def kill_and_restore(directory: pathlib.Path, delays: list[float]) -> None:
+    """Kills a writer that does nothing but save, at ever later moments; what is left restores, bit-equal."""
+    like, known = {"x": jnp.zeros((300, 100)), "step": jnp.int32(0)}, 0
     root = pathlib.Path(training.__file__).parents[2]
-    for attempt in range(4):
+    for delay in delays:
         with subprocess.Popen(
             [sys.executable, "-c", _WRITER, str(directory)], stdout=subprocess.PIPE, text=True, cwd=root
         ) as writer:
             announced = [writer.stdout.readline() for _ in range(3)]
-            time.sleep(0.013 * attempt)
+            time.sleep(delay)
             writer.send_signal(signal.SIGKILL)
             newest = int([*announced, *writer.stdout.readlines()][-1])
         checkpoints = training.TrainingCheckpoints(directory, keep=2)
         step, state = checkpoints.restore_latest(like)
         assert int(state["step"]) == step
         assert np.unique(state["x"]) == step
-        # `save(n)` returns only once step n - 1 is complete: the last step announced may be lost, or the one after it
-        # be complete already, and nothing else.
+        # `save(n)` returns only once step n - 1 is complete: the last step announced may be lost, or the one
+        # after it be complete already, and nothing else.
         assert newest - 1 <= step <= newest + 1
         assert step > known
         known = step
         checkpoints.close()
+
+
+def test_kill_leaves_a_whole_step(tmp_path):
+    kill_and_restore(tmp_path / "run", [0.0, 0.04])
+
+
+@pytest.mark.slow
+def test_kill_at_any_moment_leaves_a_whole_step(tmp_path):
+    kill_and_restore(tmp_path / "run", [0.011 * i for i in range(25)])

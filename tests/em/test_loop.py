@@ -3,8 +3,10 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core import jsonl, records
@@ -51,7 +53,7 @@ def cold_started(tmp_path_factory):
     with jax.set_mesh(MESH):
         for role, make in (("theta", examples.theta_example), ("phi", examples.phi_example)):
             rows = [make(tokenizer, triple) for triple in TRIPLES]
-            counts = cold_start_role(role, base, rows, rows[:4], directory=directory, fitter=fitter(epochs=150))
+            counts = cold_start_role(role, base, rows, rows[:4], directory=directory, fitter=fitter(epochs=250, rate=1e-2))
             assert counts[f"{role}_rows"] == len(TRIPLES)
         return directory, tokenizer, lm
 
@@ -73,7 +75,7 @@ def make_em(cold_started, directory, **settings):
         held_out=HeldOutConfig(num_pairs=4, num_samples=2, num_concept_sets=2, problems_per_set=2),
         phi_fitter=fitter(seed=1, rate=1e-3),
         theta_fitter=fitter(seed=2, rate=1e-3),
-        directory=directory,
+        directory=epath.Path(directory),
     )
 
 
@@ -124,7 +126,7 @@ def test_scores_in_the_record_are_the_sums_over_completion_tokens(cold_started, 
     def by_hand(role, prompt, completion):
         with jax.set_mesh(MESH):
             params = models.read_params(directory / role, lm, MESH)
-            ids = np.array([[*prompt, *completion]])
+            ids = jnp.array([[*prompt, *completion]])
             logits = np.asarray(lm.hidden_states(params, ids) @ lm.output_embedding(params), np.float64)[0]
         logits -= np.logaddexp.reduce(logits, axis=-1, keepdims=True)
         start = len(prompt)
@@ -202,7 +204,7 @@ def test_other_objectives_and_a_kept_optimizer_run(cold_started, tmp_path, objec
         row = [c for c in candidates[i : i + 3] if c.valid]
         target = 1.0 if objective == "reward_weighted" else 0.0
         if row:
-            np.testing.assert_allclose(sum(c.weight for c in row), target, atol=1e-4)
+            np.testing.assert_allclose(sum(c.weight for c in row), target, atol=1e-3)
 
 
 @pytest.mark.parametrize(

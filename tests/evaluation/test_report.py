@@ -129,9 +129,8 @@ def test_a_chart_places_its_points_on_scale():
         ((charts.LEFT + charts.WIDTH - charts.RIGHT) / 2, top),
         (charts.WIDTH - charts.RIGHT, (base + top) / 2),
     ]
-    assert [tuple(map(float, point.split(","))) for point in points.split()] == pytest.approx(
-        expected, abs=0.06
-    )
+    for point, place in zip(points.split(), expected, strict=True):
+        assert tuple(map(float, point.split(","))) == pytest.approx(place, abs=0.06)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 4.9), (0.4071, 0.4072), (1e6, 9e6), (-1e-9, 1e-9)])

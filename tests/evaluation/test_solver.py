@@ -1,4 +1,4 @@
-"""Facts of the solver's sampler on a real decoder: the prompt it reads, noise by request, the end token left out."""
+"""Facts of the solver's sampler on a real decoder: noise by request, the end token left out."""
 
 import jax
 import pytest

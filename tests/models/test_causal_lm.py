@@ -18,7 +18,7 @@ CONFIG = config_lib.DecoderConfig(
     vocab_size=64,
     embed_dim=32,
     mlp_dim=48,
-    num_layers=3,
+    num_layers=2,
     num_heads=4,
     num_kv_heads=2,
     head_dim=8,
@@ -73,7 +73,7 @@ def test_cached_decoding_equals_a_full_forward(config):
         pieces.append(states)
     cached = jnp.concatenate(pieces, axis=1)
     np.testing.assert_allclose(cached[is_token], full[is_token], atol=1e-5)
-    assert int(cache.index) == 11
+    assert int(cache.num_written) == 11
     logits = full @ lm.output_embedding(params)
     np.testing.assert_allclose(lm.unembed(decoding, cached)[is_token], logits[is_token], atol=1e-4)
 
@@ -95,7 +95,7 @@ def test_scanned_equals_looped(config):
     turn = rope.rotation(
         jnp.broadcast_to(jnp.arange(9), (2, 9)), head_dim=config.head_dim, theta=config.rope_theta
     )
-    around = decoder.Surroundings(turn, jnp.broadcast_to(jnp.tril(jnp.ones((9, 9), bool)), (2, 9, 9)), None)
+    around = decoder.Surroundings(turn, jnp.broadcast_to(jnp.tril(jnp.ones((9, 9), bool)), (2, 9, 9)))
     layer = jax.jit(functools.partial(decoder.DecoderLayer(config).apply, around=around, layer_cache=None))
     x = params["embed_tokens"]["embedding"][token_ids].reshape(18, -1)
     for layer_params in decoding_layout(lm, params)["layers"]:
@@ -264,7 +264,7 @@ def test_cache_is_updated_in_place_inside_a_loop():
         def advance(cache):
             return lm.extend(decoding, jnp.ones((8, 1), jnp.int32), jnp.ones((8, 1), bool), cache)[1]
 
-        return jax.lax.while_loop(lambda cache: cache.index < 4000, advance, cache)
+        return jax.lax.while_loop(lambda cache: cache.num_written < 4000, advance, cache)
 
     cache = lm.init_cache(8, 4096)
     compiled = jax.jit(decode, donate_argnums=1).lower(decoding_layout(lm, params), cache).compile()

@@ -34,7 +34,7 @@ def run_to_end(arguments: Sequence[str]) -> None:
 
 
 def kill_when(arguments: Sequence[str], workdir: Path, pattern: str, *, count: int = 1) -> None:
-    """Runs a command and kills it as soon as `count` paths in the workdir match `pattern`; it must not end before."""
+    """Kills a command as soon as `count` paths in the workdir match `pattern`; it must not end before."""
     process = start(arguments)
     deadline = time.monotonic() + DEADLINE_SECONDS
     while len(list(workdir.glob(pattern))) < count and time.monotonic() < deadline:
@@ -58,7 +58,7 @@ def kill_at_random(arguments: Sequence[str], *, longest_seconds: float, seed: in
 
 
 def record_bytes(workdir: Path) -> dict[str, bytes]:
-    """Every record file, document and tokenizer below a workdir, but what tells times: manifest, logs, settings."""
+    """Every record file and JSON document below a workdir, but what tells times: manifest, metrics, logs."""
     return {
         str(path.relative_to(workdir)): path.read_bytes()
         for path in sorted(workdir.rglob("*"))
@@ -70,7 +70,7 @@ def record_bytes(workdir: Path) -> dict[str, bytes]:
 
 
 def assert_same_outcome(resumed: Path, undisturbed: Path) -> None:
-    """The same files with the same bytes (a model's parameters by the digest in its provenance), all complete."""
+    """The same files with the same bytes (parameters by the digest in their provenance), all complete."""
     one, other = record_bytes(resumed), record_bytes(undisturbed)
     assert sorted(one) == sorted(other)
     for name in one:

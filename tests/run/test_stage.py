@@ -109,9 +109,10 @@ def test_run_does_the_listed_stages_and_skips_what_is_complete(count_gin: str, t
         "count": "complete",
         "report": "complete",
     }
-    written = when(workdir / "counted.jsonl")
+    written, reported = when(workdir / "counted.jsonl"), when(workdir / "report.html")
     stage.run_stage("run", (count_gin,), workdir=str(workdir))
     assert when(workdir / "counted.jsonl") == written
+    assert when(workdir / "report.html") > reported  # what it shows may have changed
 
 
 def test_run_looks_at_all_settings_before_it_starts(count_gin: str, tmp_path: Path):

@@ -43,6 +43,16 @@ def generate(params, prompts, *, lm=LM, stop_ids=(), key=KEY, request_ids=None, 
     )
 
 
+@jax.jit
+def logits_of_64(params, token_ids):
+    return LM.hidden_states(params, token_ids) @ LM.output_embedding(params)
+
+
+def full_logits(params, row: list[int]) -> np.ndarray:
+    """Logits at every position of a row, in one pass; a causal model does not see the padding behind."""
+    return np.asarray(logits_of_64(params, jnp.array([row + [0] * (64 - len(row))])))[0, : len(row)]
+
+
 def ids(completions):
     return [completion.token_ids for completion in completions]
 
@@ -50,20 +60,18 @@ def ids(completions):
 def test_greedy_follows_the_argmax_of_the_full_forward_pass(params):
     prompts = some_prompts(3, 1, 40, 9, 17)  # two batches, several widths
     for prompt, completion in zip(prompts, generate(params, prompts, temperature=0.0), strict=True):
-        row = jnp.array([[*prompt, *completion.token_ids]])
-        logits = LM.hidden_states(params, row) @ LM.output_embedding(params)
-        best = jnp.argmax(logits[0, len(prompt) - 1 : -1], axis=-1)
-        assert completion.token_ids == tuple(best.tolist())
+        best = np.argmax(full_logits(params, [*prompt, *completion.token_ids]), axis=-1)
+        assert completion.token_ids == tuple(best[len(prompt) - 1 : -1].tolist())
         assert completion.finish_reason == "length"
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        dict(temperature=0.0),
-        dict(temperature=1.0),
-        dict(temperature=0.6),
-        dict(temperature=1.5, top_k=5, top_p=0.9),
+        {"temperature": 0.0},
+        {"temperature": 1.0},
+        {"temperature": 0.6},
+        {"temperature": 1.5, "top_k": 5, "top_p": 0.9},
     ],
 )
 def test_log_probs_are_those_of_scoring_whatever_the_truncation(params, settings):
@@ -109,10 +117,9 @@ def test_noise_belongs_to_key_request_and_step(params):
 
 def test_tokens_come_out_as_often_as_the_model_says_at_every_step(params):
     prompt = some_prompts(6)[0]
-    many = dict(prompts=[prompt] * 3000, batch_size=3000, max_new_tokens=2)
+    many = {"prompts": [prompt] * 3000, "batch_size": 3000, "max_new_tokens": 2}
     counts = np.bincount([first for first, _ in ids(generate(params, **many))], minlength=270)
-    logits = (LM.hidden_states(params, jnp.array([prompt])) @ LM.output_embedding(params))[0, -1]
-    expected = 3000 * np.asarray(jax.nn.softmax(logits), np.float64)
+    expected = 3000 * np.asarray(jax.nn.softmax(full_logits(params, prompt)[-1]), np.float64)
     often = expected > 10.0
     observed = np.append(counts[often], counts[~often].sum())
     wanted = np.append(expected[often], expected[~often].sum())
@@ -169,7 +176,7 @@ def test_new_settings_stop_ids_and_seeds_compile_nothing(params, caplog):
 
 def test_a_mesh_changes_no_token(params):
     prompts = some_prompts(5, 9, 18, 2, 7)
-    settings = dict(stop_ids=range(0, 270, 20), top_p=0.9)
+    settings = {"stop_ids": range(0, 270, 20), "top_p": 0.9}
     alone = generate(params, prompts, **settings)
     lm = dataclasses.replace(LM, rules=rules_lib.DEFAULT_RULES)
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
@@ -191,14 +198,14 @@ def test_no_prompts_give_no_completions(params):
 @pytest.mark.parametrize(
     ("prompts", "settings", "message"),
     [
-        ([[1], []], dict(), "Prompt 1 is empty"),
-        ([[1], [2, 270]], dict(), "Prompt 1 holds token id 270"),
-        ([[1], [2, -1]], dict(), "Prompt 1 holds token id -1"),
-        ([[1] * 510], dict(), "max_positions=512"),
-        ([[1]], dict(stop_ids=[300]), "stop ids 0 holds token id 300"),
-        ([[1]], dict(request_ids=[1, 2]), "1 prompts need as many request_ids"),
-        ([[1]], dict(request_ids=[2**32]), "request_ids must lie in"),
-        ([[1]], dict(batch_size=0), "batch_size must be at least 1"),
+        ([[1], []], {}, "Prompt 1 is empty"),
+        ([[1], [2, 270]], {}, "Prompt 1 holds token id 270"),
+        ([[1], [2, -1]], {}, "Prompt 1 holds token id -1"),
+        ([[1] * 510], {}, "max_positions=512"),
+        ([[1]], {"stop_ids": [300]}, "stop ids 0 holds token id 300"),
+        ([[1]], {"request_ids": [1, 2]}, "1 prompts need as many request_ids"),
+        ([[1]], {"request_ids": [2**32]}, "request_ids must lie in"),
+        ([[1]], {"batch_size": 0}, "batch_size must be at least 1"),
     ],
 )
 def test_wrong_input_is_refused_by_name(params, prompts, settings, message):

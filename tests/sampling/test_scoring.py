@@ -1,4 +1,4 @@
-"""Scoring: equals the full softmax by hand, counts completion tokens only, and does not see padding or batching."""
+"""Scoring: equals the full softmax by hand, counts completion tokens only, sees no padding or batching."""
 
 import math
 import re
@@ -106,12 +106,12 @@ def test_no_array_holds_logits_of_a_whole_sequence(params):
 @pytest.mark.parametrize(
     ("prompts", "completions", "settings", "message"),
     [
-        ([[1]], [], dict(), "1 prompts need as many completions"),
-        ([[]], [[1]], dict(), "Prompt 0 is empty"),
-        ([[1], [2]], [[1], [270]], dict(), "Completion 1 holds token id 270"),
-        ([[1] * 500], [[1] * 13], dict(), "max_positions=512"),
-        ([[1]], [[1]], dict(temperature=0.0), "temperature must be positive"),
-        ([[1]], [[1]], dict(batch_tokens=0), "batch_tokens must be at least 1"),
+        ([[1]], [], {}, "1 prompts need as many completions"),
+        ([[]], [[1]], {}, "Prompt 0 is empty"),
+        ([[1], [2]], [[1], [270]], {}, "Completion 1 holds token id 270"),
+        ([[1] * 500], [[1] * 13], {}, "max_positions=512"),
+        ([[1]], [[1]], {"temperature": 0.0}, "temperature must be positive"),
+        ([[1]], [[1]], {"batch_tokens": 0}, "batch_tokens must be at least 1"),
     ],
 )
 def test_wrong_input_is_refused_by_name(params, prompts, completions, settings, message):

@@ -48,22 +48,22 @@ SKEWED = np.array([0.35, 0.20, 0.14, 0.14, 0.14, 0.03])
 @pytest.mark.parametrize(
     ("settings", "kept"),
     [
-        (dict(), [0, 1, 2, 3, 4, 5]),
-        (dict(top_k=1), [0]),
-        (dict(top_k=2), [0, 1]),
-        (dict(top_k=4), [0, 1, 2, 3]),  # of the tied tokens 2, 3 and 4 the smaller ids stay
-        (dict(top_k=9), [0, 1, 2, 3, 4, 5]),
-        (dict(top_p=0.01), [0]),
-        (dict(top_p=0.5), [0, 1]),
-        (dict(top_p=0.65), [0, 1, 2]),
-        (dict(top_p=0.75), [0, 1, 2, 3]),
-        (dict(top_p=0.98), [0, 1, 2, 3, 4, 5]),
-        (dict(min_p=0.3), [0, 1, 2, 3, 4]),  # at least 0.3 x 0.35
-        (dict(min_p=0.5), [0, 1]),
-        (dict(min_p=1.0), [0]),
-        (dict(top_k=2, top_p=0.7), [0, 1]),  # of the top 2, token 0 has 0.35 / 0.55, less than 0.7
-        (dict(top_k=2, top_p=0.6), [0]),
-        (dict(top_p=0.75, min_p=0.5), [0, 1]),
+        ({}, [0, 1, 2, 3, 4, 5]),
+        ({"top_k": 1}, [0]),
+        ({"top_k": 2}, [0, 1]),
+        ({"top_k": 4}, [0, 1, 2, 3]),  # of the tied tokens 2, 3 and 4 the smaller ids stay
+        ({"top_k": 9}, [0, 1, 2, 3, 4, 5]),
+        ({"top_p": 0.01}, [0]),
+        ({"top_p": 0.5}, [0, 1]),
+        ({"top_p": 0.65}, [0, 1, 2]),
+        ({"top_p": 0.75}, [0, 1, 2, 3]),
+        ({"top_p": 0.98}, [0, 1, 2, 3, 4, 5]),
+        ({"min_p": 0.3}, [0, 1, 2, 3, 4]),  # at least 0.3 x 0.35
+        ({"min_p": 0.5}, [0, 1]),
+        ({"min_p": 1.0}, [0]),
+        ({"top_k": 2, "top_p": 0.7}, [0, 1]),  # of the top 2, token 0 has 0.35 / 0.55, less than 0.7
+        ({"top_k": 2, "top_p": 0.6}, [0]),
+        ({"top_p": 0.75, "min_p": 0.5}, [0, 1]),
     ],
 )
 def test_truncation_keeps_exactly_the_right_tokens(settings, kept):
@@ -75,7 +75,9 @@ def test_truncation_keeps_exactly_the_right_tokens(settings, kept):
     np.testing.assert_allclose(chosen.sampler_log_probs, np.log(truncated[chosen.token_ids]), atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [dict(top_k=40), dict(top_p=0.8), dict(top_k=70, top_p=0.5, min_p=0.01)])
+@pytest.mark.parametrize(
+    "settings", [{"top_k": 40}, {"top_p": 0.8}, {"top_k": 70, "top_p": 0.5, "min_p": 0.01}]
+)
 def test_truncation_of_a_large_vocabulary_agrees_with_sorting(settings):
     config = token_choice.SamplingConfig(temperature=0.8, **settings)
     logits = np.random.default_rng(1).normal(size=(500, 1000)).astype(np.float32) * 3.0
@@ -93,7 +95,7 @@ def test_truncation_of_a_large_vocabulary_agrees_with_sorting(settings):
 
 
 @pytest.mark.parametrize("vocab_size", [5, 300])
-@pytest.mark.parametrize("settings", [dict(temperature=0.0), dict(temperature=0.7, top_k=1)])
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": 0.7, "top_k": 1}])
 def test_greedy_and_top_1_take_the_first_maximum(vocab_size, settings):
     logits = np.random.default_rng(2).integers(-3, 4, size=(200, vocab_size))  # ties in most rows
     chosen = choose(logits, **settings)
@@ -128,7 +130,8 @@ def test_extreme_temperatures_and_logits_give_no_nan(temperature):
     logits[:, 3], logits[:, 150] = 3e38, -3e38
     chosen = choose(logits, temperature=temperature, top_p=0.9)
     assert set(chosen.token_ids) <= {3, 150}
-    assert np.isfinite(chosen.log_probs).all() and np.isfinite(chosen.sampler_log_probs).all()
+    assert np.isfinite(chosen.log_probs).all()
+    assert np.isfinite(chosen.sampler_log_probs).all()
 
 
 def test_a_row_draws_by_its_own_key_alone():
@@ -144,13 +147,13 @@ def test_a_row_draws_by_its_own_key_alone():
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        (dict(temperature=-1.0), "temperature"),
-        (dict(temperature=float("nan")), "temperature"),
-        (dict(top_p=0.0), "top_p"),
-        (dict(top_p=1.5), "top_p"),
-        (dict(top_k=-1), "top_k"),
-        (dict(min_p=2.0), "min_p"),
-        (dict(max_new_tokens=0), "max_new_tokens"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"min_p": 2.0}, "min_p"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
     ],
 )
 def test_settings_outside_their_range_are_refused_by_name(settings, name):

@@ -1,4 +1,4 @@
-"""Facts of drafts from a real decoder: scores by hand, the split into z and x, resumption to the same bytes."""
+"""Facts of drafts from a real decoder: the split into z and x, resumption to the same bytes."""
 
 import jax
 import numpy as np
@@ -53,7 +53,7 @@ def test_a_killed_run_of_the_real_sampler_ends_in_the_same_bytes(model, tmp_path
     assert calls == [[0, 1], [2, 3], [2, 3], [4, 5]]
     for name in ("problems.jsonl", "synthesize/drafts.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
-    texts = [line for line in (tmp_path / "whole" / "synthesize" / "drafts.jsonl").read_text().splitlines()]
+    texts = (tmp_path / "whole" / "synthesize" / "drafts.jsonl").read_text().splitlines()
     assert len(set(texts)) == 6  # every request has noise of its own
 
 

@@ -4,6 +4,7 @@ import math
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -57,14 +58,16 @@ def test_rows_at_logged_evaluated_and_saved_steps_hold_the_window_since_the_last
     assert seconds == sorted(set(seconds))
 
 
-def test_the_loss_of_a_window_is_per_label_over_all_its_steps(tmp_path):
-    lm = toy_fit.toy_lm()
-    params = lm.init(jax.random.key(0))
-    batches = toy_fit.Fixed([toy_fit.toy_batches().batch(i) for i in range(3)])
-    still = dataclasses.replace(toy_fit.OPTIMIZER, learning_rate=1e-12, weight_decay=0.0)
-    toy_fit.fit(tmp_path, batches, params=params, optimizer=still, evaluate=None)
-    total, count = sft.nll(lm, params, batches)
-    np.testing.assert_allclose(_rows(tmp_path)[-1]["loss"], total / count, rtol=1e-5)
+def test_the_loss_of_a_window_is_per_label_over_all_its_steps(straight, tmp_path):
+    _, directory = straight
+    toy_fit.fit(tmp_path, config=dataclasses.replace(toy_fit.CONFIG, log_every=1))
+    totals = np.array([row["loss"] * row["labels"] for row in _rows(tmp_path)])
+    labels = np.array([row["labels"] for row in _rows(tmp_path)])
+    start = 0
+    for row in _rows(directory):
+        window = slice(start, row["step"])
+        assert row["loss"] == pytest.approx(totals[window].sum() / labels[window].sum(), rel=1e-9)
+        start = row["step"]
 
 
 @pytest.mark.parametrize("step", [2, 5, 8, 11])
@@ -88,29 +91,30 @@ def _program(directory, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_killed_with_signal_9_and_started_again_it_ends_bit_equal(tmp_path):
-    """Two kills, the second while the checkpoint of step 8 may still be under way."""
-    killed, straight = tmp_path / "killed", tmp_path / "straight"
-    for step in ("6", "8"):
-        assert _program(killed, step).returncode == -signal.SIGKILL
-    for directory in (killed, straight):
-        result = _program(directory)
-        assert result.returncode == 0, result.stderr
-    assert (killed / "final.npz").read_bytes() == (straight / "final.npz").read_bytes()
-    assert _rows(killed) == _rows(straight)
+def test_killed_with_signal_9_and_started_again_it_ends_bit_equal(straight, tmp_path):
+    """The kill comes while the checkpoint of step 8 may still be under way."""
+    state, directory = straight
+    assert _program(tmp_path, "8").returncode == -signal.SIGKILL
+    result = _program(tmp_path)
+    assert result.returncode == 0, result.stderr
+    final = np.load(tmp_path / "final.npz")
+    _assert_equal(dict(final), toy_fit.named_leaves(state))
+    assert _rows(tmp_path) == _rows(directory)
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_bit_equal(tmp_path):
     rng = np.random.default_rng(0)
     killed, straight = tmp_path / "killed", tmp_path / "straight"
+    began = time.monotonic()
     assert _program(straight).returncode == 0
-    for _ in range(20):
+    seconds = time.monotonic() - began
+    for _ in range(10):
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.trainers.toy_fit", str(killed)], stderr=subprocess.DEVNULL
         )
         try:
-            process.wait(timeout=rng.uniform(4, 14))
+            process.wait(timeout=seconds * rng.uniform(0.3, 1.0))
         except subprocess.TimeoutExpired:
             process.kill()
         process.wait()
@@ -131,7 +135,7 @@ def test_the_callers_arrays_stay_valid_and_unchanged(tmp_path):
 
 
 def test_carried_moments_go_on_where_they_ended(tmp_path):
-    """Two fits of 4 steps with the optimizer state handed over are one fit of 8, under a constant schedule."""
+    """Two fits of 4 steps with the moments handed over are one fit of 8, under a constant schedule."""
     constant = dataclasses.replace(toy_fit.OPTIMIZER, schedule="constant")
     batches = [toy_fit.toy_batches().batch(step) for step in range(8)]
     whole = toy_fit.fit(tmp_path / "whole", toy_fit.Fixed(batches), optimizer=constant)
@@ -170,32 +174,30 @@ def test_a_second_fit_compiles_nothing_though_it_is_longer(tmp_path):
     assert in_second_fit == 0
 
 
-def test_too_many_skipped_updates_end_the_fit_with_the_reason(tmp_path):
-    def never_finite(lm, params, batch, *, remat):
-        total, count = sft.sft_loss(lm, params, batch, remat=remat)
-        return total * jnp.nan, count
+def _never_finite(lm, params, batch, *, remat):
+    total, count = sft.sft_loss(lm, params, batch, remat=remat)
+    return total * jnp.nan, count
 
+
+def test_too_many_skipped_updates_end_the_fit_with_the_reason(tmp_path):
     config = dataclasses.replace(toy_fit.CONFIG, max_skipped=2)
     with pytest.raises(loop.TooManySkippedUpdates, match="By step 3, 3 updates .* learning_rate"):
-        toy_fit.fit(tmp_path, loss=never_finite, config=config)
+        toy_fit.fit(tmp_path, loss=_never_finite, config=config)
 
 
 def test_a_loss_that_is_not_finite_is_null_in_the_metrics(tmp_path):
-    def never_finite(lm, params, batch, *, remat):
-        total, count = sft.sft_loss(lm, params, batch, remat=remat)
-        return total * jnp.nan, count
-
-    state = toy_fit.fit(
-        tmp_path, toy_fit.Fixed([toy_fit.toy_batches().batch(0)]), loss=never_finite, evaluate=None
-    )
+    one_step = toy_fit.Fixed([toy_fit.toy_batches().batch(0)])
+    state = toy_fit.fit(tmp_path, one_step, loss=_never_finite, evaluate=None)
     row = _rows(tmp_path)[-1]
     assert (row["loss"], row["gradient_norm"], row["num_skipped"]) == (None, None, 1)
     assert int(state.num_skipped) == 1
 
 
-def test_fit_on_a_mesh_equals_fit_on_one_device(straight, tmp_path):
+def test_resumed_on_a_mesh_equals_one_device(straight, tmp_path):
     state, directory = straight
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+    with pytest.raises(Interruption):
+        toy_fit.fit(tmp_path, toy_fit.FailingAt(toy_fit.toy_batches(), 6, _interrupt), mesh=mesh)
     sharded = toy_fit.fit(tmp_path, mesh=mesh)
     # 12 Adam steps at a rate of 1e-2 carry the rounding differences of each on
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), sharded.params, state.params)
@@ -212,7 +214,7 @@ def test_remove_checkpoints_keeps_the_metrics(tmp_path):
 def test_sft_learns_a_toy_by_heart_and_says_it_again(tmp_path):
     lm = toy_fit.toy_lm(embed_dim=32, mlp_dim=64)
     rows = toy_fit.toy_examples(12)
-    batches = packing.PackedEpochs(rows, row_length=24, rows_per_batch=8, num_epochs=150, seed=0)
+    batches = packing.PackedEpochs(rows, row_length=24, rows_per_batch=8, num_epochs=200, seed=0)
     quick = optimizer.OptimizerConfig(learning_rate=5e-3, warmup_steps=10, schedule="cosine")
     config = loop.LoopConfig(log_every=50, checkpoint_every=1000, tensorboard=False)
     state = toy_fit.fit(tmp_path, batches, lm=lm, optimizer=quick, config=config, evaluate=None)

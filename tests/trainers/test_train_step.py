@@ -51,8 +51,7 @@ def _assert_close(a, b, rtol=1e-5, atol=1e-5):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), a, b)
 
 
-@pytest.mark.parametrize("loss", [sft.sft_loss, sft.weighted_sft_loss])
-@pytest.mark.parametrize("num_micro_batches", [2, 8])
+@pytest.mark.parametrize(("loss", "num_micro_batches"), [(sft.sft_loss, 4), (sft.weighted_sft_loss, 2)])
 def test_micro_batches_equal_one_big_batch_with_unequal_counts(loss, num_micro_batches):
     batch = _uneven_batch()
     states, metrics, _ = _run([batch, batch], loss=loss)
@@ -64,7 +63,9 @@ def test_micro_batches_equal_one_big_batch_with_unequal_counts(loss, num_micro_b
 def test_the_gradient_is_divided_once_by_the_count_of_the_whole_batch():
     lm, batch = toy_fit.toy_lm(), _uneven_batch()
     params = lm.init(jax.random.key(0))
-    (total, count), gradient = jax.value_and_grad(lambda p: sft.sft_loss(lm, p, batch), has_aux=True)(params)
+    (total, count), gradient = jax.jit(
+        jax.value_and_grad(lambda p: sft.sft_loss(lm, p, batch), has_aux=True)
+    )(params)
     _, (metrics,), _ = _run([batch], num_micro_batches=4)
     assert metrics["count"] == count == 36
     np.testing.assert_allclose(metrics["total"], total, rtol=1e-5)
@@ -76,7 +77,7 @@ def test_one_step_is_adamw_by_hand():
     """Adam's first step is the sign of the gradient; decay pulls the matrices only."""
     lm, batch = toy_fit.toy_lm(), _uneven_batch()
     before = lm.init(jax.random.key(0))
-    gradient = jax.grad(lambda p: sft.sft_loss(lm, p, batch)[0])(before)
+    gradient = jax.jit(jax.grad(lambda p: sft.sft_loss(lm, p, batch)[0]))(before)
     (state,), _, _ = _run([batch])
     scale = gradient["norm"]["scale"]
     np.testing.assert_allclose(state.params["norm"]["scale"], 1 - 1e-2 * np.sign(scale), rtol=1e-4)
@@ -88,7 +89,7 @@ def test_one_step_is_adamw_by_hand():
     )
 
 
-@pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 8}, {"tensor": 2}])
+@pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 8}])
 def test_sharded_equals_one_device(shape):
     batch = _uneven_batch()
     states, metrics, _ = _run([batch, batch, batch])
@@ -133,23 +134,17 @@ def test_a_batch_without_labels_is_skipped():
 
 
 def test_parameters_stored_in_bfloat16_train_in_float32():
-    """At the paper's learning rate an update is below what bfloat16 can hold."""
-    lm = toy_fit.toy_lm(param_dtype="bfloat16")
+    """At the paper's learning rate an update is below what bfloat16 can hold; activations may be bfloat16."""
+    lm = toy_fit.toy_lm(param_dtype="bfloat16", dtype="bfloat16")
     tiny = optimizer_lib.OptimizerConfig(learning_rate=2e-6)
-    (state,), _, _ = _run([_uneven_batch()], lm=lm, optimizer=tiny)
-    before, after = lm.init(jax.random.key(0)), state.params
-    assert {x.dtype for x in jax.tree.leaves(after)} == {np.dtype("float32")}
-    kernels = [tree["layers"]["self_attn"]["v_proj"]["kernel"] for tree in (before, after)]
-    assert np.mean(np.asarray(kernels[0], np.float32) != kernels[1]) > 0.9
-    assert np.mean(kernels[0] != kernels[1].astype(jnp.bfloat16)) < 0.1
-
-
-def test_bfloat16_activations_give_nearly_the_same_step():
-    batch = _uneven_batch()
-    _, full, _ = _run([batch])
-    (state,), half, _ = _run([batch], lm=toy_fit.toy_lm(dtype="bfloat16"))
-    np.testing.assert_allclose(half[0]["total"], full[0]["total"], rtol=0.02)  # 8 bits of mantissa
+    (state,), (half,), _ = _run([_uneven_batch()], lm=lm, optimizer=tiny)
+    _, (full,), _ = _run([_uneven_batch()])
+    np.testing.assert_allclose(half["total"], full["total"], rtol=0.02)  # 8 bits of mantissa
     assert {x.dtype for x in jax.tree.leaves(state.params)} == {np.dtype("float32")}
+    before = lm.init(jax.random.key(0))["layers"]["self_attn"]["v_proj"]["kernel"]
+    after = state.params["layers"]["self_attn"]["v_proj"]["kernel"]
+    assert np.mean(np.asarray(before, np.float32) != after) > 0.9
+    assert np.mean(np.asarray(before) != after.astype(jnp.bfloat16)) < 0.1
 
 
 def test_the_same_configuration_gives_the_same_compiled_step():

@@ -17,8 +17,7 @@ from promptcot_jax.trainers import loop, optimizer, sft
 from tests import toys
 
 VOCAB_SIZE = 16
-END = 1
-NUM_STEPS = 12
+END, SEPARATOR = 1, 2
 OPTIMIZER = optimizer.OptimizerConfig(
     learning_rate=1e-2, warmup_steps=3, schedule="cosine", weight_decay=0.1, clip_norm=1.0
 )
@@ -37,15 +36,15 @@ def toy_lm(**changes) -> causal_lm.CausalLM:
     return causal_lm.CausalLM(toys.toy_config(**(settings | changes)))
 
 
-def toy_examples(number: int = 24, seed: int = 0) -> list[examples.TokenExample]:
-    """Prompts of 1-5 letters, completed by the same letters backwards and the end."""
+def toy_examples(number: int = 21, seed: int = 0) -> list[examples.TokenExample]:
+    """Prompts of 1-4 letters and a separator, completed by the letters backwards and the end."""
     rng = np.random.default_rng(seed)
-    prompts = [tuple(rng.integers(2, VOCAB_SIZE, rng.integers(1, 6)).tolist()) for _ in range(number)]
-    return [examples.TokenExample(prompt_ids=p, completion_ids=(*p[::-1], END)) for p in prompts]
+    words = [tuple(rng.integers(3, VOCAB_SIZE, rng.integers(1, 5)).tolist()) for _ in range(number)]
+    return [examples.TokenExample(prompt_ids=(*w, SEPARATOR), completion_ids=(*w[::-1], END)) for w in words]
 
 
 def toy_batches(num_epochs: int = 3, **changes) -> packing.PackedEpochs:
-    """4 steps an epoch, unless changed."""
+    """Unless changed, 12 steps."""
     settings = {"row_length": 12, "rows_per_batch": 4, "num_epochs": num_epochs, "seed": 0}
     return packing.PackedEpochs(toy_examples(), **(settings | changes))
 
@@ -96,10 +95,16 @@ def fit(directory, batches=None, *, lm=None, mesh=None, params=None, **changes):
     )
 
 
+def named_leaves(state) -> dict[str, np.ndarray]:
+    """The arrays of a state by their path in it."""
+    return {
+        jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
 if __name__ == "__main__":
     chosen = toy_batches()
     if len(sys.argv) > 2:
         chosen = FailingAt(chosen, int(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL))
     state = fit(sys.argv[1], chosen)
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-    np.savez(os.path.join(sys.argv[1], "final.npz"), **jax.device_get(leaves))
+    np.savez(os.path.join(sys.argv[1], "final.npz"), **named_leaves(state))

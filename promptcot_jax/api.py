@@ -42,9 +42,8 @@ class Completion:
 
     text: str
     token_ids: tuple[int, ...]
-    log_probs: (
-        np.ndarray
-    )  # [n] float32, the model at the temperature, full softmax (greedy: at temperature 1)
+    # [n] float32, the model at the temperature, full softmax (greedy: at temperature 1)
+    log_probs: np.ndarray
     sampler_log_probs: np.ndarray  # [n] float32, after top-k, top-p and min-p
     finish_reason: Literal["stop", "length"]
 

@@ -1,4 +1,7 @@
-"""Set-up of every test: eight simulated CPU devices, warnings as errors but for those named here.
+"""Set-up of every test: eight simulated CPU devices, cheap compilation, warnings as errors but for some.
+
+Most of the suite's time is XLA compiling toys that then run for milliseconds, so its costly passes are off.
+They change speed and rounding, not meaning; tests that compare bits compare programs compiled alike.
 
 Nothing of `promptcot_jax` or JAX may be imported at the top of this file: the devices are counted when JAX
 starts, and jaxtyping's import hook checks only what is imported after it.
@@ -6,7 +9,12 @@ starts, and jaxtyping's import hook checks only what is imported after it.
 
 import os
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    + " --xla_backend_optimization_level=0"
+    + " --xla_llvm_disable_expensive_passes=true"
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow (through seqio) is imported
 

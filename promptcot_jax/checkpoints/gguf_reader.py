@@ -51,10 +51,8 @@ _LLAMA3_SPLIT = (
     r"\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
-_CONTROL, _USER_DEFINED = (
-    3,
-    4,
-)  # token types: matched whole in a text, the first kind also hidden when decoding
+# Token types: matched whole in a text, the first kind also hidden when decoding.
+_CONTROL, _USER_DEFINED = 3, 4
 
 
 def gguf_name(name: str) -> str:

@@ -96,12 +96,7 @@ class TrainingCheckpoints:
         for step in reversed(steps):
             try:
                 state = self._restore(step, like)
-            except (
-                ValueError,
-                OSError,
-                KeyError,
-                TypeError,
-            ) as error:  # what Orbax raises over damaged files
+            except (ValueError, OSError, KeyError, TypeError) as error:  # Orbax, over damaged files
                 failure = f"step {step}: {error}"
                 logging.warning(
                     "%s: cannot be read, trying an older step: %s", os.fspath(self._path(step)), error

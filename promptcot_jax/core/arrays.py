@@ -1,8 +1,8 @@
 """Array types of the whole package.
 
-Axis letters, everywhere: `B` rows, `G` samples per row (rationales per problem, rollouts per prompt), `T` query
-length, `S` key / cache length, `D` embed, `F` mlp, `N` query heads, `K` key-value heads, `H` head dim, `V` vocab,
-`L` layers.
+Axis letters, everywhere: `B` rows, `G` samples per row (rationales per problem, rollouts per prompt), `T`
+query length, `S` key / cache length, `D` embed, `F` mlp, `N` query heads, `K` key-value heads, `H` head dim,
+`V` vocab, `L` layers.
 """
 
 from typing import Any

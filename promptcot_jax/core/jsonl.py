@@ -1,7 +1,8 @@
 """JSON Lines of records: strict on reading, atomic on writing, local or `gs://`.
 
-`NAME.jsonl` or, beyond a row setting, `NAME-SSSSS-of-NNNNN.jsonl`; one reader takes both. A file appears whole or
-not at all: local files are written aside, flushed to disk and renamed; objects in a bucket are written in one call.
+`NAME.jsonl` or, beyond a row setting, `NAME-SSSSS-of-NNNNN.jsonl`; one reader takes both. A file appears
+whole or not at all: local files are written aside, flushed to disk and renamed; objects in a bucket are
+written in one call.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.jsonl$")
 
 
 def write_atomically(path: epath.PathLike, data: bytes) -> None:
-    """Writes `data` to `path` so that a reader, or a crash at any moment, sees the old file or the new one."""
+    """Writes `data` to `path` so that a reader, or a crash at any moment, sees the old file or the new."""
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if "://" in os.fspath(path):
@@ -64,7 +65,7 @@ def read_json(path: epath.PathLike) -> Any:
 
 def to_line(record: Any) -> str:
     """One JSON line of a dataclass record or a plain dict (no newline)."""
-    row = dataclasses.asdict(record) if dataclasses.is_dataclass(record) else record
+    row = record if isinstance(record, dict) else dataclasses.asdict(record)
     return json.dumps(row, ensure_ascii=False, allow_nan=False)
 
 
@@ -194,7 +195,7 @@ def record_from_row(record_type: Any, row: dict[str, Any], *, where: str, defaul
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """Checks a JSON value against a field type: str, int, float, bool, Literal, tuple of these, or a record."""
+    """Checks a JSON value against a field's type: a scalar, a Literal, a tuple of these, or a record."""
     origin = typing.get_origin(hint)
     if origin is tuple:
         if not isinstance(value, Sequence) or isinstance(value, str):

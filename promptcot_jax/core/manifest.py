@@ -1,7 +1,8 @@
 """`manifest.json` of a workdir: for each stage, what it was made from and what came of it.
 
-An entry appears with status `running` when a stage starts and turns `complete` as the stage's last act. A stage that
-starts again under another configuration than the one recorded is refused: half of its files would be of the old one.
+An entry appears with status `running` when a stage starts and turns `complete` as the stage's last act. A
+stage that starts again under another configuration than the one recorded is refused: half of its files would
+be of the old one.
 """
 
 import dataclasses

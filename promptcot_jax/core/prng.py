@@ -9,7 +9,9 @@ STREAMS = {
     "propose": 2,  # rationales of the E-step
     "rollout": 3,  # solver samples
     "synthesize": 4,  # concept lists and problems
-    "held_out": 5,  # rationales for the held-out bounds
+    "held_out": 5,  # rationales for the held-out bounds (step 0), problems of held-out concepts (step 1)
+    "fixed": 6,  # rationales of the EM variant without E-step
+    "pairs": 7,  # which pairs an EM round takes
 }
 
 
@@ -21,3 +23,8 @@ def stream_key(seed: int, stream: str, step: int = 0) -> jax.Array:
 def stream_generator(seed: int, stream: str, step: int = 0) -> np.random.Generator:
     """NumPy generator of one named stream at one step, for work on the host (data order, draws of text)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, STREAMS[stream], step])))
+
+
+def derived_seed(seed: int, *labels: int) -> int:
+    """A seed of its own for each part of a run (a role, a round); sums of seeds would meet each other's."""
+    return int(np.random.SeedSequence([seed, *labels]).generate_state(1)[0])

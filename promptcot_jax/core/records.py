@@ -1,8 +1,9 @@
 """One frozen record per stage artefact.
 
-A stage reads one record type and writes the next. A field that may be absent means two types: a problem with an
-answer is a `SolvedMathProblem`, one with tests a `SolvedProgramProblem`. Readers take the fields of their own type
-and pass over the rest of a row, so `triples.jsonl` of the corpus serves cold start, EM, the solver and evaluation.
+A stage reads one record type and writes the next. A field that may be absent means two types: a problem with
+an answer is a `SolvedMathProblem`, one with tests a `SolvedProgramProblem`. Readers take the fields of their
+own type and pass over the rest of a row, so `triples.jsonl` of the corpus serves cold start, EM, the solver
+and evaluation.
 """
 
 import dataclasses
@@ -118,7 +119,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A synthesized problem with its lineage: concepts, rationale, and which model wrote it under which seed."""
+    """A synthesized problem with its lineage: concepts, rationale, the model that wrote it and its seed."""
 
     id: str
     domain: Domain

@@ -6,7 +6,7 @@ is part of what a model writes. Rows that are too long are dropped or cut by a s
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from promptcot_jax.core import records
@@ -156,6 +156,33 @@ def direct_example(tokenizer: Tokenizer, row: HasProblem) -> TokenExample:
         prompt_ids=direct_prompt_ids(tokenizer, row),
         completion_ids=problem_ids(tokenizer, row.problem, f"Row '{row.id}'"),
     )
+
+
+BUILDERS: Mapping[str, Callable[[Tokenizer, records.Triple], TokenExample]] = {
+    "theta": theta_example,
+    "phi": phi_example,
+    "direct": direct_example,
+}
+
+
+def leading_rationale(tokenizer: Tokenizer, token_ids: Sequence[int]) -> tuple[tuple[int, ...], bool]:
+    """The z block that p_theta's output starts with, and whether it was ended.
+
+    p_theta writes no end token after z: the block is the shortest prefix whose text holds the end marker,
+    with the newline after it. Without the marker it is all of the ids.
+    """
+    end = templates.END_RATIONALE
+    if end not in tokenizer.decode(token_ids):
+        return tuple(token_ids), False
+    low, high = 1, len(token_ids)
+    while low < high:  # what a prefix contains, a longer one contains
+        middle = (low + high) // 2
+        if end in tokenizer.decode(token_ids[:middle]):
+            high = middle
+        else:
+            low = middle + 1
+    has_newline = tokenizer.decode(token_ids[low : low + 1]) == "\n"
+    return tuple(token_ids[: low + has_newline]), True
 
 
 def solver_prompt_ids(tokenizer: Tokenizer, problem: str, domain: records.Domain) -> tuple[int, ...]:

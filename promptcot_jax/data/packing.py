@@ -26,9 +26,8 @@ class PackedBatch:
     segment_ids: Int[Array | np.ndarray, "B T"]  # 1, 2, ... within a row; 0 is padding
     positions: Int[Array | np.ndarray, "B T"]  # restart at 0 in each segment
     loss_mask: Bool[Array | np.ndarray, "B T"]  # True: this token is a trained label
-    values: dict[
-        str, Float[Array | np.ndarray, "B T"]
-    ]  # the examples' `token_values`; 0 where the mask is False
+    # The examples' `token_values`; 0 where the mask is False.
+    values: dict[str, Float[Array | np.ndarray, "B T"]]
 
     def tree_flatten_with_keys(self):
         """The arrays by field name."""

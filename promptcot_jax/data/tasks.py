@@ -20,28 +20,24 @@ from promptcot_jax.data import examples
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.vocabulary import TokenizerVocabulary
 
-BUILDERS: Mapping[str, Callable[[Tokenizer, records.Triple], examples.TokenExample]] = {
-    "p_theta": examples.theta_example,
-    "q_phi": examples.phi_example,
-    "p_direct": examples.direct_example,
-}
+TASKS = {"p_theta": "theta", "q_phi": "phi", "p_direct": "direct"}  # task -> role
 
 
 def register_tasks(
     tokenizer: Tokenizer, train_path: epath.PathLike, validation_path: epath.PathLike | None = None
 ) -> None:
-    """Registers the tasks of `BUILDERS`; `inputs` is the prompt, `targets` what is trained on.
+    """Registers the tasks of `TASKS`; `inputs` is the prompt, `targets` what is trained on.
 
     A later call replaces the tasks of an earlier one: one process may use several tokenizers or files.
     """
     paths = {"train": train_path} | ({} if validation_path is None else {"validation": validation_path})
     feature = seqio.Feature(vocabulary=TokenizerVocabulary(tokenizer), add_eos=False, dtype=tf.int32)
-    for name, build in BUILDERS.items():
+    for name, role in TASKS.items():
         seqio.TaskRegistry.remove(name)
         seqio.TaskRegistry.add(
             name,
             source=_triples_source(paths),  # pyright: ignore[reportArgumentType]  # seqio's own class
-            preprocessors=[_tokenizing(tokenizer, build)],
+            preprocessors=[_tokenizing(tokenizer, examples.BUILDERS[role])],
             output_features={"inputs": feature, "targets": feature},
         )
 

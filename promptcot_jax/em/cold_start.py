@@ -1,61 +1,25 @@
 """Cold start: maximum likelihood of p_theta and q_phi on annotated triples (paper section 3.2).
 
-`direct` is a third model, c -> x without a rationale: the paper's "without rationale" baseline of its NLL study.
+`direct` is a third model, c -> x without a rationale: the "without rationale" baseline of the paper's NLL
+study.
 """
 
-import dataclasses
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from etils import epath
-from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import store
 from promptcot_jax.checkpoints.load import LoadedModel
-from promptcot_jax.core.records import Triple
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import examples
-from promptcot_jax.data.packing import PackedEpochs
-from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.em.settings import FitConfig
-from promptcot_jax.trainers import loop, sft
-from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers import loop
+from promptcot_jax.trainers.fitter import Fitter
 
 Role = Literal["theta", "phi", "direct"]
 log = logging.getLogger(__name__)
-
-EXAMPLES: dict[Role, Callable[[Tokenizer, Triple], examples.TokenExample]] = {
-    "theta": examples.theta_example,
-    "phi": examples.phi_example,
-    "direct": examples.direct_example,
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Fitter:
-    """What every maximum-likelihood fit of EM shares: where it runs and how it steps."""
-
-    fit: FitConfig
-    optimizer: OptimizerConfig
-    loop: loop.LoopConfig
-    mesh: Mesh
-    seed: int
-
-    def batches(self, rows: Sequence[examples.TokenExample], *, stream_offset: int = 0) -> PackedEpochs:
-        """Rows of fixed length in an order that is a function of (seed, epoch) alone."""
-        return PackedEpochs(
-            rows,
-            row_length=self.fit.row_length,
-            rows_per_batch=self.fit.rows_per_batch,
-            num_epochs=self.fit.num_epochs,
-            seed=self.seed + stream_offset,
-            pack=self.fit.pack,
-        )
-
-    def within_length(self, rows: Sequence[examples.TokenExample]) -> tuple[list[examples.TokenExample], dict[str, int]]:
-        """Applies the length policy; returns what is left and the counts of what was dropped or cut."""
-        return examples.LengthPolicy(max_length=self.fit.row_length, overlong=self.fit.overlong).apply(rows)
 
 
 def cold_start_role(
@@ -70,41 +34,37 @@ def cold_start_role(
     """Fits one role and writes `directory/role`, loadable with `load_model`; returns row counts.
 
     Nothing is done where the model is there already, so a stage that was killed goes on with the next role.
+
+    Raises:
+        WrongUse: there are no rows, or all are too long.
     """
     target = epath.Path(directory) / role
     rows, counts = fitter.within_length(rows)
+    if not rows:
+        raise WrongUse(
+            f"Cold start of {role}: no row is left to train on ({counts}); check the triples file, or raise "
+            "row_length."
+        )
     counts = {f"{role}_{name}": count for name, count in counts.items()} | {f"{role}_rows": len(rows)}
     batches = fitter.batches(rows)
     counts |= {f"{role}_tokens": batches.num_tokens, f"{role}_steps": batches.num_steps}
+    training = epath.Path(directory) / f"{role}_training"
+    held_out_rows, held_out_counts = fitter.within_length(held_out_rows)
+    counts |= {f"{role}_heldout_{name}": count for name, count in held_out_counts.items()}
     if store.is_complete(target):
         log.info("cold start of %s: already complete", role)
+        loop.remove_checkpoints(training)
         return counts
-    held_out_rows, _ = fitter.within_length(held_out_rows)
-
-    def evaluate(params) -> dict[str, float]:
-        total, count = sft.nll(base.lm, params, _one_pass(held_out_rows, fitter))
-        return {"nll": total / max(count, 1)}
-
-    state = loop.fit(
+    state = fitter.train(
         base.lm,
         base.params,
         batches,
-        loss=sft.sft_loss,
-        optimizer=fitter.optimizer,
-        config=fitter.loop,
-        mesh=fitter.mesh,
-        directory=epath.Path(directory) / f"{role}_training",
-        evaluate=evaluate if held_out_rows else None,
+        directory=training,
         name=f"cold start {role}",
+        held_out_rows=held_out_rows,
     )
-    store.save_model(target, base.lm, state.params, base.tokenizer, provenance={"stage": "cold_start", "role": role})
-    loop.remove_checkpoints(epath.Path(directory) / f"{role}_training")
+    provenance = {"stage": "cold_start", "role": role}
+    store.save_model(target, base.lm, state.params, base.tokenizer, provenance=provenance)
+    loop.remove_checkpoints(training)
     log.info("cold start of %s: %d steps, written to %s", role, batches.num_steps, os.fspath(target))
     return counts
-
-
-def _one_pass(rows: Sequence[examples.TokenExample], fitter: Fitter) -> PackedEpochs:
-    """The rows once, packed: for evaluation."""
-    return PackedEpochs(
-        rows, row_length=fitter.fit.row_length, rows_per_batch=fitter.fit.rows_per_batch, num_epochs=1, seed=0
-    )

@@ -1,11 +1,12 @@
 """What an E-step's candidates say beyond the arg-max: the faults that the reward itself does not show.
 
-A summed log-likelihood favours short z, and a z that copies x raises p(x | z, c): correlation with length and copy
-rate are measured each round, over all samples and over the chosen ones. Nearly tied rewards mean that the choice is
-noise; few distinct samples mean that there was none.
+A summed log-likelihood favours short z, and a z that copies x raises p(x | z, c): correlation with length and
+copy rate are measured each round, over all samples and over the chosen ones. Nearly tied rewards mean that
+the choice is noise; few distinct samples mean that there was none.
 """
 
 import collections
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,29 +15,42 @@ import numpy as np
 
 from promptcot_jax.core.records import Candidate
 from promptcot_jax.data.corpus import styles
+from promptcot_jax.em import e_step
 from promptcot_jax.em.pairs import Pair
 from promptcot_jax.em.settings import EStepConfig
 from promptcot_jax.objectives import bounds
 
 TIE = 1e-6  # nats
-COPY_NGRAM = 4  # tokens
+COPY_NGRAM = 4  # words, numbers or signs
+_PIECES = re.compile(r"\w+|[^\w\s]")
 
 
-def of_candidates(pairs: Sequence[Pair], candidates: Sequence[Candidate], config: EStepConfig) -> dict[str, Any]:
+def of_candidates(
+    pairs: Sequence[Pair], candidates: Sequence[Candidate], config: EStepConfig
+) -> dict[str, Any]:
     """Figures of one E-step; G candidates a pair, in pair order."""
     num_samples = config.num_samples
     rows = [list(candidates[i : i + num_samples]) for i in range(0, len(candidates), num_samples)]
-    rewards = np.array([[c.log_p_z + c.log_p_x for c in row] for row in rows])
-    log_q = np.array([[c.log_q for c in row] for row in rows])
+    log_p_z, log_p_x, log_q = (
+        np.array([[getattr(c, name) for c in row] for row in rows])
+        for name in ("log_p_z", "log_p_x", "log_q")
+    )
     is_valid = np.array([[c.valid for c in row] for row in rows])
     lengths = np.array([[c.length for c in row] for row in rows], np.float64)
-    winners = [next((c for c in row if c.won), None) for row in rows]
-    chosen = [c for c in winners if c is not None]
-    x_tokens = {pair.triple.id: pair.problem_ids for pair in pairs}
-    log_weights = bounds.log_importance_weights(jnp.asarray(rewards), jnp.asarray(log_q), jnp.asarray(is_valid))
+    x_lengths = np.array([[len(pair.problem_ids)] for pair in pairs])
+    rewards = e_step.reward(log_p_z, log_p_x, log_q, lengths + x_lengths, config)
+    winners = [next((g for g, c in enumerate(row) if c.won), None) for row in rows]
+    won = [(b, g) for b, g in enumerate(winners) if g is not None]
+    chosen = [rows[b][g] for b, g in won]
+    log_weights = bounds.log_importance_weights(*map(jnp.asarray, (log_p_z + log_p_x, log_q, is_valid)))
     usable = is_valid.any(axis=-1)
-    copies = {id(c): copy_rate(x_tokens[c.pair_id], c.token_ids) for row in rows for c in row if c.valid}
-    comparable = is_valid.sum(axis=-1) > 1
+    copies = np.array(
+        [
+            [copy_rate(pair.triple.problem, c.rationale) for c in row]
+            for pair, row in zip(pairs, rows, strict=True)
+        ]
+    )
+    compared = [reward[valid] for reward, valid in zip(rewards, is_valid, strict=True) if valid.sum() > 1]
     return {
         "pairs": len(rows),
         "skipped_pairs": int((~usable).sum()),
@@ -44,48 +58,60 @@ def of_candidates(pairs: Sequence[Pair], candidates: Sequence[Candidate], config
         "unfinished_share": _share(c.finish_reason == "length" for row in rows for c in row),
         "retokenized": sum(c.retokenized for row in rows for c in row),
         "reward_mean": _mean(rewards[is_valid]),
-        "reward_chosen_mean": _mean([c.log_p_z + c.log_p_x for c in chosen]),
-        "reward_spread": _mean([np.ptp(r[v]) for r, v in zip(rewards[comparable], is_valid[comparable], strict=True)]),
-        "tied_share": _share(_is_tied(r[v]) for r, v in zip(rewards[comparable], is_valid[comparable], strict=True)),
+        "reward_chosen_mean": _mean([rewards[place] for place in won]),
+        "reward_spread": _mean([np.ptp(row) for row in compared]),
+        "tied_share": _share(_is_tied(*both) for both in zip(rows, rewards, strict=True)),
         "elbo_mean": _mean(np.asarray(bounds.elbo(log_weights))[usable]),
         "importance_bound_mean": _mean(np.asarray(bounds.importance_bound(log_weights))[usable]),
         "effective_samples": _mean(np.asarray(bounds.effective_sample_size(log_weights))[usable]),
         "reward_length_correlation": within_pair_correlation(rewards, lengths, is_valid),
         "length_mean": _mean(lengths[is_valid]),
         "length_chosen_mean": _mean([c.length for c in chosen]),
-        "copy_rate": _mean(list(copies.values())),
-        "copy_rate_chosen": _mean([copies[id(c)] for c in chosen]),
+        "copy_rate": _mean(copies[is_valid]),
+        "copy_rate_chosen": _mean([copies[place] for place in won]),
         "distinct_rationales": _mean([len({c.token_ids for c in row}) / len(row) for row in rows]),
         "style_share": _style_shares(c for row in rows for c in row if c.valid),
         "style_share_chosen": _style_shares(chosen),
     }
 
 
-def copy_rate(problem_ids: Sequence[int], rationale_ids: Sequence[int]) -> float:
-    """Share of x's tokens that lie in a run of at least COPY_NGRAM tokens which also stands in z."""
+def copy_rate(problem: str, rationale: str) -> float:
+    """Share of x that lies in a run of at least COPY_NGRAM words, numbers or signs which also stands in z.
+
+    Counted on text, so that it is comparable between tokenizers and knows no markers.
+    """
+    x, z = (_PIECES.findall(text) for text in (problem, rationale))
     n = COPY_NGRAM
-    in_z = {tuple(rationale_ids[i : i + n]) for i in range(len(rationale_ids) - n + 1)}
-    copied = np.zeros(len(problem_ids), bool)
-    for i in range(len(problem_ids) - n + 1):
-        if tuple(problem_ids[i : i + n]) in in_z:
+    in_z = {tuple(z[i : i + n]) for i in range(len(z) - n + 1)}
+    copied = np.zeros(len(x), bool)
+    for i in range(len(x) - n + 1):
+        if tuple(x[i : i + n]) in in_z:
             copied[i : i + n] = True
-    return float(copied.mean()) if len(copied) else 0.0
+    return float(copied.mean()) if len(x) else 0.0
 
 
 def within_pair_correlation(rewards: np.ndarray, lengths: np.ndarray, is_valid: np.ndarray) -> float:
-    """Pearson correlation of R with the length of z, each centred on its pair: pairs differ in both for other reasons."""
+    """Pearson correlation of R with the length of z, each centred on its pair.
+
+    Pairs differ in both for other reasons.
+    """
     rewards_centred, lengths_centred = [], []
     for reward, length, valid in zip(rewards, lengths, is_valid, strict=True):
         if valid.sum() > 1:
             rewards_centred.extend(reward[valid] - reward[valid].mean())
             lengths_centred.extend(length[valid] - length[valid].mean())
-    scale = float(np.linalg.norm(rewards_centred) * np.linalg.norm(lengths_centred)) if rewards_centred else 0.0
+    scale = float(np.linalg.norm(rewards_centred) * np.linalg.norm(lengths_centred))
     return float(np.dot(rewards_centred, lengths_centred)) / scale if scale else 0.0
 
 
-def _is_tied(rewards: np.ndarray) -> bool:
-    best = np.sort(rewards)[-2:]
-    return bool(best[1] - best[0] < TIE)
+def _is_tied(row: Sequence[Candidate], rewards: np.ndarray) -> bool:
+    """Whether the best two different rationales of a pair are rewarded alike."""
+    best: dict[tuple[int, ...], float] = {}
+    for candidate, reward in zip(row, rewards, strict=True):
+        if candidate.valid:
+            best[candidate.token_ids] = max(reward, best.get(candidate.token_ids, -np.inf))
+    top = sorted(best.values())[-2:]
+    return len(top) == 2 and bool(top[1] - top[0] < TIE)
 
 
 def _style_shares(candidates) -> dict[str, float]:

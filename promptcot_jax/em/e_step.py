@@ -1,7 +1,8 @@
-"""E-step: rank G rationales z ~ q_phi(z | c, x) of each pair by the reward R, and name phi's targets (paper 2.3).
+"""E-step: rank G rationales z ~ q_phi(z | c, x) of each pair by the reward R, name phi's targets (paper 2.3).
 
-Pure with respect to models: `propose` and `log_joint` come as functions, so that the same code runs on a decoder, on
-an enumerable table (tests) and later on the rollout engine. Ranking is per pair, so shards of pairs are independent.
+Pure with respect to models: `propose` and `log_joint` come as functions, so that the same code runs on a
+decoder, on an enumerable table (tests) and later on the rollout engine. Ranking is per pair, so shards of
+pairs are independent.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,9 @@ Propose = Callable[[Sequence[Pair]], list[list[Rationale]]]  # G rationales a pa
 LogJoint = Callable[[Sequence[Pair], Sequence[Sequence[Rationale]]], tuple[np.ndarray, np.ndarray]]
 
 
-def e_step(pairs: Sequence[Pair], *, propose: Propose, log_joint: LogJoint, config: EStepConfig) -> list[Candidate]:
+def e_step(
+    pairs: Sequence[Pair], *, propose: Propose, log_joint: LogJoint, config: EStepConfig
+) -> list[Candidate]:
     """Draws, scores and ranks; returns G candidates for each pair, in order.
 
     Args:
@@ -32,7 +35,13 @@ def e_step(pairs: Sequence[Pair], *, propose: Propose, log_joint: LogJoint, conf
     log_q = np.array([[z.log_q for z in row] for row in rationales], np.float64)
     is_scored = np.isfinite(log_p_z) & np.isfinite(log_p_x) & np.isfinite(log_q)
     is_valid = np.array([[z.is_valid for z in row] for row in rationales]) & is_scored
-    rewards = reward(pairs, rationales, log_p_z, log_p_x, log_q, config)
+    num_tokens = np.array(
+        [
+            [len(z.block_ids) + len(pair.problem_ids) for z in row]
+            for pair, row in zip(pairs, rationales, strict=True)
+        ]
+    )
+    rewards = reward(log_p_z, log_p_x, log_q, num_tokens, config)
     winners = choose(rewards, is_valid)
     weights = target_weights(rewards, log_q, is_valid, winners, config)
     return [
@@ -57,25 +66,18 @@ def e_step(pairs: Sequence[Pair], *, propose: Propose, log_joint: LogJoint, conf
 
 
 def reward(
-    pairs: Sequence[Pair],
-    rationales: Sequence[Sequence[Rationale]],
     log_p_z: np.ndarray,
     log_p_x: np.ndarray,
     log_q: np.ndarray,
+    num_tokens: np.ndarray,
     config: EStepConfig,
 ) -> np.ndarray:
-    """The reward R [B, G] that the samples of a pair are compared by."""
+    """The reward R [B, G] that the samples of a pair are compared by; `num_tokens` are those of z and x."""
     log_joint = log_p_z + log_p_x  # a sum over the tokens of z and x, never a mean
     if config.reward == "elbo":
         return log_joint - log_q
     if config.reward == "log_joint_per_token":
-        tokens = np.array(
-            [
-                [len(z.block_ids) + len(pair.problem_ids) for z in row]
-                for pair, row in zip(pairs, rationales, strict=True)
-            ]
-        )
-        return log_joint / tokens
+        return log_joint / num_tokens
     return log_joint
 
 
@@ -112,7 +114,7 @@ def _centred(values: np.ndarray, is_valid: np.ndarray) -> np.ndarray:
 def phi_targets(
     pairs: Sequence[Pair], candidates: Sequence[Candidate], config: EStepConfig
 ) -> list[examples.TokenExample]:
-    """phi's training examples: (c, x) -> z for every candidate with a weight, with that weight on each token."""
+    """phi's training examples: (c, x) -> z for each candidate with a weight, put on each of its tokens."""
     by_id = {pair.triple.id: pair for pair in pairs}
     targets = []
     for candidate in candidates:
@@ -134,5 +136,5 @@ def phi_targets(
 
 
 def _finite(value: float) -> float:
-    """JSON has no infinities; an unscorable sample is invalid already, and carries the lowest float32 here."""
+    """JSON has no infinities; an unscorable sample is invalid already, and carries the lowest float32."""
     return float(value) if np.isfinite(value) else -3.4e38

@@ -1,19 +1,20 @@
-"""The EM loop (paper section 2.3): E-step first, then M-step, then held-out likelihoods, until the bound stops falling.
+"""The EM loop (paper section 2.3): E-step, M-step, held-out likelihoods, until the bound stops falling.
 
-Round r of `em/`:
+`em/`, with round r:
 
+    rationales.jsonl             (without E-step) one of the cold-started q_phi for each pair, kept
     round_00r/candidates.jsonl   every sampled rationale with its scores          E-step
     round_00r/phi/               q_phi after SFT on the chosen ones
     round_00r/rationales.jsonl   greedy rationales of the updated q_phi           M-step
     round_00r/theta/             p_theta after SFT on (c -> z, x)
     round_00r/diagnostics.json   E-step figures, held-out figures, counts
 
-Each line is a phase. A phase that is there whole is never done again, and within one, finished shards and training
-checkpoints are kept: a killed run goes on where it was and ends in the same bits.
+Each line is a phase. A phase that is there whole is never done again, and within one, finished shards and
+training checkpoints are kept: a killed run goes on where it was and ends in the same bits.
 """
 
+import collections
 import dataclasses
-import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -21,27 +22,32 @@ from typing import Any, TypeVar
 import numpy as np
 from etils import epath
 
-from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl, prng, shards
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Candidate
 from promptcot_jax.data import examples
 from promptcot_jax.em import diagnostics, e_step, held_out
-from promptcot_jax.em.cold_start import Fitter
-from promptcot_jax.em.models import Roles, read_params
+from promptcot_jax.em.models import Roles
 from promptcot_jax.em.pairs import Pair, Rationale, theta_example
+from promptcot_jax.em.role import Role
 from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
 from promptcot_jax.sampling import scoring
-from promptcot_jax.trainers import grpo, loop, sft, train_step
 
 R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
 NLL_FIELDS = (
-    "nll_bound", "nll_elbo", "nll_x_given_q", "nll_x_given_p", "nll_joint", "nll_x_given_other", "nll_direct", "z_gap"
-)  # fmt: skip
+    "nll_bound",
+    "nll_elbo",
+    "nll_x_given_q",
+    "nll_x_given_p",
+    "nll_joint",
+    "nll_x_given_other",
+    "nll_direct",
+    "z_gap",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,8 +73,8 @@ class Em:
     e_step: EStepConfig
     em: EmConfig
     held_out: HeldOutConfig
-    phi_fitter: Fitter
-    theta_fitter: Fitter
+    phi_role: Role
+    theta_role: Role
     directory: epath.Path
 
     def run(self, theta: Params, phi: Params, baselines: dict[str, Any]) -> dict[str, int]:
@@ -77,53 +83,59 @@ class Em:
         Args:
             theta: parameters of the cold-started p_theta, `phi` of q_phi.
             baselines: held-out figures that belong beside round -1 (the model without rationale).
+
+        Raises:
+            WrongUse: there are no pairs, or none of a round's rationales is usable.
         """
         if not self.pairs:
-            raise WrongUse("EM has no pairs to train on; check the triples file and the row range.")
+            raise WrongUse(
+                "EM has no pairs to train on; check the triples file, the row range and the lengths."
+            )
         if not self.held_out_pairs:
             raise WrongUse("EM has no held-out pairs; give a held-out triples file, the stop rule needs it.")
-        cold_phi = phi
+        fixed = {} if self.em.e_step else {z.pair_id: z for z in self._fixed_rationales(phi)}
         rows = [self._cold_figures(theta, phi, baselines)]
+        self._record(rows)
         for round_index in range(self.em.max_rounds):
-            self._record(rows)
             reason = stop_reason(rows, tolerance=self.em.tolerance, patience=self.em.patience)
             if reason:
                 log.info("EM stops after %d rounds: %s", round_index, reason)
                 break
-            figures, theta, phi = self._round(round_index, theta, phi, cold_phi)
+            figures, theta, phi = self._round(round_index, theta, phi, fixed)
             rows.append(figures)
-        self._record(rows)
-        names = ("skipped_pairs", "m_step_skipped", "phi_overlong", "theta_overlong")
-        return {"pairs": len(self.pairs), "held_out_pairs": len(self.held_out_pairs), "rounds": len(rows) - 1} | {
-            name: sum(row.get(name, 0) for row in rows) for name in names
-        }
+            self._record(rows)
+        return self._counts(rows)
+
+    def _counts(self, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+        counts = collections.Counter(pairs=len(self.pairs), held_out_pairs=len(self.held_out_pairs))
+        counts["rounds"] = len(rows) - 1
+        summed = ("skipped_pairs", "m_step_skipped", "m_step_retokenized", "phi_overlong", "theta_overlong")
+        return dict(counts) | {name: sum(row.get(name, 0) for row in rows) for name in summed}
 
     def _record(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Writes `nll.jsonl` (likelihoods) and `diagnostics.jsonl` (everything) and says where the run stands."""
+        """Writes `nll.jsonl` (likelihoods) and `diagnostics.jsonl` (all); logs where the run stands."""
         tokens, likelihoods = 0, []
         for row in rows:
             tokens += row.get("theta_tokens", 0)
-            likelihoods.append(
-                {"variant": self.variant, "seed": self.em.seed, "round": row["round"], "theta_tokens_seen": tokens}
-                | {name: row[name] for name in NLL_FIELDS if name in row}
-            )
+            place = {"variant": self.variant, "seed": self.em.seed, "round": row["round"]}
+            figures = {name: row[name] for name in NLL_FIELDS if name in row}
+            likelihoods.append(place | {"theta_tokens_seen": tokens} | figures)
         jsonl.write_records(self.directory / "nll.jsonl", likelihoods)
         jsonl.write_records(self.directory / "diagnostics.jsonl", rows)
         last = rows[-1]
-        log.info(
-            "EM round %d (%s): nll_bound %s, nll_x_given_q %.4f, z_gap %.4f",
-            last["round"],
-            self.variant,
-            "none" if last["nll_bound"] is None else f"{last['nll_bound']:.4f}",
-            last["nll_x_given_q"],
-            last["z_gap"],
+        shown = {name: last.get(name) for name in ("nll_bound", "nll_x_given_q", "z_gap")}
+        text = ", ".join(
+            f"{name} {'none' if value is None else f'{value:.4f}'}" for name, value in shown.items()
         )
-        if last["z_gap"] < self.em.z_gap_warning:
+        log.info("EM round %d (%s): %s", last["round"], self.variant, text)
+        if is_ignored(rows, floor=self.em.z_gap_warning, share=self.em.z_gap_share):
             log.warning(
-                "EM round %d: p_theta hardly uses the rationale (another pair's z costs it only %.4f nats per token of "
-                "x). Cold-start longer or on more triples, or take fresh or more pairs a round.",
+                "EM round %d: p_theta hardly uses the rationale: another pair's z costs it only %.4f "
+                "nats per token of x (%.4f at the start). Cold-start longer or on more triples, or take fresh or more "
+                "pairs a round.",
                 last["round"],
                 last["z_gap"],
+                rows[0]["z_gap"],
             )
 
     @property
@@ -131,39 +143,64 @@ class Em:
         """Name of this run's curve in `nll.jsonl`."""
         return "with_e_step" if self.em.e_step else "without_e_step"
 
-    # One round ------------------------------------------------------------------------------------------------
+    def _place(self, round_index: int) -> epath.Path:
+        return self.directory / f"round_{round_index:03d}"
 
     def _round(
-        self, round_index: int, theta: Params, phi: Params, cold_phi: Params
+        self, round_index: int, theta: Params, phi: Params, fixed: dict[str, PairRationale]
     ) -> tuple[dict[str, Any], Params, Params]:
-        place = self.directory / f"round_{round_index:03d}"
+        """Figures and models of one round, done now or read back."""
+        place, roles = self._place(round_index), (self.theta_role, self.phi_role)
         done = place / "diagnostics.json"
-        if done.exists():
-            theta = read_params(place / "theta", self.roles.theta_lm, self.theta_fitter.mesh)
-            phi = read_params(place / "phi", self.roles.phi_lm, self.phi_fitter.mesh)
-            return jsonl.read_json(done), theta, phi
+        if not done.exists():
+            figures, theta, phi = self._phases(round_index, theta, phi, fixed)
+            jsonl.write_json(done, figures)
+        elif not (self._place(round_index + 1) / "diagnostics.json").exists():  # the last one done
+            theta, phi = (role.read(place) for role in roles)
+        finished = round_index - 1 if self.em.optimizer_between_rounds == "keep" else round_index
+        for role in roles:
+            role.remove_checkpoints(self._place(finished))
+        return jsonl.read_json(done), theta, phi
+
+    def _phases(
+        self, round_index: int, theta: Params, phi: Params, fixed: dict[str, PairRationale]
+    ) -> tuple[dict[str, Any], Params, Params]:
+        """E-step and fit of phi, M-step and fit of theta, held-out figures."""
+        place, last_place = self._place(round_index), self._place(round_index - 1)
         pairs = self.pairs_of_round(round_index)
-        figures: dict[str, Any] = {"round": round_index}
+        parts: list[dict[str, Any]] = [{"round": round_index}]
         if self.em.e_step:
             candidates = self._candidates(place, pairs, theta, phi, round_index)
-            figures |= diagnostics.of_candidates(pairs, candidates, self.e_step)
+            parts.append(diagnostics.of_candidates(pairs, candidates, self.e_step))
             targets = e_step.phi_targets(pairs, candidates, self.e_step)
-            phi, counts = self._fit_phi(place, targets, phi, round_index)
-            figures |= counts
-            rationales = self._rationales(place, pairs, phi, greedy=True, round_index=round_index)
+            if targets or self.e_step.objective != "grpo":
+                if self.e_step.objective == "grpo":
+                    targets = self._with_old_log_probs(phi, targets)
+                phi, counts = self.phi_role.fit(place, last_place, targets, phi, round_index)
+                parts.append(counts)
+            else:
+                log.warning(
+                    "EM round %d: the samples of each pair are rewarded alike; phi stays", round_index
+                )
+                self.phi_role.write(place, phi, round_index)
+            rationales = self._greedy_rationales(place, pairs, phi, round_index)
         else:
-            self._save("phi", place, phi, round_index)
-            rationales = self._rationales(place, pairs, cold_phi, greedy=False, round_index=round_index)
-        theta, counts = self._fit_theta(place, pairs, rationales, theta, round_index)
-        figures |= counts | self._held_out(theta, phi)
-        jsonl.write_json(done, figures)
-        self._remove_checkpoints(round_index if self.em.optimizer_between_rounds == "reset" else round_index - 1)
+            self.phi_role.write(place, phi, round_index)
+            rationales = [fixed[pair.triple.id] for pair in pairs]
+        usable = [(pair, z) for pair, z in zip(pairs, rationales, strict=True) if z.valid]
+        targets = [theta_example(pair, z.token_ids[:-1]) for pair, z in usable]
+        theta, counts = self.theta_role.fit(place, last_place, targets, theta, round_index)
+        parts.append(counts)
+        parts.append(
+            {
+                "m_step_skipped": len(pairs) - len(usable),
+                "m_step_retokenized": sum(z.retokenized for z in rationales),
+            }
+        )
+        parts.append(self._held_out(theta, phi))
+        figures = {name: value for part in parts for name, value in part.items()}
+        assert len(figures) == sum(map(len, parts)), "two parts of a round give figures of one name"
         return figures, theta, phi
-
-    def _remove_checkpoints(self, round_index: int) -> None:
-        """Deletes a round's training checkpoints: its models are written, and no optimizer state is asked for."""
-        for role in ("phi", "theta"):
-            loop.remove_checkpoints(self.directory / f"round_{round_index:03d}" / f"{role}_training")
 
     def _cold_figures(self, theta: Params, phi: Params, baselines: dict[str, Any]) -> dict[str, Any]:
         """Round -1: the cold-started models."""
@@ -184,24 +221,26 @@ class Em:
         )
 
     def pairs_of_round(self, round_index: int) -> list[Pair]:
-        """The next `pairs_per_round` pairs of one seeded order, wrapping around; all of them where that is 0."""
+        """The next `pairs_per_round` pairs of one seeded order, wrapping around; all where that is 0."""
         count = min(self.em.pairs_per_round or len(self.pairs), len(self.pairs))
         if count == len(self.pairs):
             return list(self.pairs)
-        order = prng.stream_generator(self.em.seed, "order").permutation(len(self.pairs))
+        order = prng.stream_generator(self.em.seed, "pairs").permutation(len(self.pairs))
         start = round_index * count
         return [self.pairs[order[i % len(order)]] for i in range(start, start + count)]
 
     def _candidates(
         self, place: epath.Path, pairs: Sequence[Pair], theta: Params, phi: Params, round_index: int
     ) -> list[Candidate]:
+        """The E-step."""
         key = prng.stream_key(self.em.seed, "propose", round_index)
+        decoding_phi = self.roles.phi_lm.decoding_layout(phi)
 
         def rank(shard: Sequence[Pair]) -> list[Candidate]:
             return e_step.e_step(
                 shard,
                 propose=lambda some: self.roles.propose(
-                    phi,
+                    decoding_phi,
                     some,
                     num_samples=self.e_step.num_samples,
                     temperature=self.e_step.temperature,
@@ -214,27 +253,39 @@ class Em:
 
         return self._in_shards(place / "candidates.jsonl", pairs, rank, Candidate, f"E-step {round_index}")
 
-    def _rationales(
-        self, place: epath.Path, pairs: Sequence[Pair], phi: Params, *, greedy: bool, round_index: int
+    def _greedy_rationales(
+        self, place: epath.Path, pairs: Sequence[Pair], phi: Params, round_index: int
     ) -> list[PairRationale]:
-        """One rationale a pair: greedy from the updated q_phi, or (without E-step) sampled once from the cold one.
+        """The M-step's rationales: greedy ones of the updated q_phi."""
+        decoding_phi, max_tokens = self.roles.phi_lm.decoding_layout(phi), self.e_step.max_rationale_tokens
 
-        The sampled ones are keyed by the pair alone, so a pair keeps its rationale in every round.
-        """
-        key = prng.stream_key(self.em.seed, "propose")
+        def decode(shard: Sequence[Pair]) -> list[PairRationale]:
+            greedy = self.roles.greedy(decoding_phi, shard, max_tokens=max_tokens)
+            return [_pair_rationale(pair, z) for pair, z in zip(shard, greedy, strict=True)]
+
+        path = place / "rationales.jsonl"
+        return self._in_shards(path, pairs, decode, PairRationale, f"M-step {round_index}")
+
+    def _fixed_rationales(self, phi: Params) -> list[PairRationale]:
+        """Without E-step: one rationale of the cold-started q_phi for each pair, sampled once and kept."""
+        key = prng.stream_key(self.em.seed, "fixed")
+        decoding_phi = self.roles.phi_lm.decoding_layout(phi)
 
         def draw(shard: Sequence[Pair]) -> list[PairRationale]:
             drawn = self.roles.propose(
-                phi,
+                decoding_phi,
                 shard,
                 num_samples=1,
-                temperature=0.0 if greedy else self.e_step.temperature,
+                temperature=self.e_step.temperature,
                 max_tokens=self.e_step.max_rationale_tokens,
                 key=key,
             )
             return [_pair_rationale(pair, row[0]) for pair, row in zip(shard, drawn, strict=True)]
 
-        return self._in_shards(place / "rationales.jsonl", pairs, draw, PairRationale, f"M-step {round_index}")
+        path, name = self.directory / "rationales.jsonl", "fixed rationales"
+        wanted = {pair.index for r in range(self.em.max_rounds) for pair in self.pairs_of_round(r)}
+        pairs = [pair for pair in self.pairs if pair.index in wanted]
+        return self._in_shards(path, pairs, draw, PairRationale, name)
 
     def _in_shards(
         self,
@@ -248,100 +299,10 @@ class Em:
             path, pairs, work, record_type, shard_size=self.em.pairs_per_shard, name=name
         )
 
-    # Fits -----------------------------------------------------------------------------------------------------
-
-    def _fit_phi(
-        self, place: epath.Path, targets: Sequence[examples.TokenExample], phi: Params, round_index: int
-    ) -> tuple[Params, dict[str, int]]:
-        if self.e_step.objective == "grpo":
-            targets = self._with_old_log_probs(phi, targets)
-        return self._fit("phi", place, targets, phi, round_index)
-
-    def _fit_theta(
-        self,
-        place: epath.Path,
-        pairs: Sequence[Pair],
-        rationales: Sequence[PairRationale],
-        theta: Params,
-        round_index: int,
-    ) -> tuple[Params, dict[str, int]]:
-        targets = [theta_example(pair, z.token_ids[:-1]) for pair, z in zip(pairs, rationales, strict=True) if z.valid]
-        theta, counts = self._fit("theta", place, targets, theta, round_index)
-        return theta, counts | {"m_step_skipped": sum(not z.valid for z in rationales)}
-
-    def _fit(
-        self,
-        role: str,
-        place: epath.Path,
-        targets: Sequence[examples.TokenExample],
-        params: Params,
-        round_index: int,
-    ) -> tuple[Params, dict[str, int]]:
-        """SFT of one role on this round's targets; reads the model back where it is complete."""
-        fitter = self.phi_fitter if role == "phi" else self.theta_fitter
-        lm = self.roles.phi_lm if role == "phi" else self.roles.theta_lm
-        kept, dropped = fitter.within_length(targets)
-        if not kept:
-            raise WrongUse(
-                f"EM round {round_index}: no pair has a usable rationale for {role}. The cold start is too short for "
-                "q_phi to end its rationales, or max_rationale_tokens or row_length is too small."
-            )
-        batches = fitter.batches(kept, stream_offset=1000 * (round_index + 1))
-        counts = {
-            f"{role}_targets": len(kept),
-            f"{role}_tokens": batches.num_tokens,
-            f"{role}_steps": batches.num_steps,
-            f"{role}_overlong": sum(count for name, count in dropped.items() if name != "kept"),
-        }
-        target = place / role
-        if store.is_complete(target):
-            return read_params(target, lm, fitter.mesh), counts
-        state = loop.fit(
-            lm,
-            params,
-            batches,
-            loss=self._loss(role),
-            optimizer=fitter.optimizer,
-            config=fitter.loop,
-            mesh=fitter.mesh,
-            directory=place / f"{role}_training",
-            opt_state=self._carried_optimizer_state(role, round_index, params),
-            name=f"EM {round_index} {role}",
-        )
-        self._save(role, place, state.params, round_index)
-        return state.params, counts
-
-    def _loss(self, role: str) -> train_step.Loss:
-        if role == "theta" or self.e_step.objective == "best_of_g":
-            return sft.sft_loss
-        if self.e_step.objective == "reward_weighted":
-            return sft.weighted_sft_loss
-        return functools.partial(grpo.grpo_loss, clip_epsilon=self.e_step.clip_epsilon)
-
-    def _save(self, role: str, place: epath.Path, params: Params, round_index: int) -> None:
-        lm = self.roles.phi_lm if role == "phi" else self.roles.theta_lm
-        if not store.is_complete(place / role):
-            provenance = {"stage": "em", "role": role, "round": round_index, "variant": self.variant}
-            store.save_model(place / role, lm, params, self.roles.tokenizer, provenance=provenance)
-
-    def _carried_optimizer_state(self, role: str, round_index: int, params: Params) -> Any:
-        """The state that the last round's fit of this role ended with, where the setting keeps it."""
-        if self.em.optimizer_between_rounds == "reset" or round_index == 0:
-            return None
-        fitter = self.phi_fitter if role == "phi" else self.theta_fitter
-        return loop.latest_state(
-            self.roles.phi_lm if role == "phi" else self.roles.theta_lm,
-            params,
-            loss=self._loss(role),
-            optimizer=fitter.optimizer,
-            mesh=fitter.mesh,
-            directory=self.directory / f"round_{round_index - 1:03d}" / f"{role}_training",
-        ).opt_state
-
     def _with_old_log_probs(
         self, phi: Params, targets: Sequence[examples.TokenExample]
     ) -> list[examples.TokenExample]:
-        """Adds the sampler's own token log-probs, which the importance ratio divides by."""
+        """Adds the log-probs of the phi that drew the samples, which the importance ratio divides by."""
         scores = scoring.score(
             self.roles.phi_lm,
             phi,
@@ -350,12 +311,17 @@ class Em:
             batch_tokens=self.roles.sizes.score_tokens,
             pad_id=self.roles.tokenizer.pad_id,
         )
+        old_log_probs = [tuple(float(p) for p in token_log_probs) for token_log_probs in scores]
         return [
-            dataclasses.replace(
-                row, token_values={**row.token_values, "old_log_probs": tuple(float(p) for p in token_log_probs)}
-            )
-            for row, token_log_probs in zip(targets, scores, strict=True)
+            dataclasses.replace(row, token_values={**row.token_values, "old_log_probs": values})
+            for row, values in zip(targets, old_log_probs, strict=True)
         ]
+
+
+def is_ignored(rows: Sequence[dict[str, Any]], *, floor: float, share: float) -> bool:
+    """Whether p_theta has stopped using z: the last row's `z_gap` is small, or small against the first's."""
+    gap, first = rows[-1].get("z_gap"), rows[0].get("z_gap")
+    return gap is not None and (gap < floor or (first is not None and gap < share * first))
 
 
 def stop_reason(rows: Sequence[dict[str, Any]], *, tolerance: float, patience: int) -> str | None:

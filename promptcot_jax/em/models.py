@@ -1,6 +1,7 @@
 """p_theta and q_phi as EM uses them: propose rationales, score them, decode greedily.
 
-Both may be of one architecture or two; they must share a tokenizer, since p_theta scores the ids that q_phi sampled.
+Both may be of one architecture or two; they must share a tokenizer, since p_theta scores the ids that q_phi
+sampled.
 """
 
 import dataclasses
@@ -24,11 +25,18 @@ from promptcot_jax.sampling.token_choice import SamplingConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchSizes:
-    """How much is decoded and scored at once; larger is faster until memory ends. Results do not depend on them
-    beyond float rounding."""
+    """How much is decoded and scored at once; larger is faster until memory ends.
+
+    Results do not depend on it beyond float rounding.
+    """
 
     decode_rows: int = 64
     score_tokens: int = 16384
+
+    def __post_init__(self):
+        for name in ("decode_rows", "score_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Roles:
 
     def propose(
         self,
-        phi: Params,
+        decoding_phi: Params,
         pairs: Sequence[Pair],
         *,
         num_samples: int,
@@ -52,31 +60,76 @@ class Roles:
     ) -> list[list[Rationale]]:
         """G rationales z ~ q_phi(z | c, x) for each pair from the plain, untruncated distribution.
 
-        Sample g of pair i draws the noise of request i * G + g, so its tokens do not depend on the other pairs.
+        Sample g of pair i draws the noise of request i * G + g, so its tokens depend on no other pair.
+
+        Args:
+            decoding_phi: phi in `CausalLM.decoding_layout`, converted once for all shards of a phase.
         """
-        completions = generation.generate(
+        completions = self._generate(
             self.phi_lm,
-            phi,
+            decoding_phi,
             [pair.phi_prompt_ids for pair in pairs for _ in range(num_samples)],
-            sampling=SamplingConfig(temperature=temperature, max_new_tokens=max_tokens),
-            stop_ids=(self.tokenizer.eos_id,),
-            key=key,
-            request_ids=[pair.index * num_samples + g for pair in pairs for g in range(num_samples)],
-            batch_size=self.sizes.decode_rows,
-            pad_id=self.tokenizer.pad_id,
+            [pair.index * num_samples + g for pair in pairs for g in range(num_samples)],
+            SamplingConfig(temperature=temperature, max_new_tokens=max_tokens),
+            key,
         )
         rationales = [to_rationale(self.tokenizer, completion) for completion in completions]
         return [rationales[i : i + num_samples] for i in range(0, len(rationales), num_samples)]
 
-    def greedy(self, phi: Params, pairs: Sequence[Pair], *, max_tokens: int, key: jax.Array) -> list[Rationale]:
+    def greedy(self, decoding_phi: Params, pairs: Sequence[Pair], *, max_tokens: int) -> list[Rationale]:
         """The greedy rationale of q_phi for each pair (the M-step's)."""
-        rows = self.propose(phi, pairs, num_samples=1, temperature=0.0, max_tokens=max_tokens, key=key)
+        no_noise = jax.random.key(0)
+        rows = self.propose(
+            decoding_phi, pairs, num_samples=1, temperature=0.0, max_tokens=max_tokens, key=no_noise
+        )
         return [row[0] for row in rows]
+
+    def write(
+        self,
+        decoding_theta: Params,
+        pairs: Sequence[Pair],
+        *,
+        num_samples: int,
+        temperature: float,
+        max_tokens: int,
+        key: jax.Array,
+    ) -> list[generation.Completion]:
+        """What p_theta writes from the concepts alone, `num_samples` times for each pair."""
+        return self._generate(
+            self.theta_lm,
+            decoding_theta,
+            [pair.theta_prompt_ids for pair in pairs for _ in range(num_samples)],
+            [pair.index * num_samples + i for pair in pairs for i in range(num_samples)],
+            SamplingConfig(temperature=temperature, max_new_tokens=max_tokens),
+            key,
+        )
+
+    def _generate(
+        self,
+        lm: CausalLM,
+        decoding_params: Params,
+        prompts: Sequence[Sequence[int]],
+        request_ids: Sequence[int],
+        sampling: SamplingConfig,
+        key: jax.Array,
+    ) -> list[generation.Completion]:
+        return generation.generate(
+            lm,
+            decoding_params,
+            prompts,
+            sampling=sampling,
+            stop_ids=(self.tokenizer.eos_id,),
+            key=key,
+            request_ids=request_ids,
+            batch_size=self.sizes.decode_rows,
+            pad_id=self.tokenizer.pad_id,
+            is_decoding_layout=True,
+        )
 
     def log_joint(
         self, theta: Params, pairs: Sequence[Pair], rationales: Sequence[Sequence[Rationale]]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """log p_theta(z | c) and log p_theta(x | z, c), each [B, G]: sums over tokens, the prompt never counted."""
+        """log p_theta(z | c) and log p_theta(x | z, c), each [B, G]: sums over completion tokens alone."""
         return self.log_joint_of_blocks(theta, pairs, [[z.block_ids for z in row] for row in rationales])
 
     def log_joint_of_blocks(
@@ -93,16 +146,17 @@ class Roles:
         )
         lengths = [len(block) for row in blocks for block in row]
         shape = (len(blocks), len(blocks[0]) if blocks else 0)
-        log_p_z = [scores[:n].sum(dtype=np.float64) for scores, n in zip(token_log_probs, lengths, strict=True)]
-        log_p_x = [scores[n:].sum(dtype=np.float64) for scores, n in zip(token_log_probs, lengths, strict=True)]
+        parts = list(zip(token_log_probs, lengths, strict=True))
+        log_p_z = [scores[:n].sum(dtype=np.float64) for scores, n in parts]
+        log_p_x = [scores[n:].sum(dtype=np.float64) for scores, n in parts]
         return np.array(log_p_z).reshape(shape), np.array(log_p_x).reshape(shape)
 
 
 def read_params(directory: epath.PathLike, lm: CausalLM, mesh: Mesh) -> Params:
-    """Parameters of a model that this run wrote, in float32: a resumed fit must start from the very bits it ended in.
+    """Parameters of a model that this run wrote, in float32: the next fit starts from the last one's bits.
 
-    At the paper's learning rates an update is below bfloat16's resolution, so the masters are float32 whatever dtype
-    the model computes in.
+    At the paper's learning rates an update is below bfloat16's resolution, so the masters are float32
+    whatever dtype the model computes in.
     """
     lm = dataclasses.replace(lm, config=dataclasses.replace(lm.config, param_dtype="float32"))
     shapes = jax.eval_shape(lm.init, jax.random.key(0))

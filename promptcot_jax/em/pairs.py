@@ -1,7 +1,7 @@
 """Pairs (c, x) tokenized once, and the rationales drawn for them.
 
-Prompt, z block and x block are tokenized apart and joined, so that R, log q and the trainers see one split. A sampled
-rationale keeps its sampled ids even where its text would tokenize otherwise.
+Prompt, z block and x block are tokenized apart and joined, so that R, log q and the trainers see one split. A
+sampled rationale keeps its sampled ids even where its text would tokenize otherwise.
 """
 
 import collections
@@ -14,6 +14,8 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import examples, templates
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.sampling import generation
+
+CLOSING_TOKENS = 24  # room for the end marker that closes a rationale which ran out of budget
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,17 +55,27 @@ def tokenize_pairs(tokenizer: Tokenizer, triples: Sequence[records.Triple]) -> l
     counts = collections.Counter(triple.id for triple in triples)
     repeated = [name for name, count in counts.items() if count > 1]
     if repeated:
-        raise WrongUse(f"{len(repeated)} triple ids occur twice, e.g. {repeated[0]!r}; give each row its own id.")
+        raise WrongUse(f"Triple id {repeated[0]!r} occurs twice; give each row its own id.")
     return [
         Pair(
             index=index,
             triple=triple,
             theta_prompt_ids=tuple(examples.theta_prompt_ids(tokenizer, triple)),
             phi_prompt_ids=tuple(examples.phi_prompt_ids(tokenizer, triple)),
-            problem_ids=tuple(examples.problem_ids(tokenizer, triple.problem)),
+            problem_ids=tuple(examples.problem_ids(tokenizer, triple.problem, f"Row '{triple.id}'")),
         )
         for index, triple in enumerate(triples)
     ]
+
+
+def within_positions(pairs: Sequence[Pair], *, max_rationale_tokens: int, max_positions: int) -> list[Pair]:
+    """The pairs whose longest rationale still fits what the models can read, for both roles."""
+
+    def longest(pair: Pair) -> int:
+        prompt_and_problem = len(pair.theta_prompt_ids) + len(pair.problem_ids) + CLOSING_TOKENS
+        return max(prompt_and_problem, len(pair.phi_prompt_ids)) + max_rationale_tokens
+
+    return [pair for pair in pairs if longest(pair) <= max_positions]
 
 
 def to_rationale(tokenizer: Tokenizer, completion: generation.Completion) -> Rationale:
@@ -71,16 +83,26 @@ def to_rationale(tokenizer: Tokenizer, completion: generation.Completion) -> Rat
     ended = completion.finish_reason == "stop"
     block = completion.token_ids[:-1] if ended else completion.token_ids
     text = templates.parse_rationale(tokenizer.decode(block)) if ended else None
+    own_ids = None if text is None else _own_ids(tokenizer, text)
     return Rationale(
         text=text if text is not None else tokenizer.decode(block),
         token_ids=tuple(completion.token_ids),
         finish_reason=completion.finish_reason,
         log_q=float(completion.log_probs.sum()),
-        is_valid=text is not None,
-        retokenized=text is not None and tuple(examples.rationale_ids(tokenizer, text)) != tuple(block),
+        is_valid=own_ids is not None,
+        retokenized=own_ids is not None and own_ids != tuple(block),
     )
+
+
+def _own_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...] | None:
+    """How the tokenizer itself writes z; None where it holds a stop token, which must not become a target."""
+    try:
+        return examples.rationale_ids(tokenizer, text)
+    except WrongUse:
+        return None
 
 
 def theta_example(pair: Pair, block_ids: Sequence[int]) -> examples.TokenExample:
     """Target of the M-step: c -> z, x with the sampled ids of the z block."""
-    return examples.TokenExample(prompt_ids=pair.theta_prompt_ids, completion_ids=(*block_ids, *pair.problem_ids))
+    completion_ids = (*block_ids, *pair.problem_ids)
+    return examples.TokenExample(prompt_ids=pair.theta_prompt_ids, completion_ids=completion_ids)

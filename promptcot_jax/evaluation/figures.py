@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from etils import epath
 from matplotlib import figure as mpl_figure
+from matplotlib import ticker
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
@@ -104,9 +105,8 @@ def nll_study_figure(
     """
     statistics = nll_statistics(rows, metric=metric, x=x)
     with matplotlib.rc_context({"svg.hashsalt": "promptcot", "svg.fonttype": "path", "font.size": 10.5}):
-        figure = mpl_figure.Figure(
-            figsize=(7.2, 4.3), layout="constrained"
-        )  # no pyplot: it keeps a global state
+        # No pyplot: it keeps a global state.
+        figure = mpl_figure.Figure(figsize=(7.2, 4.3), layout="constrained")
         axes = figure.subplots()
         for variant, (label, colour, dash) in CURVES.items():
             curve = [row for row in statistics if row["variant"] == variant]
@@ -115,7 +115,7 @@ def nll_study_figure(
         axes.set_xlabel(X_LABELS.get(x, x.replace("_", " ")))
         axes.set_ylabel(y_label)
         if x == "round":
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)

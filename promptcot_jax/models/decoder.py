@@ -157,18 +157,16 @@ def attend(
     batch, length, num_heads, head_dim = queries.shape
     num_kv_heads, num_slots = keys.shape[1:3]
     scaled = queries * jnp.asarray(head_dim**-0.5, queries.dtype)
-    grouped = scaled.reshape(batch, length, num_kv_heads, -1, head_dim).transpose(
-        0, 2, 3, 1, 4
-    )  # [B, K, N/K, T, H]
+    grouped = scaled.reshape(batch, length, num_kv_heads, -1, head_dim)
+    grouped = grouped.transpose(0, 2, 3, 1, 4)  # [B, K, N/K, T, H]
     rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)  # [B, K, N/K*T, H]
     scores = jnp.einsum("BKRH,BKSH->BKRS", rows, keys, preferred_element_type=jnp.float32)
     scores = scores.reshape(batch, num_kv_heads, -1, length, num_slots)
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(batch, num_kv_heads, -1, num_slots)
     mixed = jnp.einsum("BKRS,BKSH->BKRH", weights, values)
-    mixed = mixed.reshape(batch, num_kv_heads, -1, length, head_dim).transpose(
-        0, 3, 1, 2, 4
-    )  # [B, T, K, N/K, H]
+    mixed = mixed.reshape(batch, num_kv_heads, -1, length, head_dim)
+    mixed = mixed.transpose(0, 3, 1, 2, 4)  # [B, T, K, N/K, H]
     return mixed.reshape(batch * length, num_heads * head_dim)
 
 

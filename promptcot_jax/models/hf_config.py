@@ -15,11 +15,8 @@ _ARCHITECTURES: dict[str, config_lib.Family] = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
-_DEFAULT_MAX_POSITIONS = {
-    "llama": 2048,
-    "qwen2": 32768,
-    "qwen3": 32768,
-}  # of transformers, where the file says nothing
+# Of transformers, where the file says nothing.
+_DEFAULT_MAX_POSITIONS = {"llama": 2048, "qwen2": 32768, "qwen3": 32768}
 
 # Field -> the only values implemented; an absent field has the first one.
 _REQUIRED_VALUES: dict[str, tuple[Any, ...]] = {

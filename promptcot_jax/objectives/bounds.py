@@ -1,13 +1,14 @@
-"""Evidence bounds from samples z ~ q_phi(z | c, x) and the weights of an E-step (paper section 2, appendix A).
+"""Evidence bounds from samples z ~ q_phi(z | c, x), and E-step weights (paper section 2, appendix A).
 
 With `log_weights = log p_theta(z, x | c) - log q_phi(z | c, x)` of G samples of one pair:
 
     ELBO              mean_g log_weights                       <= log p(x | c)
-    importance bound  logsumexp_g log_weights - log G          <= log p(x | c) in expectation, tight as G grows
+    importance bound  logsumexp_g log_weights - log G          <= log p(x | c) on average, tight as G grows
     posterior weight  softmax_g log_weights                    ~ p_theta(z | c, x) on the sampled z
 
 A sample that did not end inside its budget lies outside the support that q is scored on: its weight is zero
-(`log_weights = -inf`), which keeps the importance bound a bound. The ELBO is then that of q given that it ended.
+(`log_weights = -inf`), which keeps the importance bound a bound. The ELBO is then that of q given that it
+ended.
 """
 
 import jax
@@ -24,11 +25,15 @@ def log_importance_weights(
 
 
 def elbo(log_weights: Float[Array, "B G"]) -> Float[Array, " B"]:
-    """Mean log weight over the samples that ended; -inf where none did."""
+    """Mean log weight of q given that it ended; -inf where no sample did.
+
+    Given that it ended, q's density is q(z) / P(end): the log of the share that ended is added.
+    """
     is_finished = log_weights > -jnp.inf
     count = jnp.sum(is_finished, axis=-1)
     total = jnp.sum(jnp.where(is_finished, log_weights, 0.0), axis=-1)
-    return jnp.where(count > 0, total / jnp.maximum(count, 1), -jnp.inf)
+    bound = total / jnp.maximum(count, 1) + jnp.log(count / log_weights.shape[-1])
+    return jnp.where(count > 0, bound, -jnp.inf)
 
 
 def importance_bound(log_weights: Float[Array, "B G"]) -> Float[Array, " B"]:

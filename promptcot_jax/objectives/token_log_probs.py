@@ -124,9 +124,8 @@ def _weighted_nll_forward(
 
     start = (jnp.float32(0.0), jnp.zeros_like(tokens.hidden), jnp.zeros(output_embedding.shape, jnp.float32))
     total, d_hidden, d_embedding = jax.lax.fori_loop(0, tokens.num_chunks, add_chunk, start)
-    d_hidden = jnp.take_along_axis(
-        d_hidden, jnp.argsort(tokens.order, axis=1)[..., None], axis=1
-    )  # [B, T, D]
+    back = jnp.argsort(tokens.order, axis=1)
+    d_hidden = jnp.take_along_axis(d_hidden, back[..., None], axis=1)  # [B, T, D]
     return total, (d_hidden, d_embedding.astype(output_embedding.dtype))
 
 

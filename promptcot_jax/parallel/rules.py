@@ -1,8 +1,9 @@
 """One table from logical axes to mesh axes; layers name logical axes only.
 
-`embed` of the parameters is sharded over `fsdp` (each layer's weights are gathered when it runs), heads and mlp over
-`tensor`. Activations keep rows over both data axes. A dimension that its mesh axis does not divide stays whole, since
-small models on large meshes have fewer heads than devices; `unsharded` lists those, so that a launch can log them.
+`embed` of the parameters is sharded over `fsdp` (each layer's weights are gathered when it runs), heads and
+mlp over `tensor`. Activations keep rows over both data axes. A dimension that its mesh axis does not divide
+stays whole, since small models on large meshes have fewer heads than devices; `unsharded` lists those, so
+that a launch can log them.
 """
 
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-LogicalRules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
+MeshAxes = str | tuple[str, ...] | None
+LogicalRules = tuple[tuple[str, MeshAxes], ...]
 
 DEFAULT_RULES: LogicalRules = (
     ("batch", ("data", "fsdp")),
@@ -26,7 +28,9 @@ DEFAULT_RULES: LogicalRules = (
 )
 
 
-def _mesh_axes(mesh: Mesh | AbstractMesh, logical_axis: str | None, size: int, rules: LogicalRules) -> str | tuple[str, ...] | None:
+def _mesh_axes(
+    mesh: Mesh | AbstractMesh, logical_axis: str | None, size: int, rules: LogicalRules
+) -> MeshAxes:
     """Mesh axes of one dimension: the rule's, if they divide it."""
     table = dict(rules)
     if logical_axis is None:
@@ -41,9 +45,12 @@ def _mesh_axes(mesh: Mesh | AbstractMesh, logical_axis: str | None, size: int, r
     return axes if devices and size % devices == 0 else None
 
 
-def partition_spec(mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], shape: tuple[int, ...], rules: LogicalRules):
+def partition_spec(
+    mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], shape: tuple[int, ...], rules: LogicalRules
+) -> PartitionSpec:
     """PartitionSpec of one array from the logical names of its dimensions."""
-    return PartitionSpec(*(_mesh_axes(mesh, axis, size, rules) for axis, size in zip(axes, shape, strict=True)))
+    sizes = zip(axes, shape, strict=True)
+    return PartitionSpec(*(_mesh_axes(mesh, axis, size, rules) for axis, size in sizes))
 
 
 def sharding_tree(mesh: Mesh, logical_axes: Any, shapes: Any, rules: LogicalRules = DEFAULT_RULES) -> Any:
@@ -53,9 +60,11 @@ def sharding_tree(mesh: Mesh, logical_axes: Any, shapes: Any, rules: LogicalRule
         logical_axes: tree of tuples of logical names, as `CausalLM.logical_axes()` gives it.
         shapes: the tree of arrays or `ShapeDtypeStruct`s they belong to.
     """
-    return jax.tree.map(
-        lambda array, axes: NamedSharding(mesh, partition_spec(mesh, axes, array.shape, rules)), shapes, logical_axes
-    )
+
+    def sharding(array: Any, axes: tuple[str | None, ...]) -> NamedSharding:
+        return NamedSharding(mesh, partition_spec(mesh, axes, array.shape, rules))
+
+    return jax.tree.map(sharding, shapes, logical_axes)
 
 
 def unsharded(mesh: Mesh, logical_axes: Any, shapes: Any, rules: LogicalRules = DEFAULT_RULES) -> list[str]:
@@ -66,8 +75,9 @@ def unsharded(mesh: Mesh, logical_axes: Any, shapes: Any, rules: LogicalRules = 
         for entry in path:
             axes = axes[getattr(entry, "key", getattr(entry, "idx", None))]
         for axis, size in zip(axes, array.shape, strict=True):
-            wanted = axis is not None and table.get(axis) is not None
-            if wanted and _mesh_axes(mesh, axis, size, rules) is None:
+            if axis is None or table.get(axis) is None:
+                continue
+            if _mesh_axes(mesh, axis, size, rules) is None:
                 lines.append(f"{jax.tree_util.keystr(path)}: axis '{axis}' of size {size} over {table[axis]}")
     return lines
 

@@ -73,9 +73,8 @@ def _parse(rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
     """Loads the settings and does the stage."""
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "3"
-    )  # TensorFlow (under seqio) talks of GPUs that nobody asked for
+    # TensorFlow (under seqio) talks of GPUs that nobody asked for.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from promptcot_jax.run import configuration, stage  # heavy; dispatch imports late
 
     _log_to_console()

@@ -9,11 +9,12 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Triple
 from promptcot_jax.data import examples
 from promptcot_jax.em import cold_start as cold_start_lib
-from promptcot_jax.em.settings import FitConfig
+from promptcot_jax.em import role as role_lib
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
 from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.trainers import loop
+from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 
 
@@ -39,22 +40,23 @@ def cold_start(
     """
     if not set(roles) >= {"theta", "phi"}:
         raise WrongUse(f"cold_start.roles must name 'theta' and 'phi', got {roles}.")
+    if num_triples < 0:
+        raise WrongUse(f"cold_start.num_triples must be 0 (all) or more, got {num_triples}.")
     seeds = jsonl.read_records(configuration.in_workdir(triples, workdir), Triple)[: num_triples or None]
     heldout = jsonl.read_records(configuration.in_workdir(triples_heldout, workdir), Triple)
     devices = stage.make_mesh(mesh)
     counts = {"in": len(seeds)}
     with jax.set_mesh(devices):
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
-        for index, role in enumerate(roles):
-            to_example = cold_start_lib.EXAMPLES[role]
+        fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed)
+        for role in roles:
+            to_example = examples.BUILDERS[role]
             counts |= cold_start_lib.cold_start_role(
                 role,
                 base,
                 [to_example(base.tokenizer, triple) for triple in seeds],
                 [to_example(base.tokenizer, triple) for triple in heldout],
                 directory=os.path.join(workdir, "cold_start"),
-                fitter=cold_start_lib.Fitter(
-                    fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed + 100 * index
-                ),
+                fitter=role_lib.role_fitter(fitter, seed, role),
             )
     return stage.StageResult(counts=counts)

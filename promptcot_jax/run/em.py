@@ -1,6 +1,7 @@
 """`promptcot em`: EM rounds from the cold-started models (paper section 2.3)."""
 
 import dataclasses
+from typing import Literal
 
 import jax
 from etils import epath
@@ -8,17 +9,20 @@ from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import load, store
 from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Triple
 from promptcot_jax.data import examples
 from promptcot_jax.em import held_out as held_out_lib
 from promptcot_jax.em import loop as em_loop
-from promptcot_jax.em import models, pairs
-from promptcot_jax.em.cold_start import Fitter
-from promptcot_jax.em.settings import EmConfig, EStepConfig, FitConfig, HeldOutConfig
+from promptcot_jax.em import models
+from promptcot_jax.em import pairs as pairs_lib
+from promptcot_jax.em import role as role_lib
+from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
-from promptcot_jax.trainers import loop
+from promptcot_jax.trainers import loop, sft
+from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 
 
@@ -48,56 +52,82 @@ def em(
 
     Args:
         direct: the baseline without rationale; measured where it is there.
-        first_triple: EM takes the rows of `triples` from this one on, so that the cold start can have had the others.
+        first_triple: EM takes the rows of `triples` from this one on; the cold start can have had the others.
         dtype: of computation; parameters are float32 masters.
-        without_e_step_too: runs the paper's variant without E-step as well, in `em/without_e_step/`, for its NLL study.
+        without_e_step_too: runs the paper's variant without E-step as well, in `em/without_e_step/`, for its
+            NLL study.
     """
+    if first_triple < 0:
+        raise WrongUse(f"em.first_triple must be 0 or more, got {first_triple}.")
     devices = stage.make_mesh(mesh)
     directory = epath.Path(workdir) / "em"
+    rows = jsonl.read_records(configuration.in_workdir(triples, workdir), Triple)[first_triple:]
+    held_out_rows = jsonl.read_records(configuration.in_workdir(triples_heldout, workdir), Triple)
     with jax.set_mesh(devices):
         theta_model = _load(configuration.in_workdir(theta, workdir), dtype, devices)
         phi_model = _load(configuration.in_workdir(phi, workdir), dtype, devices)
         models.check_roles(theta_model.tokenizer, phi_model.tokenizer)
         tokenizer = theta_model.tokenizer
         roles = models.Roles(theta_model.lm, phi_model.lm, tokenizer, batch_sizes)
-        rows = jsonl.read_records(configuration.in_workdir(triples, workdir), Triple)[first_triple:]
-        held_out_rows = jsonl.read_records(configuration.in_workdir(triples_heldout, workdir), Triple)
-        held_out_pairs = pairs.tokenize_pairs(tokenizer, held_out_rows[: held_out.num_pairs])
+
+        def tokenized(some: list[Triple]) -> list[pairs_lib.Pair]:
+            positions = min(model.lm.config.max_positions for model in (theta_model, phi_model))
+            return pairs_lib.within_positions(
+                pairs_lib.tokenize_pairs(tokenizer, some),
+                max_rationale_tokens=e_step.max_rationale_tokens,
+                max_positions=positions,
+            )
+
+        def role(model: load.LoadedModel, name: Literal["theta", "phi"]) -> role_lib.Role:
+            is_theta = name == "theta"
+            fitter = Fitter(
+                fit=theta_fit if is_theta else phi_fit,
+                optimizer=theta_optimizer if is_theta else phi_optimizer,
+                loop=loop_config,
+                mesh=devices,
+                seed=em_config.seed,
+            )
+            return role_lib.Role(
+                name=name,
+                lm=model.lm,
+                tokenizer=tokenizer,
+                fitter=role_lib.role_fitter(fitter, em_config.seed, name),
+                loss=sft.sft_loss if is_theta else role_lib.phi_loss(e_step),
+                keeps_optimizer=em_config.optimizer_between_rounds == "keep",
+            )
+
         run = em_loop.Em(
             roles=roles,
-            pairs=pairs.tokenize_pairs(tokenizer, rows),
-            held_out_pairs=held_out_pairs,
+            pairs=tokenized(rows),
+            held_out_pairs=tokenized(held_out_rows[: held_out.num_pairs]),
             e_step=e_step,
             em=em_config,
             held_out=held_out,
-            phi_fitter=Fitter(
-                fit=phi_fit, optimizer=phi_optimizer, loop=loop_config, mesh=devices, seed=em_config.seed
-            ),
-            theta_fitter=Fitter(
-                fit=theta_fit, optimizer=theta_optimizer, loop=loop_config, mesh=devices, seed=em_config.seed
-            ),
+            phi_role=role(phi_model, "phi"),
+            theta_role=role(theta_model, "theta"),
             directory=directory,
         )
-        baselines = {}
-        direct_path = configuration.in_workdir(direct, workdir)
-        if store.is_complete(direct_path):
-            baseline = _load(direct_path, dtype, devices)
-            prompts = [examples.direct_prompt_ids(tokenizer, pair.triple) for pair in held_out_pairs]
-            baselines = held_out_lib.evaluate_direct(
-                baseline.lm, baseline.params, held_out_pairs, prompts, roles
-            )
-        counts = run.run(theta_model.params, phi_model.params, baselines)
+        counts = {"in": len(rows), "dropped_too_long": len(rows) - len(run.pairs)}
+        baselines = _direct_figures(configuration.in_workdir(direct, workdir), dtype, devices, run)
+        counts |= run.run(theta_model.params, phi_model.params, baselines)
         if without_e_step_too:
             fixed = dataclasses.replace(
                 run,
                 em=dataclasses.replace(em_config, e_step=False),
                 directory=directory / "without_e_step",
             )
-            counts |= {
-                f"without_e_step_{name}": count
-                for name, count in fixed.run(theta_model.params, phi_model.params, baselines).items()
-            }
+            more = fixed.run(theta_model.params, phi_model.params, baselines)
+            counts |= {f"without_e_step_{name}": count for name, count in more.items()}
     return stage.StageResult(counts=counts)
+
+
+def _direct_figures(path: str, dtype: FloatType, devices: Mesh, run: em_loop.Em) -> dict[str, float]:
+    """Held-out figures of the baseline without rationale, where it is there."""
+    if not store.is_complete(path) or not run.held_out_pairs:
+        return {}
+    model = _load(path, dtype, devices)
+    prompts = [examples.direct_prompt_ids(model.tokenizer, pair.triple) for pair in run.held_out_pairs]
+    return held_out_lib.evaluate_direct(model.lm, model.params, run.held_out_pairs, prompts, run.roles)
 
 
 def _load(path: str, dtype: FloatType, devices: Mesh) -> load.LoadedModel:

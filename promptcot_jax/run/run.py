@@ -16,9 +16,9 @@ def run(
     """Does the stages in the order given.
 
     Args:
-        seeds: do them once for each of these values of the macro SEED, in `seed_N/`; where `em` is among the stages,
-            `em_study_METRIC.{svg,png,csv}` then hold the paper's figure of held-out NLL over rounds, with bands over
-            seeds, for the NLL given q_phi's greedy rationale and for the bound.
+        seeds: do them once for each of these values of the macro SEED, in `seed_N/`; where `em` is among the
+            stages, `em_study_METRIC.{svg,png,csv}` then hold the paper's figure of held-out NLL over rounds,
+            with bands over seeds, for the NLL given q_phi's greedy rationale and for the bound.
     """
     if not seeds:
         _do(workdir, stages)

@@ -10,17 +10,14 @@ import jax
 
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl
-from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem
-from promptcot_jax.data import examples, packing
-from promptcot_jax.em.cold_start import Fitter
-from promptcot_jax.em.settings import FitConfig
+from promptcot_jax.data import examples
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
 from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.trainers import loop
-from promptcot_jax.trainers import sft as sft_trainer
+from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 
 
@@ -58,29 +55,13 @@ def sft(
             raise WrongUse(f"{solved}: no solved problem fits in row_length={fit.row_length}; raise it.")
         heldout_rows, _ = token_examples(solved_heldout)
         batches = fitter.batches(rows)
-        heldout = packing.PackedEpochs(
-            heldout_rows, row_length=fit.row_length, rows_per_batch=fit.rows_per_batch, num_epochs=1, seed=0
-        )
         counts = {"in": dropped.pop("kept") + dropped["dropped_overlong"], "out": len(rows), **dropped}
         counts |= {"steps": batches.num_steps, "tokens": batches.num_tokens}
         if store.is_complete(policy):  # killed between writing the policy and the manifest
             return stage.StageResult(counts=counts)
 
-        def heldout_nll(params: Params) -> dict[str, float]:
-            total, count = sft_trainer.nll(base.lm, params, heldout, mesh=devices)
-            return {"nll": total / max(count, 1)}
-
-        state = loop.fit(
-            base.lm,
-            base.params,
-            batches,
-            loss=sft_trainer.sft_loss,
-            optimizer=optimizer,
-            config=loop_config,
-            mesh=devices,
-            directory=directory,
-            evaluate=heldout_nll if heldout_rows else None,
-            name="solver",
+        state = fitter.train(
+            base.lm, base.params, batches, directory=directory, name="solver", held_out_rows=heldout_rows
         )
         provenance = {"stage": "sft", "base": base.source, "seed": seed, "rows": len(rows)}
         store.save_model(policy, base.lm, state.params, base.tokenizer, provenance=provenance)

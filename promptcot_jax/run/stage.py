@@ -29,9 +29,8 @@ from promptcot_jax.run import configuration, lock, stages
 
 logger = logging.getLogger(__name__)
 
-_WHOLE_FILE_BYTES = (
-    64 << 20
-)  # larger files of a model count by name and size: 64 GB are not read at every start
+# Larger files of a model count by name and size: 64 GB are not read at every start.
+_WHOLE_FILE_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,10 +208,8 @@ def _input_digests(
             continue
         try:
             digests[path] = manifest.file_digest(place)
-        except (
-            WrongUse,
-            FileNotFoundError,
-        ):  # a package's name such as "smollm2-135m", or an input not needed
+        except (WrongUse, FileNotFoundError):
+            # A package's name such as "smollm2-135m", or an input that is not needed.
             digests[path] = "none"
     return digests
 

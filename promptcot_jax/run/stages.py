@@ -17,9 +17,8 @@ class Stage:
     reads: str = ""
     writes: str = ""
     outputs: tuple[str, ...] = ()  # in the workdir; a stage none of whose outputs is left starts anew
-    settings: tuple[
-        tuple[str, str], ...
-    ] = ()  # gin macro of the stage's file in configs/stages/ -> its meaning
+    # Gin macro of the stage's file in configs/stages/ -> its meaning.
+    settings: tuple[tuple[str, str], ...] = ()
     example: str = ""
     built: bool = True
     is_derived: bool = False  # a cheap function of whatever the workdir holds: done again each time

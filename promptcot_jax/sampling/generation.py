@@ -71,9 +71,8 @@ def generate(
     completions: dict[int, Completion] = {}
     for start in range(0, len(by_length), num_rows):
         members = by_length[start : start + num_rows]
-        width = (
-            batching.bucket(len(prompts[members[-1]]) - 1) + 1
-        )  # the last token is read by the decode loop
+        # The last token is read by the decode loop.
+        width = batching.bucket(len(prompts[members[-1]]) - 1) + 1
         token_ids, is_prompt = batching.left_padded([prompts[i] for i in members], num_rows, width, pad_id)
         noise_ids = np.zeros(num_rows, np.uint32)
         noise_ids[: len(members)] = [request_ids[i] for i in members]

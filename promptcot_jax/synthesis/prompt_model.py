@@ -76,7 +76,7 @@ def to_draft(
     ended = completion.finish_reason == "stop"
     ids = completion.token_ids[:-1] if ended else completion.token_ids
     text = tokenizer.decode(ids)
-    split = rationale_tokens(tokenizer, ids)
+    split = len(examples.leading_rationale(tokenizer, ids)[0])
     parsed = templates.parse_problem(text) if ended else None
     return writing.Draft(
         request=request.index,
@@ -97,18 +97,3 @@ def canonical_ids(tokenizer: Tokenizer, rationale: str, problem: str) -> tuple[i
         return (*examples.rationale_ids(tokenizer, rationale), *examples.problem_ids(tokenizer, problem))
     except WrongUse:
         return None
-
-
-def rationale_tokens(tokenizer: Tokenizer, token_ids: Sequence[int]) -> int:
-    """How many leading ids write the z block: through its end marker and the newline after it."""
-    end = templates.END_RATIONALE
-    if end not in tokenizer.decode(token_ids):
-        return len(token_ids)
-    low, high = 1, len(token_ids)
-    while low < high:  # what a prefix contains, a longer one contains
-        middle = (low + high) // 2
-        if end in tokenizer.decode(token_ids[:middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return low + 1 if tokenizer.decode(token_ids[low : low + 1]) == "\n" else low

@@ -14,11 +14,11 @@ def grpo_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Clipped surrogate summed over completion tokens, and how many there are.
 
-    `batch.values` holds per token the advantage of its sample ("weight") and the log-probability under the policy
-    that drew it ("old_log_probs").
+    `batch.values` holds per token the advantage of its sample ("weight") and the log-probability under the
+    policy that drew it ("old_log_probs").
     """
     labels, is_label = sft.next_token_labels(batch)
-    hidden = lm.hidden_states(params, batch.token_ids, batch.segment_ids, batch.positions, remat=remat)
+    hidden = sft.hidden_states(lm, params, batch, remat=remat)
     log_probs = token_log_probs.chunked_label_log_probs(
         hidden, lm.output_embedding(params), labels, chunk=sft.head_chunk()
     )

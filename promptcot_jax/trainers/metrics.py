@@ -77,9 +77,8 @@ class MetricsLog:
 
 
 def _tensorboard_writer(directory: epath.Path) -> Any:
-    os.environ.setdefault(
-        "TF_CPP_MIN_LOG_LEVEL", "3"
-    )  # else it reports at length which GPUs it does not find
+    # Else TensorFlow reports at length which GPUs it does not find.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     from clu.metric_writers.tf import summary_writer  # late: it imports TensorFlow
 
     summary_writer.tf.config.set_visible_devices([], "GPU")  # else it would take the memory that JAX needs

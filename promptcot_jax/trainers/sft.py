@@ -82,6 +82,14 @@ def of_next_token(values: Array | np.ndarray) -> Array:
     return jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
 
 
+def hidden_states(lm: CausalLM, params: Params, batch: PackedBatch, *, remat: bool) -> Float[Array, "B T D"]:
+    """States after the final norm of a batch, whose segments do not see each other."""
+    token_ids, segment_ids, positions = map(
+        jnp.asarray, (batch.token_ids, batch.segment_ids, batch.positions)
+    )
+    return lm.hidden_states(params, token_ids, segment_ids, positions, remat=remat)
+
+
 def head_chunk() -> int:
     """Tokens of all devices whose logits may exist at one time: the same number on each device."""
     shape = jax.sharding.get_abstract_mesh().shape  # empty outside `jax.set_mesh`
@@ -91,10 +99,7 @@ def head_chunk() -> int:
 def _nll(
     lm: CausalLM, params: Params, batch: PackedBatch, labels: Array, weights: Array, remat: bool
 ) -> Float[Array, ""]:
-    token_ids, segment_ids, positions = map(
-        jnp.asarray, (batch.token_ids, batch.segment_ids, batch.positions)
-    )
-    hidden = lm.hidden_states(params, token_ids, segment_ids, positions, remat=remat)
+    hidden = hidden_states(lm, params, batch, remat=remat)
     return token_log_probs.weighted_nll(
         hidden, lm.output_embedding(params), labels, weights, chunk=head_chunk()
     )

@@ -91,9 +91,8 @@ def make_train_step(
 ) -> TrainStep:
     """The step of one configuration; asked again, the same object, so that EM's rounds compile it once."""
     settings: tuple[tuple[str, Any], ...] = ()
-    if (
-        isinstance(loss, functools.partial) and not loss.args
-    ):  # two equal partials are not `==`; their parts are
+    # Two equal partials are not `==`; their parts are.
+    if isinstance(loss, functools.partial) and not loss.args:
         loss, settings = loss.func, tuple(sorted(loss.keywords.items()))
     return _make_train_step(lm, loss, settings, optimizer, mesh, num_micro_batches, remat)
 
@@ -134,9 +133,8 @@ def _make_train_step(
 
     def run(state: TrainState, batch: PackedBatch, schedule_end: Array) -> tuple[TrainState, Metrics]:
         total, count, gradient = sums_of(state.params, batch)
-        gradient = jax.tree.map(
-            lambda g: g / count, gradient
-        )  # no label at all: nan, and the update is skipped
+        # No label at all: nan, and the update is skipped.
+        gradient = jax.tree.map(lambda g: g / count, gradient)
         gradient_norm = optax.tree.norm(gradient)
         is_finite = jnp.isfinite(gradient_norm)
         rate = optimizer.learning_rate_at(optimizer_lib.num_updates(state.opt_state), schedule_end)

@@ -4,16 +4,16 @@ from promptcot_jax.core import jsonl, manifest
 
 
 def entry(stage, **changes):
-    values = dict(
-        stage=stage,
-        status="complete",
-        config_digest="d",
-        seed=1,
-        inputs={"a": "b"},
-        counts={"rows": 3},
-        versions={"python": "3"},
-        wall_seconds=1.5,
-    )
+    values = {
+        "stage": stage,
+        "status": "complete",
+        "config_digest": "d",
+        "seed": 1,
+        "inputs": {"a": "b"},
+        "counts": {"rows": 3},
+        "versions": {"python": "3"},
+        "wall_seconds": 1.5,
+    }
     return manifest.StageEntry(**(values | changes))
 
 
@@ -27,7 +27,8 @@ def test_entries_of_stages_stand_side_by_side(tmp_path):
 def test_a_digest_follows_content_not_place(tmp_path):
     for name in ("one", "two"):
         jsonl.write_records(tmp_path / name / "rows.jsonl", [{"a": 1}, {"a": 2}])
-    assert manifest.file_digest(tmp_path / "one") == manifest.file_digest(tmp_path / "two")
-    assert manifest.file_digest(tmp_path / "one/rows.jsonl") == manifest.file_digest(tmp_path / "two/rows.jsonl")
-    jsonl.write_records(tmp_path / "two" / "rows.jsonl", [{"a": 1}, {"a": 3}])
-    assert manifest.file_digest(tmp_path / "one") != manifest.file_digest(tmp_path / "two")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert manifest.file_digest(one) == manifest.file_digest(two)
+    assert manifest.file_digest(one / "rows.jsonl") == manifest.file_digest(two / "rows.jsonl")
+    jsonl.write_records(two / "rows.jsonl", [{"a": 1}, {"a": 3}])
+    assert manifest.file_digest(one) != manifest.file_digest(two)

@@ -113,11 +113,8 @@ def test_overlong_rows_are_cut_at_the_completions_end_and_counted():
     kept, counts = examples.LengthPolicy(max_length=4, overlong="truncate").apply(ROWS)
     assert [(row.prompt_ids, row.completion_ids) for row in kept] == [((1, 2), (3,)), ((1, 2), (3, 4))]
     assert kept[1].token_values == {"weight": (0.1, 0.2)}
-    assert counts == {
-        "kept": 2,
-        "cut": 1,
-        "dropped_overlong": 1,
-    }  # the last row's prompt alone fills the length
+    # The last row's prompt alone fills the length.
+    assert counts == {"kept": 2, "cut": 1, "dropped_overlong": 1}
 
 
 def test_overlong_rows_can_be_an_error():

@@ -114,9 +114,8 @@ def test_any_step_can_be_asked_for_first():
     for step in (whole.num_steps - 1, 7, 0):
         resumed = packing.PackedEpochs(rows, **settings).batch(step)
         jax.tree.map(np.testing.assert_array_equal, resumed, run[step])
-    more = packing.PackedEpochs(
-        rows, **(settings | {"num_epochs": 4})
-    )  # a longer run begins with the same steps
+    # A longer run begins with the same steps.
+    more = packing.PackedEpochs(rows, **(settings | {"num_epochs": 4}))
     jax.tree.map(np.testing.assert_array_equal, more.batch(whole.num_steps - 1), run[-1])
 
 

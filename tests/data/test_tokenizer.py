@@ -118,11 +118,8 @@ def test_stop_ids_gather_eos_generation_config_and_turn_ends(tmp_path):
     config = {"eos_token": "<|endoftext|>", "chat_template": CHATML}
     generation = {"eos_token_id": [256, 262]}
     directory = write_directory(tmp_path, config, backend=backend, generation_config=generation)
-    assert Tokenizer.from_directory(directory).stop_ids == (
-        256,
-        262,
-        263,
-    )  # <|eot_id|> is not in the template
+    # <|eot_id|> is not in the template.
+    assert Tokenizer.from_directory(directory).stop_ids == (256, 262, 263)
 
 
 @pytest.mark.parametrize(

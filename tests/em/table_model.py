@@ -1,7 +1,8 @@
-"""A latent-variable model small enough to enumerate: p(z | c) and p(x | z) are tables, z and x are single symbols.
+"""A latent-variable model small enough to enumerate: p(z | c), p(x | z) are tables, z and x single symbols.
 
-It stands in for p_theta and q_phi behind the two functions that `e_step` takes, so that the E-step of the package is
-held against brute force. Run as a script it prints log-likelihood curves of the exact and the hard E-step.
+It stands in for p_theta and q_phi behind the two functions that `e_step` takes, so that the E-step of the
+package is held against brute force. Run as a script it prints log-likelihood curves of the exact and the hard
+E-step.
 """
 
 import dataclasses
@@ -50,7 +51,10 @@ class TableModel:
     @classmethod
     def random(cls, seed: int) -> "TableModel":
         rng = np.random.default_rng(seed)
-        draw = lambda *shape: np.log(rng.dirichlet(np.ones(shape[-1]), size=shape[:-1]))  # noqa: E731
+
+        def draw(*shape: int) -> np.ndarray:
+            return np.log(rng.dirichlet(np.ones(shape[-1]), size=shape[:-1]))
+
         return cls(draw(NUM_C, NUM_Z), draw(NUM_Z, NUM_X), draw(NUM_C, NUM_X, NUM_Z))
 
     def joint(self, pair: Pair) -> np.ndarray:

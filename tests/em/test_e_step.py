@@ -17,7 +17,8 @@ PAIRS = table_model.toy_pairs(40)
 def enumerate_all(config: EStepConfig = table_model.EXACT):
     model = table_model.TableModel.random(0)
     candidates = e_step.e_step(PAIRS, propose=model.propose_all, log_joint=model.log_joint, config=config)
-    return model, [candidates[i : i + table_model.NUM_Z] for i in range(0, len(candidates), table_model.NUM_Z)]
+    starts = range(0, len(candidates), table_model.NUM_Z)
+    return model, [candidates[i : i + table_model.NUM_Z] for i in starts]
 
 
 def test_reward_is_the_log_joint_of_each_pair():
@@ -30,7 +31,8 @@ def test_reward_weights_are_the_posterior_when_every_z_is_proposed():
     model, rows = enumerate_all()
     for pair, row in zip(PAIRS, rows, strict=True):
         joint = model.joint(pair)
-        np.testing.assert_allclose([c.weight for c in row], np.exp(joint - np.logaddexp.reduce(joint)), atol=1e-5)
+        posterior = np.exp(joint - np.logaddexp.reduce(joint))
+        np.testing.assert_allclose([c.weight for c in row], posterior, atol=1e-5)
 
 
 def test_bounds_agree_with_enumeration():
@@ -92,7 +94,10 @@ def rank(rewards, valid):
     scores = np.array([rewards], np.float64)
     config = EStepConfig(num_samples=len(rewards), max_rationale_tokens=3)
     candidates = e_step.e_step(
-        [pair], propose=lambda pairs: rows, log_joint=lambda *_: (scores, np.zeros_like(scores)), config=config
+        [pair],
+        propose=lambda pairs: rows,
+        log_joint=lambda *_: (scores, np.zeros_like(scores)),
+        config=config,
     )
     winners = [c.sample for c in candidates if c.won]
     assert [c.weight for c in candidates] == [float(c.won) for c in candidates]
@@ -115,16 +120,46 @@ def test_choice(rewards, valid, winners):
 
 
 def test_rewards_other_than_the_papers():
+    log_p_z, log_p_x, log_q = np.array([[-2.0, -6.0]]), np.array([[-2.0, -1.0]]), np.array([[-1.0, -9.0]])
+    args, num_tokens = (log_p_z, log_p_x, log_q), np.array([[2, 5]])
+    settings = {"num_samples": 2, "max_rationale_tokens": 5}
+    assert e_step.reward(*args, num_tokens, EStepConfig(**settings)).tolist() == [[-4.0, -7.0]]
+    per_token = e_step.reward(*args, num_tokens, EStepConfig(**settings, reward="log_joint_per_token"))
+    np.testing.assert_allclose(per_token, [[-4.0 / 2, -7.0 / 5]])
+    assert e_step.reward(*args, num_tokens, EStepConfig(**settings, reward="elbo")).tolist() == [[-3.0, 2.0]]
+
+
+def test_a_reward_per_token_counts_z_and_x_but_not_the_end_token_of_q():
     pair = table_model.make_pair(0, 0, 0)
-    long = dataclasses.replace(table_model.make_rationale(0, -9.0), token_ids=(0, 0, 0, 0, table_model.NUM_Z))
-    rows = [[table_model.make_rationale(1, -1.0), long]]
-    log_p_z, log_p_x = np.array([[-2.0, -6.0]]), np.array([[-2.0, -1.0]])
-    args = ([pair], rows, log_p_z, log_p_x, np.array([[-1.0, -9.0]]))
-    settings = dict(num_samples=2, max_rationale_tokens=5)
-    assert e_step.reward(*args, EStepConfig(**settings)).tolist() == [[-4.0, -7.0]]
-    per_token = e_step.reward(*args, EStepConfig(**settings, reward="log_joint_per_token"))
-    np.testing.assert_allclose(per_token, [[-4.0 / 2, -7.0 / 5]])  # z block and x block, the end token of q not counted
-    assert e_step.reward(*args, EStepConfig(**settings, reward="elbo")).tolist() == [[-3.0, 2.0]]
+    short = table_model.make_rationale(1, -1.0)
+    long = dataclasses.replace(short, token_ids=(0, 0, 0, 0, table_model.NUM_Z))
+    config = EStepConfig(num_samples=2, max_rationale_tokens=5, reward="log_joint_per_token")
+    candidates = e_step.e_step(
+        [pair],
+        propose=lambda pairs: [[short, long]],
+        log_joint=lambda *_: (np.array([[-2.0, -4.9]]), np.array([[0.0, 0.0]])),  # -2 / 2 against -4.9 / 5
+        config=config,
+    )
+    assert [c.won for c in candidates] == [False, True]
+
+
+def test_the_elbo_stays_below_the_marginal_when_some_samples_do_not_end():
+    """One z, p(z, x) = 0.5, and a q that ends half the time, with q(z) = 0.5: two samples, one unfinished."""
+    log_weights = bounds.log_importance_weights(
+        jnp.log(jnp.array([[0.5, 0.5]])), jnp.log(jnp.array([[0.5, 0.5]])), jnp.array([[True, False]])
+    )
+    np.testing.assert_allclose(bounds.elbo(log_weights), [np.log(0.5)], atol=1e-6)
+    np.testing.assert_allclose(bounds.importance_bound(log_weights), [np.log(0.5)], atol=1e-6)
+
+
+def test_combinations_without_a_meaning_are_refused():
+    for settings in (
+        {"objective": "reward_weighted", "reward": "log_joint_per_token"},
+        {"objective": "grpo", "temperature": 0.7},
+        {"objective": "grpo", "num_samples": 1},
+    ):
+        with pytest.raises(ValueError):
+            EStepConfig(max_rationale_tokens=8, **settings)
 
 
 def test_group_advantages_ignore_invalid_samples():

@@ -11,50 +11,65 @@ from etils import epath
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import examples, templates
-from promptcot_jax.data import tokenizer_training
+from promptcot_jax.data import examples, templates, tokenizer_training
 from promptcot_jax.em import e_step as e_step_lib
 from promptcot_jax.em import held_out, loop, models, pairs
-from promptcot_jax.em.cold_start import Fitter, cold_start_role
-from promptcot_jax.em.settings import EmConfig, EStepConfig, FitConfig, HeldOutConfig
+from promptcot_jax.em import role as role_lib
+from promptcot_jax.em.cold_start import cold_start_role
+from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
+from promptcot_jax.sampling import generation
+from promptcot_jax.trainers import sft
+from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.loop import LoopConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from tests import toys
 
 MESH = mesh_lib.make_mesh(mesh_lib.MeshConfig())
 TRIPLES = [
-    records.Triple(id=f"t{i}", concepts=(f"c{i % 3}",), rationale="add " + "ab"[i % 2], problem=f"{i % 3}+{'12'[i % 2]}")
+    records.Triple(
+        id=f"t{i}", concepts=(f"c{i % 3}",), rationale=f"add {'ab'[i % 2]}", problem=f"{i % 3}+{'12'[i % 2]}"
+    )
     for i in range(24)
 ]
-FIT = FitConfig(row_length=256, rows_per_batch=8, num_epochs=1)
+DISTINCT = TRIPLES[:6]  # the others repeat these, under ids of their own
+FIT = FitConfig(row_length=128, rows_per_batch=4, num_epochs=1)
 E_STEP = EStepConfig(num_samples=3, max_rationale_tokens=16)
 
 
-def fitter(seed=0, epochs=1, rate=3e-3):
+def fitter(seed):
     return Fitter(
-        fit=dataclasses.replace(FIT, num_epochs=epochs),
-        optimizer=OptimizerConfig(learning_rate=rate),
+        fit=FIT,
+        optimizer=OptimizerConfig(learning_rate=1e-3),
         loop=LoopConfig(checkpoint_every=2, eval_every=0, log_every=2, tensorboard=False),
         mesh=MESH,
         seed=seed,
     )
 
 
+COLD_START = Fitter(
+    fit=dataclasses.replace(FIT, num_epochs=100),
+    optimizer=OptimizerConfig(learning_rate=1e-2),
+    loop=LoopConfig(checkpoint_every=1000, eval_every=0, log_every=100, tensorboard=False),
+    mesh=MESH,
+    seed=0,
+)
+
+
 @pytest.fixture(scope="module")
 def cold_started(tmp_path_factory):
-    """theta and phi, far enough trained that q_phi ends its rationales."""
+    """theta and phi: q_phi ends its rationales, and still writes unlike ones, which grpo needs to compare."""
     directory = tmp_path_factory.mktemp("cold")
     tokenizer = tokenizer_training.train_tokenizer([_text(triple) for triple in TRIPLES], 400)
     lm = CausalLM(toys.toy_config(vocab_size=400), rules.DEFAULT_RULES)
     base = load.LoadedModel(lm, lm.init(jax.random.key(0)), tokenizer, "toy")
     with jax.set_mesh(MESH):
         for role, make in (("theta", examples.theta_example), ("phi", examples.phi_example)):
-            rows = [make(tokenizer, triple) for triple in TRIPLES]
-            counts = cold_start_role(role, base, rows, rows[:4], directory=directory, fitter=fitter(epochs=250, rate=1e-2))
-            assert counts[f"{role}_rows"] == len(TRIPLES)
+            rows = [make(tokenizer, triple) for triple in DISTINCT]
+            counts = cold_start_role(role, base, rows, rows[:4], directory=directory, fitter=COLD_START)
+            assert counts[f"{role}_rows"] == len(DISTINCT)
         return directory, tokenizer, lm
 
 
@@ -64,17 +79,31 @@ def _text(triple):
     return prompt + templates.theta_prompt(triple.concepts, triple.level, triple.domain) + triple.rationale
 
 
+def make_role(name, lm, tokenizer, e_step, keeps):
+    loss = role_lib.phi_loss(e_step) if name == "phi" else sft.sft_loss
+    return role_lib.Role(
+        name=name,
+        lm=lm,
+        tokenizer=tokenizer,
+        fitter=role_lib.role_fitter(fitter(seed=1), 1, name),
+        loss=loss,
+        keeps_optimizer=keeps,
+    )
+
+
 def make_em(cold_started, directory, **settings):
     _, tokenizer, lm = cold_started
+    e_step, keeps = settings.pop("e_step_config", E_STEP), settings.get("optimizer_between_rounds") == "keep"
+    defaults = {"max_rounds": 2, "patience": 9, "pairs_per_shard": 4, "pairs_per_round": 8}
     return loop.Em(
         roles=models.Roles(lm, lm, tokenizer, models.BatchSizes(decode_rows=24, score_tokens=8192)),
         pairs=pairs.tokenize_pairs(tokenizer, TRIPLES[:10]),
         held_out_pairs=pairs.tokenize_pairs(tokenizer, TRIPLES[12:16]),
-        e_step=settings.pop("e_step_config", E_STEP),
-        em=EmConfig(**({"max_rounds": 2, "patience": 9, "pairs_per_shard": 4, "pairs_per_round": 8} | settings)),
+        e_step=e_step,
+        em=EmConfig(**(defaults | settings)),
         held_out=HeldOutConfig(num_pairs=4, num_samples=2, num_concept_sets=2, problems_per_set=2),
-        phi_fitter=fitter(seed=1, rate=1e-3),
-        theta_fitter=fitter(seed=2, rate=1e-3),
+        phi_role=make_role("phi", lm, tokenizer, e_step, keeps),
+        theta_role=make_role("theta", lm, tokenizer, e_step, keeps),
         directory=epath.Path(directory),
     )
 
@@ -99,15 +128,17 @@ def whole(cold_started, tmp_path_factory):
 
 def test_a_round_leaves_its_files_and_its_models_load(cold_started, whole):
     em, counts = whole
-    assert counts["rounds"] == 2 and counts["pairs"] == 10
+    assert (counts["rounds"], counts["pairs"]) == (2, 10)
     place = em.directory / "round_001"
     candidates = jsonl.read_records(place / "candidates.jsonl", records.Candidate)
     assert len(candidates) == 8 * E_STEP.num_samples
     rows = [candidates[i : i + 3] for i in range(0, len(candidates), 3)]
     for row in rows:
-        assert len({c.pair_id for c in row}) == 1 and [c.sample for c in row] == [0, 1, 2]
-        valid = [c.log_p_z + c.log_p_x if c.valid else -np.inf for c in row]
-        assert [c.won for c in row] == [any(c.valid for c in row) and g == int(np.argmax(valid)) for g in range(3)]
+        assert len({c.pair_id for c in row}) == 1
+        assert [c.sample for c in row] == [0, 1, 2]
+        rewards = [c.log_p_z + c.log_p_x if c.valid else -np.inf for c in row]
+        best = int(np.argmax(rewards)) if any(c.valid for c in row) else None
+        assert [c.won for c in row] == [g == best for g in range(3)]
     assert len(jsonl.read_json(place / "diagnostics.json")["style_share"]) >= 1
     for role in ("theta", "phi"):
         assert load.load_model(place / role).tokenizer.digest == cold_started[1].digest
@@ -159,10 +190,13 @@ def test_an_interrupted_run_ends_in_the_same_bits(cold_started, whole, tmp_path,
         run(cold_started, em)
     monkeypatch.setattr(jsonl, "write_atomically", real)
     run(cold_started, em)
-    for name in ("nll.jsonl", "diagnostics.jsonl", "round_001/candidates.jsonl", "round_001/rationales.jsonl"):
-        assert (tmp_path / name).read_bytes() == (whole[0].directory / name).read_bytes(), name
+    lasting = ["nll.jsonl", "diagnostics.jsonl", "round_001/candidates.jsonl", "round_001/rationales.jsonl"]
+    undisturbed = whole[0].directory
+    for name in lasting:
+        assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
     for role in ("theta", "phi"):
-        mine, theirs = (params_of(place / "round_001" / role, cold_started[2]) for place in (tmp_path, whole[0].directory))
+        mine = params_of(tmp_path / "round_001" / role, cold_started[2])
+        theirs = params_of(undisturbed / "round_001" / role, cold_started[2])
         jax.tree.map(np.testing.assert_array_equal, mine, theirs)
 
 
@@ -171,22 +205,70 @@ def test_m_step_uses_the_greedy_rationales_of_the_updated_phi(cold_started, whol
     rows = jsonl.read_records(em.directory / "round_000" / "rationales.jsonl", loop.PairRationale)
     with jax.set_mesh(MESH):
         phi = models.read_params(em.directory / "round_000" / "phi", cold_started[2], MESH)
-        greedy = em.roles.greedy(phi, em.pairs_of_round(0), max_tokens=16, key=jax.random.key(5))
+        decoding_phi = em.roles.phi_lm.decoding_layout(phi)
+        greedy = em.roles.greedy(decoding_phi, em.pairs_of_round(0), max_tokens=16)
     assert [row.token_ids for row in rows] == [z.token_ids for z in greedy]
 
 
 def test_without_e_step_keeps_the_first_rationale_of_each_pair(cold_started, tmp_path):
     em = make_em(cold_started, tmp_path, e_step=False)
     run(cold_started, em)
-    by_pair = [
-        {row.pair_id: row.token_ids for row in jsonl.read_records(tmp_path / name / "rationales.jsonl", loop.PairRationale)}
-        for name in ("round_000", "round_001")
-    ]
-    shared = by_pair[0].keys() & by_pair[1].keys()
-    assert shared and all(by_pair[0][name] == by_pair[1][name] for name in shared)
+    rows = jsonl.read_records(tmp_path / "rationales.jsonl", loop.PairRationale)
+    assert [row.pair_id for row in rows] == [
+        pair.triple.id for pair in em.pairs
+    ]  # two rounds of 8 see all 10
     cold = params_of(cold_started[0] / "phi", cold_started[2])
-    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "round_001" / "phi", cold_started[2]), cold)
+    kept = params_of(tmp_path / "round_001" / "phi", cold_started[2])
+    jax.tree.map(np.testing.assert_array_equal, kept, cold)
     assert not (tmp_path / "round_000" / "candidates.jsonl").exists()
+
+
+def rationale(token_ids, finish_reason="stop"):
+    return pairs.Rationale(
+        text="a",
+        token_ids=token_ids,
+        finish_reason=finish_reason,
+        log_q=-1.0,
+        is_valid=True,
+        retokenized=False,
+    )
+
+
+def test_a_sample_that_spells_a_stop_token_is_no_target_and_no_end_of_the_run(cold_started):
+    tokenizer = cold_started[1]
+    text = (
+        f"<!-- BEGIN RATIONALE -->\nadd {tokenizer.token_text(tokenizer.eos_id)} a\n<!-- END RATIONALE -->\n"
+    )
+    pieces = [
+        tokenizer.encode(piece) for piece in ("<!-- BEGIN RATIONALE -->\nadd ", "<|endof", "text|> a\n")
+    ]
+    ids = (*(i for piece in pieces for i in piece), *tokenizer.encode("<!-- END RATIONALE -->\n"))
+    assert tokenizer.decode(ids) == text
+    completion = generation.Completion(
+        token_ids=(*ids, tokenizer.eos_id),
+        log_probs=np.zeros(len(ids) + 1, np.float32),
+        sampler_log_probs=np.zeros(len(ids) + 1, np.float32),
+        finish_reason="stop",
+    )
+    assert not pairs.to_rationale(tokenizer, completion).is_valid
+
+
+def test_pairs_that_cannot_fit_are_left_out(cold_started):
+    tokenized = pairs.tokenize_pairs(cold_started[1], TRIPLES[:4])
+    longest = max(
+        max(len(p.theta_prompt_ids) + len(p.problem_ids) + 24, len(p.phi_prompt_ids)) for p in tokenized
+    )
+    kept = pairs.within_positions(tokenized, max_rationale_tokens=16, max_positions=longest + 16)
+    assert kept == tokenized
+    assert len(pairs.within_positions(tokenized, max_rationale_tokens=16, max_positions=longest + 15)) < 4
+
+
+@pytest.mark.parametrize(
+    ("gaps", "is_ignored"),
+    [([0.2, 0.15], False), ([0.2, 0.05], True), ([0.01], True), ([0.2, None], False), ([None, 0.05], False)],
+)
+def test_collapse_is_told_by_the_gap_and_by_its_fall(gaps, is_ignored):
+    assert loop.is_ignored([{"z_gap": gap} for gap in gaps], floor=0.02, share=0.3) == is_ignored
 
 
 @pytest.mark.parametrize("objective", ["reward_weighted", "grpo"])
@@ -230,23 +312,27 @@ def test_pairs_of_rounds_cover_all_before_any_comes_twice(cold_started, tmp_path
 
 def test_held_out_closes_an_unfinished_rationale(cold_started):
     tokenizer = cold_started[1]
-    closed = held_out.closed_block(tokenizer, tokenizer.encode("<!-- BEGIN RATIONALE -->\nhal"), "length")
-    assert tokenizer.decode(closed) == "<!-- BEGIN RATIONALE -->\nhal\n<!-- END RATIONALE -->\n"
+    begun = tuple(tokenizer.encode("<!-- BEGIN RATIONALE -->\nhal"))
+    z = rationale(begun, finish_reason="length")
+    whole_text = "<!-- BEGIN RATIONALE -->\nhal\n<!-- END RATIONALE -->\n"
+    assert tokenizer.decode(held_out.closed_block(tokenizer, z)) == whole_text
+    ended = rationale((*begun, tokenizer.eos_id))
+    assert held_out.closed_block(tokenizer, ended) == begun
 
 
-def test_first_block_is_what_theta_wrote_before_the_problem(cold_started):
+def test_the_leading_rationale_is_what_theta_wrote_before_the_problem(cold_started):
     tokenizer, triple = cold_started[1], TRIPLES[0]
     z = examples.rationale_ids(tokenizer, triple.rationale)
     ids = (*z, *examples.problem_ids(tokenizer, triple.problem))
-    assert held_out.first_block(tokenizer, ids) == (tuple(z), "stop")
-    assert held_out.first_block(tokenizer, z[:-4]) == (tuple(z[:-4]), "length")
+    assert examples.leading_rationale(tokenizer, ids) == (tuple(z), True)
+    assert examples.leading_rationale(tokenizer, z[:-4]) == (tuple(z[:-4]), False)
 
 
 def test_no_pairs_and_repeated_ids_are_refused(cold_started, tmp_path):
     em = dataclasses.replace(make_em(cold_started, tmp_path), pairs=[])
     with pytest.raises(WrongUse, match="no pairs"):
         run(cold_started, em)
-    with pytest.raises(WrongUse, match="occur twice"):
+    with pytest.raises(WrongUse, match="'t0' occurs twice"):
         pairs.tokenize_pairs(cold_started[1], [TRIPLES[0], TRIPLES[0]])
 
 
@@ -254,9 +340,7 @@ def test_reward_is_of_the_role_not_of_the_prompt(cold_started):
     """Prompt tokens carry no reward: R of a pair is what the completion alone adds."""
     tokenizer = cold_started[1]
     pair = pairs.tokenize_pairs(tokenizer, TRIPLES[:1])[0]
-    z = pairs.Rationale(
-        text="a", token_ids=(5, 6, tokenizer.eos_id), finish_reason="stop", log_q=-1.0, is_valid=True, retokenized=False
-    )
+    z = rationale((5, 6, tokenizer.eos_id))
     seen = []
 
     def log_joint(some, rows):
@@ -265,6 +349,6 @@ def test_reward_is_of_the_role_not_of_the_prompt(cold_started):
 
     config = EStepConfig(num_samples=1, max_rationale_tokens=4)
     (candidate,) = e_step_lib.e_step([pair], propose=lambda some: [[z]], log_joint=log_joint, config=config)
-    assert seen == [[[(5, 6)]]] and candidate.length == 2 and candidate.won
-
-
+    assert seen == [[[(5, 6)]]]
+    assert candidate.length == 2
+    assert candidate.won

@@ -18,7 +18,11 @@ def test_a_mesh_smaller_than_the_machine_takes_the_first_devices():
 
 @pytest.mark.parametrize(
     ("settings", "says"),
-    [({"data": 0}, "must be positive"), ({"data": -1, "fsdp": -1}, "At most one"), ({"data": 512}, "512 devices")],
+    [
+        ({"data": 0}, "must be positive"),
+        ({"data": -1, "fsdp": -1}, "At most one"),
+        ({"data": 512}, "512 devices"),
+    ],
 )
 def test_nonsense_is_refused(settings, says):
     with pytest.raises(ValueError, match=says):

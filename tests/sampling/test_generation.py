@@ -95,9 +95,8 @@ def test_a_row_depends_on_its_request_id_and_not_on_its_place_or_neighbours(para
     others = some_prompts(8, 8, 8)  # a batch of the same shape
     among_others = ids(generate(params, [*others, prompts[2]], request_ids=[10, 11, 12, 2]))
     assert among_others[3] == first[2]
-    longer_batch = ids(
-        generate(params, [*prompts, *others, *others])
-    )  # several batches, the last with dummies
+    # Several batches, the last with dummies.
+    longer_batch = ids(generate(params, [*prompts, *others, *others]))
     assert longer_batch[:4] == first
     # Another shape: a neighbour that widens the padding.
     widened = ids(generate(params, [*some_prompts(40), *prompts[:3]], request_ids=[9, 0, 1, 2]))

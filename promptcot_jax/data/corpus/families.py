@@ -41,9 +41,8 @@ class MathFamily:
     """Problems of one structure whose result is a positive integer."""
 
     name: str
-    concepts: tuple[
-        str, ...
-    ]  # the first names the family and appears in every row of it, and in no other family
+    # The first names the family and appears in every row of it, and in no other family.
+    concepts: tuple[str, ...]
     level: int
     thoughts: Thoughts
     scenes: tuple[Scene, ...]

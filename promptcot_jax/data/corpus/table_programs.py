@@ -148,9 +148,8 @@ def _draw_stairs(draw: random.Random) -> Values:
     while True:
         short, long = sorted(draw.sample(range(1, 7), 2))
         values = {"short": short, "long": long, "bad": draw.randint(3, 12), "most": draw.randint(20, 60)}
-        if (
-            sum(_count_climbs([str(stair)], values) > 0 for stair in range(1, 13)) >= 4
-        ):  # else nearly all answers are 0
+        # Else nearly all answers are 0.
+        if sum(_count_climbs([str(stair)], values) > 0 for stair in range(1, 13)) >= 4:
             return values
 
 

@@ -1,0 +1,119 @@
+"""One fit as the stages state it: token examples and settings in, a train state out.
+
+Cold start, the fits of an EM round and the solver's SFT differ in examples, loss and where they start.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import optax
+from etils import epath
+from jax.sharding import Mesh
+
+from promptcot_jax.core import prng
+from promptcot_jax.core.arrays import Params
+from promptcot_jax.data import examples
+from promptcot_jax.data.packing import PackedEpochs
+from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.trainers import loop, sft
+from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.train_step import Loss, TrainState
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """Rows of `row_length` tokens, `rows_per_batch` of them a step, `num_epochs` times over the examples.
+
+    With `pack=False` a row is one example, so that `rows_per_batch=16` is the paper's batch of 16 sequences.
+    """
+
+    row_length: int
+    rows_per_batch: int = 16
+    num_epochs: int = 1
+    pack: bool = True
+    overlong: Literal["drop", "truncate", "error"] = "drop"
+
+    def __post_init__(self):
+        for name in ("row_length", "rows_per_batch", "num_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fitter:
+    """What the fits of a stage share: how examples become batches, how they step, and on which devices."""
+
+    fit: FitConfig
+    optimizer: OptimizerConfig
+    loop: loop.LoopConfig
+    mesh: Mesh
+    seed: int
+
+    def within_length(
+        self, rows: Sequence[examples.TokenExample]
+    ) -> tuple[list[examples.TokenExample], dict[str, int]]:
+        """Applies the length policy; returns what is left and the counts of what was dropped or cut."""
+        return examples.LengthPolicy(max_length=self.fit.row_length, overlong=self.fit.overlong).apply(rows)
+
+    def batches(self, rows: Sequence[examples.TokenExample], *, label: int = 0) -> PackedEpochs:
+        """Rows of fixed length in an order that is a function of (seed, label, epoch) alone.
+
+        Args:
+            label: tells apart the fits of one stage, such as the rounds of EM.
+        """
+        return PackedEpochs(
+            rows,
+            row_length=self.fit.row_length,
+            rows_per_batch=self.fit.rows_per_batch,
+            num_epochs=self.fit.num_epochs,
+            seed=prng.derived_seed(self.seed, label),
+            pack=self.fit.pack,
+        )
+
+    def held_out_nll(
+        self, lm: CausalLM, rows: Sequence[examples.TokenExample]
+    ) -> Callable[[Params], dict[str, float]] | None:
+        """What a fit calls to measure the mean NLL per trained token of `rows`; None without rows."""
+        if not rows:
+            return None
+        once = PackedEpochs(
+            rows,
+            row_length=self.fit.row_length,
+            rows_per_batch=self.fit.rows_per_batch,
+            num_epochs=1,
+            seed=0,
+        )
+
+        def measure(params: Params) -> dict[str, float]:
+            total, count = sft.nll(lm, params, once, mesh=self.mesh)
+            return {"nll": total / max(count, 1)}
+
+        return measure
+
+    def train(
+        self,
+        lm: CausalLM,
+        params: Params,
+        batches: PackedEpochs,
+        *,
+        directory: epath.PathLike,
+        name: str,
+        loss: Loss = sft.sft_loss,
+        opt_state: optax.OptState | None = None,
+        held_out_rows: Sequence[examples.TokenExample] = (),
+    ) -> TrainState:
+        """`loop.fit` with these settings; resumes what a killed attempt left in `directory`."""
+        return loop.fit(
+            lm,
+            params,
+            batches,
+            loss=loss,
+            optimizer=self.optimizer,
+            config=self.loop,
+            mesh=self.mesh,
+            directory=directory,
+            opt_state=opt_state,
+            evaluate=self.held_out_nll(lm, held_out_rows),
+            name=name,
+        )

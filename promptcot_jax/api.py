@@ -150,7 +150,7 @@ class Model:
                 key=prng.stream_key(seed, "rollout"),
                 pad_id=self.tokenizer.pad_id,
             )
-        completions = [_to_completion(self.tokenizer, row, stops, stop_ids) for row in sampled]
+        completions = [_to_completion(self.tokenizer, row, stops) for row in sampled]
         return [completions[i : i + n] for i in range(0, len(completions), n)]
 
     def score(
@@ -261,12 +261,11 @@ def _logits(
 
 
 def _to_completion(
-    tokenizer: Tokenizer, sampled: generation.Completion, stops: tuple[str, ...], stop_ids: tuple[int, ...]
+    tokenizer: Tokenizer, sampled: generation.Completion, stops: tuple[str, ...]
 ) -> Completion:
     """Text of a sampled row, and the row cut at the first stop text."""
     ids, finish_reason = sampled.token_ids, sampled.finish_reason
-    has_end = finish_reason == "stop" and bool(ids) and ids[-1] in stop_ids
-    text = tokenizer.decode(ids[:-1] if has_end else ids)
+    text = tokenizer.decode(sampled.ids_without_end)
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     if places:
         text, finish_reason = text[: min(places)], "stop"

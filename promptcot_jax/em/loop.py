@@ -131,8 +131,8 @@ class Em:
         if is_ignored(rows, floor=self.em.z_gap_warning, share=self.em.z_gap_share):
             log.warning(
                 "EM round %d: p_theta hardly uses the rationale: another pair's z costs it only %.4f "
-                "nats per token of x (%.4f at the start). Cold-start longer or on more triples, or take fresh or more "
-                "pairs a round.",
+                "nats per token of x (%.4f at the start). Cold-start longer or on more triples, or take "
+                "fresh or more pairs a round.",
                 last["round"],
                 last["z_gap"],
                 rows[0]["z_gap"],

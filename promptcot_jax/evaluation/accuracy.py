@@ -17,6 +17,7 @@ from etils import epath
 
 from promptcot_jax.core import jsonl, shards
 from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem
+from promptcot_jax.sampling import token_choice
 from promptcot_jax.verify import math_answers
 
 WHY_NOT_GRADED = "programs are graded by running their tests in a sandbox, which is not built yet"
@@ -45,6 +46,18 @@ class AccuracyConfig:
                 f"attempts_per_problem is {self.attempts_per_problem} at temperature 0, where all attempts "
                 "are the same; set it to 1 or raise the temperature."
             )
+        _ = self.sampling  # refuses a temperature or a cut out of range
+
+    @property
+    def sampling(self) -> token_choice.SamplingConfig:
+        """The same settings as the sampler takes them."""
+        return token_choice.SamplingConfig(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            max_new_tokens=self.max_new_tokens,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -56,6 +56,13 @@ def likelihood_section(workdir: epath.Path) -> str:
             x_label="EM round",
             note="Where the lines meet, p\u03b8 ignores z (posterior collapse); no bound shows that.",
         ),
+        charts.line_chart(
+            "What its own rationale is worth (z gap)",
+            [charts.line_of_rows(rows, "z_gap", "z gap", 5)],
+            x_label="EM round",
+            note="Nats per token of x that another pair\u2019s z costs, the distance of the lines "
+            "in the chart before; at 0 p\u03b8 does not read z.",
+        ),
     ]
     if any(row.get("nll_joint") is not None for row in rows):
         figures.append(
@@ -134,7 +141,7 @@ def e_step_section(workdir: epath.Path) -> str:
         ),
         (
             "Effective number of samples",
-            (("effective_samples", "of the importance weights"),),
+            (("effective_samples", "of the E-step"), ("held_out_effective_samples", "held out")),
             "One of them carries all the weight at 1.",
             None,
         ),

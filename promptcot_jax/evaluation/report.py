@@ -228,9 +228,9 @@ def solver_section(workdir: epath.Path) -> str:
                     ],
                 )
                 parts.append(page.folded(f"{name} by {page.words(split)}", table))
-    path = workdir / "attempts.jsonl"
+    path = workdir / "evaluate" / "attempts.jsonl"
     if not workdir_files.exists(path):
-        parts.append(page.missing("attempts.jsonl is not there, so no attempts are shown."))
+        parts.append(page.missing("evaluate/attempts.jsonl is not there, so no attempts are shown."))
         return page.section("solver", heading, lead, *parts)
     attempts = [
         jsonl.record_from_row(accuracy.AttemptRecord, dict(row), where=f"{file}:{number}")

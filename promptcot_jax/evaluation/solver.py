@@ -6,20 +6,13 @@ from promptcot_jax.checkpoints import load
 from promptcot_jax.core import prng
 from promptcot_jax.data import examples
 from promptcot_jax.evaluation import accuracy
-from promptcot_jax.sampling import generation, token_choice
+from promptcot_jax.sampling import generation
 
 
 def solution_sampler(model: load.LoadedModel, config: accuracy.AccuracyConfig) -> accuracy.Solve:
     """A function that solves problems with `model`; the decoding layout is made once."""
     tokenizer = model.tokenizer
     decoding_params = model.lm.decoding_layout(model.params)
-    sampling = token_choice.SamplingConfig(
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        min_p=config.min_p,
-        max_new_tokens=config.max_new_tokens,
-    )
     key = prng.stream_key(config.seed, "rollout")
 
     def solve(requests: Sequence[accuracy.AttemptRequest]) -> list[accuracy.Solution]:
@@ -27,7 +20,7 @@ def solution_sampler(model: load.LoadedModel, config: accuracy.AccuracyConfig) -
             model.lm,
             decoding_params,
             [examples.solver_prompt_ids(tokenizer, request.problem.problem, "math") for request in requests],
-            sampling=sampling,
+            sampling=config.sampling,
             stop_ids=tokenizer.stop_ids,
             key=key,
             request_ids=[request.index for request in requests],
@@ -37,7 +30,7 @@ def solution_sampler(model: load.LoadedModel, config: accuracy.AccuracyConfig) -
         )
         return [
             accuracy.Solution(
-                text=tokenizer.decode(_without_end(completion)),
+                text=tokenizer.decode(completion.ids_without_end),
                 finish_reason=completion.finish_reason,
                 num_tokens=len(completion.token_ids),
             )
@@ -45,7 +38,3 @@ def solution_sampler(model: load.LoadedModel, config: accuracy.AccuracyConfig) -
         ]
 
     return solve
-
-
-def _without_end(completion: generation.Completion) -> tuple[int, ...]:
-    return completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids

@@ -30,20 +30,32 @@ def evaluate(
     max_problems: int = 0,
     dtype: FloatType = "float32",
 ) -> stage.StageResult:
-    """Writes `attempts.jsonl`, and `results.json` with one entry for each file of `problems`.
+    """Writes `evaluate/attempts.jsonl`, and `results.json` with one entry for each file of `problems`.
 
     Args:
         max_problems: of each file take at most so many, from its beginning; 0 takes all.
 
     Raises:
-        WrongUse: a file or the solver is missing, or two problems share an id.
+        WrongUse: a file or the solver is missing, there are no problems, or two files share a name or two
+            problems an id.
     """
-    paths = {os.path.basename(path).removesuffix(".jsonl"): path for path in problems}
+    if max_problems < 0:
+        raise WrongUse(f"max_problems must be 0 (all) or more, got {max_problems}.")
+    paths: dict[str, str] = {}
+    for path in problems:
+        name = os.path.basename(path).removesuffix(".jsonl")
+        if name in paths:
+            raise WrongUse(
+                f"{paths[name]} and {path} would both be '{name}' in results.json; rename one of the files."
+            )
+        paths[name] = path
     sets = {
         name: _solved_problems(configuration.in_workdir(path, workdir), max_problems)
         for name, path in paths.items()
     }
     everything = [problem for rows in sets.values() for problem in rows]
+    if not everything:
+        raise WrongUse(f"There are no problems to attempt in {', '.join(problems) or 'no files'}.")
     counts = collections.Counter(problem.id for problem in everything)
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise WrongUse(
@@ -57,7 +69,7 @@ def evaluate(
             everything,
             solve=solver_lib.solution_sampler(model, config),
             config=config,
-            attempts_path=os.path.join(workdir, "attempts.jsonl"),
+            attempts_path=os.path.join(workdir, "evaluate", "attempts.jsonl"),
         )
     lineage = {
         "solver": source,

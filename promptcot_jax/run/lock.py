@@ -27,14 +27,17 @@ def hold(workdir: str, stage: str) -> Iterator[str]:
     """Holds the workdir's lock and yields the run id.
 
     Raises:
-        WrongUse: another run holds it.
+        WrongUse: another run holds it, or the workdir is no directory and cannot be made.
     """
     run_id = uuid.uuid4().hex[:12]
     if "://" in workdir:
         logger.warning("%s is no local directory: see yourself that only one run uses it at a time.", workdir)
         yield run_id
         return
-    os.makedirs(workdir, exist_ok=True)
+    try:
+        os.makedirs(workdir, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise WrongUse(f"{workdir} is, or lies below, a file; give a directory as --workdir.") from None
     path = os.path.join(os.path.realpath(workdir), ".lock")
     if path in _held:
         raise WrongUse(f"{workdir} is in use by another run of this process; use another --workdir.")

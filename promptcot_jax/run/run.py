@@ -1,11 +1,12 @@
 """`promptcot run`: a list of stages in one process, under one lock; what is complete is skipped."""
 
+import contextlib
 import logging
 import os
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.evaluation import figures
-from promptcot_jax.run import configuration, stage
+from promptcot_jax.run import configuration, lock, stage
 
 logger = logging.getLogger(__name__)
 
@@ -19,13 +20,19 @@ def run(
         seeds: do them once for each of these values of the macro SEED, in `seed_N/`; where `em` is among the
             stages, `em_study_METRIC.{svg,png,csv}` then hold the paper's figure of held-out NLL over rounds,
             with bands over seeds, for the NLL given q_phi's greedy rationale and for the bound.
+
+    Raises:
+        WrongUse: another run is at work in the workdir of one of the seeds.
     """
     if not seeds:
         _do(workdir, stages)
         return stage.StageResult()
-    for seed in seeds:
-        with configuration.macro("SEED", seed):
-            _do(os.path.join(workdir, f"seed_{seed}"), stages)
+    with contextlib.ExitStack() as locks:
+        for seed in dict.fromkeys(seeds):  # somebody may be at work in one of them by itself
+            locks.enter_context(lock.hold(os.path.join(workdir, f"seed_{seed}"), "run"))
+        for seed in seeds:
+            with configuration.macro("SEED", seed):
+                _do(os.path.join(workdir, f"seed_{seed}"), stages)
     if "em" in stages:
         rows = [row for seed in seeds for row in _nll_rows(os.path.join(workdir, f"seed_{seed}", "em"))]
         for metric in ("nll_x_given_q", "nll_bound"):

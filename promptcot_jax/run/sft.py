@@ -51,13 +51,17 @@ def sft(
             return fitter.within_length([examples.solver_example(base.tokenizer, row) for row in rows])
 
         rows, dropped = token_examples(solved)
+        if not rows and not dropped["dropped_overlong"]:
+            raise WrongUse(f"{solved}: there are no solved problems in it.")
         if not rows:
             raise WrongUse(f"{solved}: no solved problem fits in row_length={fit.row_length}; raise it.")
-        heldout_rows, _ = token_examples(solved_heldout)
+        heldout_rows, heldout_counts = token_examples(solved_heldout)
         batches = fitter.batches(rows)
         counts = {"in": dropped.pop("kept") + dropped["dropped_overlong"], "out": len(rows), **dropped}
+        counts |= {f"heldout_{name}": count for name, count in heldout_counts.items()}
         counts |= {"steps": batches.num_steps, "tokens": batches.num_tokens}
         if store.is_complete(policy):  # killed between writing the policy and the manifest
+            loop.remove_checkpoints(directory)
             return stage.StageResult(counts=counts)
 
         state = fitter.train(

@@ -165,13 +165,20 @@ def _entry_to_continue(
     """The manifest's entry of an earlier attempt, or None where the stage starts anew."""
     description = stages.STAGES[stage]
     entry = manifest.read(workdir).get(stage)
-    left = [name for name in description.outputs if (epath.Path(workdir) / name).exists()]
-    if entry is None or description.is_derived or (description.outputs and not left):
+    left = [name for output in description.outputs for name in _files_left(workdir, output)]
+    if description.is_derived or (description.outputs and not left):
+        return None
+    remove = " ".join(os.path.join(workdir, name) for name in left)
+    if entry is None and left:
+        raise WrongUse(
+            f"{workdir} holds files that '{stage}' writes ({', '.join(left)}), but its manifest does not say "
+            f"from which settings; use another --workdir, move them away, or remove them: rm -r {remove}"
+        )
+    if entry is None:
         return None
     is_same = entry.config_digest == _digest(settings) and dict(entry.inputs) == dict(inputs)
     if not is_same:
         changes = _changed_settings(stage, workdir, settings) + _changed_inputs(entry, inputs)
-        remove = " ".join(os.path.join(workdir, name) for name in left)
         raise WrongUse(
             f"{workdir} holds '{stage}' {'done' if entry.status == 'complete' else 'begun'} with other "
             f"settings or inputs ({'; '.join(changes) or 'of another version'}); set them back, use another "
@@ -180,6 +187,16 @@ def _entry_to_continue(
     if entry.status == "running" and dict(entry.versions) != manifest.versions():
         logger.warning("%s: goes on with other package versions than it began with; bits may differ", stage)
     return entry
+
+
+def _files_left(workdir: str, output: str) -> list[str]:
+    """What is in the workdir under an output's name: the file or directory, and its shards."""
+    place = epath.Path(workdir) / output
+    shards = f"{output.removesuffix('.jsonl')}-?????-of-?????.jsonl"
+    found = [output] if place.exists() else []
+    if output.endswith(".jsonl") and place.parent.exists():
+        found += sorted(path.name for path in place.parent.glob(shards))
+    return found
 
 
 def _changed_settings(stage: str, workdir: str, settings: Mapping[str, Any]) -> list[str]:

@@ -118,8 +118,8 @@ STAGES: dict[str, Stage] = {
     "evaluate": Stage(
         summary="measure a solver's accuracy on held-out problems",
         reads="policy/, triples_heldout.jsonl",
-        writes="attempts.jsonl, results.json",
-        outputs=("attempts.jsonl", "results.json"),
+        writes="evaluate/attempts.jsonl, results.json",
+        outputs=("results.json", "evaluate"),
         settings=(
             ("SEED", "seed of the samples"),
             ("ATTEMPTS", "solutions per problem; accuracy is their average"),

@@ -42,20 +42,30 @@ def synthesize(
         the last one, or the one whose held-out bound is best (the cold start counts as round -1).
 
     Raises:
-        WrongUse: no model is there, or the concept lists are unusable.
+        WrongUse: no model is there, the concept lists are unusable or none, or a count is negative.
     """
+    if num_concept_sets < 0 or score_tokens < 1:
+        raise WrongUse(
+            f"num_concept_sets must be 0 or more and score_tokens at least 1, got {num_concept_sets} and "
+            f"{score_tokens}."
+        )
     seeds = jsonl.read_records(configuration.in_workdir(triples, workdir), Triple)
     if concept_sets is not None:
         wanted = concept_sets_lib.read_concept_sets(configuration.in_workdir(concept_sets, workdir))
     else:
         wanted = concept_sets_lib.draw_concept_sets(seeds, count=num_concept_sets, seed=config.seed)
     if prompt_model is not None:
-        path, round_index = configuration.in_workdir(prompt_model, workdir), -1
+        path = configuration.in_workdir(prompt_model, workdir)
     else:
-        path, round_index = theta_of_round(configuration.in_workdir(em_log, workdir), em_round)
+        path, _ = theta_of_round(configuration.in_workdir(em_log, workdir), em_round)
+    if not wanted:
+        raise WrongUse(
+            f"There is nothing to write about: num_concept_sets is {num_concept_sets}, and {triples} has "
+            f"{len(seeds)} triples; raise num_concept_sets, or give a file of concept sets."
+        )
     devices = stage.make_mesh(mesh)
     model = load.load_model(path, dtype=dtype, mesh=devices)
-    digest = store.params_digest(model.params)
+    digest, round_index = lineage(path, model)
     with jax.set_mesh(devices):
         counts = writing.write_problems(
             wanted,
@@ -67,6 +77,19 @@ def synthesize(
             problems_path=os.path.join(workdir, "problems.jsonl"),
         )
     return stage.StageResult(counts=counts)
+
+
+def lineage(path: str, model: load.LoadedModel) -> tuple[str, int]:
+    """Digest of a model's parameters, and the EM round that made it; -1 is any other model's.
+
+    One of our checkpoints says so itself, however it was named to the stage; its digest is that of the
+    parameters as stored, whatever dtype they are read in.
+    """
+    if not store.is_complete(path):
+        return store.params_digest(model.params), -1
+    provenance = store.load_provenance(path)
+    round_index = int(provenance.get("round", -1)) if provenance.get("stage") == "em" else -1
+    return provenance.get("params_digest") or store.params_digest(model.params), round_index
 
 
 def theta_of_round(em_log: str, choice: RoundChoice) -> tuple[str, int]:

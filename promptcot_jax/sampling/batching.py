@@ -25,11 +25,33 @@ def rows_of_batch(num_rows: int, limit: int, rules: rules_lib.LogicalRules) -> i
 
     A model with rules gets a multiple of the data shards of the mesh entered with `jax.set_mesh`.
     """
+    return _whole_shards(min(limit, 1 << (num_rows - 1).bit_length()), rules)
+
+
+def full_and_small_batches(
+    rows: Sequence[int], limit: int, rules: rules_lib.LogicalRules
+) -> list[tuple[Sequence[int], int]]:
+    """Cuts rows into batches of `limit`, what is left into batches of an eighth; with each its size.
+
+    Two sizes whatever number of rows comes in: calls of many different sizes share two programs, and a call
+    of a few rows does not compute `limit` of them.
+    """
+    full, small = _whole_shards(limit, rules), _whole_shards(max(1, limit // 8), rules)
+    batches, start = [], 0
+    while start < len(rows):
+        size = full if len(rows) - start > full // 2 else small
+        batches.append((rows[start : start + size], size))
+        start += size
+    return batches
+
+
+def _whole_shards(num_rows: int, rules: rules_lib.LogicalRules) -> int:
+    """The next multiple of the data shards of the mesh entered with `jax.set_mesh`."""
     mesh = jax.sharding.get_mesh()
     row_axes = dict(rules).get("batch") or ()
     names = (row_axes,) if isinstance(row_axes, str) else row_axes
     shards = 1 if mesh.empty else math.prod(mesh.shape[name] for name in names)
-    return -(-min(limit, 1 << (num_rows - 1).bit_length()) // shards) * shards
+    return -(-num_rows // shards) * shards
 
 
 def place_rows(arrays: Any, rules: rules_lib.LogicalRules) -> Any:

@@ -32,6 +32,11 @@ class Completion:
     sampler_log_probs: np.ndarray  # [n] float32, under what top-k, top-p and min-p left of it
     finish_reason: Literal["stop", "length"]
 
+    @property
+    def ids_without_end(self) -> tuple[int, ...]:
+        """The ids of what was written, without the end token."""
+        return self.token_ids[:-1] if self.finish_reason == "stop" else self.token_ids
+
 
 def generate(
     lm: causal_lm.CausalLM,

@@ -46,9 +46,9 @@ def score(
     _check(lm, prompts, completions, temperature, batch_tokens)
     scores = [np.zeros(0, np.float32) for _ in prompts]
     for width, members in _batches(prompts, completions):
-        num_rows = batching.rows_of_batch(len(members), max(1, batch_tokens // width), lm.rules)
-        for start in range(0, len(members), num_rows):
-            rows = members[start : start + num_rows]
+        for rows, num_rows in batching.full_and_small_batches(
+            members, max(1, batch_tokens // width), lm.rules
+        ):
             log_probs = _score_rows(
                 lm,
                 params,

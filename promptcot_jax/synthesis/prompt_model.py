@@ -13,7 +13,7 @@ from promptcot_jax.core import prng
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import examples, templates
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.sampling import generation, scoring, token_choice
+from promptcot_jax.sampling import generation, scoring
 from promptcot_jax.synthesis import writing
 
 
@@ -27,13 +27,6 @@ def draft_writer(
     """
     lm, tokenizer = model.lm, model.tokenizer
     decoding_params = lm.decoding_layout(model.params)
-    sampling = token_choice.SamplingConfig(
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
-        min_p=config.min_p,
-        max_new_tokens=config.max_new_tokens,
-    )
     key = prng.stream_key(config.seed, "synthesize")
 
     def write_drafts(requests: Sequence[writing.Request]) -> list[writing.Draft]:
@@ -42,7 +35,7 @@ def draft_writer(
             lm,
             decoding_params,
             prompts,
-            sampling=sampling,
+            sampling=config.sampling,
             stop_ids=tokenizer.stop_ids,
             key=key,
             request_ids=[request.index for request in requests],
@@ -74,7 +67,7 @@ def to_draft(
 ) -> writing.Draft:
     """Splits one scored completion into its z and x parts."""
     ended = completion.finish_reason == "stop"
-    ids = completion.token_ids[:-1] if ended else completion.token_ids
+    ids = completion.ids_without_end
     text = tokenizer.decode(ids)
     split = len(examples.leading_rationale(tokenizer, ids)[0])
     parsed = templates.parse_problem(text) if ended else None

@@ -17,6 +17,7 @@ from etils import epath
 from promptcot_jax.core import jsonl, shards
 from promptcot_jax.core.records import ConceptSet, Problem
 from promptcot_jax.data import templates
+from promptcot_jax.sampling import token_choice
 
 DROP_REASONS = ("unfinished", "unparseable", "empty", "duplicate", "duplicate_of_seed")
 
@@ -44,6 +45,18 @@ class WritingConfig:
                 f"samples_per_set is {self.samples_per_set} at temperature 0, where all samples of a "
                 "set are the same; set it to 1 or raise the temperature."
             )
+        _ = self.sampling  # refuses a temperature or a cut out of range
+
+    @property
+    def sampling(self) -> token_choice.SamplingConfig:
+        """The same settings as the sampler takes them."""
+        return token_choice.SamplingConfig(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            min_p=self.min_p,
+            max_new_tokens=self.max_new_tokens,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

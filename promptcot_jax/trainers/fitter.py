@@ -13,12 +13,14 @@ from jax.sharding import Mesh
 
 from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import examples
 from promptcot_jax.data.packing import PackedEpochs
 from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.parallel import rules
 from promptcot_jax.trainers import loop, sft
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.train_step import Loss, TrainState
+from promptcot_jax.trainers.train_step import Loss, TrainState, num_row_shards
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,19 @@ class Fitter:
     loop: loop.LoopConfig
     mesh: Mesh
     seed: int
+
+    def __post_init__(self):
+        """Refuses a batch that does not divide, before a stage has spent time on anything else.
+
+        Raises:
+            WrongUse: `rows_per_batch` is no multiple of micro-batches times data shards.
+        """
+        multiple = self.loop.micro_batches * num_row_shards(rules.batch_sharding(self.mesh))
+        if self.fit.rows_per_batch % multiple:
+            raise WrongUse(
+                f"rows_per_batch={self.fit.rows_per_batch} does not divide over micro_batches="
+                f"{self.loop.micro_batches} and the data shards of the mesh; use a multiple of {multiple}."
+            )
 
     def within_length(
         self, rows: Sequence[examples.TokenExample]

@@ -139,3 +139,17 @@ def test_real_triples_become_examples_that_read_back():
         text = TOKENIZER.decode(examples.theta_example(TOKENIZER, triple).completion_ids[:-1])
         assert templates.parse_problem(text) == (triple.rationale.strip(), triple.problem.strip())
         assert "Difficulty Level: Level " in TOKENIZER.decode(examples.theta_prompt_ids(TOKENIZER, triple))
+
+
+@pytest.mark.parametrize("special_markers", [True, False])
+def test_the_leading_rationale_is_the_z_block_of_what_p_theta_writes(special_markers: bool):
+    tokenizer = toys.byte_tokenizer(special_markers=special_markers)
+    z_ids = examples.rationale_ids(tokenizer, "a plan")
+    x_ids = examples.problem_ids(tokenizer, "a problem?")[:-1]
+    assert examples.leading_rationale(tokenizer, (*z_ids, *x_ids)) == (z_ids, True)
+    assert examples.leading_rationale(tokenizer, z_ids) == (z_ids, True)
+    without_newline = tuple(z_ids[:-1])
+    assert examples.leading_rationale(tokenizer, without_newline) == (without_newline, True)
+    cut_off = tuple(tokenizer.encode("<!-- BEGIN RATIONALE -->\na pl"))
+    assert examples.leading_rationale(tokenizer, cut_off) == (cut_off, False)
+    assert examples.leading_rationale(tokenizer, ()) == ((), False)

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+from etils import epath
 
 from promptcot_jax.evaluation import charts, em_sections, page, report
 from tests.evaluation import workdirs
@@ -96,7 +97,7 @@ def test_an_empty_workdir_gives_a_page_that_says_what_is_missing(tmp_path):
         ("em", "em/nll.jsonl is not there"),
         ("problems.jsonl", "problems.jsonl is not there"),
         ("results.json", "results.json is not there"),
-        ("attempts.jsonl", "attempts.jsonl is not there"),
+        ("evaluate/attempts.jsonl", "evaluate/attempts.jsonl is not there"),
         ("triples.jsonl", None),  # candidates are shown without their problem
     ],
 )
@@ -144,3 +145,11 @@ def test_a_chart_of_one_constant_point_is_drawn():
     line = charts.Line(label="a", points=((3.0, 0.0),), colour=0)
     assert "nan" not in charts.line_chart("t", [line], x_label="x").lower()
     assert charts.line_chart("t", [charts.Line(label="a", points=(), colour=0)], x_label="x") == ""
+
+
+def test_the_worth_of_a_rationale_is_drawn_for_each_round(workdir):
+    section = em_sections.likelihood_section(epath.Path(workdir))
+    (figure,) = [part for part in section.split("<figure") if "z gap" in part.partition("</figure>")[0]]
+    assert len(re.search(r'<polyline[^>]* points="([^"]*)"', figure)[1].split()) == 6  # rounds -1 to 4
+    assert "does not read z" in figure
+    assert "held out" in em_sections.e_step_section(epath.Path(workdir))

@@ -97,6 +97,7 @@ def _diagnostics(i: int, rng: random.Random) -> dict:
         "reward_spread": 24 - 2.5 * i,
         "tied_share": 0.02 * i,
         "effective_samples": 1.8 + 0.2 * i,
+        "held_out_effective_samples": 2.1 + 0.2 * i,
         "reward_length_correlation": -0.42 + 0.02 * i,
         "length_mean": 64 - 2 * i,
         "length_chosen_mean": 52 - 2 * i,
@@ -174,7 +175,7 @@ def _write_attempts(workdir: pathlib.Path, rows: list[MathCorpusRow], rng: rando
                     num_tokens=70 + sample,
                 )
             )
-    jsonl.write_records(workdir / "attempts.jsonl", attempts)
+    jsonl.write_records(workdir / "evaluate" / "attempts.jsonl", attempts)
     result = accuracy.summary(
         attempts,
         [],

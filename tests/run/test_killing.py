@@ -11,6 +11,27 @@ from promptcot_jax.models import causal_lm
 from tests import toys
 from tests.run import killing
 
+SMALL_SOLVER = [
+    "--gin_file=stages/corpus.gin",
+    "--gin_file=stages/sft.gin",
+    "--gin_file=models/tiny.gin",
+    "--gin.NUM_TRAIN=64",
+    "--gin.NUM_HELDOUT=8",
+    "--gin.NUM_NOVEL=8",
+    "--gin.SFT_BATCH=4",
+    "--gin.SFT_WARMUP=2",
+    "--gin.SFT_EPOCHS=4",
+    "--gin.SFT_ROW_LENGTH=512",
+    "--gin.sft/loop.LoopConfig.checkpoint_every=2",
+    "--gin.sft/loop.LoopConfig.tensorboard=False",
+]
+EVALUATE = [
+    "evaluate",
+    "--gin_file=stages/evaluate.gin",
+    "--gin.MAX_SOLUTION_TOKENS=48",
+    "--gin.accuracy.AccuracyConfig.attempts_per_shard=4",
+    "--gin.accuracy.AccuracyConfig.batch_size=4",
+]
 CORPUS = [
     "corpus",
     "--gin_file=stages/corpus.gin",
@@ -55,3 +76,28 @@ def test_synthesize(tmp_path: Path):
     killing.run_to_end([*settings, f"--workdir={killed}"])
     killing.run_to_end([*settings, f"--workdir={undisturbed}"])
     killing.assert_same_outcome(killed, undisturbed)
+
+
+@pytest.mark.slow
+def test_sft_and_evaluate(tmp_path: Path):
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    for workdir in (killed, undisturbed):
+        killing.run_to_end([*CORPUS, f"--workdir={workdir}"])
+    sft = ["sft", *SMALL_SOLVER]
+    killing.kill_when([*sft, f"--workdir={killed}"], killed, "sft/checkpoints/*/COMPLETE")
+    killing.kill_when([*sft, f"--workdir={killed}"], killed, "policy*")
+    for shards in (1, 3):
+        if shards == 1:
+            killing.run_to_end([*sft, f"--workdir={killed}"])
+        killing.kill_when(
+            [*EVALUATE, f"--workdir={killed}"], killed, "evaluate/attempts-*.jsonl", count=shards
+        )
+    killing.run_to_end([*EVALUATE, f"--workdir={killed}"])
+    for command in (sft, EVALUATE):
+        killing.run_to_end([*command, f"--workdir={undisturbed}"])
+    # `results.json` names the solver by its path.
+    for workdir in (killed, undisturbed):
+        results = workdir / "results.json"
+        results.write_text(results.read_text().replace(str(workdir), "{workdir}"))
+    killing.assert_same_outcome(killed, undisturbed)
+    assert not list(killed.glob("sft/checkpoints/*"))

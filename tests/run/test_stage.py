@@ -24,6 +24,7 @@ LIMIT = 3
 STEP = 0.5
 WORDS = None
 SECONDS = 0.0
+SEED = 7
 
 toy_stage.count:
   config = @toy_stage.CountConfig()
@@ -32,7 +33,7 @@ toy_stage.count:
 toy_stage.CountConfig:
   limit = %LIMIT
   step = %STEP
-  seed = 7
+  seed = %SEED
 
 run.run.stages = ['count', 'report']
 """
@@ -180,3 +181,47 @@ def test_two_commands_on_one_workdir_and_a_killed_holder(count_gin: str, tmp_pat
 
 def test_packaged_configs_are_found_beside_the_package():
     assert (Path(configuration.packaged_configs()) / "stages" / "corpus.gin").exists()
+
+
+def test_files_of_unknown_settings_are_refused_and_named(count_gin: str, tmp_path: Path):
+    workdir = tmp_path / "w"
+    workdir.mkdir()
+    for name in ("counted.jsonl", "counted-00000-of-00002.jsonl"):
+        (workdir / name).write_text('{"value": 9}\n')
+        with pytest.raises(WrongUse, match=rf"'count' writes \({name}\).*rm -r .*{name}"):
+            stage.run_stage("count", (count_gin,), workdir=str(workdir))
+        assert (workdir / name).read_text() == '{"value": 9}\n'
+        (workdir / name).unlink()
+    (workdir / "triples.jsonl").write_text('{"problem": "of the user"}\n')  # another stage's name
+    stage.run_stage("count", (count_gin,), workdir=str(workdir))
+
+
+@pytest.mark.parametrize("left", ["attempts-00000-of-00004.jsonl", "attempts.jsonl"])
+def test_attempts_of_a_killed_evaluate_are_no_attempts_at_other_settings(left: str, tmp_path: Path):
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "evaluate" / left).write_text("")
+    entry = {"status": "running", "config_digest": stage._digest({"temperature": 0.0}), "seed": 0}
+    empty = {"inputs": {}, "counts": {}, "versions": {}, "wall_seconds": 1.0}
+    manifest.record(tmp_path, manifest.StageEntry(stage="evaluate", **entry, **empty))
+    assert stage._entry_to_continue("evaluate", str(tmp_path), {"temperature": 0.0}, {}) is not None
+    with pytest.raises(WrongUse, match="'evaluate' begun with other settings.*rm -r .*evaluate"):
+        stage._entry_to_continue("evaluate", str(tmp_path), {"temperature": 1.0}, {})
+
+
+def test_a_run_over_seeds_holds_the_workdir_of_each(count_gin: str, tmp_path: Path):
+    bindings = (
+        "run.run.stages=['count']",
+        "run.run.seeds=[1, 2]",
+    )
+    with lock.hold(str(tmp_path / "w" / "seed_2"), "count"):
+        with pytest.raises(WrongUse, match="seed_2 is in use"):
+            stage.run_stage("run", (count_gin,), bindings, workdir=str(tmp_path / "w"))
+        assert not (tmp_path / "w" / "seed_1" / "counted.jsonl").exists()
+    stage.run_stage("run", (count_gin,), bindings, workdir=str(tmp_path / "w"))
+    assert manifest.read(tmp_path / "w" / "seed_2")["count"].seed == 2
+
+
+def test_a_file_is_no_workdir(count_gin: str, tmp_path: Path):
+    for workdir in (count_gin, f"{count_gin}/below"):
+        with pytest.raises(WrongUse, match="give a directory as --workdir"):
+            stage.run_stage("count", (count_gin,), workdir=workdir)

@@ -126,3 +126,14 @@ def test_buckets_hold_their_length_with_a_third_of_padding_at_most():
         assert n <= width
         assert n > 32 or width == 32
         assert width <= 32 or width < 1.5 * n
+
+
+def test_calls_of_many_sizes_share_two_programs(params):
+    """The shards of a run hold ever other numbers of rows of a width; compiling must come to an end."""
+    batch_tokens = 32 * 24
+    before = scoring._score_rows._cache_size()
+    for num_rows in (1, 2, 3, 5, 9, 13, 17, 24, 30, 47):
+        prompts, completions = some_rows([(3, 5)] * num_rows)
+        scores = scoring.score(LM, params, prompts, completions, batch_tokens=batch_tokens)
+        np.testing.assert_allclose(scores[-1], by_hand(params, prompts[-1], completions[-1]), atol=1e-4)
+    assert scoring._score_rows._cache_size() - before <= 2

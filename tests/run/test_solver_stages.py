@@ -1,0 +1,161 @@
+"""`sft`, `synthesize` and `evaluate` as functions: what they count, which model wrote, wrong use."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import pytest
+
+from promptcot_jax.checkpoints import store
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import SolvedMathProblem
+from promptcot_jax.evaluation import accuracy
+from promptcot_jax.models import causal_lm
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.run import evaluate, model_source, sft, synthesize
+from promptcot_jax.synthesis import writing
+from promptcot_jax.trainers import fitter, loop
+from promptcot_jax.trainers.optimizer import OptimizerConfig
+from tests import toys
+
+SOLVED = [
+    SolvedMathProblem(
+        id=f"p{i}",
+        concepts=("sums",),
+        problem=f"{i} + 1?",
+        answer=str(i + 1),
+        solution="It is one more. " * (i + 1),
+    )
+    for i in range(4)
+]
+ATTEMPTS = accuracy.AccuracyConfig(max_new_tokens=4, batch_size=4)
+WRITING = writing.WritingConfig(samples_per_set=1, max_new_tokens=4, batch_size=2)
+SFT = {
+    "seed": 0,
+    "mesh": mesh_lib.MeshConfig(),
+    "fit": fitter.FitConfig(row_length=160, rows_per_batch=2),
+    "optimizer": OptimizerConfig(learning_rate=1e-3),
+    "loop_config": loop.LoopConfig(tensorboard=False),
+    "model": model_source.FromScratch(config=toys.toy_config()),
+}
+
+
+@pytest.fixture
+def workdir(tmp_path: Path) -> str:
+    """Solved problems and a tokenizer."""
+    toys.byte_tokenizer().save(tmp_path / "tokenizer")
+    jsonl.write_records(tmp_path / "triples.jsonl", SOLVED)
+    # Of the held-out ones the first is too long for a row.
+    overlong = dataclasses.replace(SOLVED[0], id="long", solution="And so on. " * 40)
+    jsonl.write_records(tmp_path / "triples_heldout.jsonl", [overlong, *SOLVED[:2]])
+    return str(tmp_path)
+
+
+def save_model(directory: Path, provenance: dict) -> str:
+    lm = causal_lm.CausalLM(toys.toy_config())
+    store.save_model(directory, lm, lm.init(jax.random.key(0)), toys.byte_tokenizer(), provenance=provenance)
+    return store.load_provenance(directory)["params_digest"]
+
+
+def test_sft_counts_held_out_rows_and_leaves_no_optimizer_state_after_a_kill(workdir: str):
+    result = sft.sft(workdir=workdir, **SFT)
+    assert (result.counts["in"], result.counts["out"]) == (4, 4)
+    assert (result.counts["heldout_kept"], result.counts["heldout_dropped_overlong"]) == (2, 1)
+    checkpoints = Path(workdir) / "sft" / loop.CHECKPOINTS
+    assert not checkpoints.exists() or not list(checkpoints.iterdir())
+    # Killed after the policy was written: the checkpoints of the fit are still there.
+    (checkpoints / "00000004").mkdir(parents=True)
+    assert sft.sft(workdir=workdir, **SFT).counts == result.counts
+    assert not checkpoints.exists() or not list(checkpoints.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"solved": "{workdir}/none.jsonl"}, "there are no solved problems in it"),
+        ({"fit": fitter.FitConfig(row_length=8, rows_per_batch=2)}, "fits in row_length=8; raise it"),
+        ({"loop_config": loop.LoopConfig(micro_batches=4)}, "rows_per_batch=2 .*a multiple of 4"),
+        ({"mesh": mesh_lib.MeshConfig(data=2, fsdp=2)}, "rows_per_batch=2 .*a multiple of 4"),
+    ],
+)
+def test_sft_refuses_what_it_cannot_train_on_before_it_writes(workdir: str, changes: dict, message: str):
+    (Path(workdir) / "none.jsonl").touch()
+    with pytest.raises(WrongUse, match=message):
+        sft.sft(workdir=workdir, **(SFT | changes))
+    assert not (Path(workdir) / "sft").exists()
+
+
+@pytest.mark.parametrize(
+    ("provenance", "round_index"),
+    [
+        ({"stage": "em", "round": 3}, 3),
+        ({"stage": "cold_start"}, -1),
+        ({"stage": "sft", "round": 3}, -1),
+        ({}, -1),
+    ],
+)
+def test_a_problem_names_the_round_of_the_model_that_wrote_it(
+    tmp_path: Path, provenance: dict, round_index: int
+):
+    digest = save_model(tmp_path / "theta", provenance)
+    model = model_source.Pretrained(path=str(tmp_path / "theta"), dtype="bfloat16").load(
+        workdir=str(tmp_path), seed=0, mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig())
+    )
+    assert synthesize.lineage(str(tmp_path / "theta"), model) == (digest, round_index)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_concept_sets": -1}, "num_concept_sets must be 0 or more"),
+        ({"num_concept_sets": 1, "score_tokens": 0}, "score_tokens at least 1"),
+        ({"num_concept_sets": 0}, "nothing to write about"),
+    ],
+)
+def test_synthesize_refuses_counts_that_mean_nothing(tmp_path: Path, settings: dict, message: str):
+    jsonl.write_records(tmp_path / "triples.jsonl", [])
+    with pytest.raises(WrongUse, match=message):
+        synthesize.synthesize(
+            workdir=str(tmp_path), config=WRITING, mesh=mesh_lib.MeshConfig(), prompt_model="none", **settings
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_problems": -1}, "max_problems must be 0"),
+        ({"problems": ("{workdir}/none.jsonl",)}, "no problems to attempt in {workdir}/none.jsonl"),
+        ({"problems": ()}, "no problems to attempt in no files"),
+        (
+            {"problems": ("{workdir}/triples.jsonl", "{workdir}/other/triples.jsonl")},
+            "triples.jsonl and {workdir}/other/triples.jsonl would both be 'triples'",
+        ),
+    ],
+)
+def test_evaluate_refuses_problems_that_it_cannot_tell_apart_or_find(
+    workdir: str, settings: dict, message: str
+):
+    (Path(workdir) / "none.jsonl").touch()
+    with pytest.raises(WrongUse, match=message):
+        evaluate.evaluate(workdir=workdir, config=ATTEMPTS, mesh=mesh_lib.MeshConfig(), **settings)
+
+
+def test_evaluate_keeps_its_attempts_in_a_directory_of_its_own(workdir: str):
+    save_model(Path(workdir) / "policy", {})
+    settings = {"problems": ("{workdir}/triples.jsonl",), "max_problems": 2}
+    result = evaluate.evaluate(workdir=workdir, config=ATTEMPTS, mesh=mesh_lib.MeshConfig(), **settings)
+    assert result.counts["attempts"] == 2
+    assert len(jsonl.read_records(Path(workdir) / "evaluate" / "attempts.jsonl", accuracy.AttemptRecord)) == 2
+    assert set(json.loads((Path(workdir) / "results.json").read_text())["results"]) == {"triples"}
+
+
+@pytest.mark.parametrize("make", [accuracy.AccuracyConfig, writing.WritingConfig])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"temperature": -1.0}, "temperature"), ({"top_p": 0.0}, "top_p"), ({"top_k": -1}, "top_k")],
+)
+def test_a_cut_out_of_range_is_refused_as_the_settings_are_read(make, setting: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        make(max_new_tokens=4, **setting)

@@ -90,7 +90,7 @@ class Author:
     """Which model wrote the problems, for their lineage."""
 
     model_digest: str
-    round_index: int  # -1: the cold start
+    round_index: int  # -1: the cold start, or a model of no EM round
     seed: int
 
 

@@ -150,8 +150,7 @@ def _given_p(
     )
     blocks, unfinished = [], 0
     for completion in completions:
-        ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
-        block, ended = examples.leading_rationale(roles.tokenizer, ids)
+        block, ended = examples.leading_rationale(roles.tokenizer, completion.ids_without_end)
         unfinished += not ended
         blocks.append([block if ended else (*block, *_closing(roles.tokenizer))])
     _, log_p_x = roles.log_joint_of_blocks(theta, pairs, blocks)
@@ -181,7 +180,7 @@ def _distinct_problems(
     )
     ended = [completion for completion in completions if completion.finish_reason == "stop"]
     parsed = [
-        templates.parse_problem(roles.tokenizer.decode(completion.token_ids[:-1])) for completion in ended
+        templates.parse_problem(roles.tokenizer.decode(completion.ids_without_end)) for completion in ended
     ]
     written = collections.Counter(" ".join(blocks[1].split()) for blocks in parsed if blocks)
     return {

@@ -81,7 +81,7 @@ def within_positions(pairs: Sequence[Pair], *, max_rationale_tokens: int, max_po
 def to_rationale(tokenizer: Tokenizer, completion: generation.Completion) -> Rationale:
     """Parses one completion of q_phi."""
     ended = completion.finish_reason == "stop"
-    block = completion.token_ids[:-1] if ended else completion.token_ids
+    block = completion.ids_without_end
     text = templates.parse_rationale(tokenizer.decode(block)) if ended else None
     own_ids = None if text is None else _own_ids(tokenizer, text)
     return Rationale(

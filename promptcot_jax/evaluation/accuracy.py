@@ -17,56 +17,10 @@ from etils import epath
 
 from promptcot_jax.core import jsonl, shards
 from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem
-from promptcot_jax.sampling import token_choice
+from promptcot_jax.sampling.rollouts import Request, RolloutConfig, requests_of
 from promptcot_jax.verify import math_answers
 
 WHY_NOT_GRADED = "programs are graded by running their tests in a sandbox, which is not built yet"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AccuracyConfig:
-    """How the solver is sampled; by default one greedy attempt a problem."""
-
-    attempts_per_problem: int = 1
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    batch_size: int = 32
-    attempts_per_shard: int = 128  # a killed run loses at most the attempts of one shard
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("attempts_per_problem", "max_new_tokens", "batch_size", "attempts_per_shard"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.temperature == 0 and self.attempts_per_problem > 1:
-            raise ValueError(
-                f"attempts_per_problem is {self.attempts_per_problem} at temperature 0, where all attempts "
-                "are the same; set it to 1 or raise the temperature."
-            )
-        _ = self.sampling  # refuses a temperature or a cut out of range
-
-    @property
-    def sampling(self) -> token_choice.SamplingConfig:
-        """The same settings as the sampler takes them."""
-        return token_choice.SamplingConfig(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            max_new_tokens=self.max_new_tokens,
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AttemptRequest:
-    """One attempt to make; `index` numbers it within the run and keys its noise."""
-
-    index: int
-    problem: SolvedMathProblem
-    sample: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,14 +46,14 @@ class AttemptRecord:
     num_tokens: int
 
 
-Solve = Callable[[Sequence[AttemptRequest]], list[Solution]]
+Solve = Callable[[Sequence[Request[SolvedMathProblem]]], list[Solution]]
 
 
 def attempt_all(
     problems: Sequence[SolvedMathProblem | SolvedProgramProblem],
     *,
     solve: Solve,
-    config: AccuracyConfig,
+    config: RolloutConfig,
     attempts_path: epath.PathLike,
 ) -> list[AttemptRecord]:
     """Attempts every mathematics problem and writes the graded attempts, shard by shard.
@@ -108,35 +62,30 @@ def attempt_all(
         solve: samples one shard of requests, see `solver.solution_sampler`.
     """
     mathematical = [problem for problem in problems if isinstance(problem, SolvedMathProblem)]
-    requests = [
-        AttemptRequest(index=i * config.attempts_per_problem + sample, problem=problem, sample=sample)
-        for i, problem in enumerate(mathematical)
-        for sample in range(config.attempts_per_problem)
-    ]
 
-    def solve_and_grade(shard: Sequence[AttemptRequest]) -> list[AttemptRecord]:
+    def solve_and_grade(shard: Sequence[Request[SolvedMathProblem]]) -> list[AttemptRecord]:
         return [graded(request, solution) for request, solution in zip(shard, solve(shard), strict=True)]
 
     return shards.map_in_shards(
         attempts_path,
-        requests,
+        requests_of(mathematical, config.samples_per_row),
         solve_and_grade,
         AttemptRecord,
-        shard_size=config.attempts_per_shard,
+        shard_size=config.requests_per_shard,
         name="evaluate",
     )
 
 
-def graded(request: AttemptRequest, solution: Solution) -> AttemptRecord:
+def graded(request: Request[SolvedMathProblem], solution: Solution) -> AttemptRecord:
     """The verdict on one solution: only a boxed answer can be right."""
     answer = math_answers.extract_answer(solution.text) or ""
     return AttemptRecord(
-        problem_id=request.problem.id,
+        problem_id=request.row.id,
         sample=request.sample,
         completion=solution.text,
         answer=answer,
-        reference=request.problem.answer,
-        correct=math_answers.grade_math(request.problem.answer, answer),
+        reference=request.row.answer,
+        correct=math_answers.grade_math(request.row.answer, answer),
         finish_reason=solution.finish_reason,
         num_tokens=solution.num_tokens,
     )

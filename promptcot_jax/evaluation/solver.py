@@ -3,30 +3,20 @@
 from collections.abc import Sequence
 
 from promptcot_jax.checkpoints import load
-from promptcot_jax.core import prng
+from promptcot_jax.core.records import SolvedMathProblem
 from promptcot_jax.data import examples
 from promptcot_jax.evaluation import accuracy
-from promptcot_jax.sampling import generation
+from promptcot_jax.sampling import rollouts
 
 
-def solution_sampler(model: load.LoadedModel, config: accuracy.AccuracyConfig) -> accuracy.Solve:
+def solution_sampler(model: load.LoadedModel, config: rollouts.RolloutConfig) -> accuracy.Solve:
     """A function that solves problems with `model`; the decoding layout is made once."""
     tokenizer = model.tokenizer
-    decoding_params = model.lm.decoding_layout(model.params)
-    key = prng.stream_key(config.seed, "rollout")
+    sampler = rollouts.make_sampler(model.lm, model.params, tokenizer, config, "rollout")
 
-    def solve(requests: Sequence[accuracy.AttemptRequest]) -> list[accuracy.Solution]:
-        completions = generation.generate(
-            model.lm,
-            decoding_params,
-            [examples.solver_prompt_ids(tokenizer, request.problem.problem, "math") for request in requests],
-            sampling=config.sampling,
-            stop_ids=tokenizer.stop_ids,
-            key=key,
-            request_ids=[request.index for request in requests],
-            batch_size=config.batch_size,
-            pad_id=tokenizer.pad_id,
-            is_decoding_layout=True,
+    def solve(requests: Sequence[rollouts.Request[SolvedMathProblem]]) -> list[accuracy.Solution]:
+        completions = sampler.complete(
+            requests, lambda problem: examples.solver_prompt_ids(tokenizer, problem.problem, "math")
         )
         return [
             accuracy.Solution(

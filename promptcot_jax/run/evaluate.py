@@ -15,12 +15,13 @@ from promptcot_jax.evaluation import solver as solver_lib
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
+from promptcot_jax.sampling.rollouts import RolloutConfig
 
 
 def evaluate(
     *,
     workdir: str,
-    config: accuracy.AccuracyConfig,
+    config: RolloutConfig,
     mesh: mesh_lib.MeshConfig,
     solver: configuration.InputPath = "{workdir}/policy",
     problems: tuple[configuration.InputPath, ...] = (

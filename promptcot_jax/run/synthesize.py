@@ -13,6 +13,7 @@ from promptcot_jax.core.records import Triple
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
+from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.synthesis import concept_sets as concept_sets_lib
 from promptcot_jax.synthesis import prompt_model as prompt_model_lib
 from promptcot_jax.synthesis import writing
@@ -23,7 +24,7 @@ RoundChoice = Literal["best", "last"]
 def synthesize(
     *,
     workdir: str,
-    config: writing.WritingConfig,
+    config: RolloutConfig,
     mesh: mesh_lib.MeshConfig,
     num_concept_sets: int = 0,
     concept_sets: configuration.InputPath | None = None,

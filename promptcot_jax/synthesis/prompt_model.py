@@ -9,16 +9,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from promptcot_jax.checkpoints import load
-from promptcot_jax.core import prng
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import ConceptSet
 from promptcot_jax.data import examples, templates
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.sampling import generation, scoring
+from promptcot_jax.sampling import generation, rollouts, scoring
 from promptcot_jax.synthesis import writing
 
 
 def draft_writer(
-    model: load.LoadedModel, config: writing.WritingConfig, *, score_tokens: int
+    model: load.LoadedModel, config: rollouts.RolloutConfig, *, score_tokens: int
 ) -> writing.WriteDrafts:
     """A function that drafts problems with `model`; the decoding layout is made once.
 
@@ -26,27 +26,17 @@ def draft_writer(
         score_tokens: tokens of one scoring batch.
     """
     lm, tokenizer = model.lm, model.tokenizer
-    decoding_params = lm.decoding_layout(model.params)
-    key = prng.stream_key(config.seed, "synthesize")
+    sampler = rollouts.make_sampler(lm, model.params, tokenizer, config, "synthesize")
 
-    def write_drafts(requests: Sequence[writing.Request]) -> list[writing.Draft]:
-        prompts = [tuple(examples.theta_prompt_ids(tokenizer, request.concept_set)) for request in requests]
-        completions = generation.generate(
-            lm,
-            decoding_params,
-            prompts,
-            sampling=config.sampling,
-            stop_ids=tokenizer.stop_ids,
-            key=key,
-            request_ids=[request.index for request in requests],
-            batch_size=config.batch_size,
-            pad_id=tokenizer.pad_id,
-            is_decoding_layout=True,
-        )
+    def prompt_ids(concept_set: ConceptSet) -> tuple[int, ...]:
+        return examples.theta_prompt_ids(tokenizer, concept_set)
+
+    def write_drafts(requests: Sequence[rollouts.Request[ConceptSet]]) -> list[writing.Draft]:
+        completions = sampler.complete(requests, prompt_ids)
         token_log_probs = scoring.score(
             lm,
             model.params,
-            prompts,
+            [prompt_ids(request.row) for request in requests],
             [completion.token_ids for completion in completions],
             batch_tokens=score_tokens,
             pad_id=tokenizer.pad_id,
@@ -61,7 +51,7 @@ def draft_writer(
 
 def to_draft(
     tokenizer: Tokenizer,
-    request: writing.Request,
+    request: rollouts.Request[ConceptSet],
     completion: generation.Completion,
     token_log_probs: np.ndarray,
 ) -> writing.Draft:
@@ -73,7 +63,7 @@ def to_draft(
     parsed = templates.parse_problem(text) if ended else None
     return writing.Draft(
         request=request.index,
-        concept_set_id=request.concept_set.id,
+        concept_set_id=request.row.id,
         sample=request.sample,
         text=text,
         finish_reason=completion.finish_reason,

@@ -17,55 +17,9 @@ from etils import epath
 from promptcot_jax.core import jsonl, shards
 from promptcot_jax.core.records import ConceptSet, Problem
 from promptcot_jax.data import templates
-from promptcot_jax.sampling import token_choice
+from promptcot_jax.sampling.rollouts import Request, RolloutConfig, requests_of
 
 DROP_REASONS = ("unfinished", "unparseable", "empty", "duplicate", "duplicate_of_seed")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WritingConfig:
-    """How p_theta is sampled. The default is the model's own distribution: temperature 1, no cut."""
-
-    samples_per_set: int = 4
-    max_new_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    batch_size: int = 32
-    requests_per_shard: int = 128  # a killed run loses at most the samples of one shard
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("samples_per_set", "max_new_tokens", "batch_size", "requests_per_shard"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.temperature == 0 and self.samples_per_set > 1:
-            raise ValueError(
-                f"samples_per_set is {self.samples_per_set} at temperature 0, where all samples of a "
-                "set are the same; set it to 1 or raise the temperature."
-            )
-        _ = self.sampling  # refuses a temperature or a cut out of range
-
-    @property
-    def sampling(self) -> token_choice.SamplingConfig:
-        """The same settings as the sampler takes them."""
-        return token_choice.SamplingConfig(
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            min_p=self.min_p,
-            max_new_tokens=self.max_new_tokens,
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """One sample to draw; `index` numbers it within the run and keys its noise."""
-
-    index: int
-    concept_set: ConceptSet
-    sample: int  # 0 .. samples_per_set - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,23 +48,14 @@ class Author:
     seed: int
 
 
-WriteDrafts = Callable[[Sequence[Request]], list[Draft]]
-
-
-def requests_of(concept_sets: Sequence[ConceptSet], samples_per_set: int) -> list[Request]:
-    """All requests, the samples of a set side by side."""
-    return [
-        Request(index=i * samples_per_set + sample, concept_set=concept_set, sample=sample)
-        for i, concept_set in enumerate(concept_sets)
-        for sample in range(samples_per_set)
-    ]
+WriteDrafts = Callable[[Sequence[Request[ConceptSet]]], list[Draft]]
 
 
 def write_problems(
     concept_sets: Sequence[ConceptSet],
     *,
     write_drafts: WriteDrafts,
-    config: WritingConfig,
+    config: RolloutConfig,
     author: Author,
     seed_problems: Sequence[str],
     drafts_path: epath.PathLike,
@@ -124,7 +69,7 @@ def write_problems(
     """
     drafts = shards.map_in_shards(
         drafts_path,
-        requests_of(concept_sets, config.samples_per_set),
+        requests_of(concept_sets, config.samples_per_row),
         write_drafts,
         Draft,
         shard_size=config.requests_per_shard,

@@ -7,6 +7,7 @@ import pytest
 
 from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem, StdioCase
 from promptcot_jax.evaluation import accuracy
+from promptcot_jax.sampling import rollouts, token_choice
 
 
 def problem(name, answer, level="1"):
@@ -40,16 +41,16 @@ TEXTS = {
 def solve(requests):
     return [
         accuracy.Solution(
-            text=TEXTS[r.problem.id, r.sample],
-            finish_reason="length" if r.problem.id == "c" and r.sample == 1 else "stop",
+            text=TEXTS[r.row.id, r.sample],
+            finish_reason="length" if r.row.id == "c" and r.sample == 1 else "stop",
             num_tokens=10 + r.index,
         )
         for r in requests
     ]
 
 
-CONFIG = accuracy.AccuracyConfig(
-    attempts_per_problem=2, max_new_tokens=8, temperature=1.0, attempts_per_shard=4
+CONFIG = rollouts.RolloutConfig(
+    samples_per_row=2, sampling=token_choice.SamplingConfig(max_new_tokens=8), requests_per_shard=4
 )
 
 
@@ -107,8 +108,3 @@ def test_a_killed_evaluation_ends_in_the_same_bytes(tmp_path):
     accuracy.attempt_all(PROBLEMS, solve=dies_once, config=CONFIG, attempts_path=tmp_path / "killed.jsonl")
     assert calls == [4, 2, 2]
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-
-
-def test_greedy_attempts_at_one_problem_are_refused():
-    with pytest.raises(ValueError, match="temperature 0"):
-        accuracy.AccuracyConfig(attempts_per_problem=4, max_new_tokens=8)

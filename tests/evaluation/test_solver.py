@@ -5,8 +5,9 @@ import pytest
 
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core.records import SolvedMathProblem
-from promptcot_jax.evaluation import accuracy, solver
+from promptcot_jax.evaluation import solver
 from promptcot_jax.models import causal_lm
+from promptcot_jax.sampling import rollouts, token_choice
 from tests import toys
 
 
@@ -17,9 +18,11 @@ def model():
 
 
 def test_a_solution_depends_on_its_request_and_not_on_its_neighbours(model):
-    config = accuracy.AccuracyConfig(attempts_per_problem=2, max_new_tokens=8, temperature=1.0, batch_size=4)
+    config = rollouts.RolloutConfig(
+        samples_per_row=2, sampling=token_choice.SamplingConfig(max_new_tokens=8), batch_size=4
+    )
     problem = SolvedMathProblem(id="a", concepts=("sums",), problem="1 + 1?", answer="2", solution="...")
-    requests = [accuracy.AttemptRequest(index=i, problem=problem, sample=i) for i in range(4)]
+    requests = [rollouts.Request(index=i, row=problem, sample=i) for i in range(4)]
     solve = solver.solution_sampler(model, config)
     together = solve(requests)
     assert together == solve(requests[:3]) + together[3:]

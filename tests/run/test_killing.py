@@ -29,8 +29,8 @@ EVALUATE = [
     "evaluate",
     "--gin_file=stages/evaluate.gin",
     "--gin.MAX_SOLUTION_TOKENS=48",
-    "--gin.accuracy.AccuracyConfig.attempts_per_shard=4",
-    "--gin.accuracy.AccuracyConfig.batch_size=4",
+    "--gin.evaluate/rollouts.RolloutConfig.requests_per_shard=4",
+    "--gin.evaluate/rollouts.RolloutConfig.batch_size=4",
 ]
 CORPUS = [
     "corpus",
@@ -68,7 +68,7 @@ def test_synthesize(tmp_path: Path):
         "--gin.NUM_CONCEPT_SETS=16",
         "--gin.SAMPLES_PER_SET=4",
         "--gin.MAX_PROBLEM_TOKENS=48",
-        "--gin.writing.WritingConfig.requests_per_shard=8",
+        "--gin.synthesize/rollouts.RolloutConfig.requests_per_shard=8",
     ]
     for shards in (1, 4):
         pattern = "synthesize/drafts-*.jsonl"

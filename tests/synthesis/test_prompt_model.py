@@ -8,13 +8,17 @@ from promptcot_jax.checkpoints import load
 from promptcot_jax.core.records import ConceptSet
 from promptcot_jax.data import examples, templates
 from promptcot_jax.models import causal_lm
-from promptcot_jax.sampling import generation, scoring
+from promptcot_jax.sampling import generation, rollouts, scoring, token_choice
 from promptcot_jax.synthesis import prompt_model, writing
 from tests import toys
 
 SETS = [ConceptSet(id=f"set{i}", concepts=(f"topic {i}",), level="2") for i in range(3)]
-CONFIG = writing.WritingConfig(
-    samples_per_set=2, max_new_tokens=12, batch_size=4, requests_per_shard=2, seed=5
+CONFIG = rollouts.RolloutConfig(
+    samples_per_row=2,
+    sampling=token_choice.SamplingConfig(max_new_tokens=12),
+    batch_size=4,
+    requests_per_shard=2,
+    seed=5,
 )
 
 
@@ -68,7 +72,7 @@ def test_scores_are_split_at_the_end_of_the_rationale_block(model, special_marke
     )
     draft = prompt_model.to_draft(
         tokenizer,
-        writing.Request(index=0, concept_set=SETS[0], sample=0),
+        rollouts.Request(index=0, row=SETS[0], sample=0),
         generation.Completion((*z_ids, *x_ids), scores, scores, "stop"),
         np.asarray(scores),
     )

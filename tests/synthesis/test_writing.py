@@ -7,6 +7,7 @@ import pytest
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import ConceptSet, Problem
 from promptcot_jax.data import templates
+from promptcot_jax.sampling import rollouts, token_choice
 from promptcot_jax.synthesis import writing
 
 SETS = [ConceptSet(id=f"set{i}", concepts=("primes", f"topic {i}"), level="2") for i in range(5)]
@@ -84,7 +85,7 @@ def fake_drafts(requests):
                 request.index,
                 blocks("plan", f"What is {rng.randrange(6)} squared?"),
                 finish_reason=rng.choice(["stop", "stop", "length"]),
-                concept_set_id=request.concept_set.id,
+                concept_set_id=request.row.id,
                 sample=request.sample,
                 log_p_z=-rng.random(),
             )
@@ -96,8 +97,10 @@ def write(directory, write_drafts, requests_per_shard=4):
     return writing.write_problems(
         SETS,
         write_drafts=write_drafts,
-        config=writing.WritingConfig(
-            samples_per_set=3, max_new_tokens=8, requests_per_shard=requests_per_shard
+        config=rollouts.RolloutConfig(
+            samples_per_row=3,
+            sampling=token_choice.SamplingConfig(max_new_tokens=8),
+            requests_per_shard=requests_per_shard,
         ),
         author=AUTHOR,
         seed_problems=["What is 1 squared?"],
@@ -141,8 +144,3 @@ def test_the_shard_size_does_not_change_the_problems(tmp_path):
     write(tmp_path / "large", fake_drafts, requests_per_shard=100)
     assert files(tmp_path / "small") == files(tmp_path / "large")
     assert jsonl.read_records(tmp_path / "small" / "problems.jsonl", Problem)
-
-
-def test_greedy_samples_of_one_set_are_refused():
-    with pytest.raises(ValueError, match="temperature 0"):
-        writing.WritingConfig(samples_per_set=2, max_new_tokens=8, temperature=0.0)

@@ -1,7 +1,7 @@
-"""Greedy decoding at the 135M shape, float32: ours against `transformers`, and what choosing a token costs.
+"""Greedy decoding at the 135M shape, float32: ours against others, and what choosing a token costs.
 
-    python benchmarks/decoding.py --torch_python=PATH        # an interpreter with torch and transformers
-    python benchmarks/decoding.py --temperature=1            # without it, ours alone
+    python benchmarks/decoding.py                            # against a plain JAX loop
+    python benchmarks/decoding.py --torch_python=PATH        # against `transformers`, under that interpreter
     python benchmarks/decoding.py --token_choice
 
 64 prompt and 128 new tokens a row. Our time includes prefill and the way back to the host, not the change of
@@ -49,6 +49,89 @@ def ours(rows: int, prompt_tokens: int, new_tokens: int, temperature: float) -> 
         if any(len(completion.token_ids) != new_tokens for completion in completions):
             raise SystemExit("A row ended before its budget.")
         return seconds
+
+    return work
+
+
+def plain(rows: int, prompt_tokens: int, new_tokens: int, temperature: float) -> Callable[[], float]:
+    """As one writes it by hand: layers unrolled, one array each; no padding, stop ids or log-probabilities."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    if temperature:
+        raise SystemExit("The plain loop is greedy; leave out --temperature.")
+    shape = pairs.SHAPE_135M
+    dim, heads, kv_heads, head_dim = (
+        shape[name] for name in ("embed_dim", "num_heads", "num_kv_heads", "head_dim")
+    )
+    rng = np.random.default_rng(0)
+
+    def matrix(*size: int) -> jax.Array:
+        return jax.device_put(0.02 * rng.standard_normal(size, np.float32))
+
+    layers = tuple(
+        {
+            "norms": jnp.ones((2, dim)),
+            "qkv": matrix(dim, (heads + 2 * kv_heads) * head_dim),
+            "out": matrix(heads * head_dim, dim),
+            "gate_up": matrix(dim, 2 * shape["mlp_dim"]),
+            "down": matrix(shape["mlp_dim"], dim),
+        }
+        for _ in range(shape["num_layers"])
+    )
+    params = {"embed": matrix(shape["vocab_size"], dim), "layers": layers, "norm": jnp.ones(dim)}
+    params["unembed"] = jnp.array(params["embed"].T)
+    length = prompt_tokens + new_tokens
+
+    def norm(x, scale):
+        return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-5) * scale
+
+    def turn(x, positions):  # [B, T, heads, H]
+        angles = positions[:, None, None] * 10000.0 ** (-jnp.arange(0, head_dim, 2) / head_dim)
+        first, second = jnp.split(x, 2, axis=-1)
+        cosine, sine = jnp.cos(angles), jnp.sin(angles)
+        return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+
+    def read(params, token_ids, first, caches):
+        x, positions = params["embed"][token_ids], first + jnp.arange(token_ids.shape[1])
+        mask = jnp.arange(length) <= positions[:, None]
+        new_caches = []
+        for layer, (keys, values) in zip(params["layers"], caches, strict=True):
+            qkv = (norm(x, layer["norms"][0]) @ layer["qkv"]).reshape(*token_ids.shape, -1, head_dim)
+            q, k, v = jnp.split(qkv, [heads, heads + kv_heads], axis=2)
+            keys = jax.lax.dynamic_update_slice(keys, turn(k, positions), (0, first, 0, 0))
+            values = jax.lax.dynamic_update_slice(values, v, (0, first, 0, 0))
+            q = turn(q, positions).reshape(*token_ids.shape, kv_heads, -1, head_dim)
+            scores = jnp.einsum("btkgh,bskh->bkgts", q, keys) * head_dim**-0.5
+            weights = jax.nn.softmax(jnp.where(mask, scores, -1e30), axis=-1)
+            mixed = jnp.einsum("bkgts,bskh->btkgh", weights, values).reshape(*token_ids.shape, -1)
+            x = x + mixed @ layer["out"]
+            gate, up = jnp.split(norm(x, layer["norms"][1]) @ layer["gate_up"], 2, axis=-1)
+            x = x + (jax.nn.silu(gate) * up) @ layer["down"]
+            new_caches.append((keys, values))
+        logits = norm(x[:, -1], params["norm"]) @ params["unembed"]
+        return jnp.argmax(logits, axis=-1), tuple(new_caches)
+
+    @jax.jit
+    def decode(params, prompts):
+        empty = jnp.zeros((rows, length, kv_heads, head_dim))
+        last, caches = read(params, prompts, 0, ((empty, empty),) * len(layers))
+
+        def step(i, carry):
+            out, last, caches = carry
+            last, caches = read(params, last[:, None], prompt_tokens + i - 1, caches)
+            return out.at[:, i].set(last), last, caches
+
+        out = jnp.zeros((rows, new_tokens), jnp.int32).at[:, 0].set(last)
+        return jax.lax.fori_loop(1, new_tokens, step, (out, last, caches))[0]
+
+    prompts = rng.integers(0, shape["vocab_size"], (rows, prompt_tokens))
+
+    def work() -> float:
+        start = time.perf_counter()
+        jax.device_get(decode(params, prompts))
+        return time.perf_counter() - start
 
     return work
 
@@ -122,28 +205,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--torch_python", help="interpreter with torch and transformers; without it, ours alone"
-    )
+    parser.add_argument("--torch_python", help="interpreter with torch and transformers")
     parser.add_argument("--rows", default="1,8,32", help="batch sizes, comma-separated")
     parser.add_argument("--prompt_tokens", type=int, default=64)
     parser.add_argument("--new_tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--token_choice", action="store_true", help="measure the choice of a token instead")
-    parser.add_argument("--worker", choices=("ours", "transformers"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=("ours", "plain loop", "transformers"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.token_choice:
         token_choice_costs()
         return
     shape = {"prompt_tokens": options.prompt_tokens, "new_tokens": options.new_tokens}
     if options.worker:
-        side = {"ours": ours, "transformers": theirs}[options.worker]
+        side = {"ours": ours, "plain loop": plain, "transformers": theirs}[options.worker]
         pairs.serve(side(int(options.rows), temperature=options.temperature, **shape))
         return
-    pythons = {"ours": sys.executable} | (
-        {"transformers": options.torch_python} if options.torch_python else {}
-    )
+    pythons = {"ours": sys.executable}
+    if options.torch_python:
+        pythons["transformers"] = options.torch_python
+    elif not options.temperature:
+        pythons["plain loop"] = sys.executable
     settings = [f"--{name}={value}" for name, value in (shape | {"temperature": options.temperature}).items()]
     for rows in map(int, options.rows.split(",")):
         commands = {

@@ -54,7 +54,7 @@ def ours(rows: int, prompt_tokens: int, new_tokens: int, temperature: float) -> 
 
 
 def plain(rows: int, prompt_tokens: int, new_tokens: int, temperature: float) -> Callable[[], float]:
-    """As one writes it by hand: layers unrolled, one array each; no padding, stop ids or log-probabilities."""
+    """As one writes it by hand: layers unrolled, one array each; no padding, stop ids or log-probs."""
     import jax
     import jax.numpy as jnp
     import numpy as np

@@ -188,7 +188,7 @@ class Em:
             self.phi_role.write(place, phi, round_index)
             rationales = [fixed[pair.triple.id] for pair in pairs]
         usable = [(pair, z) for pair, z in zip(pairs, rationales, strict=True) if z.valid]
-        targets = [theta_example(pair, z.block_ids) for pair, z in usable]
+        targets = [theta_example(pair, z.token_ids[:-1]) for pair, z in usable]
         theta, counts = self.theta_role.fit(place, last_place, targets, theta, round_index)
         parts.append(counts)
         parts.append(

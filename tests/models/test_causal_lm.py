@@ -159,7 +159,10 @@ def test_init_draws_every_matrix_and_depends_on_the_key():
     lm = causal_lm.CausalLM(QWEN2)
     params, other = lm.init(jax.random.key(0)), lm.init(jax.random.key(1))
     kernel = params["layers"]["mlp"]["down_proj"]["kernel"]
-    assert abs(float(jnp.std(kernel)) - 0.02) < 0.002
+    fan_in = kernel.shape[1]  # [L, in, out]: one layer's, not the stack's
+    assert float(jnp.std(kernel)) == pytest.approx(fan_in**-0.5, rel=0.1)
+    embedding = params["embed_tokens"]["embedding"]
+    assert float(jnp.std(embedding)) == pytest.approx(lm.config.embed_dim**-0.5, rel=0.1)
     assert not jnp.allclose(kernel[0], kernel[1])
     assert not jnp.allclose(kernel, other["layers"]["mlp"]["down_proj"]["kernel"])
     assert set(np.unique(params["layers"]["self_attn"]["q_proj"]["bias"])) == {0.0}

@@ -11,6 +11,59 @@ from promptcot_jax.evaluation import charts, page, workdir_files
 
 NUM_PAIRS_SHOWN = 3  # a round
 
+_E_STEP_PANELS = (  # title, (field of a diagnostics row, label) of each line, note, range of y
+    ("Reward R (nats)", (("reward_mean", "all samples"), ("reward_chosen_mean", "chosen")), "", None),
+    (
+        "Spread of R within a pair (nats)",
+        (("reward_spread", "best minus worst"),),
+        "Near zero, the choice is noise.",
+        None,
+    ),
+    (
+        "Shares of pairs and samples",
+        (
+            ("tied_share", "pairs tied at the top"),
+            ("valid_share", "valid samples"),
+            ("distinct_rationales", "distinct samples"),
+        ),
+        "A sample is valid if it ended in its budget and parses.",
+        (0.0, 1.05),
+    ),
+    (
+        "Effective number of samples",
+        (("effective_samples", "of the E-step"), ("held_out_effective_samples", "held out")),
+        "One of them carries all the weight at 1.",
+        None,
+    ),
+    (
+        "Correlation of R with the length of z",
+        (("reward_length_correlation", "within a pair"),),
+        "Far below zero, short rationales win for being short.",
+        (-1.0, 1.0),
+    ),
+    (
+        "Length of z (tokens)",
+        (("length_mean", "all samples"), ("length_chosen_mean", "chosen")),
+        "",
+        None,
+    ),
+    (
+        "Share of x copied in z",
+        (("copy_rate", "all samples"), ("copy_rate_chosen", "chosen")),
+        "Tokens of x in runs that also stand in z.",
+        None,
+    ),
+    (
+        "Problems that p\u03b8 writes for held-out concepts",
+        (
+            ("problems_parsed_share", "share that parses"),
+            ("problems_distinct_share", "share of distinct ones"),
+        ),
+        "",
+        (0.0, 1.05),
+    ),
+)
+
 
 def likelihood_section(workdir: epath.Path) -> str:
     """Held-out likelihoods over the rounds, and whether p_theta uses z."""
@@ -27,6 +80,22 @@ def likelihood_section(workdir: epath.Path) -> str:
             lead,
             page.missing("em/nll.jsonl is not there: EM has not run, or not yet measured its cold start."),
         )
+    which = sorted({(str(row["variant"]), str(row.get("seed", ""))) for row in rows if "variant" in row})
+    note = "".join(
+        f'<p class="soft">Variant: {page.text(page.words(variant))}, seed {page.text(seed)}.</p>'
+        for variant, seed in which
+    )
+    return page.section(
+        "likelihood",
+        heading,
+        lead,
+        note,
+        f'<div class="charts">{"".join(_likelihood_charts(rows))}</div>',
+        page.folded("All numbers", _likelihood_table(rows)),
+    )
+
+
+def _likelihood_charts(rows: Sequence[workdir_files.Row]) -> list[str]:
     curves = (
         ("nll_bound", "bound on \u2212log p(x|c)", 0, False),
         ("nll_x_given_q", "\u2212log p(x|z,c), z of q\u03c6", 1, False),
@@ -76,25 +145,16 @@ def likelihood_section(workdir: epath.Path) -> str:
                 note="The ELBO averages over samples of q\u03c6; the bound above weights them by importance.",
             )
         )
+    return figures
+
+
+def _likelihood_table(rows: Sequence[workdir_files.Row]) -> str:
     fields = [
         name for name in dict.fromkeys(itertools.chain.from_iterable(rows)) if name not in ("variant", "seed")
     ]
-    table = page.table(
+    return page.table(
         [page.words(name) for name in fields],
         [[page.cell(row.get(name)) for name in fields] for row in rows],
-    )
-    which = sorted({(str(row["variant"]), str(row.get("seed", ""))) for row in rows if "variant" in row})
-    note = "".join(
-        f'<p class="soft">Variant: {page.text(page.words(variant))}, seed {page.text(seed)}.</p>'
-        for variant, seed in which
-    )
-    return page.section(
-        "likelihood",
-        heading,
-        lead,
-        note,
-        f'<div class="charts">{"".join(figures)}</div>',
-        page.folded("All numbers", table),
     )
 
 
@@ -121,58 +181,16 @@ def e_step_section(workdir: epath.Path) -> str:
                 "em/diagnostics.jsonl has no E-step: EM has not finished a round, or runs without E-step."
             ),
         )
-    panels = (
-        ("Reward R (nats)", (("reward_mean", "all samples"), ("reward_chosen_mean", "chosen")), "", None),
-        (
-            "Spread of R within a pair (nats)",
-            (("reward_spread", "best minus worst"),),
-            "Near zero, the choice is noise.",
-            None,
-        ),
-        (
-            "Shares of pairs and samples",
-            (
-                ("tied_share", "pairs tied at the top"),
-                ("valid_share", "valid samples"),
-                ("distinct_rationales", "distinct samples"),
-            ),
-            "A sample is valid if it ended in its budget and parses.",
-            (0.0, 1.05),
-        ),
-        (
-            "Effective number of samples",
-            (("effective_samples", "of the E-step"), ("held_out_effective_samples", "held out")),
-            "One of them carries all the weight at 1.",
-            None,
-        ),
-        (
-            "Correlation of R with the length of z",
-            (("reward_length_correlation", "within a pair"),),
-            "Far below zero, short rationales win for being short.",
-            (-1.0, 1.0),
-        ),
-        (
-            "Length of z (tokens)",
-            (("length_mean", "all samples"), ("length_chosen_mean", "chosen")),
-            "",
-            None,
-        ),
-        (
-            "Share of x copied in z",
-            (("copy_rate", "all samples"), ("copy_rate_chosen", "chosen")),
-            "Tokens of x in runs that also stand in z.",
-            None,
-        ),
-        (
-            "Problems that p\u03b8 writes for held-out concepts",
-            (
-                ("problems_parsed_share", "share that parses"),
-                ("problems_distinct_share", "share of distinct ones"),
-            ),
-            "",
-            (0.0, 1.05),
-        ),
+    return page.section(
+        "e-step",
+        heading,
+        lead,
+        f'<div class="charts">{"".join(_e_step_charts(rows))}</div>',
+        page.folded("All figures", _e_step_table(rows)),
     )
+
+
+def _e_step_charts(rows: Sequence[workdir_files.Row]) -> list[str]:
     figures = [
         charts.line_chart(
             title,
@@ -181,7 +199,7 @@ def e_step_section(workdir: epath.Path) -> str:
             note=note,
             y_range=y_range,
         )
-        for title, fields, note, y_range in panels
+        for title, fields, note, y_range in _E_STEP_PANELS
     ]
     styles = sorted(
         {name for row in rows for f in ("style_share", "style_share_chosen") for name in row.get(f) or {}}
@@ -202,25 +220,22 @@ def e_step_section(workdir: epath.Path) -> str:
             ),
         )
     ]
+    return figures
+
+
+def _e_step_table(rows: Sequence[workdir_files.Row]) -> str:
     names = [
         name
         for name in dict.fromkeys(itertools.chain.from_iterable(rows))
         if not any(isinstance(row.get(name), dict | list) for row in rows)
     ]
-    table = page.table(
+    return page.table(
         ["figure", *(f"round {row['round']}" for row in rows)],
         [
             [page.words(name), *(page.cell(row.get(name)) for row in rows)]
             for name in names
             if name != "round"
         ],
-    )
-    return page.section(
-        "e-step",
-        heading,
-        lead,
-        f'<div class="charts">{"".join(figures)}</div>',
-        page.folded("All figures", table),
     )
 
 

@@ -68,43 +68,42 @@ def em(
         phi_model = _load(configuration.in_workdir(phi, workdir), dtype, devices)
         models.check_roles(theta_model.tokenizer, phi_model.tokenizer)
         tokenizer = theta_model.tokenizer
-        roles = models.Roles(theta_model.lm, phi_model.lm, tokenizer, batch_sizes)
 
         def tokenized(some: list[Triple]) -> list[pairs_lib.Pair]:
-            positions = min(model.lm.config.max_positions for model in (theta_model, phi_model))
             return pairs_lib.within_positions(
                 pairs_lib.tokenize_pairs(tokenizer, some),
                 max_rationale_tokens=e_step.max_rationale_tokens,
-                max_positions=positions,
+                max_positions=min(model.lm.config.max_positions for model in (theta_model, phi_model)),
             )
 
-        def role(model: load.LoadedModel, name: Literal["theta", "phi"]) -> role_lib.Role:
-            is_theta = name == "theta"
-            fitter = Fitter(
-                fit=theta_fit if is_theta else phi_fit,
-                optimizer=theta_optimizer if is_theta else phi_optimizer,
-                loop=loop_config,
-                mesh=devices,
-                seed=em_config.seed,
-            )
-            return role_lib.Role(
-                name=name,
-                lm=model.lm,
-                tokenizer=tokenizer,
-                fitter=role_lib.role_fitter(fitter, em_config.seed, name),
-                loss=sft.sft_loss if is_theta else role_lib.phi_loss(e_step),
-                keeps_optimizer=em_config.optimizer_between_rounds == "keep",
-            )
+        def fitter(name: Literal["theta", "phi"], fit: FitConfig, optimizer: OptimizerConfig) -> Fitter:
+            whole = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=em_config.seed)
+            return role_lib.role_fitter(whole, em_config.seed, name)
 
+        keeps_optimizer = em_config.optimizer_between_rounds == "keep"
         run = em_loop.Em(
-            roles=roles,
+            roles=models.Roles(theta_model.lm, phi_model.lm, tokenizer, batch_sizes),
             pairs=tokenized(rows),
             held_out_pairs=tokenized(held_out_rows[: held_out.num_pairs]),
             e_step=e_step,
             em=em_config,
             held_out=held_out,
-            phi_role=role(phi_model, "phi"),
-            theta_role=role(theta_model, "theta"),
+            phi_role=role_lib.Role(
+                name="phi",
+                lm=phi_model.lm,
+                tokenizer=tokenizer,
+                fitter=fitter("phi", phi_fit, phi_optimizer),
+                loss=role_lib.phi_loss(e_step),
+                keeps_optimizer=keeps_optimizer,
+            ),
+            theta_role=role_lib.Role(
+                name="theta",
+                lm=theta_model.lm,
+                tokenizer=tokenizer,
+                fitter=fitter("theta", theta_fit, theta_optimizer),
+                loss=sft.sft_loss,
+                keeps_optimizer=keeps_optimizer,
+            ),
             directory=directory,
         )
         counts = {"in": len(rows), "dropped_too_long": len(rows) - len(run.pairs)}

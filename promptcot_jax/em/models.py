@@ -6,6 +6,7 @@ sampled.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -30,6 +31,7 @@ class BatchSizes:
     Results do not depend on it beyond float rounding.
     """
 
+    HOW_ONLY: ClassVar = frozenset({"decode_rows", "score_tokens"})
     decode_rows: int = 64
     score_tokens: int = 16384
 

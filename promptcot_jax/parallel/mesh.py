@@ -5,6 +5,7 @@ A mesh is stated in full even on one device (1, 1, 1), so that a laptop runs the
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -15,6 +16,8 @@ AXES = ("data", "fsdp", "tensor")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
     """Devices along each axis; one of them may be -1, which takes the devices that are left."""
+
+    HOW_ONLY: ClassVar = frozenset({"data", "fsdp", "tensor"})  # a preempted run may go on on another slice
 
     data: int = 1
     fsdp: int = 1

@@ -292,15 +292,22 @@ def call(function: Callable[..., Any], workdir: str) -> Any:
     return configured(workdir=workdir)
 
 
-def settings_of(stage: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting of a stage by its dotted name, dataclasses opened, as JSON values; digested as such."""
+def settings_of(stage: str, arguments: Mapping[str, Any], *, deciding_only: bool = False) -> dict[str, Any]:
+    """Every setting of a stage by its dotted name, dataclasses opened, as JSON values.
+
+    Args:
+        deciding_only: leaves out what a dataclass lists in `HOW_ONLY`: settings that change memory, speed or
+            logging and, but for rounding, nothing that comes out.
+    """
     settings: dict[str, Any] = {}
 
     def visit(name: str, value: Any) -> None:
         if dataclasses.is_dataclass(value):
             settings[name] = type(value).__name__
+            left_out = getattr(value, "HOW_ONLY", ()) if deciding_only else ()
             for field in dataclasses.fields(value):
-                visit(f"{name}.{field.name}", getattr(value, field.name))
+                if field.name not in left_out:
+                    visit(f"{name}.{field.name}", getattr(value, field.name))
         elif isinstance(value, Mapping):
             for key in value:
                 visit(f"{name}.{key}", value[key])

@@ -115,7 +115,8 @@ def perform_locked(stage: str, workdir: str) -> None:
     arguments = configuration.arguments_of(stage, function)
     settings = configuration.settings_of(stage, arguments)
     inputs = _input_digests(function, arguments, workdir)
-    entry = _entry_to_continue(stage, workdir, settings, inputs)
+    deciding = configuration.settings_of(stage, arguments, deciding_only=True)
+    entry = _entry_to_continue(stage, workdir, settings, deciding, inputs)
     if entry is not None and entry.status == "complete":
         logger.info("%s: complete already, nothing to do", stage)
         return
@@ -123,7 +124,7 @@ def perform_locked(stage: str, workdir: str) -> None:
     entry = manifest.StageEntry(
         stage=stage,
         status="running",
-        config_digest=_digest(settings),
+        config_digest=_digest(deciding),
         seed=_seed_of(settings),
         inputs=inputs,
         counts={},
@@ -160,9 +161,17 @@ def _seed_of(settings: Mapping[str, Any]) -> int:
 
 
 def _entry_to_continue(
-    stage: str, workdir: str, settings: Mapping[str, Any], inputs: Mapping[str, str]
+    stage: str,
+    workdir: str,
+    settings: Mapping[str, Any],
+    deciding: Mapping[str, Any],
+    inputs: Mapping[str, str],
 ) -> manifest.StageEntry | None:
-    """The manifest's entry of an earlier attempt, or None where the stage starts anew."""
+    """The manifest's entry of an earlier attempt, or None where the stage starts anew.
+
+    Args:
+        deciding: those of the settings that must be the same.
+    """
     description = stages.STAGES[stage]
     entry = manifest.read(workdir).get(stage)
     left = [name for output in description.outputs for name in _files_left(workdir, output)]
@@ -176,16 +185,22 @@ def _entry_to_continue(
         )
     if entry is None:
         return None
-    is_same = entry.config_digest == _digest(settings) and dict(entry.inputs) == dict(inputs)
+    is_same = entry.config_digest == _digest(deciding) and dict(entry.inputs) == dict(inputs)
     if not is_same:
-        changes = _changed_settings(stage, workdir, settings) + _changed_inputs(entry, inputs)
+        changes = _changed_settings(stage, workdir, settings, deciding) + _changed_inputs(entry, inputs)
         raise WrongUse(
             f"{workdir} holds '{stage}' {'done' if entry.status == 'complete' else 'begun'} with other "
             f"settings or inputs ({'; '.join(changes) or 'of another version'}); set them back, use another "
             f"--workdir, or remove what it wrote to do it again: rm -r {remove}"
         )
-    if entry.status == "running" and dict(entry.versions) != manifest.versions():
-        logger.warning("%s: goes on with other package versions than it began with; bits may differ", stage)
+    if entry.status == "running":
+        changes = _changed_settings(stage, workdir, settings, settings)
+        if dict(entry.versions) != manifest.versions():
+            changes.append("package versions")
+        if changes:
+            logger.warning(
+                "%s: goes on otherwise than it began, bits may differ: %s", stage, "; ".join(changes)
+            )
     return entry
 
 
@@ -199,12 +214,16 @@ def _files_left(workdir: str, output: str) -> list[str]:
     return found
 
 
-def _changed_settings(stage: str, workdir: str, settings: Mapping[str, Any]) -> list[str]:
+def _changed_settings(
+    stage: str, workdir: str, settings: Mapping[str, Any], among: Mapping[str, Any]
+) -> list[str]:
+    """What differs from the settings that an earlier attempt stored, of the names that `among` has."""
     path = epath.Path(workdir) / "config" / f"{stage}.settings.json"
     if not path.exists():
         return []
     old, new = jsonl.read_json(path), json.loads(json.dumps(settings, default=str))
-    names = [name for name in old | new if old.get(name) != new.get(name)]
+    left_out = settings.keys() - among.keys()
+    names = [name for name in old | new if old.get(name) != new.get(name) and name not in left_out]
     return [f"{name} was {old.get(name)!r}, now {new.get(name)!r}" for name in names[:5]]
 
 

@@ -6,7 +6,7 @@ and the batch it falls into change nothing.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
@@ -21,6 +21,8 @@ Row = TypeVar("Row")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
     """How many samples of each row, and how they are drawn."""
+
+    HOW_ONLY: ClassVar = frozenset({"batch_size"})
 
     sampling: token_choice.SamplingConfig
     samples_per_row: int = 1

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +43,10 @@ class LoopConfig:
     backward pass instead of keeping their activations. `max_skipped`: updates with a non-finite gradient that
     are tolerated.
     """
+
+    HOW_ONLY: ClassVar = frozenset(
+        {"micro_batches", "log_every", "eval_every", "checkpoint_every", "keep", "remat", "tensorboard"}
+    )
 
     micro_batches: int = 1
     log_every: int = 10

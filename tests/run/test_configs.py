@@ -1,14 +1,18 @@
 """Every gin file of `configs/` parses, and what it sets up is built, up to the point of work."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
 import gin
 import pytest
 
+from promptcot_jax.em import models
 from promptcot_jax.models import config as model_config
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stages
+from promptcot_jax.sampling import rollouts
+from promptcot_jax.trainers import loop
 
 CONFIGS = Path(configuration.packaged_configs())
 FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.gin"))
@@ -134,3 +138,8 @@ def test_every_macro_of_the_help_is_in_the_stages_gin_file():
         text = "\n".join((CONFIGS / included).read_text() for included in with_includes([file]))
         for setting, _ in stage.settings:
             assert f"{setting} = " in text, f"{name}: {setting}"
+
+
+def test_what_only_says_how_names_fields_that_exist():
+    for cls in (loop.LoopConfig, mesh_lib.MeshConfig, models.BatchSizes, rollouts.RolloutConfig):
+        assert cls.HOW_ONLY <= {field.name for field in dataclasses.fields(cls)}

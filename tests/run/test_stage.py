@@ -90,6 +90,21 @@ def test_a_half_done_stage_goes_on_with_its_own_settings_only(count_gin: str, tm
     assert finished.wall_seconds >= entry.wall_seconds  # of all attempts together
 
 
+def test_settings_that_only_say_how_may_change_between_attempts(
+    count_gin: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    workdir, smaller = tmp_path / "w", ("toy_stage.CountConfig.batch=2",)
+    stage.run_stage("count", (count_gin,), workdir=str(workdir))
+    written = when(workdir / "counted.jsonl")
+    stage.run_stage("count", (count_gin,), smaller, workdir=str(workdir))
+    assert when(workdir / "counted.jsonl") == written  # complete, whatever the batch
+    entry = manifest.read(workdir)["count"]
+    manifest.record(workdir, manifest.StageEntry(**{**entry.__dict__, "status": "running", "counts": {}}))
+    stage.run_stage("count", (count_gin,), smaller, workdir=str(workdir))
+    assert manifest.read(workdir)["count"].status == "complete"
+    assert "count.config.batch was 1, now 2" in caplog.text
+
+
 def test_a_changed_input_is_noticed(count_gin: str, tmp_path: Path):
     words = tmp_path / "w" / "words.jsonl"
     words.parent.mkdir()
@@ -203,9 +218,10 @@ def test_attempts_of_a_killed_evaluate_are_no_attempts_at_other_settings(left: s
     entry = {"status": "running", "config_digest": stage._digest({"temperature": 0.0}), "seed": 0}
     empty = {"inputs": {}, "counts": {}, "versions": {}, "wall_seconds": 1.0}
     manifest.record(tmp_path, manifest.StageEntry(stage="evaluate", **entry, **empty))
-    assert stage._entry_to_continue("evaluate", str(tmp_path), {"temperature": 0.0}, {}) is not None
+    same, other = {"temperature": 0.0}, {"temperature": 1.0}
+    assert stage._entry_to_continue("evaluate", str(tmp_path), same, same, {}) is not None
     with pytest.raises(WrongUse, match="'evaluate' begun with other settings.*rm -r .*evaluate"):
-        stage._entry_to_continue("evaluate", str(tmp_path), {"temperature": 1.0}, {})
+        stage._entry_to_continue("evaluate", str(tmp_path), other, other, {})
 
 
 def test_a_run_over_seeds_holds_the_workdir_of_each(count_gin: str, tmp_path: Path):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import sys
 import time
+from typing import ClassVar
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
@@ -14,7 +15,10 @@ from promptcot_jax.run import cli, configuration, stage, stages
 class CountConfig:
     """How far to count."""
 
+    HOW_ONLY: ClassVar = frozenset({"batch"})
+
     limit: int
+    batch: int = 1
     step: float = 1.0
     seed: int = 0
 

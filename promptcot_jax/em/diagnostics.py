@@ -7,7 +7,7 @@ the choice is noise; few distinct samples mean that there was none.
 
 import collections
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -70,8 +70,9 @@ def of_candidates(
         "copy_rate": _mean(copies[is_valid]),
         "copy_rate_chosen": _mean([copies[place] for place in won]),
         "distinct_rationales": _mean([len({c.token_ids for c in row}) / len(row) for row in rows]),
-        "style_share": _style_shares(c for row in rows for c in row if c.valid),
-        "style_share_chosen": _style_shares(chosen),
+        "style_share": style_shares(c.rationale for row in rows for c in row if c.valid),
+        "style_share_chosen": style_shares(c.rationale for c in chosen),
+        "style_log_p": _style_log_p(c for row in rows for c in row if c.valid),
     }
 
 
@@ -114,10 +115,19 @@ def _is_tied(row: Sequence[Candidate], rewards: np.ndarray) -> bool:
     return len(top) == 2 and bool(top[1] - top[0] < TIE)
 
 
-def _style_shares(candidates) -> dict[str, float]:
+def style_shares(rationales: Iterable[str]) -> dict[str, float]:
     """Share of each annotator style of the seed corpus; `other` for everything else."""
-    counts = collections.Counter(styles.classify_style(c.rationale) for c in candidates)
+    counts = collections.Counter(map(styles.classify_style, rationales))
     return {style: count / counts.total() for style, count in sorted(counts.items())}
+
+
+def _style_log_p(candidates: Iterable[Candidate]) -> dict[str, dict[str, float]]:
+    """What a rationale of each style costs, mean log p(z | c), and what it is worth, mean log p(x | z, c)."""
+    of_style = collections.defaultdict(list)
+    for c in candidates:
+        of_style[styles.classify_style(c.rationale)].append((c.log_p_z, c.log_p_x))
+    means = {style: np.mean(terms, axis=0) for style, terms in sorted(of_style.items())}
+    return {style: {"z": float(mean[0]), "x": float(mean[1])} for style, mean in means.items()}
 
 
 def _mean(values) -> float:

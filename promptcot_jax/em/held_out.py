@@ -26,6 +26,7 @@ from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.data import examples, templates
 from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.em import diagnostics
 from promptcot_jax.em.models import Roles
 from promptcot_jax.em.pairs import Pair, Rationale
 from promptcot_jax.em.settings import HeldOutConfig
@@ -70,7 +71,8 @@ def evaluate(
     lost = [name for name, value in figures.items() if not np.isfinite(value)]
     if lost:
         log.warning("held-out figures that are not finite, recorded as null: %s", ", ".join(lost))
-    return {name: None if name in lost else value for name, value in figures.items()}
+    figures = {name: None if name in lost else value for name, value in figures.items()}
+    return figures | {"style_share_greedy": diagnostics.style_shares(z.text for z in greedy)}
 
 
 def evaluate_direct(

@@ -130,9 +130,9 @@ class Em:
         log.info("EM round %d (%s): %s", last["round"], self.variant, text)
         if is_ignored(rows, floor=self.em.z_gap_warning, share=self.em.z_gap_share):
             log.warning(
-                "EM round %d: p_theta hardly uses the rationale: another pair's z costs it only %.4f "
-                "nats per token of x (%.4f at the start). Cold-start longer or on more triples, or take "
-                "fresh or more pairs a round.",
+                "EM round %d: p_theta makes little use of the rationale: another pair's z costs it %.4f nats "
+                "per token of x (%.4f at the start). Look at the styles of the chosen rationales; "
+                "cold-start longer or on more triples, or take fresh or more pairs a round.",
                 last["round"],
                 last["z_gap"],
                 rows[0]["z_gap"],
@@ -319,7 +319,7 @@ class Em:
 
 
 def is_ignored(rows: Sequence[dict[str, Any]], *, floor: float, share: float) -> bool:
-    """Whether p_theta has stopped using z: the last row's `z_gap` is small, or small against the first's."""
+    """Whether p_theta uses z little: the last row's `z_gap` is small, or small against the first's."""
     gap, first = rows[-1].get("z_gap"), rows[0].get("z_gap")
     return gap is not None and (gap < floor or (first is not None and gap < share * first))
 

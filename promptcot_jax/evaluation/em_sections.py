@@ -64,6 +64,16 @@ _E_STEP_PANELS = (  # title, (field of a diagnostics row, label) of each line, n
     ),
 )
 
+_STYLE_SHARES = (  # title, field of a diagnostics row, note
+    ("Styles of all valid samples", "style_share", ""),
+    (
+        "Styles of the chosen ones",
+        "style_share_chosen",
+        "One style taking over is the sign of a collapse onto it.",
+    ),
+    ("Styles of greedy rationales, held out", "style_share_greedy", ""),
+)
+
 
 def likelihood_section(workdir: epath.Path) -> str:
     """Held-out likelihoods over the rounds, and whether p_theta uses z."""
@@ -186,6 +196,7 @@ def e_step_section(workdir: epath.Path) -> str:
         heading,
         lead,
         f'<div class="charts">{"".join(_e_step_charts(rows))}</div>',
+        _style_table(rows),
         page.folded("All figures", _e_step_table(rows)),
     )
 
@@ -201,9 +212,7 @@ def _e_step_charts(rows: Sequence[workdir_files.Row]) -> list[str]:
         )
         for title, fields, note, y_range in _E_STEP_PANELS
     ]
-    styles = sorted(
-        {name for row in rows for f in ("style_share", "style_share_chosen") for name in row.get(f) or {}}
-    )
+    styles = sorted({name for row in rows for _, field, _ in _STYLE_SHARES for name in row.get(field) or {}})
     figures += [
         charts.share_bars(
             title,
@@ -211,16 +220,33 @@ def _e_step_charts(rows: Sequence[workdir_files.Row]) -> list[str]:
             names=styles,
             note=note,
         )
-        for title, field, note in (
-            ("Styles of all valid samples", "style_share", ""),
-            (
-                "Styles of the chosen ones",
-                "style_share_chosen",
-                "One style taking over is the sign of a collapse onto it.",
-            ),
-        )
+        for title, field, note in _STYLE_SHARES
     ]
     return figures
+
+
+def _style_table(rows: Sequence[workdir_files.Row]) -> str:
+    """What each style costs and what it is worth to R, in the first and the last round."""
+    ends = dict.fromkeys((0, len(rows) - 1))  # one round is both
+    shown = [rows[end] for end in ends if rows[end].get("style_log_p")]
+    if not shown:
+        return ""
+    return "<h3>What a rationale of each style costs, and what it is worth</h3>" + page.table(
+        ["round", "style", "log p\u03b8(z|c)", "log p\u03b8(x|z,c)", "R", "share", "share of the chosen"],
+        [
+            [
+                page.cell(row["round"]),
+                page.text(style),
+                page.nats(terms["z"]),
+                page.nats(terms["x"]),
+                page.nats(terms["z"] + terms["x"]),
+                page.cell(row["style_share"].get(style, 0.0)),
+                page.cell(row["style_share_chosen"].get(style, 0.0)),
+            ]
+            for row in shown
+            for style, terms in row["style_log_p"].items()
+        ],
+    )
 
 
 def _e_step_table(rows: Sequence[workdir_files.Row]) -> str:

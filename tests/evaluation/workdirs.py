@@ -107,6 +107,8 @@ def _diagnostics(i: int, rng: random.Random) -> dict:
         "problems_parsed_share": 0.9 + 0.01 * i,
         "problems_distinct_share": 0.97 - 0.02 * i,
         "style_share": {"vague": 0.33, "plan": 0.35, "stepwise": 0.32},
+        "style_share_greedy": {"plan": 1.0},
+        "style_log_p": {style: {"z": -9.5, "x": -13.5} for style in ("plan", "stepwise", "vague")},
         "style_share_chosen": {"vague": vague, "plan": 0.4, "stepwise": 0.55 - vague, "other": 0.05},
     }
 

@@ -240,8 +240,8 @@ def _style_table(rows: Sequence[workdir_files.Row]) -> str:
                 page.nats(terms["z"]),
                 page.nats(terms["x"]),
                 page.nats(terms["z"] + terms["x"]),
-                page.cell(row["style_share"].get(style, 0.0)),
-                page.cell(row["style_share_chosen"].get(style, 0.0)),
+                page.percent(row["style_share"].get(style, 0.0)),
+                page.percent(row["style_share_chosen"].get(style, 0.0)),
             ]
             for row in shown
             for style, terms in row["style_log_p"].items()

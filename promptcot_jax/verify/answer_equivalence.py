@@ -1,0 +1,217 @@
+r"""Whether two normalised answers say the same, structure by structure.
+
+Numbers are compared exactly here; every expression that is more than a number goes to the `symbolic`
+argument. The conventions are listed in `math_answers`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+
+from promptcot_jax.verify import answer_reading, answer_values
+from promptcot_jax.verify.answer_reading import Reading
+
+MAX_ITEMS = 64
+MAX_DEPTH = 40  # of brackets; bounds the recursion here and in the parser
+MAX_COMPARISONS = 5_000  # of parts with parts; lists of lists in any order would take time without end
+
+Symbolic = Callable[[str, str], bool]  # on two expressions, equations or sets, as normalised LaTeX
+
+_OPTION = re.compile(r"\(?([A-J])\)?[.:]?", re.IGNORECASE)
+_OPTION_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.:])\s*[\\A-Za-z0-9$].*", re.DOTALL)
+_NOT_SYMBOLIC = re.compile(
+    r"[^\x20-\x7e]|[\"#@`~?]"  # not the LaTeX of an expression
+    r"|\\text\{[^{}]*[A-Za-z]{2}|(?<![\\A-Za-z])[A-Za-z]{4}|^[A-Za-z]{3,}$"  # words
+    r"|[0-9]_"  # the base of a number
+)
+
+
+class TooMany(Exception):
+    """Two answers have so many parts that comparing them takes more than MAX_COMPARISONS steps."""
+
+
+def equivalent(reference: str, candidate: str, symbolic: Symbolic) -> bool:
+    """Whether a normalised answer says what the normalised reference says.
+
+    Args:
+        symbolic: decides what is more than numbers; its exceptions pass through.
+
+    Raises:
+        TooMany: the answers have too many parts.
+    """
+    if max(answer_reading.depth(reference), answer_reading.depth(candidate)) > MAX_DEPTH:
+        return reference == candidate
+    return _same_option(reference, candidate) or _Comparison(symbolic).equivalent(reference, candidate)
+
+
+class _Comparison:
+    """One comparison of two answers, which counts its steps."""
+
+    def __init__(self, symbolic: Symbolic):
+        self._symbolic = symbolic
+        self._steps = 0
+
+    def equivalent(self, first: str, second: str) -> bool:
+        self._steps += 1
+        if self._steps > MAX_COMPARISONS:
+            raise TooMany
+        if not first or not second:
+            return False
+        if _same_text(first, second):
+            return True
+        one, two = answer_reading.read(first), answer_reading.read(second)
+        if one.name and two.name:
+            if answer_reading.same_name(_letters(one.name), _letters(two.name)):
+                return self._same_structure(one, two)
+            return self._related(first, second)
+        are_equations = all(reading.kind == "relation" or reading.name for reading in (one, two))
+        return (are_equations and self._related(first, second)) or self._same_structure(one, two)
+
+    def _same_structure(self, one: Reading, two: Reading) -> bool:
+        if max(len(one.items), len(two.items)) > MAX_ITEMS:
+            return False
+        one, two = _as_list(one, two), _as_list(two, one)
+        kinds = {one.kind, two.kind}
+        if kinds == {"relation"}:
+            return False  # `_related` has had its say
+        if "relation" in kinds:
+            return self.equivalent(self._agreed_side(one), self._agreed_side(two))
+        if kinds == {"value"}:
+            return self._same_value(one.items[0], two.items[0])
+        if kinds == {"list"}:
+            return self._same_lists(one.items, two.items)
+        if "set" in kinds and kinds <= {"set", "list", "value"}:
+            return self._covers(one.items, two.items) and self._covers(two.items, one.items)
+        if kinds == {"tuple"}:
+            # Brackets around two items may be those of an interval; around more they are those of a vector.
+            is_same_form = one.form == two.form or len(one.items) > 2
+            return is_same_form and self._same_in_order(one.items, two.items)
+        if kinds == {"tuple", "list"}:
+            return self._same_coordinates(one.items, two.items)
+        if kinds == {"matrix"}:
+            return one.form == two.form and self._same_matrices(one.items, two.items)
+        if kinds == {"union"} and self._same_in_any_order(one.items, two.items):
+            return True
+        return ("union" in kinds or kinds == {"tuple", "set"}) and self._symbolic(one.text, two.text)
+
+    def _same_lists(self, one: Sequence[str], two: Sequence[str]) -> bool:
+        """In any order; but `1, 2` beside `x=1, y=2` in the order of the names."""
+        names, values = _names_and_values(one)
+        other_names, other_values = _names_and_values(two)
+        if all(names) != all(other_names) and len({*names, *other_names}) > 2:
+            return self._same_in_order(values, other_values)
+        return self._same_in_any_order(one, two)
+
+    def _same_coordinates(self, one: Sequence[str], two: Sequence[str]) -> bool:
+        """A tuple beside a bare list: the same vector, unless two bare items leave an interval possible."""
+        names, values = _names_and_values(one)
+        other_names, other_values = _names_and_values(two)
+        is_vector = len(one) > 2 or len({*names, *other_names}) > 2
+        return is_vector and self._same_in_order(values, other_values)
+
+    def _same_in_order(self, one: Sequence[str], two: Sequence[str]) -> bool:
+        return len(one) == len(two) and all(map(self.equivalent, one, two))
+
+    def _same_in_any_order(self, one: Sequence[str], two: Sequence[str]) -> bool:
+        if len(one) != len(two):
+            return False
+        left = list(two)
+        for item in one:
+            left.sort(key=lambda other: other != item)  # an equal text first spares the costly comparisons
+            place = next((i for i, other in enumerate(left) if self.equivalent(item, other)), None)
+            if place is None:
+                return False
+            del left[place]
+        return True
+
+    def _covers(self, one: Sequence[str], two: Sequence[str]) -> bool:
+        return all(any(self.equivalent(item, other) for item in one) for other in two)
+
+    def _same_matrices(self, one: Sequence[str], two: Sequence[str]) -> bool:
+        rows, other_rows = ([answer_reading.split(row, "&") for row in rows] for rows in (one, two))
+        return len(one) == len(two) and all(map(self._same_in_order, rows, other_rows))
+
+    def _same_value(self, one: str, two: str) -> bool:
+        (one, unit, factor), (two, other_unit, other_factor) = map(answer_values.split_unit, (one, two))
+        if unit and other_unit and unit != other_unit:
+            return False
+        if _same_text(one, two):
+            return factor == other_factor
+        number, other = answer_values.exact_number(one), answer_values.exact_number(two)
+        if number and other:
+            number, other = number.scaled(factor), other.scaled(other_factor)
+            if answer_values.same_value(number, other):
+                return True
+            if (unit == "%") == (other_unit == "%"):
+                return False
+            number, other = (
+                each.scaled(answer_values.PERCENT) if its_unit == "%" else each
+                for each, its_unit in ((number, unit), (other, other_unit))
+            )
+            return answer_values.same_value(number, other)
+        if factor != other_factor or "%" in (unit, other_unit):
+            return False
+        return _may_be_symbolic(one, two) and self._symbolic(one, two)
+
+    def _related(self, first: str, second: str) -> bool:
+        """Whether two equations or inequalities have the same solutions."""
+        is_single = all(len(answer_reading.split(text, ",", ";")) == 1 for text in (first, second))
+        return is_single and _may_be_symbolic(first, second) and self._symbolic(first, second)
+
+    def _agreed_side(self, reading: Reading) -> str:
+        """The last side of `2+3=5` if the others agree with it, else nothing; what is no relation as it is."""
+        if reading.kind != "relation":
+            return reading.text
+        *sides, last = answer_reading.split(reading.text, "=")
+        return last if sides and all(self.equivalent(side, last) for side in sides) else ""
+
+
+def _names_and_values(items: Sequence[str]) -> tuple[list[str], list[str]]:
+    names, values = zip(*map(answer_reading.named, items), strict=True)
+    return [_letters(name) for name in names], list(values)
+
+
+def _may_be_symbolic(one: str, two: str) -> bool:
+    """Whether both are expressions, and nothing is in them that the parser would drop or read otherwise."""
+    return (
+        not _NOT_SYMBOLIC.search(one)
+        and not _NOT_SYMBOLIC.search(two)
+        and one.count("'") == two.count("'")
+        and not (":" in one and ":" in two)
+    )
+
+
+def _as_list(reading: Reading, other: Reading) -> Reading:
+    """`1,234` is a number, but beside a list of several it is a list as well."""
+    if reading.kind == "value" and other.kind in ("list", "set") and "," in reading.text:
+        return dataclasses.replace(reading, kind="list", items=tuple(reading.text.split(",")))
+    return reading
+
+
+def _letters(text: str) -> str:
+    r"""A text without the `\text` around words and without spaces but for those between digits."""
+    return re.sub(r"(?<![0-9]) | (?![0-9])", "", re.sub(r"\\text\{([^{}]*)\}", r"\1", text))
+
+
+def _same_text(one: str, two: str) -> bool:
+    """The same letters; whole words may differ in their capital."""
+    one, two = _letters(one), _letters(two)
+    if not one or not two:
+        return False
+    are_words = all(
+        text.isalpha() and (text.islower() or text.istitle()) and len(text) > 1 for text in (one, two)
+    )
+    return one == two or (are_words and one.lower() == two.lower())
+
+
+def _same_option(reference: str, candidate: str) -> bool:
+    """Choices: `C`, `(C)`, `c` and `(C) 5` all choose C; between two texts it is not the letter that counts."""
+    wanted, given = _letters(reference), _letters(candidate)
+    letter, other = _OPTION.fullmatch(wanted), _OPTION.fullmatch(given)
+    if letter and other:
+        return letter[1].upper() == other[1].upper() and letter[1].isupper()
+    letter, other = letter or _OPTION_WITH_TEXT.fullmatch(wanted), other or _OPTION_WITH_TEXT.fullmatch(given)
+    is_one_bare = _OPTION.fullmatch(wanted) or _OPTION.fullmatch(given)
+    return bool(
+        is_one_bare and letter and other and letter[letter.lastindex or 1] == other[other.lastindex or 1]
+    )

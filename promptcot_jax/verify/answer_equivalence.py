@@ -13,14 +13,16 @@ from promptcot_jax.verify.answer_reading import Reading
 
 MAX_ITEMS = 64
 MAX_DEPTH = 40  # of brackets; bounds the recursion here and in the parser
+MAX_EXPRESSION = 600  # characters of what goes to the parser, whose time grows faster than the text
 MAX_COMPARISONS = 5_000  # of parts with parts; lists of lists in any order would take time without end
 
 Symbolic = Callable[[str, str], bool]  # on two expressions, equations or sets, as normalised LaTeX
 
 _OPTION = re.compile(r"\(?([A-J])\)?[.:]?", re.IGNORECASE)
 _OPTION_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.:])\s*[\\A-Za-z0-9$].*", re.DOTALL)
+_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
 _NOT_SYMBOLIC = re.compile(
-    r"[^\x20-\x7e]|[\"#@`~?]"  # not the LaTeX of an expression
+    r"[^\x20-\x7e]|[\"#@`~?:]"  # not the LaTeX of an expression; a ratio is not the number it makes
     r"|\\text\{[^{}]*[A-Za-z]{2}|(?<![\\A-Za-z])[A-Za-z]{4}|^[A-Za-z]{3,}$"  # words
     r"|[0-9]_"  # the base of a number
 )
@@ -92,7 +94,8 @@ class _Comparison:
             return one.form == two.form and self._same_matrices(one.items, two.items)
         if kinds == {"union"} and self._same_in_any_order(one.items, two.items):
             return True
-        return ("union" in kinds or kinds == {"tuple", "set"}) and self._symbolic(one.text, two.text)
+        are_sets = bool(kinds & {"union", "sets"}) or kinds == {"tuple", "set"}
+        return are_sets and self._symbolic(one.text, two.text)
 
     def _same_lists(self, one: Sequence[str], two: Sequence[str]) -> bool:
         """In any order; but `1, 2` beside `x=1, y=2` in the order of the names."""
@@ -174,16 +177,16 @@ def _names_and_values(items: Sequence[str]) -> tuple[list[str], list[str]]:
 def _may_be_symbolic(one: str, two: str) -> bool:
     """Whether both are expressions, and nothing is in them that the parser would drop or read otherwise."""
     return (
-        not _NOT_SYMBOLIC.search(one)
+        max(len(one), len(two)) <= MAX_EXPRESSION
+        and not _NOT_SYMBOLIC.search(one)
         and not _NOT_SYMBOLIC.search(two)
         and one.count("'") == two.count("'")
-        and not (":" in one and ":" in two)
     )
 
 
 def _as_list(reading: Reading, other: Reading) -> Reading:
     """`1,234` is a number, but beside a list of several it is a list as well."""
-    if reading.kind == "value" and other.kind in ("list", "set") and "," in reading.text:
+    if reading.kind == "value" and other.kind in ("list", "set") and _THOUSANDS.fullmatch(reading.text):
         return dataclasses.replace(reading, kind="list", items=tuple(reading.text.split(",")))
     return reading
 

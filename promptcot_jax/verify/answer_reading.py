@@ -12,7 +12,9 @@ from typing import Literal
 from promptcot_jax.verify import answer_values
 from promptcot_jax.verify.answer_text import AND, OR, ROW
 
-Kind = Literal["value", "list", "set", "tuple", "union", "matrix", "relation"]
+MAX_SIDES = 8  # of an equation
+
+Kind = Literal["value", "list", "set", "tuple", "union", "sets", "matrix", "relation"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +33,8 @@ _CALL = re.compile(rf"{_SYMBOL}\([^()=]*\)")
 _CALL_OF_VARIABLE = re.compile(r"[A-Za-z]\([A-Za-z]\)")
 _TUPLE_OF_NAMES = re.compile(r"\((?:[A-Za-z_0-9]+,)*[A-Za-z][A-Za-z_0-9]*\)")
 _CONSTANTS = re.compile(r"(?:e|i|\\pi|\\infty|\\emptyset)+")
-_SUBSCRIPT = re.compile(r"_(?:[0-9A-Za-z]|\{[^{}]*\})")
-_NOT_A_NAME = re.compile(r"[0-9<>]|\\(?:leq|geq|neq|pm|text)(?![A-Za-z])")
+_INDEX = re.compile(r"_(?:[0-9A-Za-z]|\{[^{}]*\})|\^\{-1\}(?=\()")  # of x_1, and of an inverse function
+_NOT_A_NAME = re.compile(r"[0-9<>]|\\(?:leq|geq|neq|pm)(?![A-Za-z])")
 _EQUALS = ("=", r"\in")
 _ORDERS = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}  # each with its mirror image
 _RELATIONS = (*_EQUALS, *_ORDERS, r"\neq", r"\approx", r"\subset", r"\equiv")
@@ -64,6 +66,8 @@ def read(text: str) -> Reading:
         return interval
     if len(split(text, *_RELATIONS)) > 1:
         return Reading("relation", text)
+    if len(split(text, r"\cap", r"\setminus")) > 1:
+        return Reading("sets", text)
     pieces = split(text, r"\cup")
     if len(pieces) > 1:
         return Reading("union", text, tuple(pieces))
@@ -79,7 +83,7 @@ def read(text: str) -> Reading:
 def named(text: str) -> tuple[str, str]:
     r"""("x", "5") of `x=5` or `x\in 5`; ("", text) where nothing is named."""
     sides = split(text, *_EQUALS)
-    if len(sides) > 1 and _is_name(sides[0]):
+    if 1 < len(sides) <= MAX_SIDES and _is_name(sides[0]):
         return sides[0], text[len(sides[0]) :].removeprefix("=").removeprefix(r"\in").strip()
     return "", text
 
@@ -92,7 +96,7 @@ def same_name(first: str, second: str) -> bool:
 
 
 def split(text: str, *separators: str) -> list[str]:
-    """Parts between separators that stand outside all brackets; empty parts are left out."""
+    """Parts between separators that stand outside all brackets, without empty ones; at least one part."""
     parts, depth, begin = [], 0, 0
     for mark in _MARK.finditer(text):
         if mark[0] in _OPENING:
@@ -103,7 +107,7 @@ def split(text: str, *separators: str) -> list[str]:
             parts.append(text[begin : mark.start()].strip())
             begin = mark.end()
     parts.append(text[begin:].strip())
-    return [part for part in parts if part]
+    return [part for part in parts if part] or [text]
 
 
 def depth(text: str) -> int:
@@ -117,8 +121,8 @@ def depth(text: str) -> int:
 
 def without_outer_parentheses(text: str) -> str:
     """`(x+1)` without its parentheses, unless they hold a tuple."""
-    while text[:1] == "(" and text[-1:] == ")" and _encloses(text) and len(split(text[1:-1], ",", ";")) == 1:
-        text = text[1:-1].strip()
+    while (inner := _inside(text, "(", ")")) and len(split(inner, ",", ";")) == 1:
+        text = inner
     return text
 
 
@@ -165,7 +169,7 @@ def _is_name(text: str) -> bool:
     """Whether what stands left of an equals sign only names the right: x, f(2), AB, a+b, P(A), (x,y)."""
     if _CALL.fullmatch(text) or _TUPLE_OF_NAMES.fullmatch(text):
         return True
-    bare = _SUBSCRIPT.sub("", text)
+    bare = _INDEX.sub("", text)
     return (
         bool(re.search("[A-Za-z]", bare)) and not _NOT_A_NAME.search(bare) and not _CONSTANTS.fullmatch(bare)
     )

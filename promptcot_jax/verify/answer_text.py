@@ -74,6 +74,7 @@ _LAYOUT = _compiled(
     (_command("varnothing") + r"|\\\{\s*\\\}", r"\\emptyset "),
     (_command("backslash|smallsetminus"), r"\\setminus "),
     (_command("div"), "/"),
+    (_command("bmod"), r"\\mod "),
     (_command("imath"), "i"),
     (_command("mathbb") + r"\s*([A-Z])", r"\\mathbb{\1}"),
     (_command("log") + r"\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln "),

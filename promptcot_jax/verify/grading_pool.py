@@ -48,7 +48,10 @@ class GradingPool:
     def compare(self, reference: str, candidate: str) -> Verdict:
         """Whether two normalised answers are the same; waits for a free worker."""
         with self._vacancies:
-            worker = self._idle.pop() if self._idle else self._start()
+            try:
+                worker = self._idle.pop()
+            except IndexError:
+                worker = self._start()
             verdict: Verdict = "timeout"
             try:
                 verdict = worker.compare(reference, candidate, self._time_limit_s)

@@ -33,6 +33,7 @@ Conventions, where public graders disagree:
 """
 
 import dataclasses
+import logging
 import re
 from collections.abc import Iterable
 from typing import Literal
@@ -106,6 +107,9 @@ def _graded_at_once(reference: str, candidate: str) -> MathGrade | _OpenPair:
         return _OpenPair(wanted, given)
     except answer_equivalence.TooMany:
         is_match = False
+    except Exception:  # a text that this code was not written for must not end a training run
+        logging.exception("Grading failed on %r against %r.", candidate, reference)
+        return _grade("error")
     return _grade("match" if is_match else "mismatch")
 
 

@@ -3,7 +3,7 @@ r"""Takes the boxed answer out of a solver's response, in time linear in the res
 import re
 from typing import NamedTuple
 
-_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BOX_OR_BRACE = re.compile(r"\\\\?(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 # What instructions put into the box that they ask for: "put your final answer in \boxed{answer}".
 _PLACEHOLDER = re.compile(

@@ -1,11 +1,11 @@
 r"""Equality of LaTeX expressions, equations and sets: math-verify on what its LaTeX parser reads.
 
 Runs in a worker process only: parsing and simplifying take unbounded time and memory. A text becomes sympy
-objects in one way, by `latex2sympy` (the LaTeX extraction of math-verify), which builds nodes from a grammar;
-`sympify` and `parse_expr`, which evaluate Python, are never given a text. Decimals are read as exact
-fractions, so that no tolerance of math-verify applies. Its judgement is narrowed in three points: expressions
-that differ at sampled points are different whatever it says, equations are equal only if one is a constant
-multiple of the other, and sets are compared as sets.
+objects in one way, by the parser of latex2sympy (the LaTeX extraction of math-verify), which builds nodes
+from a grammar; `sympify` and `parse_expr`, which evaluate Python, are never given a text, not even a number.
+Decimals are read as exact fractions, so that no tolerance of math-verify applies. Its judgement is narrowed
+in three points: expressions that differ at sampled points are different whatever it says, equations are equal
+only if one is a constant multiple of the other, and sets are compared as sets.
 """
 
 import fractions
@@ -30,11 +30,12 @@ _DIFFERENCE = sympy.Float("1e-45", 15)  # relative; beyond it two sampled values
 _NUM_POINTS = 3
 
 _PARSING = latex2sympy2.ConversionConfig(lowercase_symbols=False)
-_DECIMAL = re.compile(r"([0-9]*)\.([0-9]+)|([0-9]+)\.(?![0-9])")
 _FRACTION = r"\\frac\{[^{}]*\}\{[^{}]*\}"
 _REWRITES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        (r"^([+-]?[0-9]{1,3}),([0-9]{3})(?![0-9])", r"\1\2"),
+        (r"([0-9])\.(?![0-9])", r"\1"),
         (r"\^([0-9]*\.[0-9]+|[0-9]{2,})", r"^{\1}"),
         (r"(?<![0-9^])([0-9]+) ([0-9]+)/([0-9]+)", r"\1\\frac{\2}{\3}"),  # 1 1/2
         (r"(\^[0-9]|\}) (?=[0-9])", r"\1\\cdot "),  # 2^6 3^5
@@ -52,6 +53,16 @@ _SUM_OVER_I = re.compile(r"_\{\s*i\s*=")
 
 class TooLarge(Exception):
     """The value of an expression would have more digits or terms than any answer."""
+
+
+class _ExactParser(latex2sympy2._Latex2Sympy):
+    """Reads decimals as fractions; and digits at all without `sympy.Number(text)`, which is `parse_expr`."""
+
+    def parse_number(self, text: str) -> sympy.Basic:
+        number = answer_values.exact_number(text)
+        if number is None:
+            raise ValueError(f"{text!r} is no number.")
+        return sympy.Rational(number.value.numerator, number.value.denominator)
 
 
 def same_expression(reference: str, candidate: str) -> bool:
@@ -76,7 +87,7 @@ def same_expression(reference: str, candidate: str) -> bool:
 
 
 def _to_latex(text: str) -> str:
-    """A normalised text as the parser wants it; `i` is the imaginary unit, decimals are fractions."""
+    """A normalised text as the parser wants it; `i` is the imaginary unit."""
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     if _SIDE_BY_SIDE.search(text):
@@ -84,18 +95,11 @@ def _to_latex(text: str) -> str:
     if not _SUM_OVER_I.search(text):
         # Braces, because the parser forgets the power of a bare I.
         text = _TOKEN.sub(lambda token: "{I}" if token[0] in "iI" else token[0], text)
-    return _DECIMAL.sub(_fraction, text)
-
-
-def _fraction(decimal: re.Match[str]) -> str:
-    whole, places, integer = decimal.groups()
-    return integer or rf"\frac{{{whole}{places}}}{{1{'0' * len(places)}}}"
+    return text
 
 
 def _parsed(text: str, is_real: bool) -> Any:
-    expression = latex2sympy2.latex2sympy(
-        text, is_real=is_real, convert_degrees=True, normalization_config=None, conversion_config=_PARSING
-    )
+    expression = _ExactParser(is_real=is_real, convert_degrees=True, config=_PARSING).parse(text)
     _log10(expression)
     return expression
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from promptcot_jax.verify import answer_reading, answer_values
 from promptcot_jax.verify.answer_reading import Reading
+from promptcot_jax.verify.answer_values import Number
 
 MAX_ITEMS = 64
 MAX_DEPTH = 40  # of brackets; bounds the recursion here and in the parser
@@ -19,7 +20,7 @@ MAX_COMPARISONS = 5_000  # of parts with parts; lists of lists in any order woul
 Symbolic = Callable[[str, str], bool]  # on two expressions, equations or sets, as normalised LaTeX
 
 _OPTION = re.compile(r"\(?([A-J])\)?[.:]?", re.IGNORECASE)
-_OPTION_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[.:])\s*[\\A-Za-z0-9$].*", re.DOTALL)
+_OPTION_WITH_TEXT = re.compile(r"\(?([A-J])[).:]\s*[\\A-Za-z0-9$].*", re.DOTALL)
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
 _NOT_SYMBOLIC = re.compile(
     r"[^\x20-\x7e]|[\"#@`~?:]"  # not the LaTeX of an expression; a ratio is not the number it makes
@@ -131,30 +132,23 @@ class _Comparison:
         return all(any(self.equivalent(item, other) for item in one) for other in two)
 
     def _same_matrices(self, one: Sequence[str], two: Sequence[str]) -> bool:
-        rows, other_rows = ([answer_reading.split(row, "&") for row in rows] for rows in (one, two))
-        return len(one) == len(two) and all(map(self._same_in_order, rows, other_rows))
+        rows, other_rows = ([row.split("&") for row in rows] for rows in (one, two))
+        return len(rows) == len(other_rows) and all(map(self._same_in_order, rows, other_rows))
 
     def _same_value(self, one: str, two: str) -> bool:
-        (one, unit, factor), (two, other_unit, other_factor) = map(answer_values.split_unit, (one, two))
-        if unit and other_unit and unit != other_unit:
+        first, second = answer_values.split_unit(one), answer_values.split_unit(two)
+        if first.unit and second.unit and first.unit != second.unit:
             return False
-        if _same_text(one, two):
-            return factor == other_factor
-        number, other = answer_values.exact_number(one), answer_values.exact_number(two)
+        if _same_text(first.body, second.body):
+            return first.factor == second.factor
+        number, other = (answer_values.exact_number(each.body) for each in (first, second))
         if number and other:
-            number, other = number.scaled(factor), other.scaled(other_factor)
-            if answer_values.same_value(number, other):
-                return True
-            if (unit == "%") == (other_unit == "%"):
-                return False
-            number, other = (
-                each.scaled(answer_values.PERCENT) if its_unit == "%" else each
-                for each, its_unit in ((number, unit), (other, other_unit))
+            return _same_number(
+                number.scaled(first.factor), first.unit, other.scaled(second.factor), second.unit
             )
-            return answer_values.same_value(number, other)
-        if factor != other_factor or "%" in (unit, other_unit):
+        if first.factor != second.factor or "%" in (first.unit, second.unit):
             return False
-        return _may_be_symbolic(one, two) and self._symbolic(one, two)
+        return _may_be_symbolic(first.body, second.body) and self._symbolic(first.body, second.body)
 
     def _related(self, first: str, second: str) -> bool:
         """Whether two equations or inequalities have the same solutions."""
@@ -162,11 +156,22 @@ class _Comparison:
         return is_single and _may_be_symbolic(first, second) and self._symbolic(first, second)
 
     def _agreed_side(self, reading: Reading) -> str:
-        """The last side of `2+3=5` if the others agree with it, else nothing; what is no relation as it is."""
+        """The last side of `2+3=5` if the others agree with it, else nothing; all of what is no relation."""
         if reading.kind != "relation":
             return reading.text
         *sides, last = answer_reading.split(reading.text, "=")
         return last if sides and all(self.equivalent(side, last) for side in sides) else ""
+
+
+def _same_number(number: Number, unit: str, other: Number, other_unit: str) -> bool:
+    """Whether two numbers are equal; a percentage beside a bare number, also as the hundredth that it is."""
+    if answer_values.same_value(number, other):
+        return True
+    if (unit == "%") == (other_unit == "%"):
+        return False
+    percent = answer_values.PERCENT
+    number, other = (number.scaled(percent), other) if unit == "%" else (number, other.scaled(percent))
+    return answer_values.same_value(number, other)
 
 
 def _names_and_values(items: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -201,20 +206,21 @@ def _same_text(one: str, two: str) -> bool:
     one, two = _letters(one), _letters(two)
     if not one or not two:
         return False
-    are_words = all(
-        text.isalpha() and (text.islower() or text.istitle()) and len(text) > 1 for text in (one, two)
-    )
-    return one == two or (are_words and one.lower() == two.lower())
+    return one == two or (_is_word(one) and _is_word(two) and one.lower() == two.lower())
+
+
+def _is_word(text: str) -> bool:
+    return text.isalpha() and (text.islower() or text.istitle()) and (len(text) > 2 or text.lower() == "no")
 
 
 def _same_option(reference: str, candidate: str) -> bool:
-    """Choices: `C`, `(C)`, `c` and `(C) 5` all choose C; between two texts it is not the letter that counts."""
+    """Choices: `C`, `(C)`, `c` and `(C) 5` all choose C, if one of the two is no more than the letter."""
     wanted, given = _letters(reference), _letters(candidate)
     letter, other = _OPTION.fullmatch(wanted), _OPTION.fullmatch(given)
     if letter and other:
         return letter[1].upper() == other[1].upper() and letter[1].isupper()
-    letter, other = letter or _OPTION_WITH_TEXT.fullmatch(wanted), other or _OPTION_WITH_TEXT.fullmatch(given)
-    is_one_bare = _OPTION.fullmatch(wanted) or _OPTION.fullmatch(given)
-    return bool(
-        is_one_bare and letter and other and letter[letter.lastindex or 1] == other[other.lastindex or 1]
-    )
+    if letter:
+        other = _OPTION_WITH_TEXT.fullmatch(given)
+    elif other:
+        letter = _OPTION_WITH_TEXT.fullmatch(wanted)
+    return bool(letter and other and letter[1] == other[1])

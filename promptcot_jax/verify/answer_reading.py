@@ -34,10 +34,10 @@ _CALL_OF_VARIABLE = re.compile(r"[A-Za-z]\([A-Za-z]\)")
 _TUPLE_OF_NAMES = re.compile(r"\((?:[A-Za-z_0-9]+,)*[A-Za-z][A-Za-z_0-9]*\)")
 _CONSTANTS = re.compile(r"(?:e|i|\\pi|\\infty|\\emptyset)+")
 _INDEX = re.compile(r"_(?:[0-9A-Za-z]|\{[^{}]*\})|\^\{-1\}(?=\()")  # of x_1, and of an inverse function
-_NOT_A_NAME = re.compile(r"[0-9<>]|\\(?:leq|geq|neq|pm)(?![A-Za-z])")
+_NOT_A_NAME = re.compile(r"^-|[0-9<>^|]|\\(?:leq|geq|neq|pm|sqrt|ln|log|exp)(?![A-Za-z])")
 _EQUALS = ("=", r"\in")
 _ORDERS = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}  # each with its mirror image
-_RELATIONS = (*_EQUALS, *_ORDERS, r"\neq", r"\approx", r"\subset", r"\equiv")
+_RELATIONS = (*_EQUALS, *_ORDERS, r"\neq", r"\subset", r"\equiv")
 _MATRIX = re.compile(
     r"(?P<open>[(\[]?)\\begin\{(?P<name>[a-zA-Z]*matrix|array|cases)\}(?:\{[lcr|]*\})?(?P<body>.*)"
     r"\\end\{(?P=name)\}(?P<close>[)\]]?)"
@@ -170,15 +170,13 @@ def _is_name(text: str) -> bool:
     if _CALL.fullmatch(text) or _TUPLE_OF_NAMES.fullmatch(text):
         return True
     bare = _INDEX.sub("", text)
-    return (
-        bool(re.search("[A-Za-z]", bare)) and not _NOT_A_NAME.search(bare) and not _CONSTANTS.fullmatch(bare)
-    )
+    return not (_NOT_A_NAME.search(bare) or _CONSTANTS.fullmatch(bare) or not re.search("[A-Za-z]", bare))
 
 
 def _exact_side(text: str) -> str:
     r"""What stands before `\approx`, unless that is only a name."""
-    sides = split(text, r"\approx")
-    return "=".join(sides) if len(sides) == 2 and _is_name(sides[0]) and "=" not in sides[0] else sides[0]
+    exact, *rounded = split(text, r"\approx")
+    return f"{exact}={rounded[0]}" if len(rounded) == 1 and "=" not in exact and _is_name(exact) else exact
 
 
 def _interval(text: str) -> Reading | None:

@@ -15,7 +15,8 @@ _CHARACTERS = str.maketrans(
     {
         "\u2212": "-", "\u2013": "-", "\u2010": "-", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ",
         "\u00d7": r"\times ", "\u00f7": "/", "\u2044": "/", "\u2215": "/", "\u2217": "*",
-        "\u03c0": r"\pi ", "\u03b8": r"\theta ", "\u03b1": r"\alpha ", "\u03b2": r"\beta ", "\u221e": r"\infty ",
+        "\u03c0": r"\pi ", "\u03b8": r"\theta ", "\u03b1": r"\alpha ", "\u03b2": r"\beta ",
+        "\u221e": r"\infty ", "\u2074": "^{4}", "\u2075": "^{5}", "\u2076": "^{6}",
         "\u2264": r"\leq ", "\u2265": r"\geq ", "\u2260": r"\neq ", "\u2248": r"\approx ",
         "\u00b1": r"\pm ", "\u2213": r"\mp ", "\u222a": r"\cup ", "\u2229": r"\cap ", "\u2208": r"\in ",
         "\u2205": r"\emptyset ", "\u2216": r"\setminus ", "\u211d": r"\mathbb{R}", "\u00b0": r"^\circ ",
@@ -52,10 +53,11 @@ def _command(names: str) -> str:
     return rf"\\(?:{names})(?![A-Za-z])"
 
 
+_DEGREE = _command("degree|circ")
 _LAYOUT = _compiled(
     (r"\\!\s*", ""),
     (r"\\[,;:> ]|~(?!=)|[\t\r\n]|" + _command(r"q?quad|displaystyle|textstyle|limits|hfill"), " "),
-    (r"\\?\$|\\[()]|^\s*\\\[|\\\]\s*$|[\u20ac\u00a3]|" + _command("pounds|euro"), ""),
+    (r"\\?\$|\\[()]|^\s*\\\[|\\\]\s*$|" + _command("pounds|euro"), ""),
     (_command(r"left|right|middle|[bB]igg?[lrm]?") + r"\s*\.?", ""),
     (_command("lbrace"), r"\\{"),
     (_command("rbrace"), r"\\}"),
@@ -78,10 +80,7 @@ _LAYOUT = _compiled(
     (_command("imath"), "i"),
     (_command("mathbb") + r"\s*([A-Z])", r"\\mathbb{\1}"),
     (_command("log") + r"\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln "),
-    (
-        r"(?:\^\s*)?(?:\{\s*" + _command("degree|circ") + r"\s*\}|" + _command("degree|circ") + ")",
-        r"^\\circ ",
-    ),
+    (rf"(?:\^\s*)?(?:\{{\s*{_DEGREE}\s*\}}|{_DEGREE})", r"^\\circ "),
     (r"\*\*", "^"),
     (r"\u221a\s*([0-9]+)", r"\\sqrt{\1}"),
     (r"\u221a", r"\\sqrt "),

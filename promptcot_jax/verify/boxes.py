@@ -65,7 +65,7 @@ def _outside_thinking(text: str) -> str:
 
 
 def _closed_boxes(text: str) -> list[_Box]:
-    """The balanced boxes that are in no other box, in order; those that echo an instruction only if all do."""
+    """The balanced boxes in no other box, in order; those that echo an instruction only if all do."""
     open_braces: list[tuple[int, int, bool]] = []  # (where it starts, where its content begins, is a box)
     boxes: list[_Box] = []
     for token in _BOX_OR_BRACE.finditer(text):

@@ -27,6 +27,7 @@ Verdict = Literal["match", "mismatch", "timeout", "error"]
 
 TIME_LIMIT_S = 3.0
 START_LIMIT_S = 60.0  # importing sympy takes about one second, and a busy machine its time
+_VERDICTS: dict[bytes, Verdict] = {b"true\n": "match", b"false\n": "mismatch"}
 MAX_PAIRS_A_WORKER = 1_000  # then a fresh one takes over: sympy and the parser cache what they have seen
 
 
@@ -94,7 +95,7 @@ class _Worker:
     def __init__(self):
         self.num_pairs = 0
         self._is_ready = False
-        # The worker's own imports only: nothing from the working directory, and this package wherever it lies.
+        # Imports come from where this process has them, but never from the working directory.
         package_root = str(pathlib.Path(__file__).parents[2])
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", grading_worker.__name__],
@@ -104,7 +105,8 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join([package_root, *filter(None, sys.path)])},
             start_new_session=True,  # Ctrl-C is for the parent, which then ends its workers
         )
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._requests, self._replies = self._process.stdin, self._process.stdout
 
     def compare(self, reference: str, candidate: str, time_limit_s: float) -> Verdict:
@@ -122,8 +124,7 @@ class _Worker:
             self._requests.flush()
         except BrokenPipeError:
             return "timeout"
-        reply = self._reply(time_limit_s)
-        return {b"true\n": "match", b"false\n": "mismatch"}.get(reply, "timeout")
+        return _VERDICTS.get(self._reply(time_limit_s), "timeout")
 
     def kill(self) -> None:
         """Ends the process, whatever it does, and leaves no zombie."""

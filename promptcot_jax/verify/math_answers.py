@@ -10,25 +10,26 @@ Conventions, where public graders disagree:
 
 * Boxes. The last box counts, after the last `</think>`; boxes with only commas, "and" or "or" between them
   are one answer of several values. Empty equals nothing, another empty one included.
-* Several values. One value never equals two (`2 or 3` is wrong for 2), and "or", "and", commas, semicolons
-  and `\pm` all make lists. A bare list is compared in any order, each value as often as it is written; a set
-  in any order and without counting; coordinates in their order. `1, 2` equals `\{1, 2\}` and 5 equals `\{5\}`;
-  `(1, 2)` equals neither, being a point or an interval, and equals another `(1, 2)` whichever they are.
-  `(1, 2, 3)`, `[1, 2, 3]` and `1, 2, 3` are the same vector.
-* Numbers. No tolerance: 5 is not 5.0000001, and 0.333 is not 1/3. Only a decimal of six places or more stands
-  for a value that rounds or is cut off to it (0.333333, 0.8660254037844386), and one of fifteen digits for
-  what a float of it would be (17.999999999999996 is 18). Unreduced fractions are equal to reduced ones.
-  `1 1/2` and `1\frac12` are mixed numbers; `2 5/3` is nothing. `1,234` and `1 234` are 1234, `1, 234` is a
-  list, `1,23` too. `4210_7` equals only itself.
-* Percent. `10\%` equals both 10 and 0.1, but 10 and 0.1 are not equal.
-* Units. A unit behind a number does not matter unless both have one and they differ (`5 cm`, `5 m`); nothing
-  is converted. Words in `\text{}` are units whatever they are, bare words only known units, spaced or glued
-  (`10cm`), and a bare letter is a variable: `10m` is not 10. Degree and currency signs do not matter.
-* Equations. `x=5`, `x\in\{5\}` and `f(x)=5` equal 5; `x=5` is not `y=5`, but `y=2x` is `f(x)=2x`. `2+3=5`
+* Several values. One value never equals two (`2 or 3` is wrong for 2); "or", "and", commas, semicolons and
+  `\pm` all make lists. A bare list is compared in any order, each value as often as it is written; a set in
+  any order and without counting; coordinates in their order. `1, 2` equals `\{1, 2\}`, and 5 equals `\{5\}`.
+  `(1, 2)` equals neither, being a point or an interval, but any `(1, 2)`, whichever the two are.
+  `(1, 2, 3)`, `[1, 2, 3]` and `1, 2, 3` are one vector.
+* Numbers. There is no tolerance: 5 is not 5.0000001, 1/3 is not 0.333. Only where no decimal is exact does
+  one of six places or more stand for the value that it rounds or cuts off (0.333333, 0.8660254037844386);
+  and 17.999999999999996 is 18, as a float prints it. Unreduced fractions and unevaluated expressions equal
+  their value. `1 1/2` and `1\frac12` are mixed numbers; `2 5/3` is nothing. `1,234` and `1 234` are 1234;
+  `1, 234` and `1,23` are lists. `4210_7` and `3:4` equal only themselves.
+* Percent. `10\%` equals 10, and also 0.1; but 10 and 0.1 are not equal.
+* Units. A unit behind a number does not matter, unless both have one and they differ (`5 cm`, `5 m`); nothing
+  is converted. Words in `\text{}` are units whatever they are; bare words only if they are known units,
+  spaced or glued (`10cm`); a bare letter is a variable, so that `10m` is not 10. Degree and currency signs do
+  not matter.
+* Equations. `x=5`, `x\in\{5\}` and `f(x)=5` equal 5; `x=5` is not `y=5`, but `f(x)=2x` is `y=2x`. `2+3=5`
   equals 5, `2+2=5` does not. Two equations are equal if one is a multiple of the other. `x<3` equals
-  `(-\infty,3)`. Only what stands before `\approx` counts.
+  `(-\infty,3)`. Of `a \approx b` only a counts.
 * Letters. `X` is not `x`, but whole words may differ in their capital, and the choice C is `c`, `(C)` or
-  `(C) 5`. `i` is the imaginary unit, e is Euler's number, `\log` without a base has base 10. Symbols are
+  `(C) 5`. i is the imaginary unit, e is Euler's number, and `\log` without a base has base 10. Symbols are
   real, so that `\sqrt{x^2}` is `|x|` and not x.
 """
 
@@ -73,10 +74,8 @@ def grade_math(reference: str, candidate: str) -> bool:
 def grade_many(pairs: Iterable[tuple[str, str]]) -> list[MathGrade]:
     """The grade of each (reference, candidate), in order, on all cores."""
     grades = [_graded_at_once(reference, candidate) for reference, candidate in pairs]
-    open_pairs = [grade for grade in grades if isinstance(grade, _OpenPair)]
-    if open_pairs:
-        pool = grading_pool.shared_pool()
-        verdicts = iter(pool.compare_many([(pair.reference, pair.candidate) for pair in open_pairs]))
+    open_pairs = [(grade.reference, grade.candidate) for grade in grades if isinstance(grade, _OpenPair)]
+    verdicts = iter(grading_pool.shared_pool().compare_many(open_pairs))
     return [_grade(next(verdicts)) if isinstance(grade, _OpenPair) else grade for grade in grades]
 
 

@@ -58,7 +58,7 @@ class TooLarge(Exception):
 class _ExactParser(latex2sympy2._Latex2Sympy):
     """Reads decimals as fractions; and digits at all without `sympy.Number(text)`, which is `parse_expr`."""
 
-    def parse_number(self, text: str) -> sympy.Basic:
+    def parse_number(self, text: str) -> Any:
         number = answer_values.exact_number(text)
         if number is None:
             raise ValueError(f"{text!r} is no number.")
@@ -79,8 +79,6 @@ def same_expression(reference: str, candidate: str) -> bool:
         return _same_sets(first, second)
     if isinstance(first, Relational) and isinstance(second, Relational):
         return _same_relations(first, second)
-    if isinstance(first, sympy.MatrixBase) and isinstance(second, sympy.MatrixBase):
-        return first.shape == second.shape and all(map(_same_values, first.flat(), second.flat()))
     if not isinstance(first, sympy.Expr) or not isinstance(second, sympy.Expr):
         return False
     return _same_values(first, second) or _stands_for(reference, second) or _stands_for(candidate, first)
@@ -148,7 +146,8 @@ def _stands_for(text: str, value: sympy.Expr) -> bool:
     sampled = None if value.free_symbols else _sampled(_evaluated(value), 0)
     if decimal is None or sampled is None or not sampled.is_real:
         return False
-    return answer_values.stands_for(decimal, fractions.Fraction(str(sampled)))
+    value_of = fractions.Fraction(str(sampled))
+    return answer_values.rounds(decimal, value_of) or answer_values.is_float_of(decimal, value_of)
 
 
 def _evaluated(expression: Any) -> Any:

@@ -9,7 +9,7 @@ _PAYLOADS = (
     "open('{canary}', 'w').write('x')",
     "getattr(__builtins__, 'open')('{canary}', 'w')",
     "(lambda: __import__('os').system('touch {canary}'))()",
-    "[c for c in ().__class__.__mro__[1].__subclasses__() if c.__name__ == 'Popen'][0](['touch', '{canary}'])",
+    "[c for c in ().__class__.__mro__[1].__subclasses__() if 'Popen' in str(c)][0](['touch', '{canary}'])",
     "x.__class__.__init__.__globals__['os'].system('touch {canary}')",
     "compile('open(\"{canary}\", \"w\")', '', 'exec')",
     'f\'{{__import__("os").system("touch {canary}")}}\'',
@@ -30,7 +30,8 @@ _DISGUISES = (
     r"\operatorname{{{payload}}}",
 )
 
-_ENDLESS = (
+# Refused by their size, before anything is computed.
+TOWERS = (
     "9^{9^{9^{9^9}}}",
     "9**9**9**9**9",
     "2^{2^{2^{2^{2^{2^2}}}}}",
@@ -50,6 +51,10 @@ _ENDLESS = (
     "99999999999!",
     "9!!!!!!!!!!!!",
     "((9!)!)!",
+)
+
+# Some of these take all the time that they get.
+ENDLESS = (
     r"\Gamma(10^{10})",
     r"\binom{10^9}{5\cdot10^8}",
     r"\binom{1000000000}{500000000}",
@@ -94,7 +99,7 @@ _ENDLESS = (
     "".join(rf"\sqrt{{x+{i}+" for i in range(1, 35)) + "1" + "}" * 34,
 )
 
-_LARGE = (
+LARGE = (
     "9" * 100_000,
     "-" + "9" * 100_000,
     "0." + "3" * 100_000,
@@ -152,7 +157,7 @@ _LARGE = (
     " and ".join("abc" * 120),
 )  # fmt: skip
 
-_STRANGE = (
+STRANGE = (
     "",
     " ",
     "\x00",
@@ -225,7 +230,6 @@ _STRANGE = (
     "3#4",
     "#3",
     "@3",
-    "3 \\",
     "3}{",
     "}3{",
     "match",
@@ -234,15 +238,13 @@ _STRANGE = (
     "true\nready\n",
 )  # fmt: skip
 
-# The same as 3, in spite of appearances.
-_RIGHT = {"3 \\"}
+
+def code_in_disguise(canary: str) -> list[str]:
+    """Every payload in every disguise; running one creates the canary."""
+    payloads = [payload.format(canary=canary) for payload in _PAYLOADS]
+    return [disguise.format(payload=payload) for payload in payloads for disguise in _DISGUISES]
 
 
 def hostile_answers(canary: str) -> list[str]:
-    """All of them, none equal to 3; those that execute something create the canary."""
-    payloads = [
-        disguise.format(payload=payload.format(canary=canary))
-        for payload in _PAYLOADS
-        for disguise in _DISGUISES
-    ]
-    return [*payloads, *_ENDLESS, *_LARGE, *(text for text in _STRANGE if text not in _RIGHT)]
+    """All of them; none equals 3."""
+    return [*code_in_disguise(canary), *TOWERS, *ENDLESS, *LARGE, *STRANGE]

@@ -414,13 +414,15 @@ class _PoolInThisProcess:
             return False
 
 
+TOKENS = r"""
+    \frac \sqrt { } ( ) [ ] \{ \} 1 2 x y i e \pi ^ _ + - * / = < > \le , ; and or \text{ cm % \% \circ . ' $
+    \cup \infty \pm | ! \begin{pmatrix} \end{pmatrix} & \\ \ \sin \log \in : \approx \overline{ 0.5 1,000 A
+    \mathbb{R} \left \right
+    """
+
+
 def test_random_tokens_are_graded_without_an_error():
-    tokens = (
-        r"""\frac \sqrt { } ( ) [ ] \{ \} 1 2 x y i e \pi ^ _ + - * / = < > \le , ; and or \text{ cm % \% \circ
-        . \cup \infty \pm | ! ' $ \begin{pmatrix} \end{pmatrix} & \\ \ \sin \log \in : \approx \overline{ 0.5
-        1,000 A \mathbb{R} \left \right""".split()
-        + [" "]
-    )
+    tokens = [*TOKENS.split(), " "]
     draw = random.Random(0)
     texts = ["".join(draw.choices(tokens, k=draw.randint(1, 25))) for _ in range(1_500)]
     for reference, candidate in zip(texts, texts[1:], strict=False):

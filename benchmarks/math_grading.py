@@ -1,7 +1,7 @@
 """Grading math answers on one core: ours and math-verify alone, on the same pairs, one after the other.
 
     python benchmarks/math_grading.py                    # 1,000 generated pairs
-    python benchmarks/math_grading.py --cases=FILE       # rows of JSON with `gold`, `pred`, and `match`
+    python benchmarks/math_grading.py --cases=FILE       # JSON Lines with `gold`, `pred`, `match`
     python benchmarks/math_grading.py --cores=2
 
 Both are warm: imports, the start of our worker and the first parse are not counted. math-verify runs in this
@@ -56,6 +56,11 @@ def generated(num_pairs: int, seed: int = 0) -> list[Pair]:
     return [pair() for _ in range(num_pairs)]
 
 
+def is_scored(row: dict[str, str]) -> bool:
+    """Whether a row is an answer and not prose, and no two graders dispute it."""
+    return row.get("form") != "unboxed" and row.get("kind") != "disputed"
+
+
 def ours() -> Callable[[str, str], bool]:
     from promptcot_jax.verify import math_answers
 
@@ -94,7 +99,7 @@ def main() -> None:
     if arguments.cases:
         with open(arguments.cases) as file:
             rows = [json.loads(line) for line in file]
-        pairs = [(row["gold"], row["pred"], row["match"]) for row in rows]
+        pairs = [(row["gold"], row["pred"], row["match"]) for row in rows if is_scored(row)]
     else:
         pairs = generated(arguments.pairs)
     print(f"{len(pairs)} pairs on {arguments.cores} core(s)")

@@ -84,13 +84,13 @@ class _Comparison:
         if kinds == {"list"}:
             return self._same_lists(one.items, two.items)
         if "set" in kinds and kinds <= {"set", "list", "value"}:
-            return self._covers(one.items, two.items) and self._covers(two.items, one.items)
+            return self._same_members(one.items, two.items)
         if kinds == {"tuple"}:
             # Brackets around two items may be those of an interval; around more they are those of a vector.
             is_same_form = one.form == two.form or len(one.items) > 2
             return is_same_form and self._same_in_order(one.items, two.items)
         if kinds == {"tuple", "list"}:
-            return self._same_coordinates(one.items, two.items)
+            return self._same_coordinates(one.items, two.items, one.form or two.form)
         if kinds == {"matrix"}:
             return one.form == two.form and self._same_matrices(one.items, two.items)
         if kinds == {"union"} and self._same_in_any_order(one.items, two.items):
@@ -106,11 +106,11 @@ class _Comparison:
             return self._same_in_order(values, other_values)
         return self._same_in_any_order(one, two)
 
-    def _same_coordinates(self, one: Sequence[str], two: Sequence[str]) -> bool:
-        """A tuple beside a bare list: the same vector, unless two bare items leave an interval possible."""
+    def _same_coordinates(self, one: Sequence[str], two: Sequence[str], form: str) -> bool:
+        """A tuple beside a bare list: the same vector, unless the tuple may be an interval."""
         names, values = _names_and_values(one)
         other_names, other_values = _names_and_values(two)
-        is_vector = len(one) > 2 or len({*names, *other_names}) > 2
+        is_vector = len(one) > 2 or (form == "()" and len({*names, *other_names}) > 2)
         return is_vector and self._same_in_order(values, other_values)
 
     def _same_in_order(self, one: Sequence[str], two: Sequence[str]) -> bool:
@@ -127,6 +127,13 @@ class _Comparison:
                 return False
             del left[place]
         return True
+
+    def _same_members(self, one: Sequence[str], two: Sequence[str]) -> bool:
+        """Without order and counting, so that values of several names are no set of numbers."""
+        names, other_names = set(_names_and_values(one)[0]), set(_names_and_values(two)[0])
+        if names != other_names and len(names | other_names) > 2:
+            return False
+        return self._covers(one, two) and self._covers(two, one)
 
     def _covers(self, one: Sequence[str], two: Sequence[str]) -> bool:
         return all(any(self.equivalent(item, other) for item in one) for other in two)

@@ -44,8 +44,8 @@ _UNIT_WORDS = (
     "mm cm dm km mi ft yd inch inches feet foot yard mile meter metre centimeter centimetre millimeter"
     " kilometer kilometre mg kg lb oz gram kilogram pound ounce ton tonne ml liter litre gallon quart pint"
     " cup sec min hr second minute hour day week month year mph kmh kph km/h m/s cm/s ft/s deg degree radian"
-    " rad hz khz mhz kj kw cent dollar euro rupee yuan usd unit people person student way time step point item"
-    " piece coin ball card apple book page percent"
+    " rad hz khz mhz kj kw cent dollar euro rupee yuan usd unit people person student way time step point"
+    " item piece coin ball card apple book page percent"
 ).split()
 _UNIT_WORD = "(?:" + "|".join(sorted(map(re.escape, _UNIT_WORDS), key=len, reverse=True)) + ")(?:s|es)?"
 _FACTOR_WORD = f"(?:{'|'.join(_FACTORS)})"

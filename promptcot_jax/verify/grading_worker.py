@@ -15,7 +15,7 @@ import os
 import resource
 import sys
 
-MEMORY_LIMIT = 768 * 2**20  # bytes of address space; sympy and the grammar take about 150 MB of them
+MEMORY_LIMIT = 768 * 2**20  # bytes of address space; a worker usually takes about 80 MB
 
 READY = b"ready\n"
 

@@ -7,7 +7,6 @@ workers, started when first needed.
 """
 
 import atexit
-import contextlib
 import json
 import logging
 import os
@@ -73,7 +72,7 @@ class GradingPool:
 
     def close(self) -> None:
         """Ends the workers."""
-        for worker in self._workers:
+        for worker in list(self._workers):
             worker.kill()
         self._workers.clear()
         self._idle.clear()
@@ -102,6 +101,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            bufsize=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([package_root, *filter(None, sys.path)])},
             start_new_session=True,  # Ctrl-C is for the parent, which then ends its workers
         )
@@ -121,7 +121,6 @@ class _Worker:
         try:
             # Shorter than the buffer of a pipe (the texts are capped), so that it never waits.
             self._requests.write(json.dumps(request).encode() + b"\n")
-            self._requests.flush()
         except BrokenPipeError:
             return "timeout"
         return _VERDICTS.get(self._reply(time_limit_s), "timeout")
@@ -153,9 +152,8 @@ class _Worker:
         return line
 
     def _close_pipes(self) -> None:
-        for pipe in (self._requests, self._replies):
-            with contextlib.suppress(BrokenPipeError):  # of a request that the worker never read
-                pipe.close()
+        self._requests.close()
+        self._replies.close()
 
 
 _pool: GradingPool | None = None

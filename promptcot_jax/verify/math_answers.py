@@ -39,13 +39,14 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from promptcot_jax.verify import answer_equivalence, boxes, grading_pool
+from promptcot_jax.verify import answer_equivalence, answer_values, boxes, grading_pool
 from promptcot_jax.verify.answer_text import is_plain, normalise_answer
 
 MAX_ANSWER_CHARACTERS = 2_000  # beyond this, or with more digits in a row, only the literal text is compared
-MAX_DIGITS = 400
 
-_LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
+Status = Literal["match", "mismatch", "timeout", "no_answer", "error"]
+
+_LONG_NUMBER = re.compile(rf"[0-9]{{{answer_values.MAX_NUMBER_CHARACTERS + 1}}}")
 
 extract_answer = boxes.extract_answer
 
@@ -59,13 +60,13 @@ class MathGrade:
     """
 
     match: bool
-    status: Literal["match", "mismatch", "timeout", "no_answer", "error"]
+    status: Status
 
 
 def grade_math(reference: str, candidate: str) -> bool:
     r"""Whether a candidate answer equals the reference; see the module's conventions.
 
-    Texts with a box go through `extract_answer` first. Never raises, runs no code, and takes at most
+    Of a text with a box, the boxed answer counts. Never raises, runs no code, and takes at most
     `grading_pool.TIME_LIMIT_S` for the comparison.
     """
     return grade_many([(reference, candidate)])[0].match
@@ -99,8 +100,8 @@ def _graded_at_once(reference: str, candidate: str) -> MathGrade | _OpenPair:
         return _grade("no_answer")
     if not _is_comparable(wanted) or not _is_comparable(given):
         return _grade("match" if wanted == given else "mismatch")
-    wanted, given = normalise_answer(wanted), normalise_answer(given)
     try:
+        wanted, given = normalise_answer(wanted), normalise_answer(given)
         is_match = answer_equivalence.equivalent(wanted, given, _leave_open)
     except _Undecided:
         return _OpenPair(wanted, given)
@@ -127,5 +128,5 @@ def _leave_open(reference: str, candidate: str) -> bool:
     raise _Undecided
 
 
-def _grade(status: Literal["match", "mismatch", "timeout", "no_answer", "error"]) -> MathGrade:
+def _grade(status: Status) -> MathGrade:
     return MathGrade(status == "match", status)

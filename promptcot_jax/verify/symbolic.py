@@ -51,7 +51,7 @@ _NO_VALUES = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan)
 _SUM_OVER_I = re.compile(r"_\{\s*i\s*=")
 
 
-class TooLarge(Exception):
+class _TooLarge(Exception):
     """The value of an expression would have more digits or terms than any answer."""
 
 
@@ -68,10 +68,20 @@ class _ExactParser(latex2sympy2._Latex2Sympy):
 def same_expression(reference: str, candidate: str) -> bool:
     """Whether two normalised texts are equal as expressions, as equations, or as sets.
 
+    What is no LaTeX expression, or would have a value larger than any answer, equals nothing.
+
     Raises:
-        TooLarge: evaluating one of them would pass a limit of this module.
-        Exception: whatever the parser raises for what is no LaTeX expression.
+        MemoryError: the process has reached its limit.
     """
+    try:
+        return _same_expression(reference, candidate)
+    except MemoryError:
+        raise
+    except Exception:  # the parser and sympy raise all kinds
+        return False
+
+
+def _same_expression(reference: str, candidate: str) -> bool:
     texts = _to_latex(reference), _to_latex(candidate)
     is_real = not any("I" in re.findall(r"\\[A-Za-z]+|.", text) for text in texts)
     first, second = (_parsed(text, is_real) for text in texts)
@@ -175,7 +185,7 @@ def _log10(expression: Any) -> float:
     """A bound on the logarithm of the size of an expression, symbols counting as 10.
 
     Raises:
-        TooLarge: it has more than MAX_DIGITS digits, or an exponent or a number of terms beyond its limit.
+        _TooLarge: it has more than MAX_DIGITS digits, or an exponent or a number of terms beyond its limit.
     """
     if isinstance(expression, sympy.Rational):
         size = math.log10(abs(expression.p) + 1) + math.log10(expression.q)
@@ -188,12 +198,12 @@ def _log10(expression: Any) -> float:
     elif isinstance(expression, sympy.Sum | sympy.Product):
         _, low, high = expression.limits[0]
         if (high - low).is_finite and high - low > MAX_TERMS:
-            raise TooLarge
+            raise _TooLarge
         size = _log10(expression.function)
     else:
         size = sum(map(_log10, expression.args)) if expression.args else 1.0
     if size > MAX_DIGITS:
-        raise TooLarge
+        raise _TooLarge
     return size
 
 
@@ -201,5 +211,5 @@ def _checked_exponent(exponent: Any) -> float:
     """The size of an exponent that holds no symbol, at least 1."""
     size = abs(complex(exponent.evalf()))
     if size > MAX_EXPONENT:
-        raise TooLarge
+        raise _TooLarge
     return max(size, 1.0)

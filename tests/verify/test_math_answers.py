@@ -122,6 +122,7 @@ EQUAL = {
         k = \{1, 2, 3\} == k = 1,2,3
         \frac{1}{2}, 3 == 3.0, 0.5
         100,200 == 200, 100
+        x+1, a\ldots == a\ldots, 1+x
         (1, 2), (3, 4) == (3, 4), (1, 2)
         \{(1,2),(3,4)\} == \{(3,4),(1,2)\}
         \begin{cases} x=1 \\ y=2 \end{cases} == x=1, y=2
@@ -403,12 +404,13 @@ def test_no_text_reaches_the_parsers_that_evaluate_python(monkeypatch, tmp_path)
         monkeypatch.setattr(module, "parse_expr", evaluated)
     with pytest.raises(SystemExit):
         sympy.sympify("1+1")
-    monkeypatch.setattr(math_answers.grading_pool, "shared_pool", lambda: _PoolInThisProcess())
+    monkeypatch.setattr(math_answers.grading_pool, "shared_pool", _PoolInThisProcess)
     canary = tmp_path / "canary"
-    pairs = _pairs(EQUAL, " == ") + _pairs(DIFFERENT, " != ")
-    pairs += [("x+1", text) for text in hostile_answers(str(canary)) if "__" in text or "canary" in text]
-    assert len(pairs) > 300
-    grade_many(pairs)
+    hostile = [text for text in hostile_answers(str(canary)) if "__" in text or "canary" in text]
+    assert len(hostile) > 80
+    assert all(grade.match for grade in grade_many(_pairs(EQUAL, " == ")))
+    assert not any(grade.match for grade in grade_many(_pairs(DIFFERENT, " != ")))
+    assert not any(grade.match for grade in grade_many([("x+1", text) for text in hostile]))
     assert not canary.exists()
 
 
@@ -417,10 +419,7 @@ class _PoolInThisProcess:
         return ["match" if self._is_match(*pair) else "mismatch" for pair in pairs]
 
     def _is_match(self, reference, candidate):
-        try:
-            return math_answers.answer_equivalence.equivalent(reference, candidate, symbolic.same_expression)
-        except Exception:  # as in a worker
-            return False
+        return math_answers.answer_equivalence.equivalent(reference, candidate, symbolic.same_expression)
 
 
 TOKENS = r"""

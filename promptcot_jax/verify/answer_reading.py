@@ -38,6 +38,8 @@ _NOT_A_NAME = re.compile(r"^-|[0-9<>^|]|\\(?:leq|geq|neq|pm|sqrt|ln|log|exp)(?![
 _EQUALS = ("=", r"\in")
 _ORDERS = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}  # each with its mirror image
 _RELATIONS = (*_EQUALS, *_ORDERS, r"\neq", r"\subset", r"\equiv")
+_NUMBER_SET = re.compile(r"\\mathbb\{[NZQRC]\}")
+_VARIABLE = re.compile(rf"{_SYMBOL}(?:\\in ?\\mathbb\{{R\}})?")
 _MATRIX = re.compile(
     r"(?P<open>[(\[]?)\\begin\{(?P<name>[a-zA-Z]*matrix|array|cases)\}(?:\{[lcr|]*\})?(?P<body>.*)"
     r"\\end\{(?P=name)\}(?P<close>[)\]]?)"
@@ -66,12 +68,15 @@ def read(text: str) -> Reading:
         return interval
     if len(split(text, *_RELATIONS)) > 1:
         return Reading("relation", text)
-    if len(split(text, r"\cap", r"\setminus")) > 1:
+    if len(split(text, r"\cap", r"\setminus")) > 1 or _NUMBER_SET.fullmatch(text):
         return Reading("sets", text)
     pieces = split(text, r"\cup")
     if len(pieces) > 1:
         return Reading("union", text, tuple(pieces))
     if members := _inside(text, r"\{", r"\}") or _inside(text, "{", "}"):
+        condition = split(members, r"\mid", "|", ":")
+        if len(condition) == 2 and _VARIABLE.fullmatch(condition[0]):
+            return read(condition[1])  # {x | x > 3}
         return Reading("set", text, tuple(_items(members)))
     if (opening := text[0]) in "([" and (closing := text[-1]) in ")]" and _encloses(text):
         coordinates = split(text[1:-1], ",", ";")

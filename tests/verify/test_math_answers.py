@@ -137,6 +137,9 @@ EQUAL = {
         [1,4) == 1 \le x < 4
         (3,\infty) == x > 3
         x \geq 2 == 2 \leq x
+        (3,\infty) == \{x \mid x > 3\}
+        1 \leq x < 4 == \{ x \in \mathbb{R} : 1 \le x < 4 \}
+        (-\infty, \infty) == \mathbb{R}
         (-\infty,-1) \cup (1,\infty) == x < -1 \text{ or } x > 1
         (-\infty,2) \cup (3,\infty) == (3,\infty)\cup(-\infty,2)
         [0,2] == [0,1] \cup [1,2]
@@ -286,6 +289,8 @@ DIFFERENT = {
         (0,1)\cup(2,3) != (0,3)
         x>3 != [3,\infty)
         x>3 != y>3
+        (3,\infty) != \{x \mid x \geq 3\}
+        (0,\infty) != \mathbb{R}
         \{1,2\}\cup\{3\} != \{1,2\}
         \begin{pmatrix}1&2\\3&4\end{pmatrix} != \begin{vmatrix}1&2\\3&4\end{vmatrix}
         \begin{pmatrix}1\\2\end{pmatrix} != \begin{pmatrix}1&2\end{pmatrix}

@@ -20,7 +20,7 @@ MAX_COMPARISONS = 5_000  # of parts with parts; lists of lists in any order woul
 Symbolic = Callable[[str, str], bool]  # on two expressions, equations or sets, as normalised LaTeX
 
 _OPTION = re.compile(r"\(?([A-J])\)?[.:]?", re.IGNORECASE)
-_OPTION_WITH_TEXT = re.compile(r"\(?([A-J])[).:]\s*[\\A-Za-z0-9$].*", re.DOTALL)
+_OPTION_WITH_TEXT = re.compile(r"\(?([A-J])[).:]\s*[\\A-Za-z0-9$](?!.*\([A-J]\)).*", re.DOTALL)
 _THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3})+")
 _NOT_SYMBOLIC = re.compile(
     r"[^\x20-\x7e]|[\"#@`~?:]"  # not the LaTeX of an expression; a ratio is not the number it makes

@@ -268,6 +268,7 @@ DIFFERENT = {
         42 != it is 42, so \boxed{43}
         A != A or B
         A != (A), (B)
+        A != (A) but maybe (B)
         yes != yes and no
         """,
     "several values": r"""

@@ -1,9 +1,9 @@
 """The stable names for notebooks and other programs; everything else may move.
 
 Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `extract_answer`,
-`grade_math`, `run_stage`. Not here yet, and absent rather than pretended: `grade_many`, `run_tests` (with
-`StdioTest`, `CallTest`, `AssertTest`), `decontaminate`, `codeforces_rating`; each comes with the room that
-does it.
+`grade_math`, `grade_many` (with `MathGrade`), `run_stage`. Not here yet, and absent rather than pretended:
+`run_tests` (with `StdioTest`, `CallTest`, `AssertTest`), `decontaminate`, `codeforces_rating`; each comes
+with the room that does it.
 """
 
 import bisect
@@ -32,6 +32,8 @@ from promptcot_jax.verify import math_answers
 
 extract_answer = math_answers.extract_answer
 grade_math = math_answers.grade_math
+grade_many = math_answers.grade_many
+MathGrade = math_answers.MathGrade
 
 Text = str | Sequence[int]  # a text, or the token ids it is to stand for
 

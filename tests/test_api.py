@@ -163,6 +163,12 @@ def test_answers_are_extracted_and_graded():
     assert api.extract_answer(r"so \boxed{\frac{1}{2}}") == r"\frac{1}{2}"
     assert api.grade_math("0.5", r"it is \boxed{\frac{1}{2}}")
     assert not api.grade_math("0.5", r"\boxed{0.51}")
+    grades = api.grade_many([("x^2-1", "(x-1)(x+1)"), ("3", "4"), ("3", "")])
+    assert grades == [
+        api.MathGrade(True, "match"),
+        api.MathGrade(False, "mismatch"),
+        api.MathGrade(False, "no_answer"),
+    ]
 
 
 def test_run_stage_refuses_as_the_command_line_does(tmp_path):

@@ -1,142 +1,132 @@
-r"""Answers of mathematics problems: taking them out of a response, and comparing them exactly.
+r"""Answers of mathematics problems: taking them out of a response, and deciding whether they are right.
 
 This is the reward's mathematics half (the paper's u(x, y): 1 where the boxed answer equals the reference,
-else 0) in its narrow form: a normalised string, then exact integers, fractions and decimals as
-`fractions.Fraction`. Nothing here rounds, evaluates or guesses, so it errs by refusing: symbolic equivalence
-through math-verify, in killable worker processes, is this room's next extension and goes behind these two
-stages.
+else 0). Three stages, each only for what the one before left open: the normalised text (`answer_text`); the
+structure and its numbers as exact fractions (`answer_reading`, `answer_values`, `answer_equivalence`); and
+what is more than numbers by math-verify's LaTeX parser and judgement (`symbolic`), in worker processes that
+are killed when their time is up (`grading_pool`).
 
-Conventions: the last balanced box counts, after the last `</think>` where there is one; an empty answer
-equals nothing, another empty one included; an unreduced fraction equals its reduced form; `1 1/2` and
-`1\frac12` are mixed numbers; numeric tolerance is zero; `10%` is neither `10` nor `0.1`; `x=5` is not `5`; a
-list is compared in the order it is written; a degree sign, a currency sign and thousands commas do not
-matter, a glued unit does.
+Conventions, where public graders disagree:
+
+* Boxes. The last box counts, after the last `</think>`; boxes with only commas, "and" or "or" between them
+  are one answer of several values. Empty equals nothing, another empty one included.
+* Several values. One value never equals two (`2 or 3` is wrong for 2); "or", "and", commas, semicolons and
+  `\pm` all make lists. A bare list is compared in any order, each value as often as it is written; a set in
+  any order and without counting; coordinates in their order. `1, 2` equals `\{1, 2\}`, and 5 equals `\{5\}`.
+  `(1, 2)` equals neither, being a point or an interval, but any `(1, 2)`, whichever the two are.
+  `(1, 2, 3)`, `[1, 2, 3]` and `1, 2, 3` are one vector.
+* Numbers. There is no tolerance: 5 is not 5.0000001, 1/3 is not 0.333. Only where no decimal is exact does
+  one of six places or more stand for the value that it rounds or cuts off (0.333333, 0.8660254037844386);
+  and 17.999999999999996 is 18, as a float prints it. Unreduced fractions and unevaluated expressions equal
+  their value. `1 1/2` and `1\frac12` are mixed numbers; `2 5/3` is nothing. `1,234` and `1 234` are 1234;
+  `1, 234` and `1,23` are lists. `4210_7` and `3:4` equal only themselves.
+* Percent. `10\%` equals 10, and also 0.1; but 10 and 0.1 are not equal.
+* Units. A unit behind a number does not matter, unless both have one and they differ (`5 cm`, `5 m`); nothing
+  is converted. Words in `\text{}` are units whatever they are; bare words only if they are known units,
+  spaced or glued (`10cm`); a bare letter is a variable, so that `10m` is not 10. Degree and currency signs do
+  not matter.
+* Equations. `x=5`, `x\in\{5\}` and `f(x)=5` equal 5; `x=5` is not `y=5`, but `f(x)=2x` is `y=2x`. `2+3=5`
+  equals 5, `2+2=5` does not. Two equations are equal if one is a multiple of the other. `x<3` equals
+  `(-\infty,3)`. Of `a \approx b` only a counts.
+* Letters. `X` is not `x`, but whole words may differ in their capital, and the choice C is `c`, `(C)` or
+  `(C) 5`. i is the imaginary unit, e is Euler's number, and `\log` without a base has base 10. Symbols are
+  real, so that `\sqrt{x^2}` is `|x|` and not x.
 """
 
-import fractions
+import dataclasses
+import logging
 import re
+from collections.abc import Iterable
+from typing import Literal
 
-MAX_ANSWER_CHARACTERS = 2_000  # beyond this only the literal text is compared
-MAX_NUMBER_CHARACTERS = 400  # Python refuses to read integers beyond 4,300 digits, and no answer has as many
+from promptcot_jax.verify import answer_equivalence, answer_values, boxes, grading_pool
+from promptcot_jax.verify.answer_text import is_plain, normalise_answer
 
-_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+MAX_ANSWER_CHARACTERS = 2_000  # beyond this, or with more digits in a row, only the literal text is compared
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
-_REAL = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
-_SIGNED = rf"[+-]?{_REAL}"
-_RATIO = re.compile(rf"(?P<sign>[+-]?)(?:(?P<over>{_SIGNED})(?:/(?P<under>{_REAL}))?)")
-_FRAC = re.compile(rf"(?P<sign>[+-]?)\\frac\{{(?P<over>{_SIGNED})\}}\{{(?P<under>{_SIGNED})\}}")
-_MIXED = re.compile(
-    rf"(?P<sign>[+-]?)(?P<whole>{_DIGITS})"
-    r"(?: (?P<over>[0-9]+)/(?P<under>[0-9]+)|\\frac\{(?P<over_tex>[0-9]+)\}\{(?P<under_tex>[0-9]+)\})"
-)
+Status = Literal["match", "mismatch", "timeout", "no_answer", "error"]
 
-_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"[\u2212\u2013]", "-"),
-        (r"\\!", ""),
-        (r"\\[,;: ]|~|\\q?quad(?![A-Za-z])", " "),
-        (r"\\?\$|\\[()]", ""),
-        (r"\\(?:left|right)(?![A-Za-z])", ""),
-        (r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1"),
-        (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\u00b0", ""),
-        (r"\{,\}", ","),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\frac\s*([0-9])", r"\\frac{\1}"),  # \frac12 and \frac1{2}
-        (r"(\\frac\s*\{[^{}]*\})\s*([0-9])", r"\1{\2}"),
-        (r"\s+", " "),
-        # A space between two digits or two letters separates; any other is typesetting.
-        (r"(?<![0-9A-Za-z]) | (?![0-9A-Za-z])|(?<=[0-9]) (?=[A-Za-z])|(?<=[A-Za-z]) (?=[0-9])", ""),
-        (r"[.,\\]+$", ""),
-    )
-)
+_LONG_NUMBER = re.compile(rf"[0-9]{{{answer_values.MAX_NUMBER_CHARACTERS + 1}}}")
+
+extract_answer = boxes.extract_answer
 
 
-def extract_answer(text: str) -> str | None:
-    r"""The content of the last balanced `\boxed{...}` or `\fbox{...}` after the last `</think>`, or None.
+@dataclasses.dataclass(frozen=True)
+class MathGrade:
+    """Whether an answer is right, and how that was found.
 
-    One pass over the text, whatever it holds. A box around nothing but a box gives the inner one's content.
+    `no_answer`: the candidate is empty or its box is. `timeout`: the comparison took too long or too much
+    memory. `error`: there is no reference, or no worker could start; neither says anything of the candidate.
     """
-    text = text.rpartition("</think>")[2]
-    open_braces: list[tuple[int, bool]] = []  # (where its content begins, whether it is a box)
-    boxes: dict[int, int] = {}  # content's begin -> end
-    last: tuple[int, int] | None = None
-    inner_box: dict[int, int] = {}  # where a box command begins -> where its content begins
-    for token in _BOX_OR_BRACE.finditer(text):
-        mark = token[0]
-        if mark == "}":
-            if open_braces:
-                begin, is_box = open_braces.pop()
-                if is_box:
-                    boxes[begin] = token.start()
-                    last = (begin, token.start())
-        elif mark == "{":
-            open_braces.append((token.end(), False))
-        elif len(mark) > 2:
-            open_braces.append((token.end(), True))
-            inner_box[token.start()] = token.end()
-    if last is None:
-        return None
-    begin, end = last
-    while begin in inner_box and boxes.get(inner_box[begin]) == end - 1:
-        begin, end = inner_box[begin], end - 1
-    return text[begin:end].strip()
+
+    match: bool
+    status: Status
 
 
 def grade_math(reference: str, candidate: str) -> bool:
-    r"""Whether a candidate answer equals the reference exactly; see the module's conventions.
+    r"""Whether a candidate answer equals the reference; see the module's conventions.
 
-    A text with a box goes through `extract_answer` first. Never raises, and takes time linear in the texts.
+    Of a text with a box, the boxed answer counts. Never raises, runs no code, and takes at most
+    `grading_pool.TIME_LIMIT_S` for the comparison.
     """
-    wanted, given = _unboxed(reference), _unboxed(candidate)
-    if not wanted or not given:
-        return False
-    if max(len(wanted), len(given)) > MAX_ANSWER_CHARACTERS:
-        return wanted == given
-    wanted, given = normalise_answer(wanted), normalise_answer(given)
-    if not wanted or not given:
-        return False
-    if wanted == given:
-        return True
-    wanted_value = exact_number(wanted)
-    return wanted_value is not None and wanted_value == exact_number(given)
+    return grade_many([(reference, candidate)])[0].match
 
 
-def _unboxed(text: str) -> str:
+def grade_many(pairs: Iterable[tuple[str, str]]) -> list[MathGrade]:
+    """The grade of each (reference, candidate), in order, on all cores."""
+    grades = [_graded_at_once(reference, candidate) for reference, candidate in pairs]
+    open_pairs = [(grade.reference, grade.candidate) for grade in grades if isinstance(grade, _OpenPair)]
+    verdicts = iter(grading_pool.shared_pool().compare_many(open_pairs))
+    return [_grade(next(verdicts)) if isinstance(grade, _OpenPair) else grade for grade in grades]
+
+
+@dataclasses.dataclass(frozen=True)
+class _OpenPair:
+    """Two normalised answers that only a worker can compare."""
+
+    reference: str
+    candidate: str
+
+
+class _Undecided(Exception):
+    """A comparison came to something that is more than numbers."""
+
+
+def _graded_at_once(reference: str, candidate: str) -> MathGrade | _OpenPair:
+    wanted, given = _answer(reference), _answer(candidate)
+    if not wanted:
+        return _grade("error")
+    if not given:
+        return _grade("no_answer")
+    if not _is_comparable(wanted) or not _is_comparable(given):
+        return _grade("match" if wanted == given else "mismatch")
+    try:
+        wanted, given = normalise_answer(wanted), normalise_answer(given)
+        is_match = answer_equivalence.equivalent(wanted, given, _leave_open)
+    except _Undecided:
+        return _OpenPair(wanted, given)
+    except answer_equivalence.TooMany:
+        is_match = False
+    except Exception:  # a text that this code was not written for must not end a training run
+        logging.exception("Grading failed on %r against %r.", candidate, reference)
+        return _grade("error")
+    return _grade("match" if is_match else "mismatch")
+
+
+def _answer(text: str) -> str:
     r"""The boxed answer of a text that has a box (closed or not), otherwise the text itself."""
     if "\\boxed" in text or "\\fbox" in text:
-        return extract_answer(text) or ""
+        return ", ".join(boxes.answer_parts(text))
     return text.strip()
 
 
-def normalise_answer(text: str) -> str:
-    """One spelling for what only differs in typesetting: spaces, delimiters, degree signs, `dfrac`."""
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
-    return text
+def _is_comparable(answer: str) -> bool:
+    return len(answer) <= MAX_ANSWER_CHARACTERS and is_plain(answer) and not _LONG_NUMBER.search(answer)
 
 
-def exact_number(text: str) -> fractions.Fraction | None:
-    """The value of a normalised integer, decimal, fraction or mixed number; None for anything else."""
-    if len(text) > MAX_NUMBER_CHARACTERS:
-        return None
-    if match := _MIXED.fullmatch(text):
-        over = int(match["over"] or match["over_tex"])
-        under = int(match["under"] or match["under_tex"])
-        if over >= under:
-            return None  # 2 5/3 is nobody's mixed number, and as a product it would be another value
-        size = int(match["whole"].replace(",", "")) + fractions.Fraction(over, under)
-    elif match := _FRAC.fullmatch(text) or _RATIO.fullmatch(text):
-        under = _real(match["under"] or "1")
-        if under == 0:
-            return None
-        size = _real(match["over"]) / under
-    else:
-        return None
-    return -size if match["sign"] == "-" else size
+def _leave_open(reference: str, candidate: str) -> bool:
+    raise _Undecided
 
 
-def _real(digits: str) -> fractions.Fraction:
-    """The exact value of a decimal such as `-1,234.50` or `.5`."""
-    return fractions.Fraction(digits.replace(",", "").rstrip("."))
+def _grade(status: Status) -> MathGrade:
+    return MathGrade(status == "match", status)

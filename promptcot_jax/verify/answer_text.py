@@ -1,0 +1,179 @@
+r"""One spelling for answers that differ only in typesetting: `\dfrac12`, `\frac 1 2` and `$\frac{1}{2}$`.
+
+Nothing here computes. The result is LaTeX in which spaces stand only where they separate, words stand only
+inside `\text{}`, fonts and sizing commands are gone, functions written as plain words (`sqrt(2)`, `pi`) are
+commands, and "and", "or" and the end of a matrix row are the signs AND, OR and ROW. It is what the later
+stages read.
+"""
+
+import re
+import unicodedata
+
+AND, OR, ROW = "\u2227", "\u2228", "\u2424"
+
+_CHARACTERS = str.maketrans(
+    {
+        "\u2212": "-", "\u2013": "-", "\u2010": "-", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ",
+        "\u00d7": r"\times ", "\u00f7": "/", "\u2044": "/", "\u2215": "/", "\u2217": "*",
+        "\u03c0": r"\pi ", "\u03b8": r"\theta ", "\u03b1": r"\alpha ", "\u03b2": r"\beta ",
+        "\u221e": r"\infty ", "\u2074": "^{4}", "\u2075": "^{5}", "\u2076": "^{6}",
+        "\u2264": r"\leq ", "\u2265": r"\geq ", "\u2260": r"\neq ", "\u2248": r"\approx ",
+        "\u00b1": r"\pm ", "\u2213": r"\mp ", "\u222a": r"\cup ", "\u2229": r"\cap ", "\u2208": r"\in ",
+        "\u2205": r"\emptyset ", "\u2216": r"\setminus ", "\u211d": r"\mathbb{R}", "\u00b0": r"^\circ ",
+        "\u00b2": "^{2}", "\u00b3": "^{3}", "\u00bd": r"\frac{1}{2}", "\u00bc": r"\frac{1}{4}",
+        "\u00be": r"\frac{3}{4}", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u20ac": "", "\u00a3": "",
+        "\u2018": "'", "\u2019": "'", "\u2032": "'", AND: r"\wedge ", OR: r"\vee ", ROW: " ",
+    }
+)  # fmt: skip
+
+# Functions that people also write as plain words or in a font, with the one name that each gets here.
+_FUNCTIONS = {
+    name: name
+    for name in (
+        "arcsin arccos arctan arcsinh arccosh arctanh sinh cosh tanh sin cos tan cot sec csc sqrt ln log exp"
+        " min max gcd lcm"
+    ).split()
+} | {"arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos"}
+_CONSTANTS = {name: name for name in ("infty", "pi", "theta", "alpha", "beta", "gamma", "lambda")} | {
+    "infinity": "infty",
+    "Infinity": "infty",
+    "inf": "infty",
+    "oo": "infty",
+}
+_COMMANDS = _FUNCTIONS | _CONSTANTS
+
+_BRACED = r"\{((?:[^{}]|\{[^{}]*\})*)\}"  # one level of braces inside
+
+
+def _compiled(*rewrites: tuple[str, str]) -> tuple[tuple[re.Pattern[str], str], ...]:
+    return tuple((re.compile(pattern), replacement) for pattern, replacement in rewrites)
+
+
+def _command(names: str) -> str:
+    return rf"\\(?:{names})(?![A-Za-z])"
+
+
+_DEGREE = _command("degree|circ")
+_LAYOUT = _compiled(
+    (r"\\!\s*", ""),
+    (r"\\[,;:> ]|~(?!=)|[\t\r\n]|" + _command(r"q?quad|displaystyle|textstyle|limits|hfill"), " "),
+    (r"\\?\$|\\[()]|^\s*\\\[|\\\]\s*$|" + _command("pounds|euro"), ""),
+    (_command(r"left|right|middle|[bB]igg?[lrm]?") + r"\s*\.?", ""),
+    (_command("lbrace"), r"\\{"),
+    (_command("rbrace"), r"\\}"),
+    (_command("[lr]?vert"), "|"),
+    (_command("langle"), "("),
+    (_command("rangle"), ")"),
+    (r"\{\\(?:rm|bf|it|sf)\s+([^{}]*)\}", r"\\text{\1}"),
+    (r"\{\s*,\s*\}", ","),
+    (_command("[dtc]frac"), r"\\frac "),
+    (_command("geqslant|geq|ge") + "|>=", r"\\geq "),
+    (_command("leqslant|leq|le") + "|<=", r"\\leq "),
+    (_command("gt"), ">"),
+    (_command("lt"), "<"),
+    (_command("ne") + r"|\s!=", r"\\neq "),
+    (_command("thickapprox|approxeq|simeq") + "|~=", r"\\approx "),
+    (_command("varnothing") + r"|\\\{\s*\\\}", r"\\emptyset "),
+    (_command("backslash|smallsetminus"), r"\\setminus "),
+    (_command("div"), "/"),
+    (_command("bmod"), r"\\mod "),
+    (_command("imath"), "i"),
+    (_command("mathbb") + r"\s*([A-Z])", r"\\mathbb{\1}"),
+    (_command("log") + r"\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln "),
+    (rf"(?:\^\s*)?(?:\{{\s*{_DEGREE}\s*\}}|{_DEGREE})", r"^\\circ "),
+    (r"\*\*", "^"),
+    (r"\u221a\s*([0-9]+)", r"\\sqrt{\1}"),
+    (r"\u221a", r"\\sqrt "),
+)
+
+_OPERANDS = _compiled(
+    (r"\\sqrt\s*\{\s*\}\s*\{", r"\\sqrt{"),
+    (r"\\(frac|sqrt)\s*([0-9A-Za-z])", r"\\\1{\2}"),  # \frac12, \frac1{2}, \sqrt3
+    (rf"(\\frac\s*{_BRACED})\s*([0-9A-Za-z])", r"\1{\3}"),
+    (r"\\(frac|sqrt)\s*\{", r"\\\1{"),
+    (r"([\^_])\s*\{\s*([0-9A-Za-z])\s*\}", r"\1\2"),
+    (r"\{\s*\{([^{}]*)\}\s*\}", r"{\1}"),
+)
+
+_SPACES = _compiled(
+    (r"\s+", " "),
+    # A space between two digits or two letters separates, and so does one after a comma between digits
+    # (`1, 234` is a list); any other is typesetting.
+    (r"(?<![0-9A-Za-z,]) | (?![0-9A-Za-z])|(?<=,)(?<![0-9],) |(?<=,) (?![0-9])", ""),
+    (r"(?<=[0-9]) (?=[A-Za-z])|(?<=[A-Za-z]) (?=[0-9])", ""),
+    (r"[.,;:\\]+$", ""),
+)
+
+_FONT_GROUP = re.compile(
+    r"\\(text(?:rm|bf|it|sf|normal)?|math(?:rm|bf|it|sf|normal)|mbox|hbox|boldsymbol|bm|operatorname)\s*"
+    + _BRACED
+)
+_QUANTITY = re.compile(r"([0-9][0-9.,]*)\s+([A-Za-z].*)", re.DOTALL)  # all of `5 apples` in a text font
+_SYMBOL_FONTS = ("mathbf", "mathit", "mathnormal", "boldsymbol", "bm")
+_CONJUNCTION = r"[,;]?\s*(?:\\text\{{\s*[,;]?\s*{0}\s*\}}|(?<![A-Za-z\\]){0}(?![A-Za-z]))\s*"
+_AND = re.compile(_CONJUNCTION.format("and"), re.IGNORECASE)
+_OR = re.compile(_CONJUNCTION.format("or"), re.IGNORECASE)
+_PLAIN_WORD = re.compile(r"\\text\{[^{}]*\}|\\operatorname\{[^{}]*\}|(?<![A-Za-z\\])[A-Za-z]+(?![A-Za-z])")
+_ROW_END = re.compile(r"\\\\(?:\[[^\[\]]*\])?|\\cr(?![A-Za-z])|\\hline(?![A-Za-z])")
+_BEFORE_PARENTHESIS = re.compile(r"(?:\^|\\sqrt)\s*\(")
+
+
+def is_plain(text: str) -> bool:
+    """Whether no character is invisible, turns the direction of writing, or ends strings."""
+    return all(
+        character in "\t\r\n" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
+        for character in text
+    )
+
+
+def normalise_answer(text: str) -> str:
+    """The one spelling of an answer. Quadratic in its length at worst, so cap that first."""
+    text = _rewritten(_single_backslashes(text.translate(_CHARACTERS)), _LAYOUT)
+    text = _FONT_GROUP.sub(_without_font, text)
+    text = _OR.sub(OR, _AND.sub(AND, text))
+    text = _PLAIN_WORD.sub(lambda word: rf"\{_COMMANDS[word[0]]} " if word[0] in _COMMANDS else word[0], text)
+    text = _rewritten(_braced_parentheses(text), _OPERANDS)
+    return _rewritten(text.strip(), _SPACES).strip()
+
+
+def _rewritten(text: str, rewrites: tuple[tuple[re.Pattern[str], str], ...]) -> str:
+    for pattern, replacement in rewrites:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _single_backslashes(text: str) -> str:
+    r"""Undoes the doubling of an answer that was escaped twice; marks where the rows of a matrix end."""
+    if r"\\begin" in text:
+        text = text.replace("\\\\", "\\")
+    if r"\begin" in text:
+        return _ROW_END.sub(ROW, text)
+    return re.sub(r"\\\\(?=[A-Za-z{}])", r"\\", text)
+
+
+def _without_font(group: re.Match[str]) -> str:
+    font, content = group[1], group[2].strip()
+    if content in _FUNCTIONS:
+        return rf"\{_FUNCTIONS[content]} "
+    if font == "operatorname":
+        return group[0]
+    if quantity := _QUANTITY.fullmatch(content):
+        return rf"{quantity[1]}\text{{{quantity[2]}}}"
+    if font in _SYMBOL_FONTS or not re.search(r"[A-Za-z]", content) or content in ("e", "i", "d"):
+        return content
+    return rf"\text{{{content}}}"
+
+
+def _braced_parentheses(text: str) -> str:
+    r"""`2^(x+1)` and `\sqrt(x)` with the braces that LaTeX wants."""
+    place = 0
+    while found := _BEFORE_PARENTHESIS.search(text, place):
+        place = found.end()
+        depth = 1
+        for end in range(place, len(text)):
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            if depth == 0:
+                operator = found[0][:-1].rstrip()
+                text = f"{text[: found.start()]}{operator}{{{text[place:end]}}}{text[end + 1 :]}"
+                break
+    return text

@@ -1,0 +1,96 @@
+r"""Takes the boxed answer out of a solver's response, in time linear in the response."""
+
+import re
+from typing import NamedTuple
+
+_BOX_OR_BRACE = re.compile(r"\\\\?(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+
+# What instructions put into the box that they ask for: "put your final answer in \boxed{answer}".
+_PLACEHOLDER = re.compile(
+    r"(?:\\(?:text|mathrm|textbf)\s*\{)?\s*"
+    r"(?:|\.{2,}|\\[cl]?dots|\u2026|_+|\?+|<[^<>]*>"
+    r"|(?:(?:your|the|my|final|correct|numerical)[\s_]+)*answer(?:[\s_]+here)?)"
+    r"\s*\}?",
+    re.IGNORECASE,
+)
+_MAX_PLACEHOLDER = 48  # characters
+
+_JOINT = re.compile(
+    r"(?:[\s$,;&]|\\[,;:! ()\[\]]|\\q?quad(?![A-Za-z])|(?<![A-Za-z])(?:and|or)(?![A-Za-z])"
+    r"|\\(?:text|mathrm)\s*\{[\s,]*(?:and|or)?[\s,]*\})*"
+)
+_MAX_JOINT = 48  # characters
+
+
+class _Box(NamedTuple):
+    r"""Places in the text: of the command's backslash, of the content, and after the closing brace."""
+
+    start: int
+    begin: int
+    end: int
+    after: int
+
+
+def extract_answer(text: str) -> str | None:
+    r"""The content of the last balanced `\boxed{...}` or `\fbox{...}` outside the thinking part, or None.
+
+    The thinking part ends at the last `</think>`; a `<think>` that never closes hides all that follows it.
+    A box around nothing but a box gives the inner one's content. A box that echoes the instruction
+    (`\boxed{}`, `\boxed{answer}`, `\boxed{...}`) counts only where there is no other.
+    """
+    text = _outside_thinking(text)
+    boxes = _closed_boxes(text)
+    return text[boxes[-1].begin : boxes[-1].end].strip() if boxes else None
+
+
+def answer_parts(text: str) -> list[str]:
+    r"""The different contents of the boxes that make up the answer; no box, no parts.
+
+    One part as a rule, which is `extract_answer`'s. Boxes with nothing but commas, "and" or "or" between the
+    last of them (`\boxed{2} or \boxed{3}`) are one answer.
+    """
+    text = _outside_thinking(text)
+    parts: list[_Box] = []
+    for box in reversed(_closed_boxes(text)):
+        if parts:
+            gap = text[box.after : parts[-1].start]
+            if len(gap) > _MAX_JOINT or not _JOINT.fullmatch(gap):
+                break
+        parts.append(box)
+    return list(dict.fromkeys(text[box.begin : box.end].strip() for box in reversed(parts)))
+
+
+def _outside_thinking(text: str) -> str:
+    return text.rpartition("</think>")[2].partition("<think>")[0]
+
+
+def _closed_boxes(text: str) -> list[_Box]:
+    """The balanced boxes in no other box, in order; those that echo an instruction only if all do."""
+    open_braces: list[tuple[int, int, bool]] = []  # (where it starts, where its content begins, is a box)
+    boxes: list[_Box] = []
+    for token in _BOX_OR_BRACE.finditer(text):
+        mark = token[0]
+        if mark == "}":
+            if open_braces:
+                start, begin, is_box = open_braces.pop()
+                if is_box:
+                    _close(text, boxes, _Box(start, begin, token.start(), token.end()))
+        elif mark == "{" or len(mark) > 2:  # two characters are an escape such as `\{`
+            open_braces.append((token.start(), token.end(), mark != "{"))
+    return [box for box in boxes if not _is_placeholder(text, box)] or boxes
+
+
+def _close(text: str, boxes: list[_Box], box: _Box) -> None:
+    """Adds a box in place of those inside it."""
+    inner = None
+    while boxes and boxes[-1].start > box.start:
+        inner = boxes.pop()
+    if inner and not text[box.begin : inner.start].strip() and not text[inner.after : box.end].strip():
+        box = box._replace(begin=inner.begin, end=inner.end)
+    boxes.append(box)
+
+
+def _is_placeholder(text: str, box: _Box) -> bool:
+    return box.end - box.begin <= _MAX_PLACEHOLDER and bool(
+        _PLACEHOLDER.fullmatch(text[box.begin : box.end].strip())
+    )

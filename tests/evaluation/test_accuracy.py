@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem, StdioCase
+from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem, StdioTest
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.sampling import rollouts, token_choice
 
@@ -24,7 +24,7 @@ PROBLEMS = [
         id="p",
         concepts=("loops",),
         problem="Add.",
-        tests=(StdioCase(input="1", output="1"),),
+        tests=(StdioTest(input="1", output="1"),),
         solution="print()",
     ),
 ]

@@ -45,7 +45,7 @@ _DETAIL_CHARACTERS = 2_000
 _EXIT_STATUSES: dict[int, Status] = {
     sandbox_driver.EXIT_SYNTAX_ERROR: "syntax_error",
     sandbox_driver.EXIT_MEMORY: "memory",
-    sandbox_driver.EXIT_ASSERTION: "wrong_answer",
+    sandbox_driver.EXIT_WRONG_ANSWER: "wrong_answer",
     -signal.SIGXCPU: "timeout",
 }
 _END_STATUSES: dict[str, Status] = {
@@ -80,6 +80,30 @@ class TestReport:
     __test__ = False
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramSettings(Limits):
+    """How programs are graded; the first three settings are those of each test."""
+
+    float_tolerance: float | None = None  # relative beyond 1, absolute below; None compares exactly
+    total_time_limit_s: float | None = None  # of a program's tests together; None: ten times that of one
+    stop_at_first_failure: bool = False
+    allow_weak_sandbox: bool = False  # where bubblewrap does not work, a separate uid (as root) and limits do
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.float_tolerance is not None and not (0 <= self.float_tolerance < math.inf):
+            raise ValueError(f"float_tolerance must be None, 0 or positive, got {self.float_tolerance}.")
+        if not (0 < self.total_seconds < math.inf):
+            raise ValueError(f"total_time_limit_s must be positive, got {self.total_time_limit_s}.")
+
+    @property
+    def total_seconds(self) -> float:
+        """Time of all tests of a program together."""
+        if self.total_time_limit_s is None:
+            return TESTS_IN_TOTAL_TIME * self.time_limit_s
+        return self.total_time_limit_s
+
+
 def run_tests(
     program: str,
     tests: Sequence[ProgramTest],
@@ -96,27 +120,39 @@ def run_tests(
 
     Args:
         time_limit_s: of each test, by the clock on the wall.
-        memory_mb: of each process, and of all of them together.
+        memory_mb: of each process of a test, and of all of them together.
         output_kb: of standard output, or of a returned value; a longer expectation raises it.
-        float_tolerance: relative beyond 1, absolute below; None compares text and floats exactly.
+        float_tolerance: see `output_match`; None compares exactly.
         allow_weak_sandbox: where bubblewrap does not work, run with a separate uid (as root) and limits only.
-        total_time_limit_s: of all tests together, None: ten times that of one. Tests not begun by then are timeouts.
+        total_time_limit_s: of all tests together, None: ten times that of one; a test not begun by then is a
+            timeout.
 
     Raises:
         SandboxUnavailable: isolation does not work here, and `allow_weak_sandbox` is false.
         ValueError: a limit is not positive, or a tolerance negative.
-        TypeError: a call test's argument or expected value has no typed JSON.
+        TypeError: an argument or expected value of a call test has no typed JSON.
     """
-    limits = Limits(time_limit_s=time_limit_s, memory_mb=memory_mb, output_kb=output_kb)
-    if float_tolerance is not None and not (0 <= float_tolerance < math.inf):
-        raise ValueError(f"float_tolerance must be None, 0 or positive, got {float_tolerance}.")
-    total = TESTS_IN_TOTAL_TIME * time_limit_s if total_time_limit_s is None else total_time_limit_s
-    host = sandbox_host.find_host(allow_weak_sandbox)
+    settings = ProgramSettings(
+        time_limit_s=time_limit_s,
+        memory_mb=memory_mb,
+        output_kb=output_kb,
+        float_tolerance=float_tolerance,
+        allow_weak_sandbox=allow_weak_sandbox,
+        total_time_limit_s=total_time_limit_s,
+        stop_at_first_failure=stop_at_first_failure,
+    )
+    return grade_program(program, tests, settings, sandbox_host.find_host(allow_weak_sandbox))
+
+
+def grade_program(
+    program: str, tests: Sequence[ProgramTest], settings: ProgramSettings, host: Host
+) -> TestReport:
+    """`run_tests` with a host that was found before."""
     results: list[TestResult] = []
-    with _Grader(host, program, limits, float_tolerance, time.monotonic() + total) as grader:
+    with _Grader(host, program, settings) as grader:
         for test in tests:
             results.append(grader.grade(test))
-            if stop_at_first_failure and results[-1].status != "passed":
+            if settings.stop_at_first_failure and results[-1].status != "passed":
                 break
     status = _status_of(results)
     return TestReport(
@@ -158,12 +194,11 @@ def call_test_of(test: AssertTest) -> CallTest | None:
 class _Grader:
     """Runs tests of one program in sandboxes that it starts when needed."""
 
-    def __init__(
-        self, host: Host, program: str, limits: Limits, float_tolerance: float | None, end_of_time: float
-    ):
-        self._limits, self._float_tolerance, self._end_of_time = limits, float_tolerance, end_of_time
-        self._program = _KeptSandbox(host, program, limits)
-        self._judge = _KeptSandbox(host, "", limits)  # for assertions
+    def __init__(self, host: Host, program: str, settings: ProgramSettings):
+        self._settings = settings
+        self._end_of_time = time.monotonic() + settings.total_seconds
+        self._program = _KeptSandbox(host, program, settings)
+        self._judge = _KeptSandbox(host, "", settings)  # for assertions
 
     def __enter__(self) -> "_Grader":
         return self
@@ -191,7 +226,7 @@ class _Grader:
             deadline=self._deadline(), output_bytes=self._output_bytes(len(test.output.encode()))
         )
         return _result(
-            outcome, output_match.outputs_match(test.output, outcome.stdout, self._float_tolerance)
+            outcome, output_match.outputs_match(test.output, outcome.stdout, self._settings.float_tolerance)
         )
 
     def _grade_call(self, test: CallTest) -> TestResult:
@@ -202,7 +237,7 @@ class _Grader:
         outcome = sandbox.finish(
             deadline=self._deadline(), output_bytes=self._output_bytes(len(json.dumps(expected)))
         )
-        return _result(outcome, output_match.value_matches(expected, outcome.result, self._float_tolerance))
+        return _result(outcome, output_match.value_matches(expected, outcome.result, self._settings.float_tolerance))
 
     def _grade_assertion(self, test: AssertTest) -> TestResult:
         server, judge = self._program.get(), self._judge.get()
@@ -219,10 +254,10 @@ class _Grader:
         return dataclasses.replace(result, is_lower_trust=True)
 
     def _deadline(self) -> float:
-        return min(time.monotonic() + self._limits.time_limit_s, self._end_of_time)
+        return min(time.monotonic() + self._settings.time_limit_s, self._end_of_time)
 
     def _output_bytes(self, expected: int) -> int:
-        return max(self._limits.output_kb << 10, 2 * expected)
+        return max(self._settings.output_kb << 10, 2 * expected)
 
 
 class _KeptSandbox:

@@ -29,7 +29,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from promptcot_jax.verify import sandbox_driver
+from promptcot_jax.verify import sandbox_driver, system_calls
 
 UNPRIVILEGED_ID = 65534  # nobody: where this process is root, its programs are not
 MAX_PROCESSES = 64  # threads count
@@ -89,10 +89,9 @@ class Limits:
     output_kb: int = 1024
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not (0 < value < math.inf):
-                raise ValueError(f"{field.name} must be positive and finite, got {value}.")
+        for name in ("time_limit_s", "memory_mb", "output_kb"):
+            if not (0 < getattr(self, name) < math.inf):
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,19 +140,21 @@ class Sandbox:
         info, info_end = os.pipe()
         undo.callback(os.close, info)
         program = _sealed_file(self._program.encode(errors="surrogatepass"))
+        refused_calls = _sealed_file(system_calls.filter_program())
         directory = "/"
         if self._host.is_weak:
             directory = undo.enter_context(tempfile.TemporaryDirectory(prefix="promptcot-program-"))
             os.chmod(directory, 0o777)
         is_root = os.geteuid() == 0
-        command = [*_isolation(self._host, info_end), *self._driver_command(theirs.fileno(), program)]
+        isolation = _isolation(self._host, info_end, refused_calls)
+        command = [*isolation, *self._driver_command(theirs.fileno(), program)]
         try:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=messages,
-                pass_fds=(theirs.fileno(), info_end, program),
+                pass_fds=(theirs.fileno(), info_end, program, refused_calls),
                 cwd=directory,
                 env=_ENVIRONMENT,
                 start_new_session=True,
@@ -167,6 +168,7 @@ class Sandbox:
             theirs.close()
             os.close(info_end)
             os.close(program)
+            os.close(refused_calls)
         undo.callback(self._kill)
         self._root_pid = self._process.pid
         self._control.settimeout(_START_SECONDS)
@@ -360,14 +362,17 @@ def _sealed_file(content: bytes) -> int:
     return descriptor
 
 
-def _isolation(host: Host, info: int) -> list[str]:
+def _isolation(host: Host, info: int, refused_calls: int) -> list[str]:
     """bubblewrap's part of the command line."""
     if host.is_weak:
         return []
     command = [host.bwrap, "--die-with-parent", "--new-session", "--info-fd", str(info)]
-    command += ["--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    # The driver is the namespace's first process: out of reach of signals from inside, and the end of all.
+    command += ["--as-pid-1", "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     # Inside a user namespace of its own a program could mount file systems of any size.
     command += ["--unshare-cgroup-try", "--disable-userns", "--cap-drop", "ALL", "--hostname", "sandbox"]
+    if system_calls.filter_program():
+        command += ["--seccomp", str(refused_calls)]
     for path in _SYSTEM:
         if os.path.islink(path):
             command += ["--symlink", os.readlink(path), path]

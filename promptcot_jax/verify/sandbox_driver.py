@@ -5,14 +5,15 @@ and imports nothing of the package. A test comes over the control socket as a se
 the program's standard input, output and error, and for some kinds a result pipe and a channel. Everything that
 a test writes goes straight into the parent's pipes.
 
-Nothing here is trusted after the first test has started: the program has the same uid and may kill or rewrite
-this process. That gains it nothing, since what passes is decided in the parent by comparing bytes with an
+Nothing here is trusted after the first test has started: the program has the same uid and may rewrite this
+process. That gains it nothing, since what passes is decided in the parent by comparing bytes with an
 expectation that was never in this sandbox.
 
 Values of call tests cross as typed JSON: None, booleans, numbers, texts and lists are themselves, everything
 else is an object with one key that names the type.
 """
 
+import _sitebuiltins
 import builtins
 import importlib
 import json
@@ -32,7 +33,7 @@ PASSED = b"passed"  # what the judge of an assertion writes when it holds
 # Exit codes for what the parent tells apart; a program that chooses one itself only mislabels its failure.
 EXIT_SYNTAX_ERROR = 112
 EXIT_MEMORY = 113
-EXIT_ASSERTION = 114
+EXIT_WRONG_ANSWER = 114
 
 _MAX_DESCRIPTORS = 6
 _JSON_INTEGER_BITS = 63  # beyond them an integer travels in hexadecimal, which has no digit limit
@@ -129,6 +130,10 @@ def main() -> None:
         program = file.read()
     for name, value in settings["limits"].items():
         _limit(getattr(resource, name), value)
+    # Started without site-packages, so that no verdict depends on what is installed; programs do use these.
+    builtins.exit = builtins.quit = _sitebuiltins.Quitter("exit", "Ctrl-D")
+    # As the first process of its namespace it gets only signals from inside that it handles: this was the one.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     control.send(READY)
     while True:
         _, descriptors, _, _ = socket.recv_fds(control, 1, _MAX_DESCRIPTORS)
@@ -141,7 +146,7 @@ def main() -> None:
             return _run_test(program, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
-        _, status = os.waitpid(child, 0)
+        status = _wait_for(child)
         is_clean = settings["isolated"] and _sweep()
         control.send(REPLY.pack(os.waitstatus_to_exitcode(status), is_clean))
 
@@ -153,14 +158,24 @@ def _limit(which: int, value: int) -> None:
     resource.setrlimit(which, (value, value))
 
 
+def _wait_for(child: int) -> int:
+    """Wait status of a test's process; orphans that come to this process, the first one here, are reaped."""
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == child:
+            return status
+
+
 def _sweep() -> bool:
     """Kills what a test left running; whether it left no files either."""
-    if os.getpid() != 2:  # only in a pid namespace of its own may it signal everyone
+    if os.getpid() != 1:  # only the first process of a pid namespace may signal everyone in it
         return False
     try:
         os.kill(-1, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # nothing was left
+        while True:
+            os.waitpid(-1, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass  # nothing is left
     return not os.listdir("/tmp") and not os.listdir("/dev/shm")
 
 
@@ -184,7 +199,12 @@ def _run_test(program: bytes, descriptors: list[int]) -> None:
         if request["kind"] == "call":
             target = _resolve(namespace, request["function"])
             value = target(*[decode(argument) for argument in request["args"]])
-            _write_all(rest[0], json.dumps(encode(value)).encode())
+            try:
+                result = json.dumps(encode(value)).encode()
+            except (TypeError, RecursionError) as error:  # no value that a test can expect
+                print(error, file=sys.stderr)
+                sys.exit(EXIT_WRONG_ANSWER)
+            _write_all(rest[0], result)
         elif request["kind"] == "serve":
             os.close(rest[0])
             _serve(namespace, channel_fd=rest[1])
@@ -294,7 +314,7 @@ def _judge(source: str, result_fd: int, channel_fd: int) -> None:
         try:
             exec(compile(source, "test.py", "exec", dont_inherit=True), Names(__name__="test"))
         except AssertionError:
-            sys.exit(EXIT_ASSERTION)
+            sys.exit(EXIT_WRONG_ANSWER)
         _write_all(result_fd, PASSED)
 
 

@@ -2,8 +2,8 @@
 
 Printed text is compared as a contest's judge does: line by line, white space at the end of a line and empty
 lines at the end of the output aside. With a tolerance, fields of a line that are both decimal numbers are
-compared as numbers, |given - expected| <= tolerance * max(1, |expected|), unless both are integers, which must
-be equal whatever their size.
+compared as numbers, |given - expected| <= tolerance * max(1, |expected|), unless both are integers, which
+must be equal whatever their size.
 
 Returned values are compared as typed JSON (`sandbox_driver`): a tuple equals a list, True is not 1, 1 equals
 1.0, NaN equals nothing, a set is compared without order. The tolerance applies to floats outside of sets and
@@ -23,7 +23,7 @@ _LONGEST_NUMBER = 400  # characters; a longer field is compared as text
 _TAGS = {"tuple": "list", "frozenset": "set"}
 
 
-def outputs_match(expected: str, printed: bytes, float_tolerance: float | None = None) -> bool:
+def outputs_match(expected: str, printed: bytes, float_tolerance: int | float | None = None) -> bool:
     """Whether a program's standard output is the expected one."""
     # Bytes that are no UTF-8 become lone surrogates, which no expectation holds.
     wanted, given = _lines(expected), _lines(printed.decode("utf-8", "surrogateescape"))
@@ -41,35 +41,33 @@ def _lines(text: str) -> list[str]:
     return lines
 
 
-def _lines_match(expected: str, given: str, tolerance: float) -> bool:
+def _lines_match(expected: str, given: str, tolerance: int | float) -> bool:
     wanted, fields = expected.split(), given.split()
     return len(wanted) == len(fields) and all(
         _fields_match(a, b, tolerance) for a, b in zip(wanted, fields, strict=True)
     )
 
 
-def _fields_match(expected: str, given: str, tolerance: float) -> bool:
+def _fields_match(expected: str, given: str, tolerance: int | float) -> bool:
     if max(len(expected), len(given)) > _LONGEST_NUMBER:
         return expected == given
     if _INTEGER.fullmatch(expected) and _INTEGER.fullmatch(given):
         return int(expected) == int(given)
     if _NUMBER.fullmatch(expected) and _NUMBER.fullmatch(given):
-        return _floats_match(float(expected), float(given), tolerance)
+        return expected == given or _is_close(float(expected), float(given), tolerance)
     return expected == given and not _NAN.fullmatch(expected)
 
 
-def _floats_match(expected: float, given: float, tolerance: float) -> bool:
-    return expected == given or (
-        math.isfinite(expected) and abs(given - expected) <= tolerance * max(1.0, abs(expected))
-    )
+def _is_close(expected: float, given: float, tolerance: int | float) -> bool:
+    return math.isfinite(expected) and abs(given - expected) <= tolerance * max(1.0, abs(expected))
 
 
-def value_matches(wanted: Any, result: bytes, float_tolerance: float | None = None) -> bool:
+def value_matches(wanted: Any, result: bytes, float_tolerance: int | float | None = None) -> bool:
     """Whether what a program's process wrote is the expected value; `wanted` is the latter's typed JSON."""
     try:
         given = json.loads(result)
-        # Only values of equal size can match. It also keeps the work below bounded by the expectation: no hash
-        # table is ever filled with more of the program's values than a test's author chose to compare.
+        # Only values of equal size can match. That also bounds the work below by the expectation: a program
+        # cannot fill a hash table of this process with values that collide.
         return _size(wanted) == _size(given) and _match(wanted, given, float_tolerance or 0.0)
     except (ValueError, TypeError, OverflowError, RecursionError):
         return False  # not typed JSON
@@ -84,7 +82,7 @@ def _size(typed: Any) -> int:
 def _parts(typed: Any) -> tuple[str, Any]:
     """Kind and content; a tuple is a list and a frozenset a set."""
     if typed is None or isinstance(typed, bool | str | list):
-        return type(typed).__name__, typed
+        return str(type(typed).__name__), typed
     if isinstance(typed, int | float):
         return "number", typed
     [(tag, content)] = typed.items()
@@ -95,15 +93,15 @@ def _parts(typed: Any) -> tuple[str, Any]:
     return _TAGS.get(tag, tag), content
 
 
-def _match(expected: Any, given: Any, tolerance: float) -> bool:
+def _match(expected: Any, given: Any, tolerance: int | float) -> bool:
     kind, wanted = _parts(expected)
     other_kind, value = _parts(given)
     if kind != other_kind:
         return False
     if kind == "number":
-        if isinstance(wanted, int) and isinstance(value, int):
-            return wanted == value
-        return wanted == value or _floats_match(float(wanted), float(value), tolerance)
+        if not tolerance or (isinstance(wanted, int) and isinstance(value, int)):
+            return wanted == value  # exact between an integer and a float as well
+        return wanted == value or _is_close(float(wanted), float(value), tolerance)
     if kind in ("list", "complex"):
         return len(wanted) == len(value) and all(
             _match(a, b, tolerance) for a, b in zip(wanted, value, strict=True)

@@ -113,7 +113,9 @@ class _Worker:
                         raise answer
                     return answer
             self._replace()
-        return TestReport(passed=False, status="sandbox_error", results=(), is_weak_sandbox=self._host.is_weak)
+        return TestReport(
+            passed=False, status="sandbox_error", results=(), is_weak_sandbox=self._host.is_weak
+        )
 
 
 def serve(descriptor: int) -> None:

@@ -5,15 +5,17 @@ the sandbox of the program, and neither an exit code nor anything that the progr
 pass. Tests of one program share a started interpreter as long as each leaves it clean, each in a forked
 process of its own.
 
-An `AssertTest` has its expectation in its source, so that runs in a second sandbox, which holds no program and
-asks the first one for the values of its calls. One that only says `f(literals) == literal` is done as the call
-test that it is. The others are of lower trust, and their results say so: an assertion may hold for more than
-the right value.
+An `AssertTest` has its expectation in its source, so that runs in a second sandbox, which holds no program
+and asks the first one for the values of its calls. One that only says `f(literals) == literal` is done as the
+call test that it is. The others are of lower trust, and their results say so: an assertion may hold for more
+than the right value.
 
-Where no isolation works, grading is refused unless `allow_weak_sandbox` accepts less; the report then says so.
+Where no isolation works, grading is refused unless `allow_weak_sandbox` accepts less; the report then says
+so.
 """
 
 import ast
+import contextlib
 import dataclasses
 import json
 import math
@@ -84,8 +86,10 @@ class TestReport:
 class ProgramSettings(Limits):
     """How programs are graded; the first three settings are those of each test."""
 
-    float_tolerance: float | None = None  # relative beyond 1, absolute below; None compares exactly
-    total_time_limit_s: float | None = None  # of a program's tests together; None: ten times that of one
+    float_tolerance: int | float | None = None  # relative beyond 1, absolute below; None compares exactly
+    total_time_limit_s: int | float | None = (
+        None  # of a program's tests together; None: ten times that of one
+    )
     stop_at_first_failure: bool = False
     allow_weak_sandbox: bool = False  # where bubblewrap does not work, a separate uid (as root) and limits do
 
@@ -100,20 +104,20 @@ class ProgramSettings(Limits):
     def total_seconds(self) -> float:
         """Time of all tests of a program together."""
         if self.total_time_limit_s is None:
-            return TESTS_IN_TOTAL_TIME * self.time_limit_s
-        return self.total_time_limit_s
+            return float(TESTS_IN_TOTAL_TIME * self.time_limit_s)
+        return float(self.total_time_limit_s)
 
 
 def run_tests(
     program: str,
     tests: Sequence[ProgramTest],
-    time_limit_s: float = 6.0,
+    time_limit_s: int | float = 6.0,
     memory_mb: int = 512,
     output_kb: int = 1024,
-    float_tolerance: float | None = None,
+    float_tolerance: int | float | None = None,
     allow_weak_sandbox: bool = False,
     *,
-    total_time_limit_s: float | None = None,
+    total_time_limit_s: int | float | None = None,
     stop_at_first_failure: bool = False,
 ) -> TestReport:
     """Runs a Python program against its tests, one after the other.
@@ -164,9 +168,10 @@ def _status_of(results: Sequence[TestResult]) -> Status:
     """A test that failed decides; one that could not be run leaves the program undecided."""
     if not results:
         return "no_tests"
-    failures = [result.status for result in results if result.status != "passed"]
+    failures: list[Status] = [result.status for result in results if result.status != "passed"]
     decided = [status for status in failures if status != "sandbox_error"]
-    return (decided or failures or ["passed"])[0]
+    first = [*decided, *failures][:1]
+    return first[0] if first else "passed"
 
 
 def call_test_of(test: AssertTest) -> CallTest | None:
@@ -237,7 +242,9 @@ class _Grader:
         outcome = sandbox.finish(
             deadline=self._deadline(), output_bytes=self._output_bytes(len(json.dumps(expected)))
         )
-        return _result(outcome, output_match.value_matches(expected, outcome.result, self._settings.float_tolerance))
+        return _result(
+            outcome, output_match.value_matches(expected, outcome.result, self._settings.float_tolerance)
+        )
 
     def _grade_assertion(self, test: AssertTest) -> TestResult:
         server, judge = self._program.get(), self._judge.get()
@@ -276,14 +283,14 @@ class _KeptSandbox:
         if self._sandbox is not None and self._sandbox.is_usable:
             return self._sandbox
         self.close()
-        for tries_left in reversed(range(SANDBOX_TRIES)):
-            try:
-                self._sandbox = self._new().__enter__()
-                break
-            except SandboxFailed:
-                if not tries_left:
-                    raise
-                time.sleep(_PAUSE_SECONDS)
+        for _ in range(SANDBOX_TRIES - 1):
+            with contextlib.suppress(SandboxFailed):
+                return self._started()
+            time.sleep(_PAUSE_SECONDS)
+        return self._started()
+
+    def _started(self) -> Sandbox:
+        self._sandbox = self._new().__enter__()
         return self._sandbox
 
     def close(self) -> None:

@@ -1,9 +1,10 @@
 """A sandbox for programs that a model wrote: unprivileged uid, then bubblewrap, then limits inside.
 
-`Sandbox` is one started interpreter (`sandbox_driver.py`) with one program. It does tests one after the other,
-each in a process of its own, and hands back what came out, as bytes. What a program can reach is a read-only
-system without /etc and homes, an empty network, its own processes, a small /tmp and the pipes that end here.
-Killing the first process of its pid namespace ends everything in it, whatever it has forked or detached.
+`Sandbox` is one started interpreter (`sandbox_driver.py`) with one program. It does tests one after the
+other, each in a process of its own, and hands back what came out, as bytes. What a program can reach is a
+read-only system without /etc and homes, an empty network, its own processes, a small /tmp and the pipes that
+end here. Killing the first process of its pid namespace ends everything in it, whatever it has forked or
+detached.
 
 Memory is limited twice: each process by RLIMIT_AS, and the whole tree by a look at its resident size every
 `_WATCH_SECONDS`, since not every user has a cgroup.
@@ -84,7 +85,7 @@ class Host:
 class Limits:
     """What one test of a program may use."""
 
-    time_limit_s: float = 6.0
+    time_limit_s: int | float = 6.0
     memory_mb: int = 512
     output_kb: int = 1024
 
@@ -353,7 +354,7 @@ def _driver_text() -> str:
 
 
 def _sealed_file(content: bytes) -> int:
-    """A file in memory that nobody can change; a program reads its input from one without anybody feeding it."""
+    """A file in memory that nobody can change; a program's input is one, so nobody has to feed it."""
     descriptor = os.memfd_create("content", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(descriptor, "wb", closefd=False) as file:
         file.write(content)
@@ -368,7 +369,14 @@ def _isolation(host: Host, info: int, refused_calls: int) -> list[str]:
         return []
     command = [host.bwrap, "--die-with-parent", "--new-session", "--info-fd", str(info)]
     # The driver is the namespace's first process: out of reach of signals from inside, and the end of all.
-    command += ["--as-pid-1", "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    command += [
+        "--as-pid-1",
+        "--unshare-user",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+    ]
     # Inside a user namespace of its own a program could mount file systems of any size.
     command += ["--unshare-cgroup-try", "--disable-userns", "--cap-drop", "ALL", "--hostname", "sandbox"]
     if system_calls.filter_program():

@@ -2,8 +2,8 @@
 
 The parent (`sandbox.py`) hands this file's text to a bare interpreter, so it uses the standard library alone
 and imports nothing of the package. A test comes over the control socket as a set of descriptors: the request,
-the program's standard input, output and error, and for some kinds a result pipe and a channel. Everything that
-a test writes goes straight into the parent's pipes.
+the program's standard input, output and error, and for some kinds a result pipe and a channel. Everything
+that a test writes goes straight into the parent's pipes.
 
 Nothing here is trusted after the first test has started: the program has the same uid and may rewrite this
 process. That gains it nothing, since what passes is decided in the parent by comparing bytes with an
@@ -48,7 +48,9 @@ class Opaque:
     def _refuse(self, *_: object) -> NoReturn:
         raise TypeError("the assertion compares a value of the program that has no typed JSON")
 
-    __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __len__ = __iter__ = __contains__ = _refuse
+    __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __len__ = __iter__ = __contains__ = (
+        _refuse
+    )
     __hash__ = None  # type: ignore[assignment]
 
 
@@ -132,7 +134,7 @@ def main() -> None:
         _limit(getattr(resource, name), value)
     # Started without site-packages, so that no verdict depends on what is installed; programs do use these.
     builtins.exit = builtins.quit = _sitebuiltins.Quitter("exit", "Ctrl-D")
-    # As the first process of its namespace it gets only signals from inside that it handles: this was the one.
+    # The first process of a namespace gets only those signals from inside that it handles: this was the one.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     control.send(READY)
     while True:
@@ -262,6 +264,14 @@ def _serve(namespace: dict[str, Any], channel_fd: int) -> None:
             lines.flush()
 
 
+def _exception_type(name: str) -> type[Exception]:
+    """The builtin exception of that name; an AssertionError of the program's is not the assertion's."""
+    kind = getattr(builtins, name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception) and kind is not AssertionError:
+        return kind
+    return RuntimeError
+
+
 def _judge(source: str, result_fd: int, channel_fd: int) -> None:
     """Runs an assertion in this process, which never sees the program's text, and says whether it held.
 
@@ -298,10 +308,7 @@ def _judge(source: str, result_fd: int, channel_fd: int) -> None:
                 reply = json.loads(lines.readline())
                 if "value" in reply:
                     return decode(reply["value"], Kept)
-                kind = getattr(builtins, reply["raised"], None)
-                is_exception = isinstance(kind, type) and issubclass(kind, Exception)
-                # An AssertionError of the program's is not the assertion's.
-                raise (kind if is_exception and kind is not AssertionError else RuntimeError)(reply["text"])
+                raise _exception_type(reply["raised"])(reply["text"])
 
         class Names(dict):
             """The assertion's own names; others are builtins, or the program's."""

@@ -1,7 +1,7 @@
 """Which bubblewrap and which interpreter work together on this machine: found by starting them.
 
-A virtual environment's interpreter below a home of mode 0700 is out of reach for the unprivileged uid, and so is
-a bubblewrap installed there; the system's are not.
+A virtual environment's interpreter below a home of mode 0700 is out of reach for the unprivileged uid, and so
+is a bubblewrap installed there; the system's are not.
 """
 
 import atexit
@@ -94,5 +94,7 @@ def _bwrap_candidates() -> Iterator[str]:
 def _python_candidates() -> list[tuple[str, str]]:
     """This interpreter without its virtual environment, then the system's: (executable, prefix)."""
     own = (os.path.realpath(sys.executable), sys.base_prefix)
-    system = [(path, "/usr") for path in ("/usr/bin/python3", "/usr/local/bin/python3") if os.path.exists(path)]
+    system = [
+        (path, "/usr") for path in ("/usr/bin/python3", "/usr/local/bin/python3") if os.path.exists(path)
+    ]
     return list(dict.fromkeys([own, *system]))

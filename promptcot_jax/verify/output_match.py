@@ -82,7 +82,7 @@ def _size(typed: Any) -> int:
 def _parts(typed: Any) -> tuple[str, Any]:
     """Kind and content; a tuple is a list and a frozenset a set."""
     if typed is None or isinstance(typed, bool | str | list):
-        return str(type(typed).__name__), typed
+        return type(typed).__name__, typed
     if isinstance(typed, int | float):
         return "number", typed
     [(tag, content)] = typed.items()
@@ -90,7 +90,7 @@ def _parts(typed: Any) -> tuple[str, Any]:
         return "number", int(content, 16)
     if tag == "float":
         return "number", float(content)
-    return _TAGS.get(tag, tag), content
+    return _TAGS.get(tag) or tag, content
 
 
 def _match(expected: Any, given: Any, tolerance: int | float) -> bool:

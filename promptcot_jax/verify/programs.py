@@ -169,9 +169,10 @@ def _status_of(results: Sequence[TestResult]) -> Status:
     if not results:
         return "no_tests"
     failures: list[Status] = [result.status for result in results if result.status != "passed"]
-    decided = [status for status in failures if status != "sandbox_error"]
-    first = [*decided, *failures][:1]
-    return first[0] if first else "passed"
+    for status in failures:
+        if status != "sandbox_error":
+            return status
+    return failures[0] if failures else "passed"
 
 
 def call_test_of(test: AssertTest) -> CallTest | None:

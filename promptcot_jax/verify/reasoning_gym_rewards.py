@@ -2,9 +2,9 @@
 
 The package scores from 0 to 1; what is below 1 is partial credit, for some families for garbage. Families are
 admitted by name: `game_of_life_halting` gives 1.0 to any text, `complex_arithmetic` to `nan`, and the scorers
-of `countdown`, `simple_integration` and others hand the answer to sympy's `parse_expr` or to `eval`, which run
-it as code. In version 0.1.25 the `_EXACT_FAMILIES` keep the package's own scorer, which gives 1.0 to the stored
-answer alone, and the scorers of the `_OPEN_FAMILIES` were read and do nothing of the kind.
+of `countdown`, `simple_integration` and others hand the answer to sympy's `parse_expr` or to `eval`, which
+run it as code. In version 0.1.25 the `_EXACT_FAMILIES` keep the package's own scorer, which gives 1.0 to the
+stored answer alone, and the scorers of the `_OPEN_FAMILIES` were read and do nothing of the kind.
 """
 
 import functools

@@ -18,6 +18,7 @@ from promptcot_jax.run import evaluate, model_source, sft, synthesize
 from promptcot_jax.sampling import rollouts, token_choice
 from promptcot_jax.trainers import fitter, loop
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.verify.programs import ProgramSettings
 from tests import toys
 
 SOLVED = [
@@ -141,13 +142,25 @@ def test_evaluate_refuses_problems_that_it_cannot_tell_apart_or_find(
 ):
     (Path(workdir) / "none.jsonl").touch()
     with pytest.raises(WrongUse, match=message):
-        evaluate.evaluate(workdir=workdir, config=ATTEMPTS, mesh=mesh_lib.MeshConfig(), **settings)
+        evaluate.evaluate(
+            workdir=workdir,
+            config=ATTEMPTS,
+            programs=ProgramSettings(),
+            mesh=mesh_lib.MeshConfig(),
+            **settings,
+        )
 
 
 def test_evaluate_keeps_its_attempts_in_a_directory_of_its_own(workdir: str):
     save_model(Path(workdir) / "policy", {})
     settings = {"problems": ("{workdir}/triples.jsonl",), "max_problems": 2}
-    result = evaluate.evaluate(workdir=workdir, config=ATTEMPTS, mesh=mesh_lib.MeshConfig(), **settings)
+    result = evaluate.evaluate(
+        workdir=workdir,
+        config=ATTEMPTS,
+        programs=ProgramSettings(),
+        mesh=mesh_lib.MeshConfig(),
+        **settings,
+    )
     assert result.counts["attempts"] == 2
     assert len(jsonl.read_records(Path(workdir) / "evaluate" / "attempts.jsonl", accuracy.AttemptRecord)) == 2
     assert set(json.loads((Path(workdir) / "results.json").read_text())["results"]) == {"triples"}

@@ -68,6 +68,23 @@ real, sys.stdout = sys.stdout, io.StringIO()
 print(int(input()) + int(input()))
 real.write(sys.stdout.getvalue())
 """,
+    "stream left open": r"""
+out = open(1, 'w')
+out.write(str(int(input()) + int(input())) + '\n')
+""",
+    "last words": """
+class Last:
+    def __del__(self):
+        print(total)
+total = int(input()) + int(input())
+last = Last()
+del last
+""",
+    "wrapped stdout": """
+import io, sys
+sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, 'w', closefd=False)))
+print(int(input()) + int(input()))
+""",
     "main guard": """
 def main():
     print(int(input()) + int(input()))

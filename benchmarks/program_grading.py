@@ -1,8 +1,8 @@
-"""What grading a program costs, over starting a bare interpreter, and how many programs a second two cores do.
+"""What grading a program costs over starting a bare interpreter, and how many programs a second it makes.
 
     python benchmarks/program_grading.py
 
-One program with `--tests` stdio tests, its sandboxes started anew for each program. The bare interpreter is the
+One program with `--tests` stdio tests, a sandbox started anew for each program. The bare interpreter is the
 one that the sandbox uses, so the difference is the price of isolation, of a process for each test and of the
 verdict.
 """

@@ -2,8 +2,8 @@
 
 Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `extract_answer`,
 `grade_math`, `run_tests` (with `StdioTest`, `CallTest`, `AssertTest` and its `TestReport`), `run_stage`. Not
-here yet, and absent rather than pretended: `grade_many`, `decontaminate`, `codeforces_rating`; each comes with
-the room that does it.
+here yet, and absent rather than pretended: `grade_many`, `decontaminate`, `codeforces_rating`; each comes
+with the room that does it.
 """
 
 import bisect

@@ -40,7 +40,7 @@ class CallTest:
     Arguments and value are None, booleans, numbers, texts, bytes, lists, tuples, sets and dicts of these.
     """
 
-    function: str  # a name of the program's, or "Class.method" of a new instance
+    function: str  # a name of the program's or of its class Solution, or "Class.method" of a new instance
     args: Sequence[Any]
     expected: Any
 

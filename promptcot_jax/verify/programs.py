@@ -156,7 +156,8 @@ def grade_program(
     with _Grader(host, program, settings) as grader:
         for test in tests:
             results.append(grader.grade(test))
-            if settings.stop_at_first_failure and results[-1].status != "passed":
+            status = results[-1].status
+            if status == "sandbox_error" or (settings.stop_at_first_failure and status != "passed"):
                 break
     status = _status_of(results)
     return TestReport(

@@ -24,6 +24,7 @@ import inspect
 import json
 import math
 import os
+import pathlib
 import selectors
 import signal
 import socket
@@ -409,9 +410,10 @@ def _isolation(host: Host, info: int, refused_calls: int) -> list[str]:
             command += ["--ro-bind-try", path, path]
     for path in _SYSTEM_FILES:
         command += ["--ro-bind-try", path, path]
-    if not host.prefix.startswith("/usr"):
-        command += ["--ro-bind", host.prefix, host.prefix]
     command += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
     for path in ("/dev/shm", "/tmp"):
         command += ["--perms", "1777", "--size", str(_SCRATCH_BYTES), "--tmpfs", path]
+    prefix = pathlib.PurePath(host.prefix)
+    if not any(prefix.is_relative_to(path) for path in _SYSTEM):  # last, since it may lie below /tmp
+        command += ["--ro-bind", host.prefix, host.prefix]
     return [*command, "--remount-ro", "/", "--chdir", "/tmp", "--"]

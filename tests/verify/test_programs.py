@@ -391,7 +391,7 @@ def test_a_sandbox_that_does_not_start_is_tried_again_and_then_told_apart(monkey
     failures.clear()
     allowed = 100
     report = programs.run_tests("print(1)", [StdioTest("", "1")] * 2)
-    assert (report.passed, report.status, len(failures)) == (False, "sandbox_error", 6)
+    assert (report.passed, report.status, len(failures)) == (False, "sandbox_error", 3)
 
 
 def test_a_lost_worker_is_replaced(monkeypatch):

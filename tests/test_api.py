@@ -176,3 +176,13 @@ def test_run_stage_refuses_as_the_command_line_does(tmp_path):
         api.run_stage("self_play", workdir=tmp_path)
     with pytest.raises(WrongUse, match="workdir"):
         api.run_stage("corpus")
+
+
+def test_programs_are_graded_by_the_names_of_the_api():
+    tests = [api.StdioTest("", "7"), api.CallTest("f", (3,), 3), api.AssertTest("assert f(3) + 4 == 7")]
+    try:
+        report = api.run_tests("def f(x):\n    return x\nprint(7)", tests)
+    except WrongUse as reason:
+        pytest.skip(str(reason))  # no isolation here
+    assert isinstance(report, api.TestReport)
+    assert (report.passed, report.status, len(report.results)) == (True, "passed", 3)

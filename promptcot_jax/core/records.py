@@ -7,7 +7,8 @@ and evaluation.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 Domain = Literal["math", "code"]
 
@@ -24,12 +25,34 @@ class Triple:
     problem: str
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StdioCase:
+@dataclasses.dataclass(frozen=True)
+class StdioTest:
     """One test of a program: what it reads, what it must print."""
 
     input: str
     output: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CallTest:
+    """One test of a function: its arguments, and the value that it must return.
+
+    Arguments and value are None, booleans, numbers, texts, bytes, lists, tuples, sets and dicts of these.
+    """
+
+    function: str  # a name of the program's or of its class Solution, or "Class.method" of a new instance
+    args: Sequence[Any]
+    expected: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class AssertTest:
+    """Statements that must run without an exception; of lower trust, see `verify.programs`."""
+
+    source: str
+
+
+ProgramTest = StdioTest | CallTest | AssertTest
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +75,7 @@ class SolvedProgramProblem:
     concepts: tuple[str, ...]
     level: str = ""
     problem: str
-    tests: tuple[StdioCase, ...]
+    tests: tuple[StdioTest, ...]
     solution: str
 
 
@@ -84,7 +107,7 @@ class ProgramCorpusRow:
     level: str
     rationale: str
     problem: str
-    tests: tuple[StdioCase, ...]
+    tests: tuple[StdioTest, ...]
     solution: str
 
 

@@ -1,9 +1,9 @@
 """Accuracy of a solver: greedy, or the average over k samples (avg@k; the paper reports avg@16).
 
 Every attempt is kept. The standard error is over problems, since attempts at one problem are not independent.
-An attempt that ran out of tokens is graded like any other and counted as cut off. A programming problem is
-counted as not graded: its verdict needs the sandbox, which is not part of the system yet, and a guess would
-be worse than none.
+An attempt that ran out of tokens is graded like any other and counted as cut off. A programming problem needs
+a sandbox: where none works it is left out and counted as not graded, and an attempt over which a working one
+failed has no part in the accuracy.
 """
 
 import collections
@@ -17,10 +17,14 @@ from etils import epath
 
 from promptcot_jax.core import jsonl, shards
 from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem
+from promptcot_jax.data import templates
 from promptcot_jax.sampling.rollouts import Request, RolloutConfig, requests_of
 from promptcot_jax.verify import math_answers
+from promptcot_jax.verify.program_pool import Job
+from promptcot_jax.verify.programs import TestReport
+from promptcot_jax.verify.rewards import RunMany
 
-WHY_NOT_GRADED = "programs are graded by running their tests in a sandbox, which is not built yet"
+Problem = SolvedMathProblem | SolvedProgramProblem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,36 +43,39 @@ class AttemptRecord:
     problem_id: str
     sample: int
     completion: str
-    answer: str  # as extracted; empty where there is no box, and then never correct
-    reference: str
+    answer: str  # what was boxed, or the program; empty where there is none, and then never correct
+    reference: str  # of a mathematics problem; a program's are its tests
     correct: bool
+    status: str  # of the verdict, see `math_answers` and `programs`; no_answer where there is none to grade
     finish_reason: Literal["stop", "length"]
     num_tokens: int
 
 
-Solve = Callable[[Sequence[Request[SolvedMathProblem]]], list[Solution]]
+Solve = Callable[[Sequence[Request[Problem]]], list[Solution]]
 
 
 def attempt_all(
-    problems: Sequence[SolvedMathProblem | SolvedProgramProblem],
+    problems: Sequence[Problem],
     *,
     solve: Solve,
+    run_programs: RunMany | None,
     config: RolloutConfig,
     attempts_path: epath.PathLike,
 ) -> list[AttemptRecord]:
-    """Attempts every mathematics problem and writes the graded attempts, shard by shard.
+    """Attempts every problem that can be graded and writes the graded attempts, shard by shard.
 
     Args:
         solve: samples one shard of requests, see `solver.solution_sampler`.
+        run_programs: see `program_pool.run_many`; None leaves programming problems out.
     """
-    mathematical = [problem for problem in problems if isinstance(problem, SolvedMathProblem)]
+    attempted = [p for p in problems if run_programs is not None or isinstance(p, SolvedMathProblem)]
 
-    def solve_and_grade(shard: Sequence[Request[SolvedMathProblem]]) -> list[AttemptRecord]:
-        return [graded(request, solution) for request, solution in zip(shard, solve(shard), strict=True)]
+    def solve_and_grade(shard: Sequence[Request[Problem]]) -> list[AttemptRecord]:
+        return graded(shard, solve(shard), run_programs or _no_programs)
 
     return shards.map_in_shards(
         attempts_path,
-        requests_of(mathematical, config.samples_per_row),
+        requests_of(attempted, config.samples_per_row),
         solve_and_grade,
         AttemptRecord,
         shard_size=config.requests_per_shard,
@@ -76,38 +83,76 @@ def attempt_all(
     )
 
 
-def graded(request: Request[SolvedMathProblem], solution: Solution) -> AttemptRecord:
-    """The verdict on one solution: only a boxed answer can be right."""
-    answer = math_answers.extract_answer(solution.text) or ""
-    return AttemptRecord(
-        problem_id=request.row.id,
-        sample=request.sample,
-        completion=solution.text,
-        answer=answer,
-        reference=request.row.answer,
-        correct=math_answers.grade_math(request.row.answer, answer),
-        finish_reason=solution.finish_reason,
-        num_tokens=solution.num_tokens,
+def _no_programs(jobs: Sequence[Job]) -> list[TestReport]:
+    return []
+
+
+def graded(
+    requests: Sequence[Request[Problem]], solutions: Sequence[Solution], run_programs: RunMany
+) -> list[AttemptRecord]:
+    """The verdicts on solutions: only a boxed answer, or the program in the last code fence, can be right."""
+    answers = [_answer(request.row, solution) for request, solution in zip(requests, solutions, strict=True)]
+    reports = iter(
+        run_programs(
+            [
+                (answer, request.row.tests)
+                for request, answer in zip(requests, answers, strict=True)
+                if answer and isinstance(request.row, SolvedProgramProblem)
+            ]
+        )
     )
+    records = []
+    for request, solution, answer in zip(requests, solutions, answers, strict=True):
+        problem, correct, status = request.row, False, "no_answer"
+        if answer and isinstance(problem, SolvedProgramProblem):
+            report = next(reports)
+            correct, status = report.passed, report.status
+        elif answer and isinstance(problem, SolvedMathProblem):
+            correct = math_answers.grade_math(problem.answer, answer)
+            status = "match" if correct else "mismatch"
+        records.append(
+            AttemptRecord(
+                problem_id=problem.id,
+                sample=request.sample,
+                completion=solution.text,
+                answer=answer,
+                reference=problem.answer if isinstance(problem, SolvedMathProblem) else "",
+                correct=correct,
+                status=status,
+                finish_reason=solution.finish_reason,
+                num_tokens=solution.num_tokens,
+            )
+        )
+    return records
+
+
+def _answer(problem: Problem, solution: Solution) -> str:
+    if isinstance(problem, SolvedMathProblem):
+        return math_answers.extract_answer(solution.text) or ""
+    return templates.last_code_fence(templates.answer_part(solution.text)) or ""
 
 
 def summary(
     attempts: Sequence[AttemptRecord],
-    problems: Sequence[SolvedMathProblem | SolvedProgramProblem],
+    problems: Sequence[Problem],
     *,
+    why_not_graded: str = "",
     splits: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
     """Accuracy with its standard error, and how the attempts ended.
 
     Args:
-        splits: further groupings, e.g. {"family": {problem id: family}}; "level" is always there.
+        why_not_graded: why the problems without an attempt have none.
+        splits: further groupings, e.g. {"family": {problem id: family}}, beside "level" and "domain".
     """
-    mathematical = [problem for problem in problems if isinstance(problem, SolvedMathProblem)]
-    splits = {"level": {problem.id: problem.level or "not stated" for problem in mathematical}} | dict(
-        splits or {}
-    )
     attempts_of = collections.Counter(attempt.problem_id for attempt in attempts)
-    num_programs = len(problems) - len(mathematical)
+    attempted = [problem for problem in problems if problem.id in attempts_of]
+    own_splits = {
+        "level": {problem.id: problem.level or "not stated" for problem in attempted},
+        "domain": {p.id: "math" if isinstance(p, SolvedMathProblem) else "code" for p in attempted},
+    }
+    not_graded = len(problems) - len(attempted)
+    statuses = collections.Counter(attempt.status for attempt in attempts)
     return {
         **accuracy_over_problems(attempts),
         "problems": len(attempts_of),
@@ -115,10 +160,14 @@ def summary(
         "correct_attempts": sum(attempt.correct for attempt in attempts),
         "cut_off_share": _share([attempt.finish_reason == "length" for attempt in attempts]),
         "no_answer_share": _share([not attempt.answer for attempt in attempts]),
+        "status_shares": {status: count / len(attempts) for status, count in sorted(statuses.items())},
         "mean_tokens": float(np.mean([attempt.num_tokens for attempt in attempts])) if attempts else None,
-        "not_graded": num_programs,
-        "not_graded_reason": WHY_NOT_GRADED if num_programs else "",
-        "splits": {name: _by_group(attempts, group_of) for name, group_of in splits.items()},
+        "not_graded": not_graded,
+        "not_graded_reason": why_not_graded if not_graded else "",
+        "splits": {
+            name: _by_group(attempts, group_of)
+            for name, group_of in (own_splits | dict(splits or {})).items()
+        },
     }
 
 
@@ -126,7 +175,8 @@ def accuracy_over_problems(attempts: Sequence[AttemptRecord]) -> dict[str, float
     """Mean over problems of the share of right attempts, and its standard error; None where undefined."""
     verdicts: dict[str, list[bool]] = collections.defaultdict(list)
     for attempt in attempts:
-        verdicts[attempt.problem_id].append(attempt.correct)
+        if attempt.status != "sandbox_error":
+            verdicts[attempt.problem_id].append(attempt.correct)
     shares = np.array([np.mean(row) for row in verdicts.values()])
     return {
         "accuracy": float(shares.mean()) if len(shares) else None,

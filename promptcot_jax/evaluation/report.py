@@ -251,10 +251,14 @@ def solver_section(workdir: epath.Path) -> str:
 def _attempt_card(attempt: accuracy.AttemptRecord, problem: workdir_files.Row | None) -> str:
     tag = '<span class="tag win">right</span>' if attempt.correct else '<span class="tag no">wrong</span>'
     cut = '<span class="tag no">cut off</span>' if attempt.finish_reason == "length" else ""
+    verdict = f"<span>verdict <b>{page.text(attempt.status)}</b></span>"
+    if attempt.reference:  # a mathematics problem's
+        verdict = (
+            f"<span>answer <b>{page.text(attempt.answer or 'none')}</b></span>"
+            f"<span>reference <b>{page.text(attempt.reference)}</b></span>"
+        )
     scores = (
-        f'<div class="scores">{tag}{cut}<span>answer <b>{page.text(attempt.answer or "none")}</b></span>'
-        f"<span>reference <b>{page.text(attempt.reference)}</b></span>"
-        f"<span>{attempt.num_tokens} tokens</span>"
+        f'<div class="scores">{tag}{cut}{verdict}<span>{attempt.num_tokens} tokens</span>'
         f'<span class="mono">{page.text(attempt.problem_id)}</span></div>'
     )
     statement = page.prose(str(problem.get("problem", ""))) if problem else ""

@@ -14,10 +14,12 @@ def solution_sampler(model: load.LoadedModel, config: rollouts.RolloutConfig) ->
     tokenizer = model.tokenizer
     sampler = rollouts.make_sampler(model.lm, model.params, tokenizer, config, "rollout")
 
-    def solve(requests: Sequence[rollouts.Request[SolvedMathProblem]]) -> list[accuracy.Solution]:
-        completions = sampler.complete(
-            requests, lambda problem: examples.solver_prompt_ids(tokenizer, problem.problem, "math")
-        )
+    def prompt_ids(problem: accuracy.Problem) -> Sequence[int]:
+        domain = "math" if isinstance(problem, SolvedMathProblem) else "code"
+        return examples.solver_prompt_ids(tokenizer, problem.problem, domain)
+
+    def solve(requests: Sequence[rollouts.Request[accuracy.Problem]]) -> list[accuracy.Solution]:
+        completions = sampler.complete(requests, prompt_ids)
         return [
             accuracy.Solution(
                 text=tokenizer.decode(completion.ids_without_end),

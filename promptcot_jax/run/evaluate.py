@@ -1,8 +1,11 @@
-"""`promptcot evaluate`: a solver's accuracy on problems with known answers, every attempt kept."""
+"""`promptcot evaluate`: a solver's accuracy on problems with known answers or tests, every attempt kept."""
 
 import collections
 import dataclasses
+import functools
+import logging
 import os
+from typing import Literal
 
 import jax
 
@@ -16,12 +19,17 @@ from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
 from promptcot_jax.sampling.rollouts import RolloutConfig
+from promptcot_jax.verify import program_pool, sandbox_host
+from promptcot_jax.verify.programs import ProgramSettings
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
     *,
     workdir: str,
     config: RolloutConfig,
+    programs: ProgramSettings,
     mesh: mesh_lib.MeshConfig,
     solver: configuration.InputPath = "{workdir}/policy",
     problems: tuple[configuration.InputPath, ...] = (
@@ -34,6 +42,7 @@ def evaluate(
     """Writes `evaluate/attempts.jsonl`, and `results.json` with one entry for each file of `problems`.
 
     Args:
+        programs: how programs are run; where no sandbox works, programming problems are left out and counted.
         max_problems: of each file take at most so many, from its beginning; 0 takes all.
 
     Raises:
@@ -62,6 +71,8 @@ def evaluate(
         raise WrongUse(
             f"{len(repeated)} problem ids occur twice, e.g. {repeated[0]!r}; give each its own id."
         )
+    sandbox, why_not_graded = _sandbox(programs)
+    run_programs = functools.partial(program_pool.run_many, settings=programs)
     source = configuration.in_workdir(solver, workdir)
     devices = stage.make_mesh(mesh)
     model = load.load_model(source, dtype=dtype, mesh=devices)
@@ -69,6 +80,7 @@ def evaluate(
         attempts = accuracy.attempt_all(
             everything,
             solve=solver_lib.solution_sampler(model, config),
+            run_programs=None if sandbox == "none" else run_programs,
             config=config,
             attempts_path=os.path.join(workdir, "evaluate", "attempts.jsonl"),
         )
@@ -76,6 +88,8 @@ def evaluate(
         "solver": source,
         "params_digest": store.params_digest(model.params),
         "sampling": dataclasses.asdict(config),
+        "sandbox": sandbox,
+        "programs": dataclasses.asdict(programs),
     }
     results = {}
     for name, rows in sets.items():
@@ -83,7 +97,13 @@ def evaluate(
         own = [attempt for attempt in attempts if attempt.problem_id in ids]
         families = _families(configuration.in_workdir(paths[name], workdir))
         results[name] = (
-            accuracy.summary(own, rows, splits={"family": families} if families else None) | lineage
+            accuracy.summary(
+                own,
+                rows,
+                why_not_graded=why_not_graded,
+                splits={"family": families} if families else None,
+            )
+            | lineage
         )
     accuracy.write_results(os.path.join(workdir, "results.json"), results)
     return stage.StageResult(
@@ -91,9 +111,23 @@ def evaluate(
             "problems": len(everything),
             "attempts": len(attempts),
             "correct": sum(attempt.correct for attempt in attempts),
-            "not_graded": sum(isinstance(problem, SolvedProgramProblem) for problem in everything),
+            "not_graded": sum(result["not_graded"] for result in results.values()),
+            "sandbox_errors": sum(attempt.status == "sandbox_error" for attempt in attempts),
+            "weak_sandbox": int(sandbox == "weak"),
         }
     )
+
+
+def _sandbox(settings: ProgramSettings) -> tuple[Literal["bubblewrap", "weak", "none"], str]:
+    """What programs can be run in here, and why in nothing."""
+    try:
+        host = sandbox_host.find_host(settings.allow_weak_sandbox)
+    except sandbox_host.SandboxUnavailable as reason:
+        log.warning("evaluate: %s", reason)
+        return "none", str(reason).rstrip(".")
+    if host.is_weak:
+        log.warning("evaluate: programs run without isolation, as allow_weak_sandbox says")
+    return ("weak" if host.is_weak else "bubblewrap"), ""
 
 
 def _solved_problems(path: str, limit: int) -> list[SolvedMathProblem | SolvedProgramProblem]:

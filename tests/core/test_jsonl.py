@@ -50,7 +50,7 @@ def test_a_union_takes_the_type_that_fits(tmp_path):
     path = write_lines(tmp_path / "t.jsonl", json.dumps(program), json.dumps(math))
     rows = jsonl.read_records(path, records.SolvedMathProblem | records.SolvedProgramProblem)
     assert [type(row) for row in rows] == [records.SolvedProgramProblem, records.SolvedMathProblem]
-    assert rows[0].tests == (records.StdioCase(input="1", output="2"),)
+    assert rows[0].tests == (records.StdioTest(input="1", output="2"),)
 
 
 def test_shards_read_as_one_and_replace_what_was_there(tmp_path):

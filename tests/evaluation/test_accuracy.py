@@ -1,13 +1,15 @@
 """Facts of solver accuracy: hand-computed means and errors, verdicts, what is not graded, resumption."""
 
+import dataclasses
 import json
 import math
 
 import pytest
 
-from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem, StdioCase
+from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem, StdioTest
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.sampling import rollouts, token_choice
+from promptcot_jax.verify import programs
 
 
 def problem(name, answer, level="1"):
@@ -24,7 +26,7 @@ PROBLEMS = [
         id="p",
         concepts=("loops",),
         problem="Add.",
-        tests=(StdioCase(input="1", output="1"),),
+        tests=(StdioTest(input="1", output="1"),),
         solution="print()",
     ),
 ]
@@ -56,7 +58,7 @@ CONFIG = rollouts.RolloutConfig(
 
 def test_accuracy_and_its_error_are_over_problems(tmp_path):
     attempts = accuracy.attempt_all(
-        PROBLEMS, solve=solve, config=CONFIG, attempts_path=tmp_path / "attempts.jsonl"
+        PROBLEMS, solve=solve, run_programs=None, config=CONFIG, attempts_path=tmp_path / "attempts.jsonl"
     )
     assert [(a.problem_id, a.answer, a.correct) for a in attempts] == [
         ("a", "0.5", True),
@@ -78,12 +80,16 @@ def test_accuracy_and_its_error_are_over_problems(tmp_path):
     assert result["splits"]["family"]["halves"] == {"accuracy": 1.0, "standard_error": None, "problems": 1}
 
 
-def test_programs_are_counted_and_never_scored(tmp_path):
+def test_programs_without_a_sandbox_are_counted_and_never_scored(tmp_path):
     only_programs = [PROBLEMS[3]]
     attempts = accuracy.attempt_all(
-        only_programs, solve=solve, config=CONFIG, attempts_path=tmp_path / "attempts.jsonl"
+        only_programs,
+        solve=solve,
+        run_programs=None,
+        config=CONFIG,
+        attempts_path=tmp_path / "attempts.jsonl",
     )
-    result = accuracy.summary(attempts, only_programs)
+    result = accuracy.summary(attempts, only_programs, why_not_graded="no sandbox works here")
     assert attempts == []
     assert (result["not_graded"], result["accuracy"], result["mean_tokens"]) == (1, None, None)
     assert "sandbox" in result["not_graded_reason"]
@@ -91,8 +97,51 @@ def test_programs_are_counted_and_never_scored(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["results"]["held-out"]["not_graded"] == 1
 
 
+def test_programs_are_graded_beside_answers_and_failures_of_the_sandbox_do_not_count(tmp_path):
+    writes = {
+        ("p", 0): "<think>```python\nno\n```</think>First\n```\nno\n```\nthen\n```python\nright\n```",
+        ("p", 1): "no fence",
+        ("q", 0): "```python\nbroken\n```",
+        ("q", 1): "```python\nright\n```",
+        ("a", 0): r"\boxed{0.5}",
+        ("a", 1): r"\boxed{2}",
+    }
+    verdicts = {"right": "passed", "broken": "sandbox_error"}
+    problems = [PROBLEMS[3], dataclasses.replace(PROBLEMS[3], id="q"), PROBLEMS[0]]
+
+    def solve(requests):
+        return [
+            accuracy.Solution(text=writes[r.row.id, r.sample], finish_reason="stop", num_tokens=1)
+            for r in requests
+        ]
+
+    def run_programs(jobs):
+        assert all(tests == PROBLEMS[3].tests for _, tests in jobs)
+        statuses = [verdicts[program.strip()] for program, _ in jobs]
+        return [programs.TestReport(passed=s == "passed", status=s, results=()) for s in statuses]
+
+    attempts = accuracy.attempt_all(
+        problems, solve=solve, run_programs=run_programs, config=CONFIG, attempts_path=tmp_path / "a.jsonl"
+    )
+    assert [(a.status, a.correct) for a in attempts] == [
+        ("passed", True),
+        ("no_answer", False),
+        ("sandbox_error", False),
+        ("passed", True),
+        ("match", True),
+        ("mismatch", False),
+    ]
+    result = accuracy.summary(attempts, problems)
+    assert result["accuracy"] == pytest.approx((0.5 + 1.0 + 0.5) / 3)
+    assert result["splits"]["domain"]["code"]["accuracy"] == pytest.approx(0.75)
+    assert result["status_shares"]["sandbox_error"] == pytest.approx(1 / 6)
+    assert (result["not_graded"], result["not_graded_reason"]) == (0, "")
+
+
 def test_a_killed_evaluation_ends_in_the_same_bytes(tmp_path):
-    accuracy.attempt_all(PROBLEMS, solve=solve, config=CONFIG, attempts_path=tmp_path / "whole.jsonl")
+    accuracy.attempt_all(
+        PROBLEMS, solve=solve, run_programs=None, config=CONFIG, attempts_path=tmp_path / "whole.jsonl"
+    )
     calls = []
 
     def dies_once(requests):
@@ -103,8 +152,14 @@ def test_a_killed_evaluation_ends_in_the_same_bytes(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         accuracy.attempt_all(
-            PROBLEMS, solve=dies_once, config=CONFIG, attempts_path=tmp_path / "killed.jsonl"
+            PROBLEMS,
+            solve=dies_once,
+            run_programs=None,
+            config=CONFIG,
+            attempts_path=tmp_path / "killed.jsonl",
         )
-    accuracy.attempt_all(PROBLEMS, solve=dies_once, config=CONFIG, attempts_path=tmp_path / "killed.jsonl")
+    accuracy.attempt_all(
+        PROBLEMS, solve=dies_once, run_programs=None, config=CONFIG, attempts_path=tmp_path / "killed.jsonl"
+    )
     assert calls == [4, 2, 2]
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()

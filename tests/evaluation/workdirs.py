@@ -173,6 +173,7 @@ def _write_attempts(workdir: pathlib.Path, rows: list[MathCorpusRow], rng: rando
                     answer="3" if is_right else "4",
                     reference="3",
                     correct=is_right,
+                    status="match" if is_right else "mismatch",
                     finish_reason="stop" if sample else "length",
                     num_tokens=70 + sample,
                 )
@@ -186,7 +187,7 @@ def _write_attempts(workdir: pathlib.Path, rows: list[MathCorpusRow], rng: rando
             "family": {f"held-{r.id}": r.family for r in rows},
         },
     )
-    result |= {"not_graded": 40, "not_graded_reason": accuracy.WHY_NOT_GRADED}
+    result |= {"not_graded": 40, "not_graded_reason": "no sandbox works here"}
     accuracy.write_results(workdir / "results.json", {"triples_heldout": result, "triples_novel": result})
 
 

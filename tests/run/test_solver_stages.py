@@ -10,7 +10,7 @@ import pytest
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import SolvedMathProblem
+from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem, StdioTest
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -18,6 +18,8 @@ from promptcot_jax.run import evaluate, model_source, sft, synthesize
 from promptcot_jax.sampling import rollouts, token_choice
 from promptcot_jax.trainers import fitter, loop
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.verify import sandbox, sandbox_host
+from promptcot_jax.verify.programs import ProgramSettings
 from tests import toys
 
 SOLVED = [
@@ -141,13 +143,56 @@ def test_evaluate_refuses_problems_that_it_cannot_tell_apart_or_find(
 ):
     (Path(workdir) / "none.jsonl").touch()
     with pytest.raises(WrongUse, match=message):
-        evaluate.evaluate(workdir=workdir, config=ATTEMPTS, mesh=mesh_lib.MeshConfig(), **settings)
+        evaluate.evaluate(
+            workdir=workdir,
+            config=ATTEMPTS,
+            programs=ProgramSettings(),
+            mesh=mesh_lib.MeshConfig(),
+            **settings,
+        )
+
+
+def test_evaluate_attempts_programs_where_a_sandbox_works(workdir: str, monkeypatch: pytest.MonkeyPatch):
+    save_model(Path(workdir) / "policy", {})
+    program = SolvedProgramProblem(
+        id="add", concepts=("sums",), problem="Add.", tests=(StdioTest("1", "1"),), solution="print(input())"
+    )
+    jsonl.write_records(Path(workdir) / "mixed.jsonl", [SOLVED[0], program])
+
+    def evaluated() -> tuple[int, int, int, str]:
+        result = evaluate.evaluate(
+            workdir=workdir,
+            config=ATTEMPTS,
+            programs=ProgramSettings(allow_weak_sandbox=True),
+            mesh=mesh_lib.MeshConfig(),
+            problems=("{workdir}/mixed.jsonl",),
+        )
+        (Path(workdir) / "evaluate" / "attempts.jsonl").unlink()
+        entry = json.loads((Path(workdir) / "results.json").read_text())["results"]["mixed"]
+        counts = result.counts
+        return counts["attempts"], counts["not_graded"], counts["weak_sandbox"], entry["sandbox"]
+
+    weak = sandbox.Host(bwrap="", python="python3", prefix="/usr")
+    monkeypatch.setattr(sandbox_host, "find_host", lambda allow_weak: weak)
+    assert evaluated() == (2, 0, 1, "weak")
+
+    def refuse(allow_weak: bool) -> sandbox.Host:
+        raise sandbox_host.SandboxUnavailable("nothing works.")
+
+    monkeypatch.setattr(sandbox_host, "find_host", refuse)
+    assert evaluated() == (1, 1, 0, "none")
 
 
 def test_evaluate_keeps_its_attempts_in_a_directory_of_its_own(workdir: str):
     save_model(Path(workdir) / "policy", {})
     settings = {"problems": ("{workdir}/triples.jsonl",), "max_problems": 2}
-    result = evaluate.evaluate(workdir=workdir, config=ATTEMPTS, mesh=mesh_lib.MeshConfig(), **settings)
+    result = evaluate.evaluate(
+        workdir=workdir,
+        config=ATTEMPTS,
+        programs=ProgramSettings(),
+        mesh=mesh_lib.MeshConfig(),
+        **settings,
+    )
     assert result.counts["attempts"] == 2
     assert len(jsonl.read_records(Path(workdir) / "evaluate" / "attempts.jsonl", accuracy.AttemptRecord)) == 2
     assert set(json.loads((Path(workdir) / "results.json").read_text())["results"]) == {"triples"}

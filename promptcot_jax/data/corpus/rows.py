@@ -4,7 +4,7 @@ import random
 import re
 import textwrap
 
-from promptcot_jax.core.records import MathCorpusRow, ProgramCorpusRow, StdioCase
+from promptcot_jax.core.records import MathCorpusRow, ProgramCorpusRow, StdioTest
 from promptcot_jax.data.corpus import program_endings, styles
 from promptcot_jax.data.corpus.families import (
     Ending,
@@ -112,7 +112,7 @@ def program_row(
         rationale=styles.write_rationale(style, draw, family.thoughts, ending, values),
         problem=f"{scene.facts.format(**values)} {question}".strip(),
         tests=tuple(
-            StdioCase(
+            StdioTest(
                 input="\n".join(([str(len(group))] if ending.has_cases else []) + group) + "\n",
                 output=ending.report(outcome, **ending_parameters) + "\n",
             )

@@ -1,0 +1,152 @@
+"""From verdicts to rewards: the paper's u(x, y), 1 where the answer is right or all tests pass, else 0.
+
+Beyond the paper there are two named terms, off by default: the form of a response and its length. They are
+added to the correctness, and never change it. Every reward carries the status of its verdict, so that
+time-outs and missing answers show as rates of their own; what could not be graded for a reason that is not
+the response's has no reward at all and is to be dropped from the batch.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from promptcot_jax.core.records import ProgramTest
+from promptcot_jax.verify.program_pool import Job
+from promptcot_jax.verify.programs import TestReport
+
+
+class MathVerdict(Protocol):
+    """What the grader of mathematics answers, see `math_answers.grade_many`."""
+
+    @property
+    def match(self) -> bool: ...
+    @property
+    def status(self) -> str: ...
+
+
+GradeMany = Callable[[Sequence[tuple[str, str]]], Sequence[MathVerdict]]  # (reference, response) pairs
+RunMany = Callable[[Sequence[Job]], Sequence[TestReport]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """Weights of the terms beside correctness; the paper has none."""
+
+    format_weight: float = 0.0
+    length_weight: float = 0.0
+    length_limit: int = 0  # tokens at which the length term has reached -1; 0: there is no such term
+    length_buffer: int = 0  # tokens before the limit over which it falls from 0 to -1
+
+    def __post_init__(self) -> None:
+        for name in ("format_weight", "length_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not 0 <= self.length_buffer <= self.length_limit:
+            raise ValueError(
+                f"length_buffer must lie between 0 and length_limit ({self.length_limit}), "
+                f"got {self.length_buffer}."
+            )
+        if self.length_weight and not self.length_limit:
+            raise ValueError(f"length_weight is {self.length_weight}, but length_limit is not set.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reward:
+    """One response's reward: correctness and the other terms, each by itself."""
+
+    correct: float  # 0.0 or 1.0
+    format: float  # 1.0 where there is an answer, or a program, to grade; else 0.0
+    length: float  # 0.0 for a short response down to -1.0 for one at the limit
+    status: str  # of the verdict
+
+    def total(self, config: RewardConfig) -> float:
+        """Correctness and the weighted terms."""
+        return self.correct + config.format_weight * self.format + config.length_weight * self.length
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ungraded:
+    """A response without a verdict, through no fault of its own."""
+
+    status: str
+
+
+def math_rewards(
+    references: Sequence[str],
+    responses: Sequence[str],
+    num_tokens: Sequence[int],
+    config: RewardConfig,
+    *,
+    grade_many: GradeMany,
+) -> list[Reward | Ungraded]:
+    """Rewards of responses to mathematics problems, graded in one batch."""
+    verdicts = grade_many(list(zip(references, responses, strict=True)))
+    return [
+        Reward(
+            correct=float(verdict.match),
+            format=float(verdict.status != "no_answer"),
+            length=length_term(length, config),
+            status=verdict.status,
+        )
+        for verdict, length in zip(verdicts, num_tokens, strict=True)
+    ]
+
+
+def program_rewards(
+    programs: Sequence[str | None],
+    tests: Sequence[Sequence[ProgramTest]],
+    num_tokens: Sequence[int],
+    config: RewardConfig,
+    *,
+    run_many: RunMany,
+) -> list[Reward | Ungraded]:
+    """Rewards of responses to programming problems, graded in one batch.
+
+    Args:
+        programs: None for a response without a program, which has status `no_program`.
+        tests: of each response's problem.
+        run_many: see `program_pool.run_many`, with its settings filled in.
+    """
+    jobs = [(p, t) for p, t in zip(programs, tests, strict=True) if p is not None]
+    reports = iter(run_many(jobs))
+    rewards: list[Reward | Ungraded] = []
+    for program, length in zip(programs, num_tokens, strict=True):
+        report = None if program is None else next(reports)
+        if report is not None and report.status == "sandbox_error":
+            rewards.append(Ungraded(status=report.status))
+            continue
+        rewards.append(
+            Reward(
+                correct=float(report is not None and report.passed),
+                format=float(report is not None),
+                length=length_term(length, config),
+                status="no_program" if report is None else report.status,
+            )
+        )
+    return rewards
+
+
+def length_term(num_tokens: int, config: RewardConfig) -> float:
+    """0 up to the buffer before the limit, then linearly down to -1 (DAPO, arXiv 2503.14476, equation 13)."""
+    if not config.length_limit:
+        return 0.0
+    excess = num_tokens - (config.length_limit - config.length_buffer)
+    if excess <= 0:
+        return 0.0
+    return -1.0 if excess >= config.length_buffer else -excess / config.length_buffer
+
+
+def reward_metrics(rewards: Sequence[Reward | Ungraded]) -> dict[str, float]:
+    """Means of the terms over what was graded, and the share of each status among everything."""
+    graded = [reward for reward in rewards if isinstance(reward, Reward)]
+    metrics = {
+        f"reward/{name}": sum(getattr(reward, name) for reward in graded) / len(graded)
+        for name in ("correct", "format", "length")
+        if graded
+    }
+    statuses = collections.Counter(reward.status for reward in rewards)
+    metrics |= {f"reward/status/{name}": count / len(rewards) for name, count in sorted(statuses.items())}
+    if rewards:
+        metrics["reward/ungraded"] = 1 - len(graded) / len(rewards)
+    return metrics

@@ -1,0 +1,107 @@
+"""Facts of rewards: correctness is 0 or 1 whatever the other terms, and failures of ours are no zeros."""
+
+import collections
+
+import pytest
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import StdioTest
+from promptcot_jax.verify import programs, reasoning_gym_rewards, rewards
+
+Grade = collections.namedtuple("Grade", "match status")
+SHAPED = rewards.RewardConfig(format_weight=0.1, length_weight=0.5, length_limit=100, length_buffer=20)
+
+
+def grade_many(pairs):
+    known = {
+        "right": Grade(True, "match"),
+        "slow": Grade(False, "timeout"),
+        "silent": Grade(False, "no_answer"),
+    }
+    return [known.get(response, Grade(False, "mismatch")) for _, response in pairs]
+
+
+def run_many(jobs):
+    return [programs.TestReport(passed=p == "passed", status=p, results=()) for p, _ in jobs]
+
+
+def test_mathematics_is_right_or_not():
+    found = rewards.math_rewards(
+        ["7"] * 4, ["right", "wrong", "slow", "silent"], [10, 90, 100, 1000], SHAPED, grade_many=grade_many
+    )
+    assert [r.correct for r in found] == [1.0, 0.0, 0.0, 0.0]
+    assert [r.format for r in found] == [1.0, 1.0, 1.0, 0.0]
+    assert [r.length for r in found] == [0.0, -0.5, -1.0, -1.0]
+    assert [r.status for r in found] == ["match", "mismatch", "timeout", "no_answer"]
+    assert [r.total(SHAPED) for r in found] == pytest.approx([1.1, -0.15, -0.4, -0.5])
+    assert [r.total(rewards.RewardConfig()) for r in found] == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_a_program_that_could_not_be_graded_has_no_reward():
+    tests = [(StdioTest("", ""),)] * 4
+    found = rewards.program_rewards(
+        ["passed", None, "sandbox_error", "wrong_answer"], tests, [1] * 4, SHAPED, run_many=run_many
+    )
+    assert [type(r) for r in found] == [rewards.Reward, rewards.Reward, rewards.Ungraded, rewards.Reward]
+    assert [r.status for r in found] == ["passed", "no_program", "sandbox_error", "wrong_answer"]
+    assert [r.correct for r in found if isinstance(r, rewards.Reward)] == [1.0, 0.0, 0.0]
+    assert rewards.reward_metrics(found) == pytest.approx(
+        {
+            "reward/correct": 1 / 3,
+            "reward/format": 2 / 3,
+            "reward/length": 0.0,
+            "reward/status/passed": 0.25,
+            "reward/status/no_program": 0.25,
+            "reward/status/sandbox_error": 0.25,
+            "reward/status/wrong_answer": 0.25,
+            "reward/ungraded": 0.25,
+        }
+    )
+
+
+def test_metrics_of_nothing_claim_nothing():
+    assert rewards.reward_metrics([]) == {}
+    assert rewards.reward_metrics([rewards.Ungraded(status="sandbox_error")]) == {
+        "reward/status/sandbox_error": 1.0,
+        "reward/ungraded": 1.0,
+    }
+
+
+def test_the_length_term_falls_over_the_buffer():
+    terms = [rewards.length_term(n, SHAPED) for n in (0, 80, 81, 99, 100, 10_000)]
+    assert terms == pytest.approx([0, 0, -0.05, -0.95, -1, -1])
+    hard = rewards.RewardConfig(length_limit=10)
+    assert [rewards.length_term(n, hard) for n in (10, 11)] == [0.0, -1.0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"format_weight": -0.1},
+        {"length_weight": 0.1},
+        {"length_limit": 10, "length_buffer": 11},
+        {"length_limit": -1},
+    ],
+)
+def test_nonsense_is_refused(settings):
+    with pytest.raises(ValueError):
+        rewards.RewardConfig(**settings)
+
+
+def test_only_admitted_families_pay():
+    with pytest.raises(WrongUse, match="game_of_life_halting"):
+        reasoning_gym_rewards.is_right("game_of_life_halting", "anything", {"answer": "True", "metadata": {}})
+    assert not {"countdown", "complex_arithmetic", "simple_integration"} & set(reasoning_gym_rewards.FAMILIES)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the optional package
+@pytest.mark.parametrize("family", reasoning_gym_rewards.FAMILIES)
+def test_an_admitted_family_pays_for_its_answer_alone(family):
+    reasoning_gym = pytest.importorskip("reasoning_gym")
+    garbage = ("", "x", "0", "1", "nan", "1e309", "[]", "{}", "True", "banana", "__import__('os').abort()")
+    for entry in reasoning_gym.create_dataset(family, size=3, seed=5):
+        assert reasoning_gym_rewards.is_right(family, entry["answer"], entry)
+        assert not reasoning_gym_rewards.is_right(family, None, entry)
+        assert not any(
+            reasoning_gym_rewards.is_right(family, text, entry) for text in garbage if text != entry["answer"]
+        )

@@ -2,7 +2,7 @@
 
 Every attempt is kept. The standard error is over problems, since attempts at one problem are not independent.
 An attempt that ran out of tokens is graded like any other and counted as cut off. A programming problem needs
-a sandbox: where none works it is left out and counted as not graded, and an attempt over which a working one
+a sandbox: where none works it is left out and counted as not graded. An attempt over which the grader itself
 failed has no part in the accuracy.
 """
 
@@ -22,7 +22,7 @@ from promptcot_jax.sampling.rollouts import Request, RolloutConfig, requests_of
 from promptcot_jax.verify import math_answers
 from promptcot_jax.verify.program_pool import Job
 from promptcot_jax.verify.programs import TestReport
-from promptcot_jax.verify.rewards import RunMany
+from promptcot_jax.verify.rewards import UNGRADED, RunMany
 
 Problem = SolvedMathProblem | SolvedProgramProblem
 
@@ -101,6 +101,13 @@ def graded(
             ]
         )
     )
+    grades = iter(
+        math_answers.grade_many(
+            (request.row.answer, solution.text)  # in full, since several boxes may be one answer
+            for request, solution, answer in zip(requests, solutions, answers, strict=True)
+            if answer and isinstance(request.row, SolvedMathProblem)
+        )
+    )
     records = []
     for request, solution, answer in zip(requests, solutions, answers, strict=True):
         problem, correct, status = request.row, False, "no_answer"
@@ -108,8 +115,8 @@ def graded(
             report = next(reports)
             correct, status = report.passed, report.status
         elif answer and isinstance(problem, SolvedMathProblem):
-            correct = math_answers.grade_math(problem.answer, answer)
-            status = "match" if correct else "mismatch"
+            grade = next(grades)
+            correct, status = grade.match, grade.status
         records.append(
             AttemptRecord(
                 problem_id=problem.id,
@@ -175,7 +182,7 @@ def accuracy_over_problems(attempts: Sequence[AttemptRecord]) -> dict[str, float
     """Mean over problems of the share of right attempts, and its standard error; None where undefined."""
     verdicts: dict[str, list[bool]] = collections.defaultdict(list)
     for attempt in attempts:
-        if attempt.status != "sandbox_error":
+        if attempt.status not in UNGRADED:
             verdicts[attempt.problem_id].append(attempt.correct)
     shares = np.array([np.mean(row) for row in verdicts.values()])
     return {

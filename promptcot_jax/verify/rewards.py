@@ -9,24 +9,16 @@ the response's has no reward at all and is to be dropped from the batch.
 import collections
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from promptcot_jax.core.records import ProgramTest
+from promptcot_jax.verify import math_answers
+from promptcot_jax.verify.math_answers import MathGrade
 from promptcot_jax.verify.program_pool import Job
 from promptcot_jax.verify.programs import TestReport
 
-
-class MathVerdict(Protocol):
-    """What the grader of mathematics answers, see `math_answers.grade_many`."""
-
-    @property
-    def match(self) -> bool: ...
-    @property
-    def status(self) -> str: ...
-
-
-GradeMany = Callable[[Sequence[tuple[str, str]]], Sequence[MathVerdict]]  # (reference, response) pairs
+GradeMany = Callable[[Sequence[tuple[str, str]]], Sequence[MathGrade]]  # (reference, response) pairs
 RunMany = Callable[[Sequence[Job]], Sequence[TestReport]]
+UNGRADED = frozenset({"sandbox_error", "error"})  # statuses that say nothing of the response
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,19 +70,27 @@ def math_rewards(
     num_tokens: Sequence[int],
     config: RewardConfig,
     *,
-    grade_many: GradeMany,
+    grade_many: GradeMany = math_answers.grade_many,
 ) -> list[Reward | Ungraded]:
-    """Rewards of responses to mathematics problems, graded in one batch."""
-    verdicts = grade_many(list(zip(references, responses, strict=True)))
-    return [
-        Reward(
-            correct=float(verdict.match),
-            format=float(verdict.status != "no_answer"),
-            length=length_term(length, config),
-            status=verdict.status,
+    """Rewards of responses to mathematics problems, graded in one batch; only a boxed answer can be right."""
+    boxed = [math_answers.extract_answer(response) is not None for response in responses]
+    pairs = zip(references, responses, boxed, strict=True)
+    grades = iter(grade_many([(reference, response) for reference, response, is_boxed in pairs if is_boxed]))
+    rewards: list[Reward | Ungraded] = []
+    for is_boxed, length in zip(boxed, num_tokens, strict=True):
+        grade = next(grades) if is_boxed else MathGrade(False, "no_answer")
+        if grade.status in UNGRADED:
+            rewards.append(Ungraded(status=grade.status))
+            continue
+        rewards.append(
+            Reward(
+                correct=float(grade.match),
+                format=float(grade.status != "no_answer"),
+                length=length_term(length, config),
+                status=grade.status,
+            )
         )
-        for verdict, length in zip(verdicts, num_tokens, strict=True)
-    ]
+    return rewards
 
 
 def program_rewards(
@@ -113,7 +113,7 @@ def program_rewards(
     rewards: list[Reward | Ungraded] = []
     for program, length in zip(programs, num_tokens, strict=True):
         report = None if program is None else next(reports)
-        if report is not None and report.status == "sandbox_error":
+        if report is not None and report.status in UNGRADED:
             rewards.append(Ungraded(status=report.status))
             continue
         rewards.append(

@@ -1,24 +1,23 @@
 """Facts of rewards: correctness is 0 or 1 whatever the other terms, and failures of ours are no zeros."""
 
-import collections
-
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import StdioTest
 from promptcot_jax.verify import programs, reasoning_gym_rewards, rewards
+from promptcot_jax.verify.math_answers import MathGrade
 
-Grade = collections.namedtuple("Grade", "match status")
 SHAPED = rewards.RewardConfig(format_weight=0.1, length_weight=0.5, length_limit=100, length_buffer=20)
 
 
 def grade_many(pairs):
     known = {
-        "right": Grade(True, "match"),
-        "slow": Grade(False, "timeout"),
-        "silent": Grade(False, "no_answer"),
+        r"\boxed{right}": MathGrade(True, "match"),
+        r"\boxed{slow}": MathGrade(False, "timeout"),
+        r"\boxed{}": MathGrade(False, "no_answer"),
+        r"\boxed{broken}": MathGrade(False, "error"),
     }
-    return [known.get(response, Grade(False, "mismatch")) for _, response in pairs]
+    return [known.get(response, MathGrade(False, "mismatch")) for _, response in pairs]
 
 
 def run_many(jobs):
@@ -26,15 +25,23 @@ def run_many(jobs):
 
 
 def test_mathematics_is_right_or_not():
-    found = rewards.math_rewards(
-        ["7"] * 4, ["right", "wrong", "slow", "silent"], [10, 90, 100, 1000], SHAPED, grade_many=grade_many
-    )
+    responses = [r"\boxed{right}", r"\boxed{wrong}", r"\boxed{slow}", r"\boxed{}"]
+    found = rewards.math_rewards(["7"] * 4, responses, [10, 90, 100, 1000], SHAPED, grade_many=grade_many)
     assert [r.correct for r in found] == [1.0, 0.0, 0.0, 0.0]
     assert [r.format for r in found] == [1.0, 1.0, 1.0, 0.0]
     assert [r.length for r in found] == [0.0, -0.5, -1.0, -1.0]
     assert [r.status for r in found] == ["match", "mismatch", "timeout", "no_answer"]
     assert [r.total(SHAPED) for r in found] == pytest.approx([1.1, -0.15, -0.4, -0.5])
     assert [r.total(rewards.RewardConfig()) for r in found] == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_only_a_box_is_paid_for_and_a_failure_of_the_grader_is_no_zero():
+    responses = ["7", r"\boxed{broken}", r"It is \boxed{7}.", r"\boxed{7} or \boxed{8}"]
+    unboxed, broken, *_ = rewards.math_rewards(["7"] * 4, responses, [1] * 4, SHAPED, grade_many=grade_many)
+    assert (unboxed.status, unboxed.correct) == ("no_answer", 0.0)
+    assert broken == rewards.Ungraded(status="error")
+    graded = rewards.math_rewards(["7"] * 2, responses[2:], [1] * 2, SHAPED)
+    assert [(r.status, r.correct) for r in graded] == [("match", 1.0), ("mismatch", 0.0)]
 
 
 def test_a_program_that_could_not_be_graded_has_no_reward():

@@ -19,6 +19,7 @@ ENDLESS = r"\sum_{a=1}^{900}\sum_{b=1}^{900}\sum_{c=1}^{900}\frac{1}{a+b+c}"
 
 @pytest.fixture
 def pool():
+    grading_pool._close_shared_pool()  # of earlier tests, whose workers would be counted too
     pool = grading_pool.GradingPool(size=2, time_limit_s=2.0)
     yield pool
     pool.close()

@@ -21,7 +21,7 @@ from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
-from promptcot_jax.trainers import loop, sft
+from promptcot_jax.trainers import loop, sft, train_step
 from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 
@@ -76,11 +76,23 @@ def em(
                 max_positions=min(model.lm.config.max_positions for model in (theta_model, phi_model)),
             )
 
-        def fitter(name: Literal["theta", "phi"], fit: FitConfig, optimizer: OptimizerConfig) -> Fitter:
-            whole = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=em_config.seed)
-            return role_lib.role_fitter(whole, em_config.seed, name)
+        def role(
+            name: Literal["theta", "phi"],
+            model: load.LoadedModel,
+            fit: FitConfig,
+            optimizer: OptimizerConfig,
+            loss: train_step.Loss,
+        ) -> role_lib.Role:
+            fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=em_config.seed)
+            return role_lib.Role(
+                name=name,
+                lm=model.lm,
+                tokenizer=tokenizer,
+                fitter=role_lib.role_fitter(fitter, em_config.seed, name),
+                loss=loss,
+                keeps_optimizer=em_config.optimizer_between_rounds == "keep",
+            )
 
-        keeps_optimizer = em_config.optimizer_between_rounds == "keep"
         run = em_loop.Em(
             roles=models.Roles(theta_model.lm, phi_model.lm, tokenizer, batch_sizes),
             pairs=tokenized(rows),
@@ -88,22 +100,8 @@ def em(
             e_step=e_step,
             em=em_config,
             held_out=held_out,
-            phi_role=role_lib.Role(
-                name="phi",
-                lm=phi_model.lm,
-                tokenizer=tokenizer,
-                fitter=fitter("phi", phi_fit, phi_optimizer),
-                loss=role_lib.phi_loss(e_step),
-                keeps_optimizer=keeps_optimizer,
-            ),
-            theta_role=role_lib.Role(
-                name="theta",
-                lm=theta_model.lm,
-                tokenizer=tokenizer,
-                fitter=fitter("theta", theta_fit, theta_optimizer),
-                loss=sft.sft_loss,
-                keeps_optimizer=keeps_optimizer,
-            ),
+            phi_role=role("phi", phi_model, phi_fit, phi_optimizer, role_lib.phi_loss(e_step)),
+            theta_role=role("theta", theta_model, theta_fit, theta_optimizer, sft.sft_loss),
             directory=directory,
         )
         counts = {"in": len(rows), "dropped_too_long": len(rows) - len(run.pairs)}

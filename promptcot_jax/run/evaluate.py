@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import logging
 import os
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -51,14 +52,7 @@ def evaluate(
     """
     if max_problems < 0:
         raise WrongUse(f"max_problems must be 0 (all) or more, got {max_problems}.")
-    paths: dict[str, str] = {}
-    for path in problems:
-        name = os.path.basename(path).removesuffix(".jsonl")
-        if name in paths:
-            raise WrongUse(
-                f"{paths[name]} and {path} would both be '{name}' in results.json; rename one of the files."
-            )
-        paths[name] = path
+    paths = _paths_by_name(problems)
     sets = {
         name: _solved_problems(configuration.in_workdir(path, workdir), max_problems)
         for name, path in paths.items()
@@ -66,11 +60,7 @@ def evaluate(
     everything = [problem for rows in sets.values() for problem in rows]
     if not everything:
         raise WrongUse(f"There are no problems to attempt in {', '.join(problems) or 'no files'}.")
-    counts = collections.Counter(problem.id for problem in everything)
-    if repeated := [name for name, count in counts.items() if count > 1]:
-        raise WrongUse(
-            f"{len(repeated)} problem ids occur twice, e.g. {repeated[0]!r}; give each its own id."
-        )
+    _check_ids(everything)
     sandbox, why_not_graded = _sandbox(programs)
     run_programs = functools.partial(program_pool.run_many, settings=programs)
     source = configuration.in_workdir(solver, workdir)
@@ -116,6 +106,27 @@ def evaluate(
             "weak_sandbox": int(sandbox == "weak"),
         }
     )
+
+
+def _paths_by_name(paths: Sequence[str]) -> dict[str, str]:
+    """The files under their names in `results.json`."""
+    named: dict[str, str] = {}
+    for path in paths:
+        name = os.path.basename(path).removesuffix(".jsonl")
+        if name in named:
+            raise WrongUse(
+                f"{named[name]} and {path} would both be '{name}' in results.json; rename one of the files."
+            )
+        named[name] = path
+    return named
+
+
+def _check_ids(problems: Sequence[accuracy.Problem]) -> None:
+    counts = collections.Counter(problem.id for problem in problems)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise WrongUse(
+            f"{len(repeated)} problem ids occur twice, e.g. {repeated[0]!r}; give each its own id."
+        )
 
 
 def _sandbox(settings: ProgramSettings) -> tuple[Literal["bubblewrap", "weak", "none"], str]:

@@ -6,7 +6,6 @@ Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_h
 `codeforces_rating`; each comes with the room that does it.
 """
 
-import bisect
 import contextlib
 import dataclasses
 import functools
@@ -27,6 +26,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig, FloatType
 from promptcot_jax.sampling import batching, generation, scoring
+from promptcot_jax.sampling import completions as completions_lib
 from promptcot_jax.sampling.token_choice import SamplingConfig
 from promptcot_jax.verify import math_answers, programs
 
@@ -144,7 +144,7 @@ class Model:
         with self._mesh_entered():
             sampled = generation.generate(
                 self.lm,
-                self.params,
+                self.lm.decoding_layout(self.params),
                 prompt_ids,
                 sampling=SamplingConfig(
                     temperature=temperature,
@@ -155,7 +155,8 @@ class Model:
                 ),
                 stop_ids=stop_ids,
                 key=prng.stream_key(seed, "rollout"),
-                pad_id=self.tokenizer.pad_id,
+                stop_texts=stops,
+                decode_text=self.tokenizer.decode,
             )
         completions = [_to_completion(self.tokenizer, row, stops) for row in sampled]
         return [completions[i : i + n] for i in range(0, len(completions), n)]
@@ -268,22 +269,17 @@ def _logits(
 
 
 def _to_completion(
-    tokenizer: Tokenizer, sampled: generation.Completion, stops: tuple[str, ...]
+    tokenizer: Tokenizer, sampled: completions_lib.Completion, stops: tuple[str, ...]
 ) -> Completion:
-    """Text of a sampled row, and the row cut at the first stop text."""
-    ids, finish_reason = sampled.token_ids, sampled.finish_reason
+    """Text of a sampled row, cut before the first stop text."""
     text = tokenizer.decode(sampled.ids_without_end)
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    if places:
-        text, finish_reason = text[: min(places)], "stop"
-        # The shortest run of tokens whose text holds a stop text; holding one is monotone in the number of
-        # tokens.
-        length = bisect.bisect_left(
-            range(len(ids) + 1), True, key=lambda k: any(stop in tokenizer.decode(ids[:k]) for stop in stops)
-        )
-        ids = ids[:length]
     return Completion(
-        text, ids, sampled.log_probs[: len(ids)], sampled.sampler_log_probs[: len(ids)], finish_reason
+        text[: min(places)] if places else text,
+        sampled.token_ids,
+        sampled.log_probs,
+        sampled.sampler_log_probs,
+        sampled.finish_reason,
     )
 
 

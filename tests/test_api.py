@@ -102,21 +102,20 @@ def test_the_end_token_is_among_the_ids_but_not_in_the_text(model):
     assert stopped.text == model.tokenizer.decode(free.token_ids[:first])
 
 
-def test_a_stop_text_cuts_the_text_before_it_and_the_ids_after_the_token_that_completed_it(
-    model, monkeypatch
-):
-    script = "so, 12. Then"
-    ids = tuple(model.tokenizer.encode(script))
-    scores = np.arange(len(ids), dtype=np.float32)
-    written = api.generation.Completion(ids, scores, scores, "length")
-    monkeypatch.setattr(api.generation, "generate", lambda *args, **settings: [written])
-    [[completion]] = model.generate(["ab"], stop=["Then", "2."])
-    assert completion.text == "so, 1"
-    assert model.tokenizer.decode(completion.token_ids) == "so, 12."
-    assert len(completion.log_probs) == len(completion.sampler_log_probs) == len(completion.token_ids)
-    assert completion.finish_reason == "stop"
-    [[untouched]] = model.generate(["ab"], stop="xyz")
-    assert (untouched.text, untouched.token_ids, untouched.finish_reason) == (script, ids, "length")
+def test_a_stop_text_cuts_the_text_before_it_and_the_ids_after_the_token_that_completed_it(model):
+    [[free]] = model.generate(["ab"], max_new_tokens=60, stop_token_ids=())
+    places = [i for i in range(20, 50) if free.text[i : i + 3].isascii() and len(free.text[i : i + 3]) == 3]
+    stop = free.text[places[0] : places[0] + 3]
+    [[cut]] = model.generate(["ab"], max_new_tokens=60, stop_token_ids=(), stop=["never", stop])
+    assert cut.text == free.text[: free.text.index(stop)]
+    assert cut.token_ids == free.token_ids[: len(cut.token_ids)]
+    assert stop in model.tokenizer.decode(cut.token_ids)
+    assert stop not in model.tokenizer.decode(cut.token_ids[:-1])
+    np.testing.assert_array_equal(cut.log_probs, free.log_probs[: len(cut.token_ids)])
+    assert len(cut.sampler_log_probs) == len(cut.token_ids)
+    assert (cut.finish_reason, free.finish_reason) == ("stop", "length")
+    [[untouched]] = model.generate(["ab"], max_new_tokens=60, stop_token_ids=(), stop="never")
+    assert untouched.token_ids == free.token_ids
 
 
 def test_chat_renders_a_user_turn(model):

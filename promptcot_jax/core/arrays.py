@@ -9,6 +9,7 @@ from typing import Any
 
 from jaxtyping import Array, Bool, Float, Int, UInt
 
+HostOrDevice = Any  # an array that the host fills and a compiled program reads: Int[HostOrDevice, "B T"]
 Params = dict[str, Any]  # nested dict of arrays; outside `models/` a model is (apply function, Params)
 
-__all__ = ["Array", "Bool", "Float", "Int", "Params", "UInt"]
+__all__ = ["Array", "Bool", "Float", "HostOrDevice", "Int", "Params", "UInt"]

@@ -20,7 +20,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.em.pairs import Pair, Rationale, to_rationale
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import rules
-from promptcot_jax.sampling import generation, scoring
+from promptcot_jax.sampling import completions, generation, scoring
 from promptcot_jax.sampling.token_choice import SamplingConfig
 
 
@@ -67,7 +67,7 @@ class Roles:
         Args:
             decoding_phi: phi in `CausalLM.decoding_layout`, converted once for all shards of a phase.
         """
-        completions = self._generate(
+        drawn = self._generate(
             self.phi_lm,
             decoding_phi,
             [pair.phi_prompt_ids for pair in pairs for _ in range(num_samples)],
@@ -75,7 +75,7 @@ class Roles:
             SamplingConfig(temperature=temperature, max_new_tokens=max_tokens),
             key,
         )
-        rationales = [to_rationale(self.tokenizer, completion) for completion in completions]
+        rationales = [to_rationale(self.tokenizer, completion) for completion in drawn]
         return [rationales[i : i + num_samples] for i in range(0, len(rationales), num_samples)]
 
     def greedy(self, decoding_phi: Params, pairs: Sequence[Pair], *, max_tokens: int) -> list[Rationale]:
@@ -95,7 +95,7 @@ class Roles:
         temperature: float,
         max_tokens: int,
         key: jax.Array,
-    ) -> list[generation.Completion]:
+    ) -> list[completions.Completion]:
         """What p_theta writes from the concepts alone, `num_samples` times for each pair."""
         return self._generate(
             self.theta_lm,
@@ -114,7 +114,7 @@ class Roles:
         request_ids: Sequence[int],
         sampling: SamplingConfig,
         key: jax.Array,
-    ) -> list[generation.Completion]:
+    ) -> list[completions.Completion]:
         return generation.generate(
             lm,
             decoding_params,
@@ -123,9 +123,7 @@ class Roles:
             stop_ids=(self.tokenizer.eos_id,),
             key=key,
             request_ids=request_ids,
-            batch_size=self.sizes.decode_rows,
-            pad_id=self.tokenizer.pad_id,
-            is_decoding_layout=True,
+            num_slots=self.sizes.decode_rows,
         )
 
     def log_joint(

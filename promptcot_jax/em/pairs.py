@@ -13,7 +13,7 @@ from promptcot_jax.core import records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import examples, templates
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.sampling import generation
+from promptcot_jax.sampling import completions
 
 CLOSING_TOKENS = 24  # room for the end marker that closes a rationale which ran out of budget
 
@@ -78,7 +78,7 @@ def within_positions(pairs: Sequence[Pair], *, max_rationale_tokens: int, max_po
     return [pair for pair in pairs if longest(pair) <= max_positions]
 
 
-def to_rationale(tokenizer: Tokenizer, completion: generation.Completion) -> Rationale:
+def to_rationale(tokenizer: Tokenizer, completion: completions.Completion) -> Rationale:
     """Parses one completion of q_phi."""
     ended = completion.finish_reason == "stop"
     block = completion.ids_without_end

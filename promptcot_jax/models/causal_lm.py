@@ -4,8 +4,8 @@ EM trains phi while theta scores, so one definition must serve several parameter
 holds no arrays, is hashable (a static argument of `jax.jit`), and takes parameters with every call.
 
 Two layouts. The *scanned* one, with every layer's weights stacked as [L, ...], is canonical: trainers,
-checkpoints and teacher-forced scoring use it. The *decoding* one holds a tuple of layers; `extend` and
-`unembed` use it.
+checkpoints and teacher-forced scoring use it, and on an accelerator decoding too. On a CPU decoding has a
+layout of its own, a tuple of layers (`decoding_layout`).
 """
 
 import dataclasses
@@ -16,14 +16,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from promptcot_jax.core.arrays import Array, Bool, Float, Int, Params
-from promptcot_jax.models import cache as cache_lib
+from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models import decoder, rope
+from promptcot_jax.models import decoder, paged_cache, rope
 from promptcot_jax.parallel import rules as rules_lib
-
-Cache = cache_lib.Cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,49 +78,70 @@ class CausalLM:
         return _apply(decoder.Decoder(self.config, self.rules, remat), params, token_ids, around)
 
     def output_embedding(self, params: Params) -> Float[Array, "D V"]:
-        """The matrix from hidden states to logits (of the scanned layout)."""
-        if self.config.tie_embeddings:
-            return params["embed_tokens"]["embedding"].T
-        return params["lm_head"]["kernel"]
+        """The matrix from hidden states to logits."""
+        if "lm_head" in params:
+            return params["lm_head"]["kernel"]
+        return params["embed_tokens"]["embedding"].T
 
     def decoding_layout(self, params: Params) -> Params:
-        """The parameters with each layer's arrays apart and the output matrix in full.
+        """The parameters as `extend` and `unembed` read them fastest on this machine.
 
-        Convert once, outside the loop that decodes: the copies are what makes the loop fast.
+        On a CPU each layer's arrays apart, with fused matrices and the output matrix in full: a copy, which
+        is what makes decoding fast there; make it once for a set of parameters. Elsewhere, and with rules,
+        the parameters themselves.
         """
+        if self.rules or jax.default_backend() != "cpu":
+            return params
         return _decoding_layout(self, params)
 
-    def init_cache(self, batch: int, length: int) -> Cache:
-        """A cache of `length` free slots for `batch` rows."""
-        return cache_lib.empty_cache(self.config, batch, length)
+    def init_cache(self, num_pages: int, page_size: int) -> paged_cache.PagedCache:
+        """An empty cache; page 0 is nobody's, so `num_pages - 1` can be given to rows."""
+        return paged_cache.empty_cache(self.config, num_pages, page_size)
 
     def extend(
         self,
         decoding_params: Params,
         token_ids: Int[Array, "B T"],
-        is_token: Bool[Array, "B T"],
-        cache: Cache,
-    ) -> tuple[Float[Array, "B T D"], Cache]:
-        """Reads T more tokens a row: left-padded prompts at once (prefill), or one token (decode).
+        places: paged_cache.Places,
+        cache: paged_cache.PagedCache,
+    ) -> tuple[Float[Array, "B T D"], paged_cache.PagedCache]:
+        """Reads one more token a row, or a page of tokens (see `paged_cache.Places`).
 
-        The caller keeps `cache.num_written + T` within the cache's length; more would overwrite slots.
+        Args:
+            decoding_params: in either layout.
         """
-        slots = cache_lib.take_slots(cache, is_token)
-        around = decoder.Surroundings(self._turn(slots.positions), slots.mask, cache.num_written)
+        around = decoder.Surroundings(self._turn(places.positions), places=places)
         embed = decoder.TokenEmbedding(self.config, self.rules)
         x = _apply(embed, decoding_params["embed_tokens"], token_ids)
-        layer, layer_caches = decoder.DecoderLayer(self.config, self.rules), []
-        for layer_params, layer_cache in zip(decoding_params["layers"], cache.layers, strict=True):
-            x, layer_cache = _apply(layer, layer_params, x, around, layer_cache)
-            layer_caches.append(layer_cache)
+        x, cache = self._extend_layers(decoding_params["layers"], x, around, cache)
         x = _apply(decoder.RMSNorm(self.config), decoding_params["norm"], x)
         hidden = x.reshape(*token_ids.shape, self.config.embed_dim)  # [B, T, D]
-        hidden = decoder.constrain(hidden, ("batch", "length", "act_embed"), self.rules)
-        return hidden, Cache(tuple(layer_caches), slots.is_token, cache.num_written + token_ids.shape[1])
+        return decoder.constrain(hidden, ("batch", "length", "act_embed"), self.rules), cache
+
+    def _extend_layers(
+        self,
+        layers: Params | tuple[Params, ...],
+        x: Float[Array, "tokens D"],
+        around: decoder.Surroundings,
+        cache: paged_cache.PagedCache,
+    ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache]:
+        if isinstance(layers, tuple):
+            layer = decoder.DecoderLayer(self.config, self.rules, fused=True)
+            for i, layer_params in enumerate(layers):
+                x, cache = _apply(layer, layer_params, x, around, cache, i)
+            return x, cache
+        layer = decoder.DecoderLayer(self.config, self.rules)
+
+        def extend_layer(carry: Any, layer_params_and_index: Any) -> tuple[Any, None]:
+            layer_params, i = layer_params_and_index
+            return _apply(layer, layer_params, carry[0], around, carry[1], i), None
+
+        (x, cache), _ = lax.scan(extend_layer, (x, cache), (layers, jnp.arange(self.config.num_layers)))
+        return x, cache
 
     def unembed(self, decoding_params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Logits in float32."""
-        kernel = decoding_params["lm_head"]["kernel"].astype(self.config.dtype)
+        kernel = self.output_embedding(decoding_params).astype(self.config.dtype)
         flat = hidden.reshape(-1, hidden.shape[-1])
         logits = jnp.matmul(flat, kernel, preferred_element_type=jnp.float32)
         logits = decoder.constrain(logits, ("batch", "vocab"), self.rules)
@@ -152,7 +171,7 @@ def _init(module: decoder.Decoder, key: Array) -> Params:
 @functools.partial(jax.jit, static_argnums=0)  # one program: eagerly, every slice would be compiled by itself
 def _decoding_layout(lm: CausalLM, params: Params) -> Params:
     layers = tuple(
-        jax.tree.map(operator.itemgetter(i), params["layers"]) for i in range(lm.config.num_layers)
+        _fused(jax.tree.map(operator.itemgetter(i), params["layers"])) for i in range(lm.config.num_layers)
     )
     return {
         "embed_tokens": params["embed_tokens"],
@@ -160,3 +179,15 @@ def _decoding_layout(lm: CausalLM, params: Params) -> Params:
         "norm": params["norm"],
         "lm_head": {"kernel": lm.output_embedding(params)},
     }
+
+
+def _fused(layer: Params) -> Params:
+    """One layer's parameters with the projections that read the same input side by side."""
+
+    def side_by_side(parts: list[Params]) -> Params:
+        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=-1), *parts)
+
+    attention, mlp = dict(layer["self_attn"]), dict(layer["mlp"])
+    attention["qkv_proj"] = side_by_side([attention.pop(name) for name in ("q_proj", "k_proj", "v_proj")])
+    mlp["gate_up_proj"] = side_by_side([mlp.pop(name) for name in ("gate_proj", "up_proj")])
+    return {**layer, "self_attn": attention, "mlp": mlp}

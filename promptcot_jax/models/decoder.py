@@ -1,8 +1,9 @@
 """The Linen definition of the decoder: each weight is declared once, with its shape, axes and initializer.
 
 One layer serves both layouts. Training scans it over parameters stacked as [L, ...], so that one layer is
-traced and compiled; decoding calls it on each layer's own arrays, since a scan copies every layer's slice at
-every step.
+traced and compiled; decoding on a CPU calls it on each layer's own arrays, since a scan copies every layer's
+slice at every step there, with the matrices that read one input side by side in one (`fused`): fewer, larger
+products, of which a step of few tokens is made.
 
 Tokens stay flat, [B*T, D], through all projections: the matmuls are then plain matrix products, which XLA
 runs faster on CPU. Attention is one batched product for each key-value head, its group of query heads laid
@@ -20,9 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Int
-from promptcot_jax.models import cache as cache_lib
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models import rope
+from promptcot_jax.models import paged_cache, rope
 from promptcot_jax.parallel import rules as rules_lib
 
 # Unit variance in, unit variance out, whatever the width. The 0.02 of the Llama and Qwen code is meant for
@@ -31,11 +31,11 @@ _INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class Surroundings(NamedTuple):
-    """What every layer of one forward pass shares."""
+    """What every layer of one forward pass shares: a mask, or places in a cache."""
 
     turn: rope.Rotation
-    mask: Bool[Array, "B T S"]
-    first_slot: Int[Array, ""] | int = 0  # cache slot of the first of these tokens, where there is a cache
+    mask: Bool[Array, "B T S"] | None = None
+    places: paged_cache.Places | None = None
 
 
 def constrain(x: Array, axes: tuple[str | None, ...], rules: rules_lib.LogicalRules) -> Array:
@@ -102,43 +102,70 @@ class Projection(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention inside segments, over the cache where there is one."""
+    """Causal grouped-query attention, inside segments or over the cache where there is one."""
 
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
+    fused: bool = False
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "tokens D"], around: Surroundings, layer_cache: cache_lib.LayerCache | None
-    ) -> tuple[Float[Array, "tokens D"], cache_lib.LayerCache | None]:
-        config = self.config
-        queries = self._heads("q_proj", "q_norm", config.num_heads, "heads", x, around)
-        keys = self._heads("k_proj", "k_norm", config.num_kv_heads, "kv_heads", x, around)
-        values = self._heads("v_proj", None, config.num_kv_heads, "kv_heads", x, around)
-        keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
-        if layer_cache is not None:
-            layer_cache = cache_lib.write(layer_cache, keys, values, around.first_slot)
-            keys = constrain(layer_cache.keys, ("batch", "kv_heads", "length", "head_dim"), self.rules)
-            values = constrain(layer_cache.values, ("batch", "kv_heads", "length", "head_dim"), self.rules)
-            layer_cache = cache_lib.LayerCache(keys, values)
-        mixed = constrain(attend(queries, keys, values, around.mask), ("batch", "heads"), self.rules)
-        output = Projection(config, config.embed_dim, ("heads", "embed"), name="o_proj")(mixed)
-        return output, layer_cache
-
-    def _heads(
         self,
-        name: str,
-        norm: str | None,
-        num_heads: int,
-        axis: str,
         x: Float[Array, "tokens D"],
         around: Surroundings,
-    ) -> Float[Array, "B T heads H"]:
-        """Projects to heads; queries and keys (those with a norm's name) are normed and rotated."""
+        cache: paged_cache.PagedCache | None,
+        layer: Int[Array, ""] | int,
+    ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache | None]:
         config = self.config
-        flat = Projection(config, num_heads * config.head_dim, ("embed", axis), config.qkv_bias, name=name)(x)
-        flat = constrain(flat, ("batch", axis), self.rules)
-        heads = flat.reshape(*around.mask.shape[:2], num_heads, config.head_dim)  # [B, T, heads, H]
+        flat_queries, flat_keys, flat_values = self._project(x)
+        queries = self._heads(flat_queries, "heads", "q_norm", around)
+        keys = self._heads(flat_keys, "kv_heads", "k_norm", around)
+        values = self._heads(flat_values, "kv_heads", None, around)
+        if cache is None:
+            assert around.mask is not None
+            keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
+            mixed = attend(queries, keys, values, around.mask)
+        else:
+            assert around.places is not None
+            mixed, cache = paged_cache.write_and_attend(
+                queries,
+                keys,
+                values,
+                cache,
+                around.places,
+                layer,
+                num_layers=config.num_layers,
+                rules=self.rules,
+            )
+        mixed = constrain(mixed, ("batch", "heads"), self.rules)
+        output = Projection(config, config.embed_dim, ("heads", "embed"), name="o_proj")(mixed)
+        return output, cache
+
+    def _project(self, x: Float[Array, "tokens D"]) -> list[Float[Array, "tokens _"]]:
+        """Queries, keys and values, flat."""
+        config = self.config
+        sizes = [n * config.head_dim for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
+        if self.fused:
+            axes = ("embed", "heads")
+            joined = Projection(config, sum(sizes), axes, config.qkv_bias, name="qkv_proj")(x)
+            return jnp.split(joined, [sizes[0], sizes[0] + sizes[1]], axis=-1)
+        return [
+            constrain(
+                Projection(config, size, ("embed", axis), config.qkv_bias, name=name)(x),
+                ("batch", axis),
+                self.rules,
+            )
+            for name, axis, size in zip(
+                ("q_proj", "k_proj", "v_proj"), ("heads", "kv_heads", "kv_heads"), sizes, strict=True
+            )
+        ]
+
+    def _heads(
+        self, flat: Float[Array, "tokens _"], axis: str, norm: str | None, around: Surroundings
+    ) -> Float[Array, "B T heads H"]:
+        """Flat features as heads; queries and keys (those with a norm's name) are normed and rotated."""
+        config = self.config
+        heads = flat.reshape(*around.turn.cosine.shape[:2], -1, config.head_dim)  # [B, T, heads, H]
         if norm is not None:
             if config.qk_norm:
                 heads = RMSNorm(config, "head_dim", name=norm)(heads)
@@ -177,12 +204,17 @@ class Mlp(nn.Module):
 
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
+    fused: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens D"]:
-        config = self.config
-        gate = Projection(config, config.mlp_dim, ("embed", "mlp"), name="gate_proj")(x)
-        up = Projection(config, config.mlp_dim, ("embed", "mlp"), name="up_proj")(x)
+        config, axes = self.config, ("embed", "mlp")
+        if self.fused:
+            joined = Projection(config, 2 * config.mlp_dim, axes, name="gate_up_proj")(x)
+            gate, up = jnp.split(joined, 2, axis=-1)
+        else:
+            gate = Projection(config, config.mlp_dim, axes, name="gate_proj")(x)
+            up = Projection(config, config.mlp_dim, axes, name="up_proj")(x)
         hidden = constrain(nn.silu(gate) * up, ("batch", "mlp"), self.rules)
         return Projection(config, config.embed_dim, ("mlp", "embed"), name="down_proj")(hidden)
 
@@ -192,16 +224,22 @@ class DecoderLayer(nn.Module):
 
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
+    fused: bool = False
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "tokens D"], around: Surroundings, layer_cache: cache_lib.LayerCache | None
-    ) -> tuple[Float[Array, "tokens D"], cache_lib.LayerCache | None]:
-        attention = Attention(self.config, self.rules, name="self_attn")
-        mixed, layer_cache = attention(RMSNorm(self.config, name="input_layernorm")(x), around, layer_cache)
+        self,
+        x: Float[Array, "tokens D"],
+        around: Surroundings,
+        cache: paged_cache.PagedCache | None,
+        layer: Int[Array, ""] | int,
+    ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache | None]:
+        attention = Attention(self.config, self.rules, self.fused, name="self_attn")
+        mixed, cache = attention(RMSNorm(self.config, name="input_layernorm")(x), around, cache, layer)
         x = constrain(x + mixed, ("batch", "act_embed"), self.rules)
-        y = Mlp(self.config, self.rules, name="mlp")(RMSNorm(self.config, name="post_attention_layernorm")(x))
-        return constrain(x + y, ("batch", "act_embed"), self.rules), layer_cache
+        mlp = Mlp(self.config, self.rules, self.fused, name="mlp")
+        y = mlp(RMSNorm(self.config, name="post_attention_layernorm")(x))
+        return constrain(x + y, ("batch", "act_embed"), self.rules), cache
 
 
 class TokenEmbedding(nn.Module):
@@ -249,7 +287,7 @@ class Decoder(nn.Module):
         if not config.tie_embeddings:
             OutputEmbedding(config, name="lm_head")()
         x = TokenEmbedding(config, self.rules, name="embed_tokens")(token_ids)
-        for_all: Any = (nn.broadcast, nn.broadcast)  # not one per layer; flax annotates this as an int
+        for_all: Any = (nn.broadcast,) * 3  # not one per layer; flax annotates this as an int
         policy = None if self.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         layers = nn.scan(
             nn.remat(DecoderLayer, prevent_cse=False, policy=policy),
@@ -259,7 +297,7 @@ class Decoder(nn.Module):
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, _ = layers(config, self.rules, name="layers")(x, around, None)
+        x, _ = layers(config, self.rules, name="layers")(x, around, None, 0)
         x = RMSNorm(config, name="norm")(x)
         hidden = x.reshape(*token_ids.shape, config.embed_dim)  # [B, T, D]
         return constrain(hidden, ("batch", "length", "act_embed"), self.rules)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from promptcot_jax.core.arrays import Bool, Int
+from promptcot_jax.core.arrays import Int
 from promptcot_jax.parallel import rules as rules_lib
 
 _SMALLEST_BUCKET = 32
@@ -15,17 +15,21 @@ _SMALLEST_BUCKET = 32
 
 def bucket(length: int) -> int:
     """The next of 32, 48, 64, 96, 128, 192, ...: little padding, and two programs for each doubling."""
-    power = max(_SMALLEST_BUCKET, 1 << max(length - 1, 0).bit_length())
-    between = power // 4 * 3
-    return between if max(_SMALLEST_BUCKET, length) <= between else power
+    return few_counts(max(_SMALLEST_BUCKET, length))
 
 
-def rows_of_batch(num_rows: int, limit: int, rules: rules_lib.LogicalRules) -> int:
-    """Rows of every batch of a call: `limit`, or the next power of two where fewer are to be done.
+def few_counts(count: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, ...: counts that calls of many sizes share."""
+    power = 1 << (count - 1).bit_length()
+    return power // 4 * 3 if power >= 4 and count <= power // 4 * 3 else power
 
-    A model with rules gets a multiple of the data shards of the mesh entered with `jax.set_mesh`.
-    """
-    return _whole_shards(min(limit, 1 << (num_rows - 1).bit_length()), rules)
+
+def num_data_shards(rules: rules_lib.LogicalRules) -> int:
+    """Over how many shards a model's rules spread rows on the mesh entered with `jax.set_mesh`."""
+    mesh = jax.sharding.get_mesh()
+    row_axes = dict(rules).get("batch") or ()
+    names = (row_axes,) if isinstance(row_axes, str) else row_axes
+    return 1 if mesh.empty else math.prod(mesh.shape[name] for name in names)
 
 
 def full_and_small_batches(
@@ -46,11 +50,8 @@ def full_and_small_batches(
 
 
 def _whole_shards(num_rows: int, rules: rules_lib.LogicalRules) -> int:
-    """The next multiple of the data shards of the mesh entered with `jax.set_mesh`."""
-    mesh = jax.sharding.get_mesh()
-    row_axes = dict(rules).get("batch") or ()
-    names = (row_axes,) if isinstance(row_axes, str) else row_axes
-    shards = 1 if mesh.empty else math.prod(mesh.shape[name] for name in names)
+    """The next multiple of the data shards."""
+    shards = num_data_shards(rules)
     return -(-num_rows // shards) * shards
 
 
@@ -60,18 +61,6 @@ def place_rows(arrays: Any, rules: rules_lib.LogicalRules) -> Any:
     if mesh.empty or not rules:
         return arrays
     return jax.device_put(arrays, rules_lib.batch_sharding(mesh, rules))
-
-
-def left_padded(
-    rows: Sequence[Sequence[int]], num_rows: int, width: int, pad_id: int
-) -> tuple[Int[np.ndarray, "B P"], Bool[np.ndarray, "B P"]]:
-    """Token ids at the right end of `num_rows` rows, and where they are; rows beyond `rows` hold none."""
-    token_ids = np.full((num_rows, width), pad_id, np.int32)
-    is_token = np.zeros((num_rows, width), np.bool_)
-    for i, row in enumerate(rows):
-        token_ids[i, width - len(row) :] = row
-        is_token[i, width - len(row) :] = True
-    return token_ids, is_token
 
 
 def right_padded(

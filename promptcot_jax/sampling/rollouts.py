@@ -13,7 +13,7 @@ from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models.causal_lm import CausalLM
-from promptcot_jax.sampling import generation, token_choice
+from promptcot_jax.sampling import completions, generation, token_choice
 
 Row = TypeVar("Row")
 
@@ -71,7 +71,7 @@ class Sampler:
 
     def complete(
         self, requests: Sequence[Request[Row]], prompt_ids: Callable[[Row], Sequence[int]]
-    ) -> list[generation.Completion]:
+    ) -> list[completions.Completion]:
         """One completion for each request, in order.
 
         Raises:
@@ -93,9 +93,7 @@ class Sampler:
             stop_ids=self.tokenizer.stop_ids,
             key=prng.stream_key(self.config.seed, self.stream),
             request_ids=[request.index for request in requests],
-            batch_size=self.config.batch_size,
-            pad_id=self.tokenizer.pad_id,
-            is_decoding_layout=True,
+            num_slots=self.config.batch_size,
         )
 
 

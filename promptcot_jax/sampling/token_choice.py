@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from promptcot_jax.core.arrays import Array, Bool, Float, Int, UInt
+from promptcot_jax.core.arrays import Array, Bool, Float, HostOrDevice, Int, UInt
 
 _BLOCK = (
     128  # vocabulary entries per block: the lane width of a TPU, and about the square root of a vocabulary
@@ -57,20 +57,20 @@ class SamplingConfig:
     def numbers(self) -> "ChoiceNumbers":
         """The settings as arguments of a compiled program: new values never compile anew."""
         return ChoiceNumbers(
-            temperature=np.float32(self.temperature),
-            top_p=np.float32(self.top_p),
-            top_k=np.int32(min(self.top_k, np.iinfo(np.int32).max)),
-            min_p=np.float32(self.min_p),
+            temperature=np.asarray(self.temperature, np.float32),
+            top_p=np.asarray(self.top_p, np.float32),
+            top_k=np.asarray(min(self.top_k, np.iinfo(np.int32).max), np.int32),
+            min_p=np.asarray(self.min_p, np.float32),
         )
 
 
 class ChoiceNumbers(NamedTuple):
-    """The numbers of a `SamplingConfig` as traced scalars."""
+    """The numbers of a `SamplingConfig` as traced values: scalars, or one for each row."""
 
-    temperature: Float[Array, ""] | np.float32
-    top_p: Float[Array, ""] | np.float32
-    top_k: Int[Array, ""] | np.int32
-    min_p: Float[Array, ""] | np.float32
+    temperature: Float[HostOrDevice, "*B"]
+    top_p: Float[HostOrDevice, "*B"]
+    top_k: Int[HostOrDevice, "*B"]
+    min_p: Float[HostOrDevice, "*B"]
 
 
 class ChosenTokens(NamedTuple):
@@ -87,13 +87,16 @@ def choose_tokens(logits: Float[Array, "B V"], keys: jax.Array, numbers: ChoiceN
     Greedy choice (temperature 0) reports both log-probabilities at temperature 1.
     """
     logits = logits.astype(jnp.float32)
+    numbers = ChoiceNumbers(*(jnp.broadcast_to(number, logits.shape[:1]) for number in numbers))
     is_greedy = numbers.temperature == 0.0
     temperature = jnp.where(is_greedy, 1.0, numbers.temperature)
     # At most 0, and 0 for the most probable token: no temperature can make the exponentials overflow.
-    scores = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
+    scores = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature[:, None]
     weights = jnp.exp(scores)
-    truncates = (numbers.top_k > 0) | (numbers.top_p < 1.0) | (numbers.min_p > 0.0)
-    kept_weights = lax.cond(truncates, lambda: _truncate(scores, weights, numbers), lambda: weights)
+    truncates: Bool[Array, " B"] = (numbers.top_k > 0) | (numbers.top_p < 1.0) | (numbers.min_p > 0.0)
+    kept_weights = lax.cond(
+        jnp.any(truncates), lambda: _truncate(scores, weights, numbers, truncates), lambda: weights
+    )
 
     uniforms = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)  # [B, 2]
     token_ids = jnp.where(is_greedy, _first_maximum(scores), _draw(kept_weights, uniforms))
@@ -138,23 +141,31 @@ def _invert_cumulative(weights: Float[Array, "B W"], uniforms: Float[Array, " B"
 
 
 def _truncate(
-    scores: Float[Array, "B V"], weights: Float[Array, "B V"], numbers: ChoiceNumbers
+    scores: Float[Array, "B V"],
+    weights: Float[Array, "B V"],
+    numbers: ChoiceNumbers,
+    truncates: Bool[Array, " B"],
 ) -> Float[Array, "B V"]:
-    """Weights of the tokens that top-k, then top-p, then min-p keep; 0 for the others."""
+    """Weights of the tokens that top-k, then top-p, then min-p keep; 0 for the others.
+
+    A row that cuts nothing keeps its very weights, whatever its neighbours cut.
+    """
     # Scores are never positive, so their magnitudes order as unsigned integers; greater rank = more probable.
     magnitude = lax.bitcast_convert_type(jnp.abs(scores), jnp.uint32)
     rank = lax.bitcast_convert_type(jnp.float32(jnp.inf), jnp.uint32) - magnitude
 
     def top_k(kept: Float[Array, "B V"]) -> Float[Array, "B V"]:
-        wanted = jnp.full(kept.shape[0], numbers.top_k, jnp.float32)
+        wanted = jnp.where(numbers.top_k > 0, numbers.top_k, kept.shape[-1]).astype(jnp.float32)
         return jnp.where(_leading(rank, jnp.ones_like(kept), wanted), kept, 0.0)
 
     def top_p(kept: Float[Array, "B V"]) -> Float[Array, "B V"]:
-        return jnp.where(_leading(rank, kept, numbers.top_p * jnp.sum(kept, axis=-1)), kept, 0.0)
+        in_nucleus = _leading(rank, kept, numbers.top_p * jnp.sum(kept, axis=-1))
+        return jnp.where(in_nucleus | (numbers.top_p == 1.0)[:, None], kept, 0.0)
 
-    kept = lax.cond(numbers.top_k > 0, top_k, lambda kept: kept, weights)
-    kept = lax.cond(numbers.top_p < 1.0, top_p, lambda kept: kept, kept)
-    return jnp.where(weights >= numbers.min_p, kept, 0.0)  # the most probable token has weight 1
+    kept = lax.cond(jnp.any(numbers.top_k > 0), top_k, lambda kept: kept, weights)
+    kept = lax.cond(jnp.any(numbers.top_p < 1.0), top_p, lambda kept: kept, kept)
+    kept = jnp.where(weights >= numbers.min_p[:, None], kept, 0.0)  # the most probable token has weight 1
+    return jnp.where(truncates[:, None], kept, weights)
 
 
 def _leading(

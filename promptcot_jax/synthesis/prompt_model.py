@@ -13,7 +13,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import ConceptSet
 from promptcot_jax.data import examples, templates
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.sampling import generation, rollouts, scoring
+from promptcot_jax.sampling import completions, rollouts, scoring
 from promptcot_jax.synthesis import writing
 
 
@@ -32,18 +32,18 @@ def draft_writer(
         return examples.theta_prompt_ids(tokenizer, concept_set)
 
     def write_drafts(requests: Sequence[rollouts.Request[ConceptSet]]) -> list[writing.Draft]:
-        completions = sampler.complete(requests, prompt_ids)
+        drawn = sampler.complete(requests, prompt_ids)
         token_log_probs = scoring.score(
             lm,
             model.params,
             [prompt_ids(request.row) for request in requests],
-            [completion.token_ids for completion in completions],
+            [completion.token_ids for completion in drawn],
             batch_tokens=score_tokens,
             pad_id=tokenizer.pad_id,
         )
         return [
             to_draft(tokenizer, request, completion, scores)
-            for request, completion, scores in zip(requests, completions, token_log_probs, strict=True)
+            for request, completion, scores in zip(requests, drawn, token_log_probs, strict=True)
         ]
 
     return write_drafts
@@ -52,7 +52,7 @@ def draft_writer(
 def to_draft(
     tokenizer: Tokenizer,
     request: rollouts.Request[ConceptSet],
-    completion: generation.Completion,
+    completion: completions.Completion,
     token_log_probs: np.ndarray,
 ) -> writing.Draft:
     """Splits one scored completion into its z and x parts."""

@@ -21,7 +21,7 @@ from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
-from promptcot_jax.sampling import generation
+from promptcot_jax.sampling import completions
 from promptcot_jax.trainers import sft
 from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.loop import LoopConfig
@@ -253,11 +253,12 @@ def test_a_sample_that_spells_a_stop_token_is_no_target_and_no_end_of_the_run(co
     ]
     ids = (*(i for piece in pieces for i in piece), *tokenizer.encode("<!-- END RATIONALE -->\n"))
     assert tokenizer.decode(ids) == text
-    completion = generation.Completion(
+    completion = completions.Completion(
         token_ids=(*ids, tokenizer.eos_id),
         log_probs=np.zeros(len(ids) + 1, np.float32),
         sampler_log_probs=np.zeros(len(ids) + 1, np.float32),
         finish_reason="stop",
+        has_end=True,
     )
     assert not pairs.to_rationale(tokenizer, completion).is_valid
 

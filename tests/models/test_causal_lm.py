@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from promptcot_jax.models import causal_lm, decoder, rope
+from promptcot_jax.models import causal_lm, decoder, paged_cache, rope
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
@@ -50,8 +50,28 @@ def decoding_layout(lm, params):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def extend(lm, decoding, token_ids, is_token, cache):
-    return lm.extend(decoding, token_ids, is_token, cache)
+def extend(lm, decoding, token_ids, positions, page_table, cache):
+    return lm.extend(decoding, token_ids, paged_cache.Places(page_table, positions), cache)
+
+
+PAGE = 4
+# Three rows of four pages each, lying about; row 2 shares its first page with row 0. Page 0 is nobody's.
+PAGE_TABLE = jnp.array([[3, 9, 1, 5], [2, 4, 8, 6], [3, 7, 10, 11]], jnp.int32)
+
+
+def read_in_pages(lm, decoding, token_ids, prompt, cache):
+    """States of [3, T] tokens: `prompt` of them page by page, with garbage behind, the others one by one."""
+    pieces = []
+    for first in range(0, prompt, PAGE):
+        known = min(PAGE, prompt - first)
+        page = jnp.pad(token_ids[:, first : first + known], ((0, 0), (0, PAGE - known)), constant_values=7)
+        positions = jnp.broadcast_to(first + jnp.arange(PAGE), (3, PAGE))
+        states, cache = extend(lm, decoding, page, positions, PAGE_TABLE, cache)
+        pieces.append(states[:, :known])
+    for t in range(prompt, token_ids.shape[1]):
+        states, cache = extend(lm, decoding, token_ids[:, t : t + 1], jnp.full((3, 1), t), PAGE_TABLE, cache)
+        pieces.append(states)
+    return jnp.concatenate(pieces, axis=1)
 
 
 def random_ids(rows, length, seed=2):
@@ -60,32 +80,34 @@ def random_ids(rows, length, seed=2):
 
 
 @ALL
-def test_cached_decoding_equals_a_full_forward(config):
+@pytest.mark.parametrize("layout", ["scanned", "decoding"])
+@pytest.mark.parametrize("prompt", [0, 6, 8])
+def test_cached_decoding_equals_a_full_forward(config, layout, prompt):
     lm, params = make(config)
-    token_ids, prompt = random_ids(3, 11), 7
-    is_token = jnp.arange(11) >= jnp.array([0, 4, 6])[:, None]  # left-padded prompts of 7, 3 and 1 tokens
-    full = hidden_states(lm, params, token_ids, is_token.astype(jnp.int32))
-    decoding, cache = decoding_layout(lm, params), lm.init_cache(3, 16)  # with slots to spare
-    states, cache = extend(lm, decoding, token_ids[:, :prompt], is_token[:, :prompt], cache)
-    pieces = [states]
-    for t in range(prompt, 11):
-        states, cache = extend(lm, decoding, token_ids[:, t : t + 1], is_token[:, t : t + 1], cache)
-        pieces.append(states)
-    cached = jnp.concatenate(pieces, axis=1)
-    np.testing.assert_allclose(cached[is_token], full[is_token], atol=1e-5)
-    assert int(cache.num_written) == 11
-    logits = full @ lm.output_embedding(params)
-    np.testing.assert_allclose(lm.unembed(decoding, cached)[is_token], logits[is_token], atol=1e-4)
+    token_ids = random_ids(3, 13)
+    token_ids = token_ids.at[2, :PAGE].set(token_ids[0, :PAGE])  # what lies in the page they share
+    full = hidden_states(lm, params, token_ids)
+    decoding = decoding_layout(lm, params) if layout == "decoding" else params
+    cached = read_in_pages(lm, decoding, token_ids, prompt, lm.init_cache(12, PAGE))
+    np.testing.assert_allclose(cached, full, atol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(lm.unembed)(decoding, cached), full @ lm.output_embedding(params), atol=1e-4
+    )
 
 
-def test_a_padding_step_between_tokens_is_not_seen():
+def test_a_longer_neighbour_changes_no_bit():
     lm, params = make(CONFIG)
-    decoding, token_ids = decoding_layout(lm, params), random_ids(1, 6)
-    _, cache = extend(lm, decoding, token_ids[:, :5], jnp.ones((1, 5), bool), lm.init_cache(1, 8))
-    expected, _ = extend(lm, decoding, token_ids[:, 5:], jnp.ones((1, 1), bool), cache)
-    _, cache = extend(lm, decoding, jnp.array([[9]]), jnp.zeros((1, 1), bool), cache)
-    after_padding, _ = extend(lm, decoding, token_ids[:, 5:], jnp.ones((1, 1), bool), cache)
-    np.testing.assert_allclose(after_padding, expected, atol=1e-5)
+    decoding, token_ids = decoding_layout(lm, params), random_ids(3, 2)
+    table = 1 + jnp.arange(12).reshape(3, 4)
+
+    def second_token(third_row_position):
+        cache = lm.init_cache(13, PAGE)
+        first = jnp.zeros((3, 1), jnp.int32)
+        _, cache = extend(lm, decoding, token_ids[:, :1], first, table, cache)
+        positions = jnp.array([[1], [1], [third_row_position]])
+        return extend(lm, decoding, token_ids[:, 1:], positions, table, cache)[0]
+
+    np.testing.assert_array_equal(second_token(1)[:2], second_token(14)[:2])
 
 
 @ALL
@@ -96,7 +118,9 @@ def test_scanned_equals_looped(config):
         jnp.broadcast_to(jnp.arange(9), (2, 9)), head_dim=config.head_dim, theta=config.rope_theta
     )
     around = decoder.Surroundings(turn, jnp.broadcast_to(jnp.tril(jnp.ones((9, 9), bool)), (2, 9, 9)))
-    layer = jax.jit(functools.partial(decoder.DecoderLayer(config).apply, around=around, layer_cache=None))
+    layer = jax.jit(
+        functools.partial(decoder.DecoderLayer(config, fused=True).apply, around=around, cache=None, layer=0)
+    )
     x = params["embed_tokens"]["embedding"][token_ids].reshape(18, -1)
     for layer_params in decoding_layout(lm, params)["layers"]:
         x, _ = layer({"params": layer_params}, x)
@@ -210,15 +234,26 @@ def test_sharded_equals_single_device(config, shape):
     with jax.set_mesh(mesh):
         on_mesh = jax.device_put(token_ids, rules.batch_sharding(mesh))
         states = hidden_states(lm, sharded_params, on_mesh)
-        decoding = decoding_layout(lm, sharded_params)
-        cached, cache = extend(lm, decoding, on_mesh, jnp.ones((8, 6), bool), lm.init_cache(8, 6))
-        logits = jax.jit(lm.unembed)(decoding, cached)
+        # Every data shard counts its own pages: 1 and 2 in each row's turn.
+        rows_of_shard = 8 // (shape[0] * shape[1])
+        num_pages = 8 + shape[0] * shape[1]
+        table = 1 + jnp.arange(8)[:, None] % rows_of_shard
+        cache = jax.jit(lm.init_cache, static_argnums=(0, 1))(num_pages, 6)
+        positions = jnp.broadcast_to(jnp.arange(6), (8, 6))
+        cached, cache = extend(lm, sharded_params, on_mesh, positions, table, cache)
+        logits = jax.jit(lm.unembed)(sharded_params, cached)
     expected = hidden_states(single, params, token_ids)
     np.testing.assert_allclose(states, expected, atol=1e-5)
     np.testing.assert_allclose(cached, expected, atol=1e-5)
     np.testing.assert_allclose(logits, expected @ single.output_embedding(params), atol=1e-4)
     assert states.addressable_shards[0].data.shape == (8 // (shape[0] * shape[1]), 6, config.embed_dim)
-    assert len(cache.layers[0].keys.addressable_shards) == 8
+    split_heads = config.num_kv_heads % shape[2] == 0
+    assert cache.keys.addressable_shards[0].data.shape == (
+        config.num_layers * (rows_of_shard + 1),
+        config.num_kv_heads // (shape[2] if split_heads else 1),
+        config.head_dim,
+        6,
+    )
 
 
 def _constraints(jaxpr):
@@ -260,17 +295,21 @@ def test_rules_without_a_mesh_are_an_error_and_not_dropped():
         lm.hidden_states(make(CONFIG)[1], random_ids(1, 4))
 
 
-def test_cache_is_updated_in_place_inside_a_loop():
+@pytest.mark.parametrize("layout", ["scanned", "decoding"])
+def test_cache_is_updated_in_place_inside_a_loop(layout):
     lm, params = make(CONFIG)
+    table = 1 + jnp.arange(8 * 64).reshape(8, 64)
 
     def decode(decoding, cache):
-        def advance(cache):
-            return lm.extend(decoding, jnp.ones((8, 1), jnp.int32), jnp.ones((8, 1), bool), cache)[1]
+        def advance(position, cache):
+            places = paged_cache.Places(table, jnp.full((8, 1), position))
+            return lm.extend(decoding, jnp.ones((8, 1), jnp.int32), places, cache)[1]
 
-        return jax.lax.while_loop(lambda cache: cache.num_written < 4000, advance, cache)
+        return jax.lax.fori_loop(0, 4000, advance, cache)
 
-    cache = lm.init_cache(8, 4096)
-    compiled = jax.jit(decode, donate_argnums=1).lower(decoding_layout(lm, params), cache).compile()
-    memory, layer_bytes = compiled.memory_analysis(), cache.layers[0].keys.nbytes
-    assert memory.alias_size_in_bytes >= 2 * CONFIG.num_layers * layer_bytes
-    assert memory.temp_size_in_bytes < layer_bytes  # no second copy of any layer's keys
+    cache = lm.init_cache(8 * 64 + 1, 64)
+    decoding = decoding_layout(lm, params) if layout == "decoding" else params
+    compiled = jax.jit(decode, donate_argnums=1).lower(decoding, cache).compile()
+    memory, pool_bytes = compiled.memory_analysis(), cache.keys.nbytes + cache.values.nbytes
+    assert memory.alias_size_in_bytes >= pool_bytes
+    assert memory.temp_size_in_bytes < pool_bytes / CONFIG.num_layers / 4  # no copy of any layer's pages

@@ -29,7 +29,7 @@ def some_prompts(*lengths: int) -> list[list[int]]:
     return [rng.integers(0, LM.config.vocab_size, n).tolist() for n in lengths]
 
 
-def generate(params, prompts, *, lm=LM, stop_ids=(), key=KEY, request_ids=None, batch_size=4, **settings):
+def generate(params, prompts, *, lm=LM, stop_ids=(), key=KEY, request_ids=None, num_slots=4, **settings):
     return generation.generate(
         lm,
         params,
@@ -38,7 +38,7 @@ def generate(params, prompts, *, lm=LM, stop_ids=(), key=KEY, request_ids=None, 
         stop_ids=stop_ids,
         key=key,
         request_ids=request_ids,
-        batch_size=batch_size,
+        num_slots=num_slots,
     )
 
 
@@ -97,7 +97,7 @@ def test_a_row_depends_on_its_request_id_and_not_on_its_place_or_neighbours(para
     # Several batches, the last with dummies.
     longer_batch = ids(generate(params, [*prompts, *others, *others]))
     assert longer_batch[:4] == first
-    # Another shape: a neighbour that widens the padding.
+    # A neighbour with a longer prompt.
     widened = ids(generate(params, [*some_prompts(40), *prompts[:3]], request_ids=[9, 0, 1, 2]))
     assert widened[1:] == first[:3]
 
@@ -115,7 +115,7 @@ def test_noise_belongs_to_key_request_and_step(params):
 
 def test_tokens_come_out_as_often_as_the_model_says_at_every_step(params):
     prompt = some_prompts(6)[0]
-    many = {"prompts": [prompt] * 3000, "batch_size": 3000, "max_new_tokens": 2}
+    many = {"prompts": [prompt] * 3000, "num_slots": 1000, "max_new_tokens": 2}
     counts = np.bincount([first for first, _ in ids(generate(params, **many))], minlength=270)
     expected = 3000 * np.asarray(jax.nn.softmax(full_logits(params, prompt)[-1]), np.float64)
     often = expected > 10.0
@@ -160,7 +160,7 @@ def test_new_settings_stop_ids_and_seeds_compile_nothing(params, caplog):
         with jax.log_compiles(), caplog.at_level(logging.WARNING):
             generate(params, prompts, lm=lm, **settings)
         return sum(
-            "Compiling" in record.message and "sample_rows" in record.message for record in caplog.records
+            "Compiling" in record.message and "decode_burst" in record.message for record in caplog.records
         )
 
     assert compiled() == 1  # the count counts
@@ -196,14 +196,14 @@ def test_no_prompts_give_no_completions(params):
 @pytest.mark.parametrize(
     ("prompts", "settings", "message"),
     [
-        ([[1], []], {}, "Prompt 1 is empty"),
-        ([[1], [2, 270]], {}, "Prompt 1 holds token id 270"),
-        ([[1], [2, -1]], {}, "Prompt 1 holds token id -1"),
-        ([[1] * 510], {}, "max_positions=512"),
+        ([[1], []], {}, "Request 1 has an empty prompt"),
+        ([[1], [2, 270]], {}, "Request 1, prompt 0 holds token id 270"),
+        ([[1], [2, -1]], {}, "Request 1, prompt 0 holds token id -1"),
+        ([[1] * 510], {}, "exceed 512, the model's max_positions"),
         ([[1]], {"stop_ids": [300]}, "stop ids 0 holds token id 300"),
         ([[1]], {"request_ids": [1, 2]}, "1 prompts need as many request_ids"),
-        ([[1]], {"request_ids": [2**32]}, "request_ids must lie in"),
-        ([[1]], {"batch_size": 0}, "batch_size must be at least 1"),
+        ([[1]], {"request_ids": [2**32]}, "ids must lie in"),
+        ([[1]], {"num_slots": 0}, "num_slots must be at least 1"),
     ],
 )
 def test_wrong_input_is_refused_by_name(params, prompts, settings, message):

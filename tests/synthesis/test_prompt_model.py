@@ -8,7 +8,7 @@ from promptcot_jax.checkpoints import load
 from promptcot_jax.core.records import ConceptSet
 from promptcot_jax.data import examples, templates
 from promptcot_jax.models import causal_lm
-from promptcot_jax.sampling import generation, rollouts, scoring, token_choice
+from promptcot_jax.sampling import completions, rollouts, scoring, token_choice
 from promptcot_jax.synthesis import prompt_model, writing
 from tests import toys
 
@@ -73,7 +73,7 @@ def test_scores_are_split_at_the_end_of_the_rationale_block(model, special_marke
     draft = prompt_model.to_draft(
         tokenizer,
         rollouts.Request(index=0, row=SETS[0], sample=0),
-        generation.Completion((*z_ids, *x_ids), scores, scores, "stop"),
+        completions.Completion((*z_ids, *x_ids), scores, scores, "stop", has_end=True),
         np.asarray(scores),
     )
     assert templates.parse_problem(draft.text) == ("a plan", "a problem?")

@@ -1,0 +1,373 @@
+"""The rollout engine: a fixed number of slots kept full from a stream of requests, in the trainer's process.
+
+A turn of the engine fills free slots from the queue, reads prompt blocks that are not in the cache yet,
+and decodes a burst of steps; rows that ended are handed out and their slots are free again. Decisions are
+taken on the host between bursts, from a few numbers a row; all arithmetic is in the compiled programs of
+`slots`, which see the same shapes whatever comes in.
+
+Exactness: a request's tokens are a function of parameters, prompt, settings, noise key and request id. Its
+noise belongs to it and to the step, its prompt is cut at multiples of a page from its start, and its
+attention adds up page after page; so order, neighbours, sharing, restarts and a small pool change nothing,
+not even rounding. Another number of slots, another page size or mesh rounds the matrix products otherwise.
+
+Pages are taken as rows grow. Where the pool is spent, the request begun last starts again later from its
+prompt, which costs time and changes no token.
+"""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Literal
+
+import jax
+import numpy as np
+
+from promptcot_jax.core.arrays import Params
+from promptcot_jax.models import causal_lm
+from promptcot_jax.sampling import batching, metrics, slots
+from promptcot_jax.sampling.completions import Completion, Request
+from promptcot_jax.sampling.lanes import Lane, Row
+from promptcot_jax.sampling.page_book import Block
+
+DecodeText = Callable[[Sequence[int]], str]
+FinishReason = Literal["stop", "stop_text", "length"]  # of a row; a stop text counts as a stop outside
+
+_STEPS_WITH_STOP_TEXTS = 16  # stop texts are looked for between bursts; what is decoded past one is wasted
+_STEPS_BESIDE_PREFILL = 4  # of the rows under way, between two pieces of prompts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Shapes of an engine; what a request may ask for is in `completions.Request`.
+
+    Attributes:
+        num_slots: rows of a decode step, over all devices.
+        page_size: tokens of a cache page and of a prompt block.
+        prefill_blocks: blocks that one call of the prefill program reads, on each data shard.
+        blocks_per_turn: blocks read between two bursts at most, on each data shard, so that a long prompt
+            does not hold up the rows under way.
+        burst_steps: steps between two looks at the rows, if none ends before.
+        cache_tokens: tokens that the cache holds, over all devices; 0: all slots at their longest.
+    """
+
+    num_slots: int = 32
+    page_size: int = 64
+    prefill_blocks: int = 1
+    blocks_per_turn: int = 16
+    burst_steps: int = 64
+    cache_tokens: int = 0
+
+    def __post_init__(self):
+        for name in ("num_slots", "prefill_blocks", "blocks_per_turn", "burst_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.page_size < 2:
+            raise ValueError(f"page_size must be at least 2, got {self.page_size}.")
+        if self.cache_tokens < 0:
+            raise ValueError(f"cache_tokens must be 0 (as many as needed) or more, got {self.cache_tokens}.")
+
+
+class Engine:
+    """The shapes and the bookkeeping; parameters come with every wave, and the cache lives as long as one."""
+
+    def __init__(self, lm: causal_lm.CausalLM, config: EngineConfig, *, max_tokens: int):
+        """With rules in `lm`, call this and `stream` inside `jax.set_mesh`.
+
+        Args:
+            max_tokens: of a request, prompt and completion together.
+
+        Raises:
+            ValueError: the cache cannot hold a single request of that length.
+        """
+        self.lm, self.config, self.max_tokens = lm, config, max_tokens
+        self.metrics = metrics.Metrics()
+        num_lanes = batching.num_data_shards(lm.rules)
+        self._slots_per_lane = -(-config.num_slots // num_lanes)
+        self._num_slots = num_lanes * self._slots_per_lane
+        self._width = batching.few_counts(-(-max_tokens // config.page_size))
+        # One page more than a request's own, for what its prompt leaves of a page that others share.
+        pages = self._slots_per_lane * (self._width + 1)
+        if config.cache_tokens:
+            pages = min(pages, config.cache_tokens // num_lanes // config.page_size)
+        least = -(-max_tokens // config.page_size) + 1
+        if pages < least:
+            raise ValueError(
+                f"cache_tokens={config.cache_tokens} holds {pages} pages of {config.page_size} tokens on "
+                f"each of {num_lanes} data shards, but a request of {max_tokens} tokens may need {least}; "
+                "raise cache_tokens or lower max_new_tokens."
+            )
+        self._pages_per_lane = pages + 1  # page 0 is nobody's
+
+    def stream(
+        self,
+        params: Params,
+        requests: Iterable[Request],
+        key: jax.Array,
+        decode_text: DecodeText | None = None,
+    ) -> Iterator[tuple[Request, Completion]]:
+        """One wave: each request with its completion, as soon as it has one.
+
+        Requests are taken as slots become free, and nothing is decoded while the caller keeps a result
+        waiting. Closing the iterator drops what is unfinished.
+
+        Args:
+            params: in `lm.decoding_layout`, or as the trainer has them.
+            decode_text: turns token ids into text; needed where a request has stop texts.
+
+        Raises:
+            ValueError: a request that there is no room for, ids outside the vocabulary, stop texts without
+                `decode_text`.
+        """
+        wave = _Wave(self, params, requests, key, decode_text)
+        while wave.fill_slots():
+            wave.read_prompts()
+            yield from wave.decode()
+
+    def check(self, request: Request) -> None:
+        """Refuses a request that the engine cannot serve.
+
+        Raises:
+            ValueError: says why.
+        """
+        name = f"Request {request.id}"
+        if not request.prompt_ids:
+            raise ValueError(
+                f"{name} has an empty prompt; begin it with at least one token, such as the model's bos."
+            )
+        if not 0 <= request.id < 2**32:
+            raise ValueError(f"{name}: ids must lie in [0, 2**32): they are folded into the noise key.")
+        limit = min(self.max_tokens, self.lm.config.max_positions)
+        if request.most_tokens > limit:
+            raise ValueError(
+                f"{name}: a prompt of {len(request.prompt_ids)} tokens and max_new_tokens="
+                f"{request.sampling.max_new_tokens} exceed {limit}, the model's max_positions or what the "
+                "engine was made for; shorten one of them."
+            )
+        if len(request.begun.token_ids) >= request.sampling.max_new_tokens:
+            raise ValueError(f"{name} has begun {len(request.begun.token_ids)} tokens, all it may have.")
+        batching.check_token_ids([request.known_ids], self.lm.config.vocab_size, f"{name}, prompt")
+        batching.check_token_ids([request.stop_ids], self.lm.config.vocab_size, f"{name}, list of stop ids")
+        if len(request.stop_ids) > slots.MOST_STOP_IDS:
+            raise ValueError(
+                f"{name} has {len(request.stop_ids)} stop ids, {slots.MOST_STOP_IDS} at most; leave some out."
+            )
+        if "" in request.stop_texts:
+            raise ValueError(f"{name} has an empty stop text, which would end every completion at once.")
+
+    def _new_lanes(self) -> list[Lane]:
+        starts = range(0, self._num_slots, self._slots_per_lane)
+        return [
+            Lane(range(start, start + self._slots_per_lane), self._pages_per_lane, self.config.page_size)
+            for start in starts
+        ]
+
+
+class _Wave:
+    """One call of `Engine.stream`: its queue, its rows and its cache."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        params: Params,
+        requests: Iterable[Request],
+        key: jax.Array,
+        decode_text: DecodeText | None,
+    ):
+        self._engine, self._params, self._key, self._decode_text = engine, params, key, decode_text
+        self._lm, self._config, self._metrics = engine.lm, engine.config, engine.metrics
+        self._source, self._put_back = iter(requests), collections.deque[Request]()
+        self._lanes = engine._new_lanes()
+        num_pages = len(self._lanes) * engine._pages_per_lane
+        self._cache = slots.empty_cache(self._lm, num_pages, self._config.page_size)
+        self._metrics.pages = num_pages - len(self._lanes)
+        self._slots = slots.idle_slots(engine._num_slots, engine._width)
+
+    # Slots
+
+    def fill_slots(self) -> bool:
+        """Starts waiting requests as far as slots and pages suffice; False where nothing is left to do."""
+        while any(lane.num_free_slots for lane in self._lanes) and self._is_queued():
+            request = self._put_back.popleft()
+            # Where its prompt lies already, else where most room is.
+            lanes = sorted(
+                (lane for lane in self._lanes if lane.num_free_slots),
+                key=lambda lane: (lane.book.num_known(request.known_ids[:-1]), lane.num_free_slots),
+                reverse=True,
+            )
+            started = next(filter(None, (lane.start(request) for lane in lanes)), None)
+            if started is None:
+                self._put_back.appendleft(request)
+                break
+            num_known, num_to_read = len(request.known_ids) - 1, started[1]
+            self._metrics.prompt_tokens += num_known
+            self._metrics.shared_prompt_tokens += num_known - num_to_read
+        return any(lane.rows for lane in self._lanes)
+
+    def _is_queued(self) -> bool:
+        """Whether a request is waiting; looks one ahead."""
+        if not self._put_back:
+            for request in self._source:
+                self._engine.check(request)
+                if request.stop_texts and self._decode_text is None:
+                    raise ValueError(f"Request {request.id} has stop texts, which need `decode_text`.")
+                self._put_back.append(request)
+                break
+        return bool(self._put_back)
+
+    # Prompts
+
+    def read_prompts(self) -> None:
+        """Reads prompt blocks that are not in the cache yet, up to `blocks_per_turn` on each data shard."""
+        start = time.perf_counter()
+        num_blocks, is_read = 0, False
+        while num_blocks < self._config.blocks_per_turn and any(lane.has_unread for lane in self._lanes):
+            batch = [lane.next_unread() for lane in self._lanes for _ in range(self._config.prefill_blocks)]
+            self._cache = slots.read_blocks(self._lm, self._params, self._cache, self._blocks(batch))
+            for block in filter(None, batch):
+                block.is_read = True
+            num_blocks += self._config.prefill_blocks
+            is_read = True
+        if is_read:
+            jax.block_until_ready(self._cache)  # its time is not decoding's
+            self._metrics.prefill_seconds += time.perf_counter() - start
+
+    def _blocks(self, batch: Sequence[Block | None]) -> slots.Blocks:
+        blocks = slots.no_blocks(len(batch), self._config.page_size, self._engine._width)
+        for i, block in enumerate(batch):
+            if block is not None:
+                blocks.token_ids[i, : len(block.token_ids)] = block.token_ids
+                blocks.first_positions[i] = block.first_position
+                pages = block.pages
+                blocks.page_table[i, : len(pages)] = pages
+        return batching.place_rows(blocks, self._lm.rules)
+
+    # Steps
+
+    def decode(self) -> Iterator[tuple[Request, Completion]]:
+        """One burst of the rows whose prompts have been read, and what ended with it."""
+        num_steps = self._num_steps()
+        rows = self._rows_with_pages(num_steps)
+        if not rows:
+            return
+        is_queued, num_slots = self._is_queued(), self._engine._num_slots
+        # A look at the rows costs about a step's time where steps are short: wait for a sixteenth to end.
+        enough_done = max(1, num_slots // 16) if is_queued else num_slots
+        start = time.perf_counter()
+        burst, self._cache = slots.decode_burst(
+            self._lm,
+            self._params,
+            self._cache,
+            batching.place_rows(self._slots, self._lm.rules),
+            self._key,
+            np.int32(num_steps),
+            np.int32(enough_done),
+            max_steps=self._config.burst_steps,
+        )
+        burst = jax.device_get(burst)
+        self._metrics.decode_seconds += time.perf_counter() - start
+        self._metrics.add_steps(
+            num_slots, int(burst.num_steps), int(burst.num_new.sum()), is_queued=is_queued
+        )
+        self._metrics.most_pages_used = max(
+            self._metrics.most_pages_used, sum(lane.book.most_used for lane in self._lanes)
+        )
+        slots.advance(self._slots, burst)
+        ended: list[tuple[Lane, Row, FinishReason]] = []
+        for lane, row in rows:
+            end = self._take_in(row, burst)
+            if end is not None:
+                ended.append((lane, row, end))
+        for lane, row, _ in ended:
+            self._leave(lane, row)
+        for _, row, end in ended:
+            yield row.request, self._completion(row, end)
+
+    def _num_steps(self) -> int:
+        rows = [row for lane in self._lanes for row in lane.rows]
+        num_steps = self._config.burst_steps
+        if any(row.request.stop_texts for row in rows):
+            num_steps = min(num_steps, _STEPS_WITH_STOP_TEXTS)
+        return num_steps if all(row.is_ready for row in rows) else min(num_steps, _STEPS_BESIDE_PREFILL)
+
+    def _rows_with_pages(self, num_steps: int) -> list[tuple[Lane, Row]]:
+        """The rows that can go on, each with pages for so many steps; those begun first come first."""
+        able, copies = [], slots.no_copies(self._engine._num_slots)
+        for lane in self._lanes:
+            for row in [row for row in lane.rows if row.is_ready]:
+                pages_before = len(row.pages)
+                while row in lane.rows and not lane.take_pages(row, num_steps):
+                    self._start_again(lane, lane.rows[-1])
+                if row not in lane.rows:  # driven out by those before it, or for want of pages by itself
+                    continue
+                able.append((lane, row))
+                if not pages_before:
+                    slots.enter(self._slots, row.slot, row.request, row.last_id, row.position)
+                    if lane.page_to_copy(row):
+                        copies.sources[row.slot] = lane.page_to_copy(row)
+                        copies.targets[row.slot] = row.pages[0]
+                if len(row.pages) > pages_before:
+                    pages = lane.pages_of(row)
+                    self._slots.page_table[row.slot, : len(pages)] = pages
+        if copies.targets.any():
+            placed = batching.place_rows(copies, self._lm.rules)
+            self._cache = slots.copy_pages(self._lm, self._cache, placed)
+        return able
+
+    def _start_again(self, lane: Lane, row: Row) -> None:
+        """Takes a row's slot and pages away; it will start from its prompt."""
+        self._leave(lane, row)
+        self._put_back.appendleft(row.request)
+        self._metrics.restarts += 1
+        self._metrics.wasted_tokens += len(row.token_ids) - len(row.request.begun.token_ids)
+
+    def _leave(self, lane: Lane, row: Row) -> None:
+        lane.leave(row)
+        slots.leave(self._slots, row.slot)
+
+    # Completions
+
+    def _take_in(self, row: Row, burst: slots.Burst) -> FinishReason | None:
+        """Adds a burst's tokens to a row; why it ended, if it did."""
+        num_new, num_before = int(burst.num_new[row.slot]), len(row.token_ids)
+        if num_before == len(row.request.begun.token_ids) and num_new:
+            self._metrics.seconds_to_first_token.append(time.perf_counter() - row.started)
+        row.token_ids += burst.token_ids[row.slot, :num_new].tolist()
+        row.log_probs.append(np.array(burst.log_probs[row.slot, :num_new]))
+        row.sampler_log_probs.append(np.array(burst.sampler_log_probs[row.slot, :num_new]))
+        is_stopped = bool(burst.is_stopped[row.slot])
+        if row.request.stop_texts:
+            length = self._length_at_stop_text(row, num_before, len(row.token_ids) - is_stopped)
+            if length is not None:
+                self._metrics.wasted_tokens += len(row.token_ids) - length
+                del row.token_ids[length:]
+                return "stop_text"
+        if is_stopped:
+            return "stop"
+        return None if row.num_left else "length"
+
+    def _length_at_stop_text(self, row: Row, num_before: int, num_text: int) -> int | None:
+        """Tokens up to the one that completes a stop text, if one of the last does."""
+        assert self._decode_text is not None
+        texts = row.request.stop_texts
+        # A token is a byte at least, so a stop text that ends in a new token began in this window.
+        first = max(0, num_before - max(len(text.encode()) for text in texts))
+        for length in range(num_before + 1, num_text + 1):
+            written = self._decode_text(row.token_ids[first:length])
+            if any(text in written for text in texts):
+                return length
+        return None
+
+    def _completion(self, row: Row, end: FinishReason) -> Completion:
+        self._metrics.requests += 1
+        self._metrics.new_tokens += len(row.token_ids)
+        self._metrics.finish_reasons[end] += 1
+        num_tokens = len(row.token_ids)
+        return Completion(
+            token_ids=tuple(row.token_ids),
+            log_probs=np.concatenate(row.log_probs)[:num_tokens],
+            sampler_log_probs=np.concatenate(row.sampler_log_probs)[:num_tokens],
+            finish_reason="length" if end == "length" else "stop",
+            has_end=end == "stop",
+            num_continued=len(row.request.begun.token_ids),
+        )

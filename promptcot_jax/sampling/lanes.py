@@ -1,0 +1,125 @@
+"""The rows of one data shard: which request is in which slot, and which cache pages it has.
+
+A row's pages are the blocks of its prompt, which it may share, then pages of its own. A prompt that ends
+within a page shares that page too: the row starts from a copy of it.
+"""
+
+import collections
+import dataclasses
+import time
+
+import numpy as np
+
+from promptcot_jax.sampling.completions import Request
+from promptcot_jax.sampling.page_book import Block, PageBook
+
+
+@dataclasses.dataclass(eq=False)
+class Row:
+    """A request in a slot."""
+
+    request: Request
+    slot: int  # among the slots of all lanes
+    blocks: list[Block]
+    started: float  # seconds of `time.perf_counter`
+    pages: list[int] = dataclasses.field(default_factory=list)  # its own, after the full blocks of its prompt
+    token_ids: list[int] = dataclasses.field(default_factory=list)
+    log_probs: list[np.ndarray] = dataclasses.field(default_factory=list)  # by bursts
+    sampler_log_probs: list[np.ndarray] = dataclasses.field(default_factory=list)
+
+    @property
+    def last_id(self) -> int:
+        """The token to read next."""
+        return self.token_ids[-1] if self.token_ids else self.request.prompt_ids[-1]
+
+    @property
+    def position(self) -> int:
+        """Of the token to read next."""
+        return len(self.request.prompt_ids) - 1 + len(self.token_ids)
+
+    @property
+    def num_left(self) -> int:
+        """Tokens it may still choose."""
+        return self.request.sampling.max_new_tokens - len(self.token_ids)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its prompt has been read."""
+        return all(block.is_read for block in self.blocks)
+
+
+class Lane:
+    """Slots and pages of one data shard; rows of different lanes share nothing but the weights."""
+
+    def __init__(self, slots: range, num_pages: int, page_size: int):
+        self.book = PageBook(num_pages, page_size)
+        self.rows: list[Row] = []  # in the order of their starts
+        self._free_slots = list(reversed(slots))
+        self._unread: collections.deque[Block] = collections.deque()
+
+    @property
+    def num_free_slots(self) -> int:
+        return len(self._free_slots)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether blocks wait to be read."""
+        return any(block.users for block in self._unread)
+
+    def start(self, request: Request) -> tuple[Row, int] | None:
+        """Puts a request into a free slot, with how many tokens of it are to be read; None: no pages for it.
+
+        A page more is asked for than the prompt takes, and one for each row under way, lest rows drive each
+        other out at once.
+        """
+        to_read = request.known_ids[:-1]  # the last token is read by the first decode step
+        pages = -(-len(to_read) // self.book.page_size) + 1
+        if self.rows and self.book.num_available < pages + len(self.rows):
+            return None
+        taken = self.book.use_blocks(to_read)
+        if taken is None:
+            return None
+        blocks, new_blocks = taken
+        self._unread.extend(new_blocks)
+        row = Row(request, self._free_slots.pop(), blocks, time.perf_counter())
+        row.token_ids.extend(request.begun.token_ids)
+        row.log_probs.append(request.begun.log_probs)
+        row.sampler_log_probs.append(request.begun.sampler_log_probs)
+        self.rows.append(row)
+        return row, sum(len(block.token_ids) for block in new_blocks)
+
+    def leave(self, row: Row) -> None:
+        """Frees a row's slot and pages."""
+        self.rows.remove(row)
+        self._free_slots.append(row.slot)
+        self.book.give_back(row.pages)
+        self.book.release_blocks(row.blocks)
+
+    def next_unread(self) -> Block | None:
+        """The next block to read, parents before children."""
+        while self._unread:
+            block = self._unread.popleft()
+            if block.users:  # else its requests have gone, and its page with them
+                return block
+        return None
+
+    def take_pages(self, row: Row, num_steps: int) -> bool:
+        """Gives a row the pages for so many steps; False where there are too few, which it keeps."""
+        last_position = row.position + min(num_steps, row.num_left) - 1
+        while self._num_full_blocks(row) + len(row.pages) <= last_position // self.book.page_size:
+            page = self.book.take_page()
+            if page is None:
+                return False
+            row.pages.append(page)
+        return True
+
+    def page_to_copy(self, row: Row) -> int:
+        """The page that a row's first own page begins as a copy of; 0: it begins empty."""
+        return row.blocks[-1].page if len(row.blocks) > self._num_full_blocks(row) else 0
+
+    def pages_of(self, row: Row) -> list[int]:
+        """A row's pages in the order of its tokens."""
+        return [block.page for block in row.blocks[: self._num_full_blocks(row)]] + row.pages
+
+    def _num_full_blocks(self, row: Row) -> int:
+        return (len(row.request.known_ids) - 1) // self.book.page_size

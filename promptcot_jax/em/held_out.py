@@ -15,6 +15,7 @@ A figure that is not finite is None: JSON has no infinity, and no comparison may
 """
 
 import collections
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -26,13 +27,13 @@ from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.data import examples, templates
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.em import diagnostics
+from promptcot_jax.em import diagnostics, models
 from promptcot_jax.em.models import Roles
 from promptcot_jax.em.pairs import Pair, Rationale
 from promptcot_jax.em.settings import HeldOutConfig
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.objectives import bounds
-from promptcot_jax.sampling import scoring
+from promptcot_jax.sampling import rollouts, scoring
 
 log = logging.getLogger(__name__)
 
@@ -48,25 +49,27 @@ def evaluate(
     seed: int,
 ) -> dict[str, Any]:
     """All held-out figures of one (theta, phi); every round has the same noise, so rounds compare paired."""
-    decoding_phi, decoding_theta = roles.phi_lm.decoding_layout(phi), roles.theta_lm.decoding_layout(theta)
-    num_x_tokens = sum(len(pair.problem_ids) for pair in pairs)
-    samples = roles.propose(
-        decoding_phi,
-        pairs,
-        num_samples=config.num_samples,
-        temperature=1.0,
-        max_tokens=max_rationale_tokens,
-        key=prng.stream_key(seed, "held_out"),
+    from_phi, from_theta = (
+        roles.sampler(
+            lm,
+            params,
+            temperature=1.0,
+            max_tokens=max_rationale_tokens,
+            key=prng.stream_key(seed, "held_out"),
+        )
+        for lm, params in ((roles.phi_lm, phi), (roles.theta_lm, theta))
     )
-    greedy = roles.greedy(decoding_phi, pairs, max_tokens=max_rationale_tokens)
+    num_x_tokens = sum(len(pair.problem_ids) for pair in pairs)
+    samples = roles.propose(from_phi, pairs, config.num_samples)
+    greedy = [row[0] for row in roles.propose(models.greedily(from_phi), pairs, 1)]
     figures = {
         "held_out_pairs": len(pairs),
         "held_out_x_tokens": num_x_tokens,
         "held_out_retokenized": sum(z.retokenized for row in samples for z in row),
         **_bounds(roles, theta, pairs, samples),
         **_given_q(roles, theta, pairs, greedy),
-        **_given_p(roles, theta, decoding_theta, pairs, max_rationale_tokens),
-        **_distinct_problems(roles, decoding_theta, pairs, max_rationale_tokens, config, seed),
+        **_given_p(roles, theta, models.greedily(from_theta), pairs),
+        **_distinct_problems(roles, from_theta, pairs, config, seed),
     }
     lost = [name for name, value in figures.items() if not np.isfinite(value)]
     if lost:
@@ -139,17 +142,12 @@ def _closing(tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode("\n" + templates.END_RATIONALE + "\n")
 
 
-def _given_p(
-    roles: Roles, theta: Params, decoding_theta: Params, pairs: Sequence[Pair], max_tokens: int
-) -> dict[str, Any]:
+def _given_p(roles: Roles, theta: Params, sampler: rollouts.Sampler, pairs: Sequence[Pair]) -> dict[str, Any]:
     """NLL of x with p_theta's own greedy z.
 
     p_theta writes no end token after z: its block is what stands up to the end marker's line and with it.
     """
-    no_noise = prng.stream_key(0, "held_out")
-    completions = roles.write(
-        decoding_theta, pairs, num_samples=1, temperature=0.0, max_tokens=max_tokens, key=no_noise
-    )
+    completions = sampler.complete(models.draws_of_pairs(pairs, 1), models.theta_prompt_ids)
     blocks, unfinished = [], 0
     for completion in completions:
         block, ended = examples.leading_rationale(roles.tokenizer, completion.ids_without_end)
@@ -162,9 +160,8 @@ def _given_p(
 
 def _distinct_problems(
     roles: Roles,
-    decoding_theta: Params,
+    sampler: rollouts.Sampler,
     pairs: Sequence[Pair],
-    max_rationale_tokens: int,
     config: HeldOutConfig,
     seed: int,
 ) -> dict[str, Any]:
@@ -172,14 +169,14 @@ def _distinct_problems(
     chosen = pairs[: config.num_concept_sets]
     if not config.problems_per_set or not chosen:
         return {}
-    completions = roles.write(
-        decoding_theta,
-        chosen,
-        num_samples=config.problems_per_set,
-        temperature=1.0,
-        max_tokens=max_rationale_tokens + max(len(pair.problem_ids) for pair in pairs),
+    budget = sampler.sampling.max_new_tokens + max(len(pair.problem_ids) for pair in pairs)
+    of_problems = dataclasses.replace(
+        sampler,
+        sampling=dataclasses.replace(sampler.sampling, max_new_tokens=budget),
         key=prng.stream_key(seed, "held_out", 1),
     )
+    draws = models.draws_of_pairs(chosen, config.problems_per_set)
+    completions = of_problems.complete(draws, models.theta_prompt_ids)
     ended = [completion for completion in completions if completion.finish_reason == "stop"]
     parsed = [
         templates.parse_problem(roles.tokenizer.decode(completion.ids_without_end)) for completion in ended

@@ -22,17 +22,18 @@ from typing import Any, TypeVar
 import numpy as np
 from etils import epath
 
-from promptcot_jax.core import jsonl, prng, shards
+from promptcot_jax.core import jsonl, prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Candidate
 from promptcot_jax.data import examples
-from promptcot_jax.em import diagnostics, e_step, held_out
+from promptcot_jax.em import diagnostics, e_step, held_out, models
 from promptcot_jax.em.models import Roles
 from promptcot_jax.em.pairs import Pair, Rationale, theta_example
 from promptcot_jax.em.role import Role
 from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
-from promptcot_jax.sampling import scoring
+from promptcot_jax.sampling import rollouts, scoring
+from promptcot_jax.sampling.completions import Completion
 
 R = TypeVar("R")
 
@@ -233,70 +234,87 @@ class Em:
         self, place: epath.Path, pairs: Sequence[Pair], theta: Params, phi: Params, round_index: int
     ) -> list[Candidate]:
         """The E-step."""
-        key = prng.stream_key(self.em.seed, "propose", round_index)
-        decoding_phi = self.roles.phi_lm.decoding_layout(phi)
+        sampler = self.roles.sampler(
+            self.roles.phi_lm,
+            phi,
+            temperature=self.e_step.temperature,
+            max_tokens=self.e_step.max_rationale_tokens,
+            key=prng.stream_key(self.em.seed, "propose", round_index),
+        )
 
-        def rank(shard: Sequence[Pair]) -> list[Candidate]:
+        def rank(shard: Sequence[Pair], rationales: list[list[Rationale]]) -> list[Candidate]:
             return e_step.e_step(
                 shard,
-                propose=lambda some: self.roles.propose(
-                    decoding_phi,
-                    some,
-                    num_samples=self.e_step.num_samples,
-                    temperature=self.e_step.temperature,
-                    max_tokens=self.e_step.max_rationale_tokens,
-                    key=key,
-                ),
-                log_joint=lambda some, rationales: self.roles.log_joint(theta, some, rationales),
+                propose=lambda _: rationales,
+                log_joint=lambda some, drawn: self.roles.log_joint(theta, some, drawn),
                 config=self.e_step,
             )
 
-        return self._in_shards(place / "candidates.jsonl", pairs, rank, Candidate, f"E-step {round_index}")
+        return self._drawn(
+            place / "candidates.jsonl",
+            pairs,
+            self.e_step.num_samples,
+            sampler,
+            rank,
+            Candidate,
+            f"E-step {round_index}",
+        )
 
     def _greedy_rationales(
         self, place: epath.Path, pairs: Sequence[Pair], phi: Params, round_index: int
     ) -> list[PairRationale]:
         """The M-step's rationales: greedy ones of the updated q_phi."""
-        decoding_phi, max_tokens = self.roles.phi_lm.decoding_layout(phi), self.e_step.max_rationale_tokens
-
-        def decode(shard: Sequence[Pair]) -> list[PairRationale]:
-            greedy = self.roles.greedy(decoding_phi, shard, max_tokens=max_tokens)
-            return [_pair_rationale(pair, z) for pair, z in zip(shard, greedy, strict=True)]
-
-        path = place / "rationales.jsonl"
-        return self._in_shards(path, pairs, decode, PairRationale, f"M-step {round_index}")
+        sampler = self.roles.sampler(
+            self.roles.phi_lm,
+            phi,
+            temperature=0.0,
+            max_tokens=self.e_step.max_rationale_tokens,
+            key=prng.stream_key(self.em.seed, "propose", round_index),  # greedy decoding draws nothing
+        )
+        name = f"M-step {round_index}"
+        return self._drawn(
+            place / "rationales.jsonl", pairs, 1, sampler, _pair_rationales, PairRationale, name
+        )
 
     def _fixed_rationales(self, phi: Params) -> list[PairRationale]:
         """Without E-step: one rationale of the cold-started q_phi for each pair, sampled once and kept."""
-        key = prng.stream_key(self.em.seed, "fixed")
-        decoding_phi = self.roles.phi_lm.decoding_layout(phi)
-
-        def draw(shard: Sequence[Pair]) -> list[PairRationale]:
-            drawn = self.roles.propose(
-                decoding_phi,
-                shard,
-                num_samples=1,
-                temperature=self.e_step.temperature,
-                max_tokens=self.e_step.max_rationale_tokens,
-                key=key,
-            )
-            return [_pair_rationale(pair, row[0]) for pair, row in zip(shard, drawn, strict=True)]
-
-        path, name = self.directory / "rationales.jsonl", "fixed rationales"
+        sampler = self.roles.sampler(
+            self.roles.phi_lm,
+            phi,
+            temperature=self.e_step.temperature,
+            max_tokens=self.e_step.max_rationale_tokens,
+            key=prng.stream_key(self.em.seed, "fixed"),
+        )
         wanted = {pair.index for r in range(self.em.max_rounds) for pair in self.pairs_of_round(r)}
         pairs = [pair for pair in self.pairs if pair.index in wanted]
-        return self._in_shards(path, pairs, draw, PairRationale, name)
+        path, name = self.directory / "rationales.jsonl", "fixed rationales"
+        return self._drawn(path, pairs, 1, sampler, _pair_rationales, PairRationale, name)
 
-    def _in_shards(
+    def _drawn(
         self,
         path: epath.Path,
         pairs: Sequence[Pair],
-        work: Callable[[Sequence[Pair]], list[R]],
+        num_samples: int,
+        sampler: rollouts.Sampler,
+        work: Callable[[Sequence[Pair], list[list[Rationale]]], list[R]],
         record_type: type[R],
         name: str,
     ) -> list[R]:
-        return shards.map_in_shards(
-            path, pairs, work, record_type, shard_size=self.em.pairs_per_shard, name=name
+        """What `work` makes of `num_samples` rationales of q_phi for each pair, shard by shard of pairs."""
+
+        def of_shard(draws: Sequence[rollouts.Draw[Pair]], drawn: Sequence[Completion]) -> list[R]:
+            shard = [draw.row for draw in draws[::num_samples]]
+            return work(shard, self.roles.rationales(drawn, num_samples))
+
+        return rollouts.map_draws(
+            path,
+            models.draws_of_pairs(pairs, num_samples),
+            of_shard,
+            record_type,
+            sampler=sampler,
+            prompt_ids=models.phi_prompt_ids,
+            shard_size=self.em.pairs_per_shard * num_samples,
+            name=name,
         )
 
     def _with_old_log_probs(
@@ -335,13 +353,16 @@ def stop_reason(rows: Sequence[dict[str, Any]], *, tolerance: float, patience: i
     return None
 
 
-def _pair_rationale(pair: Pair, z: Rationale) -> PairRationale:
-    return PairRationale(
-        pair_id=pair.triple.id,
-        rationale=z.text,
-        token_ids=z.token_ids,
-        finish_reason=z.finish_reason,
-        valid=z.is_valid,
-        retokenized=z.retokenized,
-        log_q=z.log_q,
-    )
+def _pair_rationales(pairs: Sequence[Pair], drawn: list[list[Rationale]]) -> list[PairRationale]:
+    return [
+        PairRationale(
+            pair_id=pair.triple.id,
+            rationale=z.text,
+            token_ids=z.token_ids,
+            finish_reason=z.finish_reason,
+            valid=z.is_valid,
+            retokenized=z.retokenized,
+            log_q=z.log_q,
+        )
+        for pair, (z,) in zip(pairs, drawn, strict=True)
+    ]

@@ -20,7 +20,9 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.em.pairs import Pair, Rationale, to_rationale
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import rules
-from promptcot_jax.sampling import completions, generation, scoring
+from promptcot_jax.sampling import engine as engine_lib
+from promptcot_jax.sampling import rollouts, scoring
+from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.token_choice import SamplingConfig
 
 
@@ -31,14 +33,13 @@ class BatchSizes:
     Results do not depend on it beyond float rounding.
     """
 
-    HOW_ONLY: ClassVar = frozenset({"decode_rows", "score_tokens"})
-    decode_rows: int = 64
+    HOW_ONLY: ClassVar = frozenset({"score_tokens"})
+    engine: engine_lib.EngineConfig = engine_lib.EngineConfig(num_slots=64)
     score_tokens: int = 16384
 
     def __post_init__(self):
-        for name in ("decode_rows", "score_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.score_tokens < 1:
+            raise ValueError(f"score_tokens must be at least 1, got {self.score_tokens}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,81 +51,34 @@ class Roles:
     tokenizer: Tokenizer
     sizes: BatchSizes
 
-    def propose(
-        self,
-        decoding_phi: Params,
-        pairs: Sequence[Pair],
-        *,
-        num_samples: int,
-        temperature: float,
-        max_tokens: int,
-        key: jax.Array,
-    ) -> list[list[Rationale]]:
-        """G rationales z ~ q_phi(z | c, x) for each pair from the plain, untruncated distribution.
-
-        Sample g of pair i draws the noise of request i * G + g, so its tokens depend on no other pair.
+    def sampler(
+        self, lm: CausalLM, params: Params, *, temperature: float, max_tokens: int, key: jax.Array
+    ) -> rollouts.Sampler:
+        """Draws from one of the two models, from its plain, untruncated distribution (greedily at 0).
 
         Args:
-            decoding_phi: phi in `CausalLM.decoding_layout`, converted once for all shards of a phase.
+            params: in training layout.
         """
-        drawn = self._generate(
-            self.phi_lm,
-            decoding_phi,
-            [pair.phi_prompt_ids for pair in pairs for _ in range(num_samples)],
-            [pair.index * num_samples + g for pair in pairs for g in range(num_samples)],
-            SamplingConfig(temperature=temperature, max_new_tokens=max_tokens),
-            key,
-        )
-        rationales = [to_rationale(self.tokenizer, completion) for completion in drawn]
-        return [rationales[i : i + num_samples] for i in range(0, len(rationales), num_samples)]
-
-    def greedy(self, decoding_phi: Params, pairs: Sequence[Pair], *, max_tokens: int) -> list[Rationale]:
-        """The greedy rationale of q_phi for each pair (the M-step's)."""
-        no_noise = jax.random.key(0)
-        rows = self.propose(
-            decoding_phi, pairs, num_samples=1, temperature=0.0, max_tokens=max_tokens, key=no_noise
-        )
-        return [row[0] for row in rows]
-
-    def write(
-        self,
-        decoding_theta: Params,
-        pairs: Sequence[Pair],
-        *,
-        num_samples: int,
-        temperature: float,
-        max_tokens: int,
-        key: jax.Array,
-    ) -> list[completions.Completion]:
-        """What p_theta writes from the concepts alone, `num_samples` times for each pair."""
-        return self._generate(
-            self.theta_lm,
-            decoding_theta,
-            [pair.theta_prompt_ids for pair in pairs for _ in range(num_samples)],
-            [pair.index * num_samples + i for pair in pairs for i in range(num_samples)],
-            SamplingConfig(temperature=temperature, max_new_tokens=max_tokens),
-            key,
-        )
-
-    def _generate(
-        self,
-        lm: CausalLM,
-        decoding_params: Params,
-        prompts: Sequence[Sequence[int]],
-        request_ids: Sequence[int],
-        sampling: SamplingConfig,
-        key: jax.Array,
-    ) -> list[completions.Completion]:
-        return generation.generate(
-            lm,
-            decoding_params,
-            prompts,
-            sampling=sampling,
+        return rollouts.Sampler(
+            lm=lm,
+            params=lm.decoding_layout(params),
+            sampling=SamplingConfig(temperature=temperature, max_new_tokens=max_tokens),
             stop_ids=(self.tokenizer.eos_id,),
             key=key,
-            request_ids=request_ids,
-            num_slots=self.sizes.decode_rows,
+            engine=self.sizes.engine,
         )
+
+    def rationales(self, completions: Sequence[Completion], num_samples: int) -> list[list[Rationale]]:
+        """What q_phi wrote, as rationales, `num_samples` for each pair."""
+        parsed = [to_rationale(self.tokenizer, completion) for completion in completions]
+        return [parsed[i : i + num_samples] for i in range(0, len(parsed), num_samples)]
+
+    def propose(
+        self, sampler: rollouts.Sampler, pairs: Sequence[Pair], num_samples: int
+    ) -> list[list[Rationale]]:
+        """`num_samples` rationales z ~ q_phi(z | c, x) for each pair, drawn now."""
+        drawn = sampler.complete(draws_of_pairs(pairs, num_samples), phi_prompt_ids)
+        return self.rationales(drawn, num_samples)
 
     def log_joint(
         self, theta: Params, pairs: Sequence[Pair], rationales: Sequence[Sequence[Rationale]]
@@ -150,6 +104,30 @@ class Roles:
         log_p_z = [scores[:n].sum(dtype=np.float64) for scores, n in parts]
         log_p_x = [scores[n:].sum(dtype=np.float64) for scores, n in parts]
         return np.array(log_p_z).reshape(shape), np.array(log_p_x).reshape(shape)
+
+
+def greedily(sampler: rollouts.Sampler) -> rollouts.Sampler:
+    """The same model and budget without noise (the M-step's rationales)."""
+    return dataclasses.replace(sampler, sampling=dataclasses.replace(sampler.sampling, temperature=0.0))
+
+
+def draws_of_pairs(pairs: Sequence[Pair], num_samples: int) -> list[rollouts.Draw[Pair]]:
+    """Sample g of pair i draws the noise of request i * G + g, so its tokens depend on no other pair."""
+    return [
+        rollouts.Draw(index=pair.index * num_samples + g, row=pair, sample=g)
+        for pair in pairs
+        for g in range(num_samples)
+    ]
+
+
+def phi_prompt_ids(pair: Pair) -> tuple[int, ...]:
+    """What q_phi reads: c and x."""
+    return pair.phi_prompt_ids
+
+
+def theta_prompt_ids(pair: Pair) -> tuple[int, ...]:
+    """What p_theta reads: c."""
+    return pair.theta_prompt_ids
 
 
 def read_params(directory: epath.PathLike, lm: CausalLM, mesh: Mesh) -> Params:

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from etils import epath
 
-from promptcot_jax.core import jsonl, shards
+from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem
 from promptcot_jax.data import templates
-from promptcot_jax.sampling.rollouts import Request, RolloutConfig, requests_of
+from promptcot_jax.sampling.rollouts import Draw, draws_of
 from promptcot_jax.verify import math_answers
 from promptcot_jax.verify.program_pool import Job
 from promptcot_jax.verify.programs import TestReport
@@ -51,7 +51,8 @@ class AttemptRecord:
     num_tokens: int
 
 
-Solve = Callable[[Sequence[Request[Problem]]], list[Solution]]
+Grade = Callable[[Sequence[Draw[Problem]], Sequence[Solution]], list[AttemptRecord]]
+Solve = Callable[[epath.PathLike, Sequence[Draw[Problem]], Grade], list[AttemptRecord]]
 
 
 def attempt_all(
@@ -59,28 +60,21 @@ def attempt_all(
     *,
     solve: Solve,
     run_programs: RunMany | None,
-    config: RolloutConfig,
+    attempts_per_problem: int,
     attempts_path: epath.PathLike,
 ) -> list[AttemptRecord]:
     """Attempts every problem that can be graded and writes the graded attempts, shard by shard.
 
     Args:
-        solve: samples one shard of requests, see `solver.solution_sampler`.
+        solve: samples all draws and grades them into a file, see `solver.solution_sampler`.
         run_programs: see `program_pool.run_many`; None leaves programming problems out.
     """
     attempted = [p for p in problems if run_programs is not None or isinstance(p, SolvedMathProblem)]
 
-    def solve_and_grade(shard: Sequence[Request[Problem]]) -> list[AttemptRecord]:
-        return graded(shard, solve(shard), run_programs or _no_programs)
+    def grade(draws: Sequence[Draw[Problem]], solutions: Sequence[Solution]) -> list[AttemptRecord]:
+        return graded(draws, solutions, run_programs or _no_programs)
 
-    return shards.map_in_shards(
-        attempts_path,
-        requests_of(attempted, config.samples_per_row),
-        solve_and_grade,
-        AttemptRecord,
-        shard_size=config.requests_per_shard,
-        name="evaluate",
-    )
+    return solve(attempts_path, draws_of(attempted, attempts_per_problem), grade)
 
 
 def _no_programs(jobs: Sequence[Job]) -> list[TestReport]:
@@ -88,29 +82,29 @@ def _no_programs(jobs: Sequence[Job]) -> list[TestReport]:
 
 
 def graded(
-    requests: Sequence[Request[Problem]], solutions: Sequence[Solution], run_programs: RunMany
+    draws: Sequence[Draw[Problem]], solutions: Sequence[Solution], run_programs: RunMany
 ) -> list[AttemptRecord]:
     """The verdicts on solutions: only a boxed answer, or the program in the last code fence, can be right."""
-    answers = [_answer(request.row, solution) for request, solution in zip(requests, solutions, strict=True)]
+    answers = [_answer(draw.row, solution) for draw, solution in zip(draws, solutions, strict=True)]
     reports = iter(
         run_programs(
             [
-                (answer, request.row.tests)
-                for request, answer in zip(requests, answers, strict=True)
-                if answer and isinstance(request.row, SolvedProgramProblem)
+                (answer, draw.row.tests)
+                for draw, answer in zip(draws, answers, strict=True)
+                if answer and isinstance(draw.row, SolvedProgramProblem)
             ]
         )
     )
     grades = iter(
         math_answers.grade_many(
-            (request.row.answer, solution.text)  # in full, since several boxes may be one answer
-            for request, solution, answer in zip(requests, solutions, answers, strict=True)
-            if answer and isinstance(request.row, SolvedMathProblem)
+            (draw.row.answer, solution.text)  # in full, since several boxes may be one answer
+            for draw, solution, answer in zip(draws, solutions, answers, strict=True)
+            if answer and isinstance(draw.row, SolvedMathProblem)
         )
     )
     records = []
-    for request, solution, answer in zip(requests, solutions, answers, strict=True):
-        problem, correct, status = request.row, False, "no_answer"
+    for draw, solution, answer in zip(draws, solutions, answers, strict=True):
+        problem, correct, status = draw.row, False, "no_answer"
         if answer and isinstance(problem, SolvedProgramProblem):
             report = next(reports)
             correct, status = report.passed, report.status
@@ -120,7 +114,7 @@ def graded(
         records.append(
             AttemptRecord(
                 problem_id=problem.id,
-                sample=request.sample,
+                sample=draw.sample,
                 completion=solution.text,
                 answer=answer,
                 reference=problem.answer if isinstance(problem, SolvedMathProblem) else "",

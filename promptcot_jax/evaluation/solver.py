@@ -1,12 +1,14 @@
-"""Solutions from a real model: the solver's prompt, sampled by the compiled decode loop."""
+"""Solutions from a real model: the solver's prompt, sampled by the rollout engine, graded shard by shard."""
 
 from collections.abc import Sequence
+
+from etils import epath
 
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core.records import SolvedMathProblem
 from promptcot_jax.data import examples
 from promptcot_jax.evaluation import accuracy
-from promptcot_jax.sampling import rollouts
+from promptcot_jax.sampling import completions, rollouts
 
 
 def solution_sampler(model: load.LoadedModel, config: rollouts.RolloutConfig) -> accuracy.Solve:
@@ -18,15 +20,25 @@ def solution_sampler(model: load.LoadedModel, config: rollouts.RolloutConfig) ->
         domain = "math" if isinstance(problem, SolvedMathProblem) else "code"
         return examples.solver_prompt_ids(tokenizer, problem.problem, domain)
 
-    def solve(requests: Sequence[rollouts.Request[accuracy.Problem]]) -> list[accuracy.Solution]:
-        completions = sampler.complete(requests, prompt_ids)
-        return [
-            accuracy.Solution(
-                text=tokenizer.decode(completion.ids_without_end),
-                finish_reason=completion.finish_reason,
-                num_tokens=len(completion.token_ids),
-            )
-            for completion in completions
-        ]
+    def to_solution(completion: completions.Completion) -> accuracy.Solution:
+        return accuracy.Solution(
+            text=tokenizer.decode(completion.ids_without_end),
+            finish_reason=completion.finish_reason,
+            num_tokens=len(completion.token_ids),
+        )
+
+    def solve(
+        path: epath.PathLike, draws: Sequence[rollouts.Draw[accuracy.Problem]], grade: accuracy.Grade
+    ) -> list[accuracy.AttemptRecord]:
+        return rollouts.map_draws(
+            path,
+            draws,
+            lambda some, drawn: grade(some, [to_solution(completion) for completion in drawn]),
+            accuracy.AttemptRecord,
+            sampler=sampler,
+            prompt_ids=prompt_ids,
+            shard_size=config.requests_per_shard,
+            name="evaluate",
+        )
 
     return solve

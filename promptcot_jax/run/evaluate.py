@@ -71,7 +71,7 @@ def evaluate(
             everything,
             solve=solver_lib.solution_sampler(model, config),
             run_programs=None if sandbox == "none" else run_programs,
-            config=config,
+            attempts_per_problem=config.samples_per_row,
             attempts_path=os.path.join(workdir, "evaluate", "attempts.jsonl"),
         )
     lineage = {

@@ -71,7 +71,7 @@ def synthesize(
         counts = writing.write_problems(
             wanted,
             write_drafts=prompt_model_lib.draft_writer(model, config, score_tokens=score_tokens),
-            config=config,
+            samples_per_set=config.samples_per_row,
             author=writing.Author(model_digest=digest, round_index=round_index, seed=config.seed),
             seed_problems=[seed.problem for seed in seeds],
             drafts_path=os.path.join(workdir, "synthesize", "drafts.jsonl"),

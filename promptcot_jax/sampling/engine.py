@@ -18,7 +18,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ import numpy as np
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.models import causal_lm
 from promptcot_jax.sampling import batching, metrics, slots
-from promptcot_jax.sampling.completions import Completion, Request
+from promptcot_jax.sampling.completions import Begun, Completion, Request
 from promptcot_jax.sampling.lanes import Lane, Row
 from promptcot_jax.sampling.page_book import Block
 
@@ -50,6 +50,10 @@ class EngineConfig:
         burst_steps: steps between two looks at the rows, if none ends before.
         cache_tokens: tokens that the cache holds, over all devices; 0: all slots at their longest.
     """
+
+    HOW_ONLY: ClassVar = frozenset(
+        {"num_slots", "page_size", "prefill_blocks", "blocks_per_turn", "burst_steps", "cache_tokens"}
+    )
 
     num_slots: int = 32
     page_size: int = 64
@@ -98,6 +102,7 @@ class Engine:
                 "raise cache_tokens or lower max_new_tokens."
             )
         self._pages_per_lane = pages + 1  # page 0 is nobody's
+        self._rows: Callable[[], list[Row]] = list
 
     def stream(
         self,
@@ -105,6 +110,7 @@ class Engine:
         requests: Iterable[Request],
         key: jax.Array,
         decode_text: DecodeText | None = None,
+        after_burst: Callable[[], None] | None = None,
     ) -> Iterator[tuple[Request, Completion]]:
         """One wave: each request with its completion, as soon as it has one.
 
@@ -114,15 +120,32 @@ class Engine:
         Args:
             params: in `lm.decoding_layout`, or as the trainer has them.
             decode_text: turns token ids into text; needed where a request has stop texts.
+            after_burst: called after every burst, whether a row has ended or not.
 
         Raises:
             ValueError: a request that there is no room for, ids outside the vocabulary, stop texts without
                 `decode_text`.
         """
         wave = _Wave(self, params, requests, key, decode_text)
-        while wave.fill_slots():
-            wave.read_prompts()
-            yield from wave.decode()
+        self._rows = wave.rows
+        try:
+            while wave.fill_slots():
+                wave.read_prompts()
+                yield from wave.decode()
+                if after_burst is not None:
+                    after_burst()
+        finally:
+            self._rows = list
+
+    def under_way(self) -> dict[int, Begun]:
+        """What there is so far of the completions that are being drawn, by request id."""
+        return {
+            row.request.id: Begun(
+                tuple(row.token_ids), np.concatenate(row.log_probs), np.concatenate(row.sampler_log_probs)
+            )
+            for row in self._rows()
+            if row.token_ids
+        }
 
     def check(self, request: Request) -> None:
         """Refuses a request that the engine cannot serve.
@@ -182,6 +205,10 @@ class _Wave:
         self._cache = slots.empty_cache(self._lm, num_pages, self._config.page_size)
         self._metrics.pages = num_pages - len(self._lanes)
         self._slots = slots.idle_slots(engine._num_slots, engine._width)
+
+    def rows(self) -> list[Row]:
+        """The rows in slots."""
+        return [row for lane in self._lanes for row in lane.rows]
 
     # Slots
 
@@ -284,7 +311,7 @@ class _Wave:
             yield row.request, self._completion(row, end)
 
     def _num_steps(self) -> int:
-        rows = [row for lane in self._lanes for row in lane.rows]
+        rows = self.rows()
         num_steps = self._config.burst_steps
         if any(row.request.stop_texts for row in rows):
             num_steps = min(num_steps, _STEPS_WITH_STOP_TEXTS)

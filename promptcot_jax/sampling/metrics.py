@@ -52,6 +52,20 @@ class Metrics:
             "finish_reasons": dict(self.finish_reasons),
         }
 
+    def figures(self) -> tuple[str, str]:
+        """What a person who waits wants to see."""
+        per_second = _ratio(self.busy_slot_steps, self.prefill_seconds + self.decode_seconds)
+        busy = _ratio(self.busy_slot_steps, self.slot_steps)
+        return f"{per_second:,.0f} tokens/s", f"{busy:.0%} of slots busy"
+
+    def text(self) -> str:
+        """One line for the log."""
+        shown = {
+            name: f"{value:.4g}" if isinstance(value, float) else value
+            for name, value in self.summary().items()
+        }
+        return ", ".join(f"{name} {value}" for name, value in shown.items())
+
     def add_steps(self, num_slots: int, num_steps: int, num_busy: int, *, is_queued: bool) -> None:
         """Counts a burst.
 
@@ -67,5 +81,5 @@ class Metrics:
             self.queued_busy_slot_steps += num_busy
 
 
-def _ratio(part: float, whole: float) -> float:
+def _ratio(part: int | float, whole: int | float) -> float:
     return part / whole if whole else 0.0

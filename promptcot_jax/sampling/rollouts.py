@@ -1,37 +1,55 @@
-"""What a stage samples: how often for each row, by which settings, in which batches and shards.
+"""What a stage samples: how often for each row, by which settings, and into which record files.
 
-Requests are numbered through the whole stage and a request's noise is keyed by its number, so that the shard
-and the batch it falls into change nothing.
+Draws are numbered through the whole stage and a draw's noise is keyed by its number, so that its shard, its
+neighbours and an interruption change nothing. `map_draws` keeps one engine full over all shards: a shard's
+records are made as soon as its last completion is there, and what is finished of the others lies in a
+journal, so that a killed stage goes on with exactly the missing draws.
 """
 
+import collections
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Generic, TypeVar
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Generic, TypeVar
 
-from promptcot_jax.core import prng
+import jax
+from etils import epath
+
+from promptcot_jax.core import prng, shards
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.progress import Progress
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models.causal_lm import CausalLM
-from promptcot_jax.sampling import completions, generation, token_choice
+from promptcot_jax.sampling import engine as engine_lib
+from promptcot_jax.sampling import journal, token_choice
+from promptcot_jax.sampling.completions import NOTHING_BEGUN, Begun, Completion, Request
 
 Row = TypeVar("Row")
+Record = TypeVar("Record")
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
-    """How many samples of each row, and how they are drawn."""
+    """How many samples of each row, how they are drawn, and how often they are put away.
 
-    HOW_ONLY: ClassVar = frozenset({"batch_size"})
+    `continue_partial`: an interrupted stage goes on within completions that were under way, instead of
+    drawing them again from their prompts. For completions of tens of thousands of tokens. What was drawn is
+    then read like a prompt, which rounds otherwise: the stage no longer ends in the bits of an uninterrupted
+    one, and says how many completions that concerns.
+    """
 
     sampling: token_choice.SamplingConfig
+    engine: engine_lib.EngineConfig = engine_lib.EngineConfig()
     samples_per_row: int = 1
-    batch_size: int = 32
-    requests_per_shard: int = 128  # a killed run loses at most the samples of one shard
+    requests_per_shard: int = 128
+    continue_partial: bool = False
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("samples_per_row", "batch_size", "requests_per_shard"):
+        for name in ("samples_per_row", "requests_per_shard"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.sampling.temperature == 0 and self.samples_per_row > 1:
@@ -42,63 +60,212 @@ class RolloutConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Request(Generic[Row]):
-    """One sample to draw; `index` numbers it within the stage and keys its noise."""
+class Draw(Generic[Row]):
+    """One sample to draw for a row; `index` numbers it within the stage and keys its noise."""
 
     index: int
     row: Row
     sample: int  # 0 .. samples_per_row - 1
 
 
-def requests_of(rows: Sequence[Row], samples_per_row: int) -> list[Request[Row]]:
-    """All requests, the samples of a row side by side."""
+def draws_of(rows: Sequence[Row], samples_per_row: int) -> list[Draw[Row]]:
+    """All draws, the samples of a row side by side: they share its prompt."""
     return [
-        Request(index=i * samples_per_row + sample, row=row, sample=sample)
+        Draw(index=i * samples_per_row + sample, row=row, sample=sample)
         for i, row in enumerate(rows)
         for sample in range(samples_per_row)
     ]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A model with its decoding layout made once, drawing from one noise stream."""
+    """A model with parameters to decode by, and how it is sampled.
+
+    Attributes:
+        params: in `CausalLM.decoding_layout`, made once for all that is drawn with them.
+        key: of a noise stream and step.
+    """
 
     lm: CausalLM
-    decoding_params: Params
-    tokenizer: Tokenizer
-    config: RolloutConfig
-    stream: str
+    params: Params
+    sampling: token_choice.SamplingConfig
+    stop_ids: tuple[int, ...]
+    key: jax.Array
+    engine: engine_lib.EngineConfig = engine_lib.EngineConfig()
+    continue_partial: bool = False
 
     def complete(
-        self, requests: Sequence[Request[Row]], prompt_ids: Callable[[Row], Sequence[int]]
-    ) -> list[completions.Completion]:
-        """One completion for each request, in order.
+        self, draws: Sequence[Draw[Row]], prompt_ids: Callable[[Row], Sequence[int]]
+    ) -> list[Completion]:
+        """One completion for each draw, in order.
 
         Raises:
             WrongUse: a prompt and the budget exceed the model's positions.
         """
-        prompts = [prompt_ids(request.row) for request in requests]
-        budget, limit = self.config.sampling.max_new_tokens, self.lm.config.max_positions
-        longest = max(map(len, prompts), default=0)
+        wave = self.start(draws, prompt_ids)
+        completions = {draw.index: completion for draw, completion in wave.stream()}
+        return [completions[draw.index] for draw in draws]
+
+    def start(
+        self,
+        draws: Sequence[Draw[Row]],
+        prompt_ids: Callable[[Row], Sequence[int]],
+        begun: Mapping[int, Begun] | None = None,
+    ) -> "Wave[Row]":
+        """A wave of draws, ready to stream.
+
+        Raises:
+            WrongUse: a prompt and the budget exceed the model's positions.
+        """
+        requests, prompts = [], {}
+        for draw in draws:
+            if id(draw.row) not in prompts:
+                prompts[id(draw.row)] = tuple(prompt_ids(draw.row))
+            requests.append(
+                Request(
+                    id=draw.index,
+                    prompt_ids=prompts[id(draw.row)],
+                    sampling=self.sampling,
+                    stop_ids=self.stop_ids,
+                    begun=(begun or {}).get(draw.index, NOTHING_BEGUN),
+                )
+            )
+        budget, limit = self.sampling.max_new_tokens, self.lm.config.max_positions
+        longest = max(map(len, prompts.values()), default=0)
         if longest + budget > limit:
             raise WrongUse(
                 f"A prompt of {longest} tokens and max_new_tokens={budget} exceed the model's {limit} "
                 f"positions; lower max_new_tokens to {limit - longest} or less, or leave out long rows."
             )
-        return generation.generate(
-            self.lm,
-            self.decoding_params,
-            prompts,
-            sampling=self.config.sampling,
-            stop_ids=self.tokenizer.stop_ids,
-            key=prng.stream_key(self.config.seed, self.stream),
-            request_ids=[request.index for request in requests],
-            num_slots=self.config.batch_size,
-        )
+        try:
+            made = engine_lib.Engine(self.lm, self.engine, max_tokens=longest + budget)
+        except ValueError as error:
+            raise WrongUse(str(error)) from None
+        return Wave(self, made, {draw.index: draw for draw in draws}, requests)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wave(Generic[Row]):
+    """Draws under way."""
+
+    sampler: Sampler
+    engine: engine_lib.Engine
+    draws: Mapping[int, Draw[Row]]
+    requests: Sequence[Request]
+
+    def stream(self, after_burst: Callable[[], None] | None = None) -> Iterator[tuple[Draw[Row], Completion]]:
+        """Each draw with its completion, as soon as it has one."""
+        sampler = self.sampler
+        for request, completion in self.engine.stream(
+            sampler.params, self.requests, sampler.key, after_burst=after_burst
+        ):
+            yield self.draws[request.id], completion
 
 
 def make_sampler(
     lm: CausalLM, params: Params, tokenizer: Tokenizer, config: RolloutConfig, stream: str
 ) -> Sampler:
-    """A sampler for parameters in training layout."""
-    return Sampler(lm, lm.decoding_layout(params), tokenizer, config, stream)
+    """A sampler by a stage's settings, for parameters in training layout."""
+    return Sampler(
+        lm=lm,
+        params=lm.decoding_layout(params),
+        sampling=config.sampling,
+        stop_ids=tuple(tokenizer.stop_ids),
+        key=prng.stream_key(config.seed, stream),
+        engine=config.engine,
+        continue_partial=config.continue_partial,
+    )
+
+
+def map_draws(
+    path: epath.PathLike,
+    draws: Sequence[Draw[Row]],
+    work: Callable[[Sequence[Draw[Row]], Sequence[Completion]], Sequence[Record]],
+    record_type: type[Record],
+    *,
+    sampler: Sampler,
+    prompt_ids: Callable[[Row], Sequence[int]],
+    shard_size: int,
+    name: str,
+    share: shards.Share = shards.ALONE,
+) -> list[Record]:
+    """Draws everything and makes records of it, in order, also written to `path` (ending in `.jsonl`).
+
+    Args:
+        work: makes the records of one shard, consecutive draws with their completions.
+        name: of the work, for the log.
+
+    Raises:
+        WrongUse: shards of other settings are in the way; a prompt and the budget exceed the model's
+            positions.
+    """
+    path = epath.Path(path)
+    sharded = shards.ShardedRecords(
+        path, len(draws), record_type, shard_size=shard_size, name=name, share=share
+    )
+    waiting = {shard: [draws[i] for i in sharded.requests_of(shard)] for shard in sharded.to_do()}
+    directory = path.parent / f"{path.name.removesuffix('.jsonl')}-drawn"
+    if waiting:
+        drawn = journal.Journal(directory, share.host)
+        try:
+            _draw_shards(waiting, sharded, work, sampler, prompt_ids, drawn, name)
+        finally:
+            drawn.flush()
+    records = sharded.gather()
+    if share.host == 0:
+        journal.remove(directory)
+    return records
+
+
+def _draw_shards(
+    waiting: dict[int, list[Draw[Row]]],
+    sharded: shards.ShardedRecords[Record],
+    work: Callable[[Sequence[Draw[Row]], Sequence[Completion]], Sequence[Record]],
+    sampler: Sampler,
+    prompt_ids: Callable[[Row], Sequence[int]],
+    drawn: journal.Journal,
+    name: str,
+) -> None:
+    """Draws what is missing of the waiting shards; a shard is written with its last completion."""
+    shard_of = {draw.index: shard for shard, members in waiting.items() for draw in members}
+    completions = {index: c for index, c in drawn.completions.items() if index in shard_of}
+    drawn.forget(drawn.completions.keys() - completions.keys())
+    num_missing = collections.Counter(shard_of[index] for index in shard_of.keys() - completions.keys())
+    to_draw = [draw for members in waiting.values() for draw in members if draw.index not in completions]
+    if completions:
+        log.info("%s: %d of %d completions were drawn before", name, len(completions), len(shard_of))
+
+    def write(shard: int) -> None:
+        members = waiting.pop(shard)
+        sharded.write(shard, work(members, [completions.pop(draw.index) for draw in members]))
+        drawn.forget([draw.index for draw in members])
+
+    for shard in [shard for shard in waiting if not num_missing[shard]]:
+        write(shard)
+    if not to_draw:
+        return
+    wave = sampler.start(to_draw, prompt_ids, drawn.begun if sampler.continue_partial else {})
+    num_drawn_before, metrics, num_continued = len(shard_of) - len(to_draw), wave.engine.metrics, 0
+    with Progress(name, unit="completion", start=num_drawn_before, total=len(shard_of)) as progress:
+
+        def after_burst() -> None:
+            progress.update(num_drawn_before + metrics.requests, *metrics.figures())
+            if drawn.is_due():
+                drawn.flush(wave.engine.under_way() if sampler.continue_partial else None)
+
+        for draw, completion in wave.stream(after_burst):
+            completions[draw.index] = completion
+            drawn.add(draw.index, completion)
+            num_continued += completion.num_continued > 0
+            shard = shard_of[draw.index]
+            num_missing[shard] -= 1
+            if not num_missing[shard]:
+                write(shard)
+    log.info("%s: %s", name, metrics.text())
+    if num_continued:
+        log.warning(
+            "%s: %d completions were continued where an interrupted run had left them (continue_partial); "
+            "they are drawn rightly, and are not those of an uninterrupted run",
+            name,
+            num_continued,
+        )

@@ -1,4 +1,4 @@
-"""Drafts from a real p_theta: sampled by the compiled decode loop, scored teacher-forced at temperature 1.
+"""Drafts from a real p_theta: sampled by the rollout engine, scored teacher-forced at temperature 1.
 
 The scores are log p(z | c) and log p(x | z, c) of the model itself, whatever temperature or cut the sampler
 used, and of the ids that were sampled, even where their text would tokenize otherwise.
@@ -7,6 +7,7 @@ used, and of the ids that were sampled, even where their text would tokenize oth
 from collections.abc import Sequence
 
 import numpy as np
+from etils import epath
 
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core.errors import WrongUse
@@ -20,7 +21,7 @@ from promptcot_jax.synthesis import writing
 def draft_writer(
     model: load.LoadedModel, config: rollouts.RolloutConfig, *, score_tokens: int
 ) -> writing.WriteDrafts:
-    """A function that drafts problems with `model`; the decoding layout is made once.
+    """A function that drafts problems with `model`, shard by shard; the decoding layout is made once.
 
     Args:
         score_tokens: tokens of one scoring batch.
@@ -31,27 +32,40 @@ def draft_writer(
     def prompt_ids(concept_set: ConceptSet) -> tuple[int, ...]:
         return examples.theta_prompt_ids(tokenizer, concept_set)
 
-    def write_drafts(requests: Sequence[rollouts.Request[ConceptSet]]) -> list[writing.Draft]:
-        drawn = sampler.complete(requests, prompt_ids)
+    def to_drafts(
+        draws: Sequence[rollouts.Draw[ConceptSet]], drawn: Sequence[completions.Completion]
+    ) -> list[writing.Draft]:
         token_log_probs = scoring.score(
             lm,
             model.params,
-            [prompt_ids(request.row) for request in requests],
+            [prompt_ids(draw.row) for draw in draws],
             [completion.token_ids for completion in drawn],
             batch_tokens=score_tokens,
             pad_id=tokenizer.pad_id,
         )
         return [
-            to_draft(tokenizer, request, completion, scores)
-            for request, completion, scores in zip(requests, drawn, token_log_probs, strict=True)
+            to_draft(tokenizer, draw, completion, scores)
+            for draw, completion, scores in zip(draws, drawn, token_log_probs, strict=True)
         ]
+
+    def write_drafts(path: epath.PathLike, draws: Sequence[rollouts.Draw[ConceptSet]]) -> list[writing.Draft]:
+        return rollouts.map_draws(
+            path,
+            draws,
+            to_drafts,
+            writing.Draft,
+            sampler=sampler,
+            prompt_ids=prompt_ids,
+            shard_size=config.requests_per_shard,
+            name="synthesize",
+        )
 
     return write_drafts
 
 
 def to_draft(
     tokenizer: Tokenizer,
-    request: rollouts.Request[ConceptSet],
+    draw: rollouts.Draw[ConceptSet],
     completion: completions.Completion,
     token_log_probs: np.ndarray,
 ) -> writing.Draft:
@@ -62,9 +76,9 @@ def to_draft(
     split = len(examples.leading_rationale(tokenizer, ids)[0])
     parsed = templates.parse_problem(text) if ended else None
     return writing.Draft(
-        request=request.index,
-        concept_set_id=request.row.id,
-        sample=request.sample,
+        request=draw.index,
+        concept_set_id=draw.row.id,
+        sample=draw.sample,
         text=text,
         finish_reason=completion.finish_reason,
         num_tokens=len(completion.token_ids),

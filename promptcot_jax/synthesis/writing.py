@@ -1,7 +1,7 @@
 """Writing problems: (z, x) ~ p_theta(. | c) for each concept set, and what is kept of them.
 
-Requests are numbered, a request's noise is keyed by its number, and samples are written shard by shard, so
-that a killed run goes on with the missing shards and ends in the same bytes. Dropping is exact and counted by
+Draws are numbered, a draw's noise is keyed by its number, and samples are kept as they come, so that a killed
+run goes on with the missing ones and ends in the same bytes. Dropping is exact and counted by
 reason; a sample that was dropped stays readable among the raw samples. Filters that judge a problem
 (solvable, hard, new against benchmarks) belong to curation, not here.
 """
@@ -14,10 +14,10 @@ from typing import Literal
 
 from etils import epath
 
-from promptcot_jax.core import jsonl, shards
+from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import ConceptSet, Problem
 from promptcot_jax.data import templates
-from promptcot_jax.sampling.rollouts import Request, RolloutConfig, requests_of
+from promptcot_jax.sampling.rollouts import Draw, draws_of
 
 DROP_REASONS = ("unfinished", "unparseable", "empty", "duplicate", "duplicate_of_seed")
 
@@ -48,14 +48,14 @@ class Author:
     seed: int
 
 
-WriteDrafts = Callable[[Sequence[Request[ConceptSet]]], list[Draft]]
+WriteDrafts = Callable[[epath.PathLike, Sequence[Draw[ConceptSet]]], list[Draft]]
 
 
 def write_problems(
     concept_sets: Sequence[ConceptSet],
     *,
     write_drafts: WriteDrafts,
-    config: RolloutConfig,
+    samples_per_set: int,
     author: Author,
     seed_problems: Sequence[str],
     drafts_path: epath.PathLike,
@@ -64,17 +64,10 @@ def write_problems(
     """Samples, parses, drops, and writes drafts and problems; returns the counts for the manifest.
 
     Args:
-        write_drafts: samples one shard of requests, see `prompt_model.draft_writer`.
+        write_drafts: samples all draws into a file, see `prompt_model.draft_writer`.
         seed_problems: texts that a new problem must not repeat.
     """
-    drafts = shards.map_in_shards(
-        drafts_path,
-        requests_of(concept_sets, config.samples_per_row),
-        write_drafts,
-        Draft,
-        shard_size=config.requests_per_shard,
-        name="synthesize",
-    )
+    drafts = write_drafts(drafts_path, draws_of(concept_sets, samples_per_set))
     problems, counts = select_problems(drafts, concept_sets, author=author, seed_problems=seed_problems)
     jsonl.write_records(problems_path, problems)
     return counts

@@ -22,11 +22,11 @@ from jax.sharding import Mesh
 from promptcot_jax.checkpoints.training import TrainingCheckpoints
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.progress import Progress
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.trainers import metrics as metrics_lib
 from promptcot_jax.trainers import optimizer as optimizer_lib
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.progress import Progress
 from promptcot_jax.trainers.sft import BatchSource
 from promptcot_jax.trainers.train_step import Loss, Metrics, TrainState, TrainStep, make_train_step
 
@@ -112,7 +112,7 @@ def fit(
             if first == batches.num_steps:
                 return state
             log = metrics_lib.MetricsLog(directory, resume_step=first, tensorboard=config.tensorboard)
-            with log, Progress(name, start=first, num_steps=batches.num_steps) as progress:
+            with log, Progress(name, unit="step", start=first, total=batches.num_steps) as progress:
                 run = _Run(
                     train_step, batches, np.int32(schedule_end), config, log, progress, checkpoints, evaluate
                 )
@@ -205,7 +205,7 @@ class _Run:
                 if is_save:
                     self.checkpoints.save(step, state)
                 window.open()
-            self.progress.update(step, loss=window.loss, tokens_per_second=window.tokens_per_second)
+            self.progress.update(step, *window.figures())
         return state
 
     def _is_due(self, every: int, step: int) -> bool:
@@ -245,6 +245,12 @@ class _Window:
         self._num_tokens += num_tokens
         if len(self._pending) > STEPS_IN_FLIGHT:
             jax.block_until_ready(self._pending[-1 - STEPS_IN_FLIGHT])
+
+    def figures(self) -> tuple[str, ...]:
+        """What is known of the last closed window, for the eye."""
+        if self.loss is None or self.tokens_per_second is None:
+            return ()
+        return f"loss {self.loss:.4f}", f"{self.tokens_per_second:,.0f} tokens/s"
 
     def close(self) -> dict[str, float]:
         """Waits for the window's steps; the loss is per label over all of them, the rest of the last."""

@@ -21,7 +21,7 @@ from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
-from promptcot_jax.sampling import completions
+from promptcot_jax.sampling import completions, engine
 from promptcot_jax.trainers import sft
 from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.loop import LoopConfig
@@ -92,12 +92,15 @@ def make_role(name, lm, tokenizer, e_step, keeps):
     )
 
 
+SIZES = models.BatchSizes(engine=engine.EngineConfig(num_slots=24), score_tokens=8192)
+
+
 def make_em(cold_started, directory, **settings):
     _, tokenizer, lm = cold_started
     e_step, keeps = settings.pop("e_step_config", E_STEP), settings.get("optimizer_between_rounds") == "keep"
     defaults = {"max_rounds": 2, "patience": 9, "pairs_per_shard": 4, "pairs_per_round": 8}
     return loop.Em(
-        roles=models.Roles(lm, lm, tokenizer, models.BatchSizes(decode_rows=24, score_tokens=8192)),
+        roles=models.Roles(lm, lm, tokenizer, SIZES),
         pairs=pairs.tokenize_pairs(tokenizer, TRIPLES[:10]),
         held_out_pairs=pairs.tokenize_pairs(tokenizer, TRIPLES[12:16]),
         e_step=e_step,
@@ -214,9 +217,10 @@ def test_m_step_uses_the_greedy_rationales_of_the_updated_phi(cold_started, whol
     rows = jsonl.read_records(em.directory / "round_000" / "rationales.jsonl", loop.PairRationale)
     with jax.set_mesh(MESH):
         phi = models.read_params(em.directory / "round_000" / "phi", cold_started[2], MESH)
-        decoding_phi = em.roles.phi_lm.decoding_layout(phi)
-        greedy = em.roles.greedy(decoding_phi, em.pairs_of_round(0), max_tokens=16)
-    assert [row.token_ids for row in rows] == [z.token_ids for z in greedy]
+        key = jax.random.key(0)
+        sampler = em.roles.sampler(em.roles.phi_lm, phi, temperature=0.0, max_tokens=16, key=key)
+        greedy = em.roles.propose(sampler, em.pairs_of_round(0), 1)
+    assert [row.token_ids for row in rows] == [z.token_ids for (z,) in greedy]
 
 
 def test_without_e_step_keeps_the_first_rationale_of_each_pair(cold_started, tmp_path):

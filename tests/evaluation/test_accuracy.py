@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from promptcot_jax.core import shards
 from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem, StdioTest
 from promptcot_jax.evaluation import accuracy
-from promptcot_jax.sampling import rollouts, token_choice
 from promptcot_jax.verify import programs
 
 
@@ -51,15 +51,24 @@ def solve(requests):
     ]
 
 
-CONFIG = rollouts.RolloutConfig(
-    samples_per_row=2, sampling=token_choice.SamplingConfig(max_new_tokens=8), requests_per_shard=4
-)
+def attempt_all(problems, directory, *, solve=solve, run_programs=None):
+    def in_shards(path, draws, grade):
+        def work(some):
+            return grade(some, solve(some))
+
+        return shards.map_in_shards(path, draws, work, accuracy.AttemptRecord, shard_size=4, name="attempts")
+
+    return accuracy.attempt_all(
+        problems,
+        solve=in_shards,
+        run_programs=run_programs,
+        attempts_per_problem=2,
+        attempts_path=directory / "attempts.jsonl",
+    )
 
 
 def test_accuracy_and_its_error_are_over_problems(tmp_path):
-    attempts = accuracy.attempt_all(
-        PROBLEMS, solve=solve, run_programs=None, config=CONFIG, attempts_path=tmp_path / "attempts.jsonl"
-    )
+    attempts = attempt_all(PROBLEMS, tmp_path)
     assert [(a.problem_id, a.answer, a.correct) for a in attempts] == [
         ("a", "0.5", True),
         ("a", r"\frac12", True),
@@ -82,13 +91,7 @@ def test_accuracy_and_its_error_are_over_problems(tmp_path):
 
 def test_programs_without_a_sandbox_are_counted_and_never_scored(tmp_path):
     only_programs = [PROBLEMS[3]]
-    attempts = accuracy.attempt_all(
-        only_programs,
-        solve=solve,
-        run_programs=None,
-        config=CONFIG,
-        attempts_path=tmp_path / "attempts.jsonl",
-    )
+    attempts = attempt_all(only_programs, tmp_path)
     result = accuracy.summary(attempts, only_programs, why_not_graded="no sandbox works here")
     assert attempts == []
     assert (result["not_graded"], result["accuracy"], result["mean_tokens"]) == (1, None, None)
@@ -120,9 +123,7 @@ def test_programs_are_graded_beside_answers_and_failures_of_the_sandbox_do_not_c
         statuses = [verdicts[program.strip()] for program, _ in jobs]
         return [programs.TestReport(passed=s == "passed", status=s, results=()) for s in statuses]
 
-    attempts = accuracy.attempt_all(
-        problems, solve=solve, run_programs=run_programs, config=CONFIG, attempts_path=tmp_path / "a.jsonl"
-    )
+    attempts = attempt_all(problems, tmp_path, solve=solve, run_programs=run_programs)
     assert [(a.status, a.correct) for a in attempts] == [
         ("passed", True),
         ("no_answer", False),
@@ -139,9 +140,7 @@ def test_programs_are_graded_beside_answers_and_failures_of_the_sandbox_do_not_c
 
 
 def test_a_killed_evaluation_ends_in_the_same_bytes(tmp_path):
-    accuracy.attempt_all(
-        PROBLEMS, solve=solve, run_programs=None, config=CONFIG, attempts_path=tmp_path / "whole.jsonl"
-    )
+    attempt_all(PROBLEMS, tmp_path / "whole")
     calls = []
 
     def dies_once(requests):
@@ -151,15 +150,9 @@ def test_a_killed_evaluation_ends_in_the_same_bytes(tmp_path):
         return solve(requests)
 
     with pytest.raises(KeyboardInterrupt):
-        accuracy.attempt_all(
-            PROBLEMS,
-            solve=dies_once,
-            run_programs=None,
-            config=CONFIG,
-            attempts_path=tmp_path / "killed.jsonl",
-        )
-    accuracy.attempt_all(
-        PROBLEMS, solve=dies_once, run_programs=None, config=CONFIG, attempts_path=tmp_path / "killed.jsonl"
-    )
+        attempt_all(PROBLEMS, tmp_path / "killed", solve=dies_once)
+    attempt_all(PROBLEMS, tmp_path / "killed", solve=dies_once)
     assert calls == [4, 2, 2]
-    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert (tmp_path / "killed" / "attempts.jsonl").read_bytes() == (
+        tmp_path / "whole" / "attempts.jsonl"
+    ).read_bytes()

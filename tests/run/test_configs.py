@@ -11,7 +11,7 @@ from promptcot_jax.em import models
 from promptcot_jax.models import config as model_config
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stages
-from promptcot_jax.sampling import rollouts
+from promptcot_jax.sampling import engine
 from promptcot_jax.trainers import loop
 
 CONFIGS = Path(configuration.packaged_configs())
@@ -141,5 +141,5 @@ def test_every_macro_of_the_help_is_in_the_stages_gin_file():
 
 
 def test_what_only_says_how_names_fields_that_exist():
-    for cls in (loop.LoopConfig, mesh_lib.MeshConfig, models.BatchSizes, rollouts.RolloutConfig):
+    for cls in (loop.LoopConfig, mesh_lib.MeshConfig, models.BatchSizes, engine.EngineConfig):
         assert cls.HOW_ONLY <= {field.name for field in dataclasses.fields(cls)}

@@ -30,7 +30,7 @@ EVALUATE = [
     "--gin_file=stages/evaluate.gin",
     "--gin.MAX_SOLUTION_TOKENS=48",
     "--gin.evaluate/rollouts.RolloutConfig.requests_per_shard=4",
-    "--gin.evaluate/rollouts.RolloutConfig.batch_size=4",
+    "--gin.NUM_SLOTS=4",
 ]
 CORPUS = [
     "corpus",

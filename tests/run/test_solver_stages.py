@@ -15,7 +15,7 @@ from promptcot_jax.evaluation import accuracy
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import evaluate, model_source, sft, synthesize
-from promptcot_jax.sampling import rollouts, token_choice
+from promptcot_jax.sampling import engine, rollouts, token_choice
 from promptcot_jax.trainers import fitter, loop
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.verify import sandbox, sandbox_host
@@ -33,9 +33,12 @@ SOLVED = [
     for i in range(4)
 ]
 ATTEMPTS = rollouts.RolloutConfig(
-    sampling=token_choice.SamplingConfig(max_new_tokens=4, temperature=0.0), batch_size=4
+    sampling=token_choice.SamplingConfig(max_new_tokens=4, temperature=0.0),
+    engine=engine.EngineConfig(num_slots=4),
 )
-WRITING = rollouts.RolloutConfig(sampling=token_choice.SamplingConfig(max_new_tokens=4), batch_size=2)
+WRITING = rollouts.RolloutConfig(
+    sampling=token_choice.SamplingConfig(max_new_tokens=4), engine=engine.EngineConfig(num_slots=2)
+)
 SFT = {
     "seed": 0,
     "mesh": mesh_lib.MeshConfig(),

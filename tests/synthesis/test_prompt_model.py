@@ -8,7 +8,7 @@ from promptcot_jax.checkpoints import load
 from promptcot_jax.core.records import ConceptSet
 from promptcot_jax.data import examples, templates
 from promptcot_jax.models import causal_lm
-from promptcot_jax.sampling import completions, rollouts, scoring, token_choice
+from promptcot_jax.sampling import completions, engine, rollouts, scoring, token_choice
 from promptcot_jax.synthesis import prompt_model, writing
 from tests import toys
 
@@ -16,7 +16,7 @@ SETS = [ConceptSet(id=f"set{i}", concepts=(f"topic {i}",), level="2") for i in r
 CONFIG = rollouts.RolloutConfig(
     samples_per_row=2,
     sampling=token_choice.SamplingConfig(max_new_tokens=12),
-    batch_size=4,
+    engine=engine.EngineConfig(num_slots=4, page_size=32),
     requests_per_shard=2,
     seed=5,
 )
@@ -32,7 +32,7 @@ def write(model, directory, write_drafts):
     return writing.write_problems(
         SETS,
         write_drafts=write_drafts,
-        config=CONFIG,
+        samples_per_set=CONFIG.samples_per_row,
         author=writing.Author(model_digest="abc", round_index=-1, seed=CONFIG.seed),
         seed_problems=[],
         drafts_path=directory / "synthesize" / "drafts.jsonl",
@@ -40,23 +40,25 @@ def write(model, directory, write_drafts):
     )
 
 
-def test_a_killed_run_of_the_real_sampler_ends_in_the_same_bytes(model, tmp_path):
+def test_a_killed_run_of_the_real_sampler_ends_in_the_same_bytes(model, tmp_path, monkeypatch):
     write_drafts = prompt_model.draft_writer(model, CONFIG, score_tokens=1024)
     write(model, tmp_path / "whole", write_drafts)
-    calls = []
+    scored, score = [], scoring.score
 
-    def dies_once(requests):
-        calls.append([request.index for request in requests])
-        if len(calls) == 2:
+    def dies_once(lm, params, prompts, *arguments, **settings):
+        scored.append(len(prompts))
+        if len(scored) == 2:
             raise KeyboardInterrupt
-        return prompt_model.draft_writer(model, CONFIG, score_tokens=1024)(requests)
+        return score(lm, params, prompts, *arguments, **settings)
 
+    monkeypatch.setattr(scoring, "score", dies_once)
     with pytest.raises(KeyboardInterrupt):
-        write(model, tmp_path / "killed", dies_once)
-    write(model, tmp_path / "killed", dies_once)
-    assert calls == [[0, 1], [2, 3], [2, 3], [4, 5]]
+        write(model, tmp_path / "killed", write_drafts)
+    write(model, tmp_path / "killed", write_drafts)
+    assert scored == [2, 2, 2, 2]  # the first shard once, the second twice, the third once
     for name in ("problems.jsonl", "synthesize/drafts.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+    assert sorted(p.name for p in (tmp_path / "killed" / "synthesize").iterdir()) == ["drafts.jsonl"]
     texts = (tmp_path / "whole" / "synthesize" / "drafts.jsonl").read_text().splitlines()
     assert len(set(texts)) == 6  # every request has noise of its own
 
@@ -72,7 +74,7 @@ def test_scores_are_split_at_the_end_of_the_rationale_block(model, special_marke
     )
     draft = prompt_model.to_draft(
         tokenizer,
-        rollouts.Request(index=0, row=SETS[0], sample=0),
+        rollouts.Draw(index=0, row=SETS[0], sample=0),
         completions.Completion((*z_ids, *x_ids), scores, scores, "stop", has_end=True),
         np.asarray(scores),
     )

@@ -4,10 +4,9 @@ import random
 
 import pytest
 
-from promptcot_jax.core import jsonl
+from promptcot_jax.core import jsonl, shards
 from promptcot_jax.core.records import ConceptSet, Problem
 from promptcot_jax.data import templates
-from promptcot_jax.sampling import rollouts, token_choice
 from promptcot_jax.synthesis import writing
 
 SETS = [ConceptSet(id=f"set{i}", concepts=("primes", f"topic {i}"), level="2") for i in range(5)]
@@ -96,12 +95,10 @@ def fake_drafts(requests):
 def write(directory, write_drafts, requests_per_shard=4):
     return writing.write_problems(
         SETS,
-        write_drafts=write_drafts,
-        config=rollouts.RolloutConfig(
-            samples_per_row=3,
-            sampling=token_choice.SamplingConfig(max_new_tokens=8),
-            requests_per_shard=requests_per_shard,
+        write_drafts=lambda path, draws: shards.map_in_shards(
+            path, draws, write_drafts, writing.Draft, shard_size=requests_per_shard, name="drafts"
         ),
+        samples_per_set=3,
         author=AUTHOR,
         seed_problems=["What is 1 squared?"],
         drafts_path=directory / "synthesize" / "drafts.jsonl",

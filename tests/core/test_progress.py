@@ -3,7 +3,7 @@ import io
 import pytest
 from rich import console as rich_console
 
-from promptcot_jax.trainers import progress
+from promptcot_jax.core import progress
 
 
 class Clock:
@@ -29,10 +29,10 @@ def _console(*, terminal):
 
 def test_elsewhere_than_on_a_terminal_a_line_every_ten_seconds_and_one_at_the_end(clock):
     console = _console(terminal=False)
-    with progress.Progress("EM 0 [phi]", start=0, num_steps=30, console=console) as shown:
+    with progress.Progress("EM 0 [phi]", unit="step", start=0, total=30, console=console) as shown:
         for step in range(1, 31):
             clock.now += 1.0
-            shown.update(step, loss=None if step < 5 else 2.5, tokens_per_second=None if step < 5 else 5321.4)
+            shown.update(step, None if step < 5 else "loss 2.5000", None if step < 5 else "5,321 tokens/s")
     assert console.file.getvalue().splitlines() == [
         "EM 0 [phi]: step 10/30, loss 2.5000, 5,321 tokens/s, 0:20 left",
         "EM 0 [phi]: step 20/30, loss 2.5000, 5,321 tokens/s, 0:10 left",
@@ -42,15 +42,15 @@ def test_elsewhere_than_on_a_terminal_a_line_every_ten_seconds_and_one_at_the_en
 
 def test_time_left_is_reckoned_from_the_resumed_step(clock):
     console = _console(terminal=False)
-    with progress.Progress("fit", start=90, num_steps=100, console=console) as shown:
+    with progress.Progress("fit", unit="step", start=90, total=100, console=console) as shown:
         clock.now += 20.0
-        shown.update(92, loss=1.0, tokens_per_second=1.0)
+        shown.update(92, "loss 1.0000")
     assert "1:20 left" in console.file.getvalue()
 
 
 def test_on_a_terminal_a_bar_with_the_figures():
     console = _console(terminal=True)
-    with progress.Progress("fit", start=0, num_steps=10, console=console) as shown:
-        shown.update(10, loss=1.25, tokens_per_second=2000.0)
+    with progress.Progress("fit", unit="step", start=0, total=10, console=console) as shown:
+        shown.update(10, "loss 1.2500", "2,000 tokens/s")
     assert "10/10" in console.file.getvalue()
     assert "loss 1.2500, 2,000 tokens/s, 0:00 left" in console.file.getvalue()

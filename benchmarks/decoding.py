@@ -2,6 +2,7 @@
 
     python benchmarks/decoding.py                            # against a plain JAX loop
     python benchmarks/decoding.py --torch_python=PATH        # against `transformers`, under that interpreter
+    python benchmarks/decoding.py --tunix_python=PATH        # against an interpreter with google-tunix
     python benchmarks/decoding.py --token_choice
 
 64 prompt and 128 new tokens a row. Our time includes prefill and the way back to the host, not the change of
@@ -161,6 +162,12 @@ def theirs(rows: int, prompt_tokens: int, new_tokens: int, temperature: float) -
     return work
 
 
+def tunix(rows: int, prompt_tokens: int, new_tokens: int, temperature: float) -> Callable[[], float]:
+    import tunix_decoding
+
+    return tunix_decoding.tunix_side(rows, prompt_tokens, new_tokens, temperature)
+
+
 def token_choice_costs() -> None:
     """Milliseconds per call: our draw and truncations beside Gumbel noise and a full sort."""
     import jax
@@ -205,26 +212,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--torch_python", help="interpreter with torch and transformers")
+    others = parser.add_mutually_exclusive_group()
+    others.add_argument("--torch_python", help="interpreter with torch and transformers")
+    others.add_argument("--tunix_python", help="interpreter with google-tunix")
     parser.add_argument("--rows", default="1,8,32", help="batch sizes, comma-separated")
     parser.add_argument("--prompt_tokens", type=int, default=64)
     parser.add_argument("--new_tokens", type=int, default=128)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--token_choice", action="store_true", help="measure the choice of a token instead")
-    parser.add_argument("--worker", choices=("ours", "plain loop", "transformers"), help=argparse.SUPPRESS)
+    sides = {"ours": ours, "plain loop": plain, "transformers": theirs, "tunix": tunix}
+    parser.add_argument("--worker", choices=tuple(sides), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.token_choice:
         token_choice_costs()
         return
     shape = {"prompt_tokens": options.prompt_tokens, "new_tokens": options.new_tokens}
     if options.worker:
-        side = {"ours": ours, "plain loop": plain, "transformers": theirs}[options.worker]
+        side = sides[options.worker]
         pairs.serve(side(int(options.rows), temperature=options.temperature, **shape))
         return
     pythons = {"ours": sys.executable}
     if options.torch_python:
         pythons["transformers"] = options.torch_python
+    elif options.tunix_python:
+        pythons["tunix"] = options.tunix_python
     elif not options.temperature:
         pythons["plain loop"] = sys.executable
     settings = [f"--{name}={value}" for name, value in (shape | {"temperature": options.temperature}).items()]

@@ -22,7 +22,7 @@ def ours(rows: int, prompt_tokens: int, new_tokens: int, temperature: float) -> 
     import numpy as np
 
     from promptcot_jax.models import causal_lm, config
-    from promptcot_jax.sampling import generation, token_choice
+    from promptcot_jax.sampling import completions, engine, token_choice
 
     lm = causal_lm.CausalLM(config.DecoderConfig(**pairs.SHAPE_135M, tie_embeddings=True))
     # Drawn array by array, so that the peak of memory is decoding's and not that of changing layouts.
@@ -33,21 +33,17 @@ def ours(rows: int, prompt_tokens: int, new_tokens: int, temperature: float) -> 
     )
     prompts = rng.integers(0, lm.config.vocab_size, (rows, prompt_tokens)).tolist()
     sampling = token_choice.SamplingConfig(temperature=temperature, max_new_tokens=new_tokens)
+    requests = [
+        completions.Request(id=i, prompt_ids=tuple(prompt), sampling=sampling)
+        for i, prompt in enumerate(prompts)
+    ]
+    made = engine.Engine(lm, engine.EngineConfig(num_slots=rows), max_tokens=prompt_tokens + new_tokens)
 
     def work() -> float:
         start = time.perf_counter()
-        completions = generation.generate(
-            lm,
-            params,
-            prompts,
-            sampling=sampling,
-            stop_ids=(),
-            key=jax.random.key(0),
-            batch_size=rows,
-            is_decoding_layout=True,
-        )
+        results = list(made.stream(params, requests, jax.random.key(0)))
         seconds = time.perf_counter() - start
-        if any(len(completion.token_ids) != new_tokens for completion in completions):
+        if any(len(completion.token_ids) != new_tokens for _, completion in results):
             raise SystemExit("A row ended before its budget.")
         return seconds
 

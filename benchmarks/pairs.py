@@ -64,15 +64,15 @@ class Measured:
     peak_mb: float
 
 
-def alternate(commands: dict[str, list[str]], num_pairs: int) -> dict[str, Measured]:
-    """Runs every command's worker once to warm up, then `num_pairs` times, turn by turn."""
+def alternate(commands: dict[str, list[str]], num_pairs: int, warm_ups: int = 1) -> dict[str, Measured]:
+    """Runs every command's worker to warm up, then `num_pairs` times, turn by turn."""
     workers = {
         side: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for side, command in commands.items()
     }
     answers: dict[str, list[dict[str, float]]] = {side: [] for side in workers}
     try:
-        for _ in range(num_pairs + 1):
+        for _ in range(num_pairs + warm_ups):
             for side, worker in workers.items():
                 print("run", file=worker.stdin, flush=True)
                 line = worker.stdout.readline()
@@ -86,7 +86,7 @@ def alternate(commands: dict[str, list[str]], num_pairs: int) -> dict[str, Measu
             worker.stdin.close()
             worker.wait()
     return {
-        side: Measured([run["seconds"] for run in runs[1:]], runs[-1]["peak_mb"])
+        side: Measured([run["seconds"] for run in runs[warm_ups:]], runs[-1]["peak_mb"])
         for side, runs in answers.items()
     }
 

@@ -75,7 +75,7 @@ def test_log_probs_are_those_of_transformers(model):
 
 
 def test_greedy_continuations_are_those_of_transformers(model):
-    """Through prefill and the cache; every row of the fixture, left-padded to one batch."""
+    """Through prefill and the cache; every row of the fixture in a slot."""
     completions = generation.generate(
         model.lm,
         model.params,
@@ -83,7 +83,6 @@ def test_greedy_continuations_are_those_of_transformers(model):
         sampling=token_choice.SamplingConfig(temperature=0.0, max_new_tokens=24),
         stop_ids=model.tokenizer.stop_ids,
         key=prng.stream_key(0, "rollout"),
-        pad_id=model.tokenizer.pad_id,
     )
     for row, completion in zip(ROWS, completions, strict=True):
         assert list(completion.token_ids) == row["continuation_ids"]

@@ -229,7 +229,6 @@ def test_sft_learns_a_toy_by_heart_and_says_it_again(tmp_path):
         sampling=SamplingConfig(temperature=0.0, max_new_tokens=8),
         stop_ids=(toy_fit.END,),
         key=jax.random.key(0),
-        pad_id=0,
     )
     assert [completion.token_ids for completion in completions] == [row.completion_ids for row in rows]
 

@@ -62,6 +62,11 @@ class EngineConfig:
         for name in ("num_slots", "prefill_blocks", "blocks_per_turn", "burst_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.prefill_blocks > self.blocks_per_turn:
+            raise ValueError(
+                f"prefill_blocks={self.prefill_blocks} are read by one call, more than "
+                f"blocks_per_turn={self.blocks_per_turn}; raise blocks_per_turn or lower prefill_blocks."
+            )
         if self.page_size < 2:
             raise ValueError(f"page_size must be at least 2, got {self.page_size}.")
         if self.cache_tokens < 0:
@@ -220,13 +225,14 @@ class _Wave:
     def read_prompts(self) -> None:
         """Reads prompt blocks that are not in the cache yet, up to `blocks_per_turn` on each data shard."""
         start = time.perf_counter()
-        num_blocks, is_read = 0, False
-        while num_blocks < self._config.blocks_per_turn and any(lane.has_unread for lane in self._lanes):
+        is_read = False
+        for _ in range(self._config.blocks_per_turn // self._config.prefill_blocks):
+            if not any(lane.has_unread for lane in self._lanes):
+                break
             batch = [lane.next_unread() for lane in self._lanes for _ in range(self._config.prefill_blocks)]
             self._cache = slots.read_blocks(self._lm, self._params, self._cache, self._blocks(batch))
             for block in filter(None, batch):
                 block.is_read = True
-            num_blocks += self._config.prefill_blocks
             is_read = True
         if is_read:
             jax.block_until_ready(self._cache)  # its time is not decoding's
@@ -348,19 +354,24 @@ class _Wave:
 
     def _length_at_stop_text(self, row: Row, num_before: int, num_text: int) -> int | None:
         """Tokens up to the one that completes a stop text, if one of the last does."""
-        assert self._decode_text is not None
-        texts = row.request.stop_texts
-        # A token is a byte at least, so a stop text that ends in a new token began in this window.
-        first = max(0, num_before - max(len(text.encode()) for text in texts))
-        for length in range(num_before + 1, num_text + 1):
-            written = self._decode_text(row.token_ids[first:length])
-            if any(text in written for text in texts):
-                return length
-        return None
+        decode_text, texts = self._decode_text, row.request.stop_texts
+        assert decode_text is not None
+        longest = max(len(text.encode()) for text in texts)  # a stop text that ends in a new token began here
+        first = max(0, num_before - longest)
+        while first and len(decode_text(row.token_ids[first:num_before])) < longest:
+            first = max(0, 2 * first - num_before)  # tokens that are no text, such as skipped special ones
+
+        def has_stop_text(length: int) -> bool:
+            written = decode_text(row.token_ids[first:length])
+            return any(text in written for text in texts)
+
+        if num_text == num_before or not has_stop_text(num_text):
+            return None
+        return next(filter(has_stop_text, range(num_before + 1, num_text + 1)))
 
     def _completion(self, row: Row, end: FinishReason) -> Completion:
         self._metrics.requests += 1
-        self._metrics.new_tokens += len(row.token_ids)
+        self._metrics.new_tokens += len(row.token_ids) - len(row.request.begun.token_ids)
         self._metrics.finish_reasons[end] += 1
         num_tokens = len(row.token_ids)
         return Completion(

@@ -44,8 +44,8 @@ class Row:
 
     @property
     def is_ready(self) -> bool:
-        """Whether its prompt has been read."""
-        return all(block.is_read for block in self.blocks)
+        """Whether its prompt has been read, of which the last block comes last."""
+        return not self.blocks or self.blocks[-1].is_read
 
 
 class Lane:
@@ -69,12 +69,12 @@ class Lane:
     def start(self, request: Request) -> tuple[Row, int] | None:
         """Puts a request into a free slot, with how many tokens of it are to be read; None: no pages for it.
 
-        A page more is asked for than the prompt takes, and one for each row under way, lest rows drive each
-        other out at once.
+        A page more is asked for than the prompt takes, and one for each row under way that may take one yet,
+        lest rows drive each other out at once.
         """
         to_read = request.known_ids[:-1]  # the last token is read by the first decode step
-        pages = -(-len(to_read) // self.book.page_size) + 1
-        if self.rows and self.book.num_available < pages + len(self.rows):
+        num_wanted = self.book.num_to_take(to_read) + 1 + sum(self._may_grow(row) for row in self.rows)
+        if self.rows and self.book.num_available < num_wanted:
             return None
         taken = self.book.use_blocks(to_read)
         if taken is None:
@@ -105,8 +105,7 @@ class Lane:
 
     def take_pages(self, row: Row, num_steps: int) -> bool:
         """Gives a row the pages for so many steps; False where there are too few, which it keeps."""
-        last_position = row.position + min(num_steps, row.num_left) - 1
-        while self._num_full_blocks(row) + len(row.pages) <= last_position // self.book.page_size:
+        while self._lacks_page(row, num_steps):
             page = self.book.take_page()
             if page is None:
                 return False
@@ -120,6 +119,13 @@ class Lane:
     def pages_of(self, row: Row) -> list[int]:
         """A row's pages in the order of its tokens."""
         return [block.page for block in row.blocks[: self._num_full_blocks(row)]] + row.pages
+
+    def _may_grow(self, row: Row) -> bool:
+        return self._lacks_page(row, row.num_left)
+
+    def _lacks_page(self, row: Row, num_steps: int) -> bool:
+        last_position = row.position + min(num_steps, row.num_left) - 1
+        return self._num_full_blocks(row) + len(row.pages) <= last_position // self.book.page_size
 
     def _num_full_blocks(self, row: Row) -> int:
         return (len(row.request.known_ids) - 1) // self.book.page_size

@@ -67,5 +67,5 @@ class Metrics:
             self.queued_busy_slot_steps += num_busy
 
 
-def _ratio(part: float, whole: float) -> float:
+def _ratio(part: int | float, whole: int | float) -> float:
     return part / whole if whole else 0.0

@@ -194,19 +194,19 @@ class _Wave:
         """Starts waiting requests as far as slots and pages suffice; False where nothing is left to do."""
         while any(lane.num_free_slots for lane in self._lanes) and self._is_queued():
             request = self._put_back.popleft()
+            to_read = request.known_ids[:-1]
             # Where its prompt lies already, else where most room is.
             lanes = sorted(
                 (lane for lane in self._lanes if lane.num_free_slots),
-                key=lambda lane: (lane.book.num_known(request.known_ids[:-1]), lane.num_free_slots),
+                key=lambda lane: (lane.book.num_known(to_read), lane.num_free_slots),
                 reverse=True,
             )
             started = next(filter(None, (lane.start(request) for lane in lanes)), None)
             if started is None:
                 self._put_back.appendleft(request)
                 break
-            num_known, num_to_read = len(request.known_ids) - 1, started[1]
-            self._metrics.prompt_tokens += num_known
-            self._metrics.shared_prompt_tokens += num_known - num_to_read
+            self._metrics.prompt_tokens += len(to_read)
+            self._metrics.shared_prompt_tokens += len(to_read) - started[1]
         return any(lane.rows for lane in self._lanes)
 
     def _is_queued(self) -> bool:

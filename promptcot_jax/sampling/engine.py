@@ -87,7 +87,7 @@ class Engine:
         """
         self.lm, self.config, self.max_tokens = lm, config, max_tokens
         self.metrics = metrics.Metrics()
-        num_lanes = batching.num_data_shards(lm.rules)
+        self._num_lanes = num_lanes = batching.num_data_shards(lm.rules)
         self._slots_per_lane = -(-config.num_slots // num_lanes)
         self._num_slots = num_lanes * self._slots_per_lane
         self._width = batching.few_counts(-(-max_tokens // config.page_size))
@@ -122,8 +122,14 @@ class Engine:
 
         Raises:
             ValueError: a request that there is no room for, ids outside the vocabulary, stop texts without
-                `decode_text`.
+                `decode_text`; another mesh than the engine was made in.
         """
+        num_lanes = batching.num_data_shards(self.lm.rules)
+        if num_lanes != self._num_lanes:
+            raise ValueError(
+                f"The engine was made for {self._num_lanes} data shards, but there are {num_lanes} here; "
+                "make it and go through its stream inside the same `jax.set_mesh`."
+            )
         wave = _Wave(self, params, requests, key, decode_text)
         while wave.fill_slots():
             wave.read_prompts()

@@ -802,7 +802,10 @@ def test_a_mesh_changes_close_calls_alone(scanned, params, tight, caplog):
     groups = random_requests(12, 5)
     requests = [one for group in groups for one in group]
     same_prompt = [request(i, some_ids(14, 14), max_new_tokens=4) for i in range(8)]
+    made_outside = engine_lib.Engine(lm, TIGHT, max_tokens=88)
     with jax.set_mesh(mesh):
+        with pytest.raises(ValueError, match="was made for 1 data shards, but there are 4 here"):
+            next(made_outside.stream(scanned, requests, KEY))
         sharded = jax.device_put(scanned, rules_lib.sharding_tree(mesh, lm.logical_axes(), scanned))
         config = engine_lib.EngineConfig(num_slots=8, page_size=PAGE, cache_tokens=4 * 9 * PAGE)
         engine = engine_lib.Engine(lm, config, max_tokens=64)  # four lanes of two slots and nine pages

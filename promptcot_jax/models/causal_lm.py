@@ -96,7 +96,7 @@ class CausalLM:
 
     def init_cache(self, num_pages: int, page_size: int) -> paged_cache.PagedCache:
         """An empty cache; page 0 is nobody's, so `num_pages - 1` can be given to rows."""
-        return paged_cache.empty_cache(self.config, num_pages, page_size)
+        return paged_cache.empty_cache(self.config, num_pages, page_size, self.rules)
 
     def extend(
         self,

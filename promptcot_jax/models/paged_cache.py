@@ -48,13 +48,18 @@ class Places(NamedTuple):
     positions: Int[Array, "B T"]
 
 
-def empty_cache(config: config_lib.DecoderConfig, num_pages: int, page_size: int) -> PagedCache:
-    """A cache of `num_pages` pages, page 0 included."""
+def empty_cache(
+    config: config_lib.DecoderConfig, num_pages: int, page_size: int, rules: rules_lib.LogicalRules = ()
+) -> PagedCache:
+    """A cache of `num_pages` pages, page 0 included; with rules laid out as `write_and_attend` wants it."""
     pages, heads, head_dim = num_pages * config.num_layers, config.num_kv_heads, config.head_dim
-    return PagedCache(
+    cache = PagedCache(
         jnp.zeros((pages, heads, head_dim, page_size), config.dtype),
         jnp.zeros((pages, heads, page_size, head_dim), config.dtype),
     )
+    if not rules or jax.sharding.get_abstract_mesh().empty:
+        return cache
+    return lax.with_sharding_constraint(cache, _cache_specs(cache, rules))
 
 
 def write(

@@ -33,6 +33,11 @@ class Begun:
     log_probs: np.ndarray
     sampler_log_probs: np.ndarray
 
+    def __post_init__(self):
+        lengths = {len(self.token_ids), len(self.log_probs), len(self.sampler_log_probs)}
+        if len(lengths) > 1:
+            raise ValueError(f"Begun tokens need a log-probability of each kind; got lengths {lengths}.")
+
 
 NOTHING_BEGUN = Begun((), np.zeros(0, np.float32), np.zeros(0, np.float32))
 

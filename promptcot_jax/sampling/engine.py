@@ -66,6 +66,11 @@ class EngineConfig:
         for name in ("num_slots", "prefill_blocks", "blocks_per_turn", "burst_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.prefill_blocks > self.blocks_per_turn:
+            raise ValueError(
+                f"prefill_blocks={self.prefill_blocks} are read by one call, more than "
+                f"blocks_per_turn={self.blocks_per_turn}; raise blocks_per_turn or lower prefill_blocks."
+            )
         if self.page_size < 2:
             raise ValueError(f"page_size must be at least 2, got {self.page_size}.")
         if self.cache_tokens < 0:
@@ -86,7 +91,7 @@ class Engine:
         """
         self.lm, self.config, self.max_tokens = lm, config, max_tokens
         self.metrics = metrics.Metrics()
-        num_lanes = batching.num_data_shards(lm.rules)
+        self._num_lanes = num_lanes = batching.num_data_shards(lm.rules)
         self._slots_per_lane = -(-config.num_slots // num_lanes)
         self._num_slots = num_lanes * self._slots_per_lane
         self._width = batching.few_counts(-(-max_tokens // config.page_size))
@@ -124,8 +129,14 @@ class Engine:
 
         Raises:
             ValueError: a request that there is no room for, ids outside the vocabulary, stop texts without
-                `decode_text`.
+                `decode_text`; another mesh than the engine was made in.
         """
+        num_lanes = batching.num_data_shards(self.lm.rules)
+        if num_lanes != self._num_lanes:
+            raise ValueError(
+                f"The engine was made for {self._num_lanes} data shards, but there are {num_lanes} here; "
+                "make it and go through its stream inside the same `jax.set_mesh`."
+            )
         wave = _Wave(self, params, requests, key, decode_text)
         self._rows = wave.rows
         try:
@@ -216,19 +227,19 @@ class _Wave:
         """Starts waiting requests as far as slots and pages suffice; False where nothing is left to do."""
         while any(lane.num_free_slots for lane in self._lanes) and self._is_queued():
             request = self._put_back.popleft()
+            to_read = request.known_ids[:-1]
             # Where its prompt lies already, else where most room is.
             lanes = sorted(
                 (lane for lane in self._lanes if lane.num_free_slots),
-                key=lambda lane: (lane.book.num_known(request.known_ids[:-1]), lane.num_free_slots),
+                key=lambda lane: (lane.book.num_known(to_read), lane.num_free_slots),
                 reverse=True,
             )
             started = next(filter(None, (lane.start(request) for lane in lanes)), None)
             if started is None:
                 self._put_back.appendleft(request)
                 break
-            num_known, num_to_read = len(request.known_ids) - 1, started[1]
-            self._metrics.prompt_tokens += num_known
-            self._metrics.shared_prompt_tokens += num_known - num_to_read
+            self._metrics.prompt_tokens += len(to_read)
+            self._metrics.shared_prompt_tokens += len(to_read) - started[1]
         return any(lane.rows for lane in self._lanes)
 
     def _is_queued(self) -> bool:
@@ -247,13 +258,14 @@ class _Wave:
     def read_prompts(self) -> None:
         """Reads prompt blocks that are not in the cache yet, up to `blocks_per_turn` on each data shard."""
         start = time.perf_counter()
-        num_blocks, is_read = 0, False
-        while num_blocks < self._config.blocks_per_turn and any(lane.has_unread for lane in self._lanes):
+        is_read = False
+        for _ in range(self._config.blocks_per_turn // self._config.prefill_blocks):
+            if not any(lane.has_unread for lane in self._lanes):
+                break
             batch = [lane.next_unread() for lane in self._lanes for _ in range(self._config.prefill_blocks)]
             self._cache = slots.read_blocks(self._lm, self._params, self._cache, self._blocks(batch))
             for block in filter(None, batch):
                 block.is_read = True
-            num_blocks += self._config.prefill_blocks
             is_read = True
         if is_read:
             jax.block_until_ready(self._cache)  # its time is not decoding's
@@ -375,19 +387,24 @@ class _Wave:
 
     def _length_at_stop_text(self, row: Row, num_before: int, num_text: int) -> int | None:
         """Tokens up to the one that completes a stop text, if one of the last does."""
-        assert self._decode_text is not None
-        texts = row.request.stop_texts
-        # A token is a byte at least, so a stop text that ends in a new token began in this window.
-        first = max(0, num_before - max(len(text.encode()) for text in texts))
-        for length in range(num_before + 1, num_text + 1):
-            written = self._decode_text(row.token_ids[first:length])
-            if any(text in written for text in texts):
-                return length
-        return None
+        decode_text, texts = self._decode_text, row.request.stop_texts
+        assert decode_text is not None
+        longest = max(len(text.encode()) for text in texts)  # a stop text that ends in a new token began here
+        first = max(0, num_before - longest)
+        while first and len(decode_text(row.token_ids[first:num_before])) < longest:
+            first = max(0, 2 * first - num_before)  # tokens that are no text, such as skipped special ones
+
+        def has_stop_text(length: int) -> bool:
+            written = decode_text(row.token_ids[first:length])
+            return any(text in written for text in texts)
+
+        if num_text == num_before or not has_stop_text(num_text):
+            return None
+        return next(filter(has_stop_text, range(num_before + 1, num_text + 1)))
 
     def _completion(self, row: Row, end: FinishReason) -> Completion:
         self._metrics.requests += 1
-        self._metrics.new_tokens += len(row.token_ids)
+        self._metrics.new_tokens += len(row.token_ids) - len(row.request.begun.token_ids)
         self._metrics.finish_reasons[end] += 1
         num_tokens = len(row.token_ids)
         return Completion(

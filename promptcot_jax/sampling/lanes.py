@@ -21,8 +21,10 @@ class Row:
     request: Request
     slot: int  # among the slots of all lanes
     blocks: list[Block]
+    num_full_blocks: int  # of its prompt; what comes after them is in pages of its own
     started: float  # seconds of `time.perf_counter`
-    pages: list[int] = dataclasses.field(default_factory=list)  # its own, after the full blocks of its prompt
+    may_grow: bool = True  # whether it may need more pages than it has
+    pages: list[int] = dataclasses.field(default_factory=list)  # its own
     token_ids: list[int] = dataclasses.field(default_factory=list)
     log_probs: list[np.ndarray] = dataclasses.field(default_factory=list)  # by bursts
     sampler_log_probs: list[np.ndarray] = dataclasses.field(default_factory=list)
@@ -44,8 +46,8 @@ class Row:
 
     @property
     def is_ready(self) -> bool:
-        """Whether its prompt has been read."""
-        return all(block.is_read for block in self.blocks)
+        """Whether its prompt has been read, of which the last block comes last."""
+        return not self.blocks or self.blocks[-1].is_read
 
 
 class Lane:
@@ -54,6 +56,7 @@ class Lane:
     def __init__(self, slots: range, num_pages: int, page_size: int):
         self.book = PageBook(num_pages, page_size)
         self.rows: list[Row] = []  # in the order of their starts
+        self._num_growing = 0  # rows that may grow
         self._free_slots = list(reversed(slots))
         self._unread: collections.deque[Block] = collections.deque()
 
@@ -69,28 +72,31 @@ class Lane:
     def start(self, request: Request) -> tuple[Row, int] | None:
         """Puts a request into a free slot, with how many tokens of it are to be read; None: no pages for it.
 
-        A page more is asked for than the prompt takes, and one for each row under way, lest rows drive each
-        other out at once.
+        A page more is asked for than the prompt takes, and one for each row under way that may take one yet,
+        lest rows drive each other out at once.
         """
         to_read = request.known_ids[:-1]  # the last token is read by the first decode step
-        pages = -(-len(to_read) // self.book.page_size) + 1
-        if self.rows and self.book.num_available < pages + len(self.rows):
+        num_wanted = self.book.num_to_take(to_read) + 1 + self._num_growing
+        if self.rows and self.book.num_available < num_wanted:
             return None
         taken = self.book.use_blocks(to_read)
         if taken is None:
             return None
         blocks, new_blocks = taken
         self._unread.extend(new_blocks)
-        row = Row(request, self._free_slots.pop(), blocks, time.perf_counter())
+        num_full_blocks = len(to_read) // self.book.page_size
+        row = Row(request, self._free_slots.pop(), blocks, num_full_blocks, time.perf_counter())
         row.token_ids.extend(request.begun.token_ids)
         row.log_probs.append(request.begun.log_probs)
         row.sampler_log_probs.append(request.begun.sampler_log_probs)
         self.rows.append(row)
+        self._num_growing += 1
         return row, sum(len(block.token_ids) for block in new_blocks)
 
     def leave(self, row: Row) -> None:
         """Frees a row's slot and pages."""
         self.rows.remove(row)
+        self._num_growing -= row.may_grow
         self._free_slots.append(row.slot)
         self.book.give_back(row.pages)
         self.book.release_blocks(row.blocks)
@@ -105,21 +111,24 @@ class Lane:
 
     def take_pages(self, row: Row, num_steps: int) -> bool:
         """Gives a row the pages for so many steps; False where there are too few, which it keeps."""
-        last_position = row.position + min(num_steps, row.num_left) - 1
-        while self._num_full_blocks(row) + len(row.pages) <= last_position // self.book.page_size:
+        while self._lacks_page(row, num_steps):
             page = self.book.take_page()
             if page is None:
                 return False
             row.pages.append(page)
+        if row.may_grow and not self._lacks_page(row, row.num_left):
+            row.may_grow = False
+            self._num_growing -= 1
         return True
 
     def page_to_copy(self, row: Row) -> int:
         """The page that a row's first own page begins as a copy of; 0: it begins empty."""
-        return row.blocks[-1].page if len(row.blocks) > self._num_full_blocks(row) else 0
+        return row.blocks[-1].page if len(row.blocks) > row.num_full_blocks else 0
 
     def pages_of(self, row: Row) -> list[int]:
         """A row's pages in the order of its tokens."""
-        return [block.page for block in row.blocks[: self._num_full_blocks(row)]] + row.pages
+        return [block.page for block in row.blocks[: row.num_full_blocks]] + row.pages
 
-    def _num_full_blocks(self, row: Row) -> int:
-        return (len(row.request.known_ids) - 1) // self.book.page_size
+    def _lacks_page(self, row: Row, num_steps: int) -> bool:
+        last_position = row.position + min(num_steps, row.num_left) - 1
+        return row.num_full_blocks + len(row.pages) <= last_position // self.book.page_size

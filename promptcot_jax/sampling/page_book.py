@@ -8,7 +8,7 @@ first. All of this lives on the host and never touches an array.
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 
 @dataclasses.dataclass(eq=False)
@@ -25,7 +25,11 @@ class Block:
     @property
     def pages(self) -> list[int]:
         """Its page and those of the blocks before it, in the order of their tokens."""
-        return [*(self.parent.pages if self.parent else ()), self.page]
+        pages, block = [], self
+        while block is not None:
+            pages.append(block.page)
+            block = block.parent
+        return pages[::-1]
 
 
 class PageBook:
@@ -55,7 +59,7 @@ class PageBook:
             del self._blocks[block.parent, block.token_ids]
             self._free.append(block.page)
         page = self._free.pop()
-        self.most_used = max(self.most_used, self.num_pages - 1 - self.num_available)
+        self._count_used()
         return page
 
     def give_back(self, pages: Sequence[int]) -> None:
@@ -64,19 +68,20 @@ class PageBook:
 
     def num_known(self, token_ids: Sequence[int]) -> int:
         """How many blocks of a prompt are there already."""
-        parent, count = None, 0
-        for start in range(0, len(token_ids), self.page_size):
-            parent = self._blocks.get((parent, tuple(token_ids[start : start + self.page_size])))
-            if parent is None:
-                break
-            count += 1
-        return count
+        return sum(1 for _ in self._known_blocks(token_ids))
+
+    def num_to_take(self, token_ids: Sequence[int]) -> int:
+        """How many of the available pages `use_blocks` would take: none for blocks that others use now."""
+        num_in_use = sum(block.users > 0 for block in self._known_blocks(token_ids))
+        return -(-len(token_ids) // self.page_size) - num_in_use
 
     def use_blocks(self, token_ids: Sequence[int]) -> tuple[list[Block], list[Block]] | None:
         """The blocks of a prompt, in order, and those among them that are new and still to be read.
 
-        None, and nothing taken, where the pages do not suffice.
+        None, and nothing taken or forgotten, where the pages do not suffice.
         """
+        if self.num_to_take(token_ids) > self.num_available:
+            return None
         blocks, new = [], []
         parent = None
         for start in range(0, len(token_ids), self.page_size):
@@ -84,13 +89,12 @@ class PageBook:
             block = self._blocks.get((parent, piece))
             if block is None:
                 page = self.take_page()
-                if page is None:
-                    self.release_blocks(blocks)
-                    return None
+                assert page is not None
                 block = Block(parent, piece, start, page)
                 self._blocks[parent, piece] = block
                 new.append(block)
             self._unused.pop(block, None)
+            self._count_used()
             block.users += 1
             blocks.append(block)
             parent = block
@@ -110,3 +114,14 @@ class PageBook:
             else:
                 del self._blocks[block.parent, block.token_ids]
                 self._free.append(block.page)
+
+    def _known_blocks(self, token_ids: Sequence[int]) -> Iterator[Block]:
+        parent = None
+        for start in range(0, len(token_ids), self.page_size):
+            parent = self._blocks.get((parent, tuple(token_ids[start : start + self.page_size])))
+            if parent is None:
+                return
+            yield parent
+
+    def _count_used(self) -> None:
+        self.most_used = max(self.most_used, self.num_pages - 1 - self.num_available)

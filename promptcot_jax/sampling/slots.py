@@ -157,7 +157,7 @@ def copy_pages(
 
 @functools.partial(jax.jit, static_argnames=("lm", "num_pages", "page_size"))
 def empty_cache(lm: causal_lm.CausalLM, num_pages: int, page_size: int) -> paged_cache.PagedCache:
-    """A cache, laid out over the mesh by the model's rules."""
+    """A cache, laid out over the mesh by the model's rules; it never exists elsewhere."""
     return lm.init_cache(num_pages, page_size)
 
 

@@ -144,6 +144,39 @@ def test_a_row_draws_by_its_own_key_alone():
     np.testing.assert_array_equal(together[order], shuffled)
 
 
+def test_what_the_neighbours_ask_for_changes_no_bit_of_a_row():
+    rng = np.random.default_rng(7)
+    logits = 3.0 * rng.normal(size=(40, 300)).astype(np.float32)
+    logits[::3] = np.round(logits[::3])  # ties
+    logits[::4, 5:200] = -np.inf
+    keys = jax.random.split(jax.random.key(2), 40)
+    choose_tokens = jax.jit(token_choice.choose_tokens)
+    plain = token_choice.SamplingConfig()
+    of_all = [
+        plain,
+        token_choice.SamplingConfig(temperature=0.0),
+        token_choice.SamplingConfig(temperature=0.6),
+        token_choice.SamplingConfig(temperature=1.3, top_k=7),
+        token_choice.SamplingConfig(top_p=0.7),
+        token_choice.SamplingConfig(top_p=0.99, top_k=200),
+        token_choice.SamplingConfig(min_p=0.05),
+        token_choice.SamplingConfig(temperature=0.0, top_k=2, top_p=0.5, min_p=0.3),
+    ]
+
+    def chosen(settings: list[token_choice.SamplingConfig]) -> token_choice.ChosenTokens:
+        numbers = jax.tree.map(lambda *of_rows: np.stack(of_rows), *(one.numbers() for one in settings))
+        return jax.tree.map(np.asarray, choose_tokens(logits, keys, numbers))
+
+    alike = {setting: chosen([setting] * 40) for setting in of_all}  # what a row gets among its like
+    for _ in range(10):
+        settings = [of_all[i] for i in rng.integers(len(of_all), size=40)]
+        mixed = chosen(settings)
+        for row, setting in enumerate(settings):
+            among_plain = chosen([plain] * row + [setting] + [plain] * (39 - row)) if row % 10 == 0 else mixed
+            for one, other, third in zip(mixed, alike[setting], among_plain, strict=True):
+                assert one[row] == other[row] == third[row]
+
+
 @pytest.mark.parametrize(
     ("settings", "name"),
     [

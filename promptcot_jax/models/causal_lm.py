@@ -11,7 +11,7 @@ layout of its own, a tuple of layers (`decoding_layout`).
 import dataclasses
 import functools
 import operator
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -20,8 +20,11 @@ from jax import lax
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models import decoder, paged_cache, rope
+from promptcot_jax.models import decoder, paged_cache, plain_pages, rope, tpu_pages
 from promptcot_jax.parallel import rules as rules_lib
+
+CacheLayout = Literal["plain", "tpu"]
+_EMPTY_CACHES = {"plain": plain_pages.empty, "tpu": tpu_pages.empty}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +97,21 @@ class CausalLM:
             return params
         return _decoding_layout(self, params)
 
-    def init_cache(self, num_pages: int, page_size: int) -> paged_cache.PagedCache:
-        """An empty cache; page 0 is nobody's, so `num_pages - 1` can be given to rows."""
-        return paged_cache.empty_cache(self.config, num_pages, page_size)
+    def init_cache(
+        self, num_pages: int, page_size: int, layout: CacheLayout | None = None
+    ) -> paged_cache.PagedCache:
+        """An empty cache; page 0 is nobody's, so `num_pages - 1` can be given to rows.
+
+        Args:
+            layout: None takes the one of the machine this runs on; a name is for compiling for another.
+
+        Raises:
+            ValueError: the layout cannot have pages of that size.
+        """
+        if layout is None:
+            layout = "tpu" if jax.default_backend() == "tpu" else "plain"
+        cache = _EMPTY_CACHES[layout](self.config, num_pages, page_size)
+        return jax.tree.map(lambda pages: decoder.constrain(pages, cache.axes, self.rules), cache)
 
     def extend(
         self,
@@ -108,7 +123,9 @@ class CausalLM:
         """Reads one more token a row, or a page of tokens (see `paged_cache.Places`).
 
         Args:
-            decoding_params: in either layout.
+            decoding_params: in either layout; on a TPU the matrices should be in the compute type,
+                `config.dtype`. Others are cast, and the compiler casts those of all layers together at the
+                start of every call: a second set of weights.
         """
         around = decoder.Surroundings(self._turn(places.positions), places=places)
         embed = decoder.TokenEmbedding(self.config, self.rules)

@@ -1,9 +1,10 @@
-"""Shared toys of the tests: a byte tokenizer, a two-layer decoder, a handful of triples."""
+"""Shared toys of the tests: a byte tokenizer, a two-layer decoder and its cache, a handful of triples."""
 
 import os
 import pathlib
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -11,6 +12,7 @@ from promptcot_jax.core import records
 from promptcot_jax.data import templates
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models import config as model_config
+from promptcot_jax.models import plain_pages
 
 # Real data beside the repository; the tests that use them are skipped where they are not there.
 SHARED = pathlib.Path(os.environ.get("PROMPTCOT_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
@@ -34,6 +36,14 @@ def toy_config(family: str = "llama", **changes) -> model_config.DecoderConfig:
         "max_positions": 512,
     }
     return model_config.DecoderConfig(**(settings | changes))
+
+
+class RoundedPages(plain_pages.PlainPages):
+    """A plain cache that holds what bfloat16 can hold, to compare that of TPUs with."""
+
+    def write(self, keys, values, places, first_page):
+        rounded = (array.astype(jnp.bfloat16).astype(jnp.float32) for array in (keys, values))
+        return RoundedPages(*super().write(*rounded, places, first_page))
 
 
 def byte_tokenizer(

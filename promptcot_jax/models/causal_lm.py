@@ -11,7 +11,7 @@ layout of its own, a tuple of layers (`decoding_layout`).
 import dataclasses
 import functools
 import operator
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -20,8 +20,11 @@ from jax import lax
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models import decoder, paged_cache, rope
+from promptcot_jax.models import decoder, paged_cache, plain_pages, rope, tpu_pages
 from promptcot_jax.parallel import rules as rules_lib
+
+CacheLayout = Literal["plain", "tpu"]
+_EMPTY_CACHES = {"plain": plain_pages.empty, "tpu": tpu_pages.empty}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,17 +89,32 @@ class CausalLM:
     def decoding_layout(self, params: Params) -> Params:
         """The parameters as `extend` and `unembed` read them fastest on this machine.
 
-        On a CPU each layer's arrays apart, with fused matrices and the output matrix in full: a copy, which
-        is what makes decoding fast there; make it once for a set of parameters. Elsewhere, and with rules,
-        the parameters themselves.
+        The parameters themselves; cast to the compute type if they are of another (float32 masters of a model
+        that computes in bfloat16), which would else be done at every call. On a CPU, without rules, each
+        layer's arrays apart, with fused matrices and the output matrix in full: a copy, which is what makes
+        decoding fast there. Make it once for a set of parameters.
         """
+        if self.config.param_dtype != self.config.dtype:
+            params = _cast(self, params)
         if self.rules or jax.default_backend() != "cpu":
             return params
         return _decoding_layout(self, params)
 
-    def init_cache(self, num_pages: int, page_size: int) -> paged_cache.PagedCache:
-        """An empty cache; page 0 is nobody's, so `num_pages - 1` can be given to rows."""
-        return paged_cache.empty_cache(self.config, num_pages, page_size, self.rules)
+    def init_cache(
+        self, num_pages: int, page_size: int, layout: CacheLayout | None = None
+    ) -> paged_cache.PagedCache:
+        """An empty cache; page 0 is nobody's, so `num_pages - 1` can be given to rows.
+
+        Args:
+            layout: None takes the one of the machine this runs on; a name is for compiling for another.
+
+        Raises:
+            ValueError: the layout cannot have pages of that size.
+        """
+        if layout is None:
+            layout = "tpu" if jax.default_backend() == "tpu" else "plain"
+        cache = _EMPTY_CACHES[layout](self.config, num_pages, page_size)
+        return jax.tree.map(lambda pages: decoder.constrain(pages, cache.axes, self.rules), cache)
 
     def extend(
         self,
@@ -108,7 +126,9 @@ class CausalLM:
         """Reads one more token a row, or a page of tokens (see `paged_cache.Places`).
 
         Args:
-            decoding_params: in either layout.
+            decoding_params: in either layout; on a TPU the matrices should be in the compute type,
+                `config.dtype`. Others are cast, and the compiler casts those of all layers together at the
+                start of every call: a second set of weights.
         """
         around = decoder.Surroundings(self._turn(places.positions), places=places)
         embed = decoder.TokenEmbedding(self.config, self.rules)
@@ -179,6 +199,16 @@ def _decoding_layout(lm: CausalLM, params: Params) -> Params:
         "norm": params["norm"],
         "lm_head": {"kernel": lm.output_embedding(params)},
     }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _cast(lm: CausalLM, params: Params) -> Params:
+    """Parameters in the compute type, but for the scales of norms, which are used in float32."""
+
+    def cast(path: tuple[Any, ...], array: Array) -> Array:
+        return array if path[-1].key == "scale" else array.astype(lm.config.dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def _fused(layer: Params) -> Params:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Int
 from promptcot_jax.models import config as config_lib
@@ -117,7 +118,12 @@ class Attention(nn.Module):
         layer: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache | None]:
         config = self.config
-        flat_queries, flat_keys, flat_values = self._project(x)
+        flat = self._project(x)
+        if cache is not None and not self.fused:
+            # Else XLA for TPUs merges the split into heads with the product, and lays out the stacked weights
+            # of all layers anew for it at every call (`tests/sampling/compile_for_tpu.py` shows it).
+            flat = lax.optimization_barrier(flat)
+        flat_queries, flat_keys, flat_values = flat
         queries = self._heads(flat_queries, "heads", "q_norm", around)
         keys = self._heads(flat_keys, "kv_heads", "k_norm", around)
         values = self._heads(flat_values, "kv_heads", None, around)

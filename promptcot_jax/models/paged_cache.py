@@ -7,12 +7,13 @@ which would copy it, and a donated cache is written in place.
 
 Page 0 belongs to no row: rows that stand idle write there and read from there, and nothing else reads it.
 
-Attention goes over the pages in use with a running maximum, as FlashAttention does. A page past a row's last
-token changes that row's result by nothing, not even rounding, so a row's bits do not depend on how long its
-neighbours are. Keys lie transposed: on a CPU the score matmul of one query token is then five times as fast.
+How a page lies in memory is the business of a layout, the class of the cache: `plain_pages` for a CPU and
+wherever nothing better is known, `tpu_pages` for a TPU. Here is what they share: what a layout can do, how a
+pass over one layer calls on it, how the cache is split over a mesh, and attention by pages in plain JAX.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,20 +21,9 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from promptcot_jax.core.arrays import Array, Float, Int
-from promptcot_jax.models import config as config_lib
 from promptcot_jax.parallel import rules as rules_lib
 
-
-class PagedCache(NamedTuple):
-    """Pages of all layers; keys are already rotated."""
-
-    keys: Float[Array, "pages K H page"]
-    values: Float[Array, "pages K page H"]
-
-    @property
-    def page_size(self) -> int:
-        """Tokens of a page."""
-        return self.values.shape[2]
+Index = Int[Array, ""] | int
 
 
 class Places(NamedTuple):
@@ -47,50 +37,137 @@ class Places(NamedTuple):
     page_table: Int[Array, "B W"]  # each row's pages, in the order of its tokens
     positions: Int[Array, "B T"]
 
-
-def empty_cache(
-    config: config_lib.DecoderConfig, num_pages: int, page_size: int, rules: rules_lib.LogicalRules = ()
-) -> PagedCache:
-    """A cache of `num_pages` pages, page 0 included; with rules laid out as `write_and_attend` wants it."""
-    pages, heads, head_dim = num_pages * config.num_layers, config.num_kv_heads, config.head_dim
-    cache = PagedCache(
-        jnp.zeros((pages, heads, head_dim, page_size), config.dtype),
-        jnp.zeros((pages, heads, page_size, head_dim), config.dtype),
-    )
-    if not rules or jax.sharding.get_abstract_mesh().empty:
-        return cache
-    return lax.with_sharding_constraint(cache, _cache_specs(cache, rules))
+    def first(self, page_size: int) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+        """The page of each row's first token of this pass, and where in it that token goes."""
+        first = self.positions[:, :1]
+        pages = jnp.take_along_axis(self.page_table, first // page_size, axis=1)
+        return pages[:, 0], first[:, 0] % page_size
 
 
-def write(
-    cache: PagedCache,
+@runtime_checkable
+class PagedCache(Protocol):
+    """Pages of all layers in some layout: a pytree of two arrays, keys (already rotated) and values."""
+
+    @property
+    def page_size(self) -> int:
+        """Tokens of a page."""
+        ...
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of all layers together."""
+        ...
+
+    @property
+    def axes(self) -> tuple[str | None, ...]:
+        """Logical axes of keys and of values; pages are split as rows are ("batch")."""
+        ...
+
+    def write(
+        self,
+        keys: Float[Array, "B T K H"],
+        values: Float[Array, "B T K H"],
+        places: Places,
+        first_page: Index,
+    ) -> "PagedCache":
+        """Puts one layer's new keys and values in place; the layer's pages begin at `first_page`."""
+        ...
+
+    def attend(
+        self, queries: Float[Array, "B T N H"], places: Places, first_page: Index
+    ) -> Float[Array, "tokens N*H"]:
+        """Softmax attention of every token over its row's tokens up to itself, flat tokens out."""
+        ...
+
+    def copy(self, sources: Int[Array, " n"], targets: Int[Array, " n"]) -> "PagedCache":
+        """Copies pages, which are counted over all layers."""
+        ...
+
+
+def write_and_attend(
+    queries: Float[Array, "B T N H"],
     keys: Float[Array, "B T K H"],
     values: Float[Array, "B T K H"],
+    cache: PagedCache,
     places: Places,
-    first_page: Int[Array, ""] | int,
+    layer: Index,
+    *,
+    num_layers: int,
+    rules: rules_lib.LogicalRules = (),
+) -> tuple[Float[Array, "tokens N*H"], PagedCache]:
+    """One layer's part of a pass: its new keys and values go into the cache, then every token looks back.
+
+    With rules, rows and pages are split over the data axes of the mesh entered with `jax.set_mesh` and heads
+    over its tensor axis: each shard of rows has pages of its own, and page tables count within the shard.
+    """
+
+    def local(queries, keys, values, cache, places, layer):
+        first_page = layer * (cache.num_pages // num_layers)
+        cache = cache.write(keys, values, places, first_page)
+        return cache.attend(queries, places, first_page), cache
+
+    layer = jnp.asarray(layer, jnp.int32)
+    if not rules:
+        return local(queries, keys, values, cache, places, layer)
+    # Query heads are split where key-value heads are, so that every head finds its keys on its own shard.
+    of_heads = _spec(keys, ("batch", None, "kv_heads", None), rules)
+    of_cache = _cache_spec(cache, rules)
+    of_places = _spec(places.positions, ("batch", None), rules)
+    return jax.shard_map(
+        local,
+        in_specs=(of_heads, of_heads, of_heads, of_cache, of_places, PartitionSpec()),
+        out_specs=(PartitionSpec(of_heads[0], of_heads[2]), of_cache),
+        check_vma=False,
+    )(queries, keys, values, cache, places, layer)
+
+
+def copy_pages(
+    cache: PagedCache,
+    sources: Int[Array, " n"],
+    targets: Int[Array, " n"],
+    *,
+    num_layers: int,
+    rules: rules_lib.LogicalRules = (),
 ) -> PagedCache:
-    """Puts one layer's new keys and values in place; the layer's pages begin at `first_page`."""
-    first = places.positions[:, :1]
-    pages = first_page + jnp.take_along_axis(places.page_table, first // cache.page_size, axis=1)[:, 0]
-    keys, values = keys.astype(cache.keys.dtype), values.astype(cache.values.dtype)
-    if keys.shape[1] == 1:
-        offsets = first[:, 0] % cache.page_size
-        return PagedCache(
-            cache.keys.at[pages, :, :, offsets].set(keys[:, 0], mode="promise_in_bounds"),
-            cache.values.at[pages, :, offsets].set(values[:, 0], mode="promise_in_bounds"),
-        )
-    return PagedCache(
-        cache.keys.at[pages].set(keys.transpose(0, 2, 3, 1), mode="promise_in_bounds"),
-        cache.values.at[pages].set(values.transpose(0, 2, 1, 3), mode="promise_in_bounds"),
+    """Copies whole pages in all layers; a pair (0, 0) copies nothing that counts.
+
+    Layer after layer: what is read before it is written is one layer's part of `n` pages, not all layers'.
+    With rules, the pairs are split over the data axes as rows are, and count within their shard.
+    """
+
+    def local(cache, sources, targets):
+        pages_of_layer = cache.num_pages // num_layers
+
+        def copy_layer(layer, cache):
+            first_page = layer * pages_of_layer
+            return cache.copy(first_page + sources, first_page + targets)
+
+        return lax.fori_loop(0, num_layers, copy_layer, cache)
+
+    if not rules:
+        return local(cache, sources, targets)
+    of_cache, of_pairs = _cache_spec(cache, rules), _spec(sources, ("batch",), rules)
+    return jax.shard_map(local, in_specs=(of_cache, of_pairs, of_pairs), out_specs=of_cache, check_vma=False)(
+        cache, sources, targets
     )
 
 
-def attend(
-    queries: Float[Array, "B T N H"], cache: PagedCache, places: Places, first_page: Int[Array, ""] | int
+def attend_by_page(
+    queries: Float[Array, "B T N H"],
+    places: Places,
+    page_size: int,
+    num_kv_heads: int,
+    read_pages: Callable[[Int[Array, " B"]], tuple[Float[Array, "B K H page"], Float[Array, "B K page H"]]],
 ) -> Float[Array, "tokens N*H"]:
-    """Softmax attention of every token over its row's tokens up to itself, flat tokens out."""
+    """Attention over the pages in use with a running maximum, as FlashAttention does it.
+
+    A page past a row's last token changes that row's result by nothing, not even rounding, so a row's bits
+    do not depend on how long its neighbours are.
+
+    Args:
+        read_pages: keys and values of one page for each row, in the layer at hand.
+    """
     batch, length, num_heads, head_dim = queries.shape
-    num_kv_heads, page_size = cache.keys.shape[1], cache.page_size
     scaled = queries * jnp.asarray(head_dim**-0.5, queries.dtype)
     grouped = scaled.reshape(batch, length, num_kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
     rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)  # [B, K, N/K*T, H]
@@ -98,9 +175,7 @@ def attend(
 
     def add_page(i: Int[Array, ""], partial: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         maximum, total, mixed = partial
-        pages = first_page + lax.dynamic_index_in_dim(places.page_table, i, axis=1, keepdims=False)
-        keys = cache.keys.at[pages].get(mode="promise_in_bounds")  # [B, K, H, page]
-        values = cache.values.at[pages].get(mode="promise_in_bounds")  # [B, K, page, H]
+        keys, values = read_pages(lax.dynamic_index_in_dim(places.page_table, i, axis=1, keepdims=False))
         scores = jnp.einsum("BKRH,BKHS->BKRS", rows, keys, preferred_element_type=jnp.float32)
         is_past = i * page_size + jnp.arange(page_size) <= places.positions[:, :, None]  # [B, T, page]
         by_token = scores.reshape(batch, num_kv_heads, -1, length, page_size)
@@ -125,71 +200,10 @@ def attend(
     return output.reshape(batch * length, num_heads * head_dim)  # from [B, T, K, N/K, H]
 
 
-def copy_pages(
-    cache: PagedCache,
-    sources: Int[Array, " n"],
-    targets: Int[Array, " n"],
-    *,
-    num_layers: int,
-    rules: rules_lib.LogicalRules = (),
-) -> PagedCache:
-    """Copies whole pages in all layers; a pair (0, 0) copies nothing that counts.
-
-    With rules, the pairs are split over the data axes as rows are, and count within their shard.
-    """
-
-    def local(cache, sources, targets):
-        pages_of_layer = cache.values.shape[0] // num_layers
-        starts = pages_of_layer * jnp.arange(num_layers)[:, None]  # [L, 1]
-        return jax.tree.map(lambda pages: pages.at[starts + targets].set(pages[starts + sources]), cache)
-
-    if not rules:
-        return local(cache, sources, targets)
-    of_cache, of_pairs = _cache_specs(cache, rules), _spec(sources, ("batch",), rules)
-    return jax.shard_map(local, in_specs=(of_cache, of_pairs, of_pairs), out_specs=of_cache, check_vma=False)(
-        cache, sources, targets
-    )
-
-
-def write_and_attend(
-    queries: Float[Array, "B T N H"],
-    keys: Float[Array, "B T K H"],
-    values: Float[Array, "B T K H"],
-    cache: PagedCache,
-    places: Places,
-    layer: Int[Array, ""] | int,
-    *,
-    num_layers: int,
-    rules: rules_lib.LogicalRules = (),
-) -> tuple[Float[Array, "tokens N*H"], PagedCache]:
-    """One layer's part of a pass: its new keys and values go into the cache, then every token looks back.
-
-    With rules, rows and pages are split over the data axes of the mesh entered with `jax.set_mesh` and heads
-    over its tensor axis: each shard of rows has pages of its own, and page tables count within the shard.
-    """
-
-    def local(queries, keys, values, cache, places, layer):
-        first_page = layer * (cache.values.shape[0] // num_layers)
-        cache = write(cache, keys, values, places, first_page)
-        return attend(queries, cache, places, first_page), cache
-
-    layer = jnp.asarray(layer, jnp.int32)
-    if not rules:
-        return local(queries, keys, values, cache, places, layer)
-    # Query heads are split where key-value heads are, so that every head finds its keys on its own shard.
-    of_heads = _spec(keys, ("batch", None, "kv_heads", None), rules)
-    of_cache = _cache_specs(cache, rules)
-    of_places = jax.tree.map(lambda array: _spec(array, ("batch", None), rules), places)
-    return jax.shard_map(
-        local,
-        in_specs=(of_heads, of_heads, of_heads, of_cache, of_places, PartitionSpec()),
-        out_specs=(PartitionSpec(of_heads[0], of_heads[2]), of_cache),
-        check_vma=False,
-    )(queries, keys, values, cache, places, layer)
-
-
-def _cache_specs(cache: PagedCache, rules: rules_lib.LogicalRules) -> Any:
-    return jax.tree.map(lambda pages: _spec(pages, ("batch", "kv_heads", None, None), rules), cache)
+def _cache_spec(cache: PagedCache, rules: rules_lib.LogicalRules) -> PartitionSpec:
+    """How both arrays of a cache are split."""
+    keys: Array = jax.tree.leaves(cache)[0]
+    return _spec(keys, cache.axes, rules)
 
 
 def _spec(array: Array, axes: tuple[str | None, ...], rules: rules_lib.LogicalRules) -> PartitionSpec:

@@ -43,7 +43,7 @@ class EngineConfig:
 
     Attributes:
         num_slots: rows of a decode step, over all devices.
-        page_size: tokens of a cache page and of a prompt block.
+        page_size: tokens of a cache page and of a prompt block; on a TPU a multiple of 8.
         prefill_blocks: blocks that one call of the prefill program reads, on each data shard.
         blocks_per_turn: blocks read between two bursts at most, on each data shard, so that a long prompt
             does not hold up the rows under way.

@@ -240,6 +240,7 @@ def test_sharded_equals_single_device(config, shape):
         table = 1 + jnp.arange(8)[:, None] % rows_of_shard
         cache = jax.jit(lm.init_cache, static_argnums=(0, 1))(num_pages, 6)
         positions = jnp.broadcast_to(jnp.arange(6), (8, 6))
+        laid_out = cache.keys.sharding
         cached, cache = extend(lm, sharded_params, on_mesh, positions, table, cache)
         logits = jax.jit(lm.unembed)(sharded_params, cached)
     expected = hidden_states(single, params, token_ids)
@@ -247,6 +248,7 @@ def test_sharded_equals_single_device(config, shape):
     np.testing.assert_allclose(cached, expected, atol=1e-5)
     np.testing.assert_allclose(logits, expected @ single.output_embedding(params), atol=1e-4)
     assert states.addressable_shards[0].data.shape == (8 // (shape[0] * shape[1]), 6, config.embed_dim)
+    assert laid_out.is_equivalent_to(cache.keys.sharding, 4)  # from the start: no device ever holds it whole
     split_heads = config.num_kv_heads % shape[2] == 0
     assert cache.keys.addressable_shards[0].data.shape == (
         config.num_layers * (rows_of_shard + 1),
@@ -293,6 +295,17 @@ def test_rules_without_a_mesh_are_an_error_and_not_dropped():
     lm = causal_lm.CausalLM(CONFIG, rules.DEFAULT_RULES)
     with pytest.raises(ValueError, match="set_mesh"):
         lm.hidden_states(make(CONFIG)[1], random_ids(1, 4))
+
+
+def test_float32_masters_are_cast_once_for_decoding_but_for_the_scales_of_norms():
+    config = dataclasses.replace(CONFIG, dtype="bfloat16")
+    for lm in (causal_lm.CausalLM(config), causal_lm.CausalLM(config, rules.DEFAULT_RULES)):
+        params = causal_lm.CausalLM(CONFIG).init(jax.random.key(0))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(lm.decoding_layout(params)):
+            is_scale = getattr(path[-1], "key", None) == "scale"
+            assert leaf.dtype == ("float32" if is_scale else "bfloat16"), jax.tree_util.keystr(path)
+    same = causal_lm.CausalLM(CONFIG, rules.DEFAULT_RULES)
+    assert same.decoding_layout(params) is params  # no second copy
 
 
 @pytest.mark.parametrize("layout", ["scanned", "decoding"])

@@ -1,0 +1,152 @@
+"""Pages as JAX's paged attention kernel for TPUs reads them: one decode step fetches only the pages in use.
+
+Decoding goes through `jax.experimental.pallas.ops.tpu.paged_attention`; reading prompts, whole pages at a
+time, through plain JAX over the same pages, since a page of queries keeps the matrix unit busy by itself.
+
+What the kernel and the compiler ask for, found by compiling for v5p and v6e, as
+`tests/sampling/compile_for_tpu.py` does:
+
+* Heads come first, a head's numbers fill whole lines of 128 (a narrower head is padded with zeros), and a
+  page is a multiple of 8 tokens.
+* The kernel rounds keys and values to bfloat16 whatever they are kept in, so they are kept in bfloat16: what
+  a float32 model's attention gives is off by up to 5e-3 of the size of its values.
+* Writes and reads name the head in their index. With the head as a slice (`pages.at[:, page]`) the compiler
+  lays the pages out anew for the scatter, which copies the whole cache in every layer.
+* The kernel fetches a row's pages in blocks of a fixed number of tokens, and multiplies what lies past the
+  row's last token by weights that are exactly 0: a row's bits depend neither on its neighbours nor on the
+  width of the page table. Every entry of the table, used or not, must name a page, and all pages be finite.
+
+No part of this has run on a TPU yet.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import paged_attention
+
+from promptcot_jax.core.arrays import Array, Float, Int
+from promptcot_jax.models import config as config_lib
+from promptcot_jax.models import paged_cache
+
+_LANES = 128  # numbers of a line of the vector unit
+_SUBLANES = 8  # lines of a tile
+_TOKENS_PER_BLOCK = 512  # that the kernel fetches at once; never measured, for want of a TPU
+_TABLE_BYTES = 2**20  # of scalar memory, which holds the whole page table of a shard
+
+
+class TpuPages(NamedTuple):
+    """A `paged_cache.PagedCache`; `width` is the head dimension, padded to whole lines."""
+
+    keys: Float[Array, "K pages page width"]
+    values: Float[Array, "K pages page width"]
+
+    @property
+    def page_size(self) -> int:
+        return self.values.shape[2]
+
+    @property
+    def num_pages(self) -> int:
+        return self.values.shape[1]
+
+    @property
+    def axes(self) -> tuple[str | None, ...]:
+        return ("kv_heads", "batch", None, None)
+
+    def write(
+        self,
+        keys: Float[Array, "B T K H"],
+        values: Float[Array, "B T K H"],
+        places: paged_cache.Places,
+        first_page: paged_cache.Index,
+    ) -> "TpuPages":
+        pages, offsets = places.first(self.page_size)
+        at = (*self._of_all_heads(first_page + pages), offsets)
+
+        def put(array: Array, new: Float[Array, "B T K H"]) -> Array:
+            new = _padded(new.astype(array.dtype))
+            if new.shape[1] == 1:
+                return array.at[at].set(new[:, 0].swapaxes(0, 1), mode="promise_in_bounds")
+            return array.at[at[:2]].set(new.transpose(2, 0, 1, 3), mode="promise_in_bounds")
+
+        return TpuPages(put(self.keys, keys), put(self.values, values))
+
+    def attend(
+        self,
+        queries: Float[Array, "B T N H"],
+        places: paged_cache.Places,
+        first_page: paged_cache.Index,
+    ) -> Float[Array, "tokens N*H"]:
+        if queries.shape[1] == 1:
+            return self._attend_from_last(queries[:, 0], places, first_page)
+
+        def read_pages(
+            pages: Int[Array, " B"],
+        ) -> tuple[Float[Array, "B K H page"], Float[Array, "B K page H"]]:
+            at, head_dim = self._of_all_heads(first_page + pages), queries.shape[-1]
+            keys, values = (
+                array.at[at].get(mode="promise_in_bounds")[..., :head_dim].astype(queries.dtype)
+                for array in (self.keys, self.values)
+            )  # [K, B, page, H]
+            return keys.transpose(1, 0, 3, 2), values.swapaxes(0, 1)
+
+        num_kv_heads = self.values.shape[0]
+        return paged_cache.attend_by_page(queries, places, self.page_size, num_kv_heads, read_pages)
+
+    def copy(self, sources: Int[Array, " n"], targets: Int[Array, " n"]) -> "TpuPages":
+        to, of = self._of_all_heads(targets), self._of_all_heads(sources)
+        return jax.tree.map(lambda pages: pages.at[to].set(pages[of], mode="promise_in_bounds"), self)
+
+    def _of_all_heads(self, pages: Int[Array, " n"]) -> tuple[Int[Array, "K 1"], Int[Array, "1 n"]]:
+        """Indices of the pages in every head."""
+        return jnp.arange(self.values.shape[0])[:, None], pages[None]
+
+    def _attend_from_last(
+        self, queries: Float[Array, "B N H"], places: paged_cache.Places, first_page: paged_cache.Index
+    ) -> Float[Array, "B N*H"]:
+        """The kernel: one query token a row.
+
+        Raises:
+            ValueError: the page table is too large.
+        """
+        batch, num_heads, head_dim = queries.shape
+        pages_per_block = max(1, _TOKENS_PER_BLOCK // self.page_size)
+        missing = -places.page_table.shape[1] % pages_per_block
+        table = jnp.pad(first_page + places.page_table, ((0, 0), (0, missing)))
+        if table.size * 4 > _TABLE_BYTES:
+            raise ValueError(
+                f"A page table of {table.shape[0]} rows by {table.shape[1]} pages does not fit in the "
+                f"{_TABLE_BYTES} bytes of a TPU's scalar memory; take larger pages, or fewer slots a device."
+            )
+        # float32 in and out: the kernel adds up blocks in the type of the queries.
+        scaled = _padded(queries.astype(jnp.float32) * head_dim**-0.5)
+        mixed = paged_attention.paged_attention(
+            scaled,
+            self.keys,
+            self.values,
+            places.positions[:, 0] + 1,
+            table,
+            pages_per_compute_block=pages_per_block,
+        )
+        return mixed[..., :head_dim].astype(queries.dtype).reshape(batch, num_heads * head_dim)
+
+
+def empty(config: config_lib.DecoderConfig, num_pages: int, page_size: int) -> TpuPages:
+    """A cache of `num_pages` pages, page 0 included.
+
+    Raises:
+        ValueError: a page is not made of whole tiles.
+    """
+    if page_size % _SUBLANES:
+        raise ValueError(
+            f"On a TPU page_size must be a multiple of {_SUBLANES}, got {page_size}: with other pages the "
+            "compiler copies the whole cache at every call."
+        )
+    width = config.head_dim + -config.head_dim % _LANES
+    shape = (config.num_kv_heads, num_pages * config.num_layers, page_size, width)
+    return TpuPages(jnp.zeros(shape, jnp.bfloat16), jnp.zeros(shape, jnp.bfloat16))
+
+
+def _padded(heads: Float[Array, "... H"]) -> Float[Array, "... width"]:
+    """Heads widened to whole lines, with zeros."""
+    return jnp.pad(heads, ((0, 0),) * (heads.ndim - 1) + ((0, -heads.shape[-1] % _LANES),))

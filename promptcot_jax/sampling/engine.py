@@ -383,7 +383,7 @@ class _Wave:
                 return "stop_text"
         if is_stopped:
             return "stop"
-        return None if row.num_left else "length"
+        return None if row.num_left > 0 else "length"
 
     def _length_at_stop_text(self, row: Row, num_before: int, num_text: int) -> int | None:
         """Tokens up to the one that completes a stop text, if one of the last does."""

@@ -3,6 +3,9 @@
 The cache holds just prompt and new tokens, each prompt is as long as the sampler is told to pad to, and no id
 ends a row or counts as padding. What remains is the sampler's own: it reads the logits of the whole prompt,
 and its loop runs once more than there are tokens left to write.
+
+Compare under one version of JAX: at one row, 0.12.0 takes 1.7 times as long as 0.10.2 over the same sampler
+(`decoding.py --tunix_python=PATH --rows=1` with either).
 """
 
 import time

@@ -67,6 +67,7 @@ STAGES: dict[str, Stage] = {
             ("SEED", "seed of proposals and data order"),
             ("MAX_ROUNDS", "rounds at most; the held-out bound stops them earlier"),
             ("NUM_CANDIDATES", "rationales sampled per (concepts, problem) pair; the paper's 8"),
+            ("NUM_SLOTS", "completions decoded at once; fewer take less memory"),
         ),
         example="promptcot em --gin_file=runs/quickstart.gin --workdir=runs/first",
     ),
@@ -79,6 +80,7 @@ STAGES: dict[str, Stage] = {
             ("SEED", "seed of concept lists and samples"),
             ("NUM_CONCEPT_SETS", "concept lists to draw from the triples"),
             ("SAMPLES_PER_SET", "problems written from each"),
+            ("NUM_SLOTS", "completions decoded at once; fewer take less memory"),
             ("CONCEPT_SETS", "a file of concept lists instead"),
             (
                 "PROMPT_MODEL",
@@ -123,6 +125,7 @@ STAGES: dict[str, Stage] = {
         settings=(
             ("SEED", "seed of the samples"),
             ("ATTEMPTS", "solutions per problem; accuracy is their average"),
+            ("NUM_SLOTS", "completions decoded at once; fewer take less memory"),
             ("SOLVER", "the model measured; default {workdir}/policy"),
         ),
         example="promptcot evaluate --gin_file=runs/quickstart.gin --workdir=runs/first",

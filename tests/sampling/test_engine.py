@@ -801,7 +801,7 @@ def test_a_mesh_changes_close_calls_alone(scanned, params, tight, caplog):
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
     groups = random_requests(12, 5)
     requests = [one for group in groups for one in group]
-    same_prompt = [request(i, some_ids(14, 14), max_new_tokens=4) for i in range(8)]
+    pairs = [request(i, some_ids(14 + i // 2, 14), max_new_tokens=4) for i in range(8)]
     made_outside = engine_lib.Engine(lm, TIGHT, max_tokens=88)
     with jax.set_mesh(mesh):
         with pytest.raises(ValueError, match="was made for 1 data shards, but there are 4 here"):
@@ -815,11 +815,11 @@ def test_a_mesh_changes_close_calls_alone(scanned, params, tight, caplog):
         cache = slots.empty_cache(lm, 4 * 10, PAGE)
         assert {shard.data.shape for shard in cache.keys.addressable_shards} == {(2 * 10, 1, 8, 8)}
         engine.metrics = metrics_lib.Metrics()
-        assert not compilations(caplog, lambda: served.extend(serve(engine, sharded, same_prompt)))
-    # The 13 tokens are read once in each lane, for two rows.
+        assert not compilations(caplog, lambda: served.extend(serve(engine, sharded, pairs)))
+    # Both samples of a prompt go to the same lane, where its 13 tokens are read once.
     assert engine.metrics.prompt_tokens == 8 * 13
     assert engine.metrics.shared_prompt_tokens == 4 * 13
-    requests += same_prompt
+    requests += pairs
     ours = serve(tight, params, requests)
     num_apart = assert_same_but_for_close_calls(scanned, requests, ours, served)
     print(f"{num_apart} of {len(requests)} completions part at a close call")

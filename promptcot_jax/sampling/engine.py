@@ -46,7 +46,7 @@ class EngineConfig:
         page_size: tokens of a cache page and of a prompt block; on a TPU a multiple of 8.
         prefill_blocks: blocks that one call of the prefill program reads, on each data shard.
         blocks_per_turn: blocks read between two bursts at most, on each data shard, so that a long prompt
-            does not hold up the rows under way.
+            does not hold up the rows under way; more while most rows wait for their prompts.
         burst_steps: steps between two looks at the rows, if none ends before.
         cache_tokens: tokens that the cache holds, over all devices; 0: all slots at their longest.
     """
@@ -256,20 +256,27 @@ class _Wave:
     # Prompts
 
     def read_prompts(self) -> None:
-        """Reads prompt blocks that are not in the cache yet, up to `blocks_per_turn` on each data shard."""
+        """Reads prompt blocks that are not in the cache yet, up to `blocks_per_turn` on each data shard.
+
+        And on, while most rows wait for their prompts: a step would cost the same for the few that do not.
+        """
         start = time.perf_counter()
-        is_read = False
-        for _ in range(self._config.blocks_per_turn // self._config.prefill_blocks):
-            if not any(lane.has_unread for lane in self._lanes):
+        num_calls, most_calls = 0, self._config.blocks_per_turn // self._config.prefill_blocks
+        while any(lane.has_unread for lane in self._lanes):
+            if num_calls >= most_calls and not self._most_rows_wait():
                 break
             batch = [lane.next_unread() for lane in self._lanes for _ in range(self._config.prefill_blocks)]
             self._cache = slots.read_blocks(self._lm, self._params, self._cache, self._blocks(batch))
             for block in filter(None, batch):
                 block.is_read = True
-            is_read = True
-        if is_read:
+            num_calls += 1
+        if num_calls:
             jax.block_until_ready(self._cache)  # its time is not decoding's
             self._metrics.prefill_seconds += time.perf_counter() - start
+
+    def _most_rows_wait(self) -> bool:
+        rows = self.rows()
+        return 2 * sum(row.is_ready for row in rows) < len(rows)
 
     def _blocks(self, batch: Sequence[Block | None]) -> slots.Blocks:
         blocks = slots.no_blocks(len(batch), self._config.page_size, self._engine._width)

@@ -466,6 +466,21 @@ def test_a_long_prompt_lets_the_rows_under_way_go_on(params, monkeypatch):
         assert_same(together, alone)
 
 
+def test_few_rows_do_not_step_while_most_wait_for_their_prompts(params, monkeypatch):
+    engine = engine_lib.Engine(LM, dataclasses.replace(ROOMY, blocks_per_turn=2), max_tokens=88)
+    num_live: list[int] = []
+    decode_burst = slots.decode_burst
+
+    def decode(lm, params, cache, rows, *rest, **kwargs):
+        num_live.append(int((rows.budgets > 0).sum()))
+        return decode_burst(lm, params, cache, rows, *rest, **kwargs)
+
+    monkeypatch.setattr(slots, "decode_burst", decode)
+    serve(engine, params, [request(i, some_ids(i, 41), max_new_tokens=47) for i in range(8)])
+    assert num_live[0] == 4  # of 8 slots, whose prompts of 5 blocks are read two blocks at a time
+    assert max(num_live) == 8
+
+
 # Compilations and memory
 
 

@@ -131,21 +131,23 @@ def iter_rows(path: epath.PathLike) -> Iterator[tuple[str, int, dict[str, Any]]]
         WrongUse: a line is not UTF-8 or not a JSON object; the message names file and line.
     """
     for file in record_files(path):
-        with file.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line.decode("utf-8"))
-                except ValueError as error:
-                    raise WrongUse(
-                        f"{os.fspath(file)}:{number}: not a JSON object in UTF-8 ({error})."
-                    ) from None
-                if not isinstance(row, dict):
-                    raise WrongUse(
-                        f"{os.fspath(file)}:{number}: expected a JSON object, got {type(row).__name__}."
-                    )
-                yield os.fspath(file), number, row
+        yield from _rows_of_file(file)
+
+
+def _rows_of_file(file: epath.Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except ValueError as error:
+                raise WrongUse(f"{os.fspath(file)}:{number}: not a JSON object in UTF-8 ({error}).") from None
+            if not isinstance(row, dict):
+                raise WrongUse(
+                    f"{os.fspath(file)}:{number}: expected a JSON object, got {type(row).__name__}."
+                )
+            yield os.fspath(file), number, row
 
 
 @overload
@@ -164,11 +166,20 @@ def read_records(path: epath.PathLike, record_type: Any) -> list[Any]:
     Raises:
         WrongUse: a field is missing or has the wrong type; the message names file, line and field.
     """
+    return _records_of_rows(record_type, iter_rows(path))
+
+
+def read_file(file: epath.PathLike, record_type: type[R]) -> list[R]:
+    """Reads the records of this one file, whatever shards of its name lie beside it; see `read_records`."""
+    return _records_of_rows(record_type, _rows_of_file(epath.Path(file)))
+
+
+def _records_of_rows(record_type: Any, rows: Iterable[tuple[str, int, dict[str, Any]]]) -> list[Any]:
     return [
         record_from_row(
             record_type, row, where=f"{file}:{number}", default_id=f"{os.path.basename(file)}:{number}"
         )
-        for file, number, row in iter_rows(path)
+        for file, number, row in rows
     ]
 
 

@@ -111,7 +111,7 @@ class ShardedRecords(Generic[Record]):
             if self._share.host == 0:
                 self._wait(lambda: [file.name for file in self._files if not file.exists()])
                 records = [
-                    record for file in self._files for record in jsonl.read_records(file, self._record_type)
+                    record for file in self._files for record in jsonl.read_file(file, self._record_type)
                 ]
                 jsonl.write_records(self._path, records)  # and removes the shards
             else:
@@ -119,8 +119,9 @@ class ShardedRecords(Generic[Record]):
         if self._share.host == 0:
             for file in self._files:  # killed between writing the whole file and removing its shards
                 file.unlink(missing_ok=True)
-        # Read back, never kept: a resumed run and an uninterrupted one must go on from the same values.
-        return jsonl.read_records(self._path, self._record_type)
+        # Read back, never kept: a resumed run and an uninterrupted one must go on from the same values. Only
+        # the one file: the first host may still be removing the shards when another comes by.
+        return jsonl.read_file(self._path, self._record_type)
 
     def _wait(self, missing: Callable[[], list[str]]) -> None:
         """Until nothing is missing, as long as there is less and less of it."""

@@ -200,6 +200,17 @@ def test_several_hosts_share_one_directory(sampler, whole, tmp_path):
     assert results[0] == results[1] == jsonl.read_records(whole, Written)
 
 
+def test_another_host_reads_the_whole_file_while_its_shards_still_go(sampler, whole, tmp_path):
+    """The state between the first host's two steps: the one file is in place, the shards are there too."""
+    path, shard = tmp_path / "written.jsonl", whole.read_bytes().splitlines(keepends=True)[0]
+    path.write_bytes(whole.read_bytes())
+    for number in range(4):
+        (tmp_path / f"written-{number:05d}-of-00004.jsonl").write_bytes(shard)
+    records = map_draws(path, sampler, share=shards.Share(host=1, num_hosts=2))
+    assert records == jsonl.read_records(whole, Written)
+    assert len(list(tmp_path.glob("written-0*.jsonl"))) == 4  # not this host's to remove
+
+
 def test_a_host_that_waits_in_vain_says_for_what(sampler, tmp_path):
     share = shards.Share(host=0, num_hosts=2, patience_seconds=0.2, seconds_between_looks=0.05)
     with pytest.raises(TimeoutError, match=r"host 0 of 2 .* 2 files .*written-00001-of-00004\.jsonl"):

@@ -39,10 +39,13 @@ class BadRows:
             raise ValueError(f"max_row_bytes must be at least 1, got {self.max_row_bytes}.")
 
 
+FATAL = BadRows()
+
+
 def iter_rows(
     path: epath.PathLike,
     *,
-    bad_rows: BadRows = BadRows(),
+    bad_rows: BadRows = FATAL,
     counts: collections.Counter[str] | None = None,
 ) -> Iterator[Row]:
     """The rows of a file, a set of shards or a glob pattern, in order, one at a time.
@@ -64,7 +67,7 @@ def iter_records(
     path: epath.PathLike,
     record_type: type[Record] | Any,
     *,
-    bad_rows: BadRows = BadRows(),
+    bad_rows: BadRows = FATAL,
     counts: collections.Counter[str] | None = None,
 ) -> Iterator[Record]:
     """The rows as records of one type, or of a union of types; a missing `id` becomes `FILENAME:LINE`.

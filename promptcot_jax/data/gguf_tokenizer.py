@@ -41,9 +41,7 @@ class Metadata:
         try:
             self.reader = gguf.GGUFReader(self.path)
         except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-            raise WrongUse(
-                f"{self.path}: truncated, or not a GGUF file ({error}); fetch it again."
-            ) from None
+            raise WrongUse(f"{self.path}: truncated, or not a GGUF file ({error}); fetch it again.") from None
 
     def field(self, key: str, default: Any = _REQUIRED) -> Any:
         """The value of one field.
@@ -126,9 +124,7 @@ def _backend(metadata: Metadata, rule: str, tokens: list[str]) -> tokenizers.Tok
     return backend
 
 
-def _splitting(
-    rule: str, path: str
-) -> tuple[normalizers.Normalizer | None, pre_tokenizers.PreTokenizer]:
+def _splitting(rule: str, path: str) -> tuple[normalizers.Normalizer | None, pre_tokenizers.PreTokenizer]:
     """Normaliser and splitter that a name of llama.cpp stands for."""
     bytes_of_pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)

@@ -25,6 +25,8 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import gguf_tokenizer
 from promptcot_jax.data.tokenizer import Message, Tokenizer
 
+_RaggedTensor: Any = tf.RaggedTensor  # its constructors are missing from the type stubs
+
 
 class TokenizerVocabulary(seqio.Vocabulary):
     """A `Tokenizer` for seqio.
@@ -94,7 +96,9 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
         def render(array: np.ndarray | bytes) -> np.ndarray:
             lines = np.asarray(array, np.object_)
-            chats = [self.render_chat(_messages(line), add_generation_prompt) for line in lines.flat]
+            chats = [
+                self.render_chat(_messages(line), add_generation_prompt) for line in lines.ravel().tolist()
+            ]
             return _text_array(chats, lines.shape)
 
         texts = tf.numpy_function(render, [messages], tf.string, stateful=False)
@@ -114,9 +118,9 @@ class TokenizerVocabulary(seqio.Vocabulary):
         if s.shape.rank is None:
             raise ValueError("encode_tf needs a tensor of known rank: tf.ensure_shape(texts, [None]).")
         if s.shape.rank > 1:
-            return self.encode_tf(tf.RaggedTensor.from_tensor(s, ragged_rank=s.shape.rank - 1))
+            return self.encode_tf(_RaggedTensor.from_tensor(s, ragged_rank=s.shape.rank - 1))
         ids, lengths = self._encode_flat(tf.reshape(s, [-1]))
-        return ids if s.shape.rank == 0 else tf.RaggedTensor.from_row_lengths(ids, lengths, validate=False)
+        return ids if s.shape.rank == 0 else _RaggedTensor.from_row_lengths(ids, lengths, validate=False)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
         return self.encode_tf(s)
@@ -157,8 +161,8 @@ class TokenizerVocabulary(seqio.Vocabulary):
         """The texts, [N], of rows that lie one after another in `ids`."""
 
         def decode(flat: np.ndarray, splits: np.ndarray) -> np.ndarray:
-            flat, splits = flat.tolist(), splits.tolist()
-            rows = [self._content(flat[a:b]) for a, b in zip(splits[:-1], splits[1:], strict=True)]
+            all_ids = flat.tolist()
+            rows = [self._content(all_ids[a:b]) for a, b in itertools.pairwise(splits.tolist())]
             return _text_array(self._tokenizer.decode_many(rows), (len(rows),))
 
         return tf.ensure_shape(

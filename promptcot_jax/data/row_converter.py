@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(kw_only=True)
 class RowCounts:
-    """What one converter has laid out since it was made, over all its data sets and their passes."""
+    """What a converter has laid out since its latest pass over a data set began."""
 
     elements: int = 0  # examples, pairs or groups read
     dropped_overlong: int = 0
@@ -54,7 +54,8 @@ class RowCounts:
 class RowConverter(seqio.FeatureConverter):
     """Base of the converters; a subclass says which examples an element holds and which fields rows have.
 
-    `counts` and `fill_share` tell what was laid out; both are logged after the first window and at the end.
+    `counts` and `fill_share` tell of the latest pass (use a converter for one data set at a time); both are
+    logged after the first window and at the end.
     """
 
     VALUE_NAMES: tuple[str, ...] = ()  # token values that `_examples` sets
@@ -100,7 +101,7 @@ class RowConverter(seqio.FeatureConverter):
 
     @property
     def fill_share(self) -> float:
-        """Share of the positions of all rows so far that hold a token."""
+        """Share of the positions of the rows so far that hold a token."""
         return self.counts.fill_share
 
     @abc.abstractmethod
@@ -118,7 +119,7 @@ class RowConverter(seqio.FeatureConverter):
     def _natural_row_length(self, lengths: Mapping[str, int]) -> int:
         return lengths["inputs"] + lengths["targets"]
 
-    def row_length(self, task_feature_lengths: Mapping[str, int | None]) -> int:
+    def row_length(self, task_feature_lengths: Mapping[str, Any]) -> int:
         """Positions of a row.
 
         Raises:
@@ -138,13 +139,13 @@ class RowConverter(seqio.FeatureConverter):
             raise WrongUse(f"task_feature_lengths of {unset} are None: set row_length of the converter.")
         return self._natural_row_length(lengths)
 
-    def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
+    def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, Any]) -> Mapping[str, int]:
         """The last axis of every field: the length of a row, or the size of a group."""
         shapes = self._shapes(self.row_length(task_feature_lengths))
         return {name: shape[-1] for name, shape in shapes.items()}
 
     def _convert_features(
-        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
+        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, Any]
     ) -> tf.data.Dataset:
         row_length = self.row_length(task_feature_lengths)
         shapes = self._shapes(row_length)
@@ -163,7 +164,9 @@ class RowConverter(seqio.FeatureConverter):
         self, elements: Sequence[Element], row_length: int, limits: Mapping[str, int | None]
     ) -> Mapping[str, np.ndarray]:
         """The rows of one window."""
-        is_first = not self.counts.elements
+        is_first = elements[0]["index"] == 0
+        if is_first:
+            self.counts = RowCounts()
         kept: list[Element] = []
         examples: list[TokenExample] = []
         for element in elements:
@@ -199,8 +202,8 @@ class RowConverter(seqio.FeatureConverter):
             return group
         if self._overlong == "error":
             raise WrongUse(
-                f"{windows.name_of(element)} has {longest.length} tokens ({len(longest.prompt_ids)} of its "
-                f"prompt), a row holds {row_length}; use longer rows, or set overlong to 'drop' or 'truncate'."
+                f"{windows.name_of(element)} has {longest.length} tokens, a row holds {row_length}; "
+                "use longer rows, or set overlong to 'drop' or 'truncate'."
             )
         if self._overlong == "truncate" and len(longest.prompt_ids) < row_length:
             self.counts.cut += 1
@@ -239,23 +242,25 @@ def refuse_overlong(
     limits = {name: limit for name, limit in (sequence_length or {}).items() if limit is not None}
     limited = [name for name in limits if name in windows.spec_of(dataset)]
 
+    def refuse(name: bytes | np.integer, *lengths: np.integer) -> np.ndarray:
+        for feature, length in zip(limited, lengths, strict=True):
+            if length > limits[feature]:
+                raise WrongUse(
+                    f"{windows.name_of({'id': name})}: '{feature}' is {length} long, over the length of "
+                    f"{limits[feature]} asked for; raise it, or leave such rows out."
+                )
+        return np.array(True)
+
     @tf.autograph.experimental.do_not_convert
-    def check(index: tf.Tensor, features: dict[str, Any]) -> dict[str, Any]:
-        def refuse(name: bytes | np.integer, *lengths: np.ndarray) -> np.ndarray:
-            for feature, length in zip(limited, lengths, strict=True):
-                if length > limits[feature]:
-                    raise WrongUse(
-                        f"{windows.name_of({'id': name})}: '{feature}' is {length} long, over the length "
-                        f"of {limits[feature]} asked for; raise it, or leave such rows out."
-                    )
-            return np.array(True)
-
+    def is_whole(index: tf.Tensor, features: dict[str, Any]) -> tf.Tensor:
         lengths = [_first_axis(features[feature]) for feature in limited]
-        is_whole = tf.numpy_function(refuse, [features.get("id", index), *lengths], tf.bool, stateful=False)
-        with tf.control_dependencies([is_whole]):
-            return tf.nest.map_structure(tf.identity, features, expand_composites=True)
+        name = features.get("id", index)
+        return tf.ensure_shape(tf.numpy_function(refuse, [name, *lengths], tf.bool, stateful=False), [])
 
-    return dataset.enumerate().map(check) if limited else dataset
+    if not limited:
+        return dataset
+    # A filter, since TensorFlow leaves out a check on whose result nothing depends.
+    return dataset.enumerate().filter(is_whole).map(lambda _, features: features)
 
 
 def _first_axis(value: Any) -> tf.Tensor:

@@ -133,21 +133,6 @@ def test_seqio_packing_holds_what_packed_epochs_hold(triples_file, name, pack):
         assert not batch.positions[padding].any()
 
 
-def test_token_zero_survives_seqio_packing():
-    rows = [([0, 5, 0], [0, 0, 7]), ([3], [0]), ([0], [0, 1])]
-    dataset = tf.data.Dataset.from_generator(
-        lambda: ({"inputs": inputs, "targets": targets} for inputs, targets in rows),
-        output_signature={name: tf.TensorSpec([None], tf.int32) for name in ("inputs", "targets")},
-    )
-    lengths = {"inputs": 5, "targets": 5}
-    (first, second) = converters.PackedLM(pad_id=9)(dataset, lengths).as_numpy_iterator()
-    assert first["token_ids"].tolist() == [0, 5, 0, 0, 0, 7, 3, 0, 9, 9]
-    assert first["segment_ids"].tolist() == [1] * 6 + [2] * 2 + [0] * 2
-    assert first["positions"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 0, 0]
-    assert first["loss_mask"].tolist() == [False] * 3 + [True] * 3 + [False, True, False, False]
-    assert second["token_ids"].tolist() == [0, 0, 1] + [9] * 7
-
-
 def test_seqio_never_cuts_a_row_silently(triples_file):
     dataset = seqio.get_dataset("p_theta", LENGTHS | {"targets": 100}, converters.PackedLM(), shuffle=False)
     with pytest.raises(

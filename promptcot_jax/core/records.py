@@ -190,7 +190,7 @@ class SftTrace:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreferencePair:
-    """Two solutions of one problem, the better one first (section 3.4: one that solves it, one that fails)."""
+    """Two solutions of one problem (paper section 3.4: one that solves it, one that fails)."""
 
     id: str = ""
     domain: Domain = "math"

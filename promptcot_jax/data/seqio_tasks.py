@@ -11,7 +11,8 @@ reads no file. What is registered:
 | `evaluate_NAME` | `inputs`, `targets` | an evaluation set; for `seqio.Evaluator` |
 
 Texts and ids come from the functions of `tasks`, a few hundred rows a call. Each task can be cached by
-`seqio_cache`, or by seqio's own script.
+`seqio_cache`, or by seqio's own script. seqio shuffles within a buffer; the order of the stages' epochs is a
+permutation of all.
 """
 
 import collections
@@ -32,7 +33,6 @@ from promptcot_jax.data import example_sets, examples, rows, tasks
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.vocabulary import TokenizerVocabulary
 
-SHUFFLE_BUFFER = 100_000  # rows that seqio shuffles among; the stages' own order needs no buffer
 CHECKED_PROBLEM = records.VerifiedMathPrompt | records.VerifiedProgramPrompt
 
 Splits = Mapping[str, str]  # split -> path
@@ -81,7 +81,8 @@ def register_tasks(
         vocabulary: or the path that `TokenizerVocabulary.from_path` takes.
         triples: paths by split, such as {"train": ..., "validation": ...}; so are the next three.
         evaluation_sets: path by name; each becomes `evaluate_NAME` with the one split "test".
-        metric_fns: of the evaluation tasks: (reference answers, completions) -> figures by name.
+        metric_fns: of the evaluation tasks, `fn(targets, predictions)` of reference answers and completions;
+            seqio wants its arguments named so.
         rates: of "math" and "code" in the mixtures; without them in proportion to their rows.
         overlong: a row longer than the lengths that seqio is asked for is refused, dropped and counted, or
             cut at the end of its last feature and counted. seqio itself would cut without a word.
@@ -259,7 +260,6 @@ def _register(name: str, kind: _Kind, paths: Splits, setting: _Setting, **of_tas
             _within_lengths(kind, setting),
         ],
         output_features=dict.fromkeys(kind.features, feature),
-        shuffle_buffer_size=SHUFFLE_BUFFER,
         **of_task,
     )
 
@@ -321,7 +321,7 @@ def _features_of_rows(kind: _Kind, setting: _Setting) -> Callable[..., tf.data.D
         return arrays
 
     @tf.autograph.experimental.do_not_convert
-    def to_features(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def to_features(batch: Mapping[str, tf.Tensor]) -> dict[str, Any]:
         types = [*[tf.int32, tf.int64] * len(kind.features), *[tf.string] * len(kind.texts)]
         arrays = iter(tf.numpy_function(features_of, [batch["row"]], types, stateful=False))
         features = {}
@@ -346,7 +346,7 @@ def _within_lengths(kind: _Kind, setting: _Setting) -> Callable[..., tf.data.Dat
             return dataset
         last = kind.features[-1]
 
-        def keeps(row_id: bytes, *lengths: np.ndarray) -> bool:
+        def keeps(row_id: bytes, *lengths: np.integer) -> bool:
             for (name, limit), length in zip(limits.items(), lengths, strict=True):
                 if length <= limit:
                     continue

@@ -14,7 +14,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, SupportsInt
 
 import numpy as np
 import seqio
@@ -136,9 +136,9 @@ class TokenizerVocabulary(seqio.Vocabulary):
         ids, lengths = tf.numpy_function(encode, [texts], (tf.int32, tf.int64), stateful=False)
         return tf.ensure_shape(ids, [None]), tf.ensure_shape(lengths, texts.shape)
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids up to the first end token."""
-        return self._decode(ids.numpy().tolist() if isinstance(ids, tf.Tensor) else list(ids))
+    def decode(self, ids: Iterable[SupportsInt]) -> str:
+        """The text of ids, in a list, an array or a tensor, up to the first end token."""
+        return self._decode([int(i) for i in np.asarray(ids)])
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(self._content(ids))

@@ -156,3 +156,52 @@ class Problem:
     round_index: int  # EM round of the model that wrote it; -1: the cold start
     seed: int
     sample: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifiedMathPrompt:
+    """A mathematics problem to post-train on, with its answer.
+
+    A synthesized one has its `Problem`'s id, and with it the lineage; an imported one may have no concepts.
+    """
+
+    id: str = ""
+    domain: Literal["math"] = "math"
+    concepts: tuple[str, ...] = ()
+    level: str = ""
+    problem: str
+    answer: str
+    agreement: float  # share of sampled solutions that gave this answer, in (0, 1]; 1 where it was given
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifiedProgramPrompt:
+    """A programming problem to post-train on, with its tests; see `VerifiedMathPrompt`."""
+
+    id: str = ""
+    domain: Literal["code"] = "code"
+    concepts: tuple[str, ...] = ()
+    level: str = ""
+    problem: str
+    tests: tuple[StdioTest, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftTrace:
+    """A prompt and a teacher's solution with its reasoning (paper section 3.3), without chat frames."""
+
+    id: str = ""
+    domain: Domain = "math"
+    prompt: str
+    completion: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferencePair:
+    """Two solutions of one prompt for DPO: one of reward 1, one of reward 0 (paper section 2.3)."""
+
+    id: str = ""
+    domain: Domain = "math"
+    prompt: str
+    chosen: str
+    rejected: str

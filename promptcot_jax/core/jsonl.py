@@ -7,6 +7,7 @@ written in one call.
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import re
@@ -93,6 +94,40 @@ def write_records(path: epath.PathLike, records: Iterable[Any], rows_per_shard: 
         if old.name not in names:
             old.unlink()
     return len(lines)
+
+
+def write_stream(path: epath.PathLike, records: Iterable[Any], rows_per_shard: int) -> int:
+    """As `write_records`, of as many records as there are: no more than a shard of them is in memory.
+
+    The shards are written under other names until all are there, and removed if the records end in an error.
+    """
+    path = epath.Path(path)
+    stem = path.name.removesuffix(".jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f"{stem}.*.part"):  # of an attempt that was killed
+        left.unlink()
+    parts, count, rest = [], 0, iter(records)
+    try:
+        while lines := [to_line(record) for record in itertools.islice(rest, rows_per_shard)]:
+            part = path.parent / f"{stem}.{len(parts):05d}.part"
+            write_atomically(part, "".join(line + "\n" for line in lines).encode())
+            parts.append(part)
+            count += len(lines)
+    except BaseException:
+        for part in parts:
+            part.unlink()
+        raise
+    names = [path.name]
+    if not parts:
+        write_atomically(path, b"")
+    elif len(parts) > 1:
+        names = [f"{stem}-{i:05d}-of-{len(parts):05d}.jsonl" for i in range(len(parts))]
+    for part, name in zip(parts, names, strict=False):
+        part.rename(path.parent / name)
+    for old in file_sets.files_named(path):
+        if old.name not in names:
+            old.unlink()
+    return count
 
 
 class BadLine(ValueError):

@@ -160,27 +160,35 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerifiedMathPrompt:
-    """A problem with a checked answer: what self-play trains on, and what evaluation sets hold."""
+    """A mathematics problem to post-train on, with its answer.
+
+    A synthesized one has its `Problem`'s id, and with it the lineage; an imported one may have no concepts.
+    """
 
     id: str = ""
+    domain: Literal["math"] = "math"
     concepts: tuple[str, ...] = ()
+    level: str = ""
     problem: str
     answer: str
+    agreement: float = 1.0  # share of sampled solutions that gave this answer, in (0, 1]; 1: it was given
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerifiedProgramPrompt:
-    """A programming problem with checked tests."""
+    """A programming problem to post-train on, with its tests; see `VerifiedMathPrompt`."""
 
     id: str = ""
+    domain: Literal["code"] = "code"
     concepts: tuple[str, ...] = ()
+    level: str = ""
     problem: str
     tests: tuple[StdioTest, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SftTrace:
-    """A teacher's solution of one problem (paper section 3.5); `prompt` is the problem without chat frame."""
+    """A prompt and a teacher's solution with its reasoning (paper section 3.3), without chat frames."""
 
     id: str = ""
     domain: Domain = "math"
@@ -190,7 +198,7 @@ class SftTrace:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreferencePair:
-    """Two solutions of one problem (paper section 3.4: one that solves it, one that fails)."""
+    """Two solutions of one prompt for DPO: one of reward 1, one of reward 0 (paper section 2.3)."""
 
     id: str = ""
     domain: Domain = "math"

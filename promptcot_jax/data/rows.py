@@ -7,6 +7,7 @@ a record's field is a list or an object, `iter_records` reads their text as JSON
 
 import collections
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -89,10 +90,26 @@ def iter_records(
     Raises:
         WrongUse: as `iter_rows`, and for a field that is missing or has the wrong type.
     """
+    make = functools.partial(record_of, record_type=record_type)
+    return map_rows(path, make, bad_rows=bad_rows, counts=counts)
+
+
+def map_rows(
+    path: epath.PathLike,
+    make: Callable[[Row], Record],
+    *,
+    bad_rows: BadRows = BadRows(),
+    counts: collections.Counter[str] | None = None,
+) -> Iterator[Record]:
+    """What `make` makes of the rows; a row of which it raises `WrongUse` is a bad one, of reason `field`.
+
+    Raises:
+        WrongUse: as `iter_rows`, and what `make` raises.
+    """
     ledger = _Ledger(bad_rows, collections.Counter() if counts is None else counts)
     for row in _rows_of_files(path, ledger):
         try:
-            record = record_of(row, record_type)
+            record = make(row)
         except WrongUse as error:
             ledger.leave_out(Fault(row.where, "field", str(error).removeprefix(f"{row.where}: ")))
         else:

@@ -39,6 +39,21 @@ STAGES: dict[str, Stage] = {
         ),
         example="promptcot corpus --gin_file=stages/corpus.gin --gin.SEED=1 --workdir=runs/first",
     ),
+    "import_data": Stage(
+        summary="read a released data set: concept lists, SFT traces, or prompts with answers or tests",
+        reads="SOURCE: JSON lines, Parquet, TFRecord or ArrayRecord; its columns tell what it is",
+        writes="concept_sets.jsonl, sft_traces.jsonl or verified_prompts.jsonl",
+        outputs=("concept_sets.jsonl", "sft_traces.jsonl", "verified_prompts.jsonl"),
+        settings=(
+            ("SOURCE", "a file, the name of shards, or a pattern such as 'set/*.parquet'"),
+            ("KIND", "'concepts', 'traces' or 'prompts', where the columns do not tell"),
+            ("DOMAIN", "'math' or 'code' for all rows, where the rows do not tell"),
+            ("COLUMNS", "columns of other names than the known: {'problem': 'text'}"),
+            ("BAD_ROWS", "'error', or 'skip' to leave bad rows out and count them"),
+        ),
+        example="""promptcot import_data --gin_file=stages/import_data.gin """
+        """--gin.SOURCE="'set/*.parquet'" --workdir=data/imported""",
+    ),
     "annotate": Stage(
         summary="make triples of a user's problems with teacher models",
         reads="problems",

@@ -66,6 +66,28 @@ def test_shards_read_as_one_and_replace_what_was_there(tmp_path):
     assert os.listdir(tmp_path) == ["rows.jsonl"]
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_a_stream_ends_in_the_files_that_a_list_ends_in(count: int, tmp_path):
+    rows = [{"a": i} for i in range(count)]
+    for directory in (tmp_path / "list", tmp_path / "stream"):
+        directory.mkdir()
+        (directory / "rows-00000-of-00009.jsonl").touch()  # of an earlier time
+    (tmp_path / "stream" / "rows.00007.part").touch()  # of an attempt that was killed
+    jsonl.write_records(tmp_path / "list" / "rows.jsonl", rows, rows_per_shard=2)
+    assert jsonl.write_stream(tmp_path / "stream" / "rows.jsonl", iter(rows), rows_per_shard=2) == count
+    written = [{f.name: f.read_bytes() for f in (tmp_path / d).iterdir()} for d in ("list", "stream")]
+    assert written[0] == written[1]
+
+
+def test_a_stream_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    jsonl.write_records(path, [{"a": 1}])
+    with pytest.raises(ValueError):
+        jsonl.write_stream(path, ({"a": 1 / (3 - i) if i < 3 else float("nan")} for i in range(5)), 2)
+    assert os.listdir(tmp_path) == ["rows.jsonl"]
+    assert path.read_text() == '{"a": 1}\n'
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(WrongUse, match="nothing.jsonl: no such file"):
         jsonl.read_records(tmp_path / "nothing.jsonl", records.Triple)

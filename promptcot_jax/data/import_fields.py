@@ -1,0 +1,190 @@
+"""The values of released data sets' columns, in the forms that they come in, as those of our records.
+
+Every function raises `WrongUse` for a value that has none of its forms; `where` or `what` begins the message.
+"""
+
+import ast
+import dataclasses
+import json
+import re
+from typing import Any
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import Domain, StdioTest
+from promptcot_jax.data import templates
+
+_TURN, _END = "<|im_start|>", "<|im_end|>"
+_USER_TURN = re.compile(
+    rf"\s*{re.escape(_TURN)}user\n(?P<text>.*?)\s*{re.escape(_END)}\s*"
+    rf"(?:{re.escape(_TURN)}assistant\s*(?P<opened><think>\s*)?)?",
+    re.DOTALL,
+)
+_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+_NUMBERED = re.compile(r"\s*\d+[.)]\s*(\S.*?)\s*$")
+_PROGRAM = re.compile(r"^[ \t]*```[ \t]*[\w+#]", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedConcepts:
+    """What a prompt of the generator says."""
+
+    domain: Domain
+    concepts: tuple[str, ...]
+    level: str
+
+
+def text(value: Any, what: str) -> str:
+    """A text that is not empty; a number is written out, a list of one is its element."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise WrongUse(f"{what} must be a text that is not empty, got {_shown(value)}.")
+    return value
+
+
+def texts(value: Any, what: str) -> tuple[str, ...]:
+    """A list of texts; as such, or written as a Python or JSON list, with or without a code fence."""
+    given = value
+    if isinstance(value, str):
+        written = re.sub(r"^\s*```\w*\n|\n\s*```\s*$", "", value).strip()
+        if not written.startswith("["):
+            raise WrongUse(f"{what} must be a list, got {_shown(given)}.")
+        try:
+            value = ast.literal_eval(written)  # literals only, no code
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            value = _from_json(written)
+    if not isinstance(value, list) or not value or not all(isinstance(v, str) and v.strip() for v in value):
+        raise WrongUse(f"{what} must be a list of texts that are not empty, got {_shown(given)}.")
+    return tuple(item.strip() for item in value)
+
+
+def user_text(value: Any, where: str) -> str:
+    """The user's text: a plain text, one user turn framed as ChatML, or a conversation of one user turn."""
+    return _user_turn(value, where)[0]
+
+
+def unframed(prompt: Any, completion: str, where: str) -> tuple[str, str]:
+    """Prompt and completion without ChatML; a reasoning block opened in the prompt goes to the completion."""
+    asked, opened = _user_turn(prompt, where)
+    if completion.rstrip().endswith(_END):
+        completion = completion.rstrip().removesuffix(_END).rstrip()
+    if _TURN in completion or _END in completion:
+        raise WrongUse(f"{where}: the completion goes on as a conversation; only one answer is understood.")
+    if not completion.strip():
+        raise WrongUse(f"{where}: the completion is empty.")
+    return asked, f"{opened}{completion}"
+
+
+def _user_turn(value: Any, where: str) -> tuple[str, str]:
+    """The user's text, and what the frame opened of the answer."""
+    value = _from_json(value) if isinstance(value, str) and value.startswith('[{"') else value
+    if isinstance(value, list):
+        turns = _turns(value, where)
+        if [role for role, _ in turns] != ["user"]:
+            raise WrongUse(f"{where}: the prompt is a conversation; only one turn of the user is understood.")
+        value = turns[0][1]
+    value = text(value, f"{where}: the prompt")
+    if _TURN not in value and _END not in value:
+        return value, ""
+    frame = _USER_TURN.fullmatch(value)
+    if not frame or _TURN in frame["text"] or _END in frame["text"]:
+        raise WrongUse(f"{where}: the prompt is framed as a chat of other than one turn of the user.")
+    return text(frame["text"], f"{where}: the prompt"), "<think>\n" if frame["opened"] else ""
+
+
+def question_and_answer(messages: Any, where: str) -> tuple[str, str]:
+    """A conversation of one turn of the user and one of the assistant."""
+    messages = _from_json(messages) if isinstance(messages, str) else messages
+    turns = _turns(messages, where)
+    if [role for role, _ in turns] != ["user", "assistant"]:
+        said = ", ".join(role for role, _ in turns) or "nothing"
+        raise WrongUse(
+            f"{where}: only one user turn and its answer are understood, this conversation is {said}."
+        )
+    return unframed(turns[0][1], turns[1][1], where)
+
+
+def _turns(messages: Any, where: str) -> list[tuple[str, str]]:
+    """Role and text of each turn: `role` and `content`, or `from` and `value`; no empty system turn."""
+    if not isinstance(messages, list):
+        raise WrongUse(f"{where}: the conversation must be a list of turns, got {_shown(messages)}.")
+    turns = []
+    for message in messages:
+        if not isinstance(message, dict):
+            raise WrongUse(f"{where}: a turn must be an object, got {_shown(message)}.")
+        role, content = (message.get(a, message.get(b)) for a, b in (("role", "from"), ("content", "value")))
+        if role not in _ROLES or not isinstance(content, str):
+            raise WrongUse(f"{where}: a turn must have a role and a text, got {_shown(message)}.")
+        if _ROLES[role] != "system" or content.strip():
+            turns.append((_ROLES[role], content))
+    return turns
+
+
+def tests(value: Any, where: str) -> tuple[StdioTest, ...]:
+    """Tests that read and print: objects of `input` and `output`, or lists of `inputs` and `outputs`."""
+    value = _from_json(value) if isinstance(value, str) else value
+    if isinstance(value, dict):
+        if value.get("fn_name"):
+            raise WrongUse(
+                f"{where}: the tests call a function; only those that read and print are understood."
+            )
+        columns = [value.get(f"{name}s", value.get(name)) for name in ("input", "output")]
+        inputs, outputs = (column if isinstance(column, list) else [column] for column in columns)
+        if len(inputs) != len(outputs):
+            raise WrongUse(f"{where}: the tests have {len(inputs)} inputs and {len(outputs)} outputs.")
+        value = [{"input": a, "output": b} for a, b in zip(inputs, outputs, strict=True)]
+    if not isinstance(value, list) or not value:
+        raise WrongUse(f"{where}: the tests must be a list that is not empty, got {_shown(value)}.")
+    return tuple(_test(item, where) for item in value)
+
+
+def _test(value: Any, where: str) -> StdioTest:
+    value = _from_json(value) if isinstance(value, str) else value
+    given, expected = (value.get("input"), value.get("output")) if isinstance(value, dict) else (None, None)
+    if not isinstance(given, str) or not isinstance(expected, str):
+        raise WrongUse(f"{where}: a test must have the texts 'input' and 'output', got {_shown(value)}.")
+    return StdioTest(input=given, output=expected)
+
+
+def holds_tests(answer: Any) -> bool:
+    """Whether an answer is tests: sets for both domains have one column for what is checked."""
+    value = _from_json(answer) if isinstance(answer, str) and answer[:1] in ("{", "[") else answer
+    first = value[0] if isinstance(value, list) and value else value
+    return isinstance(first, dict) and bool({"input", "inputs"} & first.keys())
+
+
+def listed_concepts(prompt: str, where: str) -> ListedConcepts:
+    """The concepts that a prompt of the generator numbers under its heading, and its level."""
+    for domain, heading in templates.CONCEPT_HEADINGS.items():
+        _, found, after = prompt.partition(heading)
+        if found:
+            listed, _, level = after.partition("Difficulty Level:")
+            numbered = [_NUMBERED.match(line) for line in listed.splitlines() if line.strip()]
+            if not numbered or not all(numbered):
+                raise WrongUse(f"{where}: what stands under '{heading}' is no numbered list of concepts.")
+            concepts = tuple(match[1] for match in numbered if match)
+            return ListedConcepts(domain, concepts, level.strip().partition("\n")[0].strip())
+    raise WrongUse(f"{where}: the prompt has no heading of concepts.")
+
+
+def domain_of_completion(completion: str) -> Domain | None:
+    """Math if the answer's part has a box, code if it has a fenced program of a named language."""
+    answer = completion.rpartition("</think>")[2]
+    if "\\boxed" in answer:
+        return "math"
+    return "code" if _PROGRAM.search(answer) else None
+
+
+def _from_json(written: str) -> Any:
+    """What a JSON text says; the text where it is none."""
+    try:
+        return json.loads(written)
+    except (ValueError, RecursionError):
+        return written
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) < 80 else f"{shown[:77]}..."

@@ -3,11 +3,11 @@
     python benchmarks/decontamination.py                     # a synthetic benchmark of 2,000 texts
     python benchmarks/decontamination.py BENCHMARK.jsonl ... # rows with a `problem`
 
-For each number of rows a seeded generator streams them to a file: 40 to 80 words each, some more frequent than
-others, and in one row of a thousand a planted run of 13 words of a benchmark. The other words are the
-benchmarks' own, but for each third word of each of their texts, so that nothing but the planted runs can match.
-Then `promptcot decontaminate` does its work on the file in a process of its own, whose peak memory is that of
-the stage with everything it imports.
+For each number of rows a seeded generator streams them to a file: 40 to 80 words each, some more frequent
+than others, and in one row of a thousand a planted run of 13 words of a benchmark. The other words are those
+of the benchmarks, but for each third word of each of their texts, so that nothing but the planted runs can
+match. Then `promptcot decontaminate` does its work on the file in a process of its own, whose peak memory is
+that of the stage with everything it imports.
 """
 
 import argparse

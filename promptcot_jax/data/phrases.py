@@ -7,7 +7,7 @@ time and is never a match.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt
@@ -29,6 +29,7 @@ class _OneLength:
     """The distinct phrases of one length by ascending hash (equal hashes stand side by side)."""
 
     hashes: UInt[np.ndarray, " phrases"]
+    flags: Bool[np.ndarray, " flags"]  # by a hash's first bits: whether a phrase's hash begins with them
     places: Int[np.ndarray, " phrases"]  # where in the stream of all texts the phrase stands first
     bounds: Int[np.ndarray, " phrases+1"]  # of its part of `texts`
     texts: Int[np.ndarray, " occurrences"]
@@ -73,6 +74,7 @@ class PhraseTable:
         first = np.flatnonzero(is_new)
         return _OneLength(
             hashes=hashes[first],
+            flags=_flags_of(hashes[first]),
             places=places[first].astype(np.int32),
             bounds=np.append(first, len(places)).astype(np.int32),
             texts=text_of[places].astype(np.int32),
@@ -85,12 +87,9 @@ class PhraseTable:
         """Every phrase in a stream of words, length by length, each in the order of the stream."""
         for length, hashes in _rolling_hashes(words, self._lengths):
             phrases = self._lengths[length]
-            first = np.searchsorted(phrases.hashes, hashes)
-            nearest = phrases.hashes[np.minimum(first, len(phrases.hashes) - 1)]
-            positions = np.flatnonzero(nearest == hashes)
-            if not len(positions):
-                continue
-            first = first[positions]
+            # Few windows get past the flags, and a binary search is what takes time here.
+            positions = np.flatnonzero(phrases.flags[hashes >> _flag_shift(phrases.flags)])
+            first = np.searchsorted(phrases.hashes, hashes[positions])
             counts = np.searchsorted(phrases.hashes, hashes[positions], side="right") - first
             positions = np.repeat(positions, counts)
             # Each position with every phrase of its hash: first, first + 1, ...
@@ -103,8 +102,19 @@ class PhraseTable:
                 yield Found(int(position), length, texts)
 
 
+def _flags_of(hashes: UInt[np.ndarray, " phrases"]) -> Bool[np.ndarray, " flags"]:
+    """A table in which one of 16 entries is set, at most."""
+    flags = np.zeros(1 << (16 * len(hashes)).bit_length(), bool)
+    flags[hashes >> _flag_shift(flags)] = True
+    return flags
+
+
+def _flag_shift(flags: Bool[np.ndarray, " flags"]) -> np.uint64:
+    return np.uint64(65 - len(flags).bit_length())
+
+
 def _rolling_hashes(
-    words: Int[np.ndarray, " words"], lengths: Sequence[int] | set[int] | dict[int, _OneLength]
+    words: Int[np.ndarray, " words"], lengths: Collection[int]
 ) -> Iterator[tuple[int, UInt[np.ndarray, " windows"]]]:
     """For each of the lengths, ascending, the hash of every run of that many words."""
     hashes = np.zeros(len(words), np.uint64)

@@ -105,7 +105,7 @@ def check(workdir: Path, planted: set[int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("benchmarks", nargs="*", help="JSON Lines with a `problem`")
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--only", nargs=2, metavar=("ROWS", "WORKDIR"), help=argparse.SUPPRESS)

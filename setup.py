@@ -28,6 +28,7 @@ DEPENDENCIES = [
     "flax>=0.12.8,<0.13",
     "gguf>=0.19,<0.30",
     "gin-config>=0.5,<0.6",
+    "grain>=0.2.18,<0.3",
     "importlib_resources>=6",  # tensorflow-datasets 4.9.10 needs it and does not declare it
     "jax>=0.10.2,<0.12",
     "jaxtyping>=0.3.11,<0.4",

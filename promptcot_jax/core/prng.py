@@ -12,6 +12,7 @@ STREAMS = {
     "held_out": 5,  # rationales for the held-out bounds (step 0), problems of held-out concepts (step 1)
     "fixed": 6,  # rationales of the EM variant without E-step
     "pairs": 7,  # which pairs an EM round takes
+    "rows": 8,  # order of an epoch's packed rows
 }
 
 

@@ -7,12 +7,24 @@ is part of what a model writes. Rows that are too long are dropped or cut by a s
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from promptcot_jax.core import records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import templates
 from promptcot_jax.data.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextExample:
+    """One sequence before tokenization: what is read, and the blocks that are trained on.
+
+    Each block is tokenized apart from its neighbours; the end token follows the last.
+    """
+
+    row_id: str  # for messages
+    prompt: str
+    blocks: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +81,8 @@ def rationale_ids(tokenizer: Tokenizer, rationale: str, where: str = "") -> tupl
     Raises:
         WrongUse: the rationale is empty, or holds a marker or a stop token; `where` starts the message.
     """
-    return _block_ids(tokenizer, templates.rationale_block(rationale, where), where)
+    ids = tokenizer.encode(templates.rationale_block(rationale, where))
+    return _without_stop_token(tokenizer, ids, where)
 
 
 def problem_ids(tokenizer: Tokenizer, problem: str, where: str = "") -> tuple[int, ...]:
@@ -78,91 +91,120 @@ def problem_ids(tokenizer: Tokenizer, problem: str, where: str = "") -> tuple[in
     Raises:
         WrongUse: the problem is empty, or holds a marker or a stop token; `where` starts the message.
     """
-    return (*_block_ids(tokenizer, templates.problem_block(problem, where), where), tokenizer.eos_id)
+    ids = tokenizer.encode(templates.problem_block(problem, where))
+    return (*_without_stop_token(tokenizer, ids, where), tokenizer.eos_id)
 
 
-def _block_ids(tokenizer: Tokenizer, text: str, where: str) -> tuple[int, ...]:
+def _without_stop_token(tokenizer: Tokenizer, ids: Sequence[int], where: str) -> tuple[int, ...]:
     """Ids of text that a model is to write; a stop token inside would teach it to break off there."""
-    ids = tuple(tokenizer.encode(text))
     if found := set(ids).intersection(tokenizer.stop_ids):
         prefix = f"{where}: " if where else ""
         raise WrongUse(
             f"{prefix}the text holds the stop token '{tokenizer.token_text(min(found))}'; remove it."
         )
-    return ids
+    return tuple(ids)
 
 
-def theta_prompt_ids(tokenizer: Tokenizer, row: HasConcepts) -> tuple[int, ...]:
+def theta_prompt(row: HasConcepts) -> str:
     """The formatted c that p_theta reads.
 
     Raises:
         WrongUse: the concepts are unusable; the message names the row.
     """
-    return _prompt_ids(tokenizer, row.id, lambda: templates.theta_prompt(row.concepts, row.level, row.domain))
+    return _of_row(row.id, lambda: templates.theta_prompt(row.concepts, row.level, row.domain))
 
 
-def direct_prompt_ids(tokenizer: Tokenizer, row: HasConcepts) -> tuple[int, ...]:
+def direct_prompt(row: HasConcepts) -> str:
     """The formatted c that the model without rationale reads.
 
     Raises:
         WrongUse: the concepts are unusable; the message names the row.
     """
-    return _prompt_ids(
-        tokenizer, row.id, lambda: templates.direct_prompt(row.concepts, row.level, row.domain)
-    )
+    return _of_row(row.id, lambda: templates.direct_prompt(row.concepts, row.level, row.domain))
 
 
-def phi_prompt_ids(tokenizer: Tokenizer, row: HasProblem) -> tuple[int, ...]:
+def phi_prompt(row: HasProblem) -> str:
     """The formatted (c, x) that q_phi reads.
 
     Raises:
         WrongUse: the concepts or the problem are unusable; the message names the row.
     """
-    return _prompt_ids(
-        tokenizer, row.id, lambda: templates.phi_prompt(row.concepts, row.level, row.problem, row.domain)
-    )
+    return _of_row(row.id, lambda: templates.phi_prompt(row.concepts, row.level, row.problem, row.domain))
 
 
-def _prompt_ids(tokenizer: Tokenizer, row_id: str, render) -> tuple[int, ...]:
+def _of_row(row_id: str, render: Callable[[], str]) -> str:
     try:
-        return tuple(tokenizer.prompt_ids(render()))
+        return render()
     except WrongUse as error:
         raise WrongUse(f"Row '{row_id}': {error}") from None
 
 
-def theta_example(tokenizer: Tokenizer, triple: records.Triple) -> TokenExample:
-    """c -> z block, x block, end token."""
-    where = f"Row '{triple.id}'"
-    return TokenExample(
-        prompt_ids=theta_prompt_ids(tokenizer, triple),
-        completion_ids=(
-            *rationale_ids(tokenizer, triple.rationale, where),
-            *problem_ids(tokenizer, triple.problem, where),
-        ),
+def theta_text(row: records.Triple, tokenizer: Tokenizer | None = None) -> TextExample:
+    """c -> z block, x block; this and the next two read the same of every tokenizer."""
+    del tokenizer
+    where = f"Row '{row.id}'"
+    blocks = templates.rationale_block(row.rationale, where), templates.problem_block(row.problem, where)
+    return TextExample(row_id=row.id, prompt=theta_prompt(row), blocks=blocks)
+
+
+def phi_text(row: records.Triple, tokenizer: Tokenizer | None = None) -> TextExample:
+    """(c, x) -> z block."""
+    del tokenizer
+    block = templates.rationale_block(row.rationale, f"Row '{row.id}'")
+    return TextExample(row_id=row.id, prompt=phi_prompt(row), blocks=(block,))
+
+
+def direct_text(row: HasProblem, tokenizer: Tokenizer | None = None) -> TextExample:
+    """c -> x block."""
+    del tokenizer
+    block = templates.problem_block(row.problem, f"Row '{row.id}'")
+    return TextExample(row_id=row.id, prompt=direct_prompt(row), blocks=(block,))
+
+
+def solver_prompt(tokenizer: Tokenizer, problem: str, domain: records.Domain) -> str:
+    """What the solver reads: through the chat template where the model has one, else the plain prompt."""
+    if tokenizer.chat_template is None:
+        return templates.solver_prompt(problem, domain)
+    return tokenizer.render_chat(templates.solver_messages(problem, domain))
+
+
+def solution_text(
+    row: records.SolvedMathProblem | records.SolvedProgramProblem, tokenizer: Tokenizer
+) -> TextExample:
+    """x -> worked solution.
+
+    Raises:
+        WrongUse: the solution is empty; the message names the row.
+    """
+    domain: records.Domain = "math" if isinstance(row, records.SolvedMathProblem) else "code"
+    solution = row.solution.strip()
+    if not solution:
+        raise WrongUse(f"Row '{row.id}': the solution is empty.")
+    return TextExample(
+        row_id=row.id, prompt=solver_prompt(tokenizer, row.problem, domain), blocks=(solution,)
     )
 
 
-def phi_example(tokenizer: Tokenizer, triple: records.Triple) -> TokenExample:
-    """(c, x) -> z block, end token."""
-    return TokenExample(
-        prompt_ids=phi_prompt_ids(tokenizer, triple),
-        completion_ids=(*rationale_ids(tokenizer, triple.rationale, f"Row '{triple.id}'"), tokenizer.eos_id),
-    )
+def tokenize(tokenizer: Tokenizer, texts: Sequence[TextExample]) -> list[TokenExample]:
+    """Ids of many examples at once, on all cores; the end token follows each example's last block.
 
-
-def direct_example(tokenizer: Tokenizer, row: HasProblem) -> TokenExample:
-    """c -> x block, end token."""
-    return TokenExample(
-        prompt_ids=direct_prompt_ids(tokenizer, row),
-        completion_ids=problem_ids(tokenizer, row.problem, f"Row '{row.id}'"),
-    )
-
-
-BUILDERS: Mapping[str, Callable[[Tokenizer, records.Triple], TokenExample]] = {
-    "theta": theta_example,
-    "phi": phi_example,
-    "direct": direct_example,
-}
+    Raises:
+        WrongUse: a block holds a stop token; the message names the row.
+    """
+    prompts = tokenizer.prompt_ids_many([text.prompt for text in texts])
+    blocks = iter(tokenizer.encode_many([block for text in texts for block in text.blocks]))
+    return [
+        TokenExample(
+            prompt_ids=tuple(prompt),
+            completion_ids=(
+                *_without_stop_token(
+                    tokenizer, [i for _ in text.blocks for i in next(blocks)], f"Row '{text.row_id}'"
+                ),
+                tokenizer.eos_id,
+            ),
+        )
+        for text, prompt in zip(texts, prompts, strict=True)
+    ]
 
 
 def leading_rationale(tokenizer: Tokenizer, token_ids: Sequence[int]) -> tuple[tuple[int, ...], bool]:
@@ -183,75 +225,3 @@ def leading_rationale(tokenizer: Tokenizer, token_ids: Sequence[int]) -> tuple[t
             low = middle + 1
     has_newline = tokenizer.decode(token_ids[low : low + 1]) == "\n"
     return tuple(token_ids[: low + has_newline]), True
-
-
-def solver_prompt_ids(tokenizer: Tokenizer, problem: str, domain: records.Domain) -> tuple[int, ...]:
-    """What the solver reads: through the chat template where the model has one, else the plain prompt."""
-    if tokenizer.chat_template is None:
-        return tuple(tokenizer.prompt_ids(templates.solver_prompt(problem, domain)))
-    return tuple(tokenizer.prompt_ids(tokenizer.render_chat(templates.solver_messages(problem, domain))))
-
-
-def solver_example(
-    tokenizer: Tokenizer, row: records.SolvedMathProblem | records.SolvedProgramProblem
-) -> TokenExample:
-    """x -> worked solution, end token.
-
-    Raises:
-        WrongUse: the solution is empty or holds a stop token; the message names the row.
-    """
-    domain: records.Domain = "math" if isinstance(row, records.SolvedMathProblem) else "code"
-    solution = row.solution.strip()
-    if not solution:
-        raise WrongUse(f"Row '{row.id}': the solution is empty.")
-    return TokenExample(
-        prompt_ids=solver_prompt_ids(tokenizer, row.problem, domain),
-        completion_ids=(*_block_ids(tokenizer, solution, f"Row '{row.id}'"), tokenizer.eos_id),
-    )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LengthPolicy:
-    """What happens to examples of more than `max_length` tokens; `truncate` cuts the completion's end."""
-
-    max_length: int
-    overlong: Literal["drop", "truncate", "error"] = "drop"
-
-    def __post_init__(self):
-        if self.max_length < 2:
-            raise ValueError(
-                f"max_length must leave room for a prompt and a completion, got {self.max_length}."
-            )
-        if self.overlong not in ("drop", "truncate", "error"):
-            raise ValueError(f"overlong must be 'drop', 'truncate' or 'error', got {self.overlong!r}.")
-
-    def apply(self, examples: Sequence[TokenExample]) -> tuple[list[TokenExample], dict[str, int]]:
-        """The examples to train on, and counts for the manifest: `kept`, of these `cut`; `dropped_overlong`.
-
-        A row whose prompt alone fills `max_length` has nothing left to train on and is dropped, not cut.
-
-        Raises:
-            WrongUse: the policy is `error` and an example is too long.
-        """
-        kept, cut = [], 0
-        for index, example in enumerate(examples):
-            if example.length <= self.max_length:
-                kept.append(example)
-            elif self.overlong == "error":
-                raise WrongUse(
-                    f"Example {index} has {example.length} tokens, over max_length={self.max_length}; "
-                    "raise max_length, or set overlong to 'drop' or 'truncate'."
-                )
-            elif self.overlong == "truncate" and len(example.prompt_ids) < self.max_length:
-                kept.append(_cut(example, self.max_length - len(example.prompt_ids)))
-                cut += 1
-        return kept, {"kept": len(kept), "cut": cut, "dropped_overlong": len(examples) - len(kept)}
-
-
-def _cut(example: TokenExample, num_tokens: int) -> TokenExample:
-    """The example with the first `num_tokens` of its completion."""
-    return dataclasses.replace(
-        example,
-        completion_ids=example.completion_ids[:num_tokens],
-        token_values={name: values[:num_tokens] for name, values in example.token_values.items()},
-    )

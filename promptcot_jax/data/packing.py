@@ -1,20 +1,31 @@
 """Batches of packed rows: several examples share a row, told apart by segment ids, so that little is padding.
 
 The batch of a step is a pure function of (examples, settings, seed, step): a resumed run reads what the
-first one would have read. Each epoch is packed on its own, first-fit in the epoch's order.
+first one would have read, and the position to keep is the number of the step. Hosts take consecutive rows of
+the same batch, so their number is no part of that function either. Each epoch is packed on its own, first-fit
+in the epoch's order, from the lengths alone: examples are read when their batch is.
+
+The plan of rows is ours because no library's survives a change of hosts: Grain's and seqio's packing keep
+open rows in the state of each host's iterator. Reading ahead of the trainer is Grain's (`read_ahead`).
 """
 
 import bisect
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
+import grain
 import jax
 import numpy as np
 
 from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Array, Bool, Float, Int
+from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.data.examples import TokenExample
+
+READER_THREADS = 4  # they only copy ids: more would wait for each other
+BATCHES_AHEAD = 8
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -43,6 +54,41 @@ class PackedBatch:
         return batch
 
 
+@runtime_checkable
+class BatchSource(Protocol):
+    """Batches by step, each a pure function of its step; `PackedEpochs` is one."""
+
+    @property
+    def num_steps(self) -> int: ...
+
+    def batch(self, step: int) -> PackedBatch: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class HostShare:
+    """Which of several hosts this one is: it takes the `host`-th block of each batch's rows."""
+
+    host: int = 0
+    num_hosts: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.host < self.num_hosts:
+            raise ValueError(f"host must be in [0, {self.num_hosts}), got {self.host}.")
+
+    def rows(self, rows_per_batch: int) -> range:
+        """The rows of a batch that are this host's."""
+        if rows_per_batch % self.num_hosts:
+            raise ValueError(
+                f"A batch of {rows_per_batch} rows does not divide over {self.num_hosts} hosts; use a "
+                f"multiple of {self.num_hosts}."
+            )
+        count = rows_per_batch // self.num_hosts
+        return range(self.host * count, (self.host + 1) * count)
+
+
+ALL_ROWS = HostShare()
+
+
 @dataclasses.dataclass(frozen=True)
 class _EpochPlan:
     """Which examples share a row: row r holds `members[starts[r] : starts[r + 1]]`."""
@@ -54,6 +100,12 @@ class _EpochPlan:
     def num_rows(self) -> int:
         return len(self.starts) - 1
 
+    def row(self, number: int) -> Int[np.ndarray, " M"]:
+        """The examples of one row; none beyond the last."""
+        if number >= self.num_rows:
+            return self.members[:0]
+        return self.members[self.starts[number] : self.starts[number + 1]]
+
 
 class PackedEpochs:
     """`num_epochs` passes over the examples, each in its own order, as batches of `rows_per_batch` rows.
@@ -63,7 +115,7 @@ class PackedEpochs:
 
     def __init__(
         self,
-        examples: Sequence[TokenExample],
+        examples: ExampleSet,
         *,
         row_length: int,
         rows_per_batch: int,
@@ -71,40 +123,38 @@ class PackedEpochs:
         seed: int,
         pack: bool = True,
         pad_id: int = 0,
+        share: HostShare = ALL_ROWS,
     ):
-        """Checks the examples; nothing is packed before it is asked for.
+        """Checks the examples' lengths; nothing is packed before it is asked for.
+
+        Args:
+            share: a host that takes part of the rows; `batch` then gives only those.
 
         Raises:
-            ValueError: there are no examples, one exceeds `row_length`, or their `token_values` differ.
+            ValueError: there are no examples, one exceeds `row_length`, or the rows do not divide over hosts.
         """
         if min(row_length, rows_per_batch, num_epochs) < 1:
             raise ValueError(
                 "row_length, rows_per_batch and num_epochs must be at least 1, "
                 f"got {row_length}, {rows_per_batch} and {num_epochs}."
             )
-        if not examples:
+        if not len(examples):
             raise ValueError("There are no examples to train on.")
         self._examples = examples
-        self._lengths = np.array([example.length for example in examples], np.int64)
+        self._lengths = examples.prompt_lengths + examples.completion_lengths
         longest = int(self._lengths.argmax())
         if self._lengths[longest] > row_length:
             raise ValueError(
                 f"Example {longest} has {self._lengths[longest]} tokens, a row holds {row_length}; "
                 "apply a LengthPolicy first, or use longer rows."
             )
-        self._value_names = tuple(sorted(examples[0].token_values))
-        for index, example in enumerate(examples):
-            if tuple(sorted(example.token_values)) != self._value_names:
-                raise ValueError(
-                    f"Example {index} has token values {sorted(example.token_values)}, "
-                    f"the first example has {list(self._value_names)}."
-                )
         self._row_length = row_length
         self._rows_per_batch = rows_per_batch
         self._num_epochs = num_epochs
         self._seed = seed
         self._pack = pack
         self._pad_id = pad_id
+        self._own_rows = share.rows(rows_per_batch)
 
     @functools.cached_property
     def _plans(self) -> list[_EpochPlan]:
@@ -118,13 +168,12 @@ class PackedEpochs:
 
     def _plan(self, epoch: int) -> _EpochPlan:
         """Packs one epoch; the rows are shuffled, since first-fit leaves the long examples to the last."""
-        generator = prng.stream_generator(self._seed, "order", epoch)
-        order = generator.permutation(len(self._lengths))
+        order = self._examples.order(self._seed, epoch)
         if not self._pack:
             return _EpochPlan(order, np.arange(len(order) + 1))
         rows = first_fit(self._lengths[order], self._row_length)
         num_rows = int(rows.max()) + 1
-        rows = generator.permutation(num_rows)[rows]
+        rows = prng.stream_generator(self._seed, "rows", epoch).permutation(num_rows)[rows]
         starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=num_rows))])
         return _EpochPlan(order[np.argsort(rows, kind="stable")], starts)
 
@@ -133,15 +182,16 @@ class PackedEpochs:
         """Batches of all epochs together."""
         return self._first_steps[-1]
 
-    @property
+    @functools.cached_property
     def num_tokens(self) -> int:
         """Tokens of all epochs, prompts included."""
-        return int(self._lengths.sum()) * self._num_epochs
+        return sum(int(self._lengths[plan.members].sum()) for plan in self._plans)
 
-    @property
+    @functools.cached_property
     def num_labels(self) -> int:
         """Trained tokens of all epochs."""
-        return sum(len(example.completion_ids) for example in self._examples) * self._num_epochs
+        lengths = self._examples.completion_lengths
+        return sum(int(lengths[plan.members].sum()) for plan in self._plans)
 
     @property
     def fill_share(self) -> float:
@@ -149,7 +199,7 @@ class PackedEpochs:
         return self.num_tokens / (self.num_steps * self._rows_per_batch * self._row_length)
 
     def batch(self, step: int) -> PackedBatch:
-        """The batch of one step.
+        """The batch of one step, or this host's rows of it.
 
         Raises:
             IndexError: the step is not in [0, num_steps).
@@ -159,14 +209,41 @@ class PackedEpochs:
         epoch = bisect.bisect_right(self._first_steps, step) - 1
         plan = self._plans[epoch]
         first_row = (step - self._first_steps[epoch]) * self._rows_per_batch
-        rows = range(first_row, min(first_row + self._rows_per_batch, plan.num_rows))
         return pack_rows(
-            [[self._examples[i] for i in plan.members[plan.starts[r] : plan.starts[r + 1]]] for r in rows],
-            num_rows=self._rows_per_batch,
+            [[self._examples[int(i)] for i in plan.row(first_row + row)] for row in self._own_rows],
+            num_rows=len(self._own_rows),
             row_length=self._row_length,
-            value_names=self._value_names,
+            value_names=self._examples.value_names,
             pad_id=self._pad_id,
         )
+
+
+class _FromStep:
+    """The batches from one step on, as Grain reads a source."""
+
+    def __init__(self, batches: BatchSource, first_step: int):
+        self._batches, self._first_step = batches, first_step
+
+    def __len__(self) -> int:
+        return self._batches.num_steps - self._first_step
+
+    def __getitem__(self, index: int) -> PackedBatch:
+        return self._batches.batch(self._first_step + index)
+
+
+def read_ahead(
+    batches: BatchSource, first_step: int = 0, *, num_threads: int = READER_THREADS
+) -> Iterator[PackedBatch]:
+    """The batches of `first_step` and all later ones, in order, made by threads while the device works.
+
+    Args:
+        num_threads: changes nothing but the speed.
+    """
+    source = _FromStep(batches, first_step)
+    if not len(source):
+        return iter(())
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=BATCHES_AHEAD)
+    return iter(grain.MapDataset.source(source).to_iter_dataset(options))
 
 
 def pack_rows(
@@ -207,14 +284,17 @@ def first_fit(lengths: Sequence[int] | Int[np.ndarray, " N"], capacity: int) -> 
     """The row of each length: the first row with room for it, else a new one.
 
     A binary tree over the rows holds the largest room below each node: a row is found in log2(rows) steps.
+    All rows but one are at least half full when a new one is begun, which bounds their number.
 
     Raises:
         ValueError: a length is greater than the capacity.
     """
-    num_leaves = 1 << max(len(lengths) - 1, 0).bit_length()
+    lengths = np.asarray(lengths, np.int64)
+    most_rows = min(len(lengths), 2 * int(lengths.sum()) // capacity + 2)
+    num_leaves = 1 << max(most_rows - 1, 0).bit_length()
     room = [capacity] * (2 * num_leaves)  # node i has children 2 i and 2 i + 1; the leaves are the rows
     rows = np.empty(len(lengths), np.int64)
-    for i, length in enumerate(np.asarray(lengths).tolist()):
+    for i, length in enumerate(lengths.tolist()):
         if length > capacity:
             raise ValueError(f"Length {length} at {i} is greater than the capacity {capacity}.")
         node = 1

@@ -193,7 +193,13 @@ class Tokenizer:
 
     def prompt_ids(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence: with a BOS in front where the model was trained with one."""
-        ids = self.encode(text)
+        return self._after_bos(self.encode(text))
+
+    def prompt_ids_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """`prompt_ids` of many texts, in parallel."""
+        return [self._after_bos(ids) for ids in self.encode_many(texts)]
+
+    def _after_bos(self, ids: list[int]) -> list[int]:
         if not self.adds_bos or self.bos_id is None or ids[:1] == [self.bos_id]:
             return ids  # a rendered chat has its own BOS
         return [self.bos_id, *ids]

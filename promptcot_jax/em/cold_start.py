@@ -6,7 +6,6 @@ study.
 
 import logging
 import os
-from collections.abc import Sequence
 from typing import Literal
 
 from etils import epath
@@ -14,7 +13,7 @@ from etils import epath
 from promptcot_jax.checkpoints import store
 from promptcot_jax.checkpoints.load import LoadedModel
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import examples
+from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.fitter import Fitter
 
@@ -25,8 +24,8 @@ log = logging.getLogger(__name__)
 def cold_start_role(
     role: Role,
     base: LoadedModel,
-    rows: Sequence[examples.TokenExample],
-    held_out_rows: Sequence[examples.TokenExample],
+    rows: ExampleSet,
+    held_out: ExampleSet,
     *,
     directory: epath.PathLike,
     fitter: Fitter,
@@ -40,7 +39,7 @@ def cold_start_role(
     """
     target = epath.Path(directory) / role
     rows, counts = fitter.within_length(rows)
-    if not rows:
+    if not len(rows):
         raise WrongUse(
             f"Cold start of {role}: no row is left to train on ({counts}); check the triples file, or raise "
             "row_length."
@@ -49,7 +48,7 @@ def cold_start_role(
     batches = fitter.batches(rows)
     counts |= {f"{role}_tokens": batches.num_tokens, f"{role}_steps": batches.num_steps}
     training = epath.Path(directory) / f"{role}_training"
-    held_out_rows, held_out_counts = fitter.within_length(held_out_rows)
+    held_out, held_out_counts = fitter.within_length(held_out)
     counts |= {f"{role}_heldout_{name}": count for name, count in held_out_counts.items()}
     if store.is_complete(target):
         log.info("cold start of %s: already complete", role)
@@ -61,7 +60,7 @@ def cold_start_role(
         batches,
         directory=training,
         name=f"cold start {role}",
-        held_out_rows=held_out_rows,
+        held_out=held_out,
     )
     provenance = {"stage": "cold_start", "role": role}
     store.save_model(target, base.lm, state.params, base.tokenizer, provenance=provenance)

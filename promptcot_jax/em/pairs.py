@@ -60,8 +60,8 @@ def tokenize_pairs(tokenizer: Tokenizer, triples: Sequence[records.Triple]) -> l
         Pair(
             index=index,
             triple=triple,
-            theta_prompt_ids=tuple(examples.theta_prompt_ids(tokenizer, triple)),
-            phi_prompt_ids=tuple(examples.phi_prompt_ids(tokenizer, triple)),
+            theta_prompt_ids=tuple(tokenizer.prompt_ids(examples.theta_prompt(triple))),
+            phi_prompt_ids=tuple(tokenizer.prompt_ids(examples.phi_prompt(triple))),
             problem_ids=tuple(examples.problem_ids(tokenizer, triple.problem, f"Row '{triple.id}'")),
         )
         for index, triple in enumerate(triples)

@@ -11,7 +11,7 @@ from promptcot_jax.checkpoints import store
 from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import examples
+from promptcot_jax.data import example_sets, examples
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.em.models import read_params
 from promptcot_jax.em.settings import EStepConfig
@@ -56,8 +56,8 @@ class Role:
         Raises:
             WrongUse: there is nothing to train on.
         """
-        kept, dropped = self.fitter.within_length(targets)
-        if not kept:
+        kept, dropped = self.fitter.within_length(example_sets.Listed(targets))
+        if not len(kept):
             raise WrongUse(
                 f"EM round {round_index}: no pair has a usable rationale for {self.name}. The cold start is "
                 "too short for q_phi to end its rationales, or max_rationale_tokens or row_length is small."

@@ -18,7 +18,7 @@ def solution_sampler(model: load.LoadedModel, config: rollouts.RolloutConfig) ->
 
     def prompt_ids(problem: accuracy.Problem) -> Sequence[int]:
         domain = "math" if isinstance(problem, SolvedMathProblem) else "code"
-        return examples.solver_prompt_ids(tokenizer, problem.problem, domain)
+        return tokenizer.prompt_ids(examples.solver_prompt(tokenizer, problem.problem, domain))
 
     def to_solution(completion: completions.Completion) -> accuracy.Solution:
         return accuracy.Solution(

@@ -4,10 +4,9 @@ import os
 
 import jax
 
-from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import Triple
-from promptcot_jax.data import examples
+from promptcot_jax.data import tasks
+from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.em import cold_start as cold_start_lib
 from promptcot_jax.em import role as role_lib
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -16,6 +15,8 @@ from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+
+TASKS: dict[cold_start_lib.Role, str] = {"theta": "p_theta", "phi": "q_phi", "direct": "p_direct"}
 
 
 def cold_start(
@@ -27,6 +28,7 @@ def cold_start(
     fit: FitConfig,
     optimizer: OptimizerConfig,
     loop_config: loop.LoopConfig,
+    data: tasks.DataConfig,
     roles: tuple[cold_start_lib.Role, ...] = ("theta", "phi"),
     triples: configuration.InputPath = "{workdir}/triples.jsonl",
     triples_heldout: configuration.InputPath = "{workdir}/triples_heldout.jsonl",
@@ -37,25 +39,31 @@ def cold_start(
     Args:
         roles: add "direct" for the baseline without rationale.
         num_triples: the first rows of `triples` only; 0 takes all. EM can go on with the others.
+        data: with `rates` of domains, such as {"math": 3, "code": 1}, each epoch mixes them so.
     """
     if not set(roles) >= {"theta", "phi"}:
         raise WrongUse(f"cold_start.roles must name 'theta' and 'phi', got {roles}.")
     if num_triples < 0:
         raise WrongUse(f"cold_start.num_triples must be 0 (all) or more, got {num_triples}.")
-    seeds = jsonl.read_records(configuration.in_workdir(triples, workdir), Triple)[: num_triples or None]
-    heldout = jsonl.read_records(configuration.in_workdir(triples_heldout, workdir), Triple)
     devices = stage.make_mesh(mesh)
-    counts = {"in": len(seeds)}
+    counts: dict[str, int] = {}
     with jax.set_mesh(devices):
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
         fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed)
+
+        def opened(role: cold_start_lib.Role, path: str, limit: int = 0) -> tuple[ExampleSet, dict[str, int]]:
+            name, place = TASKS[role], configuration.in_workdir(path, workdir)
+            return tasks.open_task(name, place, base.tokenizer, config=data, workdir=workdir, limit=limit)
+
         for role in roles:
-            to_example = examples.BUILDERS[role]
+            rows, found = opened(role, triples, num_triples)
+            heldout, _ = opened(role, triples_heldout)
+            counts |= {"in": found.pop("read"), **found}
             counts |= cold_start_lib.cold_start_role(
                 role,
                 base,
-                [to_example(base.tokenizer, triple) for triple in seeds],
-                [to_example(base.tokenizer, triple) for triple in heldout],
+                rows,
+                heldout,
                 directory=os.path.join(workdir, "cold_start"),
                 fitter=role_lib.role_fitter(fitter, seed, role),
             )

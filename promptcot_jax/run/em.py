@@ -123,7 +123,7 @@ def _direct_figures(path: str, dtype: FloatType, devices: Mesh, run: em_loop.Em)
     if not store.is_complete(path) or not run.held_out_pairs:
         return {}
     model = _load(path, dtype, devices)
-    prompts = [examples.direct_prompt_ids(model.tokenizer, pair.triple) for pair in run.held_out_pairs]
+    prompts = [model.tokenizer.prompt_ids(examples.direct_prompt(pair.triple)) for pair in run.held_out_pairs]
     return held_out_lib.evaluate_direct(model.lm, model.params, run.held_out_pairs, prompts, run.roles)
 
 

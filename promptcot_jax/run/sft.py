@@ -4,15 +4,13 @@ The held-out figure in its metrics is the NLL of unseen problems' worked solutio
 """
 
 import os
-from collections.abc import Sequence
 
 import jax
 
 from promptcot_jax.checkpoints import store
-from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem
-from promptcot_jax.data import examples
+from promptcot_jax.data import tasks
+from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
 from promptcot_jax.run.model_source import ModelSource
@@ -30,8 +28,10 @@ def sft(
     fit: FitConfig,
     optimizer: OptimizerConfig,
     loop_config: loop.LoopConfig,
+    data: tasks.DataConfig,
     solved: configuration.InputPath = "{workdir}/triples.jsonl",
     solved_heldout: configuration.InputPath = "{workdir}/triples_heldout.jsonl",
+    mixture_or_task_name: str = "sft_traces",
 ) -> stage.StageResult:
     """Trains on the solved problems of `solved` and writes `policy/`.
 
@@ -44,20 +44,22 @@ def sft(
     with jax.set_mesh(devices):
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
 
-        def token_examples(path: str) -> tuple[Sequence[examples.TokenExample], dict[str, int]]:
-            rows = jsonl.read_records(
-                configuration.in_workdir(path, workdir), SolvedMathProblem | SolvedProgramProblem
+        def opened(path: str, split: str) -> tuple[ExampleSet, dict[str, int]]:
+            place = configuration.in_workdir(path, workdir)
+            found, counts = tasks.open_task(
+                mixture_or_task_name, place, base.tokenizer, config=data, workdir=workdir, split=split
             )
-            return fitter.within_length([examples.solver_example(base.tokenizer, row) for row in rows])
+            kept, dropped = fitter.within_length(found)
+            return kept, counts | dropped
 
-        rows, dropped = token_examples(solved)
-        if not rows and not dropped["dropped_overlong"]:
+        rows, counts = opened(solved, "train")
+        if not len(rows) and not counts["dropped_overlong"]:
             raise WrongUse(f"{solved}: there are no solved problems in it.")
-        if not rows:
+        if not len(rows):
             raise WrongUse(f"{solved}: no solved problem fits in row_length={fit.row_length}; raise it.")
-        heldout_rows, heldout_counts = token_examples(solved_heldout)
+        heldout, heldout_counts = opened(solved_heldout, "validation")
         batches = fitter.batches(rows)
-        counts = {"in": dropped.pop("kept") + dropped["dropped_overlong"], "out": len(rows), **dropped}
+        counts = {"in": counts.pop("read"), "out": counts.pop("kept"), **counts}
         counts |= {f"heldout_{name}": count for name, count in heldout_counts.items()}
         counts |= {"steps": batches.num_steps, "tokens": batches.num_tokens}
         if store.is_complete(policy):  # killed between writing the policy and the manifest
@@ -65,7 +67,7 @@ def sft(
             return stage.StageResult(counts=counts)
 
         state = fitter.train(
-            base.lm, base.params, batches, directory=directory, name="solver", held_out_rows=heldout_rows
+            base.lm, base.params, batches, directory=directory, name="solver", held_out=heldout
         )
         provenance = {"stage": "sft", "base": base.source, "seed": seed, "rows": len(rows)}
         store.save_model(policy, base.lm, state.params, base.tokenizer, provenance=provenance)

@@ -29,8 +29,8 @@ def draft_writer(
     lm, tokenizer = model.lm, model.tokenizer
     sampler = rollouts.make_sampler(lm, model.params, tokenizer, config, "synthesize")
 
-    def prompt_ids(concept_set: ConceptSet) -> tuple[int, ...]:
-        return examples.theta_prompt_ids(tokenizer, concept_set)
+    def prompt_ids(concept_set: ConceptSet) -> list[int]:
+        return tokenizer.prompt_ids(examples.theta_prompt(concept_set))
 
     def to_drafts(
         draws: Sequence[rollouts.Draw[ConceptSet]], drawn: Sequence[completions.Completion]

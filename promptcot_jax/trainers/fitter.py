@@ -4,8 +4,7 @@ Cold start, the fits of an EM round and the solver's SFT differ in examples, los
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable
 
 import optax
 from etils import epath
@@ -14,7 +13,7 @@ from jax.sharding import Mesh
 from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import examples
+from promptcot_jax.data import example_sets
 from promptcot_jax.data.packing import PackedEpochs
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import rules
@@ -34,7 +33,7 @@ class FitConfig:
     rows_per_batch: int = 16
     num_epochs: int = 1
     pack: bool = True
-    overlong: Literal["drop", "truncate", "error"] = "drop"
+    overlong: example_sets.Overlong = "drop"
 
     def __post_init__(self):
         for name in ("row_length", "rows_per_batch", "num_epochs"):
@@ -66,19 +65,20 @@ class Fitter:
             )
 
     def within_length(
-        self, rows: Sequence[examples.TokenExample]
-    ) -> tuple[list[examples.TokenExample], dict[str, int]]:
+        self, examples: example_sets.ExampleSet
+    ) -> tuple[example_sets.ExampleSet, dict[str, int]]:
         """Applies the length policy; returns what is left and the counts of what was dropped or cut."""
-        return examples.LengthPolicy(max_length=self.fit.row_length, overlong=self.fit.overlong).apply(rows)
+        policy = example_sets.LengthPolicy(max_length=self.fit.row_length, overlong=self.fit.overlong)
+        return example_sets.within_length(examples, policy)
 
-    def batches(self, rows: Sequence[examples.TokenExample], *, label: int = 0) -> PackedEpochs:
+    def batches(self, examples: example_sets.ExampleSet, *, label: int = 0) -> PackedEpochs:
         """Rows of fixed length in an order that is a function of (seed, label, epoch) alone.
 
         Args:
             label: tells apart the fits of one stage, such as the rounds of EM.
         """
         return PackedEpochs(
-            rows,
+            examples,
             row_length=self.fit.row_length,
             rows_per_batch=self.fit.rows_per_batch,
             num_epochs=self.fit.num_epochs,
@@ -87,13 +87,13 @@ class Fitter:
         )
 
     def held_out_nll(
-        self, lm: CausalLM, rows: Sequence[examples.TokenExample]
+        self, lm: CausalLM, examples: example_sets.ExampleSet | None
     ) -> Callable[[Params], dict[str, float]] | None:
-        """What a fit calls to measure the mean NLL per trained token of `rows`; None without rows."""
-        if not rows:
+        """What a fit calls to measure the mean NLL per trained token of the examples; None without any."""
+        if examples is None or not len(examples):
             return None
         once = PackedEpochs(
-            rows,
+            examples,
             row_length=self.fit.row_length,
             rows_per_batch=self.fit.rows_per_batch,
             num_epochs=1,
@@ -116,7 +116,7 @@ class Fitter:
         name: str,
         loss: Loss = sft.sft_loss,
         opt_state: optax.OptState | None = None,
-        held_out_rows: Sequence[examples.TokenExample] = (),
+        held_out: example_sets.ExampleSet | None = None,
     ) -> TrainState:
         """`loop.fit` with these settings; resumes what a killed attempt left in `directory`."""
         return loop.fit(
@@ -129,6 +129,6 @@ class Fitter:
             mesh=self.mesh,
             directory=directory,
             opt_state=opt_state,
-            evaluate=self.held_out_nll(lm, held_out_rows),
+            evaluate=self.held_out_nll(lm, held_out),
             name=name,
         )

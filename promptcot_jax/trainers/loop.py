@@ -2,8 +2,8 @@
 
 State, metrics rows and data position all belong to a step, so an attempt that was killed goes on from the
 last complete checkpoint as if nothing had happened. The host never waits for the step it has just dispatched:
-metrics stay on the device until a step is logged, and while the device works the host lays out the next
-batch.
+metrics stay on the device until a step is logged, and while the device works threads of the host lay out the
+next batches.
 """
 
 import dataclasses
@@ -23,11 +23,12 @@ from promptcot_jax.checkpoints.training import TrainingCheckpoints
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
+from promptcot_jax.data import packing
+from promptcot_jax.data.packing import BatchSource
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.trainers import metrics as metrics_lib
 from promptcot_jax.trainers import optimizer as optimizer_lib
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.sft import BatchSource
 from promptcot_jax.trainers.train_step import Loss, Metrics, TrainState, TrainStep, make_train_step
 
 CHECKPOINTS = "checkpoints"
@@ -189,8 +190,7 @@ class _Run:
     def steps(self, first: int, state: TrainState) -> TrainState:
         """Runs the steps after `first`; the order row, checkpoint is what makes a resumed log complete."""
         window = _Window(self.log.seconds)
-        for step in range(first + 1, self.batches.num_steps + 1):
-            batch = self.batches.batch(step - 1)
+        for step, batch in enumerate(packing.read_ahead(self.batches, first), start=first + 1):
             self.train_step.check_rows(batch.token_ids.shape[0])
             state, metrics = self.train_step.run(state, batch, self.schedule_end)
             window.add(metrics, num_tokens=int(np.count_nonzero(batch.segment_ids)))

@@ -7,7 +7,6 @@ batch is minus the log-likelihood the reward uses (section 3 of the paper) and t
 
 import functools
 import math
-from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +14,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Int, Params
-from promptcot_jax.data.packing import PackedBatch
+from promptcot_jax.data import packing
+from promptcot_jax.data.packing import BatchSource, PackedBatch
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import rules as rules_lib
-
-
-@runtime_checkable
-class BatchSource(Protocol):
-    """Batches by step, each a pure function of its step; `data.packing.PackedEpochs` is one."""
-
-    @property
-    def num_steps(self) -> int: ...
-
-    def batch(self, step: int) -> PackedBatch: ...
 
 
 def sft_loss(
@@ -57,8 +47,7 @@ def nll(lm: CausalLM, params: Params, batches: BatchSource, *, mesh: Mesh | None
         mesh: spreads the rows over devices; None leaves each batch whole.
     """
     sums = []
-    for step in range(batches.num_steps):
-        batch = batches.batch(step)
+    for batch in packing.read_ahead(batches):
         if mesh is not None:
             batch = jax.device_put(batch, rules_lib.batch_sharding(mesh, lm.rules or rules_lib.DEFAULT_RULES))
         sums.append(_evaluate(lm, params, batch))

@@ -13,23 +13,29 @@ TOKENIZER = toys.byte_tokenizer()
 TRIPLES = toys.toy_triples()
 
 
+def example_of(tokenizer, text) -> examples.TokenExample:
+    """One example tokenized by itself."""
+    (example,) = examples.tokenize(tokenizer, [text])
+    return example
+
+
 @pytest.mark.parametrize("triple", TRIPLES, ids=lambda triple: triple.id)
 def test_examples_join_the_parts_that_are_tokenized_apart(triple):
     z_block, x_block = templates.rationale_block(triple.rationale), templates.problem_block(triple.problem)
     z_ids, x_ids = tuple(TOKENIZER.encode(z_block)), tuple(TOKENIZER.encode(x_block))
     end = (TOKENIZER.eos_id,)
 
-    theta = examples.theta_example(TOKENIZER, triple)
+    theta = example_of(TOKENIZER, examples.theta_text(triple))
     assert theta.completion_ids == z_ids + x_ids + end
     assert TOKENIZER.decode(theta.prompt_ids) == templates.theta_prompt(
         triple.concepts, triple.level, triple.domain
     )
-    phi = examples.phi_example(TOKENIZER, triple)
+    phi = example_of(TOKENIZER, examples.phi_text(triple))
     assert phi.completion_ids == z_ids + end
     assert TOKENIZER.decode(phi.prompt_ids) == templates.phi_prompt(
         triple.concepts, triple.level, triple.problem, triple.domain
     )
-    direct = examples.direct_example(TOKENIZER, triple)
+    direct = example_of(TOKENIZER, examples.direct_text(triple))
     assert direct.completion_ids == x_ids + end
 
     assert examples.rationale_ids(TOKENIZER, triple.rationale) == z_ids
@@ -38,7 +44,7 @@ def test_examples_join_the_parts_that_are_tokenized_apart(triple):
 
 def test_a_split_that_joint_tokenization_would_not_make_is_kept():
     merging = toys.byte_tokenizer(merges=[("Ċ", "<")], special_markers=False)  # "\\n<" becomes one token
-    example = examples.theta_example(merging, TRIPLES[0])
+    example = example_of(merging, examples.theta_text(TRIPLES[0]))
     ids = example.prompt_ids + example.completion_ids[:-1]
     joint = merging.encode(merging.decode(ids))
     assert len(joint) == len(ids) - 2  # prompt to z block, z block to x block
@@ -48,8 +54,8 @@ def test_a_split_that_joint_tokenization_would_not_make_is_kept():
 
 def test_a_model_trained_with_bos_reads_it_once_before_the_prompt_and_never_writes_it():
     with_bos = dataclasses.replace(TOKENIZER, bos_id=TOKENIZER.pad_id, adds_bos=True)
-    plain = examples.theta_example(TOKENIZER, TRIPLES[0])
-    example = examples.theta_example(with_bos, TRIPLES[0])
+    plain = example_of(TOKENIZER, examples.theta_text(TRIPLES[0]))
+    example = example_of(with_bos, examples.theta_text(TRIPLES[0]))
     assert example.prompt_ids == (with_bos.bos_id, *plain.prompt_ids)
     assert example.completion_ids == plain.completion_ids
 
@@ -57,26 +63,28 @@ def test_a_model_trained_with_bos_reads_it_once_before_the_prompt_and_never_writ
 def test_a_stop_token_inside_a_text_is_refused_with_its_row():
     triple = dataclasses.replace(TRIPLES[1], problem="Find 1<|endoftext|> or 2.")
     with pytest.raises(WrongUse, match=r"Row 'toy-1': the text holds the stop token '<\|endoftext\|>'"):
-        examples.theta_example(TOKENIZER, triple)
+        example_of(TOKENIZER, examples.theta_text(triple))
 
 
 def test_a_marker_or_missing_concepts_are_refused_with_their_row():
     with pytest.raises(WrongUse, match=r"Row 'toy-1': the problem holds the marker"):
-        examples.phi_example(TOKENIZER, dataclasses.replace(TRIPLES[1], problem=templates.END_PROBLEM))
+        example_of(
+            TOKENIZER, examples.phi_text(dataclasses.replace(TRIPLES[1], problem=templates.END_PROBLEM))
+        )
     with pytest.raises(WrongUse, match=r"Row 'toy-1': The list of concepts is empty"):
-        examples.theta_example(TOKENIZER, dataclasses.replace(TRIPLES[1], concepts=()))
+        example_of(TOKENIZER, examples.theta_text(dataclasses.replace(TRIPLES[1], concepts=())))
 
 
 def test_solver_examples_end_and_use_the_chat_template_where_there_is_one():
     row = records.SolvedMathProblem(
         concepts=("sums",), problem="1+1?", answer="2", solution="So \\boxed{2}. "
     )
-    plain = examples.solver_example(TOKENIZER, row)
+    plain = example_of(TOKENIZER, examples.solution_text(row, TOKENIZER))
     assert TOKENIZER.decode(plain.completion_ids) == "So \\boxed{2}.<|endoftext|>"
     assert TOKENIZER.decode(plain.prompt_ids) == templates.solver_prompt("1+1?", "math")
 
     chat = toys.byte_tokenizer("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]")
-    prompt = chat.decode(examples.solver_example(chat, row).prompt_ids)
+    prompt = chat.decode(example_of(chat, examples.solution_text(row, chat)).prompt_ids)
     assert prompt == f"[user]{templates.solver_messages('1+1?', 'math')[0]['content']}[assistant]"
 
 
@@ -84,7 +92,9 @@ def test_program_rows_get_the_program_prompt():
     row = records.SolvedProgramProblem(
         concepts=("io",), problem="Echo.", tests=(), solution="```python\nprint(input())\n```"
     )
-    assert "```python code fence" in TOKENIZER.decode(examples.solver_example(TOKENIZER, row).prompt_ids)
+    assert "```python code fence" in TOKENIZER.decode(
+        example_of(TOKENIZER, examples.solution_text(row, TOKENIZER)).prompt_ids
+    )
 
 
 def test_an_example_needs_a_prompt_a_completion_and_one_value_per_token():
@@ -94,41 +104,6 @@ def test_an_example_needs_a_prompt_a_completion_and_one_value_per_token():
         examples.TokenExample(prompt_ids=(1,), completion_ids=(1, 2), token_values={"weight": (1.0,)})
 
 
-ROWS = [
-    examples.TokenExample(prompt_ids=(1, 2), completion_ids=(3,), token_values={"weight": (0.5,)}),
-    examples.TokenExample(
-        prompt_ids=(1, 2), completion_ids=(3, 4, 5), token_values={"weight": (0.1, 0.2, 0.3)}
-    ),
-    examples.TokenExample(prompt_ids=(1, 2, 3, 4), completion_ids=(5,), token_values={"weight": (1.0,)}),
-]
-
-
-def test_overlong_rows_are_dropped_and_counted():
-    kept, counts = examples.LengthPolicy(max_length=4, overlong="drop").apply(ROWS)
-    assert kept == ROWS[:1]
-    assert counts == {"kept": 1, "cut": 0, "dropped_overlong": 2}
-
-
-def test_overlong_rows_are_cut_at_the_completions_end_and_counted():
-    kept, counts = examples.LengthPolicy(max_length=4, overlong="truncate").apply(ROWS)
-    assert [(row.prompt_ids, row.completion_ids) for row in kept] == [((1, 2), (3,)), ((1, 2), (3, 4))]
-    assert kept[1].token_values == {"weight": (0.1, 0.2)}
-    # The last row's prompt alone fills the length.
-    assert counts == {"kept": 2, "cut": 1, "dropped_overlong": 1}
-
-
-def test_overlong_rows_can_be_an_error():
-    policy = examples.LengthPolicy(max_length=4, overlong="error")
-    with pytest.raises(WrongUse, match="Example 1 has 5 tokens, over max_length=4"):
-        policy.apply(ROWS)
-    assert policy.apply(ROWS[:1]) == (ROWS[:1], {"kept": 1, "cut": 0, "dropped_overlong": 0})
-
-
-def test_nonsense_policies_are_refused():
-    with pytest.raises(ValueError, match="max_length"):
-        examples.LengthPolicy(max_length=1)
-
-
 @pytest.mark.skipif(not toys.SEED_TRIPLES.exists(), reason="the shared seed data are not here")
 def test_real_triples_become_examples_that_read_back():
     from promptcot_jax.core import jsonl
@@ -136,9 +111,9 @@ def test_real_triples_become_examples_that_read_back():
     triples = jsonl.read_records(toys.SEED_TRIPLES, records.Triple)
     assert len(triples) > 1000
     for triple in triples[:200]:
-        text = TOKENIZER.decode(examples.theta_example(TOKENIZER, triple).completion_ids[:-1])
+        text = TOKENIZER.decode(example_of(TOKENIZER, examples.theta_text(triple)).completion_ids[:-1])
         assert templates.parse_problem(text) == (triple.rationale.strip(), triple.problem.strip())
-        assert "Difficulty Level: Level " in TOKENIZER.decode(examples.theta_prompt_ids(TOKENIZER, triple))
+        assert "Difficulty Level: Level " in examples.theta_prompt(triple)
 
 
 @pytest.mark.parametrize("special_markers", [True, False])

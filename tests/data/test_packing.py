@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from promptcot_jax.data import examples, packing
+from promptcot_jax.data import example_sets, examples, packing
 
 
 def make_examples(count: int, seed: int = 0, longest: int = 24) -> list[examples.TokenExample]:
@@ -24,6 +24,11 @@ def make_examples(count: int, seed: int = 0, longest: int = 24) -> list[examples
             )
         )
     return result
+
+
+def epochs_of(rows: list[examples.TokenExample], **settings) -> packing.PackedEpochs:
+    """Epochs over rows in memory."""
+    return packing.PackedEpochs(example_sets.Listed(rows), **settings)
 
 
 def unpack(batch: packing.PackedBatch) -> list[examples.TokenExample]:
@@ -74,20 +79,18 @@ def test_a_small_row_by_hand():
 @pytest.mark.parametrize("pack", [True, False])
 def test_every_epoch_holds_every_example_once(pack):
     rows = make_examples(101)
-    epochs = packing.PackedEpochs(rows, row_length=32, rows_per_batch=4, num_epochs=3, seed=5, pack=pack)
+    epochs = epochs_of(rows, row_length=32, rows_per_batch=4, num_epochs=3, seed=5, pack=pack)
     batches = [epochs.batch(step) for step in range(epochs.num_steps)]
     assert content([e for batch in batches for e in unpack(batch)]) == content(rows * 3)
     assert sum(int((batch.segment_ids > 0).sum()) for batch in batches) == epochs.num_tokens
     assert sum(int(batch.loss_mask.sum()) for batch in batches) == epochs.num_labels
     assert {batch.token_ids.shape for batch in batches} == {(4, 32)}
-    one = packing.PackedEpochs(rows, row_length=32, rows_per_batch=4, num_epochs=1, seed=5, pack=pack)
+    one = epochs_of(rows, row_length=32, rows_per_batch=4, num_epochs=1, seed=5, pack=pack)
     assert content([e for step in range(one.num_steps) for e in unpack(one.batch(step))]) == content(rows)
 
 
 def test_without_packing_a_row_holds_one_example():
-    epochs = packing.PackedEpochs(
-        make_examples(10), row_length=32, rows_per_batch=4, num_epochs=2, seed=0, pack=False
-    )
+    epochs = epochs_of(make_examples(10), row_length=32, rows_per_batch=4, num_epochs=2, seed=0, pack=False)
     assert epochs.num_steps == 6
     last = epochs.batch(2)
     np.testing.assert_array_equal(last.segment_ids.max(axis=1), [1, 1, 0, 0])  # filled up with empty rows
@@ -96,7 +99,7 @@ def test_without_packing_a_row_holds_one_example():
 
 def test_the_order_is_a_function_of_seed_and_epoch():
     def order(seed: int, epoch: int) -> list[examples.TokenExample]:
-        epochs = packing.PackedEpochs(
+        epochs = epochs_of(
             make_examples(40), row_length=32, rows_per_batch=40, num_epochs=2, seed=seed, pack=False
         )
         return unpack(epochs.batch(epoch))
@@ -109,24 +112,22 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 def test_any_step_can_be_asked_for_first():
     rows = make_examples(60)
     settings = {"row_length": 32, "rows_per_batch": 3, "num_epochs": 3, "seed": 9}
-    whole = packing.PackedEpochs(rows, **settings)
+    whole = epochs_of(rows, **settings)
     run = [whole.batch(step) for step in range(whole.num_steps)]
     for step in (whole.num_steps - 1, 7, 0):
-        resumed = packing.PackedEpochs(rows, **settings).batch(step)
+        resumed = epochs_of(rows, **settings).batch(step)
         jax.tree.map(np.testing.assert_array_equal, resumed, run[step])
     # A longer run begins with the same steps.
-    more = packing.PackedEpochs(rows, **(settings | {"num_epochs": 4}))
+    more = epochs_of(rows, **(settings | {"num_epochs": 4}))
     jax.tree.map(np.testing.assert_array_equal, more.batch(whole.num_steps - 1), run[-1])
 
 
 def test_fill_share_counts_every_position():
-    epochs = packing.PackedEpochs(make_examples(300), row_length=64, rows_per_batch=5, num_epochs=2, seed=0)
+    epochs = epochs_of(make_examples(300), row_length=64, rows_per_batch=5, num_epochs=2, seed=0)
     batches = [epochs.batch(step) for step in range(epochs.num_steps)]
     filled = np.mean([batch.segment_ids > 0 for batch in batches])
     assert epochs.fill_share == pytest.approx(filled)
-    loose = packing.PackedEpochs(
-        make_examples(300), row_length=64, rows_per_batch=5, num_epochs=2, seed=0, pack=False
-    )
+    loose = epochs_of(make_examples(300), row_length=64, rows_per_batch=5, num_epochs=2, seed=0, pack=False)
     assert loose.fill_share < 0.25 < 0.9 < epochs.fill_share
 
 
@@ -173,21 +174,38 @@ def test_a_batch_is_a_pytree_that_holds_anything():
         ([], {}, "no examples"),
         (make_examples(3), {"row_length": 1}, "a row holds 1"),
         (make_examples(3), {"num_epochs": 0}, "at least 1"),
-        (
-            [*make_examples(1), examples.TokenExample(prompt_ids=(1,), completion_ids=(2,))],
-            {},
-            "token values",
-        ),
+        (make_examples(3), {"share": packing.HostShare(0, 4)}, "does not divide over 4 hosts"),
     ],
 )
 def test_wrong_settings_are_refused(rows, changes, message):
     settings = {"row_length": 32, "rows_per_batch": 2, "num_epochs": 1, "seed": 0} | changes
     with pytest.raises(ValueError, match=message):
-        packing.PackedEpochs(rows, **settings)
+        epochs_of(rows, **settings)
 
 
 def test_a_step_outside_the_run_is_refused():
-    epochs = packing.PackedEpochs(make_examples(3), row_length=32, rows_per_batch=2, num_epochs=1, seed=0)
+    epochs = epochs_of(make_examples(3), row_length=32, rows_per_batch=2, num_epochs=1, seed=0)
     for step in (-1, epochs.num_steps):
         with pytest.raises(IndexError):
             epochs.batch(step)
+
+
+@pytest.mark.parametrize("num_hosts", [2, 4])
+def test_hosts_share_the_rows_of_each_batch(num_hosts):
+    rows = make_examples(101)
+    settings = {"row_length": 32, "rows_per_batch": 4, "num_epochs": 2, "seed": 5}
+    whole = epochs_of(rows, **settings)
+    hosts = [epochs_of(rows, share=packing.HostShare(i, num_hosts), **settings) for i in range(num_hosts)]
+    for step in range(whole.num_steps):
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts), *(host.batch(step) for host in hosts))
+        jax.tree.map(np.testing.assert_array_equal, joined, whole.batch(step))
+
+
+@pytest.mark.parametrize("num_threads", [1, 7])
+def test_reading_ahead_gives_the_batches_in_order_from_any_step(num_threads):
+    epochs = epochs_of(make_examples(60), row_length=32, rows_per_batch=3, num_epochs=3, seed=9)
+    for first in (0, 5, epochs.num_steps):
+        read = list(packing.read_ahead(epochs, first, num_threads=num_threads))
+        assert len(read) == epochs.num_steps - first
+        for step, batch in enumerate(read, start=first):
+            jax.tree.map(np.testing.assert_array_equal, batch, epochs.batch(step))

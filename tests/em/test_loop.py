@@ -11,7 +11,7 @@ from etils import epath
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import examples, templates, tokenizer_training
+from promptcot_jax.data import example_sets, examples, templates, tokenizer_training
 from promptcot_jax.data.corpus import styles
 from promptcot_jax.em import e_step as e_step_lib
 from promptcot_jax.em import held_out, loop, models, pairs
@@ -67,9 +67,10 @@ def cold_started(tmp_path_factory):
     lm = CausalLM(toys.toy_config(vocab_size=400), rules.DEFAULT_RULES)
     base = load.LoadedModel(lm, lm.init(jax.random.key(0)), tokenizer, "toy")
     with jax.set_mesh(MESH):
-        for role, make in (("theta", examples.theta_example), ("phi", examples.phi_example)):
-            rows = [make(tokenizer, triple) for triple in DISTINCT]
-            counts = cold_start_role(role, base, rows, rows[:4], directory=directory, fitter=COLD_START)
+        for role, make in (("theta", examples.theta_text), ("phi", examples.phi_text)):
+            rows = examples.tokenize(tokenizer, [make(triple) for triple in DISTINCT])
+            sets = (example_sets.Listed(rows), example_sets.Listed(rows[:4]))
+            counts = cold_start_role(role, base, *sets, directory=directory, fitter=COLD_START)
             assert counts[f"{role}_rows"] == len(DISTINCT)
         return directory, tokenizer, lm
 

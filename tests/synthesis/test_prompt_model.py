@@ -68,7 +68,7 @@ def test_scores_are_split_at_the_end_of_the_rationale_block(model, special_marke
     tokenizer = toys.byte_tokenizer(special_markers=special_markers)
     z_ids = examples.rationale_ids(tokenizer, "a plan")
     x_ids = examples.problem_ids(tokenizer, "a problem?")
-    prompt = examples.theta_prompt_ids(tokenizer, SETS[0])
+    prompt = tuple(tokenizer.prompt_ids(examples.theta_prompt(SETS[0])))
     (scores,) = scoring.score(
         model.lm, model.params, [prompt], [(*z_ids, *x_ids)], batch_tokens=1024, pad_id=tokenizer.pad_id
     )

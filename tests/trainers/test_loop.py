@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from promptcot_jax.data import packing
+from promptcot_jax.data import example_sets, packing
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import generation
 from promptcot_jax.sampling.token_choice import SamplingConfig
@@ -214,12 +214,18 @@ def test_remove_checkpoints_keeps_the_metrics(tmp_path):
 def test_sft_learns_a_toy_by_heart_and_says_it_again(tmp_path):
     lm = toy_fit.toy_lm(embed_dim=32, mlp_dim=64)
     rows = toy_fit.toy_examples(12)
-    batches = packing.PackedEpochs(rows, row_length=24, rows_per_batch=8, num_epochs=200, seed=0)
+    batches = packing.PackedEpochs(
+        example_sets.Listed(rows), row_length=24, rows_per_batch=8, num_epochs=200, seed=0
+    )
     quick = optimizer.OptimizerConfig(learning_rate=5e-3, warmup_steps=10, schedule="cosine")
     config = loop.LoopConfig(log_every=50, checkpoint_every=1000, tensorboard=False)
     state = toy_fit.fit(tmp_path, batches, lm=lm, optimizer=quick, config=config, evaluate=None)
     total, count = sft.nll(
-        lm, state.params, packing.PackedEpochs(rows, row_length=24, rows_per_batch=8, num_epochs=1, seed=0)
+        lm,
+        state.params,
+        packing.PackedEpochs(
+            example_sets.Listed(rows), row_length=24, rows_per_batch=8, num_epochs=1, seed=0
+        ),
     )
     assert total / count < 0.05 < math.log(toy_fit.VOCAB_SIZE)
     completions = generation.generate(

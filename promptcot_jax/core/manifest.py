@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from etils import epath
 
-from promptcot_jax.core import jsonl
+from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.core.errors import WrongUse
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tokenizers", "seqio", "numpy")
@@ -42,15 +42,17 @@ def text_digest(text: str) -> str:
 
 
 def file_digest(path: epath.PathLike) -> str:
-    """Digest of a record file (or its shards) or of a directory's manifest of files: names and bytes."""
+    """Digest of a file, its shards, a pattern's matches, or a directory's files: names and bytes.
+
+    Raises:
+        WrongUse: there is no such file.
+    """
     digest = hashlib.sha256()
     path = epath.Path(path)
     if path.is_dir():
         files = sorted(p for p in _walk(path))
-    elif path.name.endswith(".jsonl"):
-        files = jsonl.record_files(path)
     else:
-        files = [path]
+        files = file_sets.files_of(path)
     for file in files:
         relative = os.path.relpath(os.fspath(file), os.fspath(path)) if path.is_dir() else ""
         digest.update(relative.encode())

@@ -156,3 +156,44 @@ class Problem:
     round_index: int  # EM round of the model that wrote it; -1: the cold start
     seed: int
     sample: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifiedMathPrompt:
+    """A problem with a checked answer: what self-play trains on, and what evaluation sets hold."""
+
+    id: str = ""
+    concepts: tuple[str, ...] = ()
+    problem: str
+    answer: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifiedProgramPrompt:
+    """A programming problem with checked tests."""
+
+    id: str = ""
+    concepts: tuple[str, ...] = ()
+    problem: str
+    tests: tuple[StdioTest, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SftTrace:
+    """A teacher's solution of one problem (paper section 3.5); `prompt` is the problem without chat frame."""
+
+    id: str = ""
+    domain: Domain = "math"
+    prompt: str
+    completion: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreferencePair:
+    """Two solutions of one problem, the better one first (section 3.4: one that solves it, one that fails)."""
+
+    id: str = ""
+    domain: Domain = "math"
+    prompt: str
+    chosen: str
+    rejected: str

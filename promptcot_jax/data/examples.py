@@ -169,20 +169,45 @@ def solver_prompt(tokenizer: Tokenizer, problem: str, domain: records.Domain) ->
 
 
 def solution_text(
-    row: records.SolvedMathProblem | records.SolvedProgramProblem, tokenizer: Tokenizer
+    row: records.SolvedMathProblem | records.SolvedProgramProblem | records.SftTrace, tokenizer: Tokenizer
 ) -> TextExample:
-    """x -> worked solution.
+    """x -> worked solution, or a trace's prompt -> completion.
 
     Raises:
-        WrongUse: the solution is empty; the message names the row.
+        WrongUse: the problem or the solution is empty; the message names the row.
     """
-    domain: records.Domain = "math" if isinstance(row, records.SolvedMathProblem) else "code"
-    solution = row.solution.strip()
-    if not solution:
-        raise WrongUse(f"Row '{row.id}': the solution is empty.")
+    if isinstance(row, records.SftTrace):
+        domain, problem, solution = row.domain, row.prompt, row.completion
+    else:
+        domain = "math" if isinstance(row, records.SolvedMathProblem) else "code"
+        problem, solution = row.problem, row.solution
     return TextExample(
-        row_id=row.id, prompt=solver_prompt(tokenizer, row.problem, domain), blocks=(solution,)
+        row_id=row.id,
+        prompt=solver_prompt(tokenizer, problem, domain),
+        blocks=(_stated(solution, f"Row '{row.id}': the solution"),),
     )
+
+
+def pair_texts(row: records.PreferencePair, tokenizer: Tokenizer) -> tuple[TextExample, TextExample]:
+    """x -> the preferred solution, and x -> the other one.
+
+    Raises:
+        WrongUse: a solution is empty; the message names the row.
+    """
+    prompt = solver_prompt(tokenizer, row.prompt, row.domain)
+    chosen, rejected = (
+        TextExample(
+            row_id=row.id, prompt=prompt, blocks=(_stated(text, f"Row '{row.id}': the {name} solution"),)
+        )
+        for name, text in (("chosen", row.chosen), ("rejected", row.rejected))
+    )
+    return chosen, rejected
+
+
+def _stated(text: str, what: str) -> str:
+    if not (text := text.strip()):
+        raise WrongUse(f"{what} is empty.")
+    return text
 
 
 def tokenize(tokenizer: Tokenizer, texts: Sequence[TextExample]) -> list[TokenExample]:

@@ -1,28 +1,40 @@
-"""Rows of a user's files as they come, whatever their format; a bad one is named, and fatal or counted."""
+"""Rows of a user's files as they come, whatever their format; a bad one is named, and fatal or counted.
+
+Formats go by extension (`data/formats/`): JSON lines (`.jsonl`, `.json`, also `.gz`), `.parquet`, `.tfrecord`
+and `.array_record`. The same records come out of each, also of `tf.train.Example`s, which do not nest: where
+a record's field is a list or an object, `iter_records` reads their text as JSON, and one value as a list.
+"""
 
 import collections
 import dataclasses
+import json
 import logging
 import os
-from collections.abc import Iterator
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from etils import epath
 
-from promptcot_jax.core import jsonl
+from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data.formats import json_lines, parquet, records
+from promptcot_jax.data.formats.source import Fault, Row
 
 Record = TypeVar("Record")
 
 log = logging.getLogger(__name__)
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One row and where it stands: `FILE:LINE`, or `FILE#RECORD` where a file has no lines."""
-
-    where: str
-    fields: dict[str, Any]
+_READERS: Mapping[tuple[str, ...], Callable[[epath.Path, int], Iterator[Row | Fault]]] = {
+    (".jsonl", ".json"): json_lines.read,
+    (".jsonl.gz", ".json.gz"): json_lines.read_compressed,
+    (".parquet",): parquet.read,
+    (".tfrecord", ".tfrecords"): records.read_tfrecord,
+    (".array_record", ".arrayrecord"): records.read_array_record,
+}
+_NUM_LOGGED = 10  # of each reason; the rest is a number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,32 +51,37 @@ class BadRows:
             raise ValueError(f"max_row_bytes must be at least 1, got {self.max_row_bytes}.")
 
 
+FATAL = BadRows()
+
+
 def iter_rows(
     path: epath.PathLike,
     *,
-    bad_rows: BadRows = BadRows(),
+    bad_rows: BadRows = FATAL,
     counts: collections.Counter[str] | None = None,
 ) -> Iterator[Row]:
     """The rows of a file, a set of shards or a glob pattern, in order, one at a time.
 
     Args:
-        counts: is added to: `read`, and one `bad_REASON` for each kind of row left out.
+        counts: is added to: `read` for each row that comes out, `bad_REASON` for each that is left out;
+            their sum is the rows that were there, as far as a damaged file lets one tell.
 
     Raises:
         WrongUse: there is no such file, or a row is bad and `bad_rows` does not skip it; the message names
             file and line.
     """
-    counts = collections.Counter() if counts is None else counts
-    for file, number, fields in jsonl.iter_rows(path):
-        counts["read"] += 1
-        yield Row(f"{file}:{number}", fields)
+    ledger = _Ledger(bad_rows, collections.Counter() if counts is None else counts)
+    for row in _rows_of_files(path, ledger):
+        ledger.counts["read"] += 1
+        yield row
+    ledger.sum_up()
 
 
 def iter_records(
     path: epath.PathLike,
     record_type: type[Record] | Any,
     *,
-    bad_rows: BadRows = BadRows(),
+    bad_rows: BadRows = FATAL,
     counts: collections.Counter[str] | None = None,
 ) -> Iterator[Record]:
     """The rows as records of one type, or of a union of types; a missing `id` becomes `FILENAME:LINE`.
@@ -72,14 +89,96 @@ def iter_records(
     Raises:
         WrongUse: as `iter_rows`, and for a field that is missing or has the wrong type.
     """
-    counts = collections.Counter() if counts is None else counts
-    for row in iter_rows(path, bad_rows=bad_rows, counts=counts):
+    ledger = _Ledger(bad_rows, collections.Counter() if counts is None else counts)
+    for row in _rows_of_files(path, ledger):
         try:
-            yield jsonl.record_from_row(
-                record_type, row.fields, where=row.where, default_id=os.path.basename(row.where)
-            )
+            record = record_of(row, record_type)
         except WrongUse as error:
-            if bad_rows.action == "error":
-                raise
-            counts["bad_field"] += 1
-            log.warning("left out: %s", error)
+            ledger.leave_out(Fault(row.where, "field", str(error).removeprefix(f"{row.where}: ")))
+        else:
+            ledger.counts["read"] += 1
+            yield record
+    ledger.sum_up()
+
+
+def record_of(row: Row, record_type: type[Record] | Any) -> Record:
+    """The record that a row holds, of one type or of a union of types.
+
+    Raises:
+        WrongUse: a field is missing or has the wrong type.
+    """
+    fields = _nested(row.fields, record_type) if row.is_flat else row.fields
+    default_id = os.path.basename(row.where)
+    return jsonl.record_from_row(record_type, fields, where=row.where, default_id=default_id)
+
+
+class _Ledger:
+    """What becomes of bad rows, and the counts of all."""
+
+    def __init__(self, bad_rows: BadRows, counts: collections.Counter[str]):
+        self.bad_rows, self.counts = bad_rows, counts
+        self._faults = collections.Counter[str]()
+
+    def leave_out(self, fault: Fault) -> None:
+        """Counts a fault and logs it, if it is among the first of its reason.
+
+        Raises:
+            WrongUse: bad rows are not to be skipped.
+        """
+        text = f"{fault.where}: {fault.message.rstrip('.')}"
+        if self.bad_rows.action == "error":
+            raise WrongUse(f"{text}; mend it, or have bad rows left out and counted (bad_rows 'skip').")
+        self.counts[f"bad_{fault.reason}"] += fault.rows
+        self._faults[fault.reason] += 1
+        if self._faults[fault.reason] <= _NUM_LOGGED:
+            log.warning("left out: %s", text)
+
+    def sum_up(self) -> None:
+        """Logs how many faults were not logged one by one."""
+        for reason, number in self._faults.items():
+            if number > _NUM_LOGGED:
+                log.warning("left out: %d more with the fault '%s'", number - _NUM_LOGGED, reason)
+
+
+def _rows_of_files(path: epath.PathLike, ledger: _Ledger) -> Iterator[Row]:
+    files = file_sets.files_of(path)
+    readers = [_reader_of(file) for file in files]  # of all, before hours go into the first
+    for file, reader in zip(files, readers, strict=True):
+        for row in reader(file, ledger.bad_rows.max_row_bytes):
+            if isinstance(row, Fault):
+                ledger.leave_out(row)
+            else:
+                yield row
+
+
+def _reader_of(file: epath.Path) -> Callable[[epath.Path, int], Iterator[Row | Fault]]:
+    name = re.sub(r"-\d{5}-of-\d{5}$", "", file.name)  # TFDS numbers its shards after the extension
+    for extensions, reader in _READERS.items():
+        if name.endswith(extensions):
+            return reader
+    known = ", ".join(extension for extensions in _READERS for extension in extensions)
+    raise WrongUse(f"{os.fspath(file)}: the extension names no format that can be read; those are {known}.")
+
+
+def _nested(fields: Mapping[str, Any], record_type: Any) -> dict[str, Any]:
+    """The fields of a flat row as a record, or a union of records, wants them."""
+    is_union = isinstance(record_type, types.UnionType) or typing.get_origin(record_type) is typing.Union
+    hints: dict[str, Any] = {}
+    for member in typing.get_args(record_type) if is_union else (record_type,):
+        hints = jsonl.type_hints(member) | hints
+    return {name: _nested_value(value, hints.get(name, str)) for name, value in fields.items()}
+
+
+def _nested_value(value: Any, hint: Any) -> Any:
+    """A flat value as its field wants it: JSON text as what it says, one value as a list of it."""
+    if hint is bool and value in (0, 1):
+        return bool(value)
+    is_list = typing.get_origin(hint) is tuple
+    if isinstance(value, str) and (is_list or dataclasses.is_dataclass(hint)):
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = None
+        if isinstance(parsed, list | dict):
+            value = parsed
+    return [value] if is_list and not isinstance(value, list) else value

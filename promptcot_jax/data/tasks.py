@@ -24,8 +24,8 @@ import inspect
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
 
 from etils import epath
 
@@ -37,6 +37,8 @@ from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.data.tokenizer import Tokenizer
 
 ROWS_AT_ONCE = 512  # tokenized in one call: enough for all cores of a TPU host, little memory
+
+Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,8 @@ TASKS: dict[str, Task] = {
         for domain in DOMAINS
     },
     "sft_traces": Task(
-        record_type=records.SolvedMathProblem | records.SolvedProgramProblem, to_text=examples.solution_text
+        record_type=records.SolvedMathProblem | records.SolvedProgramProblem | records.SftTrace,
+        to_text=examples.solution_text,
     ),
 }
 MIXTURES: dict[str, tuple[str, ...]] = {
@@ -75,14 +78,19 @@ class DataConfig:
     `bad_rows`: a row that cannot be read or rendered ends the stage, or is logged, counted and left out.
     `rates` of the tasks of a mixture; without them each row is as likely as any other. `cache_dir` holds the
     tokenized tasks: where it is empty, `token_cache/` in a local workdir, else in the user's cache directory.
+
+    The last two are T5X's, for a task of a user's own in seqio's registry: whether it is read from seqio's
+    offline cache, and where that is looked for.
     """
 
-    HOW_ONLY: ClassVar = frozenset({"cache_dir"})
+    HOW_ONLY: ClassVar = frozenset({"cache_dir", "seqio_additional_cache_dirs"})
 
     bad_rows: Literal["error", "skip"] = "error"
     max_row_bytes: int = rows.BadRows.max_row_bytes
     rates: Mapping[str, float] | None = None
     cache_dir: str = ""
+    use_cached_tasks: bool = False
+    seqio_additional_cache_dirs: tuple[str, ...] = ()
 
     @property
     def bad_row_rule(self) -> rows.BadRows:
@@ -113,8 +121,11 @@ def open_task(
 ) -> tuple[ExampleSet, dict[str, int]]:
     """A task or mixture of this package over the rows of `path`, tokenized once and cached.
 
+    Any other name is that of a task or mixture in seqio's registry, read without `path`.
+
     Args:
         limit: the first rows only; 0 takes all.
+        split: of a task in seqio's registry; for this package's tasks a split is a file.
 
     Returns:
         The examples, and counts for the manifest: rows read, and left out by reason.
@@ -122,6 +133,8 @@ def open_task(
     Raises:
         WrongUse: there is no such task, a file is missing, or a row is bad and `config` does not skip it.
     """
+    if name not in TASKS and name not in MIXTURES:
+        return _registered_with_seqio(name, split, config, workdir)
     cache_dir = config.cache_dir_in(workdir)
     members = MIXTURES.get(name, (name,))
     stores = {
@@ -136,6 +149,24 @@ def open_task(
     if name not in MIXTURES:
         return stores[name], dict(counts)
     return example_sets.Mixed(stores, config.rates), dict(counts)
+
+
+def _registered_with_seqio(
+    name: str, split: str, config: DataConfig, workdir: str
+) -> tuple[ExampleSet, dict[str, int]]:
+    """A user's own task or mixture, tokenized at each start: nothing tells what its bytes depend on."""
+    from promptcot_jax.data import seqio_tasks  # late: TensorFlow takes seconds, and most runs need none
+
+    build = functools.partial(
+        seqio_tasks.task_examples,
+        name,
+        split,
+        use_cached=config.use_cached_tasks,
+        cache_dirs=config.seqio_additional_cache_dirs,
+    )
+    content = token_store.Content(f"{name}-{split}", {}, build, {})
+    store = token_store.open_or_build(config.cache_dir_in(workdir), content, anew=True)
+    return store, {"read": len(store)}
 
 
 def content_of(
@@ -187,52 +218,56 @@ def iter_token_examples(
     Raises:
         WrongUse: a row is bad and `bad_rows` does not skip it.
     """
-    found = rows.iter_records(path, task.record_type, bad_rows=bad_rows, counts=counts)
-    taken = itertools.islice(found, limit or None)
-    wanted = (row for row in taken if task.domain is None or row.domain == task.domain)
-    is_skipping = bad_rows.action == "skip"
-    texts = _rendered(task, wanted, tokenizer, is_skipping, counts)
-    while batch := list(itertools.islice(texts, ROWS_AT_ONCE)):
-        yield _tokenized(tokenizer, batch, is_skipping, counts)
+    found = iter_task_rows(task.record_type, path, task.domain, bad_rows=bad_rows, limit=limit, counts=counts)
+
+    def make(some: Sequence[Any]) -> list[examples.TokenExample]:
+        return examples.tokenize(tokenizer, [task.to_text(row, tokenizer) for row in some])
+
+    while batch := list(itertools.islice(found, ROWS_AT_ONCE)):
+        yield made_of(batch, make, bad_rows, counts)
 
 
-def _rendered(
-    task: Task,
-    found: Iterable[Any],
-    tokenizer: Tokenizer,
-    is_skipping: bool,
+def iter_task_rows(
+    record_type: Any,
+    path: epath.PathLike,
+    domain: records.Domain | None = None,
+    *,
+    bad_rows: rows.BadRows,
+    limit: int = 0,
     counts: collections.Counter[str],
-) -> Iterator[examples.TextExample]:
-    for row in found:
-        try:
-            yield task.to_text(row, tokenizer)
-        except WrongUse as error:
-            _skip_or_raise(error, is_skipping, counts)
+) -> Iterator[Any]:
+    """The records of a file, or those of one domain.
+
+    Raises:
+        WrongUse: a row is bad and `bad_rows` does not skip it.
+    """
+    found = rows.iter_records(path, record_type, bad_rows=bad_rows, counts=counts)
+    for row in itertools.islice(found, limit or None):
+        if domain is None or row.domain == domain:
+            yield row
 
 
-def _tokenized(
-    tokenizer: Tokenizer,
-    texts: list[examples.TextExample],
-    is_skipping: bool,
+def made_of(
+    some: Sequence[Any],
+    make: Callable[[Sequence[Any]], list[Made]],
+    bad_rows: rows.BadRows,
     counts: collections.Counter[str],
-) -> list[examples.TokenExample]:
-    """All at once; one by one where a text of the batch is refused."""
+) -> list[Made]:
+    """What `make` makes of many rows at once; one by one where it refuses a row that may be left out.
+
+    Raises:
+        WrongUse: a row is refused and `bad_rows` does not skip it.
+    """
     try:
-        return examples.tokenize(tokenizer, texts)
+        return make(some)
     except WrongUse as error:
-        if not is_skipping:
+        if bad_rows.action == "error":
             raise
-        if len(texts) == 1:
-            _skip_or_raise(error, is_skipping, counts)
+        if len(some) == 1:
+            counts["bad_content"] += 1
+            log.warning("left out: %s", error)
             return []
-    return [example for text in texts for example in _tokenized(tokenizer, [text], is_skipping, counts)]
-
-
-def _skip_or_raise(error: WrongUse, is_skipping: bool, counts: collections.Counter[str]) -> None:
-    if not is_skipping:
-        raise error
-    counts["bad_content"] += 1
-    log.warning("left out: %s", error)
+    return [made for row in some for made in made_of([row], make, bad_rows, counts)]
 
 
 @functools.cache

@@ -93,19 +93,23 @@ class TokenStore(InOwnOrder):
 
 
 def open_or_build(
-    cache_dir: str, content: Content, *, patience_seconds: float = PATIENCE_SECONDS
+    cache_dir: str, content: Content, *, anew: bool = False, patience_seconds: float = PATIENCE_SECONDS
 ) -> TokenStore:
     """The store of this content, built if nobody has.
+
+    Args:
+        anew: builds it in any case, in place of one that is there (whose readers keep what they read).
 
     Raises:
         TimeoutError: another process has held the store for `patience_seconds` without finishing it.
         OSError: the store is damaged.
     """
     directory = os.path.join(cache_dir, content.key)
-    if not os.path.exists(os.path.join(directory, _MARKER)):
+    marker = os.path.join(directory, _MARKER)
+    if anew or not os.path.exists(marker):
         os.makedirs(cache_dir, exist_ok=True)
         with _sole_builder(f"{directory}.lock", content.name, patience_seconds):
-            if not os.path.exists(os.path.join(directory, _MARKER)):
+            if anew or not os.path.exists(marker):
                 _build(directory, content)
     return TokenStore(directory)
 
@@ -152,6 +156,7 @@ def _build(directory: str, content: Content) -> None:
             "counts": dict(content.counts),
         }
         jsonl.write_json(os.path.join(aside, _MARKER), description)
+        shutil.rmtree(directory, ignore_errors=True)
         os.rename(aside, directory)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

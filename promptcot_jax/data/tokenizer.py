@@ -208,6 +208,10 @@ class Tokenizer:
         """Text of ids; special tokens appear as their text unless skipped."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
+    def decode_many(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of many rows of ids, in parallel; special tokens appear as their text."""
+        return self.backend.decode_batch(list(rows), skip_special_tokens=False)
+
     def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The conversation as the model's chat template writes it.
 

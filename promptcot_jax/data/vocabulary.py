@@ -1,25 +1,55 @@
 """The Hugging Face tokenizer as a seqio vocabulary.
 
-The graph-mode methods call the tokenizer through `tf.numpy_function`, so eager and graph mode give the same
-ids; the graph runs only in the process that built it, which is where seqio pipelines run.
+The methods for graphs call the tokenizer through `tf.numpy_function`, so eager, graph and batched calls give
+the same ids; the graph runs only in the process that built it, which is where seqio pipelines run. Encode
+batches where speed counts: one call costs the same for a text and for a thousand, and the texts of a batch
+are tokenized on all cores.
+
+Departures from seqio's own vocabularies: id 0 is a token like any other, there is no unknown token, and
+nothing is added behind the caller's back. A prompt of a model that was trained with a BOS must bring it (a
+rendered chat does; `Tokenizer.prompt_ids` puts it in front of other text).
 """
 
-from collections.abc import Sequence
+import itertools
+import json
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
+from etils import epath
 
-from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import gguf_tokenizer
+from promptcot_jax.data.tokenizer import Message, Tokenizer
+
+_RaggedTensor: Any = tf.RaggedTensor  # its constructors are missing from the type stubs
 
 
 class TokenizerVocabulary(seqio.Vocabulary):
-    """A `Tokenizer` for seqio; unlike seqio's own vocabularies, id 0 is a token like any other."""
+    """A `Tokenizer` for seqio.
+
+    Decoding ends at the first end token and passes over padding at the end. That a text may hold these is one
+    exception to `decode(encode(text)) == text` for a byte-level tokenizer; normalisation (NFC in Qwen2) and
+    bytes that its vocabulary lacks are the others.
+    """
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__(extra_ids=0)
         self._tokenizer = tokenizer
+
+    @classmethod
+    def from_path(cls, path: epath.PathLike) -> "TokenizerVocabulary":
+        """The vocabulary of a Hugging Face directory or a `.gguf` file, for gin to name.
+
+        Raises:
+            WrongUse: there is no tokenizer that can be read; the message names the file.
+        """
+        if os.fspath(path).endswith(".gguf"):
+            return cls(gguf_tokenizer.read_tokenizer(path))
+        return cls(Tokenizer.from_directory(path))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -33,7 +63,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
     @property
     def eos_id(self) -> int:
-        """Ends a completion; seqio's `decode` drops what follows it."""
+        """Ends a completion; decoding drops it and what follows."""
         return self._tokenizer.eos_id
 
     @property
@@ -43,37 +73,112 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
     @property
     def unk_id(self) -> None:
-        """There is none: byte-level tokenizers know every text."""
+        """There is none: a byte for which the vocabulary has no token (SmolLM2 lacks some) is left out."""
         return None
 
     @property
     def _base_vocab_size(self) -> int:
         return self._tokenizer.vocab_size
 
+    def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """The conversation as the model's chat template writes it.
+
+        Raises:
+            WrongUse: the tokenizer has no chat template, or the template fails on these messages.
+        """
+        return self._tokenizer.render_chat(messages, add_generation_prompt)
+
+    def render_chat_tf(self, messages: tf.Tensor, add_generation_prompt: bool = True) -> tf.Tensor:
+        """`render_chat` in a graph, of conversations as JSON lists of messages: one, or any shape of them.
+
+        A conversation that cannot be rendered fails the graph with an error that quotes the `WrongUse`.
+        """
+
+        def render(array: np.ndarray | bytes) -> np.ndarray:
+            lines = np.asarray(array, np.object_)
+            chats = [
+                self.render_chat(_messages(line), add_generation_prompt) for line in lines.ravel().tolist()
+            ]
+            return _text_array(chats, lines.shape)
+
+        texts = tf.numpy_function(render, [messages], tf.string, stateful=False)
+        texts.set_shape(messages.shape)
+        return texts
+
     def _encode(self, s: str) -> Sequence[int]:
         return self._tokenizer.encode(s)
 
+    def encode_tf(self, s: tf.Tensor | tf.RaggedTensor) -> tf.Tensor | tf.RaggedTensor:
+        """Ids of a text, [T]; of texts of any other shape, dense or ragged, with one ragged axis more.
+
+        A text that is not UTF-8 fails the graph with an error that quotes the `WrongUse`.
+        """
+        if isinstance(s, tf.RaggedTensor):
+            return s.with_flat_values(self.encode_tf(s.flat_values))
+        if s.shape.rank is None:
+            raise ValueError("encode_tf needs a tensor of known rank: tf.ensure_shape(texts, [None]).")
+        if s.shape.rank > 1:
+            return self.encode_tf(_RaggedTensor.from_tensor(s, ragged_rank=s.shape.rank - 1))
+        ids, lengths = self._encode_flat(tf.reshape(s, [-1]))
+        return ids if s.shape.rank == 0 else _RaggedTensor.from_row_lengths(ids, lengths, validate=False)
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
+        return self.encode_tf(s)
+
+    def _encode_flat(self, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The ids of [N] texts one after another, and how many each has."""
+
+        def encode(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            rows = self._tokenizer.encode_many([_utf8(text) for text in array])
+            lengths = np.array([len(row) for row in rows], np.int64)
+            return np.fromiter(itertools.chain.from_iterable(rows), np.int32, lengths.sum()), lengths
+
+        ids, lengths = tf.numpy_function(encode, [texts], (tf.int32, tf.int64), stateful=False)
+        return tf.ensure_shape(ids, [None]), tf.ensure_shape(lengths, texts.shape)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids up to the first end token."""
+        return self._decode(ids.numpy().tolist() if isinstance(ids, tf.Tensor) else list(ids))
+
     def _decode(self, ids: Sequence[int]) -> str:
-        silent = (self.eos_id, self.pad_id)
-        return self._tokenizer.decode(i for i in ids if i not in silent)  # the markers stay
+        return self._tokenizer.decode(self._content(ids))
 
-    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        def encode(text: bytes) -> np.ndarray:
-            return np.array(self._encode(text.decode("utf-8")), np.int32)
+    def decode_tf(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor | tf.RaggedTensor:
+        """Texts of [..., T] ids, dense or ragged, with the shape [...]; each up to its first end token."""
+        if not isinstance(ids, tf.RaggedTensor):
+            width = tf.shape(ids)[-1]
+            rows = tf.math.reduce_prod(tf.shape(ids)[:-1])
+            texts = self._decode_flat(tf.reshape(ids, [-1]), tf.range(rows + 1) * width)
+            return tf.ensure_shape(tf.reshape(texts, tf.shape(ids)[:-1]), ids.shape[:-1])
+        if isinstance(ids.values, tf.RaggedTensor) or ids.values.shape.rank > 1:
+            return ids.with_values(self.decode_tf(ids.values))
+        return self._decode_flat(ids.values, ids.row_splits)
 
-        ids = tf.numpy_function(encode, [s], tf.int32, stateful=False)
-        ids.set_shape([None])
-        return ids
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
+        return self.decode_tf(ids)
 
-    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
-        def decode(array: np.ndarray) -> np.ndarray:
-            rows = array.reshape(-1, array.shape[-1]).tolist()
-            texts = np.array([self._decode(row).encode("utf-8") for row in rows], np.object_)
-            return texts.reshape(array.shape[:-1])
+    def _decode_flat(self, ids: tf.Tensor, row_splits: tf.Tensor) -> tf.Tensor:
+        """The texts, [N], of rows that lie one after another in `ids`."""
 
-        text = tf.numpy_function(decode, [ids], tf.string, stateful=False)
-        text.set_shape(ids.shape[:-1])
-        return text
+        def decode(flat: np.ndarray, splits: np.ndarray) -> np.ndarray:
+            all_ids = flat.tolist()
+            rows = [self._content(all_ids[a:b]) for a, b in itertools.pairwise(splits.tolist())]
+            return _text_array(self._tokenizer.decode_many(rows), (len(rows),))
+
+        return tf.ensure_shape(
+            tf.numpy_function(decode, [ids, row_splits], tf.string, stateful=False), [None]
+        )
+
+    def _content(self, ids: Sequence[int]) -> Sequence[int]:
+        """The ids before the first end token, without padding at their end."""
+        end = ids.index(self.eos_id) if self.eos_id in ids else len(ids)
+        while end and ids[end - 1] == self.pad_id:
+            end -= 1
+        return ids[:end]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TokenizerVocabulary":
+        """Itself, which never changes; gin copies the arguments of what it calls."""
+        return self
 
     def __eq__(self, other: Any) -> bool:
         """Equal when both give equal ids for every text (seqio asks this of the tasks of a mixture)."""
@@ -81,3 +186,31 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
     def __hash__(self) -> int:
         return hash(self._tokenizer.digest)
+
+
+def _utf8(text: bytes) -> str:
+    """The text of bytes out of TensorFlow."""
+    try:
+        return text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise WrongUse(
+            f"The text {text[:40]!r}... is not UTF-8 (byte {error.start}: {error.reason}); convert the file."
+        ) from None
+
+
+def _messages(line: bytes) -> list[Message]:
+    """A conversation out of its JSON line."""
+    try:
+        messages = json.loads(line)
+    except ValueError as error:
+        raise WrongUse(f"The conversation {line[:40]!r}... is not JSON ({error}).") from None
+    if not isinstance(messages, list):
+        raise WrongUse(f"The conversation {line[:40]!r}... must be a JSON list of messages.")
+    return messages
+
+
+def _text_array(texts: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+    """UTF-8 bytes as TensorFlow takes them; an array of objects keeps zero bytes at the end."""
+    array = np.empty(len(texts), np.object_)
+    array[:] = [text.encode("utf-8") for text in texts]
+    return array.reshape(shape)

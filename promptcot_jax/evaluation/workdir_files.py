@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from promptcot_jax.core import jsonl
+from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.core.errors import WrongUse
 
 Row = Mapping[str, Any]
@@ -18,7 +18,7 @@ NUM_ROWS_SCANNED = (
 def exists(path: epath.Path) -> bool:
     """Whether records of that name are there, whole or in shards."""
     try:
-        return bool(jsonl.record_files(path))
+        return bool(file_sets.files_of(path))
     except WrongUse:
         if path.exists():
             raise

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
-from promptcot_jax.core import jsonl
+from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
 from promptcot_jax.data import decontamination, rows
@@ -21,6 +21,8 @@ from promptcot_jax.run import configuration, stage
 
 REPORT = "decontamination.jsonl"
 _ROWS_BETWEEN_LOOKS = 1000  # of the progress display
+
+_NUM_LOGGED = 10  # of the rows left out here; the rest is a number
 
 log = logging.getLogger(__name__)
 
@@ -106,11 +108,11 @@ def _target(workdir: str, output: str) -> str:
         raise WrongUse(
             f"OUTPUT must be a name for a file in the workdir, other than {REPORT}; got {output!r}."
         )
-    if (there := stage.files_left(workdir, name)) and not stage.files_left(workdir, REPORT):
-        raise WrongUse(
-            f"{os.path.join(workdir, there[0])} exists already; set another OUTPUT, or remove the file."
-        )
-    return os.path.join(workdir, name)
+    path = os.path.join(workdir, name)
+    there = file_sets.files_named(path)
+    if there and not os.path.exists(os.path.join(workdir, REPORT)):
+        raise WrongUse(f"{os.fspath(there[0])} exists already; set another OUTPUT, or remove the file.")
+    return path
 
 
 def _named(benchmarks: Sequence[str] | Mapping[str, str]) -> Mapping[str, str]:
@@ -150,7 +152,8 @@ def _candidates(
             if bad_rows.action == "error":
                 raise
             counts["bad_field"] += 1
-            log.warning("left out: %s", error)
+            if counts["bad_field"] <= _NUM_LOGGED:
+                log.warning("left out: %s", error)
 
 
 def _texts(row: rows.Row, fields: Sequence[str], setting: str) -> tuple[str, ...]:

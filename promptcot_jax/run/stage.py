@@ -174,7 +174,7 @@ def _entry_to_continue(
     """
     description = stages.STAGES[stage]
     entry = manifest.read(workdir).get(stage)
-    left = [name for output in description.outputs for name in files_left(workdir, output)]
+    left = [name for output in description.outputs for name in _files_left(workdir, output)]
     if description.is_derived or (description.outputs and not left):
         return None
     remove = " ".join(os.path.join(workdir, name) for name in left)
@@ -204,7 +204,7 @@ def _entry_to_continue(
     return entry
 
 
-def files_left(workdir: str, output: str) -> list[str]:
+def _files_left(workdir: str, output: str) -> list[str]:
     """What is in the workdir under an output's name: the file or directory, and its shards."""
     place = epath.Path(workdir) / output
     shards = f"{output.removesuffix('.jsonl')}-?????-of-?????.jsonl"

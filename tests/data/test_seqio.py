@@ -1,4 +1,4 @@
-"""seqio: vocabulary, tasks and converter agree with the plain Python path."""
+"""seqio: tasks and converter agree with the plain Python path."""
 
 import collections
 import json
@@ -13,20 +13,10 @@ import tensorflow as tf
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import converters, examples, packing, tasks
-from promptcot_jax.data.vocabulary import TokenizerVocabulary
 from tests import toys
 
 TOKENIZER = toys.byte_tokenizer()
 TRIPLES = toys.toy_triples()
-TEXTS = [
-    "",
-    "plain",
-    " leading and trailing \n",
-    "Größe, 数学, матан, ∑∫√, \u05d0\u200d\u05d1",
-    "👩‍👩‍👧‍👦🏳️‍🌈 e\u0301 \U0001f9ee",
-    "<!-- BEGIN RATIONALE -->\nz\n<!-- END RATIONALE -->\n",
-    "tab\there\r\nnull \x00 byte",
-]
 
 
 @pytest.fixture
@@ -35,39 +25,6 @@ def triples_file(tmp_path):
     jsonl.write_records(path, TRIPLES)
     tasks.register_tasks(TOKENIZER, path, path)
     return path
-
-
-@pytest.mark.parametrize("text", TEXTS)
-def test_graph_mode_equals_eager(text):
-    vocabulary = TokenizerVocabulary(TOKENIZER)
-    ids = vocabulary.encode(text)
-    assert ids == TOKENIZER.encode(text)
-    assert vocabulary.decode(ids) == text
-
-    encode_graph, decode_graph = tf.function(vocabulary.encode_tf), tf.function(vocabulary.decode_tf)
-    np.testing.assert_array_equal(encode_graph(tf.constant(text)), ids)
-    assert encode_graph(tf.constant(text)).dtype == tf.int32
-    assert decode_graph(tf.constant(ids, tf.int32)).numpy().decode() == text
-
-
-def test_decoding_stops_at_the_end_token_and_passes_over_padding():
-    vocabulary = TokenizerVocabulary(TOKENIZER)
-    rows = [
-        [*vocabulary.encode("ab"), vocabulary.eos_id, *vocabulary.encode("c")],
-        [*vocabulary.encode("abc"), vocabulary.pad_id],
-    ]
-    assert [vocabulary.decode(row) for row in rows] == ["ab", "abc"]
-    assert vocabulary.decode_tf(tf.constant(rows, tf.int32)).numpy().tolist() == [b"ab", b"abc"]
-
-
-def test_vocabularies_are_equal_when_their_tokenizers_are():
-    a, b, other = (
-        TokenizerVocabulary(t) for t in (TOKENIZER, toys.byte_tokenizer(), toys.byte_tokenizer("chat"))
-    )
-    assert a == b
-    assert hash(a) == hash(b)
-    assert a != other
-    assert (a.vocab_size, a.eos_id, a.pad_id, a.bos_id, a.unk_id) == (262, 256, 257, None, None)
 
 
 @pytest.mark.parametrize(
@@ -174,21 +131,6 @@ def test_seqio_packing_holds_what_packed_epochs_hold(triples_file, name, pack):
         assert (batch.token_ids[padding] == TOKENIZER.pad_id).all()
         assert not batch.loss_mask[padding].any()
         assert not batch.positions[padding].any()
-
-
-def test_token_zero_survives_seqio_packing():
-    rows = [([0, 5, 0], [0, 0, 7]), ([3], [0]), ([0], [0, 1])]
-    dataset = tf.data.Dataset.from_generator(
-        lambda: ({"inputs": inputs, "targets": targets} for inputs, targets in rows),
-        output_signature={name: tf.TensorSpec([None], tf.int32) for name in ("inputs", "targets")},
-    )
-    lengths = {"inputs": 5, "targets": 5}
-    (first, second) = converters.PackedLM(pad_id=9)(dataset, lengths).as_numpy_iterator()
-    assert first["token_ids"].tolist() == [0, 5, 0, 0, 0, 7, 3, 0, 9, 9]
-    assert first["segment_ids"].tolist() == [1] * 6 + [2] * 2 + [0] * 2
-    assert first["positions"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1, 0, 0]
-    assert first["loss_mask"].tolist() == [False] * 3 + [True] * 3 + [False, True, False, False]
-    assert second["token_ids"].tolist() == [0, 0, 1] + [9] * 7
 
 
 def test_seqio_never_cuts_a_row_silently(triples_file):

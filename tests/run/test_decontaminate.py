@@ -1,10 +1,13 @@
 """`promptcot decontaminate`: what is written, counted and refused, and what a kill leaves behind."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
@@ -182,7 +185,7 @@ BAD_LINES = [
     ('{"question": "x"}\n', "field 'problem' is missing; .* with TEXT_FIELDS .it has 'question'"),
     ('{"problem": 7}\n', "field 'problem' must be a text, got int"),
     ('{"problem": "x", "score": NaN}\n', "cannot be written as a JSON line"),
-    ('{"problem": "\\ud800"}\n', "cannot be written as a JSON line"),
+    ("{broken\n", "not a JSON object"),
 ]
 
 
@@ -199,8 +202,19 @@ def test_bad_rows_may_be_skipped_and_are_counted(tmp_path: Path, settings):
     write_rows(tmp_path / "rows.jsonl", ROWS[0], *(line for line, _ in BAD_LINES), *ROWS[1:])
     counts = run(tmp_path, settings, BAD_ROWS="skip")
     assert (counts["in"], counts["out"], counts["dropped_contaminated"]) == (9, 3, 2)
-    assert counts["dropped_bad_field"] == 4
+    assert (counts["dropped_bad_field"], counts["dropped_bad_json"]) == (3, 1)
     assert [row.get("id") for row in read_rows(tmp_path / "w" / "problems_clean.jsonl")] == ["r0", None, "r4"]
+
+
+def test_other_formats_are_read_and_what_json_cannot_hold_is_named(tmp_path: Path, settings):
+    path = tmp_path / "rows.parquet"
+    rows = [{"problem": "x", "score": 0.5}, {"problem": TEST_PROBLEM, "score": math.nan}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows[:1] + rows[:1]), path)
+    counts = run(tmp_path / "good", settings, INPUT=str(path))
+    assert (counts["in"], counts["out"]) == (2, 2)
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    message = refused(tmp_path, settings, INPUT=str(path))
+    assert "rows.parquet#2: cannot be written as a JSON line" in message
 
 
 @pytest.mark.parametrize("name", ["", "sub/clean", "../clean", "decontamination", ".jsonl"])

@@ -1,0 +1,67 @@
+"""The files behind one name: a file, its numbered shards, or the matches of a pattern.
+
+`NAME.EXT` may be the shards `NAME-SSSSS-of-NNNNN.EXT`, or `NAME.EXT-SSSSS-of-NNNNN` as TFDS names them; local
+or `gs://`. The order is that of the shards' numbers, and of the names a pattern matches.
+"""
+
+import os
+import re
+
+from etils import epath
+
+from promptcot_jax.core.errors import WrongUse
+
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})((?:\.\w+)*)$", re.DOTALL)
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+def files_named(path: epath.PathLike) -> list[epath.Path]:
+    """The single file and every shard that carry this name, whatever is missing; the shards in order."""
+    path = epath.Path(path)
+    shards = []
+    if path.parent.exists():
+        shards = [
+            file
+            for file in path.parent.iterdir()
+            if (shard := _SHARD.match(file.name)) and shard[1] + shard[4] == path.name
+        ]
+    return ([path] if path.exists() else []) + sorted(shards)
+
+
+def files_of(path: epath.PathLike) -> list[epath.Path]:
+    """The files that a path or a glob pattern (`*`, `?`, `[...]`) stands for, at least one.
+
+    Raises:
+        WrongUse: nothing is there, both a file and shards of its name are there, or a shard is missing.
+    """
+    path = epath.Path(path)
+    if _WILDCARD.search(os.fspath(path)) and not path.exists():
+        return _matches(path)
+    files = files_named(path)
+    if not files:
+        raise WrongUse(f"{os.fspath(path)}: no such file, and no shards of that name.")
+    if files[0] != path:
+        totals = {int(shard[3]) for file in files if (shard := _SHARD.match(file.name))}
+        if len(totals) > 1 or len(files) != totals.pop():
+            raise WrongUse(f"{os.fspath(path)}: the set of shards is incomplete ({len(files)} found).")
+    elif len(files) > 1:
+        raise WrongUse(f"{os.fspath(path)}: both a single file and shards of that name exist; remove one.")
+    elif path.is_dir():
+        raise WrongUse(
+            f"{os.fspath(path)} is a directory; name a file, or a pattern such as {path.name}/*.jsonl."
+        )
+    return files
+
+
+def _matches(pattern: epath.Path) -> list[epath.Path]:
+    """The files that a pattern matches, sorted."""
+    text = os.fspath(pattern)
+    wildcard = _WILDCARD.search(text)
+    assert wildcard is not None
+    base = text[: wildcard.start()].rpartition("/")[0]
+    rest = text[len(base) :].lstrip("/")
+    directory = epath.Path(base or ("/" if text.startswith("/") else "."))
+    files = sorted(directory.glob(rest)) if directory.exists() else []
+    if not files:
+        raise WrongUse(f"{text}: no file matches this pattern.")
+    return files

@@ -1,0 +1,49 @@
+"""JSON lines, plain or compressed: a bad line is one fault, and reading goes on after it."""
+
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Iterator
+
+from etils import epath
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.data.formats import source
+from promptcot_jax.data.formats.source import Fault, Row
+
+
+def read(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+    with source.opened(file) as stream:
+        yield from _rows_of_lines(os.fspath(file), stream, max_row_bytes)
+
+
+def read_compressed(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+    with source.opened(file) as packed, gzip.GzipFile(fileobj=packed) as stream:
+        try:
+            yield from _rows_of_lines(os.fspath(file), stream, max_row_bytes)
+        except EOFError:
+            yield Fault(os.fspath(file), "truncated", "the compressed file is cut off after the rows read")
+        except (gzip.BadGzipFile, zlib.error) as error:
+            yield Fault(os.fspath(file), "checksum", f"damaged after the rows read ({error})")
+
+
+def _rows_of_lines(name: str, stream: io.BufferedIOBase, max_row_bytes: int) -> Iterator[Row | Fault]:
+    number = 0
+    while line := stream.readline(max_row_bytes + 1):  # never more of a line in memory than may be
+        number += 1
+        where = f"{name}:{number}"
+        if len(line) > max_row_bytes and not line.endswith(b"\n"):
+            size = len(line)
+            while not line.endswith(b"\n") and (line := stream.readline(source.BLOCK_BYTES)):
+                size += len(line)
+            yield source.too_large(where, size, max_row_bytes)
+        elif not line.isspace():
+            try:
+                fields = jsonl.parse_line(line)
+            except jsonl.BadLine as error:
+                is_cut = not line.endswith(b"\n")
+                message = f"the file ends inside a row: {error}" if is_cut else str(error)
+                yield Fault(where, "truncated" if is_cut else error.reason, message)
+            else:
+                yield Row(where, fields)

@@ -1,0 +1,371 @@
+"""The same tasks as seqio tasks and mixtures, for those who feed T5X or a seqio pipeline of their own.
+
+`register_tasks` is called once, by gin or by hand, with a vocabulary and paths; importing or registering
+reads no file. What is registered:
+
+| name | features | from |
+|---|---|---|
+| those of `tasks.TASKS` and `tasks.MIXTURES` | `inputs`, `targets` | triples, worked solutions |
+| `verified_prompts` | `inputs`; the answer or the tests as the text `reference` | verified prompts |
+| `preference_pairs` | `inputs`, `chosen`, `rejected` | preference pairs |
+| `evaluate_NAME` | `inputs`, `targets` | an evaluation set; for `seqio.Evaluator` |
+
+Texts and ids come from the functions of `tasks`, a few hundred rows a call. Each task can be cached by
+`seqio_cache`, or by seqio's own script.
+"""
+
+import collections
+import dataclasses
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from promptcot_jax.core import jsonl, records
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import example_sets, examples, rows, tasks
+from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.data.vocabulary import TokenizerVocabulary
+
+SHUFFLE_BUFFER = 100_000  # rows that seqio shuffles among; the stages' own order needs no buffer
+CHECKED_PROBLEM = records.VerifiedMathPrompt | records.VerifiedProgramPrompt
+
+Splits = Mapping[str, str]  # split -> path
+MetricFn = Callable[[Sequence[Any], Sequence[Any]], Mapping[str, float]]
+Features = dict[str, Sequence[int] | str]  # one row's: ids, or text that travels along
+FeatureFn = Callable[[Sequence[Any], Tokenizer], list[Features]]  # of many rows in one call
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """What all tasks of one registration share."""
+
+    tokenizer: Tokenizer
+    bad_rows: rows.BadRows
+    overlong: example_sets.Overlong
+    counts: collections.Counter[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """A kind of task as seqio sees it: the last of `features` is what `overlong` may cut."""
+
+    record_type: Any
+    to_features: FeatureFn
+    features: tuple[str, ...] = ("inputs", "targets")
+    texts: tuple[str, ...] = ("id",)
+    domain: records.Domain | None = None
+
+
+def register_tasks(
+    vocabulary: TokenizerVocabulary | str,
+    *,
+    triples: Splits | None = None,
+    sft_traces: Splits | None = None,
+    verified_prompts: Splits | None = None,
+    preference_pairs: Splits | None = None,
+    evaluation_sets: Splits | None = None,
+    metric_fns: Sequence[MetricFn] = (),
+    rates: Mapping[str, float] | None = None,
+    bad_rows: rows.BadRows = rows.FATAL,
+    overlong: example_sets.Overlong = "error",
+) -> collections.Counter[str]:
+    """Registers the tasks whose files are given; a later call replaces the tasks of an earlier one.
+
+    Args:
+        vocabulary: or the path that `TokenizerVocabulary.from_path` takes.
+        triples: paths by split, such as {"train": ..., "validation": ...}; so are the next three.
+        evaluation_sets: path by name; each becomes `evaluate_NAME` with the one split "test".
+        metric_fns: of the evaluation tasks: (reference answers, completions) -> figures by name.
+        rates: of "math" and "code" in the mixtures; without them in proportion to their rows.
+        overlong: a row longer than the lengths that seqio is asked for is refused, dropped and counted, or
+            cut at the end of its last feature and counted. seqio itself would cut without a word.
+
+    Returns:
+        Counts of rows read and left out by reason; each reading of a task adds to them.
+    """
+    if isinstance(vocabulary, str):
+        vocabulary = TokenizerVocabulary.from_path(vocabulary)
+    setting = _Setting(vocabulary.tokenizer, bad_rows, overlong, collections.Counter())
+    for name, task in tasks.TASKS.items():
+        paths = triples if task.record_type is records.Triple else sft_traces
+        if paths is not None:
+            _register(name, _kind_of(task), paths, setting)
+    if triples is not None:
+        for name, members in tasks.MIXTURES.items():
+            _register_mixture(name, members, rates)
+    if verified_prompts is not None:
+        _register("verified_prompts", _PROMPTS, verified_prompts, setting)
+    if preference_pairs is not None:
+        _register("preference_pairs", _PAIRS, preference_pairs, setting)
+    for name, path in (evaluation_sets or {}).items():
+        of_evaluation = {"metric_fns": list(metric_fns), "postprocess_fn": _reference_or_completion}
+        _register(f"evaluate_{name}", _EVALUATION, {"test": path}, setting, **of_evaluation)
+    return setting.counts
+
+
+def task_examples(
+    name: str, split: str = "train", *, use_cached: bool = False, cache_dirs: Sequence[str] = ()
+) -> Iterator[list[examples.TokenExample]]:
+    """The examples of any registered task or mixture with `inputs` and `targets`, whole, in the task's order.
+
+    Args:
+        cache_dirs: are searched for seqio's offline caches besides those that seqio knows of.
+
+    Raises:
+        WrongUse: there is no such task or split, it lacks a feature, or a row is refused.
+    """
+    if name not in (*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()):
+        raise WrongUse(
+            f"There is no task or mixture '{name}', here or in seqio's registry; import the module that "
+            f"registers it in a gin file. This package has {', '.join([*tasks.TASKS, *tasks.MIXTURES])}."
+        )
+    provider = seqio.get_mixture_or_task(name)
+    if missing := {"inputs", "targets"} - provider.output_features.keys():
+        raise WrongUse(f"'{name}' has no feature '{min(missing)}'; a fit needs 'inputs' and 'targets'.")
+    if split not in provider.splits:
+        raise WrongUse(f"'{name}' has no split '{split}'; it has {', '.join(sorted(provider.splits))}.")
+    seqio.add_global_cache_dirs([path for path in cache_dirs if path not in seqio.get_global_cache_dirs()])
+    if use_cached:
+        _check_cached(provider)
+    dataset = provider.get_dataset(sequence_length=None, split=split, shuffle=False, use_cached=use_cached)
+    found = (
+        examples.TokenExample(
+            prompt_ids=tuple(row["inputs"].tolist()), completion_ids=tuple(row["targets"].tolist())
+        )
+        for row in dataset.as_numpy_iterator()
+    )
+    try:
+        while batch := list(itertools.islice(found, tasks.ROWS_AT_ONCE)):
+            yield batch
+    except tf.errors.OpError as error:
+        raise wrong_use_within(error) or error from None
+
+
+def _check_cached(provider: seqio.Task | seqio.Mixture) -> None:
+    for task in seqio.get_subtasks(provider):
+        if task.supports_caching and not task.cache_dir:
+            raise WrongUse(
+                f"'{task.name}' is in none of the cache directories {seqio.get_global_cache_dirs()}; write "
+                "it with 'promptcot cache_tasks', or name its directory in --seqio_additional_cache_dirs."
+            )
+
+
+def wrong_use_within(error: tf.errors.OpError) -> WrongUse | None:
+    """The `WrongUse` that TensorFlow wrapped on its way out of a task, if that is what failed."""
+    match = re.search(r"WrongUse: (.*?)\s*(?:\nTraceback|\n\n|\Z)", error.message, re.DOTALL)
+    return WrongUse(match[1]) if match else None
+
+
+def _kind_of(task: tasks.Task) -> _Kind:
+    """A task of `tasks` as seqio sees it, the texts of its features beside their ids."""
+
+    def to_features(some: Sequence[Any], tokenizer: Tokenizer) -> list[Features]:
+        texts = [task.to_text(row, tokenizer) for row in some]
+        return [
+            {
+                "id": text.row_id,
+                "inputs": example.prompt_ids,
+                "targets": example.completion_ids,
+                "inputs_pretokenized": text.prompt,
+                "targets_pretokenized": "".join(text.blocks),
+            }
+            for text, example in zip(texts, examples.tokenize(tokenizer, texts), strict=True)
+        ]
+
+    texts = ("id", "inputs_pretokenized", "targets_pretokenized")
+    return _Kind(record_type=task.record_type, to_features=to_features, texts=texts, domain=task.domain)
+
+
+def _prompt_features(some: Sequence[Any], tokenizer: Tokenizer) -> list[Features]:
+    """What a solver reads; the answer, or the tests as JSON, as text."""
+    prompts = tokenizer.prompt_ids_many(
+        [examples.solver_prompt(tokenizer, row.problem, _domain_of(row)) for row in some]
+    )
+    return [
+        {"id": row.id, "inputs": ids, "reference": _reference(row)}
+        for row, ids in zip(some, prompts, strict=True)
+    ]
+
+
+def _evaluation_features(some: Sequence[Any], tokenizer: Tokenizer) -> list[Features]:
+    """The same with the reference as `targets`, which `seqio.Evaluator` decodes and compares with."""
+    prompts = _prompt_features(some, tokenizer)
+    references = tokenizer.encode_many([_reference(row) for row in some])
+    return [
+        {**features, "targets": [*ids, tokenizer.eos_id]}
+        for features, ids in zip(prompts, references, strict=True)
+    ]
+
+
+def _pair_features(some: Sequence[records.PreferencePair], tokenizer: Tokenizer) -> list[Features]:
+    """One prompt and its two solutions."""
+    texts = [text for row in some for text in examples.pair_texts(row, tokenizer)]
+    tokenized = examples.tokenize(tokenizer, texts)
+    return [
+        {
+            "id": row.id,
+            "inputs": chosen.prompt_ids,
+            "chosen": chosen.completion_ids,
+            "rejected": rejected.completion_ids,
+        }
+        for row, chosen, rejected in zip(some, tokenized[::2], tokenized[1::2], strict=True)
+    ]
+
+
+_PROMPTS = _Kind(
+    record_type=CHECKED_PROBLEM,
+    to_features=_prompt_features,
+    features=("inputs",),
+    texts=("id", "reference"),
+)
+_EVALUATION = dataclasses.replace(_PROMPTS, to_features=_evaluation_features, features=("inputs", "targets"))
+_PAIRS = _Kind(
+    record_type=records.PreferencePair,
+    to_features=_pair_features,
+    features=("inputs", "chosen", "rejected"),
+)
+
+
+def _domain_of(row: records.VerifiedMathPrompt | records.VerifiedProgramPrompt) -> records.Domain:
+    return "math" if isinstance(row, records.VerifiedMathPrompt) else "code"
+
+
+def _reference(row: records.VerifiedMathPrompt | records.VerifiedProgramPrompt) -> str:
+    if isinstance(row, records.VerifiedMathPrompt):
+        return row.answer
+    return json.dumps([dataclasses.asdict(test) for test in row.tests])
+
+
+def _reference_or_completion(text: str, example: Mapping[str, Any], is_target: bool) -> str:
+    """What the metric functions compare: the row's own reference, as it stood in the file."""
+    return example["reference"].decode() if is_target else text
+
+
+def _register(name: str, kind: _Kind, paths: Splits, setting: _Setting, **of_task: Any) -> None:
+    feature = seqio.Feature(vocabulary=TokenizerVocabulary(setting.tokenizer), add_eos=False, dtype=tf.int32)
+    seqio.TaskRegistry.remove(name)
+    seqio.TaskRegistry.add(
+        name,
+        source=_Rows(kind, paths, setting),  # pyright: ignore[reportArgumentType]  # seqio's own class
+        preprocessors=[
+            _features_of_rows(kind, setting),
+            seqio.CacheDatasetPlaceholder(),
+            _within_lengths(kind, setting),
+        ],
+        output_features=dict.fromkeys(kind.features, feature),
+        shuffle_buffer_size=SHUFFLE_BUFFER,
+        **of_task,
+    )
+
+
+def _register_mixture(name: str, members: Sequence[str], rates: Mapping[str, float] | None) -> None:
+    seqio.MixtureRegistry.remove(name)
+    if rates is None:
+        seqio.MixtureRegistry.add(name, list(members), default_rate=seqio.mixing_rate_num_examples)
+    else:
+        seqio.MixtureRegistry.add(name, [(member, rates[member.rpartition("_")[2]]) for member in members])
+
+
+class _Rows(seqio.FunctionDataSource):
+    """Rows of this package's files as JSON text; they are counted when a mixture asks how many there are."""
+
+    def __init__(self, kind: _Kind, paths: Splits, setting: _Setting):
+        self._kind, self._paths, self._setting = kind, paths, setting
+        self._num_rows: dict[str, int] = {}
+        super().__init__(self._read, splits=tuple(paths))
+
+    def _read(self, split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+        del shuffle_files, seed  # rows come in the order of the files; seqio shuffles them
+        counts = self._setting.counts
+        return tf.data.Dataset.from_generator(
+            lambda: ({"row": jsonl.to_line(row)} for row in self._rows(split, counts)),
+            output_signature={"row": tf.TensorSpec([], tf.string)},
+        )
+
+    def _rows(self, split: str, counts: collections.Counter[str]) -> Iterator[Any]:
+        kind = self._kind
+        return tasks.iter_task_rows(
+            kind.record_type, self._paths[split], kind.domain, bad_rows=self._setting.bad_rows, counts=counts
+        )
+
+    def num_input_examples(self, split: str) -> int:
+        """Rows of a split, by reading it once."""
+        if split not in self._num_rows:
+            self._num_rows[split] = sum(1 for _ in self._rows(split, collections.Counter()))
+        return self._num_rows[split]
+
+
+def _features_of_rows(kind: _Kind, setting: _Setting) -> Callable[..., tf.data.Dataset]:
+    """A seqio preprocessor from rows to features; many rows are tokenized in one call, on all cores."""
+
+    def make(some: Sequence[Any]) -> list[Features]:
+        return kind.to_features(some, setting.tokenizer)
+
+    def features_of(lines: np.ndarray) -> list[np.ndarray]:
+        found = [
+            jsonl.record_from_row(kind.record_type, json.loads(line), where="row") for line in lines.tolist()
+        ]
+        made = tasks.made_of(found, make, setting.bad_rows, setting.counts)
+        arrays = []
+        for name in kind.features:
+            arrays.append(np.array([i for row in made for i in row[name]], np.int32))
+            arrays.append(np.array([len(row[name]) for row in made], np.int64))
+        for name in kind.texts:
+            arrays.append(np.array([str(row[name]).encode() for row in made], np.object_))
+        return arrays
+
+    @tf.autograph.experimental.do_not_convert
+    def to_features(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        types = [*[tf.int32, tf.int64] * len(kind.features), *[tf.string] * len(kind.texts)]
+        arrays = iter(tf.numpy_function(features_of, [batch["row"]], types, stateful=False))
+        features = {}
+        for name in kind.features:
+            ids, lengths = tf.ensure_shape(next(arrays), [None]), tf.ensure_shape(next(arrays), [None])
+            features[name] = tf.RaggedTensor.from_row_lengths(ids, lengths)
+        return features | {name: tf.ensure_shape(next(arrays), [None]) for name in kind.texts}
+
+    def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        # One batch at a time: rows are counted and refused in order, and each call uses all cores as it is.
+        return dataset.batch(tasks.ROWS_AT_ONCE).map(to_features).unbatch()
+
+    return preprocess
+
+
+def _within_lengths(kind: _Kind, setting: _Setting) -> Callable[..., tf.data.Dataset]:
+    """A seqio preprocessor that lets nothing reach seqio which seqio would cut."""
+
+    def within(dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None) -> tf.data.Dataset:
+        limits = {name: length for name, length in (sequence_length or {}).items() if name in kind.features}
+        if not limits:
+            return dataset
+        last = kind.features[-1]
+
+        def keeps(row_id: bytes, *lengths: np.ndarray) -> bool:
+            for (name, limit), length in zip(limits.items(), lengths, strict=True):
+                if length <= limit:
+                    continue
+                if setting.overlong == "error":
+                    raise WrongUse(
+                        f"Row '{row_id.decode()}': '{name}' has {length} tokens, over the length of {limit} "
+                        "asked for; raise it, or set overlong to 'drop' or 'truncate'."
+                    )
+                if setting.overlong == "drop" or name != last:
+                    setting.counts["dropped_overlong"] += 1
+                    return False
+                setting.counts["cut"] += 1  # by seqio, right after this
+            return True
+
+        @tf.autograph.experimental.do_not_convert
+        def is_kept(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
+            lengths = [tf.size(row[name]) for name in limits]
+            return tf.ensure_shape(tf.numpy_function(keeps, [row["id"], *lengths], tf.bool), [])
+
+        return dataset.filter(is_kept)
+
+    return within

@@ -2,8 +2,8 @@
 
 Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `extract_answer`,
 `grade_math`, `grade_many` (with `MathGrade`), `run_tests` (with `StdioTest`, `CallTest`, `AssertTest` and its
-`TestReport`), `run_stage`. Not here yet, and absent rather than pretended: `decontaminate`,
-`codeforces_rating`; each comes with the room that does it.
+`TestReport`), `decontaminate` (with `Match`), `run_stage`. Not here yet, and absent rather than pretended:
+`codeforces_rating`; it comes with the room that does it.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from promptcot_jax.checkpoints import huggingface, load
 from promptcot_jax.core import prng, records
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import decontamination
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig, FloatType
@@ -39,6 +40,8 @@ StdioTest = records.StdioTest
 CallTest = records.CallTest
 AssertTest = records.AssertTest
 TestReport = programs.TestReport
+decontaminate = decontamination.decontaminate
+Match = decontamination.Match
 
 Text = str | Sequence[int]  # a text, or the token ids it is to stand for
 

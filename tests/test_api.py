@@ -170,6 +170,13 @@ def test_answers_are_extracted_and_graded():
     ]
 
 
+def test_contaminated_texts_are_found_by_the_names_of_the_api():
+    words = " ".join(map(str, range(13)))
+    found = api.decontaminate(["clean", f"Given {words}, what comes next?"], {"test": ["x", f"{words} 13"]})
+    assert found == [api.Match(index=1, source="test:1", ngram=words)]
+    assert api.decontaminate([words[1:]], [words], n=12) == [api.Match(0, "0", words[2:])]
+
+
 def test_run_stage_refuses_as_the_command_line_does(tmp_path):
     with pytest.raises(WrongUse, match="self_play"):
         api.run_stage("self_play", workdir=tmp_path)

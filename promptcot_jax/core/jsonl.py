@@ -5,16 +5,20 @@ whole or not at all: local files are written aside, flushed to disk and renamed;
 written in one call.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import json
 import os
+import pathlib
 import re
+import shutil
+import tempfile
 import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import IO, Any, Literal, TypeVar, overload
 
 from etils import epath
 
@@ -30,16 +34,41 @@ type_hints = functools.cache(typing.get_type_hints)  # 10 us for each row otherw
 def write_atomically(path: epath.PathLike, data: bytes) -> None:
     """Writes `data` to `path` so that a reader, or a crash at any moment, sees the old file or the new."""
     path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if "://" in os.fspath(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return
-    aside = f"{os.fspath(path)}.{os.getpid()}.part"
-    with open(aside, "wb") as file:
+    with atomic_stream(path, aside=f"{os.fspath(path)}.{os.getpid()}.part") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+
+
+@contextlib.contextmanager
+def atomic_stream(path: epath.PathLike, *, aside: str | None = None) -> Iterator[IO[bytes]]:
+    """A file to write to bit by bit, which becomes `path` at the end of the block; after an error it is gone.
+
+    Args:
+        aside: where it is until then. None: `PATH.part`, for one writer at a time; what a killed writer left
+            there is overwritten by the next. A bucket's object is kept in a local temporary file.
+    """
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if "://" in os.fspath(path):
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            with path.open("wb") as whole:
+                shutil.copyfileobj(file, whole, 1 << 20)
+        return
+    aside = aside or f"{os.fspath(path)}.part"
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        pathlib.Path(aside).unlink(missing_ok=True)
+        raise
     directory = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
     try:
         os.fsync(directory)  # the rename itself must survive a power cut

@@ -335,9 +335,9 @@ def input_paths(function: Callable[..., Any], arguments: Mapping[str, Any]) -> l
             hints = typing.get_type_hints(type(value), include_extras=True)
             for field in dataclasses.fields(value):
                 visit(getattr(value, field.name), hints[field.name])
-        elif isinstance(value, tuple):
-            for item in value:
-                visit(item, (typing.get_args(hint) or (Any,))[0])
+        elif isinstance(value, tuple | Mapping):
+            for item in value.values() if isinstance(value, Mapping) else value:
+                visit(item, hint)
 
     hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
     for name, value in arguments.items():
@@ -346,7 +346,8 @@ def input_paths(function: Callable[..., Any], arguments: Mapping[str, Any]) -> l
 
 
 def _is_input(hint: Any) -> bool:
-    return hint == InputPath or any(member == InputPath for member in typing.get_args(hint))
+    """Whether a type is `InputPath`, or one of its members is: of a union, a tuple, a dict's values."""
+    return hint == InputPath or any(_is_input(member) for member in typing.get_args(hint))
 
 
 def in_workdir(path: str, workdir: str) -> str:

@@ -104,6 +104,24 @@ STAGES: dict[str, Stage] = {
         ),
         example="promptcot synthesize --gin_file=runs/quickstart.gin --workdir=runs/first",
     ),
+    "decontaminate": Stage(
+        summary="leave out the rows that share 13 words in a row with a benchmark",
+        reads="rows with a text (default: problems.jsonl) and the benchmarks",
+        writes="OUTPUT.jsonl, the clean rows as they were; decontamination.jsonl, what was dropped and why",
+        outputs=("decontamination.jsonl",),
+        settings=(
+            ("INPUT", "the rows; default {workdir}/problems.jsonl"),
+            ("BENCHMARKS", "a tuple of files, or {'name': 'file'}"),
+            ("OUTPUT", "name of the clean rows in the workdir; default 'problems_clean'"),
+            ("NGRAM", "words in a row that make an overlap; the paper's 13"),
+            ("RULE", "'ngram', or 'exact': equal texts only, as the paper's released script has it"),
+            ("TEXT_FIELDS", "fields of a row that are compared"),
+            ("BENCHMARK_FIELDS", "fields of a benchmark's rows that are looked for"),
+            ("BAD_ROWS", "'error', or 'skip' to leave out and count rows that cannot be used"),
+        ),
+        example="""promptcot decontaminate --gin_file=stages/decontaminate.gin --gin.INPUT="'mine.jsonl'" """
+        """--gin.BENCHMARKS="('aime24.jsonl', 'math500.jsonl')" --workdir=runs/mine""",
+    ),
     "verify": Stage(
         summary="keep problems with a checked answer or tests",
         reads="problems.jsonl",

@@ -53,6 +53,28 @@ def test_a_union_takes_the_type_that_fits(tmp_path):
     assert rows[0].tests == (records.StdioTest(input="1", output="2"),)
 
 
+def test_a_stream_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "rows.jsonl"
+    with jsonl.atomic_stream(path) as file:
+        file.write(b"one\n")
+        assert not path.exists()
+        file.write(b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
+    (tmp_path / "deep" / "rows.jsonl.part").write_bytes(b"of a killed writer, longer than what follows\n")
+
+    def fail():
+        with jsonl.atomic_stream(path) as file:
+            file.write(b"three\n")
+            raise KeyError
+
+    pytest.raises(KeyError, fail)
+    assert path.read_bytes() == b"one\ntwo\n"
+    assert os.listdir(path.parent) == ["rows.jsonl"]
+    with jsonl.atomic_stream(path) as file:
+        file.write(b"four\n")
+    assert path.read_bytes() == b"four\n"
+
+
 def test_shards_read_as_one_and_replace_what_was_there(tmp_path):
     path = tmp_path / "rows.jsonl"
     triples = [records.Triple(id=str(i), concepts=("c",), rationale="é", problem="x") for i in range(5)]

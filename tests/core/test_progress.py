@@ -40,6 +40,15 @@ def test_elsewhere_than_on_a_terminal_a_line_every_ten_seconds_and_one_at_the_en
     ]
 
 
+def test_without_a_total_the_rate_stands_for_the_time_left(clock):
+    console = _console(terminal=False)
+    with progress.Progress("read", unit="row", start=0, total=None, console=console) as shown:
+        for row in (5_000, 25_000):
+            clock.now += 5.0
+            shown.update(row, "3 dropped")
+    assert console.file.getvalue().splitlines() == ["read: row 25000, 3 dropped, 2,500 rows/s"]
+
+
 def test_time_left_is_reckoned_from_the_resumed_step(clock):
     console = _console(terminal=False)
     with progress.Progress("fit", unit="step", start=90, total=100, console=console) as shown:

@@ -30,7 +30,7 @@ AFTER = {
     "data/corpus.gin": ("stages/corpus.gin",),
 }
 REQUIRED = {"TRIPLES": "'mine.jsonl'", "TRIPLES_HELDOUT": "'held.jsonl'", "MODEL_PATH": "'model'"}
-REQUIRED |= {"SOURCE": "'model'", "OUTPUT": "'converted'"}
+REQUIRED |= {"SOURCE": "'model'", "OUTPUT": "'converted'", "BENCHMARKS": "('test.jsonl',)"}
 
 # Published sizes (model cards of the weights).
 PARAMETERS = {

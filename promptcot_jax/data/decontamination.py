@@ -1,0 +1,254 @@
+"""Texts that share word sequences with a benchmark, found and left out (the paper: 13-grams).
+
+Between synthesis (or a user's own corpus) and training. A text and a benchmark are compared by their words:
+
+* Unicode NFKC, lower case.
+* A word is a run of letters or a run of digits ("2x" is two, "x_1" too); of Chinese and Japanese, which do
+  not space their words, each character is one. Everything else separates and is gone: white space, `$`,
+  LaTeX's `\\,` `\\;` `\\!` `\\:` `~`, braces, and operators too. So "x+1", "x + 1" and "$x+1$" agree. "x-1"
+  agrees with them as well, which is meant: thirteen equal words around a changed sign are still the
+  benchmark's problem, and a training row lost is cheaper than a benchmark's answer learnt.
+* LaTeX's words for spacing, size and style (`\\quad`, `\\left`, `\\big`, `\\text`, `\\displaystyle`, ...) are
+  no words, `\\dfrac` and `\\tfrac` are `\\frac`. Other commands are words: `\\pi` is "pi".
+* Groups of digits are not joined ("1,000" is two words): in "(1,000)" nobody knows, and "(1, 000)" must not
+  differ from it.
+
+A text is contaminated if it shares n words in a row with a benchmark text. The paper does not say what holds
+for a benchmark text of fewer than n words. Here the whole of it must be in the text, word after word; and one
+of fewer than 5 words must be all of the text ("Solve for x" is in many). The released script drops only texts
+that are a test problem, character for character but for white space around: `rule="exact"`.
+"""
+
+import collections
+import dataclasses
+import itertools
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data.phrases import PhraseTable
+
+Record = TypeVar("Record")
+Rule = Literal["ngram", "exact"]
+
+MIN_CONTAINED_WORDS = 5  # a benchmark text of fewer is matched by an equal text only
+_BATCH_RECORDS = 512
+_BATCH_CHARACTERS = 1 << 20
+
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana, ideographs
+_WORD = re.compile(rf"[^\W\d_{_UNSPACED}]+|\d+|[{_UNSPACED}]")
+_ASCII_WORD = re.compile(r"[a-z]+|[0-9]+")  # the same where there is no other letter, and twice as fast
+_NO_WORD = re.compile(
+    r"\\(?:(?:q?quad|(?:thin|med|thick|en)space|left|right|middle|bigg?[lrm]?"
+    r"|(?:display|text)style|text(?:rm|bf|it)?|mbox|math(?:rm|bf|it))(?![a-z])"
+    r"|[dt](?=frac(?![a-z])))"
+)
+
+
+def words(text: str) -> list[str]:
+    """The words by which a text is compared; see the module's beginning."""
+    is_ascii = text.isascii()
+    text = text.lower() if is_ascii else unicodedata.normalize("NFKC", text).lower()
+    if "\\" in text:
+        text = _NO_WORD.sub(" ", text)
+    return (_ASCII_WORD if is_ascii else _WORD).findall(text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A row of a benchmark; "BENCHMARK:ROW" as text."""
+
+    benchmark: str
+    row_id: str
+
+    def __str__(self) -> str:
+        return f"{self.benchmark}:{self.row_id}" if self.benchmark else self.row_id
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlap:
+    """What a text shares with a benchmark row: the first common n-gram, or the row as a whole."""
+
+    source: Source
+    ngram: str  # words with single spaces between; the text itself under the rule "exact"
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """A contaminated text, by its number, and a benchmark row that it overlaps with."""
+
+    index: int
+    source: str  # "BENCHMARK:ROW", e.g. "gsm8k_test:17"; "17" where the benchmark has no name
+    ngram: str
+
+
+class Index:
+    """Benchmark texts, prepared so that many texts can be compared with all of them."""
+
+    def __init__(self, texts: Iterable[tuple[Source, str]], *, n: int = 13, rule: Rule = "ngram"):
+        """Takes benchmark rows and their texts; a row may have several.
+
+        Raises:
+            WrongUse: n is below 1, there is no text, or one has nothing to compare.
+        """
+        if n < 1:
+            raise WrongUse(f"n, the words in a row that make a match, must be at least 1, got {n}.")
+        self._rule: Rule = rule
+        self._least_contained = min(MIN_CONTAINED_WORDS, n)
+        self._sources: list[Source] = []  # of each benchmark text by its number
+        self._whole = collections.defaultdict[str, list[int]](list)  # comparable text -> numbers
+        self._ids: dict[str, int] = {}  # of the benchmarks' words; a word that no benchmark has is 0
+        phrases = []
+        for number, (source, text) in enumerate(texts):
+            own = self._words(text)
+            if not (own or (rule == "exact" and text.strip())):
+                raise WrongUse(
+                    f"benchmark row {source}: the text {text!r} has no words, so nothing can be compared "
+                    "with it; correct the row or remove it."
+                )
+            self._sources.append(source)
+            phrases.append([self._ids.setdefault(word, len(self._ids) + 1) for word in own])
+            if len(own) < self._least_contained:
+                self._whole[self._whole_key(text, own)].append(number)
+        if not self._sources:
+            raise WrongUse("There is no benchmark text to compare with; give at least one.")
+        self._phrases = PhraseTable(phrases, length=n, shortest=self._least_contained)
+
+    def _words(self, text: str) -> list[str]:
+        return words(text) if self._rule == "ngram" else []
+
+    def _whole_key(self, text: str, own_words: Sequence[str]) -> str:
+        """What is equal for texts that match as wholes."""
+        return text.strip() if self._rule == "exact" else " ".join(own_words)
+
+    def match(self, text: str) -> list[Overlap]:
+        """The benchmark rows that one text overlaps with; for many texts `overlaps` is much faster."""
+        return self.overlaps([text])[0]
+
+    def overlaps(self, texts: Sequence[str]) -> list[list[Overlap]]:
+        """For each text the benchmark rows that it overlaps with, in the benchmarks' order."""
+        word_lists = [self._words(text) for text in texts]
+        # For each text: the number of a benchmark text -> what is shared with it.
+        shared: list[dict[int, str]] = []
+        for text, own in zip(texts, word_lists, strict=True):
+            key = self._whole_key(text, own) if len(own) < self._least_contained else ""
+            shared.append(dict.fromkeys(self._whole.get(key, ()), key))
+        self._add_phrases(shared, word_lists)
+        return [self._by_source(numbers) for numbers in shared]
+
+    def _add_phrases(self, shared: list[dict[int, str]], word_lists: Sequence[list[str]]) -> None:
+        # One stream of all texts, with "" after each: as any unknown word a 0, which no phrase goes across.
+        stream_words: list[str] = []
+        for own in word_lists:
+            stream_words += own
+            stream_words.append("")
+        numbers = map(self._ids.get, stream_words, itertools.repeat(0))
+        stream = np.fromiter(numbers, np.int32, len(stream_words))
+        ends = np.cumsum([len(own) + 1 for own in word_lists])
+        for found in self._phrases.find(stream):
+            i = int(np.searchsorted(ends, found.position, side="right"))
+            own = word_lists[i]
+            start = found.position - int(ends[i]) + len(own) + 1
+            ngram = " ".join(own[start : start + found.length])
+            for number in found.texts.tolist():
+                shared[i].setdefault(number, ngram)
+
+    def _by_source(self, numbers: Mapping[int, str]) -> list[Overlap]:
+        firsts: dict[Source, str] = {}
+        for number in sorted(numbers):
+            firsts.setdefault(self._sources[number], numbers[number])
+        return [Overlap(source, ngram) for source, ngram in firsts.items()]
+
+
+def with_overlaps(
+    records: Iterable[Record], index: Index, texts_of: Callable[[Record], Sequence[str]]
+) -> Iterator[tuple[Record, list[Overlap]]]:
+    """Each record, in order, with the overlaps of all its texts; a batch of records is in memory at a time.
+
+    Args:
+        texts_of: a record's texts, each compared by itself: no n-gram goes from one into the next.
+    """
+    for batch in _batches(records, texts_of):
+        overlaps = iter(index.overlaps([text for _, texts in batch for text in texts]))
+        for record, texts in batch:
+            firsts: dict[Source, Overlap] = {}
+            for overlap in itertools.chain.from_iterable(itertools.islice(overlaps, len(texts))):
+                firsts.setdefault(overlap.source, overlap)
+            yield record, list(firsts.values())
+
+
+def _batches(
+    records: Iterable[Record], texts_of: Callable[[Record], Sequence[str]]
+) -> Iterator[list[tuple[Record, Sequence[str]]]]:
+    """Records with their texts, as many as numpy's calls are worth."""
+    batch, characters = [], 0
+    for record in records:
+        texts = texts_of(record)
+        batch.append((record, texts))
+        characters += sum(map(len, texts))
+        if len(batch) == _BATCH_RECORDS or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def keep_clean(
+    records: Iterable[Record],
+    index: Index,
+    text_of: Callable[[Record], str],
+    counts: collections.Counter[str],
+) -> Iterator[Record]:
+    """The records whose text overlaps with no benchmark, in order; the others are counted.
+
+    Args:
+        counts: `dropped_contaminated` is added to.
+    """
+    for record, overlaps in with_overlaps(records, index, lambda record: (text_of(record),)):
+        if overlaps:
+            counts["dropped_contaminated"] += 1
+        else:
+            yield record
+
+
+def decontaminate(
+    texts: Sequence[str],
+    against: Mapping[str, Sequence[str]] | Sequence[str],
+    n: int = 13,
+    *,
+    rule: Rule = "ngram",
+) -> list[Match]:
+    """Every pair of a text and a benchmark text that overlap, by text, then in the benchmarks' order.
+
+    Args:
+        against: a benchmark's name -> its texts, or the texts of one without a name.
+        n: words in a row that make an overlap.
+        rule: "ngram" is the paper's; "exact" the released script's, equal but for white space around.
+
+    Raises:
+        WrongUse: n is below 1, one text stands where a list should, or there is nothing to compare with.
+    """
+    benchmarks = against if isinstance(against, Mapping) else {"": against}
+    for name, given in {
+        "texts": texts,
+        **{f"against[{name!r}]": of for name, of in benchmarks.items()},
+    }.items():
+        if isinstance(given, str):
+            raise WrongUse(f"{name} must be a list of texts, got one text; put it in a list.")
+    if empty := [name for name, of in benchmarks.items() if not len(of)]:
+        raise WrongUse(f"against: the benchmark {empty[0]!r} has no texts; give some, or leave it out.")
+    index = Index(
+        ((Source(name, str(row)), text) for name, of in benchmarks.items() for row, text in enumerate(of)),
+        n=n,
+        rule=rule,
+    )
+    matched = with_overlaps(texts, index, lambda text: (text,))
+    return [
+        Match(i, str(overlap.source), overlap.ngram)
+        for i, (_, overlaps) in enumerate(matched)
+        for overlap in overlaps
+    ]

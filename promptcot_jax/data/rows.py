@@ -98,7 +98,7 @@ def map_rows(
     path: epath.PathLike,
     make: Callable[[Row], Record],
     *,
-    bad_rows: BadRows = BadRows(),
+    bad_rows: BadRows = FATAL,
     counts: collections.Counter[str] | None = None,
 ) -> Iterator[Record]:
     """What `make` makes of the rows; a row of which it raises `WrongUse` is a bad one, of reason `field`.

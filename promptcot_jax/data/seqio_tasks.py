@@ -29,11 +29,13 @@ import tensorflow as tf
 
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import example_sets, examples, rows, tasks
+from promptcot_jax.data import example_sets, examples, tasks
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.vocabulary import TokenizerVocabulary
 
 CHECKED_PROBLEM = records.VerifiedMathPrompt | records.VerifiedProgramPrompt
+
+_RaggedTensor: Any = tf.RaggedTensor  # its constructors are missing from the type stubs
 
 Splits = Mapping[str, str]  # split -> path
 MetricFn = Callable[[Sequence[Any], Sequence[Any]], Mapping[str, float]]
@@ -46,7 +48,7 @@ class _Setting:
     """What all tasks of one registration share."""
 
     tokenizer: Tokenizer
-    bad_rows: rows.BadRows
+    rules: tasks.RowRules
     overlong: example_sets.Overlong
     counts: collections.Counter[str]
 
@@ -72,7 +74,7 @@ def register_tasks(
     evaluation_sets: Splits | None = None,
     metric_fns: Sequence[MetricFn] = (),
     rates: Mapping[str, float] | None = None,
-    bad_rows: rows.BadRows = rows.FATAL,
+    rules: tasks.RowRules = tasks.NO_RULES,
     overlong: example_sets.Overlong = "error",
 ) -> collections.Counter[str]:
     """Registers the tasks whose files are given; a later call replaces the tasks of an earlier one.
@@ -84,6 +86,7 @@ def register_tasks(
         metric_fns: of the evaluation tasks, `fn(targets, predictions)` of reference answers and completions;
             seqio wants its arguments named so.
         rates: of "math" and "code" in the mixtures; without them in proportion to their rows.
+        rules: for bad rows and for those that overlap with a benchmark.
         overlong: a row longer than the lengths that seqio is asked for is refused, dropped and counted, or
             cut at the end of its last feature and counted. seqio itself would cut without a word.
 
@@ -92,7 +95,7 @@ def register_tasks(
     """
     if isinstance(vocabulary, str):
         vocabulary = TokenizerVocabulary.from_path(vocabulary)
-    setting = _Setting(vocabulary.tokenizer, bad_rows, overlong, collections.Counter())
+    setting = _Setting(vocabulary.tokenizer, rules, overlong, collections.Counter())
     for name, task in tasks.TASKS.items():
         paths = triples if task.record_type is records.Triple else sft_traces
         if paths is not None:
@@ -289,9 +292,11 @@ class _Rows(seqio.FunctionDataSource):
         )
 
     def _rows(self, split: str, counts: collections.Counter[str]) -> Iterator[Any]:
-        kind = self._kind
-        return tasks.iter_task_rows(
-            kind.record_type, self._paths[split], kind.domain, bad_rows=self._setting.bad_rows, counts=counts
+        kind, rules = self._kind, self._setting.rules
+        return iter(
+            tasks.iter_task_rows(
+                kind.record_type, self._paths[split], rules, domain=kind.domain, counts=counts
+            )
         )
 
     def num_input_examples(self, split: str) -> int:
@@ -311,7 +316,7 @@ def _features_of_rows(kind: _Kind, setting: _Setting) -> Callable[..., tf.data.D
         found = [
             jsonl.record_from_row(kind.record_type, json.loads(line), where="row") for line in lines.tolist()
         ]
-        made = tasks.made_of(found, make, setting.bad_rows, setting.counts)
+        made = tasks.made_of(found, make, setting.rules, setting.counts)
         arrays = []
         for name in kind.features:
             arrays.append(np.array([i for row in made for i in row[name]], np.int32))
@@ -327,7 +332,7 @@ def _features_of_rows(kind: _Kind, setting: _Setting) -> Callable[..., tf.data.D
         features = {}
         for name in kind.features:
             ids, lengths = tf.ensure_shape(next(arrays), [None]), tf.ensure_shape(next(arrays), [None])
-            features[name] = tf.RaggedTensor.from_row_lengths(ids, lengths)
+            features[name] = _RaggedTensor.from_row_lengths(ids, lengths)
         return features | {name: tf.ensure_shape(next(arrays), [None]) for name in kind.texts}
 
     def preprocess(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -31,7 +31,15 @@ from etils import epath
 
 from promptcot_jax.core import manifest, records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import example_sets, examples, rows, templates, token_store
+from promptcot_jax.data import (
+    benchmark_files,
+    decontamination,
+    example_sets,
+    examples,
+    rows,
+    templates,
+    token_store,
+)
 from promptcot_jax.data import tokenizer as tokenizer_lib
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.data.tokenizer import Tokenizer
@@ -52,6 +60,20 @@ class Task:
     domain: records.Domain | None = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RowRules:
+    """Which rows of a file become examples: readable ones, of one domain, that overlap with no benchmark."""
+
+    bad_rows: rows.BadRows = rows.FATAL
+    benchmarks: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> path
+
+    @functools.cached_property
+    def index(self) -> decontamination.Index | None:
+        """The benchmarks' texts, read when rows are first compared with them."""
+        return benchmark_files.read_index(self.benchmarks) if self.benchmarks else None
+
+
+NO_RULES = RowRules()
 _ROLES = {"p_theta": examples.theta_text, "q_phi": examples.phi_text, "p_direct": examples.direct_text}
 DOMAINS: tuple[records.Domain, ...] = ("math", "code")
 TASKS: dict[str, Task] = {
@@ -76,6 +98,7 @@ class DataConfig:
     """How a stage reads its training data.
 
     `bad_rows`: a row that cannot be read or rendered ends the stage, or is logged, counted and left out.
+    `benchmarks`: name -> path; rows whose problem shares 13 words in a row with one are left out and counted.
     `rates` of the tasks of a mixture; without them each row is as likely as any other. `cache_dir` holds the
     tokenized tasks: where it is empty, `token_cache/` in a local workdir, else in the user's cache directory.
 
@@ -87,18 +110,23 @@ class DataConfig:
 
     bad_rows: Literal["error", "skip"] = "error"
     max_row_bytes: int = rows.BadRows.max_row_bytes
+    benchmarks: Mapping[str, str] = dataclasses.field(default_factory=dict)
     rates: Mapping[str, float] | None = None
     cache_dir: str = ""
     use_cached_tasks: bool = False
     seqio_additional_cache_dirs: tuple[str, ...] = ()
 
-    @property
-    def bad_row_rule(self) -> rows.BadRows:
-        """The rule for rows, checked."""
-        return rows.BadRows(action=self.bad_rows, max_row_bytes=self.max_row_bytes)
+    def row_rules(self) -> RowRules:
+        """The rules for rows.
+
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        bad_rows = rows.BadRows(action=self.bad_rows, max_row_bytes=self.max_row_bytes)
+        return RowRules(bad_rows=bad_rows, benchmarks=self.benchmarks)
 
     def __post_init__(self):
-        _ = self.bad_row_rule
+        self.row_rules()
 
     def cache_dir_in(self, workdir: str) -> str:
         """Where the tokenized tasks of a workdir's stages are kept: a local directory always."""
@@ -136,11 +164,9 @@ def open_task(
     if name not in TASKS and name not in MIXTURES:
         return _registered_with_seqio(name, split, config, workdir)
     cache_dir = config.cache_dir_in(workdir)
-    members = MIXTURES.get(name, (name,))
+    members, rules = MIXTURES.get(name, (name,)), config.row_rules()
     stores = {
-        member: token_store.open_or_build(
-            cache_dir, content_of(member, path, tokenizer, bad_rows=config.bad_row_rule, limit=limit)
-        )
+        member: token_store.open_or_build(cache_dir, content_of(member, path, tokenizer, rules, limit=limit))
         for member in members
     }
     counts: collections.Counter[str] = collections.Counter()
@@ -170,7 +196,7 @@ def _registered_with_seqio(
 
 
 def content_of(
-    name: str, path: epath.PathLike, tokenizer: Tokenizer, *, bad_rows: rows.BadRows, limit: int = 0
+    name: str, path: epath.PathLike, tokenizer: Tokenizer, rules: RowRules, *, limit: int = 0
 ) -> token_store.Content:
     """One task's store: what it is made from, and how.
 
@@ -183,13 +209,12 @@ def content_of(
         "task": name,
         "rows": manifest.file_digest(path),
         "limit": limit,
-        "bad_rows": dataclasses.asdict(bad_rows),
+        "bad_rows": dataclasses.asdict(rules.bad_rows),
+        "benchmarks": [manifest.file_digest(benchmark) for benchmark in rules.benchmarks.values()],
         "tokenizer": tokenizer.digest,
         "code": _code_digest(),
     }
-    build = functools.partial(
-        iter_token_examples, task, path, tokenizer, bad_rows=bad_rows, limit=limit, counts=counts
-    )
+    build = functools.partial(iter_token_examples, task, path, tokenizer, rules, limit=limit, counts=counts)
     return token_store.Content(name, made_from, build, counts)
 
 
@@ -208,71 +233,77 @@ def iter_token_examples(
     task: Task,
     path: epath.PathLike,
     tokenizer: Tokenizer,
+    rules: RowRules,
     *,
-    bad_rows: rows.BadRows,
     limit: int = 0,
     counts: collections.Counter[str],
 ) -> Iterator[list[examples.TokenExample]]:
     """The examples of a file's rows, a few hundred at a time.
 
     Raises:
-        WrongUse: a row is bad and `bad_rows` does not skip it.
+        WrongUse: a row is bad and the rules do not skip it.
     """
-    found = iter_task_rows(task.record_type, path, task.domain, bad_rows=bad_rows, limit=limit, counts=counts)
+    found = iter_task_rows(task.record_type, path, rules, domain=task.domain, limit=limit, counts=counts)
 
     def make(some: Sequence[Any]) -> list[examples.TokenExample]:
         return examples.tokenize(tokenizer, [task.to_text(row, tokenizer) for row in some])
 
     while batch := list(itertools.islice(found, ROWS_AT_ONCE)):
-        yield made_of(batch, make, bad_rows, counts)
+        yield made_of(batch, make, rules, counts)
 
 
 def iter_task_rows(
     record_type: Any,
     path: epath.PathLike,
-    domain: records.Domain | None = None,
+    rules: RowRules,
     *,
-    bad_rows: rows.BadRows,
+    domain: records.Domain | None = None,
     limit: int = 0,
     counts: collections.Counter[str],
 ) -> Iterator[Any]:
-    """The records of a file, or those of one domain.
+    """The records of a file that the rules leave; `limit`, if it is not 0, counts the readable ones.
 
     Raises:
-        WrongUse: a row is bad and `bad_rows` does not skip it.
+        WrongUse: a row is bad and the rules do not skip it.
     """
-    found = rows.iter_records(path, record_type, bad_rows=bad_rows, counts=counts)
-    for row in itertools.islice(found, limit or None):
-        if domain is None or row.domain == domain:
-            yield row
+    found = rows.iter_records(path, record_type, bad_rows=rules.bad_rows, counts=counts)
+    found = itertools.islice(found, limit or None)
+    if domain is not None:
+        found = (row for row in found if row.domain == domain)
+    return found if rules.index is None else decontamination.keep_clean(found, rules.index, _problem, counts)
+
+
+def _problem(row: Any) -> str:
+    """The statement of whatever record: what is compared with benchmarks."""
+    return row.prompt if isinstance(row, records.SftTrace | records.PreferencePair) else row.problem
 
 
 def made_of(
     some: Sequence[Any],
     make: Callable[[Sequence[Any]], list[Made]],
-    bad_rows: rows.BadRows,
+    rules: RowRules,
     counts: collections.Counter[str],
 ) -> list[Made]:
     """What `make` makes of many rows at once; one by one where it refuses a row that may be left out.
 
     Raises:
-        WrongUse: a row is refused and `bad_rows` does not skip it.
+        WrongUse: a row is refused and the rules do not skip it.
     """
     try:
         return make(some)
     except WrongUse as error:
-        if bad_rows.action == "error":
+        if rules.bad_rows.action == "error":
             raise
         if len(some) == 1:
             counts["bad_content"] += 1
             log.warning("left out: %s", error)
             return []
-    return [made for row in some for made in made_of([row], make, bad_rows, counts)]
+    return [made for row in some for made in made_of([row], make, rules, counts)]
 
 
 @functools.cache
 def _code_digest() -> str:
     """Digest of the code between rows and ids: a changed template makes another store."""
-    modules = (examples, templates, tokenizer_lib, rows, importlib.import_module(__name__))
+    modules = (examples, templates, tokenizer_lib, rows, decontamination, importlib.import_module(__name__))
     sources = "".join(inspect.getsource(module) for module in modules)
     return hashlib.sha256(sources.encode()).hexdigest()[:16]

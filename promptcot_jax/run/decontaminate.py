@@ -15,14 +15,12 @@ from typing import IO, Any
 from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
-from promptcot_jax.data import decontamination, rows
-from promptcot_jax.data.decontamination import Index, Overlap, Source
+from promptcot_jax.data import benchmark_files, decontamination, rows
+from promptcot_jax.data.decontamination import Index, Overlap
 from promptcot_jax.run import configuration, stage
 
 REPORT = "decontamination.jsonl"
 _ROWS_BETWEEN_LOOKS = 1000  # of the progress display
-
-_NUM_LOGGED = 10  # of the rows left out here; the rest is a number
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +66,7 @@ def decontaminate(
         raise WrongUse("There are no benchmarks to compare with; name files with BENCHMARKS.")
     if not text_fields:  # all rows would pass
         raise WrongUse("There is nothing of a row to compare; name fields with TEXT_FIELDS.")
-    index = Index(_benchmark_texts(paths, benchmark_fields), n=ngram, rule=rule)
+    index = Index(benchmark_files.iter_texts(paths, benchmark_fields), n=ngram, rule=rule)
     counts: collections.Counter[str] = collections.Counter()
     source = configuration.in_workdir(input_rows, workdir)
     candidates = _candidates(source, text_fields, bad_rows, counts)
@@ -131,41 +129,15 @@ def _named(benchmarks: Sequence[str] | Mapping[str, str]) -> Mapping[str, str]:
     return named
 
 
-def _benchmark_texts(paths: Mapping[str, str], fields: Sequence[str]) -> Iterator[tuple[Source, str]]:
-    for name, path in paths.items():
-        row = None
-        for row in rows.iter_rows(path):
-            texts = _texts(row, fields, "BENCHMARK_FIELDS")
-            yield from ((Source(name, _row_id(row)), text) for text in texts)
-        if row is None:
-            raise WrongUse(f"{path}: the benchmark '{name}' has no rows; fetch it again, or leave it out.")
-
-
 def _candidates(
     path: str, fields: Sequence[str], bad_rows: rows.BadRows, counts: collections.Counter[str]
 ) -> Iterator[_Candidate]:
     """The rows that have their texts and can be written; others end the work, or are logged and counted."""
-    for row in rows.iter_rows(path, bad_rows=bad_rows, counts=counts):
-        try:
-            yield _Candidate(row, _texts(row, fields, "TEXT_FIELDS"), _line(row))
-        except WrongUse as error:
-            if bad_rows.action == "error":
-                raise
-            counts["bad_field"] += 1
-            if counts["bad_field"] <= _NUM_LOGGED:
-                log.warning("left out: %s", error)
 
+    def candidate(row: rows.Row) -> _Candidate:
+        return _Candidate(row, benchmark_files.texts_of(row, fields, "TEXT_FIELDS"), _line(row))
 
-def _texts(row: rows.Row, fields: Sequence[str], setting: str) -> tuple[str, ...]:
-    for field in fields:
-        value = row.fields.get(field)
-        if not isinstance(value, str):
-            what = f"must be a text, got {type(value).__name__}" if field in row.fields else "is missing"
-            raise WrongUse(
-                f"{row.where}: field '{field}' {what}; correct the row, or name other fields with {setting} "
-                f"(it has {', '.join(map(repr, row.fields)) or 'none'})."
-            )
-    return tuple(row.fields[field] for field in fields)
+    return rows.map_rows(path, candidate, bad_rows=bad_rows, counts=counts)
 
 
 def _line(row: rows.Row) -> bytes:
@@ -175,11 +147,6 @@ def _line(row: rows.Row) -> bytes:
         raise WrongUse(
             f"{row.where}: cannot be written as a JSON line ({error}); correct the row or remove it."
         ) from None
-
-
-def _row_id(row: rows.Row) -> str:
-    given = row.fields.get("id")
-    return os.path.basename(row.where) if given in (None, "") else str(given)
 
 
 def _report(
@@ -195,7 +162,7 @@ def _report(
         by_benchmark.setdefault(overlap.source.benchmark, []).append(overlap)
     for name, of_benchmark in by_benchmark.items():
         line: dict[str, Any] = {
-            "row": _row_id(row),
+            "row": benchmark_files.row_id(row),
             "where": row.where,
             "benchmark": name,
             "benchmark_row": of_benchmark[0].source.row_id,

@@ -210,7 +210,7 @@ def test_a_bad_row_can_be_left_out_and_counted(tmp_path, line):
     path = tmp_path / "triples.jsonl"
     path.write_text(f"{GOOD_LINE}\n{line}\n{GOOD_LINE}\n")
     counts = seqio_tasks.register_tasks(
-        VOCABULARY, triples={"train": str(path)}, bad_rows=rows.BadRows(action="skip")
+        VOCABULARY, triples={"train": str(path)}, rules=tasks.RowRules(bad_rows=rows.BadRows(action="skip"))
     )
     assert len(all_examples("p_theta")) == 2
     assert sum(count for name, count in counts.items() if name.startswith("bad_")) == 1

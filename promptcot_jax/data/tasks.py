@@ -46,6 +46,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 
 ROWS_AT_ONCE = 512  # tokenized in one call: enough for all cores of a TPU host, little memory
 
+_OF_CONTENT = ("bad_content", "dropped_contaminated")  # reasons to leave a row out that a domain's task sees
 Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class DataConfig:
 
     bad_rows: Literal["error", "skip"] = "error"
     max_row_bytes: int = rows.BadRows.max_row_bytes
-    benchmarks: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    benchmarks: Mapping[str, manifest.InputPath] = dataclasses.field(default_factory=dict)
     rates: Mapping[str, float] | None = None
     cache_dir: str = ""
     use_cached_tasks: bool = False
@@ -169,12 +170,14 @@ def open_task(
         member: token_store.open_or_build(cache_dir, content_of(member, path, tokenizer, rules, limit=limit))
         for member in members
     }
-    counts: collections.Counter[str] = collections.Counter()
-    for store in stores.values():
-        counts.update(store.counts)
     if name not in MIXTURES:
-        return stores[name], dict(counts)
-    return example_sets.Mixed(stores, config.rates), dict(counts)
+        return stores[name], stores[name].counts
+    counts = collections.Counter[str]()
+    for store in stores.values():
+        counts.update({reason: n for reason, n in store.counts.items() if reason in _OF_CONTENT})
+    # Each member reads the whole file and takes its own rows: what is wrong with the file counts once.
+    whole = {reason: n for reason, n in stores[members[0]].counts.items() if reason not in _OF_CONTENT}
+    return example_sets.Mixed(stores, config.rates), whole | counts
 
 
 def _registered_with_seqio(
@@ -258,16 +261,21 @@ def iter_task_rows(
     rules: RowRules,
     *,
     domain: records.Domain | None = None,
+    start: int = 0,
     limit: int = 0,
     counts: collections.Counter[str],
 ) -> Iterator[Any]:
-    """The records of a file that the rules leave; `limit`, if it is not 0, counts the readable ones.
+    """The records of a file that the rules leave.
+
+    Args:
+        start: readable rows to pass over first.
+        limit: and readable rows to take then; 0 takes all.
 
     Raises:
         WrongUse: a row is bad and the rules do not skip it.
     """
     found = rows.iter_records(path, record_type, bad_rows=rules.bad_rows, counts=counts)
-    found = itertools.islice(found, limit or None)
+    found = itertools.islice(found, start, start + limit if limit else None)
     if domain is not None:
         found = (row for row in found if row.domain == domain)
     return found if rules.index is None else decontamination.keep_clean(found, rules.index, _problem, counts)

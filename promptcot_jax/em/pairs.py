@@ -9,9 +9,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
+from etils import epath
+
 from promptcot_jax.core import records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import examples, templates
+from promptcot_jax.data import examples, tasks, templates
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.sampling import completions
 
@@ -46,26 +48,56 @@ class Rationale:
         return self.token_ids[:-1] if self.finish_reason == "stop" else self.token_ids
 
 
-def tokenize_pairs(tokenizer: Tokenizer, triples: Sequence[records.Triple]) -> list[Pair]:
+def read_pairs(
+    tokenizer: Tokenizer,
+    path: epath.PathLike,
+    rules: tasks.RowRules,
+    *,
+    start: int = 0,
+    limit: int = 0,
+    counts: collections.Counter[str],
+) -> list[Pair]:
+    """The pairs of a file of triples, tokenized; `start` and `limit` as in `tasks.iter_task_rows`.
+
+    Raises:
+        WrongUse: a row is bad and the rules do not skip it, or two rows share an id.
+    """
+    triples = tasks.iter_task_rows(records.Triple, path, rules, start=start, limit=limit, counts=counts)
+    return tokenize_pairs(tokenizer, list(triples), rules, counts)
+
+
+def tokenize_pairs(
+    tokenizer: Tokenizer,
+    triples: Sequence[records.Triple],
+    rules: tasks.RowRules = tasks.NO_RULES,
+    counts: collections.Counter[str] | None = None,
+) -> list[Pair]:
     """Tokenizes prompts and problems of all triples.
 
     Raises:
-        WrongUse: two triples share an id; candidates and rationales are joined to their pair by it.
+        WrongUse: a triple cannot be written and the rules do not skip it, or two triples share an id:
+            candidates and rationales are joined to their pair by it.
     """
-    counts = collections.Counter(triple.id for triple in triples)
-    repeated = [name for name, count in counts.items() if count > 1]
+    repeated = [name for name, n in collections.Counter(triple.id for triple in triples).items() if n > 1]
     if repeated:
         raise WrongUse(f"Triple id {repeated[0]!r} occurs twice; give each row its own id.")
-    return [
-        Pair(
-            index=index,
-            triple=triple,
-            theta_prompt_ids=tuple(tokenizer.prompt_ids(examples.theta_prompt(triple))),
-            phi_prompt_ids=tuple(tokenizer.prompt_ids(examples.phi_prompt(triple))),
-            problem_ids=tuple(examples.problem_ids(tokenizer, triple.problem, f"Row '{triple.id}'")),
-        )
-        for index, triple in enumerate(triples)
-    ]
+
+    def make(some: Sequence[records.Triple]) -> list[Pair]:
+        theta_prompts = tokenizer.prompt_ids_many([examples.theta_prompt(triple) for triple in some])
+        phi_prompts = tokenizer.prompt_ids_many([examples.phi_prompt(triple) for triple in some])
+        return [
+            Pair(
+                index=0,
+                triple=triple,
+                theta_prompt_ids=tuple(theta_prompt),
+                phi_prompt_ids=tuple(phi_prompt),
+                problem_ids=examples.problem_ids(tokenizer, triple.problem, f"Row '{triple.id}'"),
+            )
+            for triple, theta_prompt, phi_prompt in zip(some, theta_prompts, phi_prompts, strict=True)
+        ]
+
+    made = tasks.made_of(triples, make, rules, collections.Counter() if counts is None else counts)
+    return [dataclasses.replace(pair, index=index) for index, pair in enumerate(made)]
 
 
 def within_positions(pairs: Sequence[Pair], *, max_rationale_tokens: int, max_positions: int) -> list[Pair]:

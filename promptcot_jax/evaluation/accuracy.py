@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem
+from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.data import templates
 from promptcot_jax.sampling.rollouts import Draw, draws_of
 from promptcot_jax.verify import math_answers
@@ -24,7 +24,7 @@ from promptcot_jax.verify.program_pool import Job
 from promptcot_jax.verify.programs import TestReport
 from promptcot_jax.verify.rewards import UNGRADED, RunMany
 
-Problem = SolvedMathProblem | SolvedProgramProblem
+Problem = VerifiedMathPrompt | VerifiedProgramPrompt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def attempt_all(
         solve: samples all draws and grades them into a file, see `solver.solution_sampler`.
         run_programs: see `program_pool.run_many`; None leaves programming problems out.
     """
-    attempted = [p for p in problems if run_programs is not None or isinstance(p, SolvedMathProblem)]
+    attempted = [p for p in problems if run_programs is not None or isinstance(p, VerifiedMathPrompt)]
 
     def grade(draws: Sequence[Draw[Problem]], solutions: Sequence[Solution]) -> list[AttemptRecord]:
         return graded(draws, solutions, run_programs or _no_programs)
@@ -91,7 +91,7 @@ def graded(
             [
                 (answer, draw.row.tests)
                 for draw, answer in zip(draws, answers, strict=True)
-                if answer and isinstance(draw.row, SolvedProgramProblem)
+                if answer and isinstance(draw.row, VerifiedProgramPrompt)
             ]
         )
     )
@@ -99,16 +99,16 @@ def graded(
         math_answers.grade_many(
             (draw.row.answer, solution.text)  # in full, since several boxes may be one answer
             for draw, solution, answer in zip(draws, solutions, answers, strict=True)
-            if answer and isinstance(draw.row, SolvedMathProblem)
+            if answer and isinstance(draw.row, VerifiedMathPrompt)
         )
     )
     records = []
     for draw, solution, answer in zip(draws, solutions, answers, strict=True):
         problem, correct, status = draw.row, False, "no_answer"
-        if answer and isinstance(problem, SolvedProgramProblem):
+        if answer and isinstance(problem, VerifiedProgramPrompt):
             report = next(reports)
             correct, status = report.passed, report.status
-        elif answer and isinstance(problem, SolvedMathProblem):
+        elif answer and isinstance(problem, VerifiedMathPrompt):
             grade = next(grades)
             correct, status = grade.match, grade.status
         records.append(
@@ -117,7 +117,7 @@ def graded(
                 sample=draw.sample,
                 completion=solution.text,
                 answer=answer,
-                reference=problem.answer if isinstance(problem, SolvedMathProblem) else "",
+                reference=problem.answer if isinstance(problem, VerifiedMathPrompt) else "",
                 correct=correct,
                 status=status,
                 finish_reason=solution.finish_reason,
@@ -128,7 +128,7 @@ def graded(
 
 
 def _answer(problem: Problem, solution: Solution) -> str:
-    if isinstance(problem, SolvedMathProblem):
+    if isinstance(problem, VerifiedMathPrompt):
         return math_answers.extract_answer(solution.text) or ""
     return templates.last_code_fence(templates.answer_part(solution.text)) or ""
 
@@ -150,7 +150,7 @@ def summary(
     attempted = [problem for problem in problems if problem.id in attempts_of]
     own_splits = {
         "level": {problem.id: problem.level or "not stated" for problem in attempted},
-        "domain": {p.id: "math" if isinstance(p, SolvedMathProblem) else "code" for p in attempted},
+        "domain": {p.id: "math" if isinstance(p, VerifiedMathPrompt) else "code" for p in attempted},
     }
     not_graded = len(problems) - len(attempted)
     statuses = collections.Counter(attempt.status for attempt in attempts)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from promptcot_jax.checkpoints import load
-from promptcot_jax.core.records import SolvedMathProblem
+from promptcot_jax.core.records import VerifiedMathPrompt
 from promptcot_jax.data import examples
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.sampling import completions, rollouts
@@ -17,7 +17,7 @@ def solution_sampler(model: load.LoadedModel, config: rollouts.RolloutConfig) ->
     sampler = rollouts.make_sampler(model.lm, model.params, tokenizer, config, "rollout")
 
     def prompt_ids(problem: accuracy.Problem) -> Sequence[int]:
-        domain = "math" if isinstance(problem, SolvedMathProblem) else "code"
+        domain = "math" if isinstance(problem, VerifiedMathPrompt) else "code"
         return tokenizer.prompt_ids(examples.solver_prompt(tokenizer, problem.problem, domain))
 
     def to_solution(completion: completions.Completion) -> accuracy.Solution:

@@ -52,7 +52,8 @@ def cold_start(
         fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed)
 
         def opened(role: cold_start_lib.Role, path: str, limit: int = 0) -> tuple[ExampleSet, dict[str, int]]:
-            name, place = TASKS[role], configuration.in_workdir(path, workdir)
+            name = TASKS[role] if data.rates is None else f"{TASKS[role]}_by_domain"
+            place = configuration.in_workdir(path, workdir)
             return tasks.open_task(name, place, base.tokenizer, config=data, workdir=workdir, limit=limit)
 
         for role in roles:

@@ -15,7 +15,7 @@ import os
 import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import gin
 from beartype import BeartypeConf
@@ -23,12 +23,10 @@ from beartype.door import is_bearable
 from gin import config as gin_config
 from gin import config_parser
 
+from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
 
-# A stage argument or dataclass field that names a file or model which the stage reads. Before the stage
-# starts its content is digested for the manifest. "{workdir}" at its beginning stands for the stage's
-# workdir.
-InputPath = Annotated[str, "input path"]
+InputPath = manifest.InputPath
 
 _PARSE_ERRORS = (
     ValueError,

@@ -1,5 +1,6 @@
 """`promptcot em`: EM rounds from the cold-started models (paper section 2.3)."""
 
+import collections
 import dataclasses
 from typing import Literal
 
@@ -8,15 +9,14 @@ from etils import epath
 from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import load, store
-from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import Triple
-from promptcot_jax.data import examples
+from promptcot_jax.data import examples, tasks
 from promptcot_jax.em import held_out as held_out_lib
 from promptcot_jax.em import loop as em_loop
 from promptcot_jax.em import models
 from promptcot_jax.em import pairs as pairs_lib
 from promptcot_jax.em import role as role_lib
+from promptcot_jax.em.pairs import Pair
 from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -39,6 +39,7 @@ def em(
     theta_optimizer: OptimizerConfig,
     loop_config: loop.LoopConfig,
     batch_sizes: models.BatchSizes,
+    data: tasks.DataConfig,
     theta: configuration.InputPath = "{workdir}/cold_start/theta",
     phi: configuration.InputPath = "{workdir}/cold_start/phi",
     direct: configuration.InputPath = "{workdir}/cold_start/direct",
@@ -61,20 +62,23 @@ def em(
         raise WrongUse(f"em.first_triple must be 0 or more, got {first_triple}.")
     devices = stage.make_mesh(mesh)
     directory = epath.Path(workdir) / "em"
-    rows = jsonl.read_records(configuration.in_workdir(triples, workdir), Triple)[first_triple:]
-    held_out_rows = jsonl.read_records(configuration.in_workdir(triples_heldout, workdir), Triple)
+    rules, counts = data.row_rules(), collections.Counter[str]()
     with jax.set_mesh(devices):
         theta_model = _load(configuration.in_workdir(theta, workdir), dtype, devices)
         phi_model = _load(configuration.in_workdir(phi, workdir), dtype, devices)
         models.check_roles(theta_model.tokenizer, phi_model.tokenizer)
         tokenizer = theta_model.tokenizer
 
-        def tokenized(some: list[Triple]) -> list[pairs_lib.Pair]:
-            return pairs_lib.within_positions(
-                pairs_lib.tokenize_pairs(tokenizer, some),
+        def pairs_of(path: str, start: int, limit: int, counts: collections.Counter[str]) -> list[Pair]:
+            place = configuration.in_workdir(path, workdir)
+            found = pairs_lib.read_pairs(tokenizer, place, rules, start=start, limit=limit, counts=counts)
+            within = pairs_lib.within_positions(
+                found,
                 max_rationale_tokens=e_step.max_rationale_tokens,
                 max_positions=min(model.lm.config.max_positions for model in (theta_model, phi_model)),
             )
+            counts["dropped_too_long"] += len(found) - len(within)
+            return within
 
         def role(
             name: Literal["theta", "phi"],
@@ -95,8 +99,8 @@ def em(
 
         run = em_loop.Em(
             roles=models.Roles(theta_model.lm, phi_model.lm, tokenizer, batch_sizes),
-            pairs=tokenized(rows),
-            held_out_pairs=tokenized(held_out_rows[: held_out.num_pairs]),
+            pairs=pairs_of(triples, first_triple, 0, counts),
+            held_out_pairs=pairs_of(triples_heldout, 0, held_out.num_pairs, collections.Counter()),
             e_step=e_step,
             em=em_config,
             held_out=held_out,
@@ -104,9 +108,8 @@ def em(
             theta_role=role("theta", theta_model, theta_fit, theta_optimizer, sft.sft_loss),
             directory=directory,
         )
-        counts = {"in": len(rows), "dropped_too_long": len(rows) - len(run.pairs)}
         baselines = _direct_figures(configuration.in_workdir(direct, workdir), dtype, devices, run)
-        counts |= run.run(theta_model.params, phi_model.params, baselines)
+        of_rounds = run.run(theta_model.params, phi_model.params, baselines)
         if without_e_step_too:
             fixed = dataclasses.replace(
                 run,
@@ -114,8 +117,8 @@ def em(
                 directory=directory / "without_e_step",
             )
             more = fixed.run(theta_model.params, phi_model.params, baselines)
-            counts |= {f"without_e_step_{name}": count for name, count in more.items()}
-    return stage.StageResult(counts=counts)
+            of_rounds |= {f"without_e_step_{name}": count for name, count in more.items()}
+    return stage.StageResult(counts={"in": counts.pop("read", 0), **counts, **of_rounds})
 
 
 def _direct_figures(path: str, dtype: FloatType, devices: Mesh, run: em_loop.Em) -> dict[str, float]:

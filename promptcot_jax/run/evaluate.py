@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -11,9 +12,9 @@ from typing import Literal
 import jax
 
 from promptcot_jax.checkpoints import load, store
-from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem
+from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.data import rows
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.evaluation import solver as solver_lib
 from promptcot_jax.models.config import FloatType
@@ -54,10 +55,10 @@ def evaluate(
         raise WrongUse(f"max_problems must be 0 (all) or more, got {max_problems}.")
     paths = _paths_by_name(problems)
     sets = {
-        name: _solved_problems(configuration.in_workdir(path, workdir), max_problems)
+        name: _checked_problems(configuration.in_workdir(path, workdir), max_problems)
         for name, path in paths.items()
     }
-    everything = [problem for rows in sets.values() for problem in rows]
+    everything = [problem for some in sets.values() for problem in some]
     if not everything:
         raise WrongUse(f"There are no problems to attempt in {', '.join(problems) or 'no files'}.")
     _check_ids(everything)
@@ -82,14 +83,14 @@ def evaluate(
         "programs": dataclasses.asdict(programs),
     }
     results = {}
-    for name, rows in sets.items():
-        ids = {problem.id for problem in rows}
+    for name, problems_of_set in sets.items():
+        ids = {problem.id for problem in problems_of_set}
         own = [attempt for attempt in attempts if attempt.problem_id in ids]
         families = _families(configuration.in_workdir(paths[name], workdir))
         results[name] = (
             accuracy.summary(
                 own,
-                rows,
+                problems_of_set,
                 why_not_graded=why_not_graded,
                 splits={"family": families} if families else None,
             )
@@ -112,7 +113,7 @@ def _paths_by_name(paths: Sequence[str]) -> dict[str, str]:
     """The files under their names in `results.json`."""
     named: dict[str, str] = {}
     for path in paths:
-        name = os.path.basename(path).removesuffix(".jsonl")
+        name = os.path.basename(path).partition(".")[0]
         if name in named:
             raise WrongUse(
                 f"{named[name]} and {path} would both be '{name}' in results.json; rename one of the files."
@@ -141,13 +142,12 @@ def _sandbox(settings: ProgramSettings) -> tuple[Literal["bubblewrap", "weak", "
     return ("weak" if host.is_weak else "bubblewrap"), ""
 
 
-def _solved_problems(path: str, limit: int) -> list[SolvedMathProblem | SolvedProgramProblem]:
-    rows = jsonl.read_records(path, SolvedMathProblem | SolvedProgramProblem)
-    return rows[:limit] if limit else rows
+def _checked_problems(path: str, limit: int) -> list[accuracy.Problem]:
+    found = rows.iter_records(path, VerifiedMathPrompt | VerifiedProgramPrompt)
+    return list(itertools.islice(found, limit or None))
 
 
 def _families(path: str) -> dict[str, str]:
     """Family of each problem, where the rows say it (the project's own corpus does)."""
-    return {
-        row["id"]: row["family"] for _, _, row in jsonl.iter_rows(path) if "family" in row and "id" in row
-    }
+    every = (row.fields for row in rows.iter_rows(path))
+    return {fields["id"]: fields["family"] for fields in every if {"family", "id"} <= fields.keys()}

@@ -10,6 +10,7 @@ from promptcot_jax.checkpoints import load, store
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Triple
+from promptcot_jax.data import rows
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
@@ -50,7 +51,7 @@ def synthesize(
             f"num_concept_sets must be 0 or more and score_tokens at least 1, got {num_concept_sets} and "
             f"{score_tokens}."
         )
-    seeds = jsonl.read_records(configuration.in_workdir(triples, workdir), Triple)
+    seeds = list(rows.iter_records(configuration.in_workdir(triples, workdir), Triple))
     if concept_sets is not None:
         wanted = concept_sets_lib.read_concept_sets(configuration.in_workdir(concept_sets, workdir))
     else:

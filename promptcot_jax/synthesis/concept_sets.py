@@ -10,18 +10,19 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from promptcot_jax.core import jsonl, prng
+from promptcot_jax.core import prng
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import ConceptSet, Triple
+from promptcot_jax.data import rows
 
 
 def read_concept_sets(path: epath.PathLike) -> list[ConceptSet]:
-    """Concept sets of a JSON Lines file.
+    """Concept sets of a file of any format.
 
     Raises:
         WrongUse: the file holds none, a list is empty, or two rows share an id.
     """
-    concept_sets = jsonl.read_records(path, ConceptSet)
+    concept_sets = list(rows.iter_records(path, ConceptSet))
     if not concept_sets:
         raise WrongUse(f"{os.fspath(path)}: no concept sets in it.")
     seen: set[str] = set()

@@ -4,7 +4,7 @@ Cold start, the fits of an EM round and the solver's SFT differ in examples, los
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import optax
 from etils import epath
@@ -26,7 +26,8 @@ from promptcot_jax.trainers.train_step import Loss, TrainState, num_row_shards
 class FitConfig:
     """Rows of `row_length` tokens, `rows_per_batch` of them a step, `num_epochs` times over the examples.
 
-    With `pack=False` a row is one example, so that `rows_per_batch=16` is the paper's batch of 16 sequences.
+    `task_feature_lengths` (T5X's setting) bounds "inputs" and "targets" each as well. With `pack=False` a row
+    is one example, so that `rows_per_batch=16` is the paper's batch of 16 sequences.
     """
 
     row_length: int
@@ -34,11 +35,28 @@ class FitConfig:
     num_epochs: int = 1
     pack: bool = True
     overlong: example_sets.Overlong = "drop"
+    task_feature_lengths: Mapping[str, int] | None = None
+
+    @property
+    def length_policy(self) -> example_sets.LengthPolicy:
+        """What becomes of examples that are too long."""
+        of_features = self.task_feature_lengths or {}
+        return example_sets.LengthPolicy(
+            max_length=self.row_length,
+            max_prompt_length=of_features.get("inputs"),
+            max_completion_length=of_features.get("targets"),
+            overlong=self.overlong,
+        )
 
     def __post_init__(self):
         for name in ("row_length", "rows_per_batch", "num_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if unknown := (self.task_feature_lengths or {}).keys() - {"inputs", "targets"}:
+            raise ValueError(
+                f"task_feature_lengths speaks of '{min(unknown)}'; a fit has 'inputs' and 'targets'."
+            )
+        _ = self.length_policy  # refuses lengths that leave no room
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,8 +86,7 @@ class Fitter:
         self, examples: example_sets.ExampleSet
     ) -> tuple[example_sets.ExampleSet, dict[str, int]]:
         """Applies the length policy; returns what is left and the counts of what was dropped or cut."""
-        policy = example_sets.LengthPolicy(max_length=self.fit.row_length, overlong=self.fit.overlong)
-        return example_sets.within_length(examples, policy)
+        return example_sets.within_length(examples, self.fit.length_policy)
 
     def batches(self, examples: example_sets.ExampleSet, *, label: int = 0) -> PackedEpochs:
         """Rows of fixed length in an order that is a function of (seed, label, epoch) alone.

@@ -260,7 +260,8 @@ def refuse_overlong(
     if not limited:
         return dataset
     # A filter, since TensorFlow leaves out a check on whose result nothing depends.
-    return dataset.enumerate().filter(is_whole).map(lambda _, features: features)
+    rows = dataset.enumerate().filter(is_whole)  # pyright: ignore[reportArgumentType]  # not of pairs
+    return rows.map(lambda _, features: features)
 
 
 def _first_axis(value: Any) -> tf.Tensor:

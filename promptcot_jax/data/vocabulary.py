@@ -119,11 +119,23 @@ class TokenizerVocabulary(seqio.Vocabulary):
             raise ValueError("encode_tf needs a tensor of known rank: tf.ensure_shape(texts, [None]).")
         if s.shape.rank > 1:
             return self.encode_tf(_RaggedTensor.from_tensor(s, ragged_rank=s.shape.rank - 1))
-        ids, lengths = self._encode_flat(tf.reshape(s, [-1]))
-        return ids if s.shape.rank == 0 else _RaggedTensor.from_row_lengths(ids, lengths, validate=False)
+        if s.shape.rank == 0:
+            return self._encode_one(s)
+        return _RaggedTensor.from_row_lengths(*self._encode_flat(s), validate=False)
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor | tf.RaggedTensor:
         return self.encode_tf(s)
+
+    def _encode_one(self, text: tf.Tensor) -> tf.Tensor:
+        """The ids of one text: `_encode_flat` would take twice as long for it."""
+
+        def encode(scalar: np.ndarray | bytes) -> np.ndarray:
+            # An array in eager mode, bytes in a graph.
+            return np.array(self.encode(_utf8(np.asarray(scalar, np.object_).item())), np.int32)
+
+        ids = tf.numpy_function(encode, [text], tf.int32, stateful=False)
+        ids.set_shape([None])
+        return ids
 
     def _encode_flat(self, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The ids of [N] texts one after another, and how many each has."""
@@ -134,7 +146,9 @@ class TokenizerVocabulary(seqio.Vocabulary):
             return np.fromiter(itertools.chain.from_iterable(rows), np.int32, lengths.sum()), lengths
 
         ids, lengths = tf.numpy_function(encode, [texts], (tf.int32, tf.int64), stateful=False)
-        return tf.ensure_shape(ids, [None]), tf.ensure_shape(lengths, texts.shape)
+        ids.set_shape([None])
+        lengths.set_shape(texts.shape)
+        return ids, lengths
 
     def decode(self, ids: Iterable[SupportsInt]) -> str:
         """The text of ids, in a list, an array or a tensor, up to the first end token."""
@@ -165,9 +179,9 @@ class TokenizerVocabulary(seqio.Vocabulary):
             rows = [self._content(all_ids[a:b]) for a, b in itertools.pairwise(splits.tolist())]
             return _text_array(self._tokenizer.decode_many(rows), (len(rows),))
 
-        return tf.ensure_shape(
-            tf.numpy_function(decode, [ids, row_splits], tf.string, stateful=False), [None]
-        )
+        texts = tf.numpy_function(decode, [ids, row_splits], tf.string, stateful=False)
+        texts.set_shape([None])
+        return texts
 
     def _content(self, ids: Sequence[int]) -> Sequence[int]:
         """The ids before the first end token, without padding at their end."""

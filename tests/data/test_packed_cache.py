@@ -10,14 +10,14 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import converters, packed_cache
 from tests.data import seqio_data
 
-ROWS = seqio_data.random_rows(300, longest=8)
+ROWS = seqio_data.random_rows(110, longest=8)
 
 
 @pytest.fixture
 def cache_dir(tmp_path, monkeypatch):
     monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [os.fspath(tmp_path)])
     seqio_data.register("some_rows", ROWS)
-    packed_cache.register_packed_task("some_rows_packed", "some_rows", row_length=16, pad_id=9, window=50)
+    packed_cache.register_packed_task("some_rows_packed", "some_rows", row_length=16, pad_id=9, window=30)
     return tmp_path
 
 
@@ -32,23 +32,17 @@ def read(use_cached: bool, row_length: int = 16, **options):
     )
 
 
-@pytest.mark.parametrize("num_shards", [1, 3])
-def test_a_cache_gives_what_packing_gives(cache_dir, num_shards):
-    packed_cache.write_cache("some_rows_packed", "train", cache_dir, num_shards=num_shards)
-    converter = converters.PackedLM(pad_id=9, window=50, row_length=16)
+def test_a_cache_gives_what_packing_gives(cache_dir):
+    converter = converters.PackedLM(pad_id=9, window=30, row_length=16)
     packed = seqio.get_dataset("some_rows", {"inputs": 8, "targets": 8}, converter, shuffle=False)
+    seqio.test_utils.assert_datasets_eq(read(use_cached=False), packed)
+    packed_cache.write_cache("some_rows_packed", "train", cache_dir, num_shards=3)
+    seqio_data.register("some_rows", [])  # what is read now comes from the files alone
     cached = read(use_cached=True)
     assert cached.element_spec == packed.element_spec
     seqio.test_utils.assert_datasets_eq(cached, packed)
-    seqio.test_utils.assert_datasets_eq(read(use_cached=False), packed)
     stats = seqio.get_mixture_or_task("some_rows_packed").get_cached_stats("train")
     assert stats == {"examples": converter.counts.rows, "token_ids_tokens": converter.counts.tokens}
-
-
-def test_the_cache_is_read_and_not_the_task(cache_dir):
-    packed_cache.write_cache("some_rows_packed", "train", cache_dir)
-    seqio_data.register("some_rows", [])
-    assert len(seqio_data.elements(read(use_cached=True))) > 100
 
 
 def test_hosts_share_the_rows_of_a_cache(cache_dir):
@@ -74,7 +68,7 @@ def test_rows_of_another_length_are_refused(cache_dir, row_length, message):
 def test_a_cache_that_was_not_finished_is_invisible(cache_dir):
     packed_cache.write_cache("some_rows_packed", "train", cache_dir)
     seqio_data.register("some_rows", [*ROWS, ([1] * 9, [2] * 8)])
-    with pytest.raises(tf.errors.OpError, match="Example 300 has 17 tokens, a row holds 16"):
+    with pytest.raises(tf.errors.OpError, match="Example 110 has 17 tokens, a row holds 16"):
         packed_cache.write_cache("some_rows_packed", "train", cache_dir)
     with pytest.raises(AssertionError, match="does not exist in any of the task cache directories"):
         read(use_cached=True)

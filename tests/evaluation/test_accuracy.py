@@ -7,14 +7,14 @@ import math
 import pytest
 
 from promptcot_jax.core import shards
-from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem, StdioTest
+from promptcot_jax.core.records import StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.verify import programs
 
 
 def problem(name, answer, level="1"):
-    return SolvedMathProblem(
-        id=name, concepts=("sums",), level=level, problem=f"problem {name}", answer=answer, solution="..."
+    return VerifiedMathPrompt(
+        id=name, concepts=("sums",), level=level, problem=f"problem {name}", answer=answer
     )
 
 
@@ -22,12 +22,11 @@ PROBLEMS = [
     problem("a", "1/2"),
     problem("b", "7", level="2"),
     problem("c", "9", level="2"),
-    SolvedProgramProblem(
+    VerifiedProgramPrompt(
         id="p",
         concepts=("loops",),
         problem="Add.",
         tests=(StdioTest(input="1", output="1"),),
-        solution="print()",
     ),
 ]
 TEXTS = {

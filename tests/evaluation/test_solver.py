@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from promptcot_jax.checkpoints import load
-from promptcot_jax.core.records import SolvedMathProblem
+from promptcot_jax.core.records import VerifiedMathPrompt
 from promptcot_jax.evaluation import solver
 from promptcot_jax.models import causal_lm
 from promptcot_jax.sampling import engine, rollouts, token_choice
@@ -23,7 +23,7 @@ def test_a_solution_depends_on_its_draw_and_not_on_its_neighbours(model, tmp_pat
         sampling=token_choice.SamplingConfig(max_new_tokens=8),
         engine=engine.EngineConfig(num_slots=4, page_size=16),
     )
-    problem = SolvedMathProblem(id="a", concepts=("sums",), problem="1 + 1?", answer="2", solution="...")
+    problem = VerifiedMathPrompt(id="a", problem="1 + 1?", answer="2")
     draws = [rollouts.Draw(index=i, row=problem, sample=i) for i in range(4)]
 
     def solve(draws, name):

@@ -267,12 +267,14 @@ def _register(name: str, kind: _Kind, paths: Splits, setting: _Setting, **of_tas
     )
 
 
-def _register_mixture(name: str, members: Sequence[str], rates: Mapping[str, float] | None) -> None:
+def _register_mixture(name: str, members: Mapping[str, str], rates: Mapping[str, float] | None) -> None:
     seqio.MixtureRegistry.remove(name)
     if rates is None:
-        seqio.MixtureRegistry.add(name, list(members), default_rate=seqio.mixing_rate_num_examples)
-    else:
-        seqio.MixtureRegistry.add(name, [(member, rates[member.rpartition("_")[2]]) for member in members])
+        seqio.MixtureRegistry.add(name, list(members.values()), default_rate=seqio.mixing_rate_num_examples)
+        return
+    if missing := members.keys() - rates.keys():
+        raise WrongUse(f"The rates {dict(rates)} name no '{min(missing)}'; give each of {list(members)} one.")
+    seqio.MixtureRegistry.add(name, [(member, rates[label]) for label, member in members.items()])
 
 
 class _Rows(seqio.FunctionDataSource):

@@ -46,7 +46,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 
 ROWS_AT_ONCE = 512  # tokenized in one call: enough for all cores of a TPU host, little memory
 
-_OF_CONTENT = ("bad_content", "dropped_contaminated")  # reasons to leave a row out that a domain's task sees
+_OF_CONTENT = ("bad_content", "dropped_contaminated", "too_long")  # of rows that were read
 Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
@@ -89,8 +89,8 @@ TASKS: dict[str, Task] = {
         to_text=examples.solution_text,
     ),
 }
-MIXTURES: dict[str, tuple[str, ...]] = {
-    f"{name}_by_domain": tuple(f"{name}_{domain}" for domain in DOMAINS) for name in _ROLES
+MIXTURES: dict[str, dict[str, str]] = {  # what its rates are called by -> task
+    f"{name}_by_domain": {domain: f"{name}_{domain}" for domain in DOMAINS} for name in _ROLES
 }
 
 
@@ -157,7 +157,7 @@ def open_task(
         split: of a task in seqio's registry; for this package's tasks a split is a file.
 
     Returns:
-        The examples, and counts for the manifest: rows read, and left out by reason.
+        The examples, and counts for the manifest: rows that were there, and left out by reason.
 
     Raises:
         WrongUse: there is no such task, a file is missing, or a row is bad and `config` does not skip it.
@@ -165,19 +165,29 @@ def open_task(
     if name not in TASKS and name not in MIXTURES:
         return _registered_with_seqio(name, split, config, workdir)
     cache_dir = config.cache_dir_in(workdir)
-    members, rules = MIXTURES.get(name, (name,)), config.row_rules()
+    members, rules = MIXTURES.get(name, {name: name}), config.row_rules()
     stores = {
-        member: token_store.open_or_build(cache_dir, content_of(member, path, tokenizer, rules, limit=limit))
-        for member in members
+        label: token_store.open_or_build(cache_dir, content_of(member, path, tokenizer, rules, limit=limit))
+        for label, member in members.items()
     }
+    counts = counts_of_rows([store.counts for store in stores.values()])
     if name not in MIXTURES:
-        return stores[name], stores[name].counts
-    counts = collections.Counter[str]()
-    for store in stores.values():
-        counts.update({reason: n for reason, n in store.counts.items() if reason in _OF_CONTENT})
-    # Each member reads the whole file and takes its own rows: what is wrong with the file counts once.
-    whole = {reason: n for reason, n in stores[members[0]].counts.items() if reason not in _OF_CONTENT}
-    return example_sets.Mixed(stores, config.rates), whole | counts
+        return stores[name], counts
+    return example_sets.Mixed(stores, config.rates), counts
+
+
+def counts_of_rows(of_tasks: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """Counts for the manifest, of tasks that each read the same file: `in`, and `dropped_REASON`.
+
+    What is wrong with the file counts once; what a task finds wrong with its own rows adds up.
+    """
+    of_file = {name: n for name, n in of_tasks[0].items() if name not in _OF_CONTENT}
+    of_content = {name: sum(counts.get(name, 0) for counts in of_tasks) for name in _OF_CONTENT}
+    dropped = {name: n for name, n in (of_file | of_content).items() if n and name != "read"}
+    return {
+        "in": sum(of_file.values()),
+        **{name if name.startswith("dropped_") else f"dropped_{name}": n for name, n in dropped.items()},
+    }
 
 
 def _registered_with_seqio(
@@ -195,7 +205,7 @@ def _registered_with_seqio(
     )
     content = token_store.Content(f"{name}-{split}", {}, build, {})
     store = token_store.open_or_build(config.cache_dir_in(workdir), content, anew=True)
-    return store, {"read": len(store)}
+    return store, {"in": len(store)}
 
 
 def content_of(

@@ -51,15 +51,15 @@ def cold_start(
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
         fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed)
 
-        def opened(role: cold_start_lib.Role, path: str, limit: int = 0) -> tuple[ExampleSet, dict[str, int]]:
-            name = TASKS[role] if data.rates is None else f"{TASKS[role]}_by_domain"
+        def opened(name: str, path: str, limit: int = 0) -> tuple[ExampleSet, dict[str, int]]:
             place = configuration.in_workdir(path, workdir)
             return tasks.open_task(name, place, base.tokenizer, config=data, workdir=workdir, limit=limit)
 
+        mixed = "" if data.rates is None else "_by_domain"
         for role in roles:
-            rows, found = opened(role, triples, num_triples)
-            heldout, _ = opened(role, triples_heldout)
-            counts |= {"in": found.pop("read"), **found}
+            rows, found = opened(f"{TASKS[role]}{mixed}", triples, num_triples)
+            heldout, _ = opened(TASKS[role], triples_heldout)  # each row once, whatever is trained on
+            counts |= found
             counts |= cold_start_lib.cold_start_role(
                 role,
                 base,

@@ -77,7 +77,7 @@ def em(
                 max_rationale_tokens=e_step.max_rationale_tokens,
                 max_positions=min(model.lm.config.max_positions for model in (theta_model, phi_model)),
             )
-            counts["dropped_too_long"] += len(found) - len(within)
+            counts["too_long"] += len(found) - len(within)
             return within
 
         def role(
@@ -118,7 +118,7 @@ def em(
             )
             more = fixed.run(theta_model.params, phi_model.params, baselines)
             of_rounds |= {f"without_e_step_{name}": count for name, count in more.items()}
-    return stage.StageResult(counts={"in": counts.pop("read", 0), **counts, **of_rounds})
+    return stage.StageResult(counts={**tasks.counts_of_rows([counts]), **of_rounds})
 
 
 def _direct_figures(path: str, dtype: FloatType, devices: Mesh, run: em_loop.Em) -> dict[str, float]:

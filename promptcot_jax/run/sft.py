@@ -59,7 +59,7 @@ def sft(
             raise WrongUse(f"{solved}: no solved problem fits in row_length={fit.row_length}; raise it.")
         heldout, heldout_counts = opened(solved_heldout, "validation")
         batches = fitter.batches(rows)
-        counts = {"in": counts.pop("read"), "out": counts.pop("kept"), **counts}
+        counts = {"in": counts.pop("in"), "out": counts.pop("kept"), **counts}
         counts |= {f"heldout_{name}": count for name, count in heldout_counts.items()}
         counts |= {"steps": batches.num_steps, "tokens": batches.num_tokens}
         if store.is_complete(policy):  # killed between writing the policy and the manifest

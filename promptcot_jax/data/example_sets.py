@@ -156,14 +156,7 @@ class WithinLength(InOwnOrder):
         return len(self._kept)
 
     def __getitem__(self, index: int) -> TokenExample:
-        example, length = self._examples[int(self._kept[index])], int(self.completion_lengths[index])
-        if len(example.completion_ids) == length:
-            return example
-        return dataclasses.replace(
-            example,
-            completion_ids=example.completion_ids[:length],
-            token_values={name: values[:length] for name, values in example.token_values.items()},
-        )
+        return self._examples[int(self._kept[index])].cut(int(self.completion_lengths[index]))
 
 
 class Mixed:

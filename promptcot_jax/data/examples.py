@@ -52,6 +52,16 @@ class TokenExample:
         """Tokens of prompt and completion."""
         return len(self.prompt_ids) + len(self.completion_ids)
 
+    def cut(self, num_tokens: int) -> "TokenExample":
+        """The example with the first `num_tokens` of its completion."""
+        if num_tokens >= len(self.completion_ids):
+            return self
+        return dataclasses.replace(
+            self,
+            completion_ids=self.completion_ids[:num_tokens],
+            token_values={name: values[:num_tokens] for name, values in self.token_values.items()},
+        )
+
 
 @runtime_checkable
 class HasConcepts(Protocol):

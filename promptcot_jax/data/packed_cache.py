@@ -23,7 +23,7 @@ from etils import epath
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.converters import ROW_FIELDS, PackedLM
-from promptcot_jax.data.row_converter import refuse_overlong
+from promptcot_jax.data.length_filter import within_lengths
 
 _BLOCK = 16  # seqio reads so many examples of a file before it turns to the next
 _MOST_SHARDS = 16  # of which it reads so many in turn: with more, rows would come back in another order
@@ -55,7 +55,7 @@ def register_packed_task(name: str, source: str, *, row_length: int, **settings)
         source=seqio.FunctionDataSource(  # pyright: ignore[reportArgumentType]  # seqio's own class
             read_split, splits=tuple(seqio.get_mixture_or_task(source).splits)
         ),
-        preprocessors=[seqio.CacheDatasetPlaceholder(), refuse_overlong],
+        preprocessors=[seqio.CacheDatasetPlaceholder(), within_lengths],
         output_features=dict.fromkeys(ROW_FIELDS, feature),
     )
 

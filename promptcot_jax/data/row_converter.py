@@ -8,7 +8,7 @@ What is too long for a row is refused by name, dropped or cut, as `overlong` say
 before that: `Task.get_dataset` trims every feature to `task_feature_lengths` without a word, and a converter
 never sees the whole. So either seqio is told not to (`trim_output_features=False`, in T5X a field of
 `DatasetConfig`; or lengths of None, with the converter's `row_length`), or the task refuses such rows while
-they are whole (`refuse_overlong` as its last preprocessor; the tasks of this package refuse them too). Where
+they are whole (`length_filter.within_lengths` as its last preprocessor, as this package's tasks do). Where
 neither is done, an example just as long as a limit may have been cut: these are counted, and a warning tells.
 """
 
@@ -16,7 +16,7 @@ import abc
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import seqio
@@ -24,11 +24,10 @@ import tensorflow as tf
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import packing, windows
+from promptcot_jax.data.example_sets import Overlong
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.data.windows import Element
-
-Overlong = Literal["error", "drop", "truncate"]
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +206,7 @@ class RowConverter(seqio.FeatureConverter):
             )
         if self._overlong == "truncate" and len(longest.prompt_ids) < row_length:
             self.counts.cut += 1
-            return [_cut(example, row_length - len(example.prompt_ids)) for example in group]
+            return [example.cut(row_length - len(example.prompt_ids)) for example in group]
         self.counts.dropped_overlong += 1
         return None
 
@@ -224,48 +223,12 @@ class RowConverter(seqio.FeatureConverter):
         if self.counts.at_limit:
             log.warning(
                 "%d examples have a feature just as long as the length where seqio cuts; in case it did, end "
-                "the task in refuse_overlong, or set trim_output_features to False.",
+                "the task in length_filter.within_lengths, or set trim_output_features to False.",
                 self.counts.at_limit,
             )
 
     def _summary(self) -> str:
         return f"{self.fill_share:.1%} of the positions hold a token, {self.counts}"
-
-
-def refuse_overlong(
-    dataset: tf.data.Dataset, sequence_length: Mapping[str, int | None] | None
-) -> tf.data.Dataset:
-    """A seqio preprocessor, to be a task's last: refuses what seqio would cut right after it.
-
-    The error of the pipeline quotes a `WrongUse` that names the row: by its feature `id`, else its number.
-    """
-    limits = {name: limit for name, limit in (sequence_length or {}).items() if limit is not None}
-    limited = [name for name in limits if name in windows.spec_of(dataset)]
-
-    def refuse(name: bytes | np.integer, *lengths: np.integer) -> np.ndarray:
-        for feature, length in zip(limited, lengths, strict=True):
-            if length > limits[feature]:
-                raise WrongUse(
-                    f"{windows.name_of({'id': name})}: '{feature}' is {length} long, over the length of "
-                    f"{limits[feature]} asked for; raise it, or leave such rows out."
-                )
-        return np.array(True)
-
-    @tf.autograph.experimental.do_not_convert
-    def is_whole(index: tf.Tensor, features: dict[str, Any]) -> tf.Tensor:
-        lengths = [_first_axis(features[feature]) for feature in limited]
-        name = features.get("id", index)
-        return tf.ensure_shape(tf.numpy_function(refuse, [name, *lengths], tf.bool, stateful=False), [])
-
-    if not limited:
-        return dataset
-    # A filter, since TensorFlow leaves out a check on whose result nothing depends.
-    rows = dataset.enumerate().filter(is_whole)  # pyright: ignore[reportArgumentType]  # not of pairs
-    return rows.map(lambda _, features: features)
-
-
-def _first_axis(value: Any) -> tf.Tensor:
-    return value.nrows() if isinstance(value, tf.RaggedTensor) else tf.shape(value)[0]
 
 
 def _first_fit(examples: Sequence[TokenExample], row_length: int) -> list[list[TokenExample]]:
@@ -277,12 +240,3 @@ def _first_fit(examples: Sequence[TokenExample], row_length: int) -> list[list[T
     for example, place in zip(examples, places.tolist(), strict=True):
         rows[place].append(example)
     return rows
-
-
-def _cut(example: TokenExample, num_tokens: int) -> TokenExample:
-    """The example with the first `num_tokens` of its completion."""
-    return TokenExample(
-        prompt_ids=example.prompt_ids,
-        completion_ids=example.completion_ids[:num_tokens],
-        token_values={name: values[:num_tokens] for name, values in example.token_values.items()},
-    )

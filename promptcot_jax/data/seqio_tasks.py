@@ -17,6 +17,7 @@ permutation of all.
 
 import collections
 import dataclasses
+import functools
 import itertools
 import json
 import re
@@ -29,7 +30,7 @@ import tensorflow as tf
 
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import example_sets, examples, tasks
+from promptcot_jax.data import example_sets, examples, length_filter, tasks
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.vocabulary import TokenizerVocabulary
 
@@ -260,7 +261,12 @@ def _register(name: str, kind: _Kind, paths: Splits, setting: _Setting, **of_tas
         preprocessors=[
             _features_of_rows(kind, setting),
             seqio.CacheDatasetPlaceholder(),
-            _within_lengths(kind, setting),
+            functools.partial(
+                length_filter.within_lengths,
+                overlong=setting.overlong,
+                cut_feature=kind.features[-1],
+                counts=setting.counts,
+            ),
         ],
         output_features=dict.fromkeys(kind.features, feature),
         **of_task,
@@ -342,37 +348,3 @@ def _features_of_rows(kind: _Kind, setting: _Setting) -> Callable[..., tf.data.D
         return dataset.batch(tasks.ROWS_AT_ONCE).map(to_features).unbatch()
 
     return preprocess
-
-
-def _within_lengths(kind: _Kind, setting: _Setting) -> Callable[..., tf.data.Dataset]:
-    """A seqio preprocessor that lets nothing reach seqio which seqio would cut."""
-
-    def within(dataset: tf.data.Dataset, sequence_length: Mapping[str, int] | None) -> tf.data.Dataset:
-        limits = {name: length for name, length in (sequence_length or {}).items() if name in kind.features}
-        if not limits:
-            return dataset
-        last = kind.features[-1]
-
-        def keeps(row_id: bytes, *lengths: np.integer) -> bool:
-            for (name, limit), length in zip(limits.items(), lengths, strict=True):
-                if length <= limit:
-                    continue
-                if setting.overlong == "error":
-                    raise WrongUse(
-                        f"Row '{row_id.decode()}': '{name}' has {length} tokens, over the length of {limit} "
-                        "asked for; raise it, or set overlong to 'drop' or 'truncate'."
-                    )
-                if setting.overlong == "drop" or name != last:
-                    setting.counts["dropped_overlong"] += 1
-                    return False
-                setting.counts["cut"] += 1  # by seqio, right after this
-            return True
-
-        @tf.autograph.experimental.do_not_convert
-        def is_kept(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
-            lengths = [tf.size(row[name]) for name in limits]
-            return tf.ensure_shape(tf.numpy_function(keeps, [row["id"], *lengths], tf.bool), [])
-
-        return dataset.filter(is_kept)
-
-    return within

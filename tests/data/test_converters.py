@@ -10,7 +10,7 @@ import seqio
 import tensorflow as tf
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import converters, packing, row_converter
+from promptcot_jax.data import converters, length_filter, packing
 from promptcot_jax.trainers import sft
 from tests import toys
 from tests.data import seqio_data
@@ -220,7 +220,7 @@ def test_what_seqio_may_have_cut_is_counted(caplog):
 
 
 def test_a_task_can_refuse_what_seqio_would_cut():
-    seqio_data.register("long", LONG, preprocessors=[row_converter.refuse_overlong])
+    seqio_data.register("long", LONG, preprocessors=[length_filter.within_lengths])
     for lengths, message in (
         ({"inputs": 5, "targets": 9}, "Example 0: 'inputs' is 6 long, over the length of 5"),
         ({"inputs": 6, "targets": 8}, "Example 1: 'targets' is 9 long, over the length of 8"),

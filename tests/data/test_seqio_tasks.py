@@ -271,7 +271,7 @@ def test_a_row_over_the_lengths_asked_for_is_dropped_or_cut_and_counted(
 
 def test_seqio_never_cuts_a_row_silently(triples_file):
     with pytest.raises(
-        tf.errors.OpError, match="WrongUse: Row 'toy-0': 'targets' has .* over the length of 100"
+        tf.errors.OpError, match="WrongUse: Example 'toy-0': 'targets' is .* long, over the length of 100"
     ):
         elements("p_theta", sequence_length=LENGTHS | {"targets": 100})
 

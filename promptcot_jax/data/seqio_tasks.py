@@ -84,8 +84,8 @@ def register_tasks(
         vocabulary: or the path that `TokenizerVocabulary.from_path` takes.
         triples: paths by split, such as {"train": ..., "validation": ...}; so are the next three.
         evaluation_sets: path by name; each becomes `evaluate_NAME` with the one split "test".
-        metric_fns: of the evaluation tasks, `fn(targets, predictions)` of reference answers and completions;
-            seqio wants its arguments named so.
+        metric_fns: of the evaluation tasks, such as those of `evaluation.seqio_metrics`: functions of
+            reference answers and completions, called `targets` and `predictions`.
         rates: of "math" and "code" in the mixtures; without them in proportion to their rows.
         rules: for bad rows and for those that overlap with a benchmark.
         overlong: a row longer than the lengths that seqio is asked for is refused, dropped and counted, or
@@ -114,6 +114,20 @@ def register_tasks(
     return setting.counts
 
 
+def registered(mixture_or_task_name: str, vocabulary: TokenizerVocabulary | str, **settings: Any) -> str:
+    """Registers the tasks and returns a name of them, so that a gin macro can do both.
+
+    In a gin file for T5X: `MIXTURE_OR_TASK_NAME = @seqio_tasks.registered()`. Each use of the macro registers
+    anew, which changes nothing. Settings: `register_tasks`.
+
+    Raises:
+        WrongUse: nothing of that name was registered.
+    """
+    register_tasks(vocabulary, **settings)
+    _provider(mixture_or_task_name)
+    return mixture_or_task_name
+
+
 def task_examples(
     name: str, split: str = "train", *, use_cached: bool = False, cache_dirs: Sequence[str] = ()
 ) -> Iterator[list[examples.TokenExample]]:
@@ -125,12 +139,7 @@ def task_examples(
     Raises:
         WrongUse: there is no such task or split, it lacks a feature, or a row is refused.
     """
-    if name not in (*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()):
-        raise WrongUse(
-            f"There is no task or mixture '{name}', here or in seqio's registry; import the module that "
-            f"registers it in a gin file. This package has {', '.join([*tasks.TASKS, *tasks.MIXTURES])}."
-        )
-    provider = seqio.get_mixture_or_task(name)
+    provider = _provider(name)
     if missing := {"inputs", "targets"} - provider.output_features.keys():
         raise WrongUse(f"'{name}' has no feature '{min(missing)}'; a fit needs 'inputs' and 'targets'.")
     if split not in provider.splits:
@@ -150,6 +159,17 @@ def task_examples(
             yield batch
     except tf.errors.OpError as error:
         raise wrong_use_within(error) or error from None
+
+
+def _provider(name: str) -> seqio.Task | seqio.Mixture:
+    known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
+    if name not in known:
+        raise WrongUse(
+            f"There is no task or mixture '{name}' in seqio's registry (there are "
+            f"{', '.join(sorted(known)) or 'none'}), nor in this package; import the module that registers "
+            "it in a gin file."
+        )
+    return seqio.get_mixture_or_task(name)
 
 
 def _check_cached(provider: seqio.Task | seqio.Mixture) -> None:

@@ -3,15 +3,13 @@
 Every function raises `WrongUse` for a value that has none of its forms; `where` or `what` begins the message.
 """
 
-import ast
-import dataclasses
 import json
 import re
 from typing import Any
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Domain, StdioTest
-from promptcot_jax.data import templates
+from promptcot_jax.data import annotations, templates
 
 _TURN, _END = "<|im_start|>", "<|im_end|>"
 _USER_TURN = re.compile(
@@ -20,17 +18,7 @@ _USER_TURN = re.compile(
     re.DOTALL,
 )
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
-_NUMBERED = re.compile(r"\s*\d+[.)]\s*(\S.*?)\s*$")
 _PROGRAM = re.compile(r"^[ \t]*```[ \t]*[\w+#]", re.MULTILINE)
-
-
-@dataclasses.dataclass(frozen=True)
-class ListedConcepts:
-    """What a prompt of the generator says."""
-
-    domain: Domain
-    concepts: tuple[str, ...]
-    level: str
 
 
 def text(value: Any, what: str) -> str:
@@ -46,18 +34,14 @@ def text(value: Any, what: str) -> str:
 
 def texts(value: Any, what: str) -> tuple[str, ...]:
     """A list of texts; as such, or written as a Python or JSON list, with or without a code fence."""
-    given = value
-    if isinstance(value, str):
-        written = re.sub(r"^\s*```\w*\n|\n\s*```\s*$", "", value).strip()
-        if not written.startswith("["):
-            raise WrongUse(f"{what} must be a list, got {_shown(given)}.")
-        try:
-            value = ast.literal_eval(written)  # literals only, no code
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            value = _from_json(written)
-    if not isinstance(value, list) or not value or not all(isinstance(v, str) and v.strip() for v in value):
-        raise WrongUse(f"{what} must be a list of texts that are not empty, got {_shown(given)}.")
-    return tuple(item.strip() for item in value)
+    parsed = annotations.parse_concepts(value) if isinstance(value, str) else value
+    if (
+        not isinstance(parsed, list)
+        or not parsed
+        or not all(isinstance(item, str) and item.strip() for item in parsed)
+    ):
+        raise WrongUse(f"{what} must be a list of texts that are not empty, got {_shown(value)}.")
+    return tuple(item.strip() for item in parsed)
 
 
 def user_text(value: Any, where: str) -> str:
@@ -155,18 +139,11 @@ def holds_tests(answer: Any) -> bool:
     return isinstance(first, dict) and bool({"input", "inputs"} & first.keys())
 
 
-def listed_concepts(prompt: str, where: str) -> ListedConcepts:
+def listed_concepts(prompt: str, where: str) -> templates.Conditions:
     """The concepts that a prompt of the generator numbers under its heading, and its level."""
-    for domain, heading in templates.CONCEPT_HEADINGS.items():
-        _, found, after = prompt.partition(heading)
-        if found:
-            listed, _, level = after.partition("Difficulty Level:")
-            numbered = [_NUMBERED.match(line) for line in listed.splitlines() if line.strip()]
-            if not numbered or not all(numbered):
-                raise WrongUse(f"{where}: what stands under '{heading}' is no numbered list of concepts.")
-            concepts = tuple(match[1] for match in numbered if match)
-            return ListedConcepts(domain, concepts, level.strip().partition("\n")[0].strip())
-    raise WrongUse(f"{where}: the prompt has no heading of concepts.")
+    if (found := templates.parse_conditions(prompt)) is None:
+        raise WrongUse(f"{where}: the prompt numbers no concepts under a heading of concepts.")
+    return found
 
 
 def domain_of_completion(completion: str) -> Domain | None:

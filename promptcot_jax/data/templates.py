@@ -5,6 +5,7 @@ instruction sentences are our own. A prompt ends with a newline and a block star
 the token boundary between them falls on a line break.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ CONCEPT_HEADINGS: dict[Domain, str] = {
     "code": "Foundational Programming Concepts:",
 }
 DEFAULT_LEVELS: dict[Domain, str] = {"math": "AIME", "code": "codeforces"}
+LEVEL_HEADING = "Difficulty Level:"
 _KINDS: dict[Domain, str] = {"math": "mathematics", "code": "programming"}
 
 _RATIONALE = f"{re.escape(BEGIN_RATIONALE)}(.*){re.escape(END_RATIONALE)}"
@@ -29,6 +31,7 @@ _PROBLEM = f"{re.escape(BEGIN_PROBLEM)}(.*){re.escape(END_PROBLEM)}"
 _RATIONALE_ONLY = re.compile(rf"\s*{_RATIONALE}\s*", re.DOTALL)
 _PROBLEM_ONLY = re.compile(rf"\s*{_PROBLEM}\s*", re.DOTALL)
 _BOTH = re.compile(rf"\s*{_RATIONALE}\s*{_PROBLEM}\s*", re.DOTALL)
+_NUMBERED = re.compile(r"\s*\d+[.)]\s*(\S.*?)\s*$")
 _CODE_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
@@ -84,7 +87,31 @@ def _conditions(concepts: Sequence[str], level: str, domain: Domain) -> str:
         raise WrongUse("The list of concepts is empty; a prompt needs at least one.")
     lines = [" ".join(_content(concept, "concept", "").split()) for concept in concepts]
     numbered = "\n".join(f"{i}. {line}" for i, line in enumerate(lines, start=1))
-    return f"{CONCEPT_HEADINGS[domain]}\n{numbered}\n\nDifficulty Level: {level_text(level, domain)}\n"
+    return f"{CONCEPT_HEADINGS[domain]}\n{numbered}\n\n{LEVEL_HEADING} {level_text(level, domain)}\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """What a prompt of the generator asks for: c, and the level as it is written there."""
+
+    domain: Domain
+    concepts: tuple[str, ...]
+    level: str
+
+
+def parse_conditions(prompt: str) -> Conditions | None:
+    """c and level of a prompt for any of the models; None where no concepts are numbered under a heading."""
+    for domain, heading in CONCEPT_HEADINGS.items():
+        _, found, after = prompt.partition(f"{heading}\n")
+        if not found:
+            continue
+        listed, _, level = after.partition(LEVEL_HEADING)
+        numbered = [_NUMBERED.match(line) for line in listed.splitlines() if line.strip()]
+        if not numbered or not all(numbered):
+            return None
+        concepts = tuple(match[1] for match in numbered if match)
+        return Conditions(domain, concepts, level.strip().partition("\n")[0].strip())
+    return None
 
 
 def rationale_block(rationale: str, where: str = "") -> str:

@@ -144,3 +144,23 @@ def test_the_last_closed_fence_is_graded():
 def test_the_answer_comes_after_the_thinking_part():
     assert templates.answer_part("<think>\n\\boxed{1}</think>\n\\boxed{2}") == "\n\\boxed{2}"
     assert templates.answer_part("plain") == "plain"
+
+
+@pytest.mark.parametrize("triple", toys.toy_triples(), ids=lambda triple: triple.id)
+def test_conditions_are_read_back_from_every_prompt(triple):
+    written = templates.level_text(triple.level, triple.domain)
+    expected = templates.Conditions(triple.domain, triple.concepts, written)
+    of_c = (triple.concepts, triple.level, triple.domain)
+    for prompt in (
+        templates.theta_prompt(*of_c),
+        templates.direct_prompt(*of_c),
+        templates.phi_prompt(triple.concepts, triple.level, triple.problem, triple.domain),
+    ):
+        assert templates.parse_conditions(prompt) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Foundational Concepts:\n", "Foundational Concepts:\nprimes\n", "1. primes\n2. powers"]
+)
+def test_a_text_that_numbers_no_concepts_has_no_conditions(text):
+    assert templates.parse_conditions(text) is None

@@ -24,7 +24,7 @@ import inspect
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 from etils import epath
@@ -39,14 +39,15 @@ from promptcot_jax.data import (
     rows,
     templates,
     token_store,
+    validity,
 )
 from promptcot_jax.data import tokenizer as tokenizer_lib
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.data.validity import Validity
 
 ROWS_AT_ONCE = 512  # tokenized in one call: enough for all cores of a TPU host, little memory
 
-_OF_CONTENT = ("bad_content", "dropped_contaminated", "too_long")  # of rows that were read
 Made = TypeVar("Made")
 
 log = logging.getLogger(__name__)
@@ -63,9 +64,10 @@ class Task:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RowRules:
-    """Which rows of a file become examples: readable ones, of one domain, that overlap with no benchmark."""
+    """Which rows of a file become examples: readable and valid ones that overlap with no benchmark."""
 
     bad_rows: rows.BadRows = rows.FATAL
+    validity: Validity = "paper"
     benchmarks: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> path
 
     @functools.cached_property
@@ -99,6 +101,7 @@ class DataConfig:
     """How a stage reads its training data.
 
     `bad_rows`: a row that cannot be read or rendered ends the stage, or is logged, counted and left out.
+    `validity`: whose rules say which traces and problems are left out, see `validity`.
     `benchmarks`: name -> path; rows whose problem shares 13 words in a row with one are left out and counted.
     `rates` of the tasks of a mixture; without them each row is as likely as any other. `cache_dir` holds the
     tokenized tasks: where it is empty, `token_cache/` in a local workdir, else in the user's cache directory.
@@ -111,6 +114,7 @@ class DataConfig:
 
     bad_rows: Literal["error", "skip"] = "error"
     max_row_bytes: int = rows.BadRows.max_row_bytes
+    validity: Validity = "paper"
     benchmarks: Mapping[str, manifest.InputPath] = dataclasses.field(default_factory=dict)
     rates: Mapping[str, float] | None = None
     cache_dir: str = ""
@@ -124,7 +128,7 @@ class DataConfig:
             ValueError: a setting is out of range.
         """
         bad_rows = rows.BadRows(action=self.bad_rows, max_row_bytes=self.max_row_bytes)
-        return RowRules(bad_rows=bad_rows, benchmarks=self.benchmarks)
+        return RowRules(bad_rows=bad_rows, validity=self.validity, benchmarks=self.benchmarks)
 
     def __post_init__(self):
         self.row_rules()
@@ -181,13 +185,12 @@ def counts_of_rows(of_tasks: Sequence[Mapping[str, int]]) -> dict[str, int]:
 
     What is wrong with the file counts once; what a task finds wrong with its own rows adds up.
     """
-    of_file = {name: n for name, n in of_tasks[0].items() if name not in _OF_CONTENT}
-    of_content = {name: sum(counts.get(name, 0) for counts in of_tasks) for name in _OF_CONTENT}
-    dropped = {name: n for name, n in (of_file | of_content).items() if n and name != "read"}
-    return {
-        "in": sum(of_file.values()),
-        **{name if name.startswith("dropped_") else f"dropped_{name}": n for name, n in dropped.items()},
-    }
+    of_file = {name: n for name, n in of_tasks[0].items() if not name.startswith("dropped_")}
+    of_content = collections.Counter[str]()
+    for counts in of_tasks:
+        of_content.update({name: n for name, n in counts.items() if name.startswith("dropped_")})
+    unread = {f"dropped_{name}": n for name, n in of_file.items() if name != "read"}
+    return {"in": sum(of_file.values()), **unread, **of_content}
 
 
 def _registered_with_seqio(
@@ -223,6 +226,7 @@ def content_of(
         "rows": manifest.file_digest(path),
         "limit": limit,
         "bad_rows": dataclasses.asdict(rules.bad_rows),
+        "validity": rules.validity,
         "benchmarks": [manifest.file_digest(benchmark) for benchmark in rules.benchmarks.values()],
         "tokenizer": tokenizer.digest,
         "code": _code_digest(),
@@ -288,7 +292,16 @@ def iter_task_rows(
     found = itertools.islice(found, start, start + limit if limit else None)
     if domain is not None:
         found = (row for row in found if row.domain == domain)
+    found = _valid(found, rules.validity, counts)
     return found if rules.index is None else decontamination.keep_clean(found, rules.index, _problem, counts)
+
+
+def _valid(found: Iterable[Any], rules: Validity, counts: collections.Counter[str]) -> Iterator[Any]:
+    for row in found:
+        if (fault := validity.fault_of(row, rules)) is None:
+            yield row
+        else:
+            counts[f"dropped_{fault}"] += 1
 
 
 def _problem(row: Any) -> str:
@@ -313,7 +326,7 @@ def made_of(
         if rules.bad_rows.action == "error":
             raise
         if len(some) == 1:
-            counts["bad_content"] += 1
+            counts["dropped_bad_content"] += 1
             log.warning("left out: %s", error)
             return []
     return [made for row in some for made in made_of([row], make, rules, counts)]
@@ -322,6 +335,14 @@ def made_of(
 @functools.cache
 def _code_digest() -> str:
     """Digest of the code between rows and ids: a changed template makes another store."""
-    modules = (examples, templates, tokenizer_lib, rows, decontamination, importlib.import_module(__name__))
+    modules = (
+        examples,
+        templates,
+        tokenizer_lib,
+        rows,
+        decontamination,
+        validity,
+        importlib.import_module(__name__),
+    )
     sources = "".join(inspect.getsource(module) for module in modules)
     return hashlib.sha256(sources.encode()).hexdigest()[:16]

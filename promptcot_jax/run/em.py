@@ -77,7 +77,7 @@ def em(
                 max_rationale_tokens=e_step.max_rationale_tokens,
                 max_positions=min(model.lm.config.max_positions for model in (theta_model, phi_model)),
             )
-            counts["too_long"] += len(found) - len(within)
+            counts["dropped_too_long"] += len(found) - len(within)
             return within
 
         def role(

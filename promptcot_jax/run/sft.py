@@ -54,7 +54,7 @@ def sft(
 
         rows, counts = opened(solved, "train")
         if not len(rows) and not counts["dropped_overlong"]:
-            raise WrongUse(f"{solved}: there are no solved problems in it.")
+            raise WrongUse(f"{solved}: there are no solved problems to train on in it ({counts}).")
         if not len(rows):
             raise WrongUse(f"{solved}: no solved problem fits in row_length={fit.row_length}; raise it.")
         heldout, heldout_counts = opened(solved_heldout, "validation")

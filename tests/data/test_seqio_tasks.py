@@ -23,7 +23,9 @@ TRIPLES = toys.toy_triples()
 SOLVED = records.SolvedMathProblem(
     id="s", concepts=("sums",), problem="1+1?", answer="2", solution="So \\boxed{2}."
 )
-TRACE = records.SftTrace(id="t", domain="code", prompt="Echo.", completion="<think>x</think>print(input())")
+TRACE = records.SftTrace(
+    id="t", domain="code", prompt="Echo.", completion="<think>x</think>```python\nprint(input())\n```"
+)
 PROMPTS = [
     records.VerifiedMathPrompt(id="m", problem="1+1?", answer="2"),
     records.VerifiedProgramPrompt(id="p", problem="Echo.", tests=(records.StdioTest("a", "a"),)),
@@ -254,7 +256,7 @@ def test_a_bad_row_can_be_left_out_and_counted(tmp_path, line):
         VOCABULARY, triples={"train": str(path)}, rules=tasks.RowRules(bad_rows=rows.BadRows(action="skip"))
     )
     assert len(all_examples("p_theta")) == 2
-    assert sum(count for name, count in counts.items() if name.startswith("bad_")) == 1
+    assert counts["bad_json"] + counts["dropped_bad_content"] == 1
 
 
 LENGTHS = {"inputs": 384, "targets": 256}

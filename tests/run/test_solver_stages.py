@@ -29,7 +29,7 @@ SOLVED = [
         concepts=("sums",),
         problem=f"{i} + 1?",
         answer=str(i + 1),
-        solution="It is one more. " * (i + 1),
+        solution="One more. " * (i + 1) + f"\\boxed{{{i + 1}}}",
     )
     for i in range(4)
 ]
@@ -57,7 +57,7 @@ def workdir(tmp_path: Path) -> str:
     toys.byte_tokenizer().save(tmp_path / "tokenizer")
     jsonl.write_records(tmp_path / "triples.jsonl", SOLVED)
     # Of the held-out ones the first is too long for a row.
-    overlong = dataclasses.replace(SOLVED[0], id="long", solution="And so on. " * 40)
+    overlong = dataclasses.replace(SOLVED[0], id="long", solution="And so on. " * 40 + "\\boxed{1}")
     jsonl.write_records(tmp_path / "triples_heldout.jsonl", [overlong, *SOLVED[:2]])
     return str(tmp_path)
 
@@ -83,7 +83,7 @@ def test_sft_counts_held_out_rows_and_leaves_no_optimizer_state_after_a_kill(wor
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"solved": "{workdir}/none.jsonl"}, "there are no solved problems in it"),
+        ({"solved": "{workdir}/none.jsonl"}, "there are no solved problems to train on"),
         ({"fit": fitter.FitConfig(row_length=8, rows_per_batch=2)}, "fits in row_length=8; raise it"),
         ({"loop_config": loop.LoopConfig(micro_batches=4)}, "rows_per_batch=2 .*a multiple of 4"),
         ({"mesh": mesh_lib.MeshConfig(data=2, fsdp=2)}, "rows_per_batch=2 .*a multiple of 4"),

@@ -1,0 +1,67 @@
+"""Which traces and problems are fit to train on: the paper's rules, and those of its released scripts.
+
+The paper keeps a teacher's trace if it has a boxed answer or a program to run (section 3.5). The scripts ask
+more of a trace, one block of thinking with an answer after it that holds no Chinese, Japanese or Korean, and
+of a problem: a finished statement that asks for no proof, and an answer that cannot be guessed. Each fault
+has a name, under which it is counted.
+"""
+
+import re
+from typing import Any, Literal
+
+from promptcot_jax.core import records
+from promptcot_jax.data import templates
+
+Validity = Literal["off", "paper", "release"]
+
+_EAST_ASIAN = re.compile(r"[\u1100-\u11ff\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
+_UNFINISHED = re.compile(r"(?:following|below)[^.?!\n]{0,80}:\s*$", re.IGNORECASE)
+_PROOF = re.compile(r"\bprove that\b", re.IGNORECASE)
+_GUESSABLE = re.compile(r"\b(?:no|none|inf(?:inity|inite)?)\b|\\infty", re.IGNORECASE)
+
+
+def fault_of(row: Any, rules: Validity) -> str | None:
+    """The name of the first rule that a record breaks; None: it is valid, or nothing is asked of its kind."""
+    if rules == "off":
+        return None
+    if isinstance(row, records.SftTrace):
+        return trace_fault(row.completion, row.domain, rules)
+    if isinstance(row, records.SolvedMathProblem | records.SolvedProgramProblem):
+        domain: records.Domain = "math" if isinstance(row, records.SolvedMathProblem) else "code"
+        fault = trace_fault(row.solution, domain, "paper")  # worked solutions do not think aloud
+        return fault or (problem_fault(row) if rules == "release" else None)
+    if rules == "release" and isinstance(row, records.VerifiedMathPrompt | records.VerifiedProgramPrompt):
+        return problem_fault(row)
+    return None
+
+
+def trace_fault(completion: str, domain: records.Domain, rules: Validity) -> str | None:
+    """The rule that a trace breaks: `no_answer`, or in the released scripts also one of its form."""
+    if rules == "release":
+        thinking, ended, answer = completion.partition("</think>")
+        if not ended or "</think>" in answer or completion.count("<think>") > 1 or "<think>" in answer:
+            return "not_one_thinking_block"
+        if not thinking.replace("<think>", "").strip() or not answer.strip():
+            return "empty_part"
+        if _EAST_ASIAN.search(answer):
+            return "east_asian_answer"
+    answer = templates.answer_part(completion)
+    has_answer = "\\boxed{" in answer if domain == "math" else templates.last_code_fence(answer) is not None
+    return None if has_answer else "no_answer"
+
+
+def problem_fault(
+    row: records.SolvedMathProblem
+    | records.SolvedProgramProblem
+    | records.VerifiedMathPrompt
+    | records.VerifiedProgramPrompt,
+) -> str | None:
+    """The rule of the released scripts that a problem breaks."""
+    if _UNFINISHED.search(row.problem.rstrip()):
+        return "unfinished_problem"
+    if _PROOF.search(row.problem):
+        return "asks_for_proof"
+    answer = getattr(row, "answer", None)
+    if answer is not None and (answer.strip() in ("0", "1") or _GUESSABLE.search(answer)):
+        return "guessable_answer"
+    return None

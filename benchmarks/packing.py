@@ -20,7 +20,7 @@ import seqio
 import tensorflow as tf
 
 from promptcot_jax.checkpoints import load
-from promptcot_jax.data import converters, examples, packing, vocabulary
+from promptcot_jax.data import converters, example_sets, examples, packing, vocabulary
 
 
 def read_examples(files: list[str], most: int, row_length: int) -> list[examples.TokenExample]:
@@ -35,7 +35,7 @@ def read_examples(files: list[str], most: int, row_length: int) -> list[examples
         tokenizer.encode_many([row[key] for row in rows]) for key in ("problem", "solution")
     )
     made = [
-        examples.TokenExample(prompt_ids=tuple(a), completion_ids=(*b, tokenizer.eos_id))
+        examples.TokenExample(prompt_ids=a, completion_ids=(*b, tokenizer.eos_id))
         for a, b in zip(prompts, solutions, strict=True)
     ]
     return [example for example in made if example.length <= row_length]
@@ -43,8 +43,8 @@ def read_examples(files: list[str], most: int, row_length: int) -> list[examples
 
 def dataset_of(rows: list[examples.TokenExample]) -> tf.data.Dataset:
     ragged = {
-        "inputs": tf.ragged.constant([row.prompt_ids for row in rows], dtype=tf.int32),
-        "targets": tf.ragged.constant([row.completion_ids for row in rows], dtype=tf.int32),
+        "inputs": tf.ragged.constant([row.prompt_ids.tolist() for row in rows], dtype=tf.int32),
+        "targets": tf.ragged.constant([row.completion_ids.tolist() for row in rows], dtype=tf.int32),
     }
     dataset = tf.data.Dataset.from_tensor_slices(ragged)
     return dataset.map(lambda row: {name: tf.convert_to_tensor(value) for name, value in row.items()})
@@ -60,7 +60,8 @@ def sides(rows: list[examples.TokenExample], row_length: int, window: int) -> di
         return lambda: sum(1 for _ in packed.as_numpy_iterator())
 
     def epochs() -> int:
-        source = packing.PackedEpochs(rows, row_length=row_length, rows_per_batch=16, num_epochs=1, seed=0)
+        listed = example_sets.Listed(rows)
+        source = packing.PackedEpochs(listed, row_length=row_length, rows_per_batch=16, num_epochs=1, seed=0)
         return sum(
             int(np.any(np.asarray(source.batch(step).segment_ids), axis=1).sum())
             for step in range(source.num_steps)

@@ -251,16 +251,26 @@ def record_from_row(record_type: Any, row: dict[str, Any], *, where: str, defaul
             except WrongUse as failure:
                 failures.append(str(failure))
         raise WrongUse(failures[0])
-    hints = type_hints(record_type)
     values = {}
-    for field in dataclasses.fields(record_type):
-        if field.name in row:
-            values[field.name] = _coerce(row[field.name], hints[field.name], f"{where}: field '{field.name}'")
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise WrongUse(f"{where}: field '{field.name}' of {record_type.__name__} is missing.")
-    if "id" in hints and not values.get("id"):
+    for name, hint, is_required in _fields(record_type):
+        if name in row:
+            value = row[name]
+            values[name] = value if type(value) is hint else _coerce(value, hint, f"{where}: field '{name}'")
+        elif is_required:
+            raise WrongUse(f"{where}: field '{name}' of {record_type.__name__} is missing.")
+    if "id" in type_hints(record_type) and not values.get("id"):
         values["id"] = default_id
     return record_type(**values)
+
+
+@functools.cache
+def _fields(record_type: Any) -> list[tuple[str, Any, bool]]:
+    """Name, type and whether it must be given, of each field."""
+    hints, missing = type_hints(record_type), dataclasses.MISSING
+    return [
+        (field.name, hints[field.name], field.default is missing and field.default_factory is missing)
+        for field in dataclasses.fields(record_type)
+    ]
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:

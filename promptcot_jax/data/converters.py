@@ -43,7 +43,7 @@ class PackedLM(RowConverter):
         super().__init__(pack=pack, **settings)
 
     def _examples(self, element: Element) -> Sequence[TokenExample]:
-        return [TokenExample(prompt_ids=tuple(element["inputs"]), completion_ids=tuple(element["targets"]))]
+        return [TokenExample(prompt_ids=element["inputs"], completion_ids=element["targets"])]
 
     def _fields(self, batch: PackedBatch, elements: Sequence[Element]) -> Mapping[str, np.ndarray]:
         return {name: np.asarray(getattr(batch, name)) for name in ROW_FIELDS}

@@ -6,10 +6,14 @@ is part of what a model writes. Rows that are too long are dropped or cut by a s
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from promptcot_jax.core import records
+from promptcot_jax.core.arrays import Float, Int
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import templates
 from promptcot_jax.data.tokenizer import Tokenizer
@@ -27,25 +31,52 @@ class TextExample:
     blocks: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, init=False, eq=False)
 class TokenExample:
     """One sequence: the prompt is read, the completion is trained on.
 
     `token_values` holds further numbers per completion token (a weight, an old log-probability).
     """
 
-    prompt_ids: tuple[int, ...]
-    completion_ids: tuple[int, ...]
-    token_values: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    prompt_ids: Int[np.ndarray, " P"]
+    completion_ids: Int[np.ndarray, " C"]
+    token_values: Mapping[str, Float[np.ndarray, " C"]]
 
-    def __post_init__(self):
-        if not self.prompt_ids or not self.completion_ids:
+    def __init__(
+        self,
+        *,
+        prompt_ids: Sequence[int] | Int[np.ndarray, " P"],
+        completion_ids: Sequence[int] | Int[np.ndarray, " C"],
+        token_values: Mapping[str, Sequence[float] | Float[np.ndarray, " C"]] | None = None,
+    ):
+        """Keeps ids as int32 and values as float32; an array that is so already is not copied.
+
+        Raises:
+            ValueError: a part is empty, or there are not as many values as completion tokens.
+        """
+        values = {name: np.asarray(given, np.float32) for name, given in (token_values or {}).items()}
+        object.__setattr__(self, "prompt_ids", np.asarray(prompt_ids, np.int32))
+        object.__setattr__(self, "completion_ids", np.asarray(completion_ids, np.int32))
+        object.__setattr__(self, "token_values", values)
+        if not len(self.prompt_ids) or not len(self.completion_ids):
             raise ValueError("A prompt and a completion need at least one token each.")
-        for name, values in self.token_values.items():
-            if len(values) != len(self.completion_ids):
+        for name, given in values.items():
+            if len(given) != len(self.completion_ids):
                 raise ValueError(
-                    f"'{name}' has {len(values)} values for {len(self.completion_ids)} completion tokens."
+                    f"'{name}' has {len(given)} values for {len(self.completion_ids)} completion tokens."
                 )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TokenExample):
+            return NotImplemented
+        return (
+            np.array_equal(self.prompt_ids, other.prompt_ids)
+            and np.array_equal(self.completion_ids, other.completion_ids)
+            and self.token_values.keys() == other.token_values.keys()
+            and all(
+                np.array_equal(given, other.token_values[name]) for name, given in self.token_values.items()
+            )
+        )
 
     @property
     def length(self) -> int:
@@ -92,7 +123,8 @@ def rationale_ids(tokenizer: Tokenizer, rationale: str, where: str = "") -> tupl
         WrongUse: the rationale is empty, or holds a marker or a stop token; `where` starts the message.
     """
     ids = tokenizer.encode(templates.rationale_block(rationale, where))
-    return _without_stop_token(tokenizer, ids, where)
+    _refuse_stop_token(tokenizer, ids, where)
+    return tuple(ids)
 
 
 def problem_ids(tokenizer: Tokenizer, problem: str, where: str = "") -> tuple[int, ...]:
@@ -102,17 +134,18 @@ def problem_ids(tokenizer: Tokenizer, problem: str, where: str = "") -> tuple[in
         WrongUse: the problem is empty, or holds a marker or a stop token; `where` starts the message.
     """
     ids = tokenizer.encode(templates.problem_block(problem, where))
-    return (*_without_stop_token(tokenizer, ids, where), tokenizer.eos_id)
+    _refuse_stop_token(tokenizer, ids, where)
+    return (*ids, tokenizer.eos_id)
 
 
-def _without_stop_token(tokenizer: Tokenizer, ids: Sequence[int], where: str) -> tuple[int, ...]:
-    """Ids of text that a model is to write; a stop token inside would teach it to break off there."""
-    if found := set(ids).intersection(tokenizer.stop_ids):
-        prefix = f"{where}: " if where else ""
-        raise WrongUse(
-            f"{prefix}the text holds the stop token '{tokenizer.token_text(min(found))}'; remove it."
-        )
-    return tuple(ids)
+def _refuse_stop_token(tokenizer: Tokenizer, ids: Sequence[int], where: str) -> None:
+    """A stop token inside of what a model is to write would teach it to break off there."""
+    for stop_id in tokenizer.stop_ids:
+        if stop_id in ids:
+            prefix = f"{where}: " if where else ""
+            raise WrongUse(
+                f"{prefix}the text holds the stop token '{tokenizer.token_text(stop_id)}'; remove it."
+            )
 
 
 def theta_prompt(row: HasConcepts) -> str:
@@ -228,18 +261,13 @@ def tokenize(tokenizer: Tokenizer, texts: Sequence[TextExample]) -> list[TokenEx
     """
     prompts = tokenizer.prompt_ids_many([text.prompt for text in texts])
     blocks = iter(tokenizer.encode_many([block for text in texts for block in text.blocks]))
-    return [
-        TokenExample(
-            prompt_ids=tuple(prompt),
-            completion_ids=(
-                *_without_stop_token(
-                    tokenizer, [i for _ in text.blocks for i in next(blocks)], f"Row '{text.row_id}'"
-                ),
-                tokenizer.eos_id,
-            ),
-        )
-        for text, prompt in zip(texts, prompts, strict=True)
-    ]
+    tokenized = []
+    for text, prompt_ids in zip(texts, prompts, strict=True):
+        ids = list(itertools.chain.from_iterable(itertools.islice(blocks, len(text.blocks))))
+        _refuse_stop_token(tokenizer, ids, f"Row '{text.row_id}'")
+        ids.append(tokenizer.eos_id)
+        tokenized.append(TokenExample(prompt_ids=prompt_ids, completion_ids=ids))
+    return tokenized
 
 
 def leading_rationale(tokenizer: Tokenizer, token_ids: Sequence[int]) -> tuple[tuple[int, ...], bool]:

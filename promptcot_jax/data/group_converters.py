@@ -37,7 +37,7 @@ class PreferencePairs(RowConverter):
 
     def _examples(self, element: Element) -> Sequence[TokenExample]:
         return [
-            TokenExample(prompt_ids=tuple(element["inputs"]), completion_ids=tuple(element[name]))
+            TokenExample(prompt_ids=element["inputs"], completion_ids=element[name])
             for name in ("chosen", "rejected")
         ]
 
@@ -90,9 +90,9 @@ class RolloutGroups(RowConverter):
                 )
         return [
             TokenExample(
-                prompt_ids=tuple(element["inputs"]),
-                completion_ids=tuple(completion),
-                token_values={"old_log_probs": tuple(log_probs)},
+                prompt_ids=element["inputs"],
+                completion_ids=completion,
+                token_values={"old_log_probs": log_probs},
             )
             for completion, log_probs in zip(
                 element["completions"], element["sampler_log_probs"], strict=True

@@ -40,7 +40,7 @@ _RaggedTensor: Any = tf.RaggedTensor  # its constructors are missing from the ty
 
 Splits = Mapping[str, str]  # split -> path
 MetricFn = Callable[[Sequence[Any], Sequence[Any]], Mapping[str, float]]
-Features = dict[str, Sequence[int] | str]  # one row's: ids, or text that travels along
+Features = dict[str, Sequence[int] | np.ndarray | str]  # one row's: ids, or text that travels along
 FeatureFn = Callable[[Sequence[Any], Tokenizer], list[Features]]  # of many rows in one call
 
 
@@ -149,9 +149,7 @@ def task_examples(
         _check_cached(provider)
     dataset = provider.get_dataset(sequence_length=None, split=split, shuffle=False, use_cached=use_cached)
     found = (
-        examples.TokenExample(
-            prompt_ids=tuple(row["inputs"].tolist()), completion_ids=tuple(row["targets"].tolist())
-        )
+        examples.TokenExample(prompt_ids=row["inputs"], completion_ids=row["targets"])
         for row in dataset.as_numpy_iterator()
     )
     try:
@@ -347,7 +345,9 @@ def _features_of_rows(kind: _Kind, setting: _Setting) -> Callable[..., tf.data.D
         made = tasks.made_of(found, make, setting.rules, setting.counts)
         arrays = []
         for name in kind.features:
-            arrays.append(np.array([i for row in made for i in row[name]], np.int32))
+            arrays.append(
+                np.concatenate([np.zeros(0, np.int32), *(row[name] for row in made)], dtype=np.int32)
+            )
             arrays.append(np.array([len(row[name]) for row in made], np.int64))
         for name in kind.texts:
             arrays.append(np.array([str(row[name]).encode() for row in made], np.object_))

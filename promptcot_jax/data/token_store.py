@@ -10,26 +10,26 @@ nothing that a later one would read.
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import json
 import logging
 import os
 import shutil
 import time
 import uuid
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from promptcot_jax.core import jsonl, manifest
-from promptcot_jax.core.arrays import Int
 from promptcot_jax.data.example_sets import InOwnOrder
 from promptcot_jax.data.examples import TokenExample
 
 FORMAT = 1
 PATIENCE_SECONDS = 6 * 3600.0  # a builder that takes longer than this is taken to hang
 _SECONDS_BETWEEN_LOOKS = 0.2
+_TOKEN_BYTES = 4
 _TOKENS, _LENGTHS, _MARKER = "token_ids.bin", "lengths.bin", "store.json"
 
 log = logging.getLogger(__name__)
@@ -57,13 +57,15 @@ class TokenStore(InOwnOrder):
     value_names = ()
 
     def __init__(self, directory: str):
-        self._directory = directory
         description = jsonl.read_json(os.path.join(directory, _MARKER))
         self.counts: dict[str, int] = description["counts"]
         pairs = np.fromfile(os.path.join(directory, _LENGTHS), "<i4").reshape(-1, 2).astype(np.int64)
         self.prompt_lengths, self.completion_lengths = pairs.T
         self._ends = np.cumsum(pairs.sum(axis=1))
-        if len(pairs) != description["num_examples"] or self._num_tokens_on_disk != self.num_tokens:
+        self._tokens = os.open(os.path.join(directory, _TOKENS), os.O_RDONLY)
+        weakref.finalize(self, os.close, self._tokens)
+        is_whole = os.fstat(self._tokens).st_size == _TOKEN_BYTES * self.num_tokens
+        if len(pairs) != description["num_examples"] or not is_whole:
             raise OSError(f"{directory}: damaged; remove the directory, and it is built again.")
 
     @property
@@ -71,25 +73,16 @@ class TokenStore(InOwnOrder):
         """Tokens of all examples."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    @property
-    def _num_tokens_on_disk(self) -> int:
-        return os.path.getsize(os.path.join(self._directory, _TOKENS)) // 4
-
-    @functools.cached_property
-    def _token_ids(self) -> Int[np.ndarray, " M"]:
-        return np.memmap(os.path.join(self._directory, _TOKENS), "<i4", mode="r")
-
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, index: int) -> TokenExample:
-        end = int(self._ends[index])
-        middle = end - int(self.completion_lengths[index])
-        start = middle - int(self.prompt_lengths[index])
-        ids = self._token_ids[start:end].tolist()
-        return TokenExample(
-            prompt_ids=tuple(ids[: middle - start]), completion_ids=tuple(ids[middle - start :])
-        )
+        num_read, num_written = int(self.prompt_lengths[index]), int(self.completion_lengths[index])
+        start = int(self._ends[index]) - num_read - num_written
+        # Not a memory map: its pages would count as this process's memory, all of them after one epoch.
+        found = os.pread(self._tokens, _TOKEN_BYTES * (num_read + num_written), _TOKEN_BYTES * start)
+        ids = np.frombuffer(found, "<i4")
+        return TokenExample(prompt_ids=ids[:num_read], completion_ids=ids[num_read:])
 
 
 def open_or_build(
@@ -187,13 +180,12 @@ def _write(directory: str, batches: Iterable[list[TokenExample]]) -> tuple[int, 
         open(os.path.join(directory, _LENGTHS), "wb") as lengths,
     ):
         for batch in batches:
-            ids = [
-                i for example in batch for part in (example.prompt_ids, example.completion_ids) for i in part
-            ]
-            pairs = [(len(example.prompt_ids), len(example.completion_ids)) for example in batch]
-            tokens.write(np.array(ids, "<i4").tobytes())
-            lengths.write(np.array(pairs, "<i4").tobytes())
-            num_examples, num_tokens = num_examples + len(batch), num_tokens + len(ids)
+            parts = [part for example in batch for part in (example.prompt_ids, example.completion_ids)]
+            for ids in parts:
+                tokens.write(ids.astype("<i4", copy=False).data)
+            counts = np.array([len(ids) for ids in parts], "<i4")
+            lengths.write(counts.data)
+            num_examples, num_tokens = num_examples + len(batch), num_tokens + int(counts.sum())
         for file in (tokens, lengths):
             file.flush()
             os.fsync(file.fileno())

@@ -18,11 +18,13 @@ import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.sandbox
+import numpy as np
 import tokenizers
 from etils import epath
 from tokenizers import processors
 
 from promptcot_jax.core import jsonl, manifest
+from promptcot_jax.core.arrays import Int
 from promptcot_jax.core.errors import WrongUse
 
 # Ends of a chat turn in the model families we read; they stop generation when the chat template writes them.
@@ -183,13 +185,20 @@ class Tokenizer:
             raise ValueError(f"Token id {token_id} is not in the vocabulary.")
         return text
 
+    @functools.cached_property
+    def _special_texts(self) -> dict[str, str]:
+        """The special tokens by the names that chat templates have for them."""
+        tokens = {"eos_token": self.eos_id, "pad_token": self.pad_id, "bos_token": self.bos_id}
+        return {name: "" if i is None else self.token_text(i) for name, i in tokens.items()}
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text; adds nothing, and recognises the text of special tokens."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts, in parallel."""
-        return [encoding.ids for encoding in self.backend.encode_batch(list(texts), add_special_tokens=False)]
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)  # no offsets
+        return [encoding.ids for encoding in encodings]
 
     def prompt_ids(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence: with a BOS in front where the model was trained with one."""
@@ -204,7 +213,7 @@ class Tokenizer:
             return ids  # a rendered chat has its own BOS
         return [self.bos_id, *ids]
 
-    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+    def decode(self, ids: Iterable[int] | Int[np.ndarray, " T"], skip_special: bool = False) -> str:
         """Text of ids; special tokens appear as their text unless skipped."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
@@ -223,12 +232,11 @@ class Tokenizer:
                 "This tokenizer has no chat template (a base model?); use the plain prompt, "
                 "or put a chat_template.jinja beside tokenizer.json."
             )
-        tokens = {"eos_token": self.eos_id, "pad_token": self.pad_id, "bos_token": self.bos_id}
         try:
             return _compile_template(self.chat_template).render(
                 messages=list(messages),
                 add_generation_prompt=add_generation_prompt,
-                **{name: "" if i is None else self.token_text(i) for name, i in tokens.items()},
+                **self._special_texts,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise WrongUse(f"The chat template refuses these messages: {error}") from error

@@ -128,7 +128,7 @@ def phi_targets(
         targets.append(
             examples.TokenExample(
                 prompt_ids=by_id[candidate.pair_id].phi_prompt_ids,
-                completion_ids=tuple(candidate.token_ids),
+                completion_ids=candidate.token_ids,
                 token_values=values,
             )
         )

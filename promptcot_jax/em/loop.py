@@ -324,15 +324,14 @@ class Em:
         scores = scoring.score(
             self.roles.phi_lm,
             phi,
-            [row.prompt_ids for row in targets],
-            [row.completion_ids for row in targets],
+            [row.prompt_ids.tolist() for row in targets],
+            [row.completion_ids.tolist() for row in targets],
             batch_tokens=self.roles.sizes.score_tokens,
             pad_id=self.roles.tokenizer.pad_id,
         )
-        old_log_probs = [tuple(float(p) for p in token_log_probs) for token_log_probs in scores]
         return [
             dataclasses.replace(row, token_values={**row.token_values, "old_log_probs": values})
-            for row, values in zip(targets, old_log_probs, strict=True)
+            for row, values in zip(targets, scores, strict=True)
         ]
 
 

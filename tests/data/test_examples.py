@@ -26,17 +26,17 @@ def test_examples_join_the_parts_that_are_tokenized_apart(triple):
     end = (TOKENIZER.eos_id,)
 
     theta = example_of(TOKENIZER, examples.theta_text(triple))
-    assert theta.completion_ids == z_ids + x_ids + end
+    assert tuple(theta.completion_ids) == z_ids + x_ids + end
     assert TOKENIZER.decode(theta.prompt_ids) == templates.theta_prompt(
         triple.concepts, triple.level, triple.domain
     )
     phi = example_of(TOKENIZER, examples.phi_text(triple))
-    assert phi.completion_ids == z_ids + end
+    assert tuple(phi.completion_ids) == z_ids + end
     assert TOKENIZER.decode(phi.prompt_ids) == templates.phi_prompt(
         triple.concepts, triple.level, triple.problem, triple.domain
     )
     direct = example_of(TOKENIZER, examples.direct_text(triple))
-    assert direct.completion_ids == x_ids + end
+    assert tuple(direct.completion_ids) == x_ids + end
 
     assert examples.rationale_ids(TOKENIZER, triple.rationale) == z_ids
     assert examples.problem_ids(TOKENIZER, triple.problem) == x_ids + end
@@ -45,7 +45,7 @@ def test_examples_join_the_parts_that_are_tokenized_apart(triple):
 def test_a_split_that_joint_tokenization_would_not_make_is_kept():
     merging = toys.byte_tokenizer(merges=[("Ċ", "<")], special_markers=False)  # "\\n<" becomes one token
     example = example_of(merging, examples.theta_text(TRIPLES[0]))
-    ids = example.prompt_ids + example.completion_ids[:-1]
+    ids = [*example.prompt_ids, *example.completion_ids[:-1]]
     joint = merging.encode(merging.decode(ids))
     assert len(joint) == len(ids) - 2  # prompt to z block, z block to x block
     assert merging.decode(example.prompt_ids).endswith("\n")
@@ -56,8 +56,8 @@ def test_a_model_trained_with_bos_reads_it_once_before_the_prompt_and_never_writ
     with_bos = dataclasses.replace(TOKENIZER, bos_id=TOKENIZER.pad_id, adds_bos=True)
     plain = example_of(TOKENIZER, examples.theta_text(TRIPLES[0]))
     example = example_of(with_bos, examples.theta_text(TRIPLES[0]))
-    assert example.prompt_ids == (with_bos.bos_id, *plain.prompt_ids)
-    assert example.completion_ids == plain.completion_ids
+    assert example.prompt_ids.tolist() == [with_bos.bos_id, *plain.prompt_ids]
+    assert example.completion_ids.tolist() == plain.completion_ids.tolist()
 
 
 def test_a_stop_token_inside_a_text_is_refused_with_its_row():
@@ -102,6 +102,21 @@ def test_an_example_needs_a_prompt_a_completion_and_one_value_per_token():
         examples.TokenExample(prompt_ids=(), completion_ids=(1,))
     with pytest.raises(ValueError, match="'weight' has 1 values for 2"):
         examples.TokenExample(prompt_ids=(1,), completion_ids=(1, 2), token_values={"weight": (1.0,)})
+
+
+def test_examples_are_equal_by_what_they_hold():
+    parts = {"prompt_ids": (1, 2), "completion_ids": (3, 4), "token_values": {"weight": (0.5, 1.0)}}
+    example = examples.TokenExample(**parts)
+    assert example == examples.TokenExample(**{name: parts[name] for name in reversed(parts)})
+    for other in (
+        {"prompt_ids": (1, 3)},
+        {"completion_ids": (3, 5)},
+        {"token_values": {}},
+        {"token_values": {"weight": (0.5, 2.0)}},
+        {"token_values": {"advantage": (0.5, 1.0)}},
+    ):
+        assert example != examples.TokenExample(**(parts | other))
+    assert example != (1, 2)
 
 
 @pytest.mark.skipif(not toys.SEED_TRIPLES.exists(), reason="the shared seed data are not here")

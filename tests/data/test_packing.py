@@ -18,9 +18,9 @@ def make_examples(count: int, seed: int = 0, longest: int = 24) -> list[examples
         prompt, completion = rng.integers(1, longest // 2, 2)
         result.append(
             examples.TokenExample(
-                prompt_ids=tuple(rng.integers(0, 9, prompt).tolist()),
-                completion_ids=tuple(rng.integers(0, 9, completion).tolist()),
-                token_values={"weight": tuple(rng.random(completion).tolist())},
+                prompt_ids=rng.integers(0, 9, prompt),
+                completion_ids=rng.integers(0, 9, completion),
+                token_values={"weight": rng.random(completion)},
             )
         )
     return result
@@ -45,11 +45,10 @@ def unpack(batch: packing.PackedBatch) -> list[examples.TokenExample]:
             np.testing.assert_array_equal(np.diff(np.flatnonzero(inside)), 1)
             found.append(
                 examples.TokenExample(
-                    prompt_ids=tuple(ids[:first_label].tolist()),
-                    completion_ids=tuple(ids[first_label:].tolist()),
+                    prompt_ids=ids[:first_label],
+                    completion_ids=ids[first_label:],
                     token_values={
-                        name: tuple(value[row][inside][first_label:].tolist())
-                        for name, value in batch.values.items()
+                        name: value[row][inside][first_label:] for name, value in batch.values.items()
                     },
                 )
             )
@@ -57,9 +56,9 @@ def unpack(batch: packing.PackedBatch) -> list[examples.TokenExample]:
 
 
 def content(rows: list[examples.TokenExample]) -> collections.Counter:
-    """A multiset of examples, weights as float32."""
+    """A multiset of examples."""
     return collections.Counter(
-        (r.prompt_ids, r.completion_ids, tuple(np.float32(r.token_values["weight"]).tolist())) for r in rows
+        (tuple(r.prompt_ids), tuple(r.completion_ids), tuple(r.token_values["weight"])) for r in rows
     )
 
 

@@ -328,7 +328,7 @@ def test_domains_mix_by_rate(triples_file, rates):
         dataset = mixture.get_dataset(LENGTHS, shuffle=True, seed=1, num_epochs=None)
         return [tuple(row["targets"].tolist()) for row in dataset.take(200).as_numpy_iterator()]
 
-    (code,) = (example.completion_ids for example in all_examples("p_theta_code"))
+    (code,) = (tuple(example.completion_ids) for example in all_examples("p_theta_code"))
     first = drawn()
     assert first.count(code) / 200 == pytest.approx(0.25 if rates is None else 0.75, abs=0.1)
     assert drawn() == first
@@ -339,7 +339,7 @@ def test_a_mixture_passes_over_a_domain_without_rows(tmp_path):
     mixture = seqio.get_mixture_or_task("p_theta_by_domain")
     drawn = mixture.get_dataset(LENGTHS, shuffle=False, num_epochs=None).take(8)
     targets = {tuple(row["targets"].tolist()) for row in drawn.as_numpy_iterator()}
-    assert targets == {example.completion_ids for example in all_examples("p_theta")}
+    assert targets == {tuple(example.completion_ids) for example in all_examples("p_theta")}
 
 
 def test_hosts_share_the_rows_of_a_task(triples_file):

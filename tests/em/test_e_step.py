@@ -83,8 +83,8 @@ def test_hard_em_chooses_the_first_best_valid_sample_and_counts_it():
         assert [c.weight for c in row] == [float(g == expected) for g in range(8)]
     targets = e_step.phi_targets(PAIRS, candidates, table_model.HARD)
     assert len(targets) == len(PAIRS)
-    assert [t.prompt_ids for t in targets] == [pair.phi_prompt_ids for pair in PAIRS]
-    assert [t.completion_ids for t in targets] == [c.token_ids for c in candidates if c.won]
+    assert [tuple(t.prompt_ids) for t in targets] == [pair.phi_prompt_ids for pair in PAIRS]
+    assert [tuple(t.completion_ids) for t in targets] == [c.token_ids for c in candidates if c.won]
 
 
 def rank(rewards, valid):

@@ -231,12 +231,14 @@ def test_sft_learns_a_toy_by_heart_and_says_it_again(tmp_path):
     completions = generation.generate(
         lm,
         state.params,
-        [row.prompt_ids for row in rows],
+        [row.prompt_ids.tolist() for row in rows],
         sampling=SamplingConfig(temperature=0.0, max_new_tokens=8),
         stop_ids=(toy_fit.END,),
         key=jax.random.key(0),
     )
-    assert [completion.token_ids for completion in completions] == [row.completion_ids for row in rows]
+    assert [list(completion.token_ids) for completion in completions] == [
+        row.completion_ids.tolist() for row in rows
+    ]
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
     PYTHONPATH=. python benchmarks/data_pipeline.py FILE... --megabytes 200    # `pip install datasets` first
     PYTHONPATH=. python benchmarks/data_pipeline.py FILE... --megabytes 2000 --sides cold warm
 
-FILE holds rows with `problem` and `solution`. They are repeated, numbered, up to the size asked for, as traces
-of `sft_traces`. Both sides read, render, tokenize (SmolLM2's tokenizer), pack into rows and give every
-batch as NumPy arrays; neither trains. Each reading is a process of its own, so that its peak resident size
-is its own; the sides take turns.
+FILE holds rows with `problem` and `solution`. They are repeated, numbered, up to the size asked for, as
+traces of `sft_traces`. All sides read, render, tokenize (SmolLM2's tokenizer), pack into rows and give every
+batch as NumPy arrays; none trains. Each reading is a process of its own, so that its peak resident size is
+its own; the sides take turns.
 
 * cold: tokenizes into the token store, then reads an epoch: a permutation of all, first-fit, segment ids,
   positions, loss mask.

@@ -231,7 +231,12 @@ def content_of(
         "tokenizer": tokenizer.digest,
         "code": _code_digest(),
     }
-    build = functools.partial(iter_token_examples, task, path, tokenizer, rules, limit=limit, counts=counts)
+
+    def build() -> Iterator[list[examples.TokenExample]]:
+        yield from iter_token_examples(task, path, tokenizer, rules, limit=limit, counts=counts)
+        if manifest.file_digest(path) != made_from["rows"]:
+            raise WrongUse(f"{os.fspath(path)} changed while it was tokenized; start again.")
+
     return token_store.Content(name, made_from, build, counts)
 
 

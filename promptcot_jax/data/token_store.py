@@ -7,28 +7,23 @@ processes that want the same store one builds it and the others wait for it. A b
 nothing that a later one would read.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
 import os
-import shutil
 import time
-import uuid
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from promptcot_jax.core import jsonl, manifest
+from promptcot_jax.core import building, jsonl, manifest
+from promptcot_jax.core.progress import Progress
 from promptcot_jax.data.example_sets import InOwnOrder
 from promptcot_jax.data.examples import TokenExample
 
 FORMAT = 1
-PATIENCE_SECONDS = 6 * 3600.0  # a builder that takes longer than this is taken to hang
-_SECONDS_BETWEEN_LOOKS = 0.2
 _TOKEN_BYTES = 4
 _TOKENS, _LENGTHS, _MARKER = "token_ids.bin", "lengths.bin", "store.json"
 
@@ -41,7 +36,7 @@ class Content:
 
     name: str  # for people
     made_from: Mapping[str, Any]  # JSON values: everything that changes the bytes
-    build: Any  # () -> Iterator[list[TokenExample]], filling `counts` until its end
+    build: Callable[[], Iterator[list[TokenExample]]]  # fills `counts` until its end
     counts: Mapping[str, int]
 
     @property
@@ -86,7 +81,11 @@ class TokenStore(InOwnOrder):
 
 
 def open_or_build(
-    cache_dir: str, content: Content, *, anew: bool = False, patience_seconds: float = PATIENCE_SECONDS
+    cache_dir: str,
+    content: Content,
+    *,
+    anew: bool = False,
+    patience_seconds: float = building.PATIENCE_SECONDS,
 ) -> TokenStore:
     """The store of this content, built if nobody has.
 
@@ -101,46 +100,18 @@ def open_or_build(
     marker = os.path.join(directory, _MARKER)
     if anew or not os.path.exists(marker):
         os.makedirs(cache_dir, exist_ok=True)
-        with _sole_builder(f"{directory}.lock", content.name, patience_seconds):
+        with building.sole_builder(directory, content.name, patience_seconds):
             if anew or not os.path.exists(marker):
                 _build(directory, content)
+            return TokenStore(directory)  # before another process builds it anew
     return TokenStore(directory)
 
 
-@contextlib.contextmanager
-def _sole_builder(lock: str, name: str, patience_seconds: float) -> Iterator[None]:
-    """Held by one process at a time; the system frees it when its holder dies."""
-    with open(lock, "a+") as file:
-        deadline, said = time.monotonic() + patience_seconds, False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not said:
-                    log.info("%s: another process is tokenizing it; waiting", name)
-                    said = True
-                if time.monotonic() > deadline:
-                    raise TimeoutError(
-                        f"{lock}: another process has tokenized '{name}' for {patience_seconds:.0f} s; see "
-                        "whether it hangs, and end it."
-                    ) from None
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-
 def _build(directory: str, content: Content) -> None:
-    """Writes aside and renames; only the holder of the lock comes here."""
-    for left in _asides(directory):
-        shutil.rmtree(left, ignore_errors=True)
-    aside = f"{directory}.{uuid.uuid4().hex}.part"
-    os.makedirs(aside)
+    """Only the sole builder comes here."""
     started = time.monotonic()
-    try:
-        num_examples, num_tokens = _write(aside, content.build())
+    with building.whole_directory(directory) as aside:
+        num_examples, num_tokens = _write(aside, content)
         description = {
             "name": content.name,
             "made_from": content.made_from,
@@ -149,43 +120,31 @@ def _build(directory: str, content: Content) -> None:
             "counts": dict(content.counts),
         }
         jsonl.write_json(os.path.join(aside, _MARKER), description)
-        shutil.rmtree(directory, ignore_errors=True)
-        os.rename(aside, directory)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    seconds = time.monotonic() - started
     log.info(
         "%s: %d examples, %d tokens, %.0f tokens/s",
         content.name,
         num_examples,
         num_tokens,
-        num_tokens / seconds,
+        num_tokens / (time.monotonic() - started),
     )
 
 
-def _asides(directory: str) -> list[str]:
-    parent, stem = os.path.split(directory)
-    return [
-        os.path.join(parent, name)
-        for name in os.listdir(parent)
-        if name.startswith(f"{stem}.") and name.endswith(".part")
-    ]
-
-
-def _write(directory: str, batches: Iterable[list[TokenExample]]) -> tuple[int, int]:
+def _write(directory: str, content: Content) -> tuple[int, int]:
     """Streams the examples to the two files; memory holds one batch of them."""
     num_examples = num_tokens = 0
     with (
         open(os.path.join(directory, _TOKENS), "wb") as tokens,
         open(os.path.join(directory, _LENGTHS), "wb") as lengths,
+        Progress(f"tokenize {content.name}", unit="example", start=0, total=None) as progress,
     ):
-        for batch in batches:
+        for batch in content.build():
             parts = [part for example in batch for part in (example.prompt_ids, example.completion_ids)]
             for ids in parts:
                 tokens.write(ids.astype("<i4", copy=False).data)
             counts = np.array([len(ids) for ids in parts], "<i4")
             lengths.write(counts.data)
             num_examples, num_tokens = num_examples + len(batch), num_tokens + int(counts.sum())
+            progress.update(num_examples, f"{num_tokens:,} tokens")
         for file in (tokens, lengths):
             file.flush()
             os.fsync(file.fileno())

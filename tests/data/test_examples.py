@@ -45,7 +45,7 @@ def test_examples_join_the_parts_that_are_tokenized_apart(triple):
 def test_a_split_that_joint_tokenization_would_not_make_is_kept():
     merging = toys.byte_tokenizer(merges=[("Ċ", "<")], special_markers=False)  # "\\n<" becomes one token
     example = example_of(merging, examples.theta_text(TRIPLES[0]))
-    ids = [*example.prompt_ids, *example.completion_ids[:-1]]
+    ids = [*example.prompt_ids.tolist(), *example.completion_ids[:-1].tolist()]
     joint = merging.encode(merging.decode(ids))
     assert len(joint) == len(ids) - 2  # prompt to z block, z block to x block
     assert merging.decode(example.prompt_ids).endswith("\n")

@@ -1,0 +1,69 @@
+"""Directories that appear whole, made by one of several processes that want them; on local disks."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+
+PATIENCE_SECONDS = 6 * 3600.0  # a builder that takes longer than this is taken to hang
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def sole_builder(directory: str, name: str, patience_seconds: float = PATIENCE_SECONDS) -> Iterator[None]:
+    """Held by one process at a time for each directory; the system frees it when its holder dies.
+
+    Args:
+        directory: need not be there, its parent must; the lock is a file beside it.
+        name: what is built, for messages.
+
+    Raises:
+        TimeoutError: another process has held it for `patience_seconds`.
+    """
+    lock = f"{directory}.lock"
+    with open(lock, "a+") as file:
+        deadline, said = time.monotonic() + patience_seconds, False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not said:
+                    log.info("%s: another process is making it; waiting", name)
+                    said = True
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"{lock}: another process has been making '{name}' for {patience_seconds:.0f} s; see "
+                        "whether it hangs, and end it."
+                    ) from None
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def whole_directory(directory: str) -> Iterator[str]:
+    """An empty directory that takes the place of `directory` when the block ends, and goes if it raises.
+
+    Only for the sole builder: what builders that were killed have left is removed.
+    """
+    parent, stem = os.path.split(directory)
+    for left in os.listdir(parent or "."):
+        if left.startswith(f"{stem}.") and left.endswith(".part"):
+            shutil.rmtree(os.path.join(parent, left), ignore_errors=True)
+    aside = f"{directory}.{uuid.uuid4().hex}.part"
+    os.makedirs(aside)
+    try:
+        yield aside
+        shutil.rmtree(directory, ignore_errors=True)
+        os.rename(aside, directory)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

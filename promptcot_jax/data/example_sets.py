@@ -121,7 +121,7 @@ def within_length(examples: ExampleSet, policy: LengthPolicy) -> tuple[ExampleSe
     A mixture is mixed anew from what is left of its parts, at the same rates.
 
     Raises:
-        WrongUse: the policy is `error` and an example is too long, or none of a mixture's part with a rate is left.
+        WrongUse: the policy is `error` and an example is too long, or a mixture's part with a rate loses all.
     """
     if isinstance(examples, Mixed):
         return _mixture_within_length(examples, policy)
@@ -201,8 +201,8 @@ class Mixed:
         for name in sets:
             if name not in of_all or of_all[name] < 0:
                 raise WrongUse(
-                    f"The rate of '{name}' is {of_all.get(name, 'missing')}; give each of {list(sets)} a rate "
-                    "of 0 or more."
+                    f"The rate of '{name}' is {of_all.get(name, 'missing')}; give each of {list(sets)} a "
+                    "rate of 0 or more."
                 )
             if of_all[name] > 0 and not len(sets[name]):
                 raise WrongUse(f"'{name}' has a rate of {of_all[name]} and no examples; set its rate to 0.")

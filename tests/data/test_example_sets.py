@@ -170,12 +170,22 @@ def test_a_part_with_a_rate_of_which_a_length_policy_leaves_nothing_is_refused()
         example_sets.within_length(example_sets.Mixed(sets, {"a": 1.0, "b": 2.0}), policy)
     left, _ = example_sets.within_length(example_sets.Mixed(sets, {"a": 1.0, "b": 0.0}), policy)
     assert len(left) == 5
-    with pytest.raises(WrongUse, match="'b': Example 0 has 4 tokens, 1 of its prompt, over max_length=3"):
-        policy = example_sets.LengthPolicy(max_length=3, overlong="error")
-        example_sets.within_length(example_sets.Mixed(sets), policy)
-    with pytest.raises(WrongUse, match="None of the 2 examples is within max_length=2"):
-        policy = example_sets.LengthPolicy(max_length=2)
-        example_sets.within_length(example_sets.Mixed({"b": sets["b"]}), policy)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (
+            example_sets.LengthPolicy(max_length=3, overlong="error"),
+            "'b': Example 0 has 4 tokens, 1 of its prompt, over max_length=3",
+        ),
+        (example_sets.LengthPolicy(max_length=3), "None of the 2 examples is within max_length=3; raise it"),
+    ],
+)
+def test_a_mixture_says_what_is_too_long(policy, message):
+    long = examples.TokenExample(prompt_ids=(1,), completion_ids=(7, 7, 7))
+    with pytest.raises(WrongUse, match=message):
+        example_sets.within_length(example_sets.Mixed({"b": example_sets.Listed([long, long])}), policy)
 
 
 def test_shares_add_up():

@@ -29,13 +29,14 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from etils import epath
 
-from promptcot_jax.core import manifest, records
+from promptcot_jax.core import file_sets, jsonl, manifest, records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import (
     benchmark_files,
     decontamination,
     example_sets,
     examples,
+    phrases,
     rows,
     templates,
     token_store,
@@ -43,9 +44,18 @@ from promptcot_jax.data import (
 )
 from promptcot_jax.data import tokenizer as tokenizer_lib
 from promptcot_jax.data.example_sets import ExampleSet
+from promptcot_jax.data.formats import json_lines, parquet, source, tf_examples
+from promptcot_jax.data.formats import records as record_files
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.validity import Validity
 
+# What rows pass through on their way to ids, besides this module.
+CODE = (
+    *(file_sets, jsonl, records),
+    *(json_lines, parquet, record_files, source, tf_examples),
+    *(rows, validity, decontamination, phrases, benchmark_files),
+    *(templates, examples, tokenizer_lib),
+)
 ROWS_AT_ONCE = 512  # tokenized in one call: enough for all cores of a TPU host, little memory
 
 Made = TypeVar("Made")
@@ -340,14 +350,5 @@ def made_of(
 @functools.cache
 def _code_digest() -> str:
     """Digest of the code between rows and ids: a changed template makes another store."""
-    modules = (
-        examples,
-        templates,
-        tokenizer_lib,
-        rows,
-        decontamination,
-        validity,
-        importlib.import_module(__name__),
-    )
-    sources = "".join(inspect.getsource(module) for module in modules)
+    sources = "".join(inspect.getsource(module) for module in (*CODE, importlib.import_module(__name__)))
     return hashlib.sha256(sources.encode()).hexdigest()[:16]

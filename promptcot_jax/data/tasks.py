@@ -19,42 +19,37 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import importlib
-import inspect
+import importlib.resources
 import itertools
 import logging
 import os
+import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 from etils import epath
 
-from promptcot_jax.core import file_sets, jsonl, manifest, records
+from promptcot_jax.core import manifest, records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import (
     benchmark_files,
     decontamination,
     example_sets,
     examples,
-    phrases,
     rows,
-    templates,
     token_store,
     validity,
 )
-from promptcot_jax.data import tokenizer as tokenizer_lib
 from promptcot_jax.data.example_sets import ExampleSet
-from promptcot_jax.data.formats import json_lines, parquet, source, tf_examples
-from promptcot_jax.data.formats import records as record_files
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.validity import Validity
 
-# What rows pass through on their way to ids, besides this module.
+# What rows pass through on their way to ids. Named, not imported: TensorFlow hangs on one of them.
 CODE = (
-    *(file_sets, jsonl, records),
-    *(json_lines, parquet, record_files, source, tf_examples),
-    *(rows, validity, decontamination, phrases, benchmark_files),
-    *(templates, examples, tokenizer_lib),
+    *("core/file_sets.py", "core/jsonl.py", "core/records.py", "data/rows.py"),
+    *(f"data/formats/{name}.py" for name in ("source", "json_lines", "parquet", "records", "tf_examples")),
+    *("data/validity.py", "data/decontamination.py", "data/phrases.py", "data/benchmark_files.py"),
+    *("data/templates.py", "data/examples.py", "data/tokenizer.py", "data/tasks.py"),
 )
 ROWS_AT_ONCE = 512  # tokenized in one call: enough for all cores of a TPU host, little memory
 
@@ -79,6 +74,10 @@ class RowRules:
     bad_rows: rows.BadRows = rows.FATAL
     validity: Validity = "paper"
     benchmarks: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> path
+
+    def __post_init__(self):
+        if self.validity not in (known := typing.get_args(Validity)):
+            raise ValueError(f"validity must be one of {list(known)}, got {self.validity!r}.")
 
     @functools.cached_property
     def index(self) -> decontamination.Index | None:
@@ -168,13 +167,15 @@ def open_task(
 
     Args:
         limit: the first rows only; 0 takes all.
-        split: of a task in seqio's registry; for this package's tasks a split is a file.
+        split: of a task in seqio's registry; for this package's tasks a split is a file. The rates of a
+            mixture there are those of "train"; of another split each example counts once.
 
     Returns:
         The examples, and counts for the manifest: rows that were there, and left out by reason.
 
     Raises:
-        WrongUse: there is no such task, a file is missing, or a row is bad and `config` does not skip it.
+        WrongUse: there is no such task, a file is missing, a row is bad and `config` does not skip it, or
+            `config` asks of a task in seqio's registry what only this package's tasks can do.
     """
     if name not in TASKS and name not in MIXTURES:
         return _registered_with_seqio(name, split, config, workdir)
@@ -207,18 +208,37 @@ def _registered_with_seqio(
     name: str, split: str, config: DataConfig, workdir: str
 ) -> tuple[ExampleSet, dict[str, int]]:
     """A user's own task or mixture, tokenized at each start: nothing tells what its bytes depend on."""
+    _refuse_what_only_our_tasks_have(name, config)
     from promptcot_jax.data import seqio_tasks  # late: TensorFlow takes seconds, and most runs need none
 
-    build = functools.partial(
-        seqio_tasks.task_examples,
-        name,
-        split,
-        use_cached=config.use_cached_tasks,
-        cache_dirs=config.seqio_additional_cache_dirs,
-    )
-    content = token_store.Content(f"{name}-{split}", {}, build, {})
-    store = token_store.open_or_build(config.cache_dir_in(workdir), content, anew=True)
-    return store, {"in": len(store)}
+    def opened(task: str) -> ExampleSet:
+        build = functools.partial(
+            seqio_tasks.task_examples,
+            task,
+            split,
+            use_cached=config.use_cached_tasks,
+            cache_dirs=config.seqio_additional_cache_dirs,
+        )
+        content = token_store.Content(f"{task}-{split}", {}, build, {})
+        return token_store.open_or_build(config.cache_dir_in(workdir), content, anew=True)
+
+    rates = seqio_tasks.rates_of(name, split)
+    stores = {task: opened(task) for task in rates}
+    counts = {"in": sum(map(len, stores.values()))}
+    if list(stores) == [name]:
+        return stores[name], counts
+    return example_sets.Mixed(stores, rates if split == "train" else None), counts
+
+
+def _refuse_what_only_our_tasks_have(name: str, config: DataConfig) -> None:
+    """Rules that a user asked for must not be passed over in silence."""
+    for setting in ("bad_rows", "max_row_bytes", "validity", "benchmarks", "rates"):
+        if (value := getattr(config, setting)) != getattr(DataConfig(), setting):
+            raise WrongUse(
+                f"DataConfig.{setting}={value!r} cannot apply to '{name}', a task or mixture of seqio's "
+                "registry, which reads and mixes its rows itself; take the setting out for this stage, or "
+                f"let the task do it (this package's own tasks are {', '.join([*TASKS, *MIXTURES])})."
+            )
 
 
 def content_of(
@@ -339,7 +359,7 @@ def made_of(
         return make(some)
     except WrongUse as error:
         if rules.bad_rows.action == "error":
-            raise
+            raise WrongUse(f"{str(error).rstrip('.')}; {rows.REMEDY}.") from None
         if len(some) == 1:
             counts["dropped_bad_content"] += 1
             log.warning("left out: %s", error)
@@ -350,5 +370,6 @@ def made_of(
 @functools.cache
 def _code_digest() -> str:
     """Digest of the code between rows and ids: a changed template makes another store."""
-    sources = "".join(inspect.getsource(module) for module in (*CODE, importlib.import_module(__name__)))
+    package = importlib.resources.files("promptcot_jax")
+    sources = "".join(package.joinpath(path).read_text() for path in CODE)
     return hashlib.sha256(sources.encode()).hexdigest()[:16]

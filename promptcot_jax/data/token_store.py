@@ -54,9 +54,9 @@ class TokenStore(InOwnOrder):
     def __init__(self, directory: str):
         description = jsonl.read_json(os.path.join(directory, _MARKER))
         self.counts: dict[str, int] = description["counts"]
-        pairs = np.fromfile(os.path.join(directory, _LENGTHS), "<i4").reshape(-1, 2).astype(np.int64)
+        pairs = np.fromfile(os.path.join(directory, _LENGTHS), "<i4").reshape(-1, 2)
         self.prompt_lengths, self.completion_lengths = pairs.T
-        self._ends = np.cumsum(pairs.sum(axis=1))
+        self._ends = np.cumsum(pairs.sum(axis=1, dtype=np.int64))
         self._tokens = os.open(os.path.join(directory, _TOKENS), os.O_RDONLY)
         weakref.finalize(self, os.close, self._tokens)
         is_whole = os.fstat(self._tokens).st_size == _TOKEN_BYTES * self.num_tokens

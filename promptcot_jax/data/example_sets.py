@@ -8,6 +8,7 @@ The order of an epoch is a function of (seed, epoch) and of nothing else: neithe
 have a part in it.
 """
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
@@ -114,12 +115,16 @@ class LengthPolicy:
         return room
 
 
-def within_length(examples: ExampleSet, policy: LengthPolicy) -> tuple["WithinLength", dict[str, int]]:
+def within_length(examples: ExampleSet, policy: LengthPolicy) -> tuple[ExampleSet, dict[str, int]]:
     """What the policy leaves, and counts for the manifest: `kept`, of these `cut`; `dropped_overlong`.
 
+    A mixture is mixed anew from what is left of its parts, at the same rates.
+
     Raises:
-        WrongUse: the policy is `error` and an example is too long.
+        WrongUse: the policy is `error` and an example is too long, or a mixture's part with a rate loses all.
     """
+    if isinstance(examples, Mixed):
+        return _mixture_within_length(examples, policy)
     prompts, completions = examples.prompt_lengths, examples.completion_lengths
     room = policy.completion_room(prompts)
     is_over = completions > room
@@ -134,6 +139,24 @@ def within_length(examples: ExampleSet, policy: LengthPolicy) -> tuple["WithinLe
     view = WithinLength(examples, kept, np.minimum(completions[kept], room[kept]))
     num_cut = int((is_over & keeps).sum())
     return view, {"kept": len(kept), "cut": num_cut, "dropped_overlong": len(examples) - len(kept)}
+
+
+def _mixture_within_length(mixed: "Mixed", policy: LengthPolicy) -> tuple["Mixed", dict[str, int]]:
+    parts, counts = {}, collections.Counter[str]()
+    for name, examples in mixed.parts.items():
+        try:
+            parts[name], of_part = within_length(examples, policy)
+        except WrongUse as error:
+            raise WrongUse(f"'{name}': {error}") from None
+        counts.update(of_part)
+        if mixed.rates is not None and not len(parts[name]):
+            raise WrongUse(
+                f"'{name}' has a rate of {mixed.rates[name]}, and none of its {len(examples)} examples is "
+                f"within {_limits(policy)}; raise it, or set the rate to 0."
+            )
+    if not counts["kept"]:
+        raise WrongUse(f"None of the {len(mixed)} examples is within {_limits(policy)}; raise it.")
+    return Mixed(parts, mixed.rates), dict(counts)
 
 
 def _limits(policy: LengthPolicy) -> str:
@@ -174,18 +197,20 @@ class Mixed:
             WrongUse: a rate is missing or negative, or nothing is left to mix.
             ValueError: the sets' `token_values` differ in name.
         """
-        rates = {name: float(len(examples)) for name, examples in sets.items()} if rates is None else rates
+        of_all = {name: float(len(examples)) for name, examples in sets.items()} if rates is None else rates
         for name in sets:
-            if name not in rates or rates[name] < 0:
+            if name not in of_all or of_all[name] < 0:
                 raise WrongUse(
-                    f"The rate of '{name}' is {rates.get(name, 'missing')}; give each of {list(sets)} a rate "
-                    "of 0 or more."
+                    f"The rate of '{name}' is {of_all.get(name, 'missing')}; give each of {list(sets)} a "
+                    "rate of 0 or more."
                 )
-            if rates[name] > 0 and not len(sets[name]):
-                raise WrongUse(f"'{name}' has a rate of {rates[name]} and no examples; set its rate to 0.")
-        if unknown := rates.keys() - sets.keys():
+            if of_all[name] > 0 and not len(sets[name]):
+                raise WrongUse(f"'{name}' has a rate of {of_all[name]} and no examples; set its rate to 0.")
+        if unknown := of_all.keys() - sets.keys():
             raise WrongUse(f"There is no '{min(unknown)}' to mix; there are {list(sets)}.")
-        self._sets = [examples for name, examples in sets.items() if rates[name] > 0]
+        self.parts = {name: examples for name, examples in sets.items() if of_all[name] > 0}
+        self.rates = None if rates is None else {name: rates[name] for name in self.parts}
+        self._sets = list(self.parts.values())
         if not self._sets:
             raise WrongUse(f"Nothing to mix: all of {list(sets)} have a rate of 0 or no examples.")
         if len({examples.value_names for examples in self._sets}) > 1:
@@ -194,7 +219,7 @@ class Mixed:
         self.prompt_lengths = np.concatenate([examples.prompt_lengths for examples in self._sets])
         self.completion_lengths = np.concatenate([examples.completion_lengths for examples in self._sets])
         self._starts = np.cumsum([0, *map(len, self._sets)])
-        self._shares = _apportioned(len(self), [rates[name] for name in sets if rates[name] > 0])
+        self._shares = _apportioned(len(self), [of_all[name] for name in self.parts])
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -18,9 +18,6 @@ seqio's registry, so that a stage trains on a user's own task or mixture too.
 import collections
 import dataclasses
 import functools
-import hashlib
-import importlib
-import inspect
 import itertools
 import logging
 import os
@@ -37,11 +34,10 @@ from promptcot_jax.data import (
     example_sets,
     examples,
     rows,
-    templates,
     token_store,
     validity,
 )
-from promptcot_jax.data import tokenizer as tokenizer_lib
+from promptcot_jax.data.code_digest import code_digest
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.validity import Validity
@@ -229,7 +225,7 @@ def content_of(
         "validity": rules.validity,
         "benchmarks": [manifest.file_digest(benchmark) for benchmark in rules.benchmarks.values()],
         "tokenizer": tokenizer.digest,
-        "code": _code_digest(),
+        "code": code_digest(),
     }
 
     def build() -> Iterator[list[examples.TokenExample]]:
@@ -335,19 +331,3 @@ def made_of(
             log.warning("left out: %s", error)
             return []
     return [made for row in some for made in made_of([row], make, rules, counts)]
-
-
-@functools.cache
-def _code_digest() -> str:
-    """Digest of the code between rows and ids: a changed template makes another store."""
-    modules = (
-        examples,
-        templates,
-        tokenizer_lib,
-        rows,
-        decontamination,
-        validity,
-        importlib.import_module(__name__),
-    )
-    sources = "".join(inspect.getsource(module) for module in modules)
-    return hashlib.sha256(sources.encode()).hexdigest()[:16]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from promptcot_jax.core import building, jsonl, manifest
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
 from promptcot_jax.data.example_sets import InOwnOrder
 from promptcot_jax.data.examples import TokenExample
@@ -52,16 +53,32 @@ class TokenStore(InOwnOrder):
     value_names = ()
 
     def __init__(self, directory: str):
-        description = jsonl.read_json(os.path.join(directory, _MARKER))
-        self.counts: dict[str, int] = description["counts"]
-        pairs = np.fromfile(os.path.join(directory, _LENGTHS), "<i4").reshape(-1, 2)
+        """Opens the store of a directory.
+
+        Raises:
+            WrongUse: it is damaged: a file is missing, cut off or not what it should be.
+        """
+        self._directory = directory
+        try:
+            description = jsonl.read_json(os.path.join(directory, _MARKER))
+            self.counts: dict[str, int] = description["counts"]
+            pairs = np.fromfile(os.path.join(directory, _LENGTHS), "<i4").reshape(-1, 2)
+            self._tokens = os.open(os.path.join(directory, _TOKENS), os.O_RDONLY)
+        except (WrongUse, KeyError, ValueError, FileNotFoundError) as error:
+            raise self._damaged(error) from None
+        weakref.finalize(self, os.close, self._tokens)
         self.prompt_lengths, self.completion_lengths = pairs.T
         self._ends = np.cumsum(pairs.sum(axis=1, dtype=np.int64))
-        self._tokens = os.open(os.path.join(directory, _TOKENS), os.O_RDONLY)
-        weakref.finalize(self, os.close, self._tokens)
-        is_whole = os.fstat(self._tokens).st_size == _TOKEN_BYTES * self.num_tokens
-        if len(pairs) != description["num_examples"] or not is_whole:
-            raise OSError(f"{directory}: damaged; remove the directory, and it is built again.")
+        stated, there = description.get("num_examples"), os.fstat(self._tokens).st_size
+        expected = _TOKEN_BYTES * self.num_tokens
+        if len(self) != stated or there != expected:
+            raise self._damaged(f"{len(self)} of {stated} examples, {there} of {expected} bytes")
+
+    def _damaged(self, why: object) -> WrongUse:
+        return WrongUse(
+            f"{self._directory}: this token store is damaged ({why}); remove the directory, and it is built "
+            "again."
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -76,6 +93,8 @@ class TokenStore(InOwnOrder):
         start = int(self._ends[index]) - num_read - num_written
         # Not a memory map: its pages would count as this process's memory, all of them after one epoch.
         found = os.pread(self._tokens, _TOKEN_BYTES * (num_read + num_written), _TOKEN_BYTES * start)
+        if len(found) != _TOKEN_BYTES * (num_read + num_written):
+            raise self._damaged(f"example {index} is cut off")
         ids = np.frombuffer(found, "<i4")
         return TokenExample(prompt_ids=ids[:num_read], completion_ids=ids[num_read:])
 
@@ -94,7 +113,7 @@ def open_or_build(
 
     Raises:
         TimeoutError: another process has held the store for `patience_seconds` without finishing it.
-        OSError: the store is damaged.
+        WrongUse: the store is damaged.
     """
     directory = os.path.join(cache_dir, content.key)
     marker = os.path.join(directory, _MARKER)

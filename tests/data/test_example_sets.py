@@ -127,6 +127,67 @@ def test_wrong_rates_are_refused(rates, message):
         example_sets.Mixed(sets, rates)
 
 
+@pytest.mark.parametrize("overlong", ["drop", "truncate"])
+def test_a_length_policy_leaves_a_mixture_its_rates(overlong):
+    """What is left of each part is mixed at the rates: not what was mixed, thinned out."""
+    long = [examples.TokenExample(prompt_ids=(1,), completion_ids=(200 + i, 9, 9, 9)) for i in range(30)]
+    sets = {"a": numbered(40), "b": example_sets.Listed([*numbered(10, 100), *long])}
+    mixed = example_sets.Mixed(sets, {"a": 1.0, "b": 3.0})
+    policy = example_sets.LengthPolicy(max_length=3, overlong=overlong)
+    left, counts = example_sets.within_length(mixed, policy)
+    num_b = 10 if overlong == "drop" else 40
+    assert counts == {"kept": 40 + num_b, "cut": num_b - 10, "dropped_overlong": 40 - num_b}
+    found = [left[int(i)] for epoch in range(4) for i in left.order(5, epoch)]
+    assert len(found) == 4 * len(left) == 4 * (40 + num_b)
+    assert max(example.length for example in found) <= 3
+    firsts = collections.Counter(int(example.completion_ids[0]) for example in found)
+    of_b = {token: n for token, n in firsts.items() if token >= 100}
+    assert sum(of_b.values()) == pytest.approx(0.75 * len(found), abs=4)  # a rounding in each epoch
+    for of_part in (of_b, {token: n for token, n in firsts.items() if token < 100}):
+        assert max(of_part.values()) - min(of_part.values()) <= 1
+    assert len(of_b) == num_b
+
+
+def test_a_length_policy_leaves_a_mixture_without_rates_each_example_once():
+    long = examples.TokenExample(prompt_ids=(1,), completion_ids=(7, 7, 7))
+    sets = {"a": numbered(5), "b": example_sets.Listed([*numbered(2, 100), long]), "c": numbered(0)}
+    policy = example_sets.LengthPolicy(max_length=2)
+    left, counts = example_sets.within_length(example_sets.Mixed(sets), policy)
+    assert counts == {"kept": 7, "cut": 0, "dropped_overlong": 1}
+    assert sorted(drawn(left, 0, 1)) == [0, 1, 2, 3, 4, 100, 101]
+    only_long, _ = example_sets.within_length(
+        example_sets.Mixed({"a": numbered(1), "b": example_sets.Listed([long])}), policy
+    )
+    assert drawn(only_long, 0, 0) == [0]  # without rates a part may be left empty
+
+
+def test_a_part_with_a_rate_of_which_a_length_policy_leaves_nothing_is_refused():
+    long = examples.TokenExample(prompt_ids=(1,), completion_ids=(7, 7, 7))
+    sets = {"a": numbered(5), "b": example_sets.Listed([long, long])}
+    policy = example_sets.LengthPolicy(max_length=3)
+    message = "'b' has a rate of 2.0, and none of its 2 examples is within max_length=3; raise it, or set"
+    with pytest.raises(WrongUse, match=message):
+        example_sets.within_length(example_sets.Mixed(sets, {"a": 1.0, "b": 2.0}), policy)
+    left, _ = example_sets.within_length(example_sets.Mixed(sets, {"a": 1.0, "b": 0.0}), policy)
+    assert len(left) == 5
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (
+            example_sets.LengthPolicy(max_length=3, overlong="error"),
+            "'b': Example 0 has 4 tokens, 1 of its prompt, over max_length=3",
+        ),
+        (example_sets.LengthPolicy(max_length=3), "None of the 2 examples is within max_length=3; raise it"),
+    ],
+)
+def test_a_mixture_says_what_is_too_long(policy, message):
+    long = examples.TokenExample(prompt_ids=(1,), completion_ids=(7, 7, 7))
+    with pytest.raises(WrongUse, match=message):
+        example_sets.within_length(example_sets.Mixed({"b": example_sets.Listed([long, long])}), policy)
+
+
 def test_shares_add_up():
     for total in (1, 7, 100):
         shares = example_sets._apportioned(total, [1.0, 1.0, 1.5])

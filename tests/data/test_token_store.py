@@ -1,0 +1,249 @@
+"""The token store: whole or not there, built once, refused where damaged, and named by all that makes it."""
+
+import ast
+import dataclasses
+import importlib
+import json
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from promptcot_jax.core import building as one_builder
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import code_digest, rows, tasks, token_store
+from tests import toys
+from tests.data import building
+
+DEADLINE_SECONDS = 60.0
+EXPECTED = [
+    [*row.prompt_ids.tolist(), *row.completion_ids.tolist()] for row in map(building.example, range(18))
+]
+TOKENIZER = toys.byte_tokenizer()
+TRIPLES = toys.toy_triples()
+
+
+def lines(journal: Path) -> list[str]:
+    return journal.read_text().splitlines() if journal.exists() else []
+
+
+def leftovers(cache_dir: Path) -> list[Path]:
+    return list(cache_dir.glob("*.part"))
+
+
+def wait_for(happened, process) -> None:
+    """Until `happened()`; the process must go on until then."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not happened():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_of_two_processes_one_builds_and_both_read_it(tmp_path):
+    journal = tmp_path / "journal"
+    first = building.start(tmp_path / "cache", journal, seconds=0.25)
+    wait_for(lambda: lines(journal), first)
+    second = building.start(tmp_path / "cache", journal)
+    outcomes = [process.communicate(timeout=DEADLINE_SECONDS) for process in (first, second)]
+    for output, errors in outcomes:
+        assert json.loads(output) == [EXPECTED, {"read": 18}], errors
+    assert "another process is making it; waiting" in outcomes[1][1]
+    assert lines(journal).count("build") == 1
+    assert not leftovers(tmp_path / "cache")
+
+
+def test_after_a_killed_builder_the_next_one_builds_whole_and_clears_up(tmp_path):
+    cache_dir, journal = tmp_path / "cache", tmp_path / "journal"
+    process = building.start(cache_dir, journal, seconds=0.3)
+    wait_for(lambda: len(lines(journal)) > 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    content = building.content(journal)
+    assert process.returncode == -signal.SIGKILL
+    assert not (cache_dir / content.key).exists()
+    (left,) = leftovers(cache_dir)
+    assert (left / "token_ids.bin").exists()
+    store = token_store.open_or_build(str(cache_dir), content, patience_seconds=0.0)  # the lock is free
+    assert building.ids_of(store) == EXPECTED
+    assert store.counts == {"read": 18}
+    assert not leftovers(cache_dir)
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path):
+    content = building.content(tmp_path / "journal")
+
+    def build():
+        yield from content.build()
+        raise WrongUse("rows.jsonl:19: not a JSON object")
+
+    with pytest.raises(WrongUse, match="rows.jsonl:19"):
+        token_store.open_or_build(str(tmp_path / "cache"), dataclasses.replace(content, build=build))
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    assert len(token_store.open_or_build(str(tmp_path / "cache"), content)) == 18
+
+
+def test_patience_ends_and_says_what_to_do(tmp_path):
+    content = building.content(tmp_path / "journal")
+    directory = str(tmp_path / content.key)
+    with one_builder.sole_builder(directory, "another"):
+        with pytest.raises(
+            TimeoutError, match=r"\.lock: another process has been making 'slow' for 0 s; see"
+        ):
+            token_store.open_or_build(str(tmp_path), content, patience_seconds=0.0)
+    assert len(token_store.open_or_build(str(tmp_path), content, patience_seconds=0.0)) == 18
+
+
+def test_who_reads_a_store_keeps_it_while_another_process_builds_it_anew(tmp_path):
+    journal = tmp_path / "journal"
+    store = token_store.open_or_build(str(tmp_path), building.content(journal))
+    process = building.start(tmp_path, journal, anew=True, first_id=1000)
+    output, errors = process.communicate(timeout=DEADLINE_SECONDS)
+    assert json.loads(output)[0][17][0] == 1017, errors
+    assert building.ids_of(store) == EXPECTED
+    again = token_store.open_or_build(str(tmp_path), building.content(journal))
+    assert building.ids_of(again)[0][0] == 1000
+    assert lines(journal).count("build") == 2
+
+
+def test_an_empty_store_is_a_store(tmp_path):
+    content = building.content(tmp_path / "journal", num_batches=0)
+    assert len(token_store.open_or_build(str(tmp_path), content)) == 0
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+@pytest.mark.parametrize("name", ["token_ids.bin", "lengths.bin", "store.json"])
+@pytest.mark.parametrize("damage", [cut, Path.unlink])
+def test_a_damaged_store_is_refused_by_name(tmp_path, name, damage):
+    content = building.content(tmp_path / "journal")
+    token_store.open_or_build(str(tmp_path), content)
+    directory = tmp_path / content.key
+    damage(directory / name)
+    if (name, damage) == ("store.json", Path.unlink):  # what makes a directory a store
+        assert building.ids_of(token_store.open_or_build(str(tmp_path), content)) == EXPECTED
+        return
+    with pytest.raises(WrongUse, match=f"{content.key}: this token store is damaged .*remove the directory"):
+        token_store.open_or_build(str(tmp_path), content)
+    shutil.rmtree(directory)
+    assert building.ids_of(token_store.open_or_build(str(tmp_path), content)) == EXPECTED
+
+
+def test_a_store_that_shrinks_under_its_reader_gives_no_shorter_example(tmp_path):
+    content = building.content(tmp_path / "journal")
+    store = token_store.open_or_build(str(tmp_path), content)
+    cut(tmp_path / content.key / "token_ids.bin")
+    assert store[16] == building.example(16)
+    with pytest.raises(WrongUse, match=r"damaged \(example 17 is cut off\)"):
+        store[17]
+
+
+@pytest.fixture
+def triples(tmp_path):
+    jsonl.write_records(tmp_path / "triples.jsonl", TRIPLES)
+    jsonl.write_records(tmp_path / "benchmark.jsonl", TRIPLES[:1])
+    return tmp_path / "triples.jsonl"
+
+
+def key(path, name="p_theta", tokenizer=TOKENIZER, rules=tasks.NO_RULES, **options) -> str:
+    return tasks.content_of(name, path, tokenizer, rules, **options).key
+
+
+def test_what_changes_the_bytes_changes_the_key(triples, monkeypatch):
+    benchmarks = {"toy": str(triples.parent / "benchmark.jsonl")}
+    skipping = rows.BadRows(action="skip")
+    found = {
+        "as it is": key(triples),
+        "another task": key(triples, "q_phi"),
+        "one domain": key(triples, "p_theta_math"),
+        "a limit": key(triples, limit=3),
+        "bad rows": key(triples, rules=tasks.RowRules(bad_rows=skipping)),
+        "their size": key(triples, rules=tasks.RowRules(bad_rows=rows.BadRows(max_row_bytes=100))),
+        "validity": key(triples, rules=tasks.RowRules(validity="release")),
+        "benchmarks": key(triples, rules=tasks.RowRules(benchmarks=benchmarks)),
+        "merges": key(triples, tokenizer=toys.byte_tokenizer(merges=[("a", "b")])),
+        "a chat template": key(triples, tokenizer=toys.byte_tokenizer("{{ messages }}")),
+        "BOS": key(triples, tokenizer=dataclasses.replace(TOKENIZER, bos_id=7, adds_bos=True)),
+    }
+    (triples.parent / "benchmark.jsonl").write_text(jsonl.to_line(TRIPLES[1]) + "\n")
+    found["another benchmark"] = key(triples, rules=tasks.RowRules(benchmarks=benchmarks))
+    triples.write_text(triples.read_text().replace("sum", "sums"))
+    found["rows"] = key(triples)
+    monkeypatch.setattr(tasks, "code_digest", lambda: "another")
+    found["code"] = key(triples)
+    assert len(set(found.values())) == len(found)
+
+
+def test_what_does_not_change_the_bytes_does_not_change_the_key(triples, tmp_path, monkeypatch):
+    shutil.copy(triples, tmp_path / "moved.jsonl")
+    monkeypatch.chdir(tmp_path)
+    benchmark, copy = tmp_path / "benchmark.jsonl", tmp_path / "copy.jsonl"
+    shutil.copy(benchmark, copy)
+    assert key(triples) == key(tmp_path / "moved.jsonl") == key("triples.jsonl")
+    assert key(triples, tokenizer=toys.byte_tokenizer()) == key(triples)
+    assert key(triples, rules=tasks.RowRules(benchmarks={"a": str(benchmark)})) == key(
+        triples, rules=tasks.RowRules(benchmarks={"b": str(copy)})
+    )
+    monkeypatch.setattr(tasks, "ROWS_AT_ONCE", 7)
+    assert key(triples) == key(triples, limit=0)
+
+
+def test_a_moved_file_and_other_settings_find_the_store_that_is_there(triples, tmp_path, monkeypatch):
+    shutil.copy(triples, tmp_path / "moved.jsonl")
+
+    def opened(path, **settings):
+        config = tasks.DataConfig(cache_dir=str(tmp_path / "cache"), **settings)
+        return tasks.open_task("p_theta", path, TOKENIZER, config=config, workdir=str(tmp_path))[0]
+
+    first = opened(triples)
+    monkeypatch.setattr(tasks.examples, "tokenize", None)  # nothing is tokenized again
+    assert list(opened(tmp_path / "moved.jsonl", seqio_additional_cache_dirs=("a",))) == list(first)
+
+
+@pytest.mark.parametrize("name", code_digest.CODE)
+def test_the_code_that_rows_pass_through_is_part_of_the_key(triples, monkeypatch, name):
+    before = key(triples)
+    source_of = code_digest.source_of
+    monkeypatch.setattr(code_digest, "source_of", lambda found: source_of(found) + "#" * (found == name))
+    code_digest.code_digest.cache_clear()
+    try:
+        assert key(triples) != before
+    finally:
+        code_digest.code_digest.cache_clear()
+
+
+def test_all_that_this_code_imports_of_the_package_is_part_of_the_key():
+    """Except what types, errors and digests are made of, and what comes after the ids."""
+    harmless = {f"core.{name}" for name in ("arrays", "building", "errors", "manifest", "prng", "progress")}
+    harmless |= {f"data.{name}" for name in ("code_digest", "example_sets", "seqio_tasks", "token_store")}
+    for name in code_digest.CODE:
+        for node in ast.walk(ast.parse(code_digest.source_of(name))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("promptcot_jax."):
+                inside = importlib.import_module(node.module)
+                module = node.module.removeprefix("promptcot_jax.")
+                names = {
+                    f"{module}.{alias.name}" if hasattr(inside, "__path__") else module
+                    for alias in node.names
+                }
+                assert names <= {*code_digest.CODE} | harmless, name
+
+
+def test_rows_that_change_while_they_are_tokenized_make_no_store(triples, tmp_path):
+    content = tasks.content_of("p_theta", triples, TOKENIZER, tasks.NO_RULES)
+
+    def build():
+        for batch in content.build():
+            with open(triples, "a") as file:  # somebody adds a row when the first are read
+                file.write(jsonl.to_line(TRIPLES[0]) + "\n")
+            yield batch
+
+    with pytest.raises(WrongUse, match=r"triples\.jsonl changed while it was tokenized; start again"):
+        token_store.open_or_build(str(tmp_path / "cache"), dataclasses.replace(content, build=build))
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+    again = tasks.content_of("p_theta", triples, TOKENIZER, tasks.NO_RULES)
+    assert len(token_store.open_or_build(str(tmp_path / "cache"), again)) == 5

@@ -11,6 +11,7 @@ from promptcot_jax.core import jsonl, manifest, records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.run import cli, stage
 from promptcot_jax.synthesis import concept_sets
+from promptcot_jax.verify import math_answers
 from tests.data import prepared_sets
 
 GIN = ("stages/import_data.gin",)
@@ -105,3 +106,21 @@ def test_a_tfds_data_set_is_read_where_the_flag_says(
     assert entry.inputs == {
         "tfds:math_dataset/sums:train[:30%]": manifest.file_digest("tfds:math_dataset/sums:train[:30%]")
     }
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_gsm8k_as_tfds_has_it_becomes_prompts_that_are_graded(
+    file_format: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    features = prepared_sets.texts("question", "answer", "annotation", "short_answer")
+    example = dict.fromkeys(features, "x") | {"answer": "It is <<500*2=1000>>1000.\n#### 1,000"}
+    prepared_sets.prepare(tmp_path, "gsm8k", features, splits={"train": [example]}, file_format=file_format)
+    stage.run_stage("import_data", GIN, ("SOURCE='tfds:gsm8k'",), str(tmp_path / "run"))
+    (prompt,) = jsonl.read_records(tmp_path / "run" / "verified_prompts.jsonl", records.VerifiedMathPrompt)
+    assert (prompt.id, prompt.answer) == ("tfds:gsm8k#1", "1,000")
+    assert math_answers.grade_math(prompt.answer, "So \\boxed{1000}.")
+    bindings = ("SOURCE='tfds:gsm8k'", "KIND='traces'")
+    stage.run_stage("import_data", GIN, bindings, str(tmp_path / "traces"))
+    (trace,) = jsonl.read_records(tmp_path / "traces" / "sft_traces.jsonl", records.SftTrace)
+    assert trace.completion == "It is 1000.\n\\boxed{1,000}"

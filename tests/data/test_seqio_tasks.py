@@ -16,6 +16,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import converters, example_sets, examples, packing, rows, seqio_tasks, tasks
 from promptcot_jax.data.vocabulary import TokenizerVocabulary
 from tests import toys
+from tests.data import prepared_sets
 
 TOKENIZER = toys.byte_tokenizer()
 VOCABULARY = TokenizerVocabulary(TOKENIZER)
@@ -143,6 +144,22 @@ def test_seqio_asserts_what_each_task_gives(triples_file, tmp_path, name):
             feature: tf.string if feature == "reference" else tf.int32 for feature in expected[0]
         },
     )
+
+
+def test_a_tfds_data_set_gives_the_examples_of_the_file_it_was_made_from(triples_file, tmp_path, monkeypatch):
+    of_file = all_examples("p_theta")
+    prepared_sets.prepare_records(tmp_path / "sets", tmp_path, "triples", "array_record")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
+    splits = {"train": "tfds:promptcot/triples:train", "validation": "tfds:promptcot/triples:train[:1]"}
+    seqio_tasks.register_tasks(VOCABULARY, triples=splits)
+    assert all_examples("p_theta") == of_file
+    assert all_examples("p_theta", "validation") == of_file[:1]
+    config = tasks.DataConfig(cache_dir=str(tmp_path / "cache"))
+    stored = [
+        list(tasks.open_task("p_theta", path, TOKENIZER, config=config, workdir="")[0])
+        for path in (*splits.values(), "tfds:promptcot/triples:train[1:]")
+    ]
+    assert stored == [of_file, of_file[:1], of_file[1:]]
 
 
 def test_traces_and_worked_solutions_are_one_task(tmp_path):

@@ -44,21 +44,23 @@ def wait_for(happened, process) -> None:
 
 
 def test_of_two_processes_one_builds_and_both_read_it(tmp_path):
-    journal = tmp_path / "journal"
-    first = building.start(tmp_path / "cache", journal, seconds=0.25)
+    journal, go = tmp_path / "journal", tmp_path / "go"
+    first = building.start(tmp_path / "cache", journal, goes_on_with=str(go))
     wait_for(lambda: lines(journal), first)
     second = building.start(tmp_path / "cache", journal)
-    outcomes = [process.communicate(timeout=DEADLINE_SECONDS) for process in (first, second)]
-    for output, errors in outcomes:
+    said = iter(second.stderr.readline, "")
+    assert any("another process is making it; waiting" in line for line in said)
+    go.touch()
+    for process in (first, second):
+        output, errors = process.communicate(timeout=DEADLINE_SECONDS)
         assert json.loads(output) == [EXPECTED, {"read": 18}], errors
-    assert "another process is making it; waiting" in outcomes[1][1]
     assert lines(journal).count("build") == 1
     assert not leftovers(tmp_path / "cache")
 
 
 def test_after_a_killed_builder_the_next_one_builds_whole_and_clears_up(tmp_path):
     cache_dir, journal = tmp_path / "cache", tmp_path / "journal"
-    process = building.start(cache_dir, journal, seconds=0.3)
+    process = building.start(cache_dir, journal, goes_on_with=str(tmp_path / "never"))
     wait_for(lambda: len(lines(journal)) > 2, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()

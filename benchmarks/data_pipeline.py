@@ -51,10 +51,12 @@ def main() -> None:
         found = {side: [] for side in options.sides}
         for turn, side in itertools.product(range(options.repeats), options.sides):
             cache = os.path.join(directory, "warm" if side == "warm" else f"{side}-{turn}")
-            if side == "warm" and not turn:
+            if side == "warm" and not os.path.exists(cache):
                 started("cold", rows, cache)
             found[side].append(started(side, rows, cache))
-            if side != "warm":
+            if side == "cold" and not turn and "warm" in options.sides:
+                os.rename(cache, os.path.join(directory, "warm"))
+            elif side != "warm":
                 shutil.rmtree(cache)
         print(
             f"{'side':12}{'tokens':>12}{'rows':>8}{'seconds':>9}{'k tokens/s (all runs)':>34}{'peak MB':>9}"

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from etils import epath
 
-from promptcot_jax.core import file_sets, jsonl
+from promptcot_jax.core import file_sets, jsonl, tfds_sets
 from promptcot_jax.core.errors import WrongUse
 
 # A stage argument or dataclass field that names a file or model which the stage reads. Before the stage
@@ -49,10 +49,19 @@ def text_digest(text: str) -> str:
 def file_digest(path: epath.PathLike) -> str:
     """Digest of a file, its shards, a pattern's matches, or a directory's files: names and bytes.
 
+    That of a TFDS data set (`tfds:NAME`) is of its description, the shards, and which part of them it is.
+
     Raises:
         WrongUse: there is no such file.
     """
     digest = hashlib.sha256()
+    if tfds_sets.is_named_by(path):
+        found = tfds_sets.find(path)
+        digest.update(found.split.encode())
+        for file in (found.directory / tfds_sets.INFO, found.directory / tfds_sets.FEATURES, *found.files):
+            digest.update(file.name.encode())
+            _update(digest, file)
+        return digest.hexdigest()[:16]
     path = epath.Path(path)
     if path.is_dir():
         files = sorted(p for p in _walk(path))
@@ -61,10 +70,14 @@ def file_digest(path: epath.PathLike) -> str:
     for file in files:
         relative = os.path.relpath(os.fspath(file), os.fspath(path)) if path.is_dir() else ""
         digest.update(relative.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        _update(digest, file)
     return digest.hexdigest()[:16]
+
+
+def _update(digest: Any, file: epath.Path) -> None:
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
 
 
 def _walk(directory: epath.Path):

@@ -88,7 +88,7 @@ class MathCorpusRow:
     family: str
     style: str  # annotator style of the rationale
     concepts: tuple[str, ...]
-    level: str
+    level: str = ""
     rationale: str
     problem: str
     answer: str
@@ -104,7 +104,7 @@ class ProgramCorpusRow:
     family: str
     style: str
     concepts: tuple[str, ...]
-    level: str
+    level: str = ""
     rationale: str
     problem: str
     tests: tuple[StdioTest, ...]
@@ -147,7 +147,7 @@ class Problem:
     id: str
     domain: Domain
     concepts: tuple[str, ...]
-    level: str
+    level: str = ""
     rationale: str
     problem: str
     log_p_z: float  # log p_theta(z | c) of the sample

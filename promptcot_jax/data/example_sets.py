@@ -68,8 +68,8 @@ class Listed(InOwnOrder):
                     f"Example {index} has token values {sorted(example.token_values)}, "
                     f"the first example has {list(self.value_names)}."
                 )
-        self.prompt_lengths = np.array([len(example.prompt_ids) for example in examples], np.int64)
-        self.completion_lengths = np.array([len(example.completion_ids) for example in examples], np.int64)
+        self.prompt_lengths = np.array([len(example.prompt_ids) for example in examples], np.int32)
+        self.completion_lengths = np.array([len(example.completion_ids) for example in examples], np.int32)
 
     def __len__(self) -> int:
         return len(self._examples)

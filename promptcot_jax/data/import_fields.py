@@ -18,6 +18,8 @@ _USER_TURN = re.compile(
     re.DOTALL,
 )
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+_WORKED_ANSWER = re.compile(r"(?P<solution>(?:.*\n)?)####[ \t]*(?P<answer>[^#\s][^\n]*)", re.DOTALL)
+_CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _PROGRAM = re.compile(r"^[ \t]*```[ \t]*[\w+#]", re.MULTILINE)
 
 
@@ -137,6 +139,15 @@ def holds_tests(answer: Any) -> bool:
     value = _from_json(answer) if isinstance(answer, str) and answer[:1] in ("{", "[") else answer
     first = value[0] if isinstance(value, list) and value else value
     return isinstance(first, dict) and bool({"input", "inputs"} & first.keys())
+
+
+def worked_answer(value: Any) -> tuple[str, str] | None:
+    """Solution and answer of a text in the form of GSM8K, or None for another.
+
+    Its last line is `#### ANSWER`; in the solution the calculator's marks, `<<48/2=24>>`, are left out.
+    """
+    form = _WORKED_ANSWER.fullmatch(value.rstrip()) if isinstance(value, str) else None
+    return (_CALCULATION.sub("", form["solution"]).rstrip(), form["answer"]) if form else None
 
 
 def listed_concepts(prompt: str, where: str) -> templates.Conditions:

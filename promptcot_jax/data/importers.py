@@ -6,6 +6,9 @@
 | traces | a prompt and its completion, or a conversation of one question and one answer | `SftTrace` |
 | prompts | a problem and its answer or its tests | `VerifiedMathPrompt`, `VerifiedProgramPrompt` |
 
+An answer in the form of GSM8K, a solution whose last line is `#### 72`, is 72 to prompts; to traces, where
+`kind` is set to them and there is no completion, it is the completion with 72 in a box.
+
 `COLUMNS` has the names that are known; a setting names others. A row's domain is its column `domain`, or else
 follows from what it has: tests or the heading of programming concepts mean code, an answer or a box math; a
 trace without a box is code if it has a fenced program; concepts under no heading are of mathematics. What is
@@ -172,7 +175,7 @@ def _trace(row: rows.Row, config: ImportConfig) -> SftTrace:
         prompt, completion = import_fields.question_and_answer(messages, row.where)
     else:
         prompt = _needed(row, "problem", config)
-        completion = import_fields.text(_needed(row, "completion", config), f"{row.where}: the completion")
+        completion = import_fields.text(_completion(row, config), f"{row.where}: the completion")
         prompt, completion = import_fields.unframed(prompt, completion, row.where)
     domain = _domain(row, config) or import_fields.domain_of_completion(completion)
     if domain is None:
@@ -181,6 +184,15 @@ def _trace(row: rows.Row, config: ImportConfig) -> SftTrace:
             "domain; set domain."
         )
     return SftTrace(id=_shared(row, config)["id"], domain=domain, prompt=prompt, completion=completion)
+
+
+def _completion(row: rows.Row, config: ImportConfig) -> Any:
+    """The completion; where there is none, a worked answer with what it comes to in a box."""
+    worked = import_fields.worked_answer(_value(row, "answer", config))
+    if worked is None or _value(row, "completion", config) is not None:
+        return _needed(row, "completion", config)
+    solution, answer = worked
+    return f"{solution}\n\\boxed{{{answer}}}".lstrip()
 
 
 def _prompt(row: rows.Row, config: ImportConfig) -> VerifiedMathPrompt | VerifiedProgramPrompt:
@@ -203,6 +215,8 @@ def _prompt(row: rows.Row, config: ImportConfig) -> VerifiedMathPrompt | Verifie
         return VerifiedProgramPrompt(problem=problem, tests=import_fields.tests(tests, row.where), **shared)
     if answer is None:
         raise WrongUse(f"{row.where}: the row has no answer (none of the columns {_names('answer')}).")
+    if worked := import_fields.worked_answer(answer):
+        _, answer = worked
     text = import_fields.text(answer, f"{row.where}: the answer")
     return VerifiedMathPrompt(problem=problem, answer=text, agreement=1.0, **shared)
 

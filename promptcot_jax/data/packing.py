@@ -9,6 +9,7 @@ The plan of rows is ours because no library's survives a change of hosts: Grain'
 open rows in the state of each host's iterator. Reading ahead of the trainer is Grain's (`read_ahead`).
 """
 
+import array
 import bisect
 import dataclasses
 import functools
@@ -26,6 +27,7 @@ from promptcot_jax.data.examples import TokenExample
 
 READER_THREADS = 4  # they only copy ids: more would wait for each other
 BATCHES_AHEAD = 8
+_LENGTHS_AT_ONCE = 1 << 16
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -289,22 +291,36 @@ def first_fit(lengths: Sequence[int] | Int[np.ndarray, " N"], capacity: int) -> 
     Raises:
         ValueError: a length is greater than the capacity.
     """
-    lengths = np.asarray(lengths, np.int64)
+    lengths = np.asarray(lengths)
+    if len(lengths) and lengths.max() > capacity:
+        i = int(lengths.argmax())
+        raise ValueError(f"Length {lengths[i]} at {i} is greater than the capacity {capacity}.")
     most_rows = min(len(lengths), 2 * int(lengths.sum()) // capacity + 2)
     num_leaves = 1 << max(most_rows - 1, 0).bit_length()
-    room = [capacity] * (2 * num_leaves)  # node i has children 2 i and 2 i + 1; the leaves are the rows
-    rows = np.empty(len(lengths), np.int64)
-    for i, length in enumerate(lengths.tolist()):
-        if length > capacity:
-            raise ValueError(f"Length {length} at {i} is greater than the capacity {capacity}.")
-        node = 1
-        while node < num_leaves:
-            node *= 2
-            if room[node] < length:
-                node += 1
-        rows[i] = node - num_leaves
-        room[node] -= length
-        while node > 1:
-            node //= 2
-            room[node] = max(room[2 * node], room[2 * node + 1])
+    # Node i has children 2 i and 2 i + 1; the leaves are the rows. An array, and lengths by the block, since
+    # Python's own numbers take ten times the memory.
+    room = array.array("i", [capacity]) * (2 * num_leaves)
+    rows = np.empty(len(lengths), np.int32)
+    for start in range(0, len(lengths), _LENGTHS_AT_ONCE):
+        block = lengths[start : start + _LENGTHS_AT_ONCE].tolist()
+        rows[start : start + len(block)] = [_take_row(room, num_leaves, length) for length in block]
     return rows
+
+
+def _take_row(room: array.array, num_leaves: int, length: int) -> int:
+    """The first row with room for this length, which is taken from it."""
+    node = 1
+    while node < num_leaves:
+        node *= 2
+        if room[node] < length:
+            node += 1
+    row, largest = node - num_leaves, room[node] - length
+    room[node] = largest
+    while node > 1:
+        beside = room[node ^ 1]
+        node //= 2
+        largest = max(largest, beside)
+        if room[node] == largest:
+            break  # so are all nodes above
+        room[node] = largest
+    return row

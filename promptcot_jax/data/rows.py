@@ -1,8 +1,9 @@
 """Rows of a user's files as they come, whatever their format; a bad one is named, and fatal or counted.
 
 Formats go by extension (`data/formats/`): JSON lines (`.jsonl`, `.json`, also `.gz`), `.parquet`, `.tfrecord`
-and `.array_record`. The same records come out of each, also of `tf.train.Example`s, which do not nest: where
-a record's field is a list or an object, `iter_records` reads their text as JSON, and one value as a list.
+and `.array_record`; `tfds:NAME` is a prepared TFDS data set (`core.tfds_sets`). The same records come out of
+each, also of `tf.train.Example`s, which do not nest: where a record's field is a list or an object,
+`iter_records` reads their text as JSON, and one value as a list.
 """
 
 import collections
@@ -19,7 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from etils import epath
 
-from promptcot_jax.core import file_sets, jsonl
+from promptcot_jax.core import file_sets, jsonl, tfds_sets
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.formats import json_lines, parquet, records
 from promptcot_jax.data.formats.source import Fault, Row
@@ -65,7 +66,7 @@ def iter_rows(
     bad_rows: BadRows = FATAL,
     counts: collections.Counter[str] | None = None,
 ) -> Iterator[Row]:
-    """The rows of a file, a set of shards or a glob pattern, in order, one at a time.
+    """The rows of a file, a set of shards, a glob pattern or a TFDS data set, in order, one at a time.
 
     Args:
         counts: is added to: `read` for each row that comes out, `bad_REASON` for each that is left out;
@@ -162,14 +163,24 @@ class _Ledger:
 
 
 def _rows_of_files(path: epath.PathLike, ledger: _Ledger) -> Iterator[Row]:
+    for row in _rows_and_faults(path, ledger.bad_rows.max_row_bytes):
+        if isinstance(row, Fault):
+            ledger.leave_out(row)
+        else:
+            yield row
+
+
+def _rows_and_faults(path: epath.PathLike, max_row_bytes: int) -> Iterator[Row | Fault]:
+    if tfds_sets.is_named_by(path):
+        # Late: TFDS, and TensorFlow below it, take seconds to import, and nothing else here needs them.
+        from promptcot_jax.data.formats import tfds_examples
+
+        yield from tfds_examples.read(os.fspath(path), max_row_bytes)
+        return
     files = file_sets.files_of(path)
     readers = [_reader_of(file) for file in files]  # of all, before hours go into the first
     for file, reader in zip(files, readers, strict=True):
-        for row in reader(file, ledger.bad_rows.max_row_bytes):
-            if isinstance(row, Fault):
-                ledger.leave_out(row)
-            else:
-                yield row
+        yield from reader(file, max_row_bytes)
 
 
 def _reader_of(file: epath.Path) -> Callable[[epath.Path, int], Iterator[Row | Fault]]:

@@ -18,8 +18,6 @@ seqio's registry, so that a stage trains on a user's own task or mixture too.
 import collections
 import dataclasses
 import functools
-import hashlib
-import importlib.resources
 import itertools
 import logging
 import os
@@ -40,17 +38,11 @@ from promptcot_jax.data import (
     token_store,
     validity,
 )
+from promptcot_jax.data.code_digest import code_digest
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.validity import Validity
 
-# What rows pass through on their way to ids. Named, not imported: TensorFlow hangs on one of them.
-CODE = (
-    *("core/file_sets.py", "core/jsonl.py", "core/records.py", "data/rows.py"),
-    *(f"data/formats/{name}.py" for name in ("source", "json_lines", "parquet", "records", "tf_examples")),
-    *("data/validity.py", "data/decontamination.py", "data/phrases.py", "data/benchmark_files.py"),
-    *("data/templates.py", "data/examples.py", "data/tokenizer.py", "data/tasks.py"),
-)
 ROWS_AT_ONCE = 512  # tokenized in one call: enough for all cores of a TPU host, little memory
 
 Made = TypeVar("Made")
@@ -259,7 +251,7 @@ def content_of(
         "validity": rules.validity,
         "benchmarks": [manifest.file_digest(benchmark) for benchmark in rules.benchmarks.values()],
         "tokenizer": tokenizer.digest,
-        "code": _code_digest(),
+        "code": code_digest(),
     }
 
     def build() -> Iterator[list[examples.TokenExample]]:
@@ -365,11 +357,3 @@ def made_of(
             log.warning("left out: %s", error)
             return []
     return [made for row in some for made in made_of([row], make, rules, counts)]
-
-
-@functools.cache
-def _code_digest() -> str:
-    """Digest of the code between rows and ids: a changed template makes another store."""
-    package = importlib.resources.files("promptcot_jax")
-    sources = "".join(package.joinpath(path).read_text() for path in CODE)
-    return hashlib.sha256(sources.encode()).hexdigest()[:16]

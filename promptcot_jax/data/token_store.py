@@ -62,18 +62,17 @@ class TokenStore(InOwnOrder):
         try:
             description = jsonl.read_json(os.path.join(directory, _MARKER))
             self.counts: dict[str, int] = description["counts"]
-            pairs = np.fromfile(os.path.join(directory, _LENGTHS), "<i4").reshape(-1, 2).astype(np.int64)
+            pairs = np.fromfile(os.path.join(directory, _LENGTHS), "<i4").reshape(-1, 2)
             self._tokens = os.open(os.path.join(directory, _TOKENS), os.O_RDONLY)
         except (WrongUse, KeyError, ValueError, FileNotFoundError) as error:
             raise self._damaged(error) from None
         weakref.finalize(self, os.close, self._tokens)
         self.prompt_lengths, self.completion_lengths = pairs.T
-        self._ends = np.cumsum(pairs.sum(axis=1))
-        found = len(self), _TOKEN_BYTES * self.num_tokens, os.fstat(self._tokens).st_size
-        if found != (description.get("num_examples"), found[2], found[1]):
-            raise self._damaged(
-                f"{found[0]} of {description.get('num_examples')} examples, {found[2]} of {found[1]} bytes"
-            )
+        self._ends = np.cumsum(pairs.sum(axis=1, dtype=np.int64))
+        stated, there = description.get("num_examples"), os.fstat(self._tokens).st_size
+        expected = _TOKEN_BYTES * self.num_tokens
+        if len(self) != stated or there != expected:
+            raise self._damaged(f"{len(self)} of {stated} examples, {there} of {expected} bytes")
 
     def _damaged(self, why: object) -> WrongUse:
         return WrongUse(

@@ -23,6 +23,8 @@ _FLAGS = """\
   --gin_search_paths=D,E   more places to look for gin files and their includes
   --gin.NAME=VALUE         one setting, over the files: a macro (--gin.SEED=3) or a parameter
                            (--gin.sft.sft.seed=3). A string keeps its quotes: --gin.TRIPLES="'mine.jsonl'"
+  --tfds_data_dir=DIR      where the data sets are that 'tfds:NAME' names as a path; it sets TFDS_DATA_DIR,
+                           without which it is ~/tensorflow_datasets
   --help                   this text; 'promptcot STAGE --help' describes one stage
 """
 
@@ -64,6 +66,7 @@ def _parse(rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--gin_file", action="append", default=[])
     parser.add_argument("--gin_search_paths", default="")
     parser.add_argument("--workdir")
+    parser.add_argument("--tfds_data_dir")
     bindings = [argument.removeprefix("--gin.") for argument in rest if argument.startswith("--gin.")]
     flags = parser.parse_args([argument for argument in rest if not argument.startswith("--gin.")])
     if not flags.workdir:
@@ -75,6 +78,8 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
     """Loads the settings and does the stage."""
     # TensorFlow (under seqio) talks of GPUs that nobody asked for.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if flags.tfds_data_dir:  # TFDS's own variable: its import below and every process started here see it
+        os.environ["TFDS_DATA_DIR"] = flags.tfds_data_dir
     from promptcot_jax.run import configuration, stage  # heavy; dispatch imports late
 
     _log_to_console()

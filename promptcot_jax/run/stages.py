@@ -41,11 +41,11 @@ STAGES: dict[str, Stage] = {
     ),
     "import_data": Stage(
         summary="read a released data set: concept lists, SFT traces, or prompts with answers or tests",
-        reads="SOURCE: JSON lines, Parquet, TFRecord or ArrayRecord; its columns tell what it is",
+        reads="SOURCE: JSON lines, Parquet, TFRecord, ArrayRecord, TFDS; its columns tell what it is",
         writes="concept_sets.jsonl, sft_traces.jsonl or verified_prompts.jsonl",
         outputs=("concept_sets.jsonl", "sft_traces.jsonl", "verified_prompts.jsonl"),
         settings=(
-            ("SOURCE", "a file, the name of shards, or a pattern such as 'set/*.parquet'"),
+            ("SOURCE", "a file, the name of shards, a pattern such as 'set/*.parquet', or 'tfds:NAME'"),
             ("KIND", "'concepts', 'traces' or 'prompts', where the columns do not tell"),
             ("DOMAIN", "'math' or 'code' for all rows, where the rows do not tell"),
             ("COLUMNS", "columns of other names than the known: {'problem': 'text'}"),

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +27,13 @@ def example(number: int, first_id: int = 0) -> examples.TokenExample:
 
 
 def content(
-    journal: Path, *, num_batches: int = 6, first_id: int = 0, seconds: float = 0.0
+    journal: Path, *, num_batches: int = 6, first_id: int = 0, goes_on_with: str = ""
 ) -> token_store.Content:
-    """Batches of three examples; `journal` gets a line at the start of the build and one for each batch."""
+    """Batches of three examples; `journal` gets a line at the start of the build and one for each batch.
+
+    Args:
+        goes_on_with: a file without which the build stands still after three batches.
+    """
     counts = collections.Counter[str]()
 
     def note(what: str) -> None:
@@ -41,12 +46,13 @@ def content(
             yield [example(3 * batch + i, first_id) for i in range(3)]
             counts["read"] += 3
             note("batch")
-            time.sleep(seconds)
+            while batch == 2 and goes_on_with and not os.path.exists(goes_on_with):
+                time.sleep(0.01)
 
     return token_store.Content(NAME, {"num_batches": num_batches}, build, counts)
 
 
-def start(cache_dir: Path, journal: Path, *, anew: bool = False, **of_content: float) -> subprocess.Popen:
+def start(cache_dir: Path, journal: Path, *, anew: bool = False, **of_content: Any) -> subprocess.Popen:
     """`open_or_build` in a process of its own; it prints the ids of all examples and their counts."""
     given = json.dumps([str(cache_dir), str(journal), anew, of_content])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}

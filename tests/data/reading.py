@@ -60,24 +60,27 @@ def position_in(directory: Path) -> int:
     return int(path.read_text()) if path.exists() else 0
 
 
-def read(directory: Path, settings: Mapping[str, Any], *, num_hosts: int, num_threads: int) -> None:
-    """Goes on from the position to the end."""
+def read(
+    directory: Path, settings: Mapping[str, Any], *, num_hosts: int, num_threads: int, halt: int | None = None
+) -> None:
+    """Goes on from the position to the end, or stands still before the step `halt`, threads reading ahead."""
     hosts = [epochs_of(directory, settings, packing.HostShare(host, num_hosts)) for host in range(num_hosts)]
     first = position_in(directory)
     readers = [packing.read_ahead(host, first, num_threads=num_threads) for host in hosts]
     for step, parts in enumerate(zip(*readers, strict=True), start=first):
+        while step == halt:
+            time.sleep(1.0)
         batch = np.concatenate([arrays_of(part) for part in parts], axis=1)
         with open(directory / f"batch-{step:04d}.npy", "wb") as file:
             np.save(file, batch)
             file.flush()
             os.fsync(file.fileno())
         jsonl.write_atomically(directory / "position", str(step + 1).encode())
-        time.sleep(settings["seconds_per_step"])
 
 
-def start(directory: Path, settings: Mapping[str, Any], *, num_hosts: int, num_threads: int):
+def start(directory: Path, settings: Mapping[str, Any], **how: int | None) -> subprocess.Popen:
     """`read` in a process of its own."""
-    given = json.dumps([str(directory), settings, {"num_hosts": num_hosts, "num_threads": num_threads}])
+    given = json.dumps([str(directory), settings, how])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.data.reading", given]
     return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)

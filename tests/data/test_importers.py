@@ -161,6 +161,33 @@ def test_a_problem_with_an_answer_is_of_mathematics(fields: dict[str, Any]):
     assert imported(fields) == VerifiedMathPrompt(id="a.jsonl:7", problem="x", answer="42", agreement=1.0)
 
 
+GSM8K = "He has <<48/2=24>>24 clips.\nThat is <<48+24=72>>72 in all: 10 << 20.\n#### 1,072\n"
+
+
+def test_an_answer_of_gsm8k_is_its_last_line_to_prompts_and_a_box_to_traces():
+    fields = {"question": "x", "answer": GSM8K, "annotation": "a", "short_answer": "1,072"}
+    expected = VerifiedMathPrompt(id="a.jsonl:7", problem="x", answer="1,072", agreement=1.0)
+    assert imported(fields, is_flat=True) == expected
+    completion = "He has 24 clips.\nThat is 72 in all: 10 << 20.\n\\boxed{1,072}"
+    expected = SftTrace(id="a.jsonl:7", domain="math", prompt="x", completion=completion)
+    assert imported(fields, kind="traces") == expected
+
+
+@pytest.mark.parametrize("answer", ["a #### 72", "#### 72\nor so", "####", "##### 72", "#### # 72"])
+def test_only_a_last_line_of_its_own_is_an_answer_of_gsm8k(answer: str):
+    prompt = imported({"question": "x", "answer": answer})
+    assert isinstance(prompt, VerifiedMathPrompt)
+    assert prompt.answer == answer
+    assert "the row has no completion" in refusal({"question": "x", "answer": answer}, kind="traces")
+
+
+def test_a_completion_is_left_as_it_is():
+    fields = {"question": "x", "response": GSM8K, "answer": GSM8K}
+    assert imported(fields, kind="traces", domain="math") == SftTrace(
+        id="a.jsonl:7", prompt="x", completion=GSM8K
+    )
+
+
 PAIRS = [{"input": "1\n", "output": "2"}, {"input": "", "output": "0"}]
 COLUMNS = {"inputs": ["1\n", ""], "outputs": ["2", "0"]}
 

@@ -22,7 +22,6 @@ MIXTURE = {
     "overlong": "truncate",
     "row_length": 640,
     "num_epochs": 3,
-    "seconds_per_step": 0.05,
 }
 ALL_ROWS = MIXTURE | {"task": "p_theta", "rates": None, "overlong": "drop", "row_length": 512}
 
@@ -61,35 +60,28 @@ def segments(batches: list[np.ndarray]) -> collections.Counter:
     return found
 
 
-def killed_after(directory: Path, settings: dict, step: int, **how: int) -> int:
-    """Kills a reader once its position is at least `step`; returns the position it left."""
-    process = reading.start(directory, settings, **how)
+def kill_before(directory: Path, settings: dict, step: int, **how: int) -> None:
+    """Kills a reader when it has come to a step."""
+    process = reading.start(directory, settings, halt=step, **how)
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while reading.position_in(directory) < step and time.monotonic() < deadline:
+    while reading.position_in(directory) < step:
         assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, errors
-    assert (directory / "position").read_text().isdigit()  # all that a checkpoint has to keep
-    return reading.position_in(directory)
+    assert (directory / "position").read_text() == str(step)  # all that a checkpoint has to keep
 
 
 def test_killed_three_times_on_changing_hosts_it_reads_what_one_undisturbed_host_reads(directory):
     expected = uninterrupted(directory, MIXTURE)
     third = len(expected) // 3  # an epoch, nearly
     rng = random.Random(1)
-    left = 0
     for epoch, (num_hosts, num_threads) in enumerate([(1, 3), (4, 1), (2, 7)]):
-        middle = epoch * third + rng.randrange(3, third // 2)
-        before, left = (
-            left,
-            killed_after(directory, MIXTURE, middle, num_hosts=num_hosts, num_threads=num_threads),
-        )
-        assert before < left < len(expected)
-    process = reading.start(
-        directory, MIXTURE | {"seconds_per_step": 0.0}, num_hosts=8, num_threads=packing.READER_THREADS
-    )
+        middle = epoch * third + rng.randrange(3, third - 3)
+        kill_before(directory, MIXTURE, middle, num_hosts=num_hosts, num_threads=num_threads)
+    process = reading.start(directory, MIXTURE, num_hosts=8, num_threads=packing.READER_THREADS)
     _, errors = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0, errors
     found = [np.load(path) for path in sorted(directory.glob("batch-*.npy"))]
@@ -104,9 +96,7 @@ def test_any_number_of_hosts_goes_on_from_a_position(directory, settings, num_ho
     expected = uninterrupted(directory, settings)
     for position in (1, len(expected) // 2):
         (directory / "position").write_text(str(position))
-        reading.read(
-            directory, settings | {"seconds_per_step": 0.0}, num_hosts=num_hosts, num_threads=num_threads
-        )
+        reading.read(directory, settings, num_hosts=num_hosts, num_threads=num_threads)
         for step in range(position, len(expected)):
             np.testing.assert_array_equal(np.load(directory / f"batch-{step:04d}.npy"), expected[step])
 

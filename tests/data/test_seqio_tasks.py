@@ -18,7 +18,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import converters, example_sets, examples, packing, rows, seqio_tasks, tasks
 from promptcot_jax.data.vocabulary import TokenizerVocabulary
 from tests import toys
-from tests.data import seqio_data
+from tests.data import prepared_sets, seqio_data
 
 TOKENIZER = toys.byte_tokenizer()
 VOCABULARY = TokenizerVocabulary(TOKENIZER)
@@ -83,15 +83,85 @@ def test_features_carry_the_texts_they_were_made_from(triples_file):
         assert row["targets"].tolist()[-1] == TOKENIZER.eos_id
 
 
-def test_seqio_asserts_what_a_task_gives(triples_file):
-    task = seqio.get_mixture_or_task("q_phi")
-    example = examples.tokenize(TOKENIZER, [examples.phi_text(TRIPLES[0])])[0]
-    dataset = task.get_dataset(sequence_length=None, shuffle=False).take(1)
-    seqio.test_utils.assert_dataset(
-        dataset.map(lambda row: {name: row[name] for name in ("inputs", "targets")}),
-        {"inputs": list(example.prompt_ids), "targets": list(example.completion_ids)},
-        expected_dtypes={"inputs": tf.int32, "targets": tf.int32},
+def solver_ids(problem: str, domain: records.Domain) -> list[int]:
+    return TOKENIZER.prompt_ids(examples.solver_prompt(TOKENIZER, problem, domain))
+
+
+def written_ids(text: str) -> list[int]:
+    return [*TOKENIZER.encode(text), TOKENIZER.eos_id]
+
+
+EXPECTED_ELSEWHERE = {
+    "sft_traces": [
+        {"inputs": solver_ids("1+1?", "math"), "targets": written_ids(SOLVED.solution)},
+        {"inputs": solver_ids("Echo.", "code"), "targets": written_ids(TRACE.completion)},
+    ],
+    "verified_prompts": [
+        {"inputs": solver_ids("1+1?", "math"), "reference": b"2"},
+        {"inputs": solver_ids("Echo.", "code"), "reference": b'[{"input": "a", "output": "a"}]'},
+    ],
+    "preference_pairs": [
+        {
+            "inputs": solver_ids("1+1?", "math"),
+            "chosen": written_ids(PAIR.chosen),
+            "rejected": written_ids(PAIR.rejected),
+        }
+    ],
+    "evaluate_toy": [
+        {"inputs": solver_ids("1+1?", "math"), "targets": written_ids("2"), "reference": b"2"},
+        {
+            "inputs": solver_ids("Echo.", "code"),
+            "targets": written_ids('[{"input": "a", "output": "a"}]'),
+            "reference": b'[{"input": "a", "output": "a"}]',
+        },
+    ],
+}
+
+
+@pytest.mark.parametrize("name", dict.fromkeys([*tasks.TASKS, *EXPECTED_ELSEWHERE]))
+def test_seqio_asserts_what_each_task_gives(triples_file, tmp_path, name):
+    paths = {}
+    for kind, some in {"traces": (SOLVED, TRACE), "prompts": PROMPTS, "pairs": (PAIR,)}.items():
+        jsonl.write_records(tmp_path / f"{kind}.jsonl", some)
+        paths[kind] = {"train": str(tmp_path / f"{kind}.jsonl")}
+    seqio_tasks.register_tasks(
+        VOCABULARY,
+        sft_traces=paths["traces"],
+        verified_prompts=paths["prompts"],
+        preference_pairs=paths["pairs"],
+        evaluation_sets={"toy": paths["prompts"]["train"]},
     )
+    expected = EXPECTED_ELSEWHERE.get(name) or [
+        {"inputs": example.prompt_ids, "targets": example.completion_ids}
+        for triple in TRIPLES
+        if tasks.TASKS[name].domain in (None, triple.domain)
+        for example in examples.tokenize(TOKENIZER, [tasks.TASKS[name].to_text(triple, TOKENIZER)])
+    ]
+    split = "test" if name == "evaluate_toy" else "train"
+    dataset = seqio.get_mixture_or_task(name).get_dataset(sequence_length=None, split=split, shuffle=False)
+    seqio.test_utils.assert_dataset(
+        dataset.map(lambda row: {feature: row[feature] for feature in expected[0]}),
+        expected,
+        expected_dtypes={
+            feature: tf.string if feature == "reference" else tf.int32 for feature in expected[0]
+        },
+    )
+
+
+def test_a_tfds_data_set_gives_the_examples_of_the_file_it_was_made_from(triples_file, tmp_path, monkeypatch):
+    of_file = all_examples("p_theta")
+    prepared_sets.prepare_records(tmp_path / "sets", tmp_path, "triples", "array_record")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "sets"))
+    splits = {"train": "tfds:promptcot/triples:train", "validation": "tfds:promptcot/triples:train[:1]"}
+    seqio_tasks.register_tasks(VOCABULARY, triples=splits)
+    assert all_examples("p_theta") == of_file
+    assert all_examples("p_theta", "validation") == of_file[:1]
+    config = tasks.DataConfig(cache_dir=str(tmp_path / "cache"))
+    stored = [
+        list(tasks.open_task("p_theta", path, TOKENIZER, config=config, workdir="")[0])
+        for path in (*splits.values(), "tfds:promptcot/triples:train[1:]")
+    ]
+    assert stored == [of_file, of_file[:1], of_file[1:]]
 
 
 def test_traces_and_worked_solutions_are_one_task(tmp_path):

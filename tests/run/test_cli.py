@@ -62,6 +62,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy(stage: str):
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - started < 1.0
     assert "--gin_file" in done.stdout
+    assert "--tfds_data_dir" in done.stdout
     if stage:
         assert stages.STAGES[stage].summary in done.stdout
     for name in stages.STAGES if not stage else ():

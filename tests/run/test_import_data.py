@@ -9,8 +9,10 @@ import pytest
 
 from promptcot_jax.core import jsonl, manifest, records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.run import stage
+from promptcot_jax.run import cli, stage
 from promptcot_jax.synthesis import concept_sets
+from promptcot_jax.verify import math_answers
+from tests.data import prepared_sets
 
 GIN = ("stages/import_data.gin",)
 
@@ -77,3 +79,48 @@ def test_files_without_rows_and_wrong_settings_are_refused(tmp_path: pathlib.Pat
         perform(tmp_path / "nothing.jsonl", tmp_path / "run")
     with pytest.raises(WrongUse, match="columns has no 'text'"):
         perform(tmp_path / "empty.jsonl", tmp_path / "run", "COLUMNS={'text': 'x'}")
+
+
+def test_a_tfds_data_set_is_read_where_the_flag_says(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
+    examples = [{"question": f"{i}+1?", "answer": f"{i + 1}"} for i in range(10)]
+    features = prepared_sets.texts("question", "answer")
+    prepared_sets.prepare(
+        tmp_path / "sets", "math_dataset", features, splits={"train": examples}, config="sums"
+    )
+    command = ["import_data", "--gin_file=stages/import_data.gin", f"--workdir={tmp_path / 'run'}"]
+    command.append("--gin.SOURCE='tfds:math_dataset/sums:train[:30%]'")
+    assert cli.main(command) == 2
+    assert f"'math_dataset' is not prepared in {tmp_path / 'elsewhere'}" in capsys.readouterr().err
+    assert cli.main([*command, f"--tfds_data_dir={tmp_path / 'sets'}"]) == 0
+    read = jsonl.read_records(tmp_path / "run" / "verified_prompts.jsonl", records.VerifiedMathPrompt)
+    assert [(prompt.problem, prompt.answer) for prompt in read] == [
+        ("0+1?", "1"),
+        ("1+1?", "2"),
+        ("2+1?", "3"),
+    ]
+    entry = manifest.read(tmp_path / "run")["import_data"]
+    assert entry.counts == {"read": 3, "math": 3}
+    assert entry.inputs == {
+        "tfds:math_dataset/sums:train[:30%]": manifest.file_digest("tfds:math_dataset/sums:train[:30%]")
+    }
+
+
+@pytest.mark.parametrize("file_format", ["tfrecord", "array_record"])
+def test_gsm8k_as_tfds_has_it_becomes_prompts_that_are_graded(
+    file_format: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    features = prepared_sets.texts("question", "answer", "annotation", "short_answer")
+    example = dict.fromkeys(features, "x") | {"answer": "It is <<500*2=1000>>1000.\n#### 1,000"}
+    prepared_sets.prepare(tmp_path, "gsm8k", features, splits={"train": [example]}, file_format=file_format)
+    stage.run_stage("import_data", GIN, ("SOURCE='tfds:gsm8k'",), str(tmp_path / "run"))
+    (prompt,) = jsonl.read_records(tmp_path / "run" / "verified_prompts.jsonl", records.VerifiedMathPrompt)
+    assert (prompt.id, prompt.answer) == ("tfds:gsm8k#1", "1,000")
+    assert math_answers.grade_math(prompt.answer, "So \\boxed{1000}.")
+    bindings = ("SOURCE='tfds:gsm8k'", "KIND='traces'")
+    stage.run_stage("import_data", GIN, bindings, str(tmp_path / "traces"))
+    (trace,) = jsonl.read_records(tmp_path / "traces" / "sft_traces.jsonl", records.SftTrace)
+    assert trace.completion == "It is 1000.\n\\boxed{1,000}"

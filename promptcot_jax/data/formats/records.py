@@ -20,9 +20,19 @@ from promptcot_jax.data.formats.source import Fault, Row
 
 
 def read_tfrecord(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+    for where, record in iter_tfrecords(file, max_row_bytes):
+        yield record if isinstance(record, Fault) else _row_of_record(where, record)
+
+
+def read_array_record(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+    for where, record in iter_array_records(file, max_row_bytes):
+        yield record if isinstance(record, Fault) else _row_of_record(where, record)
+
+
+def iter_tfrecords(file: epath.Path, max_row_bytes: int) -> Iterator[tuple[str, bytes | Fault]]:
+    """Where each record stands, and its bytes."""
     with source.opened(file) as stream:
-        for where, record in _tfrecords(os.fspath(file), stream, max_row_bytes):
-            yield record if isinstance(record, Fault) else _row_of_record(where, record)
+        yield from _tfrecords(os.fspath(file), stream, max_row_bytes)
 
 
 def _tfrecords(
@@ -73,23 +83,25 @@ def _pass_over(stream: io.BufferedIOBase, size: int) -> bool:
     return not size
 
 
-def read_array_record(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+def iter_array_records(file: epath.Path, max_row_bytes: int) -> Iterator[tuple[str, bytes | Fault]]:
+    """Where each record stands, and its bytes."""
     name = os.fspath(file)
     with source.local_copy(file) as path:
         reader = array_record_module.ArrayRecordReader(path, "readahead_buffer_size:0,max_parallelism:0")
         if not reader.ok():  # it would say that it has no records
-            yield Fault(name, "truncated", "cut off, or no ArrayRecord file: nothing of it can be read")
+            message = "cut off, or no ArrayRecord file: nothing of it can be read"
+            yield name, Fault(name, "truncated", message)
             return
         try:
             for start in range(0, reader.num_records(), source.ROWS_AT_ONCE):
                 for i, record in enumerate(_array_records(reader, start), start=start):
                     where = f"{name}#{i + 1}"
                     if isinstance(record, RuntimeError):
-                        yield Fault(where, "checksum", f"the record is damaged ({record})")
+                        yield where, Fault(where, "checksum", f"the record is damaged ({record})")
                     elif len(record) > max_row_bytes:
-                        yield source.too_large(where, len(record), max_row_bytes)
+                        yield where, source.too_large(where, len(record), max_row_bytes)
                     else:
-                        yield _row_of_record(where, record)
+                        yield where, record
         finally:
             reader.close()
 

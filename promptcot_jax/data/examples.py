@@ -211,6 +211,16 @@ def solver_prompt(tokenizer: Tokenizer, problem: str, domain: records.Domain) ->
     return tokenizer.render_chat(templates.solver_messages(problem, domain))
 
 
+def stated_solver_prompt(tokenizer: Tokenizer, row_id: str, problem: str, domain: records.Domain) -> str:
+    """What the solver reads of a row.
+
+    Raises:
+        WrongUse: the problem is empty, or the chat template refuses it; the message names the row.
+    """
+    problem = _stated(problem, f"Row '{row_id}': the problem")
+    return _of_row(row_id, lambda: solver_prompt(tokenizer, problem, domain))
+
+
 def solution_text(
     row: records.SolvedMathProblem | records.SolvedProgramProblem | records.SftTrace, tokenizer: Tokenizer
 ) -> TextExample:
@@ -226,7 +236,7 @@ def solution_text(
         problem, solution = row.problem, row.solution
     return TextExample(
         row_id=row.id,
-        prompt=solver_prompt(tokenizer, problem, domain),
+        prompt=stated_solver_prompt(tokenizer, row.id, problem, domain),
         blocks=(_stated(solution, f"Row '{row.id}': the solution"),),
     )
 
@@ -235,9 +245,9 @@ def pair_texts(row: records.PreferencePair, tokenizer: Tokenizer) -> tuple[TextE
     """x -> the preferred solution, and x -> the other one.
 
     Raises:
-        WrongUse: a solution is empty; the message names the row.
+        WrongUse: the prompt or a solution is empty; the message names the row.
     """
-    prompt = solver_prompt(tokenizer, row.prompt, row.domain)
+    prompt = stated_solver_prompt(tokenizer, row.id, row.prompt, row.domain)
     chosen, rejected = (
         TextExample(
             row_id=row.id, prompt=prompt, blocks=(_stated(text, f"Row '{row.id}': the {name} solution"),)

@@ -54,6 +54,10 @@ class BadRows:
 
 
 FATAL = BadRows()
+REMEDY = (  # for users of gin and of Python
+    "mend it, or have bad rows left out and counted (BAD_ROWS = 'skip' where a stage has that setting; "
+    "in Python bad_rows 'skip')"
+)
 
 
 def iter_rows(
@@ -145,7 +149,7 @@ class _Ledger:
         """
         text = f"{fault.where}: {fault.message.rstrip('.')}"
         if self.bad_rows.action == "error":
-            raise WrongUse(f"{text}; mend it, or have bad rows left out and counted (bad_rows 'skip').")
+            raise WrongUse(f"{text}; {REMEDY}.")
         self.counts[f"bad_{fault.reason}"] += fault.rows
         self._faults[fault.reason] += 1
         if self._faults[fault.reason] <= _NUM_LOGGED:

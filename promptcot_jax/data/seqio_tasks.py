@@ -128,10 +128,29 @@ def registered(mixture_or_task_name: str, vocabulary: TokenizerVocabulary | str,
     return mixture_or_task_name
 
 
+def rates_of(name: str, split: str = "train") -> dict[str, float]:
+    """The tasks of a registered mixture that have this split, with their rates; a task is its only one.
+
+    Raises:
+        WrongUse: there is no such task or mixture, it has no such split, or lacks `inputs` or `targets`.
+    """
+    provider = _provider(name)
+    if missing := {"inputs", "targets"} - provider.output_features.keys():
+        raise WrongUse(f"'{name}' has no feature '{min(missing)}'; a fit needs 'inputs' and 'targets'.")
+    if split not in provider.splits:
+        raise WrongUse(f"'{name}' has no split '{split}'; it has {', '.join(sorted(provider.splits))}.")
+    if isinstance(provider, seqio.Task):
+        return {name: 1.0}
+    return {task.name: float(provider.get_rate(task)) for task in provider.tasks if split in task.splits}
+
+
 def task_examples(
     name: str, split: str = "train", *, use_cached: bool = False, cache_dirs: Sequence[str] = ()
 ) -> Iterator[list[examples.TokenExample]]:
-    """The examples of any registered task or mixture with `inputs` and `targets`, whole, in the task's order.
+    """The examples of any registered task with `inputs` and `targets`, whole, in the task's order.
+
+    Of a mixture those of its tasks, one after another and each once, where seqio's own reading would repeat
+    them for ever, or end with the first task that does; the rates are `rates_of`.
 
     Args:
         cache_dirs: are searched for seqio's offline caches besides those that seqio knows of.
@@ -139,24 +158,22 @@ def task_examples(
     Raises:
         WrongUse: there is no such task or split, it lacks a feature, or a row is refused.
     """
-    provider = _provider(name)
-    if missing := {"inputs", "targets"} - provider.output_features.keys():
-        raise WrongUse(f"'{name}' has no feature '{min(missing)}'; a fit needs 'inputs' and 'targets'.")
-    if split not in provider.splits:
-        raise WrongUse(f"'{name}' has no split '{split}'; it has {', '.join(sorted(provider.splits))}.")
+    members = rates_of(name, split)
     seqio.add_global_cache_dirs([path for path in cache_dirs if path not in seqio.get_global_cache_dirs()])
     if use_cached:
-        _check_cached(provider)
-    dataset = provider.get_dataset(sequence_length=None, split=split, shuffle=False, use_cached=use_cached)
-    found = (
-        examples.TokenExample(prompt_ids=row["inputs"], completion_ids=row["targets"])
-        for row in dataset.as_numpy_iterator()
-    )
-    try:
-        while batch := list(itertools.islice(found, tasks.ROWS_AT_ONCE)):
-            yield batch
-    except tf.errors.OpError as error:
-        raise wrong_use_within(error) or error from None
+        _check_cached(_provider(name))
+    for member in members:
+        task = seqio.TaskRegistry.get(member)
+        dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, use_cached=use_cached)
+        found = (
+            examples.TokenExample(prompt_ids=row["inputs"], completion_ids=row["targets"])
+            for row in dataset.as_numpy_iterator()
+        )
+        try:
+            while batch := list(itertools.islice(found, tasks.ROWS_AT_ONCE)):
+                yield batch
+        except tf.errors.OpError as error:
+            raise wrong_use_within(error) or error from None
 
 
 def _provider(name: str) -> seqio.Task | seqio.Mixture:
@@ -208,7 +225,7 @@ def _kind_of(task: tasks.Task) -> _Kind:
 def _prompt_features(some: Sequence[Any], tokenizer: Tokenizer) -> list[Features]:
     """What a solver reads; the answer, or the tests as JSON, as text."""
     prompts = tokenizer.prompt_ids_many(
-        [examples.solver_prompt(tokenizer, row.problem, _domain_of(row)) for row in some]
+        [examples.stated_solver_prompt(tokenizer, row.id, row.problem, _domain_of(row)) for row in some]
     )
     return [
         {"id": row.id, "inputs": ids, "reference": _reference(row)}

@@ -21,6 +21,7 @@ import functools
 import itertools
 import logging
 import os
+import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -65,6 +66,10 @@ class RowRules:
     bad_rows: rows.BadRows = rows.FATAL
     validity: Validity = "paper"
     benchmarks: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> path
+
+    def __post_init__(self):
+        if self.validity not in (known := typing.get_args(Validity)):
+            raise ValueError(f"validity must be one of {list(known)}, got {self.validity!r}.")
 
     @functools.cached_property
     def index(self) -> decontamination.Index | None:
@@ -154,13 +159,15 @@ def open_task(
 
     Args:
         limit: the first rows only; 0 takes all.
-        split: of a task in seqio's registry; for this package's tasks a split is a file.
+        split: of a task in seqio's registry; for this package's tasks a split is a file. The rates of a
+            mixture there are those of "train"; of another split each example counts once.
 
     Returns:
         The examples, and counts for the manifest: rows that were there, and left out by reason.
 
     Raises:
-        WrongUse: there is no such task, a file is missing, or a row is bad and `config` does not skip it.
+        WrongUse: there is no such task, a file is missing, a row is bad and `config` does not skip it, or
+            `config` asks of a task in seqio's registry what only this package's tasks can do.
     """
     if name not in TASKS and name not in MIXTURES:
         return _registered_with_seqio(name, split, config, workdir)
@@ -193,18 +200,37 @@ def _registered_with_seqio(
     name: str, split: str, config: DataConfig, workdir: str
 ) -> tuple[ExampleSet, dict[str, int]]:
     """A user's own task or mixture, tokenized at each start: nothing tells what its bytes depend on."""
+    _refuse_what_only_our_tasks_have(name, config)
     from promptcot_jax.data import seqio_tasks  # late: TensorFlow takes seconds, and most runs need none
 
-    build = functools.partial(
-        seqio_tasks.task_examples,
-        name,
-        split,
-        use_cached=config.use_cached_tasks,
-        cache_dirs=config.seqio_additional_cache_dirs,
-    )
-    content = token_store.Content(f"{name}-{split}", {}, build, {})
-    store = token_store.open_or_build(config.cache_dir_in(workdir), content, anew=True)
-    return store, {"in": len(store)}
+    def opened(task: str) -> ExampleSet:
+        build = functools.partial(
+            seqio_tasks.task_examples,
+            task,
+            split,
+            use_cached=config.use_cached_tasks,
+            cache_dirs=config.seqio_additional_cache_dirs,
+        )
+        content = token_store.Content(f"{task}-{split}", {}, build, {})
+        return token_store.open_or_build(config.cache_dir_in(workdir), content, anew=True)
+
+    rates = seqio_tasks.rates_of(name, split)
+    stores = {task: opened(task) for task in rates}
+    counts = {"in": sum(map(len, stores.values()))}
+    if list(stores) == [name]:
+        return stores[name], counts
+    return example_sets.Mixed(stores, rates if split == "train" else None), counts
+
+
+def _refuse_what_only_our_tasks_have(name: str, config: DataConfig) -> None:
+    """Rules that a user asked for must not be passed over in silence."""
+    for setting in ("bad_rows", "max_row_bytes", "validity", "benchmarks", "rates"):
+        if (value := getattr(config, setting)) != getattr(DataConfig(), setting):
+            raise WrongUse(
+                f"DataConfig.{setting}={value!r} cannot apply to '{name}', a task or mixture of seqio's "
+                "registry, which reads and mixes its rows itself; take the setting out for this stage, or "
+                f"let the task do it (this package's own tasks are {', '.join([*TASKS, *MIXTURES])})."
+            )
 
 
 def content_of(
@@ -325,7 +351,7 @@ def made_of(
         return make(some)
     except WrongUse as error:
         if rules.bad_rows.action == "error":
-            raise
+            raise WrongUse(f"{str(error).rstrip('.')}; {rows.REMEDY}.") from None
         if len(some) == 1:
             counts["dropped_bad_content"] += 1
             log.warning("left out: %s", error)

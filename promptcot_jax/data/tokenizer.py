@@ -30,6 +30,10 @@ from promptcot_jax.core.errors import WrongUse
 # Ends of a chat turn in the model families we read; they stop generation when the chat template writes them.
 END_OF_TURN_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|return|>")
 
+# What chat templates are told where they ask for today's date: ids must not depend on the day, or a run that
+# goes on tomorrow would read other prompts. It is the date that Llama 3's templates fall back on.
+CHAT_DATE = datetime.datetime(2024, 7, 26)
+
 Message = Mapping[str, Any]  # {"role": ..., "content": ...}, further keys as the template of the model wants
 
 
@@ -222,7 +226,7 @@ class Tokenizer:
         return self.backend.decode_batch(list(rows), skip_special_tokens=False)
 
     def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """The conversation as the model's chat template writes it.
+        """The conversation as the model's chat template writes it; today is always `CHAT_DATE` for it.
 
         Raises:
             WrongUse: the tokenizer has no chat template, or the template fails on these messages.
@@ -344,5 +348,5 @@ def _compile_template(template: str) -> jinja2.Template:
     )
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    environment.globals["strftime_now"] = CHAT_DATE.strftime
     return environment.from_string(template)

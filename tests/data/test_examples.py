@@ -88,6 +88,22 @@ def test_solver_examples_end_and_use_the_chat_template_where_there_is_one():
     assert prompt == f"[user]{templates.solver_messages('1+1?', 'math')[0]['content']}[assistant]"
 
 
+@pytest.mark.parametrize("blank", ["", " \n\t"])
+def test_an_empty_problem_is_refused_by_row(blank):
+    solved = {"id": "r", "concepts": ("sums",), "problem": blank, "solution": "So \\boxed{2}."}
+    pair = records.PreferencePair(id="r", prompt=blank, chosen="a", rejected="b")
+    for text in (
+        lambda: examples.solution_text(records.SolvedMathProblem(answer="2", **solved), TOKENIZER),
+        lambda: examples.solution_text(records.SolvedProgramProblem(tests=(), **solved), TOKENIZER),
+        lambda: examples.solution_text(
+            records.SftTrace(id="r", prompt=blank, completion="So \\boxed{2}."), TOKENIZER
+        ),
+        lambda: examples.pair_texts(pair, TOKENIZER),
+    ):
+        with pytest.raises(WrongUse, match=r"^Row 'r': the problem is empty\.$"):
+            text()
+
+
 def test_program_rows_get_the_program_prompt():
     row = records.SolvedProgramProblem(
         concepts=("io",), problem="Echo.", tests=(), solution="```python\nprint(input())\n```"

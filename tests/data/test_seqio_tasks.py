@@ -1,6 +1,8 @@
 """The seqio tasks: the same examples as the stages train on, through seqio's own calls."""
 
 import collections
+import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import converters, example_sets, examples, packing, rows, seqio_tasks, tasks
 from promptcot_jax.data.vocabulary import TokenizerVocabulary
 from tests import toys
-from tests.data import prepared_sets
+from tests.data import prepared_sets, seqio_data
 
 TOKENIZER = toys.byte_tokenizer()
 VOCABULARY = TokenizerVocabulary(TOKENIZER)
@@ -301,11 +303,11 @@ GOOD_LINE = jsonl.to_line(TRIPLES[0])
         ),
         (
             json.dumps({"concepts": ["a"], "rationale": "z", "problem": " "}),
-            r"^Row 'triples\.jsonl:2': the problem is empty\.$",
+            r"^Row 'triples\.jsonl:2': the problem is empty; mend it, or have bad rows left out",
         ),
         (
             json.dumps({"concepts": ["a"], "rationale": "<|endoftext|>", "problem": "x"}),
-            r"^Row 'triples\.jsonl:2': the text holds the stop token '<\|endoftext\|>'; remove it\.$",
+            r"^Row 'triples\.jsonl:2': the text holds the stop token '<\|endoftext\|>'; remove it; mend",
         ),
     ],
 )
@@ -403,6 +405,55 @@ def test_domains_mix_by_rate(triples_file, rates):
     first = drawn()
     assert first.count(code) / 200 == pytest.approx(0.25 if rates is None else 0.75, abs=0.1)
     assert drawn() == first
+
+
+@pytest.mark.parametrize("rates", [None, {"math": 1.0, "code": 3.0}])
+def test_a_mixture_from_the_registry_ends_after_each_example_once(triples_file, rates):
+    seqio_tasks.register_tasks(VOCABULARY, triples={"train": str(triples_file)}, rates=rates)
+    found = list(itertools.islice(seqio_tasks.task_examples("p_theta_by_domain"), 99))
+    mixed = [tuple(example.completion_ids) for batch in found for example in batch]
+    assert sorted(mixed) == sorted(tuple(example.completion_ids) for example in all_examples("p_theta"))
+
+
+def test_a_mixture_from_the_registry_is_mixed_by_its_rates_and_the_same_at_each_start(tmp_path):
+    """So that a fit that was killed goes on: the store is made anew, its position must mean the same."""
+    both = {"one": seqio_data.random_rows(30, 9), "two": [[[9], [i]] for i in range(20)]}
+    for name, made in both.items():
+        seqio_data.register(name, made)
+    seqio.MixtureRegistry.remove("of_both")
+    seqio.MixtureRegistry.add("of_both", [("one", 1.0), ("two", 2.0)])
+
+    def started() -> list[packing.PackedBatch]:
+        opened, counts = tasks.open_task(
+            "of_both", "", TOKENIZER, config=tasks.DataConfig(), workdir=str(tmp_path)
+        )
+        assert counts == {"in": 50}
+        of_two = sum(int(opened[int(i)].prompt_ids[0]) == 9 for i in opened.order(0, 0))
+        assert (len(opened), of_two) == (50, 33)  # two thirds
+        epochs = packing.PackedEpochs(opened, row_length=20, rows_per_batch=2, num_epochs=2, seed=0)
+        return [epochs.batch(step) for step in range(epochs.num_steps)]
+
+    first, second = started(), started()
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.token_ids, other.token_ids)
+        np.testing.assert_array_equal(one.segment_ids, other.segment_ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [("verified_prompts", PROMPTS[0]), ("verified_prompts", PROMPTS[1]), ("preference_pairs", PAIR)],
+)
+def test_a_row_without_a_problem_is_a_bad_one(tmp_path, name, good):
+    field = "prompt" if name == "preference_pairs" else "problem"
+    bad = dataclasses.replace(good, id="blank", **{field: " \n"})
+    paths = written(tmp_path, good, bad, good)
+    seqio_tasks.register_tasks(VOCABULARY, **{name: paths})
+    with pytest.raises(tf.errors.OpError, match="WrongUse: Row 'blank': the problem is empty; mend it, or"):
+        elements(name, sequence_length=None)
+    rules = tasks.RowRules(bad_rows=rows.BadRows(action="skip"))
+    counts = seqio_tasks.register_tasks(VOCABULARY, **{name: paths}, rules=rules)
+    assert len(elements(name, sequence_length=None)) == 2
+    assert counts["dropped_bad_content"] == 1
 
 
 def test_a_mixture_passes_over_a_domain_without_rows(tmp_path):

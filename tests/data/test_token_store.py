@@ -22,6 +22,7 @@ DEADLINE_SECONDS = 60.0
 EXPECTED = [
     [*row.prompt_ids.tolist(), *row.completion_ids.tolist()] for row in map(building.example, range(18))
 ]
+PACKAGE = Path(tasks.__file__).parents[1]
 TOKENIZER = toys.byte_tokenizer()
 TRIPLES = toys.toy_triples()
 

@@ -1,5 +1,6 @@
 """The tokenizer wrapper: directory layouts, BOS and stop rules, chat templates, errors that name a file."""
 
+import datetime
 import json
 import pathlib
 
@@ -9,6 +10,7 @@ from tokenizers import processors
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import templates
+from promptcot_jax.data import tokenizer as tokenizer_lib
 from promptcot_jax.data.tokenizer import Tokenizer
 from tests import toys
 
@@ -168,6 +170,31 @@ def test_templates_find_the_functions_and_tags_they_expect():
     )
     text = toys.byte_tokenizer(template).render_chat([{"role": "user", "content": "<é>"}])
     assert text == '{"role": "user", "content": "<é>"}<|endoftext|>4\nanswer'
+
+
+# As in Llama 3.1's and 3.2's templates.
+DATED = (
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+    "{%- set date_string = strftime_now('%d %b %Y') %}"
+    "{%- else %}{%- set date_string = '26 Jul 2024' %}{%- endif %}{%- endif %}"
+    "Today Date: {{ date_string }}\n{{ messages[0].content }}"
+)
+
+
+def test_a_rendered_chat_does_not_depend_on_the_day(monkeypatch):
+    class Tomorrow(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2031, 2, 3)
+
+        today = utcnow = now
+
+    tokenizer = toys.byte_tokenizer(DATED)
+    today = tokenizer.render_chat([{"role": "user", "content": "1+1?"}])
+    tokenizer_lib._compile_template.cache_clear()
+    monkeypatch.setattr(tokenizer_lib.datetime, "datetime", Tomorrow)
+    tomorrow = tokenizer.render_chat([{"role": "user", "content": "1+1?"}])
+    assert today == tomorrow == "Today Date: 26 Jul 2024\n1+1?"
 
 
 @pytest.mark.parametrize(

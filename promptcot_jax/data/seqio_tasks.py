@@ -11,8 +11,8 @@ reads no file. What is registered:
 | `evaluate_NAME` | `inputs`, `targets` | an evaluation set; for `seqio.Evaluator` |
 
 Texts and ids come from the functions of `tasks`, a few hundred rows a call. Each task can be cached by
-`seqio_cache`, or by seqio's own script. seqio shuffles within a buffer; the order of the stages' epochs is a
-permutation of all.
+`seqio_cache`, or by seqio's own script; a cache that `seqio_cache` made from other content is refused. seqio
+shuffles within a buffer; the order of the stages' epochs is a permutation of all.
 """
 
 import collections
@@ -20,7 +20,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ import tensorflow as tf
 
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import example_sets, examples, length_filter, tasks
+from promptcot_jax.data import example_sets, examples, length_filter, seqio_registry, tasks
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.vocabulary import TokenizerVocabulary
 
@@ -124,27 +123,23 @@ def registered(mixture_or_task_name: str, vocabulary: TokenizerVocabulary | str,
         WrongUse: nothing of that name was registered.
     """
     register_tasks(vocabulary, **settings)
-    _provider(mixture_or_task_name)
+    seqio_registry.provider_named(mixture_or_task_name)
     return mixture_or_task_name
 
 
 def task_examples(
-    name: str, split: str = "train", *, use_cached: bool = False, cache_dirs: Sequence[str] = ()
+    name: str, split: str = "train", *, use_cached: bool = False
 ) -> Iterator[list[examples.TokenExample]]:
     """The examples of any registered task or mixture with `inputs` and `targets`, whole, in the task's order.
-
-    Args:
-        cache_dirs: are searched for seqio's offline caches besides those that seqio knows of.
 
     Raises:
         WrongUse: there is no such task or split, it lacks a feature, or a row is refused.
     """
-    provider = _provider(name)
+    provider = seqio_registry.provider_named(name)
     if missing := {"inputs", "targets"} - provider.output_features.keys():
         raise WrongUse(f"'{name}' has no feature '{min(missing)}'; a fit needs 'inputs' and 'targets'.")
     if split not in provider.splits:
         raise WrongUse(f"'{name}' has no split '{split}'; it has {', '.join(sorted(provider.splits))}.")
-    seqio.add_global_cache_dirs([path for path in cache_dirs if path not in seqio.get_global_cache_dirs()])
     if use_cached:
         _check_cached(provider)
     dataset = provider.get_dataset(sequence_length=None, split=split, shuffle=False, use_cached=use_cached)
@@ -156,18 +151,7 @@ def task_examples(
         while batch := list(itertools.islice(found, tasks.ROWS_AT_ONCE)):
             yield batch
     except tf.errors.OpError as error:
-        raise wrong_use_within(error) or error from None
-
-
-def _provider(name: str) -> seqio.Task | seqio.Mixture:
-    known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
-    if name not in known:
-        raise WrongUse(
-            f"There is no task or mixture '{name}' in seqio's registry (there are "
-            f"{', '.join(sorted(known)) or 'none'}), nor in this package; import the module that registers "
-            "it in a gin file."
-        )
-    return seqio.get_mixture_or_task(name)
+        raise seqio_registry.wrong_use_within(error) or error from None
 
 
 def _check_cached(provider: seqio.Task | seqio.Mixture) -> None:
@@ -177,12 +161,6 @@ def _check_cached(provider: seqio.Task | seqio.Mixture) -> None:
                 f"'{task.name}' is in none of the cache directories {seqio.get_global_cache_dirs()}; write "
                 "it with 'promptcot cache_tasks', or name its directory in --seqio_additional_cache_dirs."
             )
-
-
-def wrong_use_within(error: tf.errors.OpError) -> WrongUse | None:
-    """The `WrongUse` that TensorFlow wrapped on its way out of a task, if that is what failed."""
-    match = re.search(r"WrongUse: (.*?)\s*(?:\nTraceback|\n\n|\Z)", error.message, re.DOTALL)
-    return WrongUse(match[1]) if match else None
 
 
 def _kind_of(task: tasks.Task) -> _Kind:
@@ -287,6 +265,11 @@ def _register(name: str, kind: _Kind, paths: Splits, setting: _Setting, **of_tas
             ),
         ],
         output_features=dict.fromkeys(kind.features, feature),
+        task_cls=seqio_registry.CheckedTask,
+        made_from=lambda split: tasks.made_from(
+            name, paths[split], setting.tokenizer, setting.rules, also_by=(__name__,)
+        ),
+        counts=setting.counts,
         **of_task,
     )
 

@@ -77,6 +77,17 @@ def write_cache(
         return {split: _counts_of(directory, split) for split in chosen}
 
 
+def tasks_of(names: Sequence[str]) -> list[str]:
+    """The tasks of these names: of a mixture its own, each once.
+
+    Raises:
+        WrongUse: there is no such task or mixture.
+    """
+    providers = [seqio_registry.provider_named(name) for name in names]
+    found = [task.name for provider in providers for task in seqio.get_subtasks(provider)]
+    return list(dict.fromkeys(found))
+
+
 def _task_named(name: str) -> seqio.Task:
     task = seqio_registry.provider_named(name)
     if not isinstance(task, seqio.Task):
@@ -230,9 +241,14 @@ def _write_rows(
 
 def _example_of(row: Mapping[str, Any]) -> bytes:
     """A row as seqio stores it."""
-    # Arrays: seqio's function takes twice as long for tensors.
-    values = {name: value if _is_ragged(value) else value.numpy() for name, value in row.items()}
-    return seqio.dict_to_tfexample(values).SerializeToString()
+    return seqio.dict_to_tfexample({name: _storable(row[name]) for name in row}).SerializeToString()
+
+
+def _storable(value: Any) -> Any:
+    """A feature as seqio's function takes it."""
+    if value.dtype == tf.bool:
+        value = tf.cast(value, tf.int64)  # what it says it does itself, and newer protobufs refuse
+    return value if _is_ragged(value) else value.numpy()  # it takes twice as long for tensors
 
 
 def _is_ragged(value: Any) -> bool:

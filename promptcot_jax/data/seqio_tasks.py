@@ -127,6 +127,39 @@ def registered(mixture_or_task_name: str, vocabulary: TokenizerVocabulary | str,
     return mixture_or_task_name
 
 
+def register_over(
+    names: Sequence[str], vocabulary: TokenizerVocabulary | str, files: Splits, rules: tasks.RowRules
+) -> None:
+    """Registers the tasks of this package among `names`, all of them over the same files.
+
+    Args:
+        files: path by split; `evaluate_NAME` takes the split "test".
+
+    Raises:
+        WrongUse: `files` lacks a split, or there is no tokenizer that can be read.
+    """
+    ours = {argument: files for name in names if (argument := _argument_of(name))}
+    sets = [name.removeprefix("evaluate_") for name in names if _is_evaluation(name)]
+    if sets and "test" not in files:
+        raise WrongUse(f"'evaluate_{sets[0]}' has the one split 'test'; give FILES its file.")
+    if ours or sets:
+        of_sets = {"evaluation_sets": {name: files["test"] for name in sets}} if sets else {}
+        register_tasks(vocabulary, **ours, **of_sets, rules=rules)
+
+
+def _argument_of(name: str) -> str | None:
+    """Which argument of `register_tasks` registers a name of `tasks`, or a task that only seqio has."""
+    if name in ("sft_traces", "verified_prompts", "preference_pairs"):
+        return name
+    return "triples" if name in tasks.TASKS or name in tasks.MIXTURES else None
+
+
+def _is_evaluation(name: str) -> bool:
+    """Whether a name is that of an evaluation set, and of no task that somebody else has registered."""
+    known = seqio.TaskRegistry.get(name) if name in seqio.TaskRegistry.names() else None
+    return name.startswith("evaluate_") and isinstance(known, seqio_registry.CheckedTask | None)
+
+
 def task_examples(
     name: str, split: str = "train", *, use_cached: bool = False
 ) -> Iterator[list[examples.TokenExample]]:

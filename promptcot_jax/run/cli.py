@@ -23,6 +23,8 @@ _FLAGS = """\
   --gin_search_paths=D,E   more places to look for gin files and their includes
   --gin.NAME=VALUE         one setting, over the files: a macro (--gin.SEED=3) or a parameter
                            (--gin.sft.sft.seed=3). A string keeps its quotes: --gin.TRIPLES="'mine.jsonl'"
+  --seqio_additional_cache_dirs=D,E
+                           where seqio looks for tasks that 'cache_tasks' wrote, with USE_CACHED_TASKS = True
   --help                   this text; 'promptcot STAGE --help' describes one stage
 """
 
@@ -63,6 +65,7 @@ def _parse(rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Flags(add_help=False, allow_abbrev=False)
     parser.add_argument("--gin_file", action="append", default=[])
     parser.add_argument("--gin_search_paths", default="")
+    parser.add_argument("--seqio_additional_cache_dirs", default="")
     parser.add_argument("--workdir")
     bindings = [argument.removeprefix("--gin.") for argument in rest if argument.startswith("--gin.")]
     flags = parser.parse_args([argument for argument in rest if not argument.startswith("--gin.")])
@@ -78,7 +81,11 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
     from promptcot_jax.run import configuration, stage  # heavy; dispatch imports late
 
     _log_to_console()
-    configuration.load(flags.gin_file, bindings, [path for path in flags.gin_search_paths.split(",") if path])
+    configuration.load(flags.gin_file, bindings, _listed(flags.gin_search_paths))
+    if cache_dirs := _listed(flags.seqio_additional_cache_dirs):
+        from promptcot_jax.data import seqio_registry  # TensorFlow, which most runs do without
+
+        seqio_registry.add_cache_dirs(cache_dirs)
     try:
         stage.perform(name, flags.workdir)
     except WrongUse as error:
@@ -95,6 +102,10 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
         )
         return 1
     return 0
+
+
+def _listed(paths: str) -> list[str]:
+    return [path for path in paths.split(",") if path]
 
 
 def _log_to_console() -> None:

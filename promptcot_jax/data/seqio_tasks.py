@@ -138,13 +138,13 @@ def register_over(
     Raises:
         WrongUse: `files` lacks a split, or there is no tokenizer that can be read.
     """
-    ours = {argument: files for name in names if (argument := _argument_of(name))}
-    sets = [name.removeprefix("evaluate_") for name in names if _is_evaluation(name)]
-    if sets and "test" not in files:
-        raise WrongUse(f"'evaluate_{sets[0]}' has the one split 'test'; give FILES its file.")
-    if ours or sets:
-        of_sets = {"evaluation_sets": {name: files["test"] for name in sets}} if sets else {}
-        register_tasks(vocabulary, **ours, **of_sets, rules=rules)
+    settings: dict[str, Any] = {argument: files for name in names if (argument := _argument_of(name))}
+    if sets := [name.removeprefix("evaluate_") for name in names if _is_evaluation(name)]:
+        if "test" not in files:
+            raise WrongUse(f"'evaluate_{sets[0]}' has the one split 'test'; give FILES its file.")
+        settings["evaluation_sets"] = dict.fromkeys(sets, files["test"])
+    if settings:
+        register_tasks(vocabulary, rules=rules, **settings)
 
 
 def _argument_of(name: str) -> str | None:

@@ -1,4 +1,7 @@
-"""`promptcot cache_tasks`: tasks written where seqio finds them with `use_cached=True` (T5X's USE_CACHED_TASKS)."""
+"""`promptcot cache_tasks`: tasks written where seqio finds them with `use_cached=True`.
+
+For T5X's USE_CACHED_TASKS, and ours. The stage is done again each time, and leaves alone what is up to date.
+"""
 
 from collections.abc import Mapping
 

@@ -83,9 +83,11 @@ def tasks_of(names: Sequence[str]) -> list[str]:
     Raises:
         WrongUse: there is no such task or mixture.
     """
-    providers = [seqio_registry.provider_named(name) for name in names]
-    found = [task.name for provider in providers for task in seqio.get_subtasks(provider)]
-    return list(dict.fromkeys(found))
+    found: dict[str, None] = {}
+    for name in names:
+        provider = seqio_registry.provider_named(name)
+        found |= dict.fromkeys(sorted(task.name for task in seqio.get_subtasks(provider)))
+    return list(found)
 
 
 def _task_named(name: str) -> seqio.Task:

@@ -86,7 +86,7 @@ def test_a_mixture_and_a_user_s_task_are_cached_and_counted(workdir, capsys):
     marker = caches / "p_theta_math" / "COMPLETED"
     assert (caches / "users_own" / "train.tfrecord-00001-of-00002").exists()
     seqio.add_global_cache_dirs([str(caches)])
-    found = seqio.get_mixture_or_task("p_theta_by_domain").get_dataset(None, use_cached=True, seed=1)
+    found = seqio.get_mixture_or_task("p_theta_by_domain").get_dataset(None, use_cached=True, num_epochs=1)
     assert len(list(found)) == 4
 
     written = marker.stat().st_ino
@@ -99,7 +99,7 @@ def test_a_mixture_and_a_user_s_task_are_cached_and_counted(workdir, capsys):
     assert promptcot(workdir, *wanted, "BAD_ROWS='skip'", "VALIDITY='off'") == 2
     said = capsys.readouterr().err
     assert (
-        f"{caches}/p_theta_math holds a cache of 'p_theta_math' whose split 'train' is stale (validity"
+        f"{caches}/p_theta_code holds a cache of 'p_theta_code' whose split 'train' is stale (validity"
         in said
     )
     assert promptcot(workdir, *wanted, "BAD_ROWS='skip'", "VALIDITY='off'", "OVERWRITE=True") == 0

@@ -232,7 +232,7 @@ def _write_rows(
         label = f"cache {task.name} {split}"
         progress = stack.enter_context(Progress(label, unit="example", start=0, total=None))
         row: Any
-        for i, row in enumerate(rows):
+        for i, row in enumerate(rows.prefetch(tf.data.AUTOTUNE)):
             stats.add(row)
             writers[i // _BLOCK % num_shards].write(_example_of(row))
             progress.update(i + 1)

@@ -266,6 +266,20 @@ def test_a_stale_cache_is_refused_by_name_and_can_be_replaced(tmp_path, changed)
     assert dataset("p_theta_math", use_cached=True)
 
 
+def test_other_code_and_other_benchmarks_make_a_cache_stale_too(files, tmp_path, monkeypatch):
+    benchmark = tmp_path / "aime.jsonl"
+    benchmark.write_text('{"id": "a", "problem": "Find m + n."}\n')
+    register(files, rules=tasks.RowRules(benchmarks={"aime": str(benchmark)}))
+    seqio_cache.write_cache("verified_prompts", tmp_path)
+    seqio.add_global_cache_dirs([str(tmp_path)])
+    task = seqio.get_mixture_or_task("verified_prompts")
+    task.assert_cached()
+    benchmark.write_text('{"id": "a", "problem": "Find m - n."}\n')
+    monkeypatch.setattr(tasks, "code_digest", lambda *modules: f"another of {modules}")
+    with pytest.raises(WrongUse, match="is stale: benchmarks, code of split 'train' changed"):
+        task.assert_cached()
+
+
 def test_a_cache_that_says_not_what_it_was_made_from_is_read_with_a_warning(files, tmp_path, caplog):
     """One that seqio's own script wrote."""
     register(files)

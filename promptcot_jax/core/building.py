@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import shutil
 import time
 import uuid
@@ -57,13 +58,15 @@ def whole_directory(directory: str) -> Iterator[str]:
     """
     parent, stem = os.path.split(directory)
     for left in os.listdir(parent or "."):
-        if left.startswith(f"{stem}.") and left.endswith(".part"):
+        if re.fullmatch(rf"{re.escape(stem)}\.[0-9a-f]{{32}}\.part", left):
             shutil.rmtree(os.path.join(parent, left), ignore_errors=True)
-    aside = f"{directory}.{uuid.uuid4().hex}.part"
+    aside, retired = (f"{directory}.{uuid.uuid4().hex}.part" for _ in range(2))
     os.makedirs(aside)
     try:
         yield aside
-        shutil.rmtree(directory, ignore_errors=True)
+        if os.path.exists(directory):
+            os.rename(directory, retired)  # first: removed in place it would be there in part for a while
         os.rename(aside, directory)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)

@@ -11,16 +11,14 @@ reads no file. What is registered:
 | `evaluate_NAME` | `inputs`, `targets` | an evaluation set; for `seqio.Evaluator` |
 
 Texts and ids come from the functions of `tasks`, a few hundred rows a call. Each task can be cached by
-`seqio_cache`, or by seqio's own script. seqio shuffles within a buffer; the order of the stages' epochs is a
-permutation of all.
+`seqio_cache`, or by seqio's own script; a cache that `seqio_cache` made from other content is refused. seqio
+shuffles within a buffer; the order of the stages' epochs is a permutation of all.
 """
 
 import collections
 import dataclasses
 import functools
-import itertools
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +28,7 @@ import tensorflow as tf
 
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import example_sets, examples, length_filter, tasks
+from promptcot_jax.data import example_sets, examples, length_filter, seqio_registry, tasks
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.vocabulary import TokenizerVocabulary
 
@@ -124,82 +122,42 @@ def registered(mixture_or_task_name: str, vocabulary: TokenizerVocabulary | str,
         WrongUse: nothing of that name was registered.
     """
     register_tasks(vocabulary, **settings)
-    _provider(mixture_or_task_name)
+    seqio_registry.provider_named(mixture_or_task_name)
     return mixture_or_task_name
 
 
-def rates_of(name: str, split: str = "train") -> dict[str, float]:
-    """The tasks of a registered mixture that have this split, with their rates; a task is its only one.
+def register_over(
+    names: Sequence[str], vocabulary: TokenizerVocabulary | str, files: Splits, rules: tasks.RowRules
+) -> None:
+    """Registers the tasks of this package among `names`, all of them over the same files.
 
-    Raises:
-        WrongUse: there is no such task or mixture, it has no such split, or lacks `inputs` or `targets`.
-    """
-    provider = _provider(name)
-    if missing := {"inputs", "targets"} - provider.output_features.keys():
-        raise WrongUse(f"'{name}' has no feature '{min(missing)}'; a fit needs 'inputs' and 'targets'.")
-    if split not in provider.splits:
-        raise WrongUse(f"'{name}' has no split '{split}'; it has {', '.join(sorted(provider.splits))}.")
-    if isinstance(provider, seqio.Task):
-        return {name: 1.0}
-    return {task.name: float(provider.get_rate(task)) for task in provider.tasks if split in task.splits}
-
-
-def task_examples(
-    name: str, split: str = "train", *, use_cached: bool = False, cache_dirs: Sequence[str] = ()
-) -> Iterator[list[examples.TokenExample]]:
-    """The examples of any registered task with `inputs` and `targets`, whole, in the task's order.
-
-    Of a mixture those of its tasks, one after another and each once, where seqio's own reading would repeat
-    them for ever, or end with the first task that does; the rates are `rates_of`.
 
     Args:
-        cache_dirs: are searched for seqio's offline caches besides those that seqio knows of.
+        files: path by split; `evaluate_NAME` takes the split "test".
 
     Raises:
-        WrongUse: there is no such task or split, it lacks a feature, or a row is refused.
+        WrongUse: `files` lacks a split, or there is no tokenizer that can be read.
     """
-    members = rates_of(name, split)
-    seqio.add_global_cache_dirs([path for path in cache_dirs if path not in seqio.get_global_cache_dirs()])
-    if use_cached:
-        _check_cached(_provider(name))
-    for member in members:
-        task = seqio.TaskRegistry.get(member)
-        dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, use_cached=use_cached)
-        found = (
-            examples.TokenExample(prompt_ids=row["inputs"], completion_ids=row["targets"])
-            for row in dataset.as_numpy_iterator()
-        )
-        try:
-            while batch := list(itertools.islice(found, tasks.ROWS_AT_ONCE)):
-                yield batch
-        except tf.errors.OpError as error:
-            raise wrong_use_within(error) or error from None
+    settings: dict[str, Any] = {argument: files for name in names if (argument := _argument_of(name))}
+    if sets := [name.removeprefix("evaluate_") for name in names if _is_evaluation(name)]:
+        if "test" not in files:
+            raise WrongUse(f"'evaluate_{sets[0]}' has the one split 'test'; give FILES its file.")
+        settings["evaluation_sets"] = dict.fromkeys(sets, files["test"])
+    if settings:
+        register_tasks(vocabulary, rules=rules, **settings)
 
 
-def _provider(name: str) -> seqio.Task | seqio.Mixture:
-    known = [*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()]
-    if name not in known:
-        raise WrongUse(
-            f"There is no task or mixture '{name}' in seqio's registry (there are "
-            f"{', '.join(sorted(known)) or 'none'}), nor in this package; import the module that registers "
-            "it in a gin file."
-        )
-    return seqio.get_mixture_or_task(name)
+def _argument_of(name: str) -> str | None:
+    """Which argument of `register_tasks` registers a name of `tasks`, or a task that only seqio has."""
+    if name in ("sft_traces", "verified_prompts", "preference_pairs"):
+        return name
+    return "triples" if name in tasks.TASKS or name in tasks.MIXTURES else None
 
 
-def _check_cached(provider: seqio.Task | seqio.Mixture) -> None:
-    for task in seqio.get_subtasks(provider):
-        if task.supports_caching and not task.cache_dir:
-            raise WrongUse(
-                f"'{task.name}' is in none of the cache directories {seqio.get_global_cache_dirs()}; write "
-                "it with 'promptcot cache_tasks', or name its directory in --seqio_additional_cache_dirs."
-            )
-
-
-def wrong_use_within(error: tf.errors.OpError) -> WrongUse | None:
-    """The `WrongUse` that TensorFlow wrapped on its way out of a task, if that is what failed."""
-    match = re.search(r"WrongUse: (.*?)\s*(?:\nTraceback|\n\n|\Z)", error.message, re.DOTALL)
-    return WrongUse(match[1]) if match else None
+def _is_evaluation(name: str) -> bool:
+    """Whether a name is that of an evaluation set, and of no task that somebody else has registered."""
+    known = seqio.TaskRegistry.get(name) if name in seqio.TaskRegistry.names() else None
+    return name.startswith("evaluate_") and isinstance(known, seqio_registry.CheckedTask | None)
 
 
 def _kind_of(task: tasks.Task) -> _Kind:
@@ -304,6 +262,11 @@ def _register(name: str, kind: _Kind, paths: Splits, setting: _Setting, **of_tas
             ),
         ],
         output_features=dict.fromkeys(kind.features, feature),
+        task_cls=seqio_registry.CheckedTask,
+        made_from=lambda split: tasks.made_from(
+            name, paths[split], setting.tokenizer, setting.rules, also_by=("data.seqio_tasks",)
+        ),
+        counts=setting.counts,
         **of_task,
     )
 

@@ -106,12 +106,10 @@ class DataConfig:
     `benchmarks`: name -> path; rows whose problem shares 13 words in a row with one are left out and counted.
     `rates` of the tasks of a mixture; without them each row is as likely as any other. `cache_dir` holds the
     tokenized tasks: where it is empty, `token_cache/` in a local workdir, else in the user's cache directory.
-
-    The last two are T5X's, for a task of a user's own in seqio's registry: whether it is read from seqio's
-    offline cache, and where that is looked for.
+    `use_cached_tasks`, as in T5X: a task of a user's own is read from seqio's offline cache (`seqio_cache`).
     """
 
-    HOW_ONLY: ClassVar = frozenset({"cache_dir", "seqio_additional_cache_dirs"})
+    HOW_ONLY: ClassVar = frozenset({"cache_dir"})
 
     bad_rows: Literal["error", "skip"] = "error"
     max_row_bytes: int = rows.BadRows.max_row_bytes
@@ -120,7 +118,6 @@ class DataConfig:
     rates: Mapping[str, float] | None = None
     cache_dir: str = ""
     use_cached_tasks: bool = False
-    seqio_additional_cache_dirs: tuple[str, ...] = ()
 
     def row_rules(self) -> RowRules:
         """The rules for rows.
@@ -201,20 +198,19 @@ def _registered_with_seqio(
 ) -> tuple[ExampleSet, dict[str, int]]:
     """A user's own task or mixture, tokenized at each start: nothing tells what its bytes depend on."""
     _refuse_what_only_our_tasks_have(name, config)
-    from promptcot_jax.data import seqio_tasks  # late: TensorFlow takes seconds, and most runs need none
+    from promptcot_jax.data import seqio_registry  # late: TensorFlow takes seconds, and most runs need none
 
     def opened(task: str) -> ExampleSet:
         build = functools.partial(
-            seqio_tasks.task_examples,
+            seqio_registry.task_examples,
             task,
             split,
             use_cached=config.use_cached_tasks,
-            cache_dirs=config.seqio_additional_cache_dirs,
         )
         content = token_store.Content(f"{task}-{split}", {}, build, {})
         return token_store.open_or_build(config.cache_dir_in(workdir), content, anew=True)
 
-    rates = seqio_tasks.rates_of(name, split)
+    rates = seqio_registry.rates_of(name, split)
     stores = {task: opened(task) for task in rates}
     counts = {"in": sum(map(len, stores.values()))}
     if list(stores) == [name]:
@@ -243,23 +239,36 @@ def content_of(
     """
     task = task_named(name)
     counts: collections.Counter[str] = collections.Counter()
-    made_from = {
+    origin = made_from(name, path, tokenizer, rules) | {"limit": limit}
+
+    def build() -> Iterator[list[examples.TokenExample]]:
+        yield from iter_token_examples(task, path, tokenizer, rules, limit=limit, counts=counts)
+        if manifest.file_digest(path) != origin["rows"]:
+            raise WrongUse(f"{os.fspath(path)} changed while it was tokenized; start again.")
+
+    return token_store.Content(name, origin, build, counts)
+
+
+def made_from(
+    name: str, path: epath.PathLike, tokenizer: Tokenizer, rules: RowRules, *, also_by: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Everything that decides what the task `name` makes of a file's rows, as JSON values.
+
+    Args:
+        also_by: names of further modules that do the work.
+
+    Raises:
+        WrongUse: there is no such file.
+    """
+    return {
         "task": name,
         "rows": manifest.file_digest(path),
-        "limit": limit,
         "bad_rows": dataclasses.asdict(rules.bad_rows),
         "validity": rules.validity,
         "benchmarks": [manifest.file_digest(benchmark) for benchmark in rules.benchmarks.values()],
         "tokenizer": tokenizer.digest,
-        "code": code_digest(),
+        "code": code_digest(*also_by),
     }
-
-    def build() -> Iterator[list[examples.TokenExample]]:
-        yield from iter_token_examples(task, path, tokenizer, rules, limit=limit, counts=counts)
-        if manifest.file_digest(path) != made_from["rows"]:
-            raise WrongUse(f"{os.fspath(path)} changed while it was tokenized; start again.")
-
-    return token_store.Content(name, made_from, build, counts)
 
 
 def task_named(name: str) -> Task:

@@ -25,6 +25,8 @@ _FLAGS = """\
                            (--gin.sft.sft.seed=3). A string keeps its quotes: --gin.TRIPLES="'mine.jsonl'"
   --tfds_data_dir=DIR      where the data sets are that 'tfds:NAME' names as a path; it sets TFDS_DATA_DIR,
                            without which it is ~/tensorflow_datasets
+  --seqio_additional_cache_dirs=D,E
+                           where seqio looks for tasks that 'cache_tasks' wrote, with USE_CACHED_TASKS = True
   --help                   this text; 'promptcot STAGE --help' describes one stage
 """
 
@@ -65,6 +67,7 @@ def _parse(rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = _Flags(add_help=False, allow_abbrev=False)
     parser.add_argument("--gin_file", action="append", default=[])
     parser.add_argument("--gin_search_paths", default="")
+    parser.add_argument("--seqio_additional_cache_dirs", default="")
     parser.add_argument("--workdir")
     parser.add_argument("--tfds_data_dir")
     bindings = [argument.removeprefix("--gin.") for argument in rest if argument.startswith("--gin.")]
@@ -83,7 +86,11 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
     from promptcot_jax.run import configuration, stage  # heavy; dispatch imports late
 
     _log_to_console()
-    configuration.load(flags.gin_file, bindings, [path for path in flags.gin_search_paths.split(",") if path])
+    configuration.load(flags.gin_file, bindings, _listed(flags.gin_search_paths))
+    if cache_dirs := _listed(flags.seqio_additional_cache_dirs):
+        from promptcot_jax.data import seqio_registry  # TensorFlow, which most runs do without
+
+        seqio_registry.add_cache_dirs(cache_dirs)
     try:
         stage.perform(name, flags.workdir)
     except WrongUse as error:
@@ -100,6 +107,10 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
         )
         return 1
     return 0
+
+
+def _listed(paths: str) -> list[str]:
+    return [path for path in paths.split(",") if path]
 
 
 def _log_to_console() -> None:

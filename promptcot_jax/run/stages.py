@@ -21,7 +21,7 @@ class Stage:
     settings: tuple[tuple[str, str], ...] = ()
     example: str = ""
     built: bool = True
-    is_derived: bool = False  # a cheap function of whatever the workdir holds: done again each time
+    is_derived: bool = False  # sees itself what is up to date in the workdir: called each time
 
 
 STAGES: dict[str, Stage] = {
@@ -53,6 +53,24 @@ STAGES: dict[str, Stage] = {
         ),
         example="""promptcot import_data --gin_file=stages/import_data.gin """
         """--gin.SOURCE="'set/*.parquet'" --workdir=data/imported""",
+    ),
+    "cache_tasks": Stage(
+        summary="write tasks in seqio's offline cache, for T5X and for USE_CACHED_TASKS",
+        reads="what the tasks read, tokenizer/",
+        writes="cached_tasks/TASK/, as seqio's own seqio_cache_tasks writes them",
+        outputs=("cached_tasks",),
+        settings=(
+            ("TASKS", "a tuple of tasks and mixtures, the package's or of a module that a gin file imports"),
+            ("SPLITS", "their splits; () is all"),
+            ("FILES", "the files of the package's tasks by split: {'train': 'mine.jsonl'}"),
+            ("TOKENIZER", "their tokenizer: a Hugging Face directory or a .gguf file"),
+            ("CACHE_DIR", "another directory of caches; default {workdir}/cached_tasks"),
+            ("NUM_SHARDS", "files of a split, at most 16"),
+            ("OVERWRITE", "True: replace caches of other content; the default refuses them"),
+        ),
+        example="""promptcot cache_tasks --gin_file=stages/cache_tasks.gin """
+        """--gin.TASKS="('p_theta_by_domain',)" --workdir=runs/first""",
+        is_derived=True,
     ),
     "annotate": Stage(
         summary="make triples of a user's problems with teacher models",

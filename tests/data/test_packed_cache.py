@@ -6,8 +6,11 @@ import pytest
 import seqio
 import tensorflow as tf
 
+from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import converters, packed_cache
+from promptcot_jax.data import converters, packed_cache, seqio_cache, seqio_tasks
+from promptcot_jax.data.vocabulary import TokenizerVocabulary
+from tests import toys
 from tests.data import seqio_data
 
 ROWS = seqio_data.random_rows(110, longest=8)
@@ -36,17 +39,18 @@ def test_a_cache_gives_what_packing_gives(cache_dir):
     converter = converters.PackedLM(pad_id=9, window=30, row_length=16)
     packed = seqio.get_dataset("some_rows", {"inputs": 8, "targets": 8}, converter, shuffle=False)
     seqio.test_utils.assert_datasets_eq(read(use_cached=False), packed)
-    packed_cache.write_cache("some_rows_packed", "train", cache_dir, num_shards=3)
+    seqio_cache.write_cache("some_rows_packed", cache_dir, num_shards=3)
     seqio_data.register("some_rows", [])  # what is read now comes from the files alone
     cached = read(use_cached=True)
     assert cached.element_spec == packed.element_spec
     seqio.test_utils.assert_datasets_eq(cached, packed)
     stats = seqio.get_mixture_or_task("some_rows_packed").get_cached_stats("train")
-    assert stats == {"examples": converter.counts.rows, "token_ids_tokens": converter.counts.tokens}
+    assert stats["examples"] == converter.counts.rows
+    assert stats["segment_ids_tokens"] == converter.counts.tokens  # of the segment 0 there is padding only
 
 
 def test_hosts_share_the_rows_of_a_cache(cache_dir):
-    packed_cache.write_cache("some_rows_packed", "train", cache_dir, num_shards=2)
+    seqio_cache.write_cache("some_rows_packed", cache_dir, num_shards=2)
     whole = [row["token_ids"] for row in seqio_data.as_lists(read(use_cached=True))]
     parts = [
         row["token_ids"]
@@ -60,30 +64,33 @@ def test_hosts_share_the_rows_of_a_cache(cache_dir):
     ("row_length", "message"), [(12, "WrongUse: Example 0: 'token_ids' is 16 long"), (20, "not compatible")]
 )
 def test_rows_of_another_length_are_refused(cache_dir, row_length, message):
-    packed_cache.write_cache("some_rows_packed", "train", cache_dir)
+    seqio_cache.write_cache("some_rows_packed", cache_dir)
     with pytest.raises(tf.errors.OpError, match=message):
         seqio_data.elements(read(use_cached=True, row_length=row_length))
 
 
-def test_a_cache_that_was_not_finished_is_invisible(cache_dir):
-    packed_cache.write_cache("some_rows_packed", "train", cache_dir)
+def test_a_row_that_is_refused_ends_the_writing_by_name(cache_dir):
     seqio_data.register("some_rows", [*ROWS, ([1] * 9, [2] * 8)])
-    with pytest.raises(tf.errors.OpError, match="Example 110 has 17 tokens, a row holds 16"):
-        packed_cache.write_cache("some_rows_packed", "train", cache_dir)
+    with pytest.raises(WrongUse, match="Example 110 has 17 tokens, a row holds 16"):
+        seqio_cache.write_cache("some_rows_packed", cache_dir)
     with pytest.raises(AssertionError, match="does not exist in any of the task cache directories"):
         read(use_cached=True)
 
 
-def test_a_task_without_rows_is_refused(cache_dir):
-    seqio_data.register("some_rows", [])
-    with pytest.raises(WrongUse, match="Task 'some_rows_packed' has no row in split 'train'"):
-        packed_cache.write_cache("some_rows_packed", "train", cache_dir)
-
-
-@pytest.mark.parametrize("num_shards", [0, 17])
-def test_the_number_of_files_is_limited(cache_dir, num_shards):
-    with pytest.raises(WrongUse, match="num_shards must be between 1 and 16"):
-        packed_cache.write_cache("some_rows_packed", "train", cache_dir, num_shards=num_shards)
+def test_rows_packed_from_our_tasks_are_refused_when_these_change(cache_dir, tmp_path):
+    triples = tmp_path / "triples.jsonl"
+    seqio_tasks.register_tasks(TokenizerVocabulary(toys.byte_tokenizer()), triples={"train": str(triples)})
+    for source in ("p_theta", "p_theta_by_domain"):
+        jsonl.write_records(triples, toys.toy_triples())
+        packed_cache.register_packed_task("packed", source, row_length=800)
+        seqio_cache.write_cache("packed", cache_dir, overwrite=True)
+        seqio.get_mixture_or_task("packed").assert_cached()
+        jsonl.write_records(triples, toys.toy_triples()[1:])
+        with pytest.raises(WrongUse, match="The cache of 'packed' .* is stale: packed"):
+            seqio.get_mixture_or_task("packed").assert_cached()
+        packed_cache.register_packed_task("packed", source, row_length=801)
+        with pytest.raises(WrongUse, match="is stale: packed.*, settings of split 'train' changed"):
+            seqio.get_mixture_or_task("packed").assert_cached()
 
 
 def test_packed_rows_are_not_packed_again():

@@ -15,7 +15,16 @@ import tensorflow as tf
 
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import converters, example_sets, examples, packing, rows, seqio_tasks, tasks
+from promptcot_jax.data import (
+    converters,
+    example_sets,
+    examples,
+    packing,
+    rows,
+    seqio_registry,
+    seqio_tasks,
+    tasks,
+)
 from promptcot_jax.data.vocabulary import TokenizerVocabulary
 from tests import toys
 from tests.data import prepared_sets, seqio_data
@@ -55,7 +64,7 @@ def text_of(ids: np.ndarray) -> str:
 
 
 def all_examples(name: str, split: str = "train") -> list[examples.TokenExample]:
-    return [example for batch in seqio_tasks.task_examples(name, split) for example in batch]
+    return [example for batch in seqio_registry.task_examples(name, split) for example in batch]
 
 
 def elements(name: str, **options) -> list[dict]:
@@ -410,7 +419,7 @@ def test_domains_mix_by_rate(triples_file, rates):
 @pytest.mark.parametrize("rates", [None, {"math": 1.0, "code": 3.0}])
 def test_a_mixture_from_the_registry_ends_after_each_example_once(triples_file, rates):
     seqio_tasks.register_tasks(VOCABULARY, triples={"train": str(triples_file)}, rates=rates)
-    found = list(itertools.islice(seqio_tasks.task_examples("p_theta_by_domain"), 99))
+    found = list(itertools.islice(seqio_registry.task_examples("p_theta_by_domain"), 99))
     mixed = [tuple(example.completion_ids) for batch in found for example in batch]
     assert sorted(mixed) == sorted(tuple(example.completion_ids) for example in all_examples("p_theta"))
 

@@ -176,7 +176,7 @@ def test_what_changes_the_bytes_changes_the_key(triples, monkeypatch):
     found["another benchmark"] = key(triples, rules=tasks.RowRules(benchmarks=benchmarks))
     triples.write_text(triples.read_text().replace("sum", "sums"))
     found["rows"] = key(triples)
-    monkeypatch.setattr(tasks, "code_digest", lambda: "another")
+    monkeypatch.setattr(tasks, "code_digest", lambda *also_by: "another")
     found["code"] = key(triples)
     assert len(set(found.values())) == len(found)
 
@@ -204,7 +204,7 @@ def test_a_moved_file_and_other_settings_find_the_store_that_is_there(triples, t
 
     first = opened(triples)
     monkeypatch.setattr(tasks.examples, "tokenize", None)  # nothing is tokenized again
-    assert list(opened(tmp_path / "moved.jsonl", seqio_additional_cache_dirs=("a",))) == list(first)
+    assert list(opened(tmp_path / "moved.jsonl", use_cached_tasks=True)) == list(first)
 
 
 @pytest.mark.parametrize("name", code_digest.CODE)
@@ -222,7 +222,7 @@ def test_the_code_that_rows_pass_through_is_part_of_the_key(triples, monkeypatch
 def test_all_that_this_code_imports_of_the_package_is_part_of_the_key():
     """Except what types, errors and digests are made of, and what comes after the ids."""
     harmless = {f"core.{name}" for name in ("arrays", "building", "errors", "manifest", "prng", "progress")}
-    harmless |= {f"data.{name}" for name in ("code_digest", "example_sets", "seqio_tasks", "token_store")}
+    harmless |= {f"data.{name}" for name in ("code_digest", "example_sets", "seqio_registry", "token_store")}
     for name in code_digest.CODE:
         for node in ast.walk(ast.parse(code_digest.source_of(name))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("promptcot_jax."):

@@ -33,6 +33,7 @@ AFTER = {
 }
 REQUIRED = {"TRIPLES": "'mine.jsonl'", "TRIPLES_HELDOUT": "'held.jsonl'", "MODEL_PATH": "'model'"}
 REQUIRED |= {"SOURCE": "'model'", "OUTPUT": "'converted'", "BENCHMARKS": "('test.jsonl',)"}
+REQUIRED |= {"TASKS": "('p_theta',)"}
 
 # Published sizes (model cards of the weights).
 PARAMETERS = {

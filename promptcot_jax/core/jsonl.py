@@ -245,7 +245,8 @@ def record_from_row(record_type: Any, row: dict[str, Any], *, where: str, defaul
     """Builds one record of `record_type` from a JSON object; see `read_records`."""
     if isinstance(record_type, types.UnionType) or typing.get_origin(record_type) is typing.Union:
         failures = []
-        for member in typing.get_args(record_type):
+        members = typing.get_args(record_type)
+        for member in [member for member in members if _required(member) <= row.keys()] or members:
             try:
                 return record_from_row(member, row, where=where, default_id=default_id)
             except WrongUse as failure:
@@ -271,6 +272,11 @@ def _fields(record_type: Any) -> list[tuple[str, Any, bool]]:
         (field.name, hints[field.name], field.default is missing and field.default_factory is missing)
         for field in dataclasses.fields(record_type)
     ]
+
+
+@functools.cache
+def _required(record_type: Any) -> frozenset[str]:
+    return frozenset(name for name, _, is_required in _fields(record_type) if is_required)
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:

@@ -25,7 +25,7 @@ from promptcot_jax.core.arrays import Array, Bool, Float, Int
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.data.examples import TokenExample
 
-READER_THREADS = 4  # they only copy ids: more would wait for each other
+READER_THREADS = 2  # one hides the other's wait for the disk; more wait for each other: they only copy ids
 BATCHES_AHEAD = 8
 _LENGTHS_AT_ONCE = 1 << 16
 

@@ -23,6 +23,7 @@ import logging
 import os
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from typing import Any, ClassVar, Literal, TypeVar
 
 from etils import epath
@@ -44,6 +45,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.validity import Validity
 
 ROWS_AT_ONCE = 512  # tokenized in one call: enough for all cores of a TPU host, little memory
+_TOKENIZER_CALLS = 3  # at once: while one waits for Python's lock the others keep the cores busy
 
 Made = TypeVar("Made")
 
@@ -291,7 +293,7 @@ def iter_token_examples(
     limit: int = 0,
     counts: collections.Counter[str],
 ) -> Iterator[list[examples.TokenExample]]:
-    """The examples of a file's rows, a few hundred at a time.
+    """The examples of a file's rows, a few hundred at a time, tokenized while the next are read.
 
     Raises:
         WrongUse: a row is bad and the rules do not skip it.
@@ -301,8 +303,17 @@ def iter_token_examples(
     def make(some: Sequence[Any]) -> list[examples.TokenExample]:
         return examples.tokenize(tokenizer, [task.to_text(row, tokenizer) for row in some])
 
-    while batch := list(itertools.islice(found, ROWS_AT_ONCE)):
-        yield made_of(batch, make, rules, counts)
+    def made_of_batch(batch: list[Any], future: futures.Future[list[examples.TokenExample]]):
+        return made_of(batch, lambda some: future.result() if some is batch else make(some), rules, counts)
+
+    waiting = collections.deque()
+    with futures.ThreadPoolExecutor(_TOKENIZER_CALLS) as pool:
+        while batch := list(itertools.islice(found, ROWS_AT_ONCE)):
+            waiting.append((batch, pool.submit(make, batch)))
+            if len(waiting) > _TOKENIZER_CALLS:
+                yield made_of_batch(*waiting.popleft())
+        while waiting:
+            yield made_of_batch(*waiting.popleft())
 
 
 def iter_task_rows(

@@ -123,13 +123,13 @@ def ours(rows: str, cache: str) -> Iterator[tuple[int, int]]:
     import numpy as np
 
     from promptcot_jax.checkpoints import load
-    from promptcot_jax.data import example_sets, gguf_tokenizer, packing, tasks
+    from promptcot_jax.data import example_sets, gguf_tokenizer, packing, training_sets
 
     tokenizer = gguf_tokenizer.read_tokenizer(load.smollm2_path())
     tokenizer.encode("ready")
     yield 0, 0
-    config = tasks.DataConfig(cache_dir=cache)
-    found, _ = tasks.open_task("sft_traces", rows, tokenizer, config=config, workdir="")
+    config = training_sets.DataConfig(cache_dir=cache)
+    found, _ = training_sets.open_task("sft_traces", rows, tokenizer, config=config, workdir="")
     kept, _ = example_sets.within_length(found, example_sets.LengthPolicy(max_length=ROW_LENGTH))
     epochs = packing.PackedEpochs(
         kept,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import seqio_cache, seqio_tasks
-from promptcot_jax.data.tasks import DataConfig
+from promptcot_jax.data.training_sets import DataConfig
 from promptcot_jax.run import configuration, stage
 
 

@@ -5,7 +5,7 @@ import os
 import jax
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import tasks
+from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.em import cold_start as cold_start_lib
 from promptcot_jax.em import role as role_lib
@@ -28,7 +28,7 @@ def cold_start(
     fit: FitConfig,
     optimizer: OptimizerConfig,
     loop_config: loop.LoopConfig,
-    data: tasks.DataConfig,
+    data: training_sets.DataConfig,
     roles: tuple[cold_start_lib.Role, ...] = ("theta", "phi"),
     triples: configuration.InputPath = "{workdir}/triples.jsonl",
     triples_heldout: configuration.InputPath = "{workdir}/triples_heldout.jsonl",
@@ -53,7 +53,9 @@ def cold_start(
 
         def opened(name: str, path: str, limit: int = 0) -> tuple[ExampleSet, dict[str, int]]:
             place = configuration.in_workdir(path, workdir)
-            return tasks.open_task(name, place, base.tokenizer, config=data, workdir=workdir, limit=limit)
+            return training_sets.open_task(
+                name, place, base.tokenizer, config=data, workdir=workdir, limit=limit
+            )
 
         mixed = "" if data.rates is None else "_by_domain"
         for role in roles:

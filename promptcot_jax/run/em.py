@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import load, store
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import examples, tasks
+from promptcot_jax.data import examples, tasks, training_sets
 from promptcot_jax.em import held_out as held_out_lib
 from promptcot_jax.em import loop as em_loop
 from promptcot_jax.em import models
@@ -39,7 +39,7 @@ def em(
     theta_optimizer: OptimizerConfig,
     loop_config: loop.LoopConfig,
     batch_sizes: models.BatchSizes,
-    data: tasks.DataConfig,
+    data: training_sets.DataConfig,
     theta: configuration.InputPath = "{workdir}/cold_start/theta",
     phi: configuration.InputPath = "{workdir}/cold_start/phi",
     direct: configuration.InputPath = "{workdir}/cold_start/direct",

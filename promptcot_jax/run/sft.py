@@ -9,7 +9,7 @@ import jax
 
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import tasks
+from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
@@ -28,7 +28,7 @@ def sft(
     fit: FitConfig,
     optimizer: OptimizerConfig,
     loop_config: loop.LoopConfig,
-    data: tasks.DataConfig,
+    data: training_sets.DataConfig,
     solved: configuration.InputPath = "{workdir}/triples.jsonl",
     solved_heldout: configuration.InputPath = "{workdir}/triples_heldout.jsonl",
     mixture_or_task_name: str = "sft_traces",
@@ -46,7 +46,7 @@ def sft(
 
         def opened(path: str, split: str) -> tuple[ExampleSet, dict[str, int]]:
             place = configuration.in_workdir(path, workdir)
-            found, counts = tasks.open_task(
+            found, counts = training_sets.open_task(
                 mixture_or_task_name, place, base.tokenizer, config=data, workdir=workdir, split=split
             )
             kept, dropped = fitter.within_length(found)

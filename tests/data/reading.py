@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.data import example_sets, packing, tasks
+from promptcot_jax.data import example_sets, packing, training_sets
 from tests import toys
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +27,8 @@ def epochs_of(
     directory: Path, settings: Mapping[str, Any], share: packing.HostShare = packing.ALL_ROWS
 ) -> packing.PackedEpochs:
     """A task's batches, from its file, as one host of a stage sees them."""
-    config = tasks.DataConfig(rates=settings["rates"])
-    found, _ = tasks.open_task(
+    config = training_sets.DataConfig(rates=settings["rates"])
+    found, _ = training_sets.open_task(
         settings["task"],
         directory / "triples.jsonl",
         toys.byte_tokenizer(),

@@ -24,6 +24,7 @@ from promptcot_jax.data import (
     seqio_registry,
     seqio_tasks,
     tasks,
+    training_sets,
 )
 from promptcot_jax.data.vocabulary import TokenizerVocabulary
 from tests import toys
@@ -75,8 +76,8 @@ def elements(name: str, **options) -> list[dict]:
 
 @pytest.mark.parametrize("name", [name for name, task in tasks.TASKS.items() if name != "sft_traces"])
 def test_tasks_give_the_examples_of_the_stages(triples_file, tmp_path, name):
-    config = tasks.DataConfig(cache_dir=str(tmp_path / "cache"))
-    stored, _ = tasks.open_task(name, triples_file, TOKENIZER, config=config, workdir=str(tmp_path))
+    config = training_sets.DataConfig(cache_dir=str(tmp_path / "cache"))
+    stored, _ = training_sets.open_task(name, triples_file, TOKENIZER, config=config, workdir=str(tmp_path))
     for split in ("train", "validation"):
         assert all_examples(name, split) == list(stored)
     assert len(stored) == {"math": 3, "code": 1}.get(name.rpartition("_")[2], 4)
@@ -165,9 +166,9 @@ def test_a_tfds_data_set_gives_the_examples_of_the_file_it_was_made_from(triples
     seqio_tasks.register_tasks(VOCABULARY, triples=splits)
     assert all_examples("p_theta") == of_file
     assert all_examples("p_theta", "validation") == of_file[:1]
-    config = tasks.DataConfig(cache_dir=str(tmp_path / "cache"))
+    config = training_sets.DataConfig(cache_dir=str(tmp_path / "cache"))
     stored = [
-        list(tasks.open_task("p_theta", path, TOKENIZER, config=config, workdir="")[0])
+        list(training_sets.open_task("p_theta", path, TOKENIZER, config=config, workdir="")[0])
         for path in (*splits.values(), "tfds:promptcot/triples:train[1:]")
     ]
     assert stored == [of_file, of_file[:1], of_file[1:]]
@@ -433,8 +434,8 @@ def test_a_mixture_from_the_registry_is_mixed_by_its_rates_and_the_same_at_each_
     seqio.MixtureRegistry.add("of_both", [("one", 1.0), ("two", 2.0)])
 
     def started() -> list[packing.PackedBatch]:
-        opened, counts = tasks.open_task(
-            "of_both", "", TOKENIZER, config=tasks.DataConfig(), workdir=str(tmp_path)
+        opened, counts = training_sets.open_task(
+            "of_both", "", TOKENIZER, config=training_sets.DataConfig(), workdir=str(tmp_path)
         )
         assert counts == {"in": 50}
         of_two = sum(int(opened[int(i)].prompt_ids[0]) == 9 for i in opened.order(0, 0))

@@ -8,7 +8,7 @@ import pytest
 
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import example_sets, examples, packing, tasks
+from promptcot_jax.data import example_sets, examples, packing, tasks, training_sets
 from tests import toys
 
 TOKENIZER = toys.byte_tokenizer()
@@ -29,8 +29,10 @@ def triples(tmp_path: Path) -> Path:
 
 def opened(name: str, path: Path, *, tokenizer=TOKENIZER, limit: int = 0, **settings):
     """A task's examples and counts, from a cache beside its file."""
-    config = tasks.DataConfig(**settings)
-    return tasks.open_task(name, path, tokenizer, config=config, workdir=str(path.parent), limit=limit)
+    config = training_sets.DataConfig(**settings)
+    return training_sets.open_task(
+        name, path, tokenizer, config=config, workdir=str(path.parent), limit=limit
+    )
 
 
 def texts(found) -> list[str]:
@@ -282,10 +284,10 @@ def test_what_cannot_apply_to_a_task_of_seqios_registry_is_refused_by_name(tripl
 
 def test_wrong_settings_are_refused():
     with pytest.raises(ValueError, match="max_row_bytes must be at least 1, got 0"):
-        tasks.DataConfig(max_row_bytes=0)
+        training_sets.DataConfig(max_row_bytes=0)
 
 
 def test_the_cache_is_local_always():
-    assert tasks.DataConfig().cache_dir_in("runs/a") == "runs/a/token_cache"
-    assert tasks.DataConfig(cache_dir="here").cache_dir_in("gs://bucket/run") == "here"
-    assert tasks.DataConfig().cache_dir_in("gs://bucket/run").endswith("/.cache/promptcot_jax")
+    assert training_sets.DataConfig().cache_dir_in("runs/a") == "runs/a/token_cache"
+    assert training_sets.DataConfig(cache_dir="here").cache_dir_in("gs://bucket/run") == "here"
+    assert training_sets.DataConfig().cache_dir_in("gs://bucket/run").endswith("/.cache/promptcot_jax")

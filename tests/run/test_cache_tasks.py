@@ -7,7 +7,7 @@ import pytest
 import seqio
 
 from promptcot_jax.core import jsonl, manifest, records
-from promptcot_jax.data import tasks
+from promptcot_jax.data import tasks, training_sets
 from promptcot_jax.run import cli
 from tests import toys
 
@@ -161,9 +161,9 @@ def test_a_fit_reads_a_user_s_task_from_the_cache_that_the_flag_names(workdir, t
     monkeypatch.setattr(source, "get_dataset", None)  # what is read now comes from the cache
     flags = (f"--seqio_additional_cache_dirs={tmp_path}/other,{shared}",)
     assert promptcot(workdir, "TASKS=('users_own',)", f"CACHE_DIR='{shared}'", flags=flags) == 0
-    config = tasks.DataConfig(use_cached_tasks=True)
+    config = training_sets.DataConfig(use_cached_tasks=True)
     for split, expected in {"train": [[1, 2], [3, 4]], "validation": [[5, 6]]}.items():
-        found, counts_of_split = tasks.open_task(
+        found, counts_of_split = training_sets.open_task(
             "users_own", "", TOKENIZER, config=config, workdir=str(workdir), split=split
         )
         assert [example.completion_ids.tolist() for example in found] == expected
@@ -171,9 +171,9 @@ def test_a_fit_reads_a_user_s_task_from_the_cache_that_the_flag_names(workdir, t
 
 
 def test_a_fit_says_where_a_task_that_is_not_cached_was_looked_for(workdir):
-    config = tasks.DataConfig(use_cached_tasks=True)
+    config = training_sets.DataConfig(use_cached_tasks=True)
     assert promptcot(workdir, "TASKS=('users_own',)") == 0  # in a directory that nobody names
     with pytest.raises(
         tasks.WrongUse, match="'users_own' is in none of the cache directories .*; write it with"
     ):
-        tasks.open_task("users_own", "", TOKENIZER, config=config, workdir=str(workdir))
+        training_sets.open_task("users_own", "", TOKENIZER, config=config, workdir=str(workdir))

@@ -9,7 +9,7 @@ import pytest
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import tasks
+from promptcot_jax.data import training_sets
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import cold_start, configuration, model_source
@@ -54,7 +54,7 @@ def fitted(tmp_path: Path, monkeypatch):
 
         monkeypatch.setattr(cold_start.cold_start_lib, "cold_start_role", fit_role)
         configuration.load(["stages/cold_start.gin", "models/smollm2_135m.gin"], [f"MIXTURE_RATES={rates}"])
-        data = gin.get_configurable(tasks.DataConfig)()
+        data = gin.get_configurable(training_sets.DataConfig)()
         fit = fitter_lib.FitConfig(row_length=row_length, rows_per_batch=1, num_epochs=4, pack=False)
         cold_start.cold_start(workdir=str(tmp_path), data=data, fit=fit, **SETTINGS)
         return given

@@ -11,7 +11,7 @@ from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem, StdioTest
-from promptcot_jax.data import tasks
+from promptcot_jax.data import training_sets
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -46,7 +46,7 @@ SFT = {
     "fit": fitter.FitConfig(row_length=160, rows_per_batch=2),
     "optimizer": OptimizerConfig(learning_rate=1e-3),
     "loop_config": loop.LoopConfig(tensorboard=False),
-    "data": tasks.DataConfig(),
+    "data": training_sets.DataConfig(),
     "model": model_source.FromScratch(config=toys.toy_config()),
 }
 

@@ -237,7 +237,10 @@ def _write_rows(
             writers[i // _BLOCK % num_shards].write(_example_of(row))
             progress.update(i + 1)
     if not stats.counts["examples"]:
-        raise WrongUse(f"Task '{task.name}' has no row in split '{split}'; nothing was cached.")
+        raise WrongUse(
+            f"Task '{task.name}' has no row in split '{split}'; give it rows, or name the splits to cache "
+            "(SPLITS)."
+        )
     return stats.features, stats.counts
 
 

@@ -445,7 +445,7 @@ def of_shapes(*shapes: tuple[int, ...]) -> tf.data.Dataset:
         ("good", {"splits": ("test",)}, "'good' has no split 'test'; it has train"),
         ("good", {"num_shards": 0}, "num_shards must be between 1 and 16, got 0"),
         ("good", {"num_shards": 17}, "num_shards must be between 1 and 16, got 17"),
-        ("empty", {}, "Task 'empty' has no row in split 'train'; nothing was cached"),
+        ("empty", {}, "Task 'empty' has no row in split 'train'; give it rows"),
         ("double", {}, "its feature 'inputs' is TensorSpec.*float64.*; seqio's caches hold .* int32, int64"),
         ("nested", {}, "its feature 'inputs' is {'x'"),
         (

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from promptcot_jax.core import jsonl
+from promptcot_jax.core import building, jsonl
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import tokenizer as tokenizer_lib
@@ -61,7 +61,7 @@ def mark_complete(directory: epath.Path) -> None:
     files = {os.path.relpath(os.fspath(file), os.fspath(directory)): file for file in _files(directory)}
     if is_local(directory):
         for path in (*files.values(), *{file.parent for file in files.values()}):
-            _flush(path)
+            building.flush_to_disk(path)
     entries = {name: _entry(file) for name, file in sorted(files.items()) if name != MARKER}
     jsonl.write_json(directory / MARKER, {"files": entries})
 
@@ -112,7 +112,7 @@ def remove(directory: epath.Path) -> None:
     (directory / MARKER).unlink(missing_ok=True)
     if directory.exists():
         if is_local(directory):
-            _flush(directory)
+            building.flush_to_disk(directory)
         directory.rmtree()
 
 
@@ -122,15 +122,6 @@ def _files(directory: epath.Path) -> Iterator[epath.Path]:
             yield from _files(entry)
         else:
             yield entry
-
-
-def _flush(path: epath.Path) -> None:
-    """fsync of a local file, or of a directory's entries."""
-    descriptor = os.open(os.fspath(path), os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- trees of arrays ---
@@ -214,7 +205,7 @@ def save_model(
     if unfinished != directory:
         remove(directory)
         os.rename(unfinished, directory)
-        _flush(directory.parent)
+        building.flush_to_disk(directory.parent)
 
 
 def load_provenance(directory: epath.PathLike) -> dict[str, Any]:

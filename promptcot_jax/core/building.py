@@ -54,7 +54,8 @@ def sole_builder(directory: str, name: str, patience_seconds: float = PATIENCE_S
 def whole_directory(directory: str) -> Iterator[str]:
     """An empty directory that takes the place of `directory` when the block ends, and goes if it raises.
 
-    Only for the sole builder: what builders that were killed have left is removed.
+    Only for the sole builder: what builders that were killed have left is removed. Its files are on the disk
+    before the rename, which a power cut would else survive without them.
     """
     parent, stem = os.path.split(directory)
     for left in os.listdir(parent or "."):
@@ -64,9 +65,22 @@ def whole_directory(directory: str) -> Iterator[str]:
     os.makedirs(aside)
     try:
         yield aside
+        for entry in os.scandir(aside):
+            flush_to_disk(entry)
+        flush_to_disk(aside)
         if os.path.exists(directory):
             os.rename(directory, retired)  # first: removed in place it would be there in part for a while
         os.rename(aside, directory)
+        flush_to_disk(parent or ".")
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
+
+
+def flush_to_disk(path: os.PathLike[str] | str) -> None:
+    """fsync of a local file, or of a directory's entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

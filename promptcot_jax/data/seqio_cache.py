@@ -165,7 +165,6 @@ def _emptied(directory: str) -> Iterator[str]:
     if "://" not in directory:
         with building.whole_directory(directory) as aside:
             yield aside
-            _flush_to_disk(aside)
         return
     marker = os.path.join(directory, _MARKER)
     if tf.io.gfile.exists(marker):
@@ -174,16 +173,6 @@ def _emptied(directory: str) -> Iterator[str]:
         tf.io.gfile.rmtree(directory)
     tf.io.gfile.makedirs(directory)
     yield directory
-
-
-def _flush_to_disk(directory: str) -> None:
-    """A rename must not survive a power cut that the files do not."""
-    for entry in os.scandir(directory):
-        descriptor = os.open(entry.path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _write_split(task: seqio.Task, split: str, directory: str, num_shards: int) -> None:

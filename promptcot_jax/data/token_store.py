@@ -164,7 +164,4 @@ def _write(directory: str, content: Content) -> tuple[int, int]:
             lengths.write(counts.data)
             num_examples, num_tokens = num_examples + len(batch), num_tokens + int(counts.sum())
             progress.update(num_examples, f"{num_tokens:,} tokens")
-        for file in (tokens, lengths):
-            file.flush()
-            os.fsync(file.fileno())
     return num_examples, num_tokens

@@ -13,7 +13,7 @@ import pytest
 from promptcot_jax.core import jsonl
 from promptcot_jax.data import packing
 from tests import toys
-from tests.data import reading
+from tests.data import batch_reader
 
 DEADLINE_SECONDS = 60.0
 MIXTURE = {
@@ -46,8 +46,8 @@ def directory(tmp_path: Path) -> Path:
 
 def uninterrupted(directory: Path, settings: dict) -> list[np.ndarray]:
     """The batches of one host that nothing disturbs, read without threads."""
-    epochs = reading.epochs_of(directory, settings)
-    return [reading.arrays_of(epochs.batch(step)) for step in range(epochs.num_steps)]
+    epochs = batch_reader.epochs_of(directory, settings)
+    return [batch_reader.arrays_of(epochs.batch(step)) for step in range(epochs.num_steps)]
 
 
 def segments(batches: list[np.ndarray]) -> collections.Counter:
@@ -62,9 +62,9 @@ def segments(batches: list[np.ndarray]) -> collections.Counter:
 
 def kill_before(directory: Path, settings: dict, step: int, **how: int) -> None:
     """Kills a reader when it has come to a step."""
-    process = reading.start(directory, settings, halt=step, **how)
+    process = batch_reader.start(directory, settings, halt=step, **how)
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while reading.position_in(directory) < step:
+    while batch_reader.position_in(directory) < step:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -81,11 +81,11 @@ def test_killed_three_times_on_changing_hosts_it_reads_what_one_undisturbed_host
     for epoch, (num_hosts, num_threads) in enumerate([(1, 3), (4, 1), (2, 7)]):
         middle = epoch * third + rng.randrange(3, third - 3)
         kill_before(directory, MIXTURE, middle, num_hosts=num_hosts, num_threads=num_threads)
-    process = reading.start(directory, MIXTURE, num_hosts=8, num_threads=packing.READER_THREADS)
+    process = batch_reader.start(directory, MIXTURE, num_hosts=8, num_threads=packing.READER_THREADS)
     _, errors = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0, errors
     found = [np.load(path) for path in sorted(directory.glob("batch-*.npy"))]
-    assert len(found) == reading.position_in(directory) == len(expected)
+    assert len(found) == batch_reader.position_in(directory) == len(expected)
     for step, (one, other) in enumerate(zip(found, expected, strict=True)):
         np.testing.assert_array_equal(one, other, err_msg=f"step {step}")
 
@@ -96,7 +96,7 @@ def test_any_number_of_hosts_goes_on_from_a_position(directory, settings, num_ho
     expected = uninterrupted(directory, settings)
     for position in (1, len(expected) // 2):
         (directory / "position").write_text(str(position))
-        reading.read(directory, settings, num_hosts=num_hosts, num_threads=num_threads)
+        batch_reader.read(directory, settings, num_hosts=num_hosts, num_threads=num_threads)
         for step in range(position, len(expected)):
             np.testing.assert_array_equal(np.load(directory / f"batch-{step:04d}.npy"), expected[step])
 

@@ -11,16 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_jax.core import building as one_builder
-from promptcot_jax.core import jsonl
+from promptcot_jax.core import building, jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import code_digest, rows, tasks, token_store, training_sets
 from tests import toys
-from tests.data import building
+from tests.data import store_builder
 
 DEADLINE_SECONDS = 60.0
 EXPECTED = [
-    [*row.prompt_ids.tolist(), *row.completion_ids.tolist()] for row in map(building.example, range(18))
+    [*row.prompt_ids.tolist(), *row.completion_ids.tolist()] for row in map(store_builder.example, range(18))
 ]
 TOKENIZER = toys.byte_tokenizer()
 TRIPLES = toys.toy_triples()
@@ -45,9 +44,9 @@ def wait_for(happened, process) -> None:
 
 def test_of_two_processes_one_builds_and_both_read_it(tmp_path):
     journal, go = tmp_path / "journal", tmp_path / "go"
-    first = building.start(tmp_path / "cache", journal, goes_on_with=str(go))
+    first = store_builder.start(tmp_path / "cache", journal, goes_on_with=str(go))
     wait_for(lambda: lines(journal), first)
-    second = building.start(tmp_path / "cache", journal)
+    second = store_builder.start(tmp_path / "cache", journal)
     said = iter(second.stderr.readline, "")
     assert any("another process is making it; waiting" in line for line in said)
     go.touch()
@@ -60,23 +59,23 @@ def test_of_two_processes_one_builds_and_both_read_it(tmp_path):
 
 def test_after_a_killed_builder_the_next_one_builds_whole_and_clears_up(tmp_path):
     cache_dir, journal = tmp_path / "cache", tmp_path / "journal"
-    process = building.start(cache_dir, journal, goes_on_with=str(tmp_path / "never"))
+    process = store_builder.start(cache_dir, journal, goes_on_with=str(tmp_path / "never"))
     wait_for(lambda: len(lines(journal)) > 2, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    content = building.content(journal)
+    content = store_builder.content(journal)
     assert process.returncode == -signal.SIGKILL
     assert not (cache_dir / content.key).exists()
     (left,) = leftovers(cache_dir)
     assert (left / "token_ids.bin").exists()
     store = token_store.open_or_build(str(cache_dir), content, patience_seconds=0.0)  # the lock is free
-    assert building.ids_of(store) == EXPECTED
+    assert store_builder.ids_of(store) == EXPECTED
     assert store.counts == {"read": 18}
     assert not leftovers(cache_dir)
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path):
-    content = building.content(tmp_path / "journal")
+    content = store_builder.content(tmp_path / "journal")
 
     def build():
         yield from content.build()
@@ -89,9 +88,9 @@ def test_a_build_that_fails_leaves_nothing(tmp_path):
 
 
 def test_patience_ends_and_says_what_to_do(tmp_path):
-    content = building.content(tmp_path / "journal")
+    content = store_builder.content(tmp_path / "journal")
     directory = str(tmp_path / content.key)
-    with one_builder.sole_builder(directory, "another"):
+    with building.sole_builder(directory, "another"):
         with pytest.raises(
             TimeoutError, match=r"\.lock: another process has been making 'slow' for 0 s; see"
         ):
@@ -101,18 +100,18 @@ def test_patience_ends_and_says_what_to_do(tmp_path):
 
 def test_who_reads_a_store_keeps_it_while_another_process_builds_it_anew(tmp_path):
     journal = tmp_path / "journal"
-    store = token_store.open_or_build(str(tmp_path), building.content(journal))
-    process = building.start(tmp_path, journal, anew=True, first_id=1000)
+    store = token_store.open_or_build(str(tmp_path), store_builder.content(journal))
+    process = store_builder.start(tmp_path, journal, anew=True, first_id=1000)
     output, errors = process.communicate(timeout=DEADLINE_SECONDS)
     assert json.loads(output)[0][17][0] == 1017, errors
-    assert building.ids_of(store) == EXPECTED
-    again = token_store.open_or_build(str(tmp_path), building.content(journal))
-    assert building.ids_of(again)[0][0] == 1000
+    assert store_builder.ids_of(store) == EXPECTED
+    again = token_store.open_or_build(str(tmp_path), store_builder.content(journal))
+    assert store_builder.ids_of(again)[0][0] == 1000
     assert lines(journal).count("build") == 2
 
 
 def test_an_empty_store_is_a_store(tmp_path):
-    content = building.content(tmp_path / "journal", num_batches=0)
+    content = store_builder.content(tmp_path / "journal", num_batches=0)
     assert len(token_store.open_or_build(str(tmp_path), content)) == 0
 
 
@@ -123,24 +122,24 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize("name", ["token_ids.bin", "lengths.bin", "store.json"])
 @pytest.mark.parametrize("damage", [cut, Path.unlink])
 def test_a_damaged_store_is_refused_by_name(tmp_path, name, damage):
-    content = building.content(tmp_path / "journal")
+    content = store_builder.content(tmp_path / "journal")
     token_store.open_or_build(str(tmp_path), content)
     directory = tmp_path / content.key
     damage(directory / name)
     if (name, damage) == ("store.json", Path.unlink):  # what makes a directory a store
-        assert building.ids_of(token_store.open_or_build(str(tmp_path), content)) == EXPECTED
+        assert store_builder.ids_of(token_store.open_or_build(str(tmp_path), content)) == EXPECTED
         return
     with pytest.raises(WrongUse, match=f"{content.key}: this token store is damaged .*remove the directory"):
         token_store.open_or_build(str(tmp_path), content)
     shutil.rmtree(directory)
-    assert building.ids_of(token_store.open_or_build(str(tmp_path), content)) == EXPECTED
+    assert store_builder.ids_of(token_store.open_or_build(str(tmp_path), content)) == EXPECTED
 
 
 def test_a_store_that_shrinks_under_its_reader_gives_no_shorter_example(tmp_path):
-    content = building.content(tmp_path / "journal")
+    content = store_builder.content(tmp_path / "journal")
     store = token_store.open_or_build(str(tmp_path), content)
     cut(tmp_path / content.key / "token_ids.bin")
-    assert store[16] == building.example(16)
+    assert store[16] == store_builder.example(16)
     with pytest.raises(WrongUse, match=r"damaged \(example 17 is cut off\)"):
         store[17]
 

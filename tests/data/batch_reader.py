@@ -1,4 +1,4 @@
-"""A reader of batches as its own process, to be killed: `python -m tests.data.reading SETTINGS`.
+"""A reader of batches as its own process, to be killed: `python -m tests.data.batch_reader SETTINGS`.
 
 It stands for a trainer on any number of hosts: every step it takes each host's rows, writes them down as one
 batch, and then the position, the way a checkpoint would: one integer, flushed to disk, by a rename.
@@ -82,7 +82,7 @@ def start(directory: Path, settings: Mapping[str, Any], **how: int | None) -> su
     """`read` in a process of its own."""
     given = json.dumps([str(directory), settings, how])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "tests.data.reading", given]
+    command = [sys.executable, "-m", "tests.data.batch_reader", given]
     return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 

@@ -1,4 +1,4 @@
-"""A builder of a token store as its own process: `python -m tests.data.building SETTINGS`."""
+"""A builder of a token store as its own process: `python -m tests.data.store_builder SETTINGS`."""
 
 import collections
 import json
@@ -57,7 +57,7 @@ def start(cache_dir: Path, journal: Path, *, anew: bool = False, **of_content: A
     given = json.dumps([str(cache_dir), str(journal), anew, of_content])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.data.building", given],
+        [sys.executable, "-m", "tests.data.store_builder", given],
         env=environment,
         cwd=ROOT,
         stdout=subprocess.PIPE,

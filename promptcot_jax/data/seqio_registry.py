@@ -5,6 +5,7 @@ seqio finds an offline cache by the task's name alone. A `CheckedTask` can say w
 """
 
 import collections
+import functools
 import itertools
 import json
 import logging
@@ -67,10 +68,18 @@ class CheckedTask(seqio.Task):
         now = json.loads(json.dumps(now))  # lists for tuples
         path = origin_path(directory, split)
         if not tf.io.gfile.exists(path):
-            log.warning("%s: says not what it was made from; it may be stale", directory)
+            _warn_of_unknown_origin(directory)
             return []
         then = read_json(path)["made_from"]
         return sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+
+
+@functools.cache  # once for each: seqio asks several times for one reading
+def _warn_of_unknown_origin(directory: str) -> None:
+    log.warning(
+        "%s does not say what it was made from (seqio's script notes no such thing); it may be stale",
+        directory,
+    )
 
 
 def provider_named(name: str) -> seqio.Task | seqio.Mixture:

@@ -3,7 +3,9 @@
     builder = tfds_builder.Promptcot(config="problems", data_dir=DIR, file_format="array_record")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=WORKDIR))
 
-or, where Apache Beam and mlcroissant are installed, without which the command line of TFDS does not start,
+or by the command line of TFDS, which does not start without Apache Beam and mlcroissant. They ask for older
+versions of pyarrow and beartype than this package: install them after it, in an environment for this alone.
+
 
     tfds build promptcot/problems --imports=promptcot_jax.data.tfds_builder --manual_dir=WORKDIR \\
         --data_dir=DIR --file_format=array_record

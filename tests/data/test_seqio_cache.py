@@ -288,7 +288,7 @@ def test_a_cache_that_says_not_what_it_was_made_from_is_read_with_a_warning(file
     seqio.add_global_cache_dirs([str(tmp_path)])
     with caplog.at_level(logging.WARNING):
         assert dataset("p_theta", use_cached=True)
-    assert "p_theta: says not what it was made from; it may be stale" in caplog.text
+    assert caplog.text.count("p_theta does not say what it was made from") == 1
 
 
 def test_rows_that_change_while_they_are_cached_make_no_cache(tmp_path, monkeypatch):

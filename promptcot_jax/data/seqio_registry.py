@@ -76,10 +76,7 @@ class CheckedTask(seqio.Task):
 
 @functools.cache  # once for each: seqio asks several times for one reading
 def _warn_of_unknown_origin(directory: str) -> None:
-    log.warning(
-        "%s does not say what it was made from (seqio's script notes no such thing); it may be stale",
-        directory,
-    )
+    log.warning("%s does not say what it was made from (seqio's script never does); may be stale", directory)
 
 
 def provider_named(name: str) -> seqio.Task | seqio.Mixture:

@@ -6,7 +6,6 @@
 or by the command line of TFDS, which does not start without Apache Beam and mlcroissant. They ask for older
 versions of pyarrow and beartype than this package: install them after it, in an environment for this alone.
 
-
     tfds build promptcot/problems --imports=promptcot_jax.data.tfds_builder --manual_dir=WORKDIR \\
         --data_dir=DIR --file_format=array_record
 

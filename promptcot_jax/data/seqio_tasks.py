@@ -131,7 +131,6 @@ def register_over(
 ) -> None:
     """Registers the tasks of this package among `names`, all of them over the same files.
 
-
     Args:
         files: path by split; `evaluate_NAME` takes the split "test".
 

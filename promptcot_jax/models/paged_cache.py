@@ -200,8 +200,8 @@ def attend_by_page(
         by_token = rule.capped(scores).reshape(batch, num_kv_heads, -1, length, page_size)
         scores = jnp.where(is_seen[:, None, None], by_token, lowest).reshape(scores.shape)
         new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=-1))
-        # 0 where masked. Of a token whose window begins in a later page all are masked, and the weights 1: the
-        # first score it sees shrinks what they added to exactly 0.
+        # 0 where masked. For a token whose window begins in a later page all are masked and all weights 1;
+        # the first score that it sees shrinks what they added to exactly 0.
         weights = jnp.exp(scores - new_maximum[..., None])
         shrink = jnp.exp(maximum - new_maximum)
         of_page = jnp.einsum(

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from promptcot_jax.core.arrays import Array, Float, Int, Params
+from promptcot_jax.core.arrays import Array, Bool, Float, Int, Params
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.models import decoder, paged_cache, plain_pages, rope, tpu_pages
 from promptcot_jax.parallel import rules as rules_lib
@@ -77,7 +77,7 @@ class CausalLM:
         is_past = slots[None, :] <= slots[:, None]  # [T, T]
         # Padding sees padding, which keeps its softmax finite; nothing else sees it.
         mask = is_past & (segment_ids[:, :, None] == segment_ids[:, None, :])
-        around = decoder.Surroundings(self._turn(positions), mask)
+        around = self._surroundings(positions, mask=mask)
         return _apply(decoder.Decoder(self.config, self.rules, remat), params, token_ids, around)
 
     def output_embedding(self, params: Params) -> Float[Array, "D V"]:
@@ -130,7 +130,7 @@ class CausalLM:
                 `config.dtype`. Others are cast, and the compiler casts those of all layers together at the
                 start of every call: a second set of weights.
         """
-        around = decoder.Surroundings(self._turn(places.positions), places=places)
+        around = self._surroundings(places.positions, places=places)
         embed = decoder.TokenEmbedding(self.config, self.rules)
         x = _apply(embed, decoding_params["embed_tokens"], token_ids)
         x, cache = self._extend_layers(decoding_params["layers"], x, around, cache)
@@ -147,16 +147,17 @@ class CausalLM:
     ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache]:
         if isinstance(layers, tuple):
             layer = decoder.DecoderLayer(self.config, self.rules, fused=True)
-            for i, layer_params in enumerate(layers):
-                x, cache = _apply(layer, layer_params, x, around, cache, i)
+            kinds = map(decoder.LayerKind, range(self.config.num_layers), self.config.local_layers)
+            for layer_params, kind in zip(layers, kinds, strict=True):
+                x, cache = _apply(layer, layer_params, x, around, cache, kind)
             return x, cache
         layer = decoder.DecoderLayer(self.config, self.rules)
 
-        def extend_layer(carry: Any, layer_params_and_index: Any) -> tuple[Any, None]:
-            layer_params, i = layer_params_and_index
-            return _apply(layer, layer_params, carry[0], around, carry[1], i), None
+        def extend_layer(carry: Any, layer_params_and_kind: Any) -> tuple[Any, None]:
+            layer_params, kind = layer_params_and_kind
+            return _apply(layer, layer_params, carry[0], around, carry[1], kind), None
 
-        (x, cache), _ = lax.scan(extend_layer, (x, cache), (layers, jnp.arange(self.config.num_layers)))
+        (x, cache), _ = lax.scan(extend_layer, (x, cache), (layers, decoder.layer_kinds(self.config)))
         return x, cache
 
     def unembed(self, decoding_params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
@@ -164,11 +165,31 @@ class CausalLM:
         kernel = self.output_embedding(decoding_params).astype(self.config.dtype)
         flat = hidden.reshape(-1, hidden.shape[-1])
         logits = jnp.matmul(flat, kernel, preferred_element_type=jnp.float32)
+        if (cap := self.config.logit_soft_cap) is not None:
+            logits = cap * jnp.tanh(logits / cap)
         logits = decoder.constrain(logits, ("batch", "vocab"), self.rules)
         return logits.reshape(*hidden.shape[:-1], -1)
 
-    def _turn(self, positions: Int[Array, "B T"]) -> rope.Rotation:
-        return rope.rotation(positions, head_dim=self.config.head_dim, theta=self.config.rope_theta)
+    def _surroundings(
+        self,
+        positions: Int[Array, "B T"],
+        *,
+        mask: Bool[Array, "B T T"] | None = None,
+        places: paged_cache.Places | None = None,
+    ) -> decoder.Surroundings:
+        turn, local_turn = _rotations(self.config, positions)
+        return decoder.Surroundings(turn, local_turn, mask, places)
+
+
+def _rotations(
+    config: config_lib.DecoderConfig, positions: Int[Array, "B T"]
+) -> tuple[rope.Rotation, rope.Rotation | None]:
+    """The rotation of all layers or of global ones, and that of local layers if it is another."""
+    head_dim, window = config.head_dim, config.window
+    turn = rope.rotation(positions, head_dim=head_dim, theta=config.rope_theta, scaling=config.rope_scaling)
+    if window is None or window.rope_theta is None:
+        return turn, None
+    return turn, rope.rotation(positions, head_dim=head_dim, theta=window.rope_theta)
 
 
 def _apply(module: nn.Module, params: Params, *arguments: Any) -> Any:
@@ -178,8 +199,8 @@ def _apply(module: nn.Module, params: Params, *arguments: Any) -> Any:
 def _boxed_init(module: decoder.Decoder, key: Array) -> Params:
     """Parameters with their logical axes around them, from a pass over one token."""
     one = jnp.ones((1, 1), jnp.int32)
-    turn = rope.rotation(one, head_dim=module.config.head_dim, theta=module.config.rope_theta)
-    variables: Any = module.init(key, one, decoder.Surroundings(turn, one[..., None] > 0))
+    around = decoder.Surroundings(*_rotations(module.config, one), mask=one[..., None] > 0)
+    variables: Any = module.init(key, one, around)
     return variables["params"]
 
 

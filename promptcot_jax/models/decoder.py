@@ -5,6 +5,9 @@ traced and compiled; decoding on a CPU calls it on each layer's own arrays, sinc
 slice at every step there, with the matrices that read one input side by side in one (`fused`): fewer, larger
 products, of which a step of few tokens is made.
 
+Layers that differ beyond their parameters (a window or none, one rotary base or another) stay one traced
+layer: a flag is scanned beside the parameters and selects reach and rotation.
+
 Tokens stay flat, [B*T, D], through all projections: the matmuls are then plain matrix products, which XLA
 runs faster on CPU. Attention is one batched product for each key-value head, its group of query heads laid
 side by side, so that keys and values are never repeated.
@@ -14,6 +17,7 @@ where a mesh axis does not divide a dimension (3 heads over 2 devices) and drops
 no rules are entered.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -24,6 +28,7 @@ from jax import lax
 from promptcot_jax.core.arrays import Array, Bool, Float, Int
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.models import paged_cache, rope
+from promptcot_jax.models import scores as scores_lib
 from promptcot_jax.parallel import rules as rules_lib
 
 # Unit variance in, unit variance out, whatever the width. The 0.02 of the Llama and Qwen code is meant for
@@ -35,8 +40,21 @@ class Surroundings(NamedTuple):
     """What every layer of one forward pass shares: a mask, or places in a cache."""
 
     turn: rope.Rotation
+    local_turn: rope.Rotation | None = None  # of local layers, where these have a base of their own
     mask: Bool[Array, "B T S"] | None = None
     places: paged_cache.Places | None = None
+
+
+class LayerKind(NamedTuple):
+    """What tells a layer from the others besides its parameters; of a scan, arrays over [L]."""
+
+    index: Int[Array, ""] | int
+    is_local: Bool[Array, ""] | bool
+
+
+def layer_kinds(config: config_lib.DecoderConfig) -> LayerKind:
+    """Of all layers, stacked as their parameters are."""
+    return LayerKind(jnp.arange(config.num_layers), jnp.asarray(config.local_layers))
 
 
 def constrain(x: Array, axes: tuple[str | None, ...], rules: rules_lib.LogicalRules) -> Array:
@@ -75,12 +93,14 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        scale = declare(self, "scale", nn.initializers.ones_init(), x.shape[-1:], (self.axis,))
+        centered = self.config.zero_centered_norms
+        init = nn.initializers.zeros_init() if centered else nn.initializers.ones_init()
+        scale = declare(self, "scale", init, x.shape[-1:], (self.axis,)).astype(jnp.float32)
         wide = x.astype(jnp.float32)
         normed = wide * jax.lax.rsqrt(
             jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.config.norm_epsilon
         )
-        return (normed * scale.astype(jnp.float32)).astype(self.config.dtype)
+        return (normed * (1.0 + scale if centered else scale)).astype(self.config.dtype)
 
 
 class Projection(nn.Module):
@@ -115,7 +135,7 @@ class Attention(nn.Module):
         x: Float[Array, "tokens D"],
         around: Surroundings,
         cache: paged_cache.PagedCache | None,
-        layer: Int[Array, ""] | int,
+        kind: LayerKind,
     ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache | None]:
         config = self.config
         flat = self._project(x)
@@ -124,13 +144,15 @@ class Attention(nn.Module):
             # of all layers anew for it at every call (`tests/sampling/compile_for_tpu.py` shows it).
             flat = lax.optimization_barrier(flat)
         flat_queries, flat_keys, flat_values = flat
-        queries = self._heads(flat_queries, "heads", "q_norm", around)
-        keys = self._heads(flat_keys, "kv_heads", "k_norm", around)
-        values = self._heads(flat_values, "kv_heads", None, around)
+        turn = self._turn(around, kind)
+        queries = self._heads(flat_queries, "heads", "q_norm", turn)
+        keys = self._heads(flat_keys, "kv_heads", "k_norm", turn)
+        values = self._heads(flat_values, "kv_heads", None, turn)
+        rule = self._score_rule(kind)
         if cache is None:
             assert around.mask is not None
             keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
-            mixed = attend(queries, keys, values, around.mask)
+            mixed = attend(queries, keys, values, around.mask, rule)
         else:
             assert around.places is not None
             mixed, cache = paged_cache.write_and_attend(
@@ -139,13 +161,32 @@ class Attention(nn.Module):
                 values,
                 cache,
                 around.places,
-                layer,
+                kind.index,
+                rule=rule,
                 num_layers=config.num_layers,
                 rules=self.rules,
             )
         mixed = constrain(mixed, ("batch", "heads"), self.rules)
-        output = Projection(config, config.embed_dim, ("heads", "embed"), name="o_proj")(mixed)
+        axes = ("heads", "embed")
+        output = Projection(config, config.embed_dim, axes, config.output_bias, name="o_proj")(mixed)
         return output, cache
+
+    def _score_rule(self, kind: LayerKind) -> scores_lib.ScoreRule:
+        """This layer's, with its sinks."""
+        config, reach, sinks = self.config, None, None
+        if config.window is not None:
+            reach = jnp.where(kind.is_local, config.window.size, scores_lib.EVERYTHING)
+        if config.attention_sinks:
+            sinks = declare(self, "sinks", nn.initializers.zeros_init(), (config.num_heads,), ("heads",))
+        return scores_lib.ScoreRule(
+            scale=config.score_scale, soft_cap=config.attention_soft_cap, reach=reach, sinks=sinks
+        )
+
+    def _turn(self, around: Surroundings, kind: LayerKind) -> rope.Rotation:
+        if around.local_turn is None:
+            return around.turn
+        choose = functools.partial(jnp.where, kind.is_local)
+        return jax.tree.map(choose, around.local_turn, around.turn)
 
     def _project(self, x: Float[Array, "tokens D"]) -> list[Float[Array, "tokens _"]]:
         """Queries, keys and values, flat."""
@@ -167,15 +208,15 @@ class Attention(nn.Module):
         ]
 
     def _heads(
-        self, flat: Float[Array, "tokens _"], axis: str, norm: str | None, around: Surroundings
+        self, flat: Float[Array, "tokens _"], axis: str, norm: str | None, turn: rope.Rotation
     ) -> Float[Array, "B T heads H"]:
         """Flat features as heads; queries and keys (those with a norm's name) are normed and rotated."""
         config = self.config
-        heads = flat.reshape(*around.turn.cosine.shape[:2], -1, config.head_dim)  # [B, T, heads, H]
+        heads = flat.reshape(*turn.cosine.shape[:2], -1, config.head_dim)  # [B, T, heads, H]
         if norm is not None:
             if config.qk_norm:
                 heads = RMSNorm(config, "head_dim", name=norm)(heads)
-            heads = rope.rotate(heads, around.turn)
+            heads = rope.rotate(heads, turn)
         return constrain(heads, ("batch", "length", axis, "head_dim"), self.rules)
 
 
@@ -184,6 +225,7 @@ def attend(
     keys: Float[Array, "B K S H"],
     values: Float[Array, "B K S H"],
     mask: Bool[Array, "B T S"],
+    rule: scores_lib.ScoreRule,
 ) -> Float[Array, "tokens N*H"]:
     """Softmax attention of N query heads over K key-value heads, flat tokens out.
 
@@ -191,22 +233,49 @@ def attend(
     """
     batch, length, num_heads, head_dim = queries.shape
     num_kv_heads, num_slots = keys.shape[1:3]
-    scaled = queries * jnp.asarray(head_dim**-0.5, queries.dtype)
+    scaled = queries * jnp.asarray(rule.scale, queries.dtype)
     grouped = scaled.reshape(batch, length, num_kv_heads, -1, head_dim)
     grouped = grouped.transpose(0, 2, 3, 1, 4)  # [B, K, N/K, T, H]
     rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)  # [B, K, N/K*T, H]
     scores = jnp.einsum("BKRH,BKSH->BKRS", rows, keys, preferred_element_type=jnp.float32)
-    scores = scores.reshape(batch, num_kv_heads, -1, length, num_slots)
+    scores = rule.capped(scores).reshape(batch, num_kv_heads, -1, length, num_slots)
+    if rule.reach is not None:
+        mask = mask & rule.sees(jnp.arange(length)[:, None] - jnp.arange(num_slots))
     scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(batch, num_kv_heads, -1, num_slots)
+    weights = softmax_with_sinks(scores, rule.sinks).astype(values.dtype)
+    weights = weights.reshape(batch, num_kv_heads, -1, num_slots)
     mixed = jnp.einsum("BKRS,BKSH->BKRH", weights, values)
     mixed = mixed.reshape(batch, num_kv_heads, -1, length, head_dim)
     mixed = mixed.transpose(0, 3, 1, 2, 4)  # [B, T, K, N/K, H]
     return mixed.reshape(batch * length, num_heads * head_dim)
 
 
+def softmax_with_sinks(
+    scores: Float[Array, "B K G T S"], sinks: Float[Array, " N"] | None
+) -> Float[Array, "B K G T S"]:
+    """Softmax over keys; each head's sink takes its share of the sum."""
+    if sinks is None:
+        return jax.nn.softmax(scores, axis=-1)
+    sinks = sinks.astype(jnp.float32).reshape(scores.shape[1], -1, 1, 1)  # [K, N/K, 1, 1]
+    maximum = lax.stop_gradient(jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), sinks))
+    weights = jnp.exp(scores - maximum)
+    return weights / (jnp.sum(weights, axis=-1, keepdims=True) + jnp.exp(sinks - maximum))
+
+
+def activate(
+    gate: Float[Array, "..."], up: Float[Array, "..."], activation: config_lib.Activation
+) -> Float[Array, "..."]:
+    """The gated activation between an MLP's projections."""
+    if activation == "silu":
+        return nn.silu(gate) * up
+    if activation == "gelu_tanh":
+        return nn.gelu(gate, approximate=True) * up
+    gate, up = jnp.minimum(gate, activation.limit), jnp.clip(up, -activation.limit, activation.limit)
+    return (up + 1.0) * gate * nn.sigmoid(activation.alpha * gate)
+
+
 class Mlp(nn.Module):
-    """SwiGLU: silu(gate) times up, projected down."""
+    """Gated MLP: an activation of gate and up, projected down."""
 
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
@@ -216,17 +285,18 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens D"]:
         config, axes = self.config, ("embed", "mlp")
         if self.fused:
-            joined = Projection(config, 2 * config.mlp_dim, axes, name="gate_up_proj")(x)
+            joined = Projection(config, 2 * config.mlp_dim, axes, config.mlp_bias, name="gate_up_proj")(x)
             gate, up = jnp.split(joined, 2, axis=-1)
         else:
-            gate = Projection(config, config.mlp_dim, axes, name="gate_proj")(x)
-            up = Projection(config, config.mlp_dim, axes, name="up_proj")(x)
-        hidden = constrain(nn.silu(gate) * up, ("batch", "mlp"), self.rules)
-        return Projection(config, config.embed_dim, ("mlp", "embed"), name="down_proj")(hidden)
+            gate = Projection(config, config.mlp_dim, axes, config.mlp_bias, name="gate_proj")(x)
+            up = Projection(config, config.mlp_dim, axes, config.mlp_bias, name="up_proj")(x)
+        hidden = constrain(activate(gate, up, config.activation), ("batch", "mlp"), self.rules)
+        axes = ("mlp", "embed")
+        return Projection(config, config.embed_dim, axes, config.mlp_bias, name="down_proj")(hidden)
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm attention and MLP, each added to the residual stream."""
+    """Pre-norm attention and MLP, each added to the residual stream; Gemma norms what is added once more."""
 
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
@@ -238,13 +308,20 @@ class DecoderLayer(nn.Module):
         x: Float[Array, "tokens D"],
         around: Surroundings,
         cache: paged_cache.PagedCache | None,
-        layer: Int[Array, ""] | int,
+        kind: LayerKind,
     ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache | None]:
-        attention = Attention(self.config, self.rules, self.fused, name="self_attn")
-        mixed, cache = attention(RMSNorm(self.config, name="input_layernorm")(x), around, cache, layer)
+        config, sandwich = self.config, self.config.sandwich_norms
+        attention = Attention(config, self.rules, self.fused, name="self_attn")
+        mixed, cache = attention(RMSNorm(config, name="input_layernorm")(x), around, cache, kind)
+        if sandwich:
+            mixed = RMSNorm(config, name="post_attention_layernorm")(mixed)
         x = constrain(x + mixed, ("batch", "act_embed"), self.rules)
-        mlp = Mlp(self.config, self.rules, self.fused, name="mlp")
-        y = mlp(RMSNorm(self.config, name="post_attention_layernorm")(x))
+        # Hugging Face's names: without sandwich norms, the one after attention is the one before the MLP.
+        before = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
+        mlp = Mlp(config, self.rules, self.fused, name="mlp")
+        y = mlp(RMSNorm(config, name=before)(x))
+        if sandwich:
+            y = RMSNorm(config, name="post_feedforward_layernorm")(y)
         return constrain(x + y, ("batch", "act_embed"), self.rules), cache
 
 
@@ -261,6 +338,8 @@ class TokenEmbedding(nn.Module):
         init = nn.initializers.normal(config.embed_dim**-0.5)  # as an output matrix it must not saturate
         embedding = declare(self, "embedding", init, shape, ("vocab", "embed"))
         rows = jnp.take(embedding, token_ids.reshape(-1), axis=0).astype(config.dtype)
+        if config.scale_embeddings:
+            rows = rows * jnp.asarray(config.embed_dim**0.5, config.dtype)
         return constrain(rows, ("batch", "act_embed"), self.rules)
 
 
@@ -293,17 +372,17 @@ class Decoder(nn.Module):
         if not config.tie_embeddings:
             OutputEmbedding(config, name="lm_head")()
         x = TokenEmbedding(config, self.rules, name="embed_tokens")(token_ids)
-        for_all: Any = (nn.broadcast,) * 3  # not one per layer; flax annotates this as an int
+        per_layer: Any = (nn.broadcast, nn.broadcast, 0)  # of the arguments; flax annotates this as an int
         policy = None if self.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         layers = nn.scan(
             nn.remat(DecoderLayer, prevent_cse=False, policy=policy),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=for_all,
+            in_axes=per_layer,
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, _ = layers(config, self.rules, name="layers")(x, around, None, 0)
+        x, _ = layers(config, self.rules, name="layers")(x, around, None, layer_kinds(config))
         x = RMSNorm(config, name="norm")(x)
         hidden = x.reshape(*token_ids.shape, config.embed_dim)  # [B, T, D]
         return constrain(hidden, ("batch", "length", "act_embed"), self.rules)

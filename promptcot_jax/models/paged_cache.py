@@ -12,6 +12,7 @@ wherever nothing better is known, `tpu_pages` for a TPU. Here is what they share
 pass over one layer calls on it, how the cache is split over a mesh, and attention by pages in plain JAX.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -21,6 +22,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from promptcot_jax.core.arrays import Array, Float, Int
+from promptcot_jax.models import scores as scores_lib
 from promptcot_jax.parallel import rules as rules_lib
 
 Index = Int[Array, ""] | int
@@ -74,7 +76,11 @@ class PagedCache(Protocol):
         ...
 
     def attend(
-        self, queries: Float[Array, "B T N H"], places: Places, first_page: Index
+        self,
+        queries: Float[Array, "B T N H"],
+        places: Places,
+        first_page: Index,
+        rule: scores_lib.ScoreRule,
     ) -> Float[Array, "tokens N*H"]:
         """Softmax attention of every token over its row's tokens up to itself, flat tokens out."""
         ...
@@ -92,6 +98,7 @@ def write_and_attend(
     places: Places,
     layer: Index,
     *,
+    rule: scores_lib.ScoreRule,
     num_layers: int,
     rules: rules_lib.LogicalRules = (),
 ) -> tuple[Float[Array, "tokens N*H"], PagedCache]:
@@ -101,24 +108,29 @@ def write_and_attend(
     over its tensor axis: each shard of rows has pages of its own, and page tables count within the shard.
     """
 
-    def local(queries, keys, values, cache, places, layer):
+    def local(queries, keys, values, cache, places, layer, rule):
         first_page = layer * (cache.num_pages // num_layers)
         cache = cache.write(keys, values, places, first_page)
-        return cache.attend(queries, places, first_page), cache
+        return cache.attend(queries, places, first_page, rule), cache
 
     layer = jnp.asarray(layer, jnp.int32)
     if not rules:
-        return local(queries, keys, values, cache, places, layer)
+        return local(queries, keys, values, cache, places, layer, rule)
     # Query heads are split where key-value heads are, so that every head finds its keys on its own shard.
     of_heads = _spec(keys, ("batch", None, "kv_heads", None), rules)
     of_cache = _cache_spec(cache, rules)
     of_places = _spec(places.positions, ("batch", None), rules)
+    of_rule = dataclasses.replace(
+        rule,
+        reach=None if rule.reach is None else PartitionSpec(),
+        sinks=None if rule.sinks is None else PartitionSpec(of_heads[2]),
+    )
     return jax.shard_map(
         local,
-        in_specs=(of_heads, of_heads, of_heads, of_cache, of_places, PartitionSpec()),
+        in_specs=(of_heads, of_heads, of_heads, of_cache, of_places, PartitionSpec(), of_rule),
         out_specs=(PartitionSpec(of_heads[0], of_heads[2]), of_cache),
         check_vma=False,
-    )(queries, keys, values, cache, places, layer)
+    )(queries, keys, values, cache, places, layer, rule)
 
 
 def copy_pages(
@@ -158,46 +170,71 @@ def attend_by_page(
     page_size: int,
     num_kv_heads: int,
     read_pages: Callable[[Int[Array, " B"]], tuple[Float[Array, "B K H page"], Float[Array, "B K page H"]]],
+    rule: scores_lib.ScoreRule,
 ) -> Float[Array, "tokens N*H"]:
-    """Attention over the pages in use with a running maximum, as FlashAttention does it.
+    """Attention over the pages in reach with a running maximum, as FlashAttention does it.
 
-    A page past a row's last token changes that row's result by nothing, not even rounding, so a row's bits
-    do not depend on how long its neighbours are.
+    Each row goes through its own pages, from the first in reach of its first token to that of its last. A
+    page past these changes the row's result by nothing, not even rounding, so a row's bits do not depend on
+    how long its neighbours are.
 
     Args:
         read_pages: keys and values of one page for each row, in the layer at hand.
     """
     batch, length, num_heads, head_dim = queries.shape
-    scaled = queries * jnp.asarray(head_dim**-0.5, queries.dtype)
+    scaled = queries * jnp.asarray(rule.scale, queries.dtype)
     grouped = scaled.reshape(batch, length, num_kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
     rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)  # [B, K, N/K*T, H]
     lowest = jnp.finfo(jnp.float32).min
+    first_pages = _first_pages_in_reach(places, page_size, rule)
+    last_entry = places.page_table.shape[1] - 1
 
     def add_page(i: Int[Array, ""], partial: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         maximum, total, mixed = partial
-        keys, values = read_pages(lax.dynamic_index_in_dim(places.page_table, i, axis=1, keepdims=False))
+        entries = first_pages + i  # [B]; past a row's last page, any that exists
+        pages = jnp.take_along_axis(places.page_table, jnp.minimum(entries, last_entry)[:, None], axis=1)
+        keys, values = read_pages(pages[:, 0])
         scores = jnp.einsum("BKRH,BKHS->BKRS", rows, keys, preferred_element_type=jnp.float32)
-        is_past = i * page_size + jnp.arange(page_size) <= places.positions[:, :, None]  # [B, T, page]
-        by_token = scores.reshape(batch, num_kv_heads, -1, length, page_size)
-        scores = jnp.where(is_past[:, None, None], by_token, lowest).reshape(scores.shape)
+        of_keys = entries[:, None] * page_size + jnp.arange(page_size)  # [B, page]
+        is_seen = rule.sees(places.positions[:, :, None] - of_keys[:, None])  # [B, T, page]
+        by_token = rule.capped(scores).reshape(batch, num_kv_heads, -1, length, page_size)
+        scores = jnp.where(is_seen[:, None, None], by_token, lowest).reshape(scores.shape)
         new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=-1))
-        weights = jnp.exp(scores - new_maximum[..., None])  # 0 where masked: every token sees its row's first
+        # 0 where masked. Of a token whose window begins in a later page all are masked, and the weights 1: the
+        # first score it sees shrinks what they added to exactly 0.
+        weights = jnp.exp(scores - new_maximum[..., None])
         shrink = jnp.exp(maximum - new_maximum)
         of_page = jnp.einsum(
             "BKRS,BKSH->BKRH", weights.astype(values.dtype), values, preferred_element_type=jnp.float32
         )
         return new_maximum, total * shrink + jnp.sum(weights, axis=-1), mixed * shrink[..., None] + of_page
 
-    nothing = (
-        jnp.full(rows.shape[:-1], lowest),
-        jnp.zeros(rows.shape[:-1], jnp.float32),
-        jnp.zeros(rows.shape, jnp.float32),
-    )
-    num_pages = jnp.max(places.positions) // page_size + 1
-    _, total, mixed = lax.fori_loop(0, num_pages, add_page, nothing)
+    nothing = jnp.zeros(rows.shape, jnp.float32)
+    num_pages = jnp.max(places.positions[:, -1] // page_size - first_pages) + 1
+    _, total, mixed = lax.fori_loop(0, num_pages, add_page, (*_of_sinks(rows, length, rule), nothing))
     output = (mixed / total[..., None]).astype(queries.dtype)
     output = output.reshape(batch, num_kv_heads, -1, length, head_dim).transpose(0, 3, 1, 2, 4)
     return output.reshape(batch * length, num_heads * head_dim)  # from [B, T, K, N/K, H]
+
+
+def _first_pages_in_reach(places: Places, page_size: int, rule: scores_lib.ScoreRule) -> Int[Array, " B"]:
+    """For each row, the first entry of its page table that any of its tokens sees."""
+    first_positions = places.positions[:, 0]
+    if rule.reach is None:
+        return jnp.zeros_like(first_positions)
+    return jnp.maximum(first_positions - (rule.reach - 1), 0) // page_size
+
+
+def _of_sinks(
+    rows: Float[Array, "B K R H"], length: int, rule: scores_lib.ScoreRule
+) -> tuple[Float[Array, "B K R"], Float[Array, "B K R"]]:
+    """Maximum and total before any page: a sink counts as a key seen already, that mixes in nothing."""
+    shape = rows.shape[:-1]
+    if rule.sinks is None:
+        return jnp.full(shape, jnp.finfo(jnp.float32).min), jnp.zeros(shape, jnp.float32)
+    of_heads = rule.sinks.astype(jnp.float32).reshape(shape[1], -1, 1)  # [K, N/K, 1]
+    of_rows = jnp.broadcast_to(of_heads, (*of_heads.shape[:2], length)).reshape(shape[1:])
+    return jnp.broadcast_to(of_rows, shape), jnp.ones(shape, jnp.float32)
 
 
 def _cache_spec(cache: PagedCache, rules: rules_lib.LogicalRules) -> PartitionSpec:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from promptcot_jax.core.arrays import Array, Float, Int
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.models import paged_cache
+from promptcot_jax.models import scores as scores_lib
 
 
 class PlainPages(NamedTuple):
@@ -56,6 +57,7 @@ class PlainPages(NamedTuple):
         queries: Float[Array, "B T N H"],
         places: paged_cache.Places,
         first_page: paged_cache.Index,
+        rule: scores_lib.ScoreRule,
     ) -> Float[Array, "tokens N*H"]:
         def read_pages(
             pages: Int[Array, " B"],
@@ -64,7 +66,7 @@ class PlainPages(NamedTuple):
             return keys, self.values.at[first_page + pages].get(mode="promise_in_bounds")
 
         num_kv_heads = self.values.shape[1]
-        return paged_cache.attend_by_page(queries, places, self.page_size, num_kv_heads, read_pages)
+        return paged_cache.attend_by_page(queries, places, self.page_size, num_kv_heads, read_pages, rule)
 
     def copy(self, sources: Int[Array, " n"], targets: Int[Array, " n"]) -> "PlainPages":
         return jax.tree.map(

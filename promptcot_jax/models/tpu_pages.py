@@ -1,7 +1,8 @@
 """Pages as JAX's paged attention kernel for TPUs reads them: one decode step fetches only the pages in use.
 
 Decoding goes through `jax.experimental.pallas.ops.tpu.paged_attention`; reading prompts, whole pages at a
-time, through plain JAX over the same pages, since a page of queries keeps the matrix unit busy by itself.
+time, through plain JAX over the same pages, since a page of queries keeps the matrix unit busy by itself. So
+does decoding with windows or sinks, which the kernel does not know.
 
 What the kernel and the compiler ask for, found by compiling for v5p and v6e, as
 `tests/sampling/compile_for_tpu.py` does:
@@ -28,6 +29,7 @@ from jax.experimental.pallas.ops.tpu import paged_attention
 from promptcot_jax.core.arrays import Array, Float, Int
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.models import paged_cache
+from promptcot_jax.models import scores as scores_lib
 
 _LANES = 128  # numbers of a line of the vector unit
 _SUBLANES = 8  # lines of a tile
@@ -76,9 +78,10 @@ class TpuPages(NamedTuple):
         queries: Float[Array, "B T N H"],
         places: paged_cache.Places,
         first_page: paged_cache.Index,
+        rule: scores_lib.ScoreRule,
     ) -> Float[Array, "tokens N*H"]:
-        if queries.shape[1] == 1:
-            return self._attend_from_last(queries[:, 0], places, first_page)
+        if queries.shape[1] == 1 and rule.reach is None and rule.sinks is None:
+            return self._attend_from_last(queries[:, 0], places, first_page, rule)
 
         def read_pages(
             pages: Int[Array, " B"],
@@ -91,7 +94,7 @@ class TpuPages(NamedTuple):
             return keys.transpose(1, 0, 3, 2), values.swapaxes(0, 1)
 
         num_kv_heads = self.values.shape[0]
-        return paged_cache.attend_by_page(queries, places, self.page_size, num_kv_heads, read_pages)
+        return paged_cache.attend_by_page(queries, places, self.page_size, num_kv_heads, read_pages, rule)
 
     def copy(self, sources: Int[Array, " n"], targets: Int[Array, " n"]) -> "TpuPages":
         to, of = self._of_all_heads(targets), self._of_all_heads(sources)
@@ -102,7 +105,11 @@ class TpuPages(NamedTuple):
         return jnp.arange(self.values.shape[0])[:, None], pages[None]
 
     def _attend_from_last(
-        self, queries: Float[Array, "B N H"], places: paged_cache.Places, first_page: paged_cache.Index
+        self,
+        queries: Float[Array, "B N H"],
+        places: paged_cache.Places,
+        first_page: paged_cache.Index,
+        rule: scores_lib.ScoreRule,
     ) -> Float[Array, "B N*H"]:
         """The kernel: one query token a row.
 
@@ -119,13 +126,14 @@ class TpuPages(NamedTuple):
                 f"{_TABLE_BYTES} bytes of a TPU's scalar memory; take larger pages, or fewer slots a device."
             )
         # float32 in and out: the kernel adds up blocks in the type of the queries.
-        scaled = _padded(queries.astype(jnp.float32) * head_dim**-0.5)
+        scaled = _padded(queries.astype(jnp.float32) * rule.scale)
         mixed = paged_attention.paged_attention(
             scaled,
             self.keys,
             self.values,
             places.positions[:, 0] + 1,
             table,
+            attn_logits_soft_cap=rule.soft_cap,
             pages_per_compute_block=pages_per_block,
         )
         return mixed[..., :head_dim].astype(queries.dtype).reshape(batch, num_heads * head_dim)

@@ -1,11 +1,15 @@
 """One table from logical axes to mesh axes; layers name logical axes only.
 
-`embed` of the parameters is sharded over `fsdp` (each layer's weights are gathered when it runs), heads and
-mlp over `tensor`. Activations keep rows over both data axes. A dimension that its mesh axis does not divide
-stays whole, since small models on large meshes have fewer heads than devices; `unsharded` lists those, so
-that a launch can log them.
+Training: `embed` of the parameters lies over `fsdp` and whatever other axes hold no matrix product (each
+layer's weights are gathered when it runs), heads and mlp over `tensor`, experts over `expert`. Activations
+keep rows over the data axes and positions over `sequence`.
+
+A parameter that its rule cannot split evenly is an error that names it, not a slow run; but for the axes in
+`MAY_STAY_WHOLE`: there are fewer key-value heads than chips in most models, and vocabularies come in any
+size. `unsharded` lists those, so that a launch can log them. Activations follow where they divide.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -15,73 +19,123 @@ MeshAxes = str | tuple[str, ...] | None
 LogicalRules = tuple[tuple[str, MeshAxes], ...]
 
 DEFAULT_RULES: LogicalRules = (
-    ("batch", ("data", "fsdp")),
-    ("length", None),
+    ("batch", ("data", "fsdp", "expert")),
+    ("length", "sequence"),
     ("act_embed", None),
-    ("embed", "fsdp"),
+    ("embed", ("fsdp", "sequence", "expert")),
     ("mlp", "tensor"),
     ("heads", "tensor"),
     ("kv_heads", "tensor"),
     ("head_dim", None),
     ("vocab", "tensor"),
     ("layers", None),
+    ("experts", "expert"),
+    ("expert_embed", ("fsdp", "sequence")),
+    ("expert_mlp", "tensor"),
+    ("router", None),
 )
+MAY_STAY_WHOLE = frozenset({"kv_heads", "vocab"})
 
 
-def _mesh_axes(
-    mesh: Mesh | AbstractMesh, logical_axis: str | None, size: int, rules: LogicalRules
-) -> MeshAxes:
-    """Mesh axes of one dimension: the rule's, if they divide it."""
+def mesh_axes(logical_axis: str, rules: LogicalRules) -> tuple[str, ...]:
+    """Mesh axes that a logical axis lies over, major first.
+
+    Raises:
+        ValueError: the table has no such axis.
+    """
     table = dict(rules)
-    if logical_axis is None:
-        return None
     if logical_axis not in table:
         raise ValueError(f"Logical axis '{logical_axis}' has no rule; the table names {sorted(table)}.")
     axes = table[logical_axis]
-    names = (axes,) if isinstance(axes, str) else (axes or ())
-    devices = 1
-    for name in names:
-        devices *= mesh.shape[name]
-    return axes if devices and size % devices == 0 else None
+    return (axes,) if isinstance(axes, str) else (axes or ())
+
+
+def num_shards(mesh: Mesh | AbstractMesh, logical_axis: str, rules: LogicalRules) -> int:
+    """Into how many parts the mesh splits a logical axis."""
+    return math.prod(mesh.shape[axis] for axis in mesh_axes(logical_axis, rules))
 
 
 def partition_spec(
     mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], shape: tuple[int, ...], rules: LogicalRules
 ) -> PartitionSpec:
-    """PartitionSpec of one array from the logical names of its dimensions."""
-    sizes = zip(axes, shape, strict=True)
-    return PartitionSpec(*(_mesh_axes(mesh, axis, size, rules) for axis, size in sizes))
+    """PartitionSpec of one array from the logical names of its dimensions.
+
+    A dimension that its mesh axes do not divide stays whole, and mesh axes of one device are left out.
+    """
+
+    def entry(axis: str | None, size: int) -> MeshAxes:
+        if axis is None or size % num_shards(mesh, axis, rules):
+            return None
+        names = tuple(name for name in mesh_axes(axis, rules) if mesh.shape[name] > 1)
+        return names[0] if len(names) == 1 else names or None
+
+    return PartitionSpec(*(entry(axis, size) for axis, size in zip(axes, shape, strict=True)))
 
 
 def sharding_tree(mesh: Mesh, logical_axes: Any, shapes: Any, rules: LogicalRules = DEFAULT_RULES) -> Any:
-    """NamedSharding of every array of a tree.
+    """NamedSharding of every parameter of a tree.
 
     Args:
         logical_axes: tree of tuples of logical names, as `CausalLM.logical_axes()` gives it.
         shapes: the tree of arrays or `ShapeDtypeStruct`s they belong to.
+
+    Raises:
+        ValueError: two dimensions of a parameter want the same mesh axis, or one does not divide over its
+            own; names parameter, axis, size and mesh.
     """
 
-    def sharding(array: Any, axes: tuple[str | None, ...]) -> NamedSharding:
+    def sharding(path: Any, array: Any, axes: tuple[str | None, ...]) -> NamedSharding:
+        _check(jax.tree_util.keystr(path, simple=True, separator="."), axes, array.shape, mesh, rules)
         return NamedSharding(mesh, partition_spec(mesh, axes, array.shape, rules))
 
-    return jax.tree.map(sharding, shapes, logical_axes)
+    return jax.tree_util.tree_map_with_path(sharding, shapes, logical_axes)
+
+
+def _check(
+    name: str, axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, rules: LogicalRules
+) -> None:
+    """Refuses a parameter that the table cannot place."""
+    taken: dict[str, str] = {}
+    for axis, size in zip(axes, shape, strict=True):
+        if axis is None:
+            continue
+        for mesh_axis in mesh_axes(axis, rules):
+            if mesh_axis in taken:
+                raise ValueError(
+                    f"Parameter '{name}': the logical axes '{taken[mesh_axis]}' and '{axis}' both lie over "
+                    f"the mesh axis '{mesh_axis}'; change the table of rules."
+                )
+            taken[mesh_axis] = axis
+        shards = num_shards(mesh, axis, rules)
+        if size % shards and axis not in MAY_STAY_WHOLE:
+            raise ValueError(
+                f"Parameter '{name}': its axis '{axis}' of size {size} does not divide over {shards} "
+                f"devices, {_in_words(mesh, mesh_axes(axis, rules))}; choose a mesh whose size divides "
+                f"{size}, and put the other devices along 'data'."
+            )
+
+
+def _in_words(mesh: Mesh, axes: tuple[str, ...]) -> str:
+    """Sizes of some mesh axes, as "fsdp 4 x tensor 2"."""
+    return " x ".join(f"{axis} {mesh.shape[axis]}" for axis in axes if mesh.shape[axis] > 1)
 
 
 def unsharded(mesh: Mesh, logical_axes: Any, shapes: Any, rules: LogicalRules = DEFAULT_RULES) -> list[str]:
-    """Parameters with a dimension whose rule asks for mesh axes that do not divide it, as readable lines."""
-    table, lines = dict(rules), []
-    for path, array in jax.tree_util.tree_leaves_with_path(shapes):
-        axes = logical_axes
-        for entry in path:
-            axes = axes[getattr(entry, "key", getattr(entry, "idx", None))]
+    """Parameters with a dimension that stays whole because its mesh axes do not divide it, one a line."""
+    lines: list[str] = []
+
+    def look(path: Any, array: Any, axes: tuple[str | None, ...]) -> None:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
         for axis, size in zip(axes, array.shape, strict=True):
-            if axis is None or table.get(axis) is None:
-                continue
-            if _mesh_axes(mesh, axis, size, rules) is None:
-                lines.append(f"{jax.tree_util.keystr(path)}: axis '{axis}' of size {size} over {table[axis]}")
+            if axis is not None and size % num_shards(mesh, axis, rules):
+                over = _in_words(mesh, mesh_axes(axis, rules))
+                lines.append(f"{name}: axis '{axis}' of size {size} is whole on each device of {over}")
+
+    jax.tree_util.tree_map_with_path(look, shapes, logical_axes)
     return lines
 
 
 def batch_sharding(mesh: Mesh, rules: LogicalRules = DEFAULT_RULES) -> NamedSharding:
-    """Sharding of a batch's arrays: rows over the data axes."""
-    return NamedSharding(mesh, PartitionSpec(dict(rules)["batch"]))
+    """Sharding of a batch's arrays: rows over the data axes; what a row holds stays together."""
+    names = tuple(name for name in mesh_axes("batch", rules) if mesh.shape[name] > 1)
+    return NamedSharding(mesh, PartitionSpec(names or None))

@@ -1,6 +1,5 @@
 """Shapes of the batches that sampling and scoring compile for: few of them, whatever lengths come in."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,9 +26,7 @@ def few_counts(count: int) -> int:
 def num_data_shards(rules: rules_lib.LogicalRules) -> int:
     """Over how many shards a model's rules spread rows on the mesh entered with `jax.set_mesh`."""
     mesh = jax.sharding.get_mesh()
-    row_axes = dict(rules).get("batch") or ()
-    names = (row_axes,) if isinstance(row_axes, str) else row_axes
-    return 1 if mesh.empty else math.prod(mesh.shape[name] for name in names)
+    return rules_lib.num_shards(mesh, "batch", rules) if rules and not mesh.empty else 1
 
 
 def full_and_small_batches(

@@ -19,7 +19,7 @@ from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import rules
 from promptcot_jax.trainers import loop, sft
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.train_step import Loss, TrainState, num_row_shards
+from promptcot_jax.trainers.train_step import Loss, TrainState
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Fitter:
         Raises:
             WrongUse: `rows_per_batch` is no multiple of micro-batches times data shards.
         """
-        multiple = self.loop.micro_batches * num_row_shards(rules.batch_sharding(self.mesh))
+        multiple = self.loop.micro_batches * rules.num_shards(self.mesh, "batch", rules.DEFAULT_RULES)
         if self.fit.rows_per_batch % multiple:
             raise WrongUse(
                 f"rows_per_batch={self.fit.rows_per_batch} does not divide over micro_batches="

@@ -6,7 +6,6 @@ batch is minus the log-likelihood the reward uses (section 3 of the paper) and t
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -81,8 +80,9 @@ def hidden_states(lm: CausalLM, params: Params, batch: PackedBatch, *, remat: bo
 
 def head_chunk() -> int:
     """Tokens of all devices whose logits may exist at one time: the same number on each device."""
-    shape = jax.sharding.get_abstract_mesh().shape  # empty outside `jax.set_mesh`
-    return token_log_probs.CHUNK_TOKENS * math.prod(shape.get(axis, 1) for axis in ("data", "fsdp"))
+    mesh = jax.sharding.get_abstract_mesh()  # empty outside `jax.set_mesh`
+    num_shards = 1 if mesh.empty else rules_lib.num_shards(mesh, "batch", rules_lib.DEFAULT_RULES)
+    return token_log_probs.CHUNK_TOKENS * num_shards
 
 
 def _nll(

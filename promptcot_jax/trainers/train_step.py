@@ -10,7 +10,6 @@ its compute dtype where it uses them.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -109,7 +108,8 @@ def _make_train_step(
 ) -> TrainStep:
     direction = optimizer.build()
     shardings = state_shardings(lm, optimizer, mesh)
-    batch_sharding = rules_lib.batch_sharding(mesh, lm.rules or rules_lib.DEFAULT_RULES)
+    rules = lm.rules or rules_lib.DEFAULT_RULES
+    batch_sharding = rules_lib.batch_sharding(mesh, rules)
     whole = NamedSharding(mesh, PartitionSpec())
 
     def total_of(params: Params, batch: PackedBatch) -> tuple[Array, Array]:
@@ -169,7 +169,7 @@ def _make_train_step(
         start=jax.jit(start, out_shardings=shardings),
         shardings=shardings,
         batch_sharding=batch_sharding,
-        rows_multiple=num_micro_batches * num_row_shards(batch_sharding),
+        rows_multiple=num_micro_batches * rules_lib.num_shards(mesh, "batch", rules),
     )
 
 
@@ -187,11 +187,6 @@ def state_shardings(lm: CausalLM, optimizer: OptimizerConfig, mesh: Mesh) -> Tra
         transform_non_params=lambda _: whole,
     )
     return TrainState(whole, params, opt_state, whole)
-
-
-def num_row_shards(batch_sharding: NamedSharding) -> int:
-    """Over how many groups of devices the rows of a batch are spread."""
-    return math.prod(batch_sharding.mesh.shape[axis] for axis in jax.tree.leaves(tuple(batch_sharding.spec)))
 
 
 def _split(batch: PackedBatch, num_micro_batches: int, sharding: NamedSharding) -> PackedBatch:

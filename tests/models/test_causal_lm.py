@@ -117,9 +117,12 @@ def test_scanned_equals_looped(config):
     turn = rope.rotation(
         jnp.broadcast_to(jnp.arange(9), (2, 9)), head_dim=config.head_dim, theta=config.rope_theta
     )
-    around = decoder.Surroundings(turn, jnp.broadcast_to(jnp.tril(jnp.ones((9, 9), bool)), (2, 9, 9)))
+    mask = jnp.broadcast_to(jnp.tril(jnp.ones((9, 9), bool)), (2, 9, 9))
+    around, kind = decoder.Surroundings(turn, mask=mask), decoder.LayerKind(0, is_local=False)
     layer = jax.jit(
-        functools.partial(decoder.DecoderLayer(config, fused=True).apply, around=around, cache=None, layer=0)
+        functools.partial(
+            decoder.DecoderLayer(config, fused=True).apply, around=around, cache=None, kind=kind
+        )
     )
     x = params["embed_tokens"]["embedding"][token_ids].reshape(18, -1)
     for layer_params in decoding_layout(lm, params)["layers"]:

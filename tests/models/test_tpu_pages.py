@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from promptcot_jax.models import causal_lm, paged_cache, plain_pages, tpu_pages
+from promptcot_jax.models import causal_lm, paged_cache, plain_pages, scores, tpu_pages
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from tests import toys
@@ -111,8 +111,9 @@ def test_attention_in_float32_differs_by_the_rounding_to_bfloat16():
     queries = jnp.asarray(noise.normal(size=(4, 1, 4, config.head_dim)), jnp.float32)
     blocks = paged_cache.Places(table, jnp.tile(jnp.arange(PAGE), (4, 1)))
     last = paged_cache.Places(table, jnp.full((4, 1), PAGE - 1))
+    rule = scores.ScoreRule(scale=config.head_dim**-0.5)
     exact, rounded = (
-        jax.jit(lambda cache: cache.write(keys, values, blocks, 0).attend(queries, last, 0))(
+        jax.jit(lambda cache: cache.write(keys, values, blocks, 0).attend(queries, last, 0, rule))(
             causal_lm.CausalLM(config).init_cache(NUM_PAGES, PAGE, layout)
         )
         for layout in ("plain", "tpu")

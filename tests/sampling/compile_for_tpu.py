@@ -31,7 +31,7 @@ import jax
 import numpy as np
 from jax import lax
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from promptcot_jax.models import causal_lm, tpu_pages
 from promptcot_jax.models import config as config_lib
@@ -73,8 +73,7 @@ class Machine:
     @functools.cached_property
     def mesh(self) -> Mesh:
         chips = topologies.get_topology_desc(self.topology, platform="tpu").devices
-        chips = np.array(chips[: self.data * self.tensor]).reshape(self.data, 1, self.tensor)
-        return Mesh(chips, mesh_lib.AXES, axis_types=(AxisType.Auto,) * 3)
+        return mesh_lib.make_mesh(mesh_lib.MeshConfig(data=self.data, tensor=self.tensor), chips)
 
     @property
     def rules(self) -> rules_lib.LogicalRules:

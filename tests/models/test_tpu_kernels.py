@@ -1,0 +1,59 @@
+"""The models' kernels compiled for TPUs, of which none is needed: what the compiler says of them.
+
+`libtpu` brings that compiler (`pip install 'jax[tpu]'`, or the extra `tpu`). Values and gradients are tested
+beside each module, the kernels being interpreted.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.parametrize("topology", ["v5p:2x2x1", "v6e:2x2x1"])]
+GB = 1e9
+
+
+@functools.cache
+def compiled(topology):
+    """Facts about the programs that the compiler makes, from a process of its own: see the script."""
+    pytest.importorskip("libtpu")
+    script = pathlib.Path(__file__).with_name("compile_for_tpu.py")
+    root = script.parents[2]
+    settings = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTHONPATH")}
+    finished = subprocess.run(
+        [sys.executable, script, topology],
+        env=settings | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(finished.stdout)
+
+
+def test_grouped_products_do_no_more_than_one_matrix_a_row(topology):
+    needed = 3 * 2 * 16384 * 2048 * 768  # the product, and its gradients by rows and by matrices
+    facts = compiled(topology)
+    assert facts["megablox"]["operations"] < 1.01 * needed
+    # Why it is not ragged_dot: for v6e it multiplies all rows by all matrices.
+    assert (facts["ragged_dot"]["operations"] > 100 * needed) == topology.startswith("v6e")
+
+
+def test_memory_of_experts_does_not_grow_with_the_tokens(topology):
+    """But for inputs and outputs; from one chunk to several, float32 sums of the weights' gradients come."""
+    facts = compiled(topology)
+    float32_sums = 4 * 3 * 128 * 2048 * 768
+    one, several = facts["experts 8192"]["temp_bytes"], facts["experts 32768"]["temp_bytes"]
+    more_tokens = 24576 * 2048 * 2
+    assert several < one + 1.2 * float32_sums + 4 * more_tokens
+
+
+def test_experts_over_four_chips_hold_a_quarter(topology):
+    facts = compiled(topology)
+    whole = facts["experts 32768"]
+    for mesh in ("experts, 4 chips", "experts, 2 x 2 chips"):
+        assert facts[mesh]["argument_bytes"] == whole["argument_bytes"] / 4
+        assert facts[mesh]["temp_bytes"] < 4 * GB

@@ -89,26 +89,47 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"max_position_embeddings": 2048},
     "qwen2": {"max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28},
     "qwen3": {
-        **{"max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28},
+        "max_position_embeddings": 32768,
+        "sliding_window": 4096,
+        "max_window_layers": 28,
         "head_dim": 128,
     },
     "qwen3_moe": {
-        **{"max_position_embeddings": 32768, "sliding_window": 4096, "num_experts_per_tok": 8},
-        **{"num_experts": 128, "moe_intermediate_size": 768},
+        "max_position_embeddings": 32768,
+        "sliding_window": 4096,
+        "num_experts_per_tok": 8,
+        "num_experts": 128,
+        "moe_intermediate_size": 768,
     },
     "gemma2": {
-        **{"max_position_embeddings": 8192, "sliding_window": 4096, "head_dim": 256},
-        **{"query_pre_attn_scalar": 256, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+        "max_position_embeddings": 8192,
+        "sliding_window": 4096,
+        "head_dim": 256,
+        "query_pre_attn_scalar": 256,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
         "tie_word_embeddings": True,
     },
     "gemma3": {
-        **{"max_position_embeddings": 131072, "sliding_window": 4096, "head_dim": 256, "vocab_size": 262208},
-        **{"num_attention_heads": 8, "num_key_value_heads": 4, "query_pre_attn_scalar": 256},
-        **{"tie_word_embeddings": True, "rope_theta": 1e6},
+        "max_position_embeddings": 131072,
+        "sliding_window": 4096,
+        "head_dim": 256,
+        "vocab_size": 262208,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "query_pre_attn_scalar": 256,
+        "tie_word_embeddings": True,
+        "rope_theta": 1e6,
     },
     "gpt_oss": {
-        **{"max_position_embeddings": 131072, "sliding_window": 128, "head_dim": 64, "rms_norm_eps": 1e-5},
-        **{"num_experts_per_tok": 4, "num_local_experts": 128, "attention_bias": True, "rope_theta": 150000.0},
+        "max_position_embeddings": 131072,
+        "sliding_window": 128,
+        "head_dim": 64,
+        "rms_norm_eps": 1e-5,
+        "num_experts_per_tok": 4,
+        "num_local_experts": 128,
+        "attention_bias": True,
+        "rope_theta": 150000.0,
     },
 }
 
@@ -175,18 +196,8 @@ def from_hf(config: dict[str, Any], where: str) -> config_lib.DecoderConfig:
         raise errors.WrongUse(f"{where}: {error}") from error
 
 
-def is_multimodal(config: dict[str, Any]) -> bool:
-    """Whether the checkpoint holds more than the text model that is read."""
-    return config.get("architectures") == [_MULTIMODAL]
-
-
-def is_packed(config: dict[str, Any]) -> bool:
-    """Whether experts are stored in four bits (`mxfp4`)."""
-    return bool(config.get("quantization_config"))
-
-
 def _fields(config: dict[str, Any], where: str) -> _Fields:
-    if is_multimodal(config):
+    if config.get("architectures") == [_MULTIMODAL]:
         text = config.get("text_config")
         if not isinstance(text, dict):
             raise errors.WrongUse(f"{where}: field 'text_config' must be an object, got {text!r}.")
@@ -271,7 +282,7 @@ def _experts(fields: _Fields) -> config_lib.Experts | None:
         return None
     if fields.get("mlp_only_layers"):
         raise fields.wrong(
-            f"mlp_only_layers={fields.get('mlp_only_layers')} is not supported: every layer must have experts."
+            f"mlp_only_layers={fields.get('mlp_only_layers')} is refused: every layer must have experts."
         )
     # transformers 5 writes num_local_experts where 4 wrote num_experts.
     default = fields.get("num_experts", fields.get("num_local_experts"))
@@ -355,7 +366,7 @@ def _rope(fields: _Fields) -> tuple[float, config_lib.RopeScaling | None]:
 def _base_and_scaling(
     fields: _Fields, parameters: dict[str, Any], source: str
 ) -> tuple[float, config_lib.RopeScaling | None]:
-    """Both spellings at once: `rope_parameters` with the base inside, or `rope_scaling` with it at the top."""
+    """Both spellings: `rope_parameters` with the base inside, or `rope_scaling` with it at the top."""
     if old := fields.given.get("rope_scaling"):
         if parameters:
             raise fields.wrong("rope_scaling and rope_parameters are both there; remove one.")

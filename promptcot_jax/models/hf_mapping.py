@@ -1,8 +1,8 @@
 """One table between our parameter tree and Hugging Face tensor names, used by import and export alike.
 
-Beyond names three things differ: Hugging Face keeps one tensor a layer (and, in Qwen3-MoE, an expert) where we
-stack [L, ...]; its matrices are [out, in] where our kernels are [in, out]; and gpt-oss keeps the columns of
-gate and up in turns in one tensor. So each slice of a parameter comes from one tensor (`_Row`).
+Beyond names three things differ: Hugging Face keeps one tensor a layer (in Qwen3-MoE, an expert of a layer)
+where we stack [L, ...]; its matrices are [out, in] where our kernels are [in, out]; and gpt-oss keeps the
+columns of gate and up in turns in one tensor. So each slice of a parameter comes from one tensor (`_Row`).
 """
 
 import dataclasses
@@ -147,8 +147,10 @@ def expected_tensors(config: config_lib.DecoderConfig) -> dict[str, tuple[int, .
     return {name: row.tensor_shape for row in _rows(config) for name, _ in row.tensors()}
 
 
-def text_name(name: str) -> str | None:
+def text_name(name: str, config: config_lib.DecoderConfig) -> str | None:
     """The name that a tensor of a checkpoint has where there is text only; None: it belongs to vision."""
+    if config.family != "gemma3":
+        return name
     if _VISION.match(name):
         return None
     for prefix, plain in _TEXT_PREFIXES:

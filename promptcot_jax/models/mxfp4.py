@@ -1,4 +1,4 @@
-"""gpt-oss's four-bit weights: blocks of 32 numbers that share a power of two (OCP Microscaling Formats, MXFP4).
+"""gpt-oss's four-bit weights: blocks of 32 numbers that share a power of two (MXFP4 of OCP Microscaling).
 
 A checkpoint keeps such a matrix as two tensors of bytes, `NAME_blocks` [..., groups, 16] with two numbers a
 byte, the lower half first, and `NAME_scales` [..., groups], exponents with a bias of 127. Numbers run along

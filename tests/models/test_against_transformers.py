@@ -16,11 +16,10 @@ from promptcot_jax.core import errors
 from promptcot_jax.models import causal_lm, hf_config, hf_mapping, paged_cache
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
-DENSE = (
+MODELS = (
     *("tiny_llama", "tiny_llama_scaled", "tiny_qwen2", "tiny_qwen2_yarn", "tiny_qwen3", "tiny_qwen3_window"),
-    *("tiny_gemma2", "tiny_gemma3"),
+    *("tiny_gemma2", "tiny_gemma3", "tiny_qwen3_moe", "tiny_gpt_oss"),
 )
-MODELS = DENSE
 
 
 def load(name, **changes):
@@ -114,6 +113,15 @@ DROPPED = [
     ("tiny_gemma3", {"window": LOCAL}),
     ("tiny_gemma3", {"rope_scaling": None}),
     ("tiny_gemma3", {"qk_norm": False}),
+    ("tiny_qwen3_moe", {"experts": {"renormalize": False}}),
+    ("tiny_qwen3_moe", {"experts": {"num_selected": 1}}),
+    ("tiny_gpt_oss", {"window": WINDOW}),
+    ("tiny_gpt_oss", {"attention_sinks": False}),
+    ("tiny_gpt_oss", {"activation": {"limit": 100.0}}),
+    ("tiny_gpt_oss", {"activation": {"alpha": 1.0}}),
+    ("tiny_gpt_oss", {"mlp_bias": False}),
+    ("tiny_gpt_oss", {"experts": {"order": "softmax_then_top_k"}}),
+    ("tiny_gpt_oss", {"rope_scaling": None}),
 ]
 
 

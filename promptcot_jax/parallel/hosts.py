@@ -8,6 +8,7 @@ they share. Every wait has a deadline.
 import dataclasses
 import json
 import logging
+import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -154,6 +155,26 @@ def decided_by_first(name: str, decide: Callable[[], Value]) -> Value:
         raise
     _notes().key_value_set(key, text)
     return json.loads(text)["value"]  # as the others have it: a tuple is a list
+
+
+def barrier(name: str) -> None:
+    """Returns on every host when all have come here; as `decided_by_first`, from no other thread.
+
+    Raises:
+        HostsMissing: not all did within `wait_seconds`; names them.
+    """
+    global _num_decisions
+    if count() == 1:
+        return
+    _num_decisions += 1
+    try:
+        _notes().wait_at_barrier(f"promptcot/{_num_decisions}/{name}", int(_wait_seconds * 1000))
+    except jax.errors.JaxRuntimeError as error:
+        missing = re.findall(r"^(?:.*task:)?(\d+)$", str(error), re.MULTILINE)
+        who = f"hosts {', '.join(missing)} did not come" if missing else "not all hosts came"
+        raise HostsMissing(
+            f"'{name}': {who} within {_wait_seconds:.0f} s; see their logs. ({str(error).splitlines()[0]})"
+        ) from None
 
 
 def wait_for_first(name: str, act: Callable[[], Any] = lambda: None) -> None:

@@ -1,7 +1,7 @@
 """Host arrays onto a mesh and back, on one host or several.
 
 With several hosts an array on the mesh is only partly here. What goes up is the same on all hosts, of which
-each takes what its devices hold; what comes back is first copied to all of them, inside a program.
+each takes what its devices hold; what comes back is copied to all of them by the program that made it.
 """
 
 from collections.abc import Sequence
@@ -9,8 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 def place(arrays: Any, shardings: Any) -> Any:
@@ -53,14 +52,12 @@ def from_own_rows(arrays: Any, rows: Sequence[int], num_rows: int, sharding: Nam
     return jax.tree.map(global_array, arrays)
 
 
-def to_host(arrays: Any) -> Any:
-    """A tree of arrays as numpy arrays, whole on every host; all hosts must call it."""
+def for_hosts(arrays: Any) -> Any:
+    """Inside a program: results that hosts will look at, whole on every device where there are several hosts.
 
-    def fetch(array: jax.Array) -> np.ndarray:
-        if array.is_fully_addressable or array.is_fully_replicated:
-            return np.asarray(array)
-        return multihost_utils.process_allgather(array, tiled=True)
-
-    if all(x.is_fully_addressable or x.is_fully_replicated for x in jax.tree.leaves(arrays)):
-        return jax.device_get(arrays)  # all at once
-    return jax.tree.map(fetch, arrays)
+    With one host they stay where they are, which saves moving them between its devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if jax.process_count() == 1 or mesh.empty:
+        return arrays
+    return jax.lax.with_sharding_constraint(arrays, NamedSharding(mesh, PartitionSpec()))

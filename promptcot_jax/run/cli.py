@@ -27,6 +27,9 @@ _FLAGS = """\
                            without which it is ~/tensorflow_datasets
   --seqio_additional_cache_dirs=D,E
                            where seqio looks for tasks that 'cache_tasks' wrote, with USE_CACHED_TASKS = True
+  --compilation_cache_dir=DIR
+                           where compiled programs are kept for the next start, local or gs://, or "off";
+                           without it JAX_COMPILATION_CACHE_DIR, else a directory in ~/.cache/promptcot_jax
   --help                   this text; 'promptcot STAGE --help' describes one stage
 """
 
@@ -70,6 +73,7 @@ def _parse(rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--seqio_additional_cache_dirs", default="")
     parser.add_argument("--workdir")
     parser.add_argument("--tfds_data_dir")
+    parser.add_argument("--compilation_cache_dir")
     bindings = [argument.removeprefix("--gin.") for argument in rest if argument.startswith("--gin.")]
     flags = parser.parse_args([argument for argument in rest if not argument.startswith("--gin.")])
     if not flags.workdir:
@@ -83,9 +87,10 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if flags.tfds_data_dir:  # TFDS's own variable: its import below and every process started here see it
         os.environ["TFDS_DATA_DIR"] = flags.tfds_data_dir
-    from promptcot_jax.run import configuration, stage  # heavy; dispatch imports late
+    from promptcot_jax.run import compilation_cache, configuration, stage  # heavy; dispatch imports late
 
     _log_to_console()
+    compilation_cache.switch_on(flags.compilation_cache_dir)
     configuration.load(flags.gin_file, bindings, _listed(flags.gin_search_paths))
     if cache_dirs := _listed(flags.seqio_additional_cache_dirs):
         from promptcot_jax.data import seqio_registry  # TensorFlow, which most runs do without

@@ -33,6 +33,9 @@ _FLAGS = """\
                            elsewhere: where the first host is, and which of them this one is, from 0
   --start_seconds=S, --wait_seconds=S
                            deadlines: for all hosts to be there (600), for what the first does alone (3600)
+  --compilation_cache_dir=DIR
+                           where compiled programs are kept for the next start, local or gs://, or "off";
+                           without it JAX_COMPILATION_CACHE_DIR, else a directory in ~/.cache/promptcot_jax
   --help                   this text; 'promptcot STAGE --help' describes one stage
 """
 
@@ -81,6 +84,7 @@ def _parse(rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--start_seconds", type=float, default=600.0)
     parser.add_argument("--wait_seconds", type=float, default=3600.0)
     parser.add_argument("--tfds_data_dir")
+    parser.add_argument("--compilation_cache_dir")
     bindings = [argument.removeprefix("--gin.") for argument in rest if argument.startswith("--gin.")]
     flags = parser.parse_args([argument for argument in rest if not argument.startswith("--gin.")])
     if not flags.workdir:
@@ -95,9 +99,10 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
     if flags.tfds_data_dir:  # TFDS's own variable: its import below and every process started here see it
         os.environ["TFDS_DATA_DIR"] = flags.tfds_data_dir
     from promptcot_jax.parallel import hosts  # heavy; dispatch imports late
-    from promptcot_jax.run import configuration, stage
+    from promptcot_jax.run import compilation_cache, configuration, stage
 
     _log_to_console()
+    compilation_cache.switch_on(flags.compilation_cache_dir)
     configuration.load(flags.gin_file, bindings, _listed(flags.gin_search_paths))
     if cache_dirs := _listed(flags.seqio_additional_cache_dirs):
         from promptcot_jax.data import seqio_registry  # TensorFlow, which most runs do without

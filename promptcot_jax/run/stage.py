@@ -24,7 +24,7 @@ from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.parallel import hosts
-from promptcot_jax.run import configuration, lock, stages
+from promptcot_jax.run import compilation_cache, configuration, lock, stages
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,9 @@ def run_stage(
 ) -> None:
     """Does what `promptcot STAGE` does, for notebooks and tests; `bindings` are "NAME=VALUE" strings.
 
+    JAX keeps compiled programs on disk from then on; JAX_COMPILATION_CACHE_DIR says where, and
+    JAX_ENABLE_COMPILATION_CACHE=false that it should not.
+
     Raises:
         WrongUse: as the command line says it with exit code 2.
     """
@@ -51,6 +54,7 @@ def run_stage(
         raise WrongUse(f"'{stage}' is no stage of this version; there are {', '.join(built_stages())}.")
     if not workdir:
         raise WrongUse("--workdir=DIR is missing: the directory that holds a run's files.")
+    compilation_cache.switch_on()
     configuration.load(gin_files, bindings)
     perform(stage, workdir)
 

@@ -19,6 +19,47 @@ SHARED = pathlib.Path(os.environ.get("PROMPTCOT_SHARED", pathlib.Path(__file__).
 SEED_TRIPLES = SHARED / "data" / "seed" / "math_triples_train.jsonl"
 
 
+_GEMMA = {
+    "sandwich_norms": True,
+    "zero_centered_norms": True,
+    "scale_embeddings": True,
+    "activation": "gelu_tanh",
+    "query_pre_attn_scalar": 5,
+    "logit_soft_cap": 3.0,
+}
+# What each family's name implies, and some of what it allows.
+FAMILIES = {
+    "llama": {},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": True},
+    "qwen3_moe": {
+        "qk_norm": True,
+        "experts": model_config.Experts(num_experts=4, num_selected=2, renormalize=True),
+    },
+    "gemma2": _GEMMA
+    | {
+        "attention_soft_cap": 2.0,
+        "window": model_config.SlidingWindow(size=5, pattern=(True, False)),
+    },
+    "gemma3": _GEMMA
+    | {
+        "qk_norm": True,
+        "rope_scaling": model_config.LinearScaling(factor=8.0),
+        "window": model_config.SlidingWindow(size=5, pattern=(True, False), rope_theta=20.0),
+    },
+    "gpt_oss": {
+        "qkv_bias": True,
+        "output_bias": True,
+        "mlp_bias": True,
+        "attention_sinks": True,
+        "activation": model_config.ClampedSwiglu(limit=1.0),
+        "window": model_config.SlidingWindow(size=5, pattern=(True, False)),
+        "rope_scaling": model_config.YarnScaling(factor=4.0, original_max_positions=64, truncate=False),
+        "experts": model_config.Experts(num_experts=4, num_selected=2, order="top_k_then_softmax"),
+    },
+}
+
+
 def toy_config(family: str = "llama", **changes) -> model_config.DecoderConfig:
     """A two-layer decoder with grouped-query attention, small enough to enumerate its vocabulary."""
     settings = {
@@ -30,12 +71,10 @@ def toy_config(family: str = "llama", **changes) -> model_config.DecoderConfig:
         "num_kv_heads": 2,
         "head_dim": 8,
         "family": family,
-        "qkv_bias": family == "qwen2",
-        "qk_norm": family == "qwen3",
         "tie_embeddings": True,
         "max_positions": 512,
     }
-    return model_config.DecoderConfig(**(settings | changes))
+    return model_config.DecoderConfig(**(settings | FAMILIES[family] | changes))
 
 
 class RoundedPages(plain_pages.PlainPages):

@@ -19,7 +19,7 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models import hf_config, hf_mapping
+from promptcot_jax.models import hf_config, hf_mapping, mxfp4
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig
 
@@ -27,6 +27,7 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"^model(-\d{5}-of-\d{5})?\.safetensors$")
 _DTYPES = ("F32", "F16", "BF16")
+_PACKED_DTYPES = ("U8",)
 # What older exports carry beside the parameters: tables recomputed here, and the tied matrix a second time.
 _DERIVED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$")
 _TIED_COPY = "lm_head.weight"
@@ -63,9 +64,14 @@ class TensorReader:
         self._files: dict[epath.Path, safetensors.safe_open] = {}
         self._stack = contextlib.ExitStack()
         try:
-            self._file_of = _read_index(directory)
-            for file in dict.fromkeys(self._file_of.values()):
+            file_of_stored = _read_index(directory)
+            for file in dict.fromkeys(file_of_stored.values()):
                 self._files[file] = self._stack.enter_context(_open(file))
+            self._check_index(file_of_stored)
+            self._stored_name = {hf_mapping.text_name(name, config): name for name in file_of_stored}
+            self._file_of = {
+                name: file_of_stored[stored] for name, stored in self._stored_name.items() if name is not None
+            }
             self._check(directory, config)
         except BaseException:
             self._stack.close()
@@ -78,30 +84,45 @@ class TensorReader:
         self._stack.close()
 
     def get(self, name: str) -> np.ndarray:
-        """One tensor, in the number format of the file (bfloat16 by `ml_dtypes`)."""
-        return self._files[self._file_of[name]].get_tensor(name)
+        """One tensor, in the number format of the file (bfloat16 by `ml_dtypes`, and for four-bit ones)."""
+        if name not in self._file_of:
+            return mxfp4.unpack(self.get(name + mxfp4.BLOCKS), self.get(name + mxfp4.SCALES))
+        return self._files[self._file_of[name]].get_tensor(self._stored_name[name])
 
-    def _check(self, directory: epath.Path, config: DecoderConfig) -> None:
+    def _check_index(self, file_of_stored: dict[str, epath.Path]) -> None:
         stored = {file: set(handle.keys()) for file, handle in self._files.items()}
-        for name, file in self._file_of.items():
+        for name, file in file_of_stored.items():
             if name not in stored[file]:
                 raise WrongUse(
                     f"{os.fspath(file)}: tensor '{name}' is missing, though {INDEX} places it there."
                 )
-        expected = hf_mapping.expected_tensors(config)
-        for name, shape in expected.items():
+
+    def _expected(self, config: DecoderConfig) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:
+        """Shape and number formats of every tensor, with four-bit ones as the two that hold them."""
+        expected: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
+        for name, shape in hf_mapping.expected_tensors(config).items():
+            if name + mxfp4.BLOCKS in self._file_of:
+                packed = mxfp4.packed_shapes(name, shape)
+                expected |= {part: (of_part, _PACKED_DTYPES) for part, of_part in packed.items()}
+            else:
+                expected[name] = (shape, _DTYPES)
+        return expected
+
+    def _check(self, directory: epath.Path, config: DecoderConfig) -> None:
+        expected = self._expected(config)
+        for name, (shape, dtypes) in expected.items():
             if name not in self._file_of:
                 raise WrongUse(
                     f"{os.fspath(directory)}: tensor '{name}' is missing; config.json asks for it with shape "
                     f"{list(shape)}. The checkpoint is incomplete or of another architecture."
                 )
-            view = self._files[self._file_of[name]].get_slice(name)
+            view = self._files[self._file_of[name]].get_slice(self._stored_name[name])
             where = f"{os.fspath(self._file_of[name])}: tensor '{name}'"
             if tuple(view.get_shape()) != shape:
                 raise WrongUse(f"{where} has shape {view.get_shape()}; config.json asks for {list(shape)}.")
-            if view.get_dtype() not in _DTYPES:
+            if view.get_dtype() not in dtypes:
                 raise WrongUse(
-                    f"{where} is stored as {view.get_dtype()}; only {', '.join(_DTYPES)} are read. "
+                    f"{where} is stored as {view.get_dtype()}; only {', '.join(dtypes)} are read. "
                     "Convert it to bfloat16 first."
                 )
         for name in self._file_of.keys() - expected.keys():

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from promptcot_jax.core.arrays import Array, Bool, Float, Int, Params
+from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models import decoder, paged_cache, plain_pages, rope, tpu_pages
+from promptcot_jax.models import decoder, linear, mlp, paged_cache, plain_pages, rope, tpu_pages
 from promptcot_jax.parallel import rules as rules_lib
 
 CacheLayout = Literal["plain", "tpu"]
@@ -69,6 +69,37 @@ class CausalLM:
             positions: None counts from 0 in each segment.
             remat: recompute each layer in the backward pass instead of keeping its activations.
         """
+        around = self._of_rows(token_ids, segment_ids, positions)
+        return _apply(decoder.Decoder(self.config, self.rules, remat), params, token_ids, around)
+
+    def hidden_states_and_routers(
+        self,
+        params: Params,
+        token_ids: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        *,
+        remat: bool = False,
+    ) -> tuple[Float[Array, "B T D"], mlp.RouterTotals]:
+        """`hidden_states`, and what the routers did, with a leading axis [L]: for losses and metrics.
+
+        Raises:
+            ValueError: the decoder has no experts.
+        """
+        if self.config.experts is None:
+            raise ValueError(f"This {self.config.family} decoder has no experts; call hidden_states.")
+        around = self._of_rows(token_ids, segment_ids, positions)
+        module = decoder.Decoder(self.config, self.rules, remat)
+        states, reported = module.apply({"params": params}, token_ids, around, mutable=[mlp.ROUTERS])
+        return states, reported[mlp.ROUTERS]["layers"]["mlp"]["totals"][0]
+
+    def _of_rows(
+        self,
+        token_ids: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"] | None,
+        positions: Int[Array, "B T"] | None,
+    ) -> decoder.Surroundings:
+        """What layers see of whole rows."""
         if segment_ids is None:
             segment_ids = jnp.ones_like(token_ids)
         if positions is None:
@@ -77,8 +108,8 @@ class CausalLM:
         is_past = slots[None, :] <= slots[:, None]  # [T, T]
         # Padding sees padding, which keeps its softmax finite; nothing else sees it.
         mask = is_past & (segment_ids[:, :, None] == segment_ids[:, None, :])
-        around = self._surroundings(positions, mask=mask)
-        return _apply(decoder.Decoder(self.config, self.rules, remat), params, token_ids, around)
+        turn, local_turn = _rotations(self.config, positions)
+        return decoder.Surroundings(turn, local_turn, mask, is_token=segment_ids.reshape(-1) > 0)
 
     def output_embedding(self, params: Params) -> Float[Array, "D V"]:
         """The matrix from hidden states to logits."""
@@ -114,7 +145,7 @@ class CausalLM:
         if layout is None:
             layout = "tpu" if jax.default_backend() == "tpu" else "plain"
         cache = _EMPTY_CACHES[layout](self.config, num_pages, page_size)
-        return jax.tree.map(lambda pages: decoder.constrain(pages, cache.axes, self.rules), cache)
+        return jax.tree.map(lambda pages: linear.constrain(pages, cache.axes, self.rules), cache)
 
     def extend(
         self,
@@ -130,13 +161,13 @@ class CausalLM:
                 `config.dtype`. Others are cast, and the compiler casts those of all layers together at the
                 start of every call: a second set of weights.
         """
-        around = self._surroundings(places.positions, places=places)
+        around = decoder.Surroundings(*_rotations(self.config, places.positions), places=places)
         embed = decoder.TokenEmbedding(self.config, self.rules)
         x = _apply(embed, decoding_params["embed_tokens"], token_ids)
         x, cache = self._extend_layers(decoding_params["layers"], x, around, cache)
         x = _apply(decoder.RMSNorm(self.config), decoding_params["norm"], x)
         hidden = x.reshape(*token_ids.shape, self.config.embed_dim)  # [B, T, D]
-        return decoder.constrain(hidden, ("batch", "length", "act_embed"), self.rules), cache
+        return linear.constrain(hidden, ("batch", "length", "act_embed"), self.rules), cache
 
     def _extend_layers(
         self,
@@ -167,18 +198,8 @@ class CausalLM:
         logits = jnp.matmul(flat, kernel, preferred_element_type=jnp.float32)
         if (cap := self.config.logit_soft_cap) is not None:
             logits = cap * jnp.tanh(logits / cap)
-        logits = decoder.constrain(logits, ("batch", "vocab"), self.rules)
+        logits = linear.constrain(logits, ("batch", "vocab"), self.rules)
         return logits.reshape(*hidden.shape[:-1], -1)
-
-    def _surroundings(
-        self,
-        positions: Int[Array, "B T"],
-        *,
-        mask: Bool[Array, "B T T"] | None = None,
-        places: paged_cache.Places | None = None,
-    ) -> decoder.Surroundings:
-        turn, local_turn = _rotations(self.config, positions)
-        return decoder.Surroundings(turn, local_turn, mask, places)
 
 
 def _rotations(
@@ -224,10 +245,10 @@ def _decoding_layout(lm: CausalLM, params: Params) -> Params:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _cast(lm: CausalLM, params: Params) -> Params:
-    """Parameters in the compute type, but for the scales of norms, which are used in float32."""
+    """Parameters in the compute type, but for scales of norms and sinks, which are used in float32."""
 
     def cast(path: tuple[Any, ...], array: Array) -> Array:
-        return array if path[-1].key == "scale" else array.astype(lm.config.dtype)
+        return array if path[-1].key in ("scale", "sinks") else array.astype(lm.config.dtype)
 
     return jax.tree_util.tree_map_with_path(cast, params)
 
@@ -238,7 +259,10 @@ def _fused(layer: Params) -> Params:
     def side_by_side(parts: list[Params]) -> Params:
         return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=-1), *parts)
 
-    attention, mlp = dict(layer["self_attn"]), dict(layer["mlp"])
+    attention, feed_forward = dict(layer["self_attn"]), dict(layer["mlp"])
     attention["qkv_proj"] = side_by_side([attention.pop(name) for name in ("q_proj", "k_proj", "v_proj")])
-    mlp["gate_up_proj"] = side_by_side([mlp.pop(name) for name in ("gate_proj", "up_proj")])
-    return {**layer, "self_attn": attention, "mlp": mlp}
+    if "gate_proj" in feed_forward:  # and no experts
+        feed_forward["gate_up_proj"] = side_by_side(
+            [feed_forward.pop(name) for name in ("gate_proj", "up_proj")]
+        )
+    return {**layer, "self_attn": attention, "mlp": feed_forward}

@@ -204,7 +204,7 @@ class DecoderConfig:
     attention_sinks: bool = False
     attention_soft_cap: float | None = None
     logit_soft_cap: float | None = None
-    query_pre_attn_scalar: float | None = None
+    query_pre_attn_scalar: int | None = None
     tie_embeddings: bool = False
     max_positions: int = 2048
     family: Family = "llama"

@@ -27,13 +27,10 @@ from jax import lax
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Int
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models import paged_cache, rope
+from promptcot_jax.models import linear, mlp, paged_cache, rope
 from promptcot_jax.models import scores as scores_lib
+from promptcot_jax.models.linear import Projection, constrain, declare
 from promptcot_jax.parallel import rules as rules_lib
-
-# Unit variance in, unit variance out, whatever the width. The 0.02 of the Llama and Qwen code is meant for
-# widths of thousands: with it a decoder of width 96 took three times as many steps to learn to copy from z.
-_INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class Surroundings(NamedTuple):
@@ -43,6 +40,7 @@ class Surroundings(NamedTuple):
     local_turn: rope.Rotation | None = None  # of local layers, where these have a base of their own
     mask: Bool[Array, "B T S"] | None = None
     places: paged_cache.Places | None = None
+    is_token: Bool[Array, " tokens"] | None = None  # and not padding; for what routers report
 
 
 class LayerKind(NamedTuple):
@@ -55,34 +53,6 @@ class LayerKind(NamedTuple):
 def layer_kinds(config: config_lib.DecoderConfig) -> LayerKind:
     """Of all layers, stacked as their parameters are."""
     return LayerKind(jnp.arange(config.num_layers), jnp.asarray(config.local_layers))
-
-
-def constrain(x: Array, axes: tuple[str | None, ...], rules: rules_lib.LogicalRules) -> Array:
-    """Shards `x` over the mesh entered with `jax.set_mesh`; without rules, leaves it to the compiler.
-
-    Raises:
-        ValueError: rules are given and no mesh is entered.
-    """
-    if not rules:
-        return x
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        raise ValueError(
-            "This model has sharding rules but no mesh is entered; call it inside jax.set_mesh(mesh)."
-        )
-    return jax.lax.with_sharding_constraint(x, rules_lib.partition_spec(mesh, axes, x.shape, rules))
-
-
-def declare(
-    module: nn.Module,
-    name: str,
-    init: nn.initializers.Initializer,
-    shape: tuple[int, ...],
-    axes: tuple[str, ...],
-) -> Array:
-    """Declares a parameter of `module` with logical axes, in the configured number format."""
-    boxed: Any = nn.with_logical_partitioning(init, axes)  # flax unboxes the value where it is read
-    return module.param(name, boxed, shape, module.config.param_dtype)
 
 
 class RMSNorm(nn.Module):
@@ -101,25 +71,6 @@ class RMSNorm(nn.Module):
             jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + self.config.norm_epsilon
         )
         return (normed * (1.0 + scale if centered else scale)).astype(self.config.dtype)
-
-
-class Projection(nn.Module):
-    """Matrix product over flat tokens, with a bias where the family has one."""
-
-    config: config_lib.DecoderConfig
-    features: int
-    axes: tuple[str, str]
-    has_bias: bool = False
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "tokens in"]) -> Float[Array, "tokens out"]:
-        config = self.config
-        kernel = declare(self, "kernel", _INIT, (x.shape[-1], self.features), self.axes)
-        y = x @ kernel.astype(config.dtype)
-        if self.has_bias:
-            bias = declare(self, "bias", nn.initializers.zeros_init(), (self.features,), self.axes[1:])
-            y = y + bias.astype(config.dtype)
-        return y
 
 
 class Attention(nn.Module):
@@ -262,39 +213,6 @@ def softmax_with_sinks(
     return weights / (jnp.sum(weights, axis=-1, keepdims=True) + jnp.exp(sinks - maximum))
 
 
-def activate(
-    gate: Float[Array, "..."], up: Float[Array, "..."], activation: config_lib.Activation
-) -> Float[Array, "..."]:
-    """The gated activation between an MLP's projections."""
-    if activation == "silu":
-        return nn.silu(gate) * up
-    if activation == "gelu_tanh":
-        return nn.gelu(gate, approximate=True) * up
-    gate, up = jnp.minimum(gate, activation.limit), jnp.clip(up, -activation.limit, activation.limit)
-    return (up + 1.0) * gate * nn.sigmoid(activation.alpha * gate)
-
-
-class Mlp(nn.Module):
-    """Gated MLP: an activation of gate and up, projected down."""
-
-    config: config_lib.DecoderConfig
-    rules: rules_lib.LogicalRules = ()
-    fused: bool = False
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens D"]:
-        config, axes = self.config, ("embed", "mlp")
-        if self.fused:
-            joined = Projection(config, 2 * config.mlp_dim, axes, config.mlp_bias, name="gate_up_proj")(x)
-            gate, up = jnp.split(joined, 2, axis=-1)
-        else:
-            gate = Projection(config, config.mlp_dim, axes, config.mlp_bias, name="gate_proj")(x)
-            up = Projection(config, config.mlp_dim, axes, config.mlp_bias, name="up_proj")(x)
-        hidden = constrain(activate(gate, up, config.activation), ("batch", "mlp"), self.rules)
-        axes = ("mlp", "embed")
-        return Projection(config, config.embed_dim, axes, config.mlp_bias, name="down_proj")(hidden)
-
-
 class DecoderLayer(nn.Module):
     """Pre-norm attention and MLP, each added to the residual stream; Gemma norms what is added once more."""
 
@@ -318,11 +236,16 @@ class DecoderLayer(nn.Module):
         x = constrain(x + mixed, ("batch", "act_embed"), self.rules)
         # Hugging Face's names: without sandwich norms, the one after attention is the one before the MLP.
         before = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
-        mlp = Mlp(config, self.rules, self.fused, name="mlp")
-        y = mlp(RMSNorm(config, name=before)(x))
+        y = self._mlp(RMSNorm(config, name=before)(x), around)
         if sandwich:
             y = RMSNorm(config, name="post_feedforward_layernorm")(y)
         return constrain(x + y, ("batch", "act_embed"), self.rules), cache
+
+    def _mlp(self, x: Float[Array, "tokens D"], around: Surroundings) -> Float[Array, "tokens D"]:
+        config = self.config
+        if config.experts is None:
+            return mlp.Mlp(config, self.rules, self.fused, name="mlp")(x)
+        return mlp.ExpertMlp(config, config.experts, self.rules, name="mlp")(x, around.is_token)
 
 
 class TokenEmbedding(nn.Module):
@@ -351,7 +274,7 @@ class OutputEmbedding(nn.Module):
     @nn.compact
     def __call__(self) -> Float[Array, "D V"]:
         shape = (self.config.embed_dim, self.config.vocab_size)
-        return declare(self, "kernel", _INIT, shape, ("embed", "vocab"))
+        return declare(self, "kernel", linear.INIT, shape, ("embed", "vocab"))
 
 
 class Decoder(nn.Module):
@@ -376,7 +299,7 @@ class Decoder(nn.Module):
         policy = None if self.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         layers = nn.scan(
             nn.remat(DecoderLayer, prevent_cse=False, policy=policy),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, mlp.ROUTERS: 0},
             split_rngs={"params": True},
             in_axes=per_layer,
             length=config.num_layers,

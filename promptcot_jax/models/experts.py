@@ -232,6 +232,7 @@ def _map_chunks_forward(of_chunk: Callable[..., Array], *arguments: Any) -> tupl
 def _map_chunks_backward(of_chunk: Callable[..., Array], arguments: Any, cotangent: Array) -> Any:
     """Each chunk again, and its gradients; those of the weights add up in float32, whatever computes."""
     weights, x, choice_weights, chosen, first_expert = arguments
+    first_expert = jnp.asarray(first_expert)  # a constant may come back as numpy's
 
     def add_chunk(total: Any, chunk: tuple[Array, ...]) -> tuple[Any, tuple[Array, Array]]:
         chunk_x, chunk_weights, chunk_chosen, chunk_cotangent = chunk

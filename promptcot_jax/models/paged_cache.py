@@ -108,29 +108,26 @@ def write_and_attend(
     over its tensor axis: each shard of rows has pages of its own, and page tables count within the shard.
     """
 
-    def local(queries, keys, values, cache, places, layer, rule):
+    def local(queries, keys, values, cache, places, layer, reach, sinks):
         first_page = layer * (cache.num_pages // num_layers)
         cache = cache.write(keys, values, places, first_page)
-        return cache.attend(queries, places, first_page, rule), cache
+        of_shard = dataclasses.replace(rule, reach=reach, sinks=sinks)
+        return cache.attend(queries, places, first_page, of_shard), cache
 
     layer = jnp.asarray(layer, jnp.int32)
     if not rules:
-        return local(queries, keys, values, cache, places, layer, rule)
+        return local(queries, keys, values, cache, places, layer, rule.reach, rule.sinks)
     # Query heads are split where key-value heads are, so that every head finds its keys on its own shard.
     of_heads = _spec(keys, ("batch", None, "kv_heads", None), rules)
     of_cache = _cache_spec(cache, rules)
     of_places = _spec(places.positions, ("batch", None), rules)
-    of_rule = dataclasses.replace(
-        rule,
-        reach=None if rule.reach is None else PartitionSpec(),
-        sinks=None if rule.sinks is None else PartitionSpec(of_heads[2]),
-    )
+    one, of_sinks = PartitionSpec(), PartitionSpec(of_heads[2])
     return jax.shard_map(
         local,
-        in_specs=(of_heads, of_heads, of_heads, of_cache, of_places, PartitionSpec(), of_rule),
+        in_specs=(of_heads, of_heads, of_heads, of_cache, of_places, one, one, of_sinks),
         out_specs=(PartitionSpec(of_heads[0], of_heads[2]), of_cache),
         check_vma=False,
-    )(queries, keys, values, cache, places, layer, rule)
+    )(queries, keys, values, cache, places, layer, rule.reach, rule.sinks)
 
 
 def copy_pages(
@@ -200,8 +197,8 @@ def attend_by_page(
         by_token = rule.capped(scores).reshape(batch, num_kv_heads, -1, length, page_size)
         scores = jnp.where(is_seen[:, None, None], by_token, lowest).reshape(scores.shape)
         new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=-1))
-        # 0 where masked. Of a token whose window begins in a later page all are masked, and the weights 1: the
-        # first score it sees shrinks what they added to exactly 0.
+        # 0 where masked. For a token whose window begins in a later page all are masked and all weights 1;
+        # the first score that it sees shrinks what they added to exactly 0.
         weights = jnp.exp(scores - new_maximum[..., None])
         shrink = jnp.exp(maximum - new_maximum)
         of_page = jnp.einsum(

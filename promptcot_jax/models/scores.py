@@ -1,17 +1,12 @@
 """How scores of queries and keys become attention weights: the same rule for whole rows and for pages."""
 
 import dataclasses
-import functools
 
-import jax
 import jax.numpy as jnp
 
 from promptcot_jax.core.arrays import Array, Float, Int
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("reach", "sinks"), meta_fields=("scale", "soft_cap")
-)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScoreRule:
     """One layer's rule; scale and cap are known when a program is traced, reach and sinks are arrays.

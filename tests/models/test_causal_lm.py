@@ -13,6 +13,7 @@ from promptcot_jax.models import causal_lm, decoder, paged_cache, rope
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
+from tests import toys
 
 CONFIG = config_lib.DecoderConfig(
     vocab_size=64,
@@ -26,7 +27,12 @@ CONFIG = config_lib.DecoderConfig(
 )
 QWEN2 = dataclasses.replace(CONFIG, family="qwen2", qkv_bias=True, tie_embeddings=True)
 QWEN3 = dataclasses.replace(CONFIG, family="qwen3", qk_norm=True, head_dim=10)
-ALL = pytest.mark.parametrize("config", [CONFIG, QWEN2, QWEN3], ids=lambda config: config.family)
+QWEN3_MOE, GEMMA2, GEMMA3, GPT_OSS = (
+    dataclasses.replace(CONFIG, family=family, **toys.FAMILIES[family])
+    for family in ("qwen3_moe", "gemma2", "gemma3", "gpt_oss")
+)
+EVERY = (CONFIG, QWEN2, QWEN3, QWEN3_MOE, GEMMA2, GEMMA3, GPT_OSS)
+ALL = pytest.mark.parametrize("config", EVERY, ids=lambda config: config.family)
 
 
 @functools.cache
@@ -90,13 +96,12 @@ def test_cached_decoding_equals_a_full_forward(config, layout, prompt):
     decoding = decoding_layout(lm, params) if layout == "decoding" else params
     cached = read_in_pages(lm, decoding, token_ids, prompt, lm.init_cache(12, PAGE))
     np.testing.assert_allclose(cached, full, atol=1e-5)
-    np.testing.assert_allclose(
-        jax.jit(lm.unembed)(decoding, cached), full @ lm.output_embedding(params), atol=1e-4
-    )
+    np.testing.assert_allclose(jax.jit(lm.unembed)(decoding, cached), lm.unembed(params, full), atol=1e-4)
 
 
-def test_a_longer_neighbour_changes_no_bit():
-    lm, params = make(CONFIG)
+@pytest.mark.parametrize("config", [CONFIG, GEMMA2, GEMMA3], ids=lambda config: config.family)
+def test_a_longer_neighbour_changes_no_bit(config):
+    lm, params = make(config)
     decoding, token_ids = decoding_layout(lm, params), random_ids(3, 2)
     table = 1 + jnp.arange(12).reshape(3, 4)
 
@@ -110,23 +115,40 @@ def test_a_longer_neighbour_changes_no_bit():
     np.testing.assert_array_equal(second_token(1)[:2], second_token(14)[:2])
 
 
+def test_pages_out_of_reach_are_never_read():
+    window = config_lib.SlidingWindow(size=5, pattern=(True,))
+    lm, params = make(dataclasses.replace(QWEN3, window=window))
+    token_ids, cache = random_ids(3, 14), lm.init_cache(13, PAGE)
+    table = 1 + jnp.arange(12).reshape(3, 4)
+    for first in (0, PAGE, 2 * PAGE):
+        positions = jnp.broadcast_to(first + jnp.arange(PAGE), (3, PAGE))
+        _, cache = extend(lm, params, token_ids[:, first : first + PAGE], positions, table, cache)
+    positions = jnp.array([[12], [9], [5]])  # which see tokens from 8, 5 and 1 on
+    expected, _ = extend(lm, params, token_ids[:, -1:], positions, table, cache)
+    num_pages = cache.num_pages // lm.config.num_layers
+    unread = [num_pages * layer + page for layer in range(2) for page in (1, 2, 5)]
+    poisoned = jax.tree.map(lambda pages: pages.at[jnp.array(unread)].set(jnp.nan), cache)
+    states, _ = extend(lm, params, token_ids[:, -1:], positions, table, poisoned)
+    np.testing.assert_array_equal(states, expected)
+
+
 @ALL
 def test_scanned_equals_looped(config):
     lm, params = make(config)
-    token_ids = random_ids(2, 9)
-    turn = rope.rotation(
-        jnp.broadcast_to(jnp.arange(9), (2, 9)), head_dim=config.head_dim, theta=config.rope_theta
-    )
+    token_ids, positions = random_ids(2, 9), jnp.broadcast_to(jnp.arange(9), (2, 9))
+    turn, local = functools.partial(rope.rotation, positions, head_dim=config.head_dim), None
+    if config.local_rope:
+        local = turn(theta=config.window.rope_theta)
     mask = jnp.broadcast_to(jnp.tril(jnp.ones((9, 9), bool)), (2, 9, 9))
-    around, kind = decoder.Surroundings(turn, mask=mask), decoder.LayerKind(0, is_local=False)
+    around = decoder.Surroundings(turn(theta=config.rope_theta, scaling=config.rope_scaling), local, mask)
+    x = decoder.TokenEmbedding(config).apply({"params": params["embed_tokens"]}, token_ids)
     layer = jax.jit(
-        functools.partial(
-            decoder.DecoderLayer(config, fused=True).apply, around=around, cache=None, kind=kind
-        )
+        functools.partial(decoder.DecoderLayer(config, fused=True).apply, around=around, cache=None)
     )
-    x = params["embed_tokens"]["embedding"][token_ids].reshape(18, -1)
-    for layer_params in decoding_layout(lm, params)["layers"]:
-        x, _ = layer({"params": layer_params}, x)
+    for layer_params, is_local in zip(
+        decoding_layout(lm, params)["layers"], config.local_layers, strict=True
+    ):
+        x, _ = layer({"params": layer_params}, x, kind=decoder.LayerKind(0, is_local))
     x = decoder.RMSNorm(config).apply({"params": params["norm"]}, x).reshape(2, 9, -1)
     np.testing.assert_allclose(hidden_states(lm, params, token_ids), x, atol=1e-5)
 
@@ -214,7 +236,12 @@ def test_every_parameter_has_logical_axes(config):
     assert attention["q_proj"]["kernel"] == ("layers", "embed", "heads")
     assert attention["k_proj"]["kernel"] == ("layers", "embed", "kv_heads")
     assert attention["o_proj"]["kernel"] == ("layers", "heads", "embed")
-    assert axes["layers"]["mlp"]["down_proj"]["kernel"] == ("layers", "mlp", "embed")
+    if config.experts is None:
+        assert axes["layers"]["mlp"]["down_proj"]["kernel"] == ("layers", "mlp", "embed")
+    else:
+        of_experts = ("layers", "experts", "expert_mlp", "expert_embed")
+        assert axes["layers"]["mlp"]["experts"]["down_proj"]["kernel"] == of_experts
+        assert axes["layers"]["mlp"]["router"]["kernel"] == ("layers", "embed", "router")
     assert axes["embed_tokens"]["embedding"] == ("vocab", "embed")
 
 
@@ -226,20 +253,28 @@ def sharded(config, mesh):
 
 @pytest.mark.parametrize(
     ("config", "shape"),
-    [(CONFIG, (2, 2, 2)), (QWEN2, (1, 4, 2)), (QWEN3, (1, 1, 8))],
-    ids=["llama", "qwen2", "qwen3"],
+    [
+        (CONFIG, (2, 2, 1, 2)),
+        (QWEN2, (1, 4, 1, 2)),
+        (dataclasses.replace(GEMMA3, mlp_dim=48), (1, 2, 1, 4)),
+        (QWEN3_MOE, (2, 1, 4, 1)),
+        (GPT_OSS, (1, 2, 2, 2)),
+    ],
+    ids=["llama", "qwen2", "gemma3", "qwen3_moe", "gpt_oss"],
 )
 def test_sharded_equals_single_device(config, shape):
     single, params = make(config)
-    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=shape[0], fsdp=shape[1], tensor=shape[2]))
+    data, fsdp, expert, tensor = shape
+    data_shards = data * fsdp * expert
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=data, fsdp=fsdp, expert=expert, tensor=tensor))
     lm, sharded_params = sharded(config, mesh)
     token_ids = random_ids(8, 6)
     with jax.set_mesh(mesh):
         on_mesh = jax.device_put(token_ids, rules.batch_sharding(mesh))
         states = hidden_states(lm, sharded_params, on_mesh)
         # Every data shard counts its own pages: 1 and 2 in each row's turn.
-        rows_of_shard = 8 // (shape[0] * shape[1])
-        num_pages = 8 + shape[0] * shape[1]
+        rows_of_shard = 8 // data_shards
+        num_pages = 8 + data_shards
         table = 1 + jnp.arange(8)[:, None] % rows_of_shard
         cache = jax.jit(lm.init_cache, static_argnums=(0, 1))(num_pages, 6)
         positions = jnp.broadcast_to(jnp.arange(6), (8, 6))
@@ -249,13 +284,13 @@ def test_sharded_equals_single_device(config, shape):
     expected = hidden_states(single, params, token_ids)
     np.testing.assert_allclose(states, expected, atol=1e-5)
     np.testing.assert_allclose(cached, expected, atol=1e-5)
-    np.testing.assert_allclose(logits, expected @ single.output_embedding(params), atol=1e-4)
-    assert states.addressable_shards[0].data.shape == (8 // (shape[0] * shape[1]), 6, config.embed_dim)
+    np.testing.assert_allclose(logits, single.unembed(params, expected), atol=1e-4)
+    assert states.addressable_shards[0].data.shape == (8 // data_shards, 6, config.embed_dim)
     assert laid_out.is_equivalent_to(cache.keys.sharding, 4)  # from the start: no device ever holds it whole
-    split_heads = config.num_kv_heads % shape[2] == 0
+    split_heads = config.num_kv_heads % tensor == 0
     assert cache.keys.addressable_shards[0].data.shape == (
         config.num_layers * (rows_of_shard + 1),
-        config.num_kv_heads // (shape[2] if split_heads else 1),
+        config.num_kv_heads // (tensor if split_heads else 1),
         config.head_dim,
         6,
     )
@@ -329,3 +364,30 @@ def test_cache_is_updated_in_place_inside_a_loop(layout):
     memory, pool_bytes = compiled.memory_analysis(), cache.keys.nbytes + cache.values.nbytes
     assert memory.alias_size_in_bytes >= pool_bytes
     assert memory.temp_size_in_bytes < pool_bytes / CONFIG.num_layers / 4  # no copy of any layer's pages
+
+
+@ALL
+def test_the_program_does_not_grow_with_the_number_of_layers(config):
+    def size(num_layers):
+        lm = causal_lm.CausalLM(dataclasses.replace(config, num_layers=num_layers))
+        params = jax.eval_shape(lm.init, jax.random.key(0))
+        gradient = jax.grad(lambda params, ids: jnp.sum(lm.hidden_states(params, ids)))
+        return jax.jit(gradient).lower(params, jnp.ones((1, 4), jnp.int32)).as_text().count("\n")
+
+    assert size(2) == size(12)
+
+
+def test_routers_report_real_tokens_of_every_layer():
+    lm, params = make(QWEN3_MOE)
+    token_ids = random_ids(2, 6)
+    segment_ids = jnp.array([[0, 0, 1, 1, 1, 1], [1, 1, 1, 2, 2, 0]])
+    report = jax.jit(lm.hidden_states_and_routers)
+    states, totals = report(params, token_ids, segment_ids)
+    np.testing.assert_allclose(states, hidden_states(lm, params, token_ids, segment_ids), atol=1e-5)
+    np.testing.assert_array_equal(totals.count, [9.0, 9.0])
+    assert totals.tokens_per_expert.shape == (2, 4)
+    np.testing.assert_array_equal(totals.tokens_per_expert.sum(axis=1), [18.0, 18.0])  # two choices each
+    _, others = report(params, token_ids.at[0, 0].set(5), segment_ids)  # padding
+    jax.tree.map(np.testing.assert_array_equal, totals, others)
+    with pytest.raises(ValueError, match="no experts"):
+        make(CONFIG)[0].hidden_states_and_routers(params, token_ids)

@@ -155,8 +155,8 @@ def _split(weights: dict[str, Array], rules: rules_lib.LogicalRules) -> _Split:
         raise ValueError("Experts have sharding rules but no mesh is entered; use jax.set_mesh(mesh).")
     specs = {name: rules_lib.partition_spec(mesh, _AXES[name], w.shape, rules) for name, w in weights.items()}
     experts, embed, mlp = (_names(axes) for axes in specs["gate"])
-    table = dict(rules)
-    tokens = dict.fromkeys(_names(table["batch"]) + _names(table["length"]) + experts + mlp)
+    rows, length = (rules_lib.mesh_axes(axis, rules) for axis in ("batch", "length"))
+    tokens = dict.fromkeys(rows + length + experts + mlp)
     return _Split(dict(mesh.shape), specs, tuple(tokens), experts, embed, mlp)
 
 

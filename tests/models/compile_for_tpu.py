@@ -9,6 +9,7 @@ there before JAX starts. Sizes: one layer of Qwen3 30B-A3B in bfloat16.
 import contextlib
 import functools
 import json
+import math
 import os
 import sys
 
@@ -25,30 +26,23 @@ os.environ |= {
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from promptcot_jax.models import experts, grouped_dots
+from promptcot_jax.models import experts, grouped_dots, splash
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel import rules as rules_lib
 
-AXES = ("data", "fsdp", "expert", "sequence", "tensor")
-RULES = (
-    ("batch", ("data", "fsdp", "expert")),
-    ("length", "sequence"),
-    ("heads", "tensor"),
-    ("kv_heads", "tensor"),
-    ("experts", "expert"),
-    ("expert_embed", ("fsdp", "sequence")),
-    ("expert_mlp", "tensor"),
-)
 EMBED_DIM, MLP_DIM, NUM_EXPERTS, NUM_SELECTED = 2048, 768, 128, 8
+NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 32, 4, 128
+RULES = rules_lib.DEFAULT_RULES
 
 
 def make_mesh(topology: str, **sizes: int) -> Mesh:
-    shape = [sizes.get(axis, 1) for axis in AXES]
-    chips = topologies.get_topology_desc(topology, platform="tpu").devices[: int(np.prod(shape))]
-    return Mesh(np.array(chips).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    config = mesh_lib.MeshConfig(**sizes)
+    chips = topologies.get_topology_desc(topology, platform="tpu").devices
+    return mesh_lib.make_mesh(config, chips[: math.prod(config.shape)])
 
 
 def array(mesh: Mesh, shape: tuple[int, ...], *spec, dtype=jnp.bfloat16) -> jax.ShapeDtypeStruct:
@@ -111,12 +105,43 @@ def expert_layer(topology: str, *, num_tokens: int, **sizes: int) -> dict:
     )
 
 
+def attention(topology: str, *, length: int, window: int | None = None, **sizes: int) -> dict:
+    """Value and gradients of attention over one row."""
+    mesh = make_mesh(topology, **sizes)
+
+    def loss(queries, keys, values, segment_ids):
+        mixed = splash.attend(
+            queries,
+            keys,
+            values,
+            segment_ids,
+            scale=HEAD_DIM**-0.5,
+            window=window,
+            rules=RULES if sizes else (),
+        )
+        return jnp.sum(mixed.astype(jnp.float32) ** 2)
+
+    of_keys = array(mesh, (1, NUM_KV_HEADS, length, HEAD_DIM), None, "tensor", "sequence")
+    return facts(
+        jax.value_and_grad(loss, (0, 1, 2)),
+        array(mesh, (1, length, NUM_HEADS, HEAD_DIM), None, "sequence", "tensor"),
+        of_keys,
+        of_keys,
+        array(mesh, (1, length), None, "sequence", dtype=jnp.int32),
+        mesh=mesh if sizes else None,
+    )
+
+
 def main(topology: str) -> None:
     found = {name: grouped_product(topology, name) for name in ("megablox", "ragged_dot")}
     for num_tokens in (8192, 32768):
         found[f"experts {num_tokens}"] = expert_layer(topology, num_tokens=num_tokens)
     found["experts, 4 chips"] = expert_layer(topology, num_tokens=32768, expert=4)
     found["experts, 2 x 2 chips"] = expert_layer(topology, num_tokens=32768, expert=2, fsdp=2)
+    for length in (4096, 16384):
+        found[f"attention {length}"] = attention(topology, length=length)
+        found[f"window {length}"] = attention(topology, length=length, window=1024)
+    found["attention 16384, 2 x 2 chips"] = attention(topology, length=16384, sequence=2, tensor=2)
     json.dump(found, sys.stdout, indent=1)
 
 

@@ -12,18 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import AxisType
 
 from promptcot_jax.models import experts, grouped_dots
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel import rules
 
-AXES = ("data", "fsdp", "expert", "sequence", "tensor")
-RULES = (
-    ("batch", ("data", "fsdp", "expert")),
-    ("length", "sequence"),
-    ("experts", "expert"),
-    ("expert_embed", ("fsdp", "sequence")),
-    ("expert_mlp", "tensor"),
-)
+RULES = rules.DEFAULT_RULES
 NUM_EXPERTS, NUM_SELECTED, EMBED_DIM, MLP_DIM = 8, 3, 16, 12
 
 
@@ -95,9 +89,7 @@ def assert_close(actual: Any, expected: Any, tolerance: float = 1e-5):
 
 
 def make_mesh(**sizes):
-    shape = tuple(sizes.get(axis, 1) for axis in AXES)
-    count = int(np.prod(shape))
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=jax.devices()[:count])
+    return mesh_lib.make_mesh(mesh_lib.MeshConfig(**sizes))
 
 
 @pytest.mark.parametrize(

@@ -57,3 +57,18 @@ def test_experts_over_four_chips_hold_a_quarter(topology):
     for mesh in ("experts, 4 chips", "experts, 2 x 2 chips"):
         assert facts[mesh]["argument_bytes"] == whole["argument_bytes"] / 4
         assert facts[mesh]["temp_bytes"] < 4 * GB
+
+
+@pytest.mark.parametrize("kind", ["attention", "window"])
+@pytest.mark.parametrize("length", [4096, 16384])
+def test_attention_keeps_no_square_of_the_length(topology, kind, length):
+    """Some arrays like the queries and none like the scores, of which a head's would be a gigabyte."""
+    like_queries = length * 32 * 128 * 2
+    assert compiled(topology)[f"{kind} {length}"]["temp_bytes"] < 6 * like_queries
+
+
+def test_attention_over_four_chips_holds_a_quarter(topology):
+    facts = compiled(topology)
+    whole, quarter = facts["attention 16384"], facts["attention 16384, 2 x 2 chips"]
+    assert quarter["argument_bytes"] < 0.3 * whole["argument_bytes"]
+    assert quarter["temp_bytes"] < 0.35 * whole["temp_bytes"]  # keys and values are gathered

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -266,9 +265,7 @@ def _logits(
     segment_ids: Int[Array, "B T"] | None,
     positions: Int[Array, "B T"] | None,
 ) -> Float[Array, "B T V"]:
-    hidden = lm.hidden_states(params, token_ids, segment_ids, positions)
-    kernel = lm.output_embedding(params).astype(hidden.dtype)
-    return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+    return lm.unembed(params, lm.hidden_states(params, token_ids, segment_ids, positions))
 
 
 def _to_completion(

@@ -40,6 +40,7 @@ def chunked_label_log_probs(
     labels: Int[Array, "B T"],
     *,
     temperature: float | Float[Array, ""] = 1.0,
+    soft_cap: float | None = None,
     chunk: int = CHUNK_TOKENS,
 ) -> Float[Array, "B T"]:
     """log p(labels[b, t]) under softmax(hidden[b, t] @ output_embedding / temperature), in float32.
@@ -49,6 +50,7 @@ def chunked_label_log_probs(
 
     Args:
         temperature: positive; may be traced.
+        soft_cap: logits are cap * tanh(logits / cap) before the temperature divides them (Gemma 2).
         chunk: tokens whose logits exist at one time; changes memory and speed, not the result.
     """
     num_rows, length, _ = hidden.shape
@@ -57,7 +59,8 @@ def chunked_label_log_probs(
     @jax.checkpoint
     def of_chunk(inputs: tuple[Array, Array]) -> Array:
         chunk_hidden, chunk_labels = inputs
-        logits = _logits(chunk_hidden.reshape(-1, chunk_hidden.shape[-1]), output_embedding) / temperature
+        logits = _logits(chunk_hidden.reshape(-1, chunk_hidden.shape[-1]), output_embedding)
+        logits = _capped(logits, soft_cap) / temperature
         return label_log_probs(logits[None], chunk_labels.reshape(1, -1)).reshape(chunk_labels.shape)
 
     if width >= length:
@@ -72,6 +75,7 @@ def weighted_nll(
     labels: Int[Array, "B T"],
     weights: Float[Array, "B T"],
     *,
+    soft_cap: float | None = None,
     chunk: int = CHUNK_TOKENS,
 ) -> Float[Array, ""]:
     """Sum of -weights[b, t] * log p(labels[b, t]); the weights are constants of the loss.
@@ -81,24 +85,40 @@ def weighted_nll(
     hold some are computed. Because the weights are known, both gradients are made in the forward pass from
     the logits at hand (three matrix products over the vocabulary in all; recomputing the logits would make it
     four).
+
+    Args:
+        soft_cap: logits are cap * tanh(logits / cap) (Gemma 2).
     """
-    return _weighted_nll(hidden, output_embedding, labels, weights, chunk)
+    return _weighted_nll(hidden, output_embedding, labels, weights, soft_cap, chunk)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _weighted_nll(hidden: Array, output_embedding: Array, labels: Array, weights: Array, chunk: int) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _weighted_nll(
+    hidden: Array,
+    output_embedding: Array,
+    labels: Array,
+    weights: Array,
+    soft_cap: float | None,
+    chunk: int,
+) -> Array:
     tokens = _weighted_first(hidden, labels, weights, chunk)
 
     def add_chunk(i: Array, total: Array) -> Array:
         chunk_hidden, chunk_labels, chunk_weights = tokens.chunk(i)
-        log_probs = label_log_probs(_logits(chunk_hidden, output_embedding)[None], chunk_labels[None])[0]
+        logits = _capped(_logits(chunk_hidden, output_embedding), soft_cap)
+        log_probs = label_log_probs(logits[None], chunk_labels[None])[0]
         return total - jnp.sum(chunk_weights * log_probs)
 
     return jax.lax.fori_loop(0, tokens.num_chunks, add_chunk, jnp.float32(0.0))
 
 
 def _weighted_nll_forward(
-    hidden: Array, output_embedding: Array, labels: Array, weights: Array, chunk: int
+    hidden: Array,
+    output_embedding: Array,
+    labels: Array,
+    weights: Array,
+    soft_cap: float | None,
+    chunk: int,
 ) -> tuple[Array, tuple[Array, Array]]:
     """The total, and as residuals its gradients by hidden states and output embedding."""
     tokens = _weighted_first(hidden, labels, weights, chunk)
@@ -107,13 +127,16 @@ def _weighted_nll_forward(
     def add_chunk(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         total, d_hidden, d_embedding = sums
         chunk_hidden, chunk_labels, chunk_weights = tokens.chunk(i)
-        logits = _logits(chunk_hidden, output_embedding)  # [B * C, V]
+        logits = _capped(_logits(chunk_hidden, output_embedding), soft_cap)  # [B * C, V]
         log_normalizer = jax.nn.logsumexp(logits, axis=-1)
         each = jnp.arange(chunk_labels.size)
         total += jnp.sum(chunk_weights * (log_normalizer - logits[each, chunk_labels]))
         # d total / d logits = weight * (softmax - one-hot of the label)
         d_logits = chunk_weights[:, None] * jnp.exp(logits - log_normalizer[:, None])
-        d_logits = d_logits.at[each, chunk_labels].add(-chunk_weights).astype(hidden.dtype)
+        d_logits = d_logits.at[each, chunk_labels].add(-chunk_weights)
+        if soft_cap is not None:
+            d_logits *= 1.0 - jnp.square(logits / soft_cap)  # of cap * tanh, by what it gave
+        d_logits = d_logits.astype(hidden.dtype)
         d_chunk = jnp.dot(
             d_logits, output_embedding.astype(hidden.dtype).T, preferred_element_type=jnp.float32
         )
@@ -129,7 +152,9 @@ def _weighted_nll_forward(
     return total, (d_hidden, d_embedding.astype(output_embedding.dtype))
 
 
-def _weighted_nll_backward(chunk: int, gradients: tuple[Array, Array], cotangent: Array):
+def _weighted_nll_backward(
+    soft_cap: float | None, chunk: int, gradients: tuple[Array, Array], cotangent: Array
+):
     d_hidden, d_embedding = gradients
     scale = cotangent.astype(jnp.float32)
     return (
@@ -186,6 +211,11 @@ def _logits(flat_hidden: Array, output_embedding: Array) -> Array:
     return jnp.dot(
         flat_hidden, output_embedding.astype(flat_hidden.dtype), preferred_element_type=jnp.float32
     )
+
+
+def _capped(logits: Array, soft_cap: float | None) -> Array:
+    """cap * tanh(logits / cap), or as they are."""
+    return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
 
 
 def _chunk_width(num_rows: int, length: int, chunk: int) -> int:

@@ -124,6 +124,7 @@ def _score_rows(
             output_embedding,
             jnp.take(labels, columns, axis=1),
             temperature=temperature,
+            soft_cap=lm.config.logit_soft_cap,
             chunk=num_rows * stretch,
         )
         return lax.dynamic_update_slice(log_probs, of_stretch, (0, i * stretch))

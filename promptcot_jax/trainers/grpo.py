@@ -20,7 +20,11 @@ def grpo_loss(
     labels, is_label = sft.next_token_labels(batch)
     hidden = sft.hidden_states(lm, params, batch, remat=remat)
     log_probs = token_log_probs.chunked_label_log_probs(
-        hidden, lm.output_embedding(params), labels, chunk=sft.head_chunk()
+        hidden,
+        lm.output_embedding(params),
+        labels,
+        soft_cap=lm.config.logit_soft_cap,
+        chunk=sft.head_chunk(),
     )
     old_log_probs = sft.of_next_token(batch.values["old_log_probs"])
     losses = policy_gradient.grpo_token_loss(

@@ -90,5 +90,10 @@ def _nll(
 ) -> Float[Array, ""]:
     hidden = hidden_states(lm, params, batch, remat=remat)
     return token_log_probs.weighted_nll(
-        hidden, lm.output_embedding(params), labels, weights, chunk=head_chunk()
+        hidden,
+        lm.output_embedding(params),
+        labels,
+        weights,
+        soft_cap=lm.config.logit_soft_cap,
+        chunk=head_chunk(),
     )

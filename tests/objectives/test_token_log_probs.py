@@ -19,8 +19,11 @@ def _inputs(num_rows=3, length=7, embed_dim=5, vocab_size=11, dtype=jnp.float32)
     return hidden, embedding, labels, weights
 
 
-def _naive(hidden, embedding, labels, temperature=1.0):
-    log_p = jax.nn.log_softmax(hidden.astype(jnp.float32) @ embedding.astype(jnp.float32) / temperature)
+def _naive(hidden, embedding, labels, temperature=1.0, soft_cap=None):
+    logits = hidden.astype(jnp.float32) @ embedding.astype(jnp.float32)
+    if soft_cap is not None:
+        logits = soft_cap * jnp.tanh(logits / soft_cap)
+    log_p = jax.nn.log_softmax(logits / temperature)
     return jnp.take_along_axis(log_p, labels[..., None], axis=-1)[..., 0]
 
 
@@ -50,12 +53,12 @@ def test_masked_total_of_nothing_is_zero_over_zero():
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 6, 21, 1000])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_chunked_equals_naive_at_any_chunk_size(chunk, temperature):
+@pytest.mark.parametrize(("temperature", "soft_cap"), [(1.0, None), (0.7, None), (0.7, 1.5)])
+def test_chunked_equals_naive_at_any_chunk_size(chunk, temperature, soft_cap):
     hidden, embedding, labels, weights = _inputs()
 
     def total(function, hidden, embedding):
-        log_probs = function(hidden, embedding, labels, temperature=temperature)
+        log_probs = function(hidden, embedding, labels, temperature=temperature, soft_cap=soft_cap)
         return jnp.sum(weights * log_probs), log_probs
 
     def chunked(*args, **kwargs):
@@ -71,14 +74,15 @@ def test_chunked_equals_naive_at_any_chunk_size(chunk, temperature):
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 6, 21, 1000])
-def test_weighted_nll_and_its_gradients_equal_naive_at_any_chunk_size(chunk):
+@pytest.mark.parametrize("soft_cap", [None, 1.5])
+def test_weighted_nll_and_its_gradients_equal_naive_at_any_chunk_size(chunk, soft_cap):
     hidden, embedding, labels, weights = _inputs()
 
     def fused(h, e):
-        return 0.3 * token_log_probs.weighted_nll(h, e, labels, weights, chunk=chunk)
+        return 0.3 * token_log_probs.weighted_nll(h, e, labels, weights, soft_cap=soft_cap, chunk=chunk)
 
     def naive(h, e):
-        return -0.3 * jnp.sum(weights * _naive(h, e, labels))
+        return -0.3 * jnp.sum(weights * _naive(h, e, labels, soft_cap=soft_cap))
 
     got = jax.jit(jax.value_and_grad(fused, argnums=(0, 1)))(hidden, embedding)
     want = jax.value_and_grad(naive, argnums=(0, 1))(hidden, embedding)

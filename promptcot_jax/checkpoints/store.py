@@ -16,20 +16,23 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from promptcot_jax.core import building, jsonl
-from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import tokenizer as tokenizer_lib
 from promptcot_jax.models import hf_config
 from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.parallel import hosts
 
 MARKER = "COMPLETE"
 PROVENANCE = "provenance.json"
 _PARAMS = "params"
+_DIGEST_SEEDS = (0x9E3779B9, 0x7F4A7C15)
 _PATTERN_CHARACTERS = "*?["  # Orbax globs inside its directory and then silently misses its own files
 
 
@@ -136,13 +139,33 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
 
 def params_digest(params: Params) -> str:
-    """SHA-256 over the sorted paths, shapes, dtypes and bytes of all parameters, shortened."""
+    """Digest of paths, shapes, dtypes and all numbers, the same however the arrays are sharded.
+
+    Each array is summed up where it lies, in integers, so that no array need come to one host.
+    """
+    sums = {name: _bits_summed(leaf) for name, leaf in named_leaves(params).items()}
     digest = hashlib.sha256()
-    for name, leaf in sorted(named_leaves(params).items()):
-        array = np.asarray(leaf)
-        digest.update(f"{name} {array.shape} {array.dtype}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+    for name, pair in sorted(jax.device_get(sums).items()):
+        leaf = named_leaves(params)[name]
+        digest.update(f"{name} {leaf.shape} {leaf.dtype} {pair.tolist()}\n".encode())
     return digest.hexdigest()[:16]
+
+
+@jax.jit
+def _bits_summed(array: Array) -> Array:
+    """Two sums over the bits of an array, each bit pattern mixed with its place; order does not matter."""
+    bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}"))
+    bits, place = bits.astype(jnp.uint32), jnp.zeros(array.shape, jnp.uint32)
+    for axis, size in enumerate(array.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+    return jnp.stack([jnp.sum(_mixed(_mixed(place + jnp.uint32(seed)) ^ bits)) for seed in _DIGEST_SEEDS])
+
+
+def _mixed(x: Array) -> Array:
+    """A bijection of 32-bit numbers in which each bit depends on all (the finalizer of MurmurHash3)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def stored_leaves(directory: epath.Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -188,24 +211,34 @@ def save_model(
 ) -> None:
     """Writes a model so that it is there in full or not at all; replaces what `directory` held.
 
+    Of several hosts each writes its part of the arrays, and the first the rest.
+
     Args:
         provenance: what the model was made from, as JSON; the digest of the parameters is added.
     """
     directory = location(directory)
     unfinished = aside(directory)
-    remove(unfinished)
-    unfinished.mkdir(parents=True)
-    config = hf_config.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
-    jsonl.write_json(unfinished / "config.json", config)
-    jsonl.write_json(unfinished / PROVENANCE, dict(provenance) | {"params_digest": params_digest(params)})
-    tokenizer.save(unfinished)
+    facts = dict(provenance) | {"params_digest": params_digest(params)}
+
+    def begin() -> None:
+        remove(unfinished)
+        unfinished.mkdir(parents=True)
+        config = hf_config.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
+        jsonl.write_json(unfinished / "config.json", config)
+        jsonl.write_json(unfinished / PROVENANCE, facts)
+        tokenizer.save(unfinished)
+
+    def finish() -> None:
+        mark_complete(unfinished)
+        if unfinished != directory:
+            remove(directory)
+            os.rename(unfinished, directory)
+            building.flush_to_disk(directory.parent)
+
+    hosts.wait_for_first(f"begin {directory.name}", begin)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(unfinished / _PARAMS, args=ocp.args.PyTreeSave(params))
-    mark_complete(unfinished)
-    if unfinished != directory:
-        remove(directory)
-        os.rename(unfinished, directory)
-        building.flush_to_disk(directory.parent)
+    hosts.wait_for_first(f"finish {directory.name}", finish)
 
 
 def load_provenance(directory: epath.PathLike) -> dict[str, Any]:

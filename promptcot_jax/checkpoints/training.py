@@ -21,6 +21,7 @@ from etils import epath
 
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.parallel import hosts
 
 State = TypeVar("State")
 
@@ -29,7 +30,10 @@ _STATE = "state"
 
 
 class TrainingCheckpoints:
-    """The checkpoints of one run under `directory`; one writer at a time (the workdir's lock sees to it)."""
+    """The checkpoints of one run under `directory`; one run at a time (the workdir's lock sees to it).
+
+    Of several hosts each writes and reads its part of the arrays; the first decides and marks.
+    """
 
     def __init__(self, directory: epath.PathLike, keep: int = 2):
         """Nothing is read or written yet.
@@ -67,6 +71,15 @@ class TrainingCheckpoints:
         if step in self._own_steps:
             return
         path = self._path(step)
+        hosts.wait_for_first(f"begin step {step}", lambda: self._begin(step))
+        if self._checkpointer is None:
+            self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+        self._checkpointer.save(path / _STATE, args=ocp.args.PyTreeSave(store.named_leaves(state)))
+        self._pending = self._finisher.submit(self._finish, self._checkpointer, step)
+
+    def _begin(self, step: int) -> None:
+        """An empty directory for a step, by the first host."""
+        path = self._path(step)
         if step not in self._unreadable_steps and store.is_complete(path):
             raise WrongUse(
                 f"{os.fspath(path)}: step {step} was saved by a run that this one did not resume; "
@@ -74,11 +87,8 @@ class TrainingCheckpoints:
             )
         if self._checkpointer is None:
             self._remove_unfinished()
-            self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         store.remove(path)
         path.mkdir(parents=True)
-        self._checkpointer.save(path / _STATE, args=ocp.args.PyTreeSave(store.named_leaves(state)))
-        self._pending = self._finisher.submit(self._finish, self._checkpointer, step)
 
     def restore_latest(self, like: State) -> tuple[int, State] | None:
         """The newest complete step and its state, or None where no step was ever finished.
@@ -91,7 +101,7 @@ class TrainingCheckpoints:
             WrongUse: the newest step holds a state of another structure, or no finished step can be read.
         """
         self.wait()
-        steps = self.complete_steps()
+        steps = hosts.decided_by_first("complete steps", self.complete_steps)
         failure = ""
         for step in reversed(steps):
             try:
@@ -130,10 +140,14 @@ class TrainingCheckpoints:
 
     def remove(self) -> None:
         """Deletes the whole directory (the result is stored elsewhere by now); `close` comes first."""
-        for step in self.complete_steps():
-            store.remove(self._path(step))
-        if self._directory.exists():
-            self._directory.rmtree()
+
+        def act() -> None:
+            for step in self.complete_steps():
+                store.remove(self._path(step))
+            if self._directory.exists():
+                self._directory.rmtree()
+
+        hosts.wait_for_first(f"remove {self._directory.name}", act)
 
     def _path(self, step: int) -> epath.Path:
         return self._directory / f"step_{step:08d}"
@@ -157,9 +171,12 @@ class TrainingCheckpoints:
 
     def _finish(self, checkpointer: ocp.AsyncCheckpointer, step: int) -> None:
         """In the background: waits for Orbax, marks the step, then deletes all but the newest steps."""
-        checkpointer.wait_until_finished()
-        store.mark_complete(self._path(step))
+        checkpointer.wait_until_finished()  # of all hosts
+        if hosts.is_first():
+            store.mark_complete(self._path(step))
         self._own_steps.add(step)
+        if not hosts.is_first():
+            return
         # Newer steps are of a future that was lost (unreadable); they are overwritten when the run gets
         # there.
         for old in [old for old in self.complete_steps() if old <= step][: -self._keep]:

@@ -1,9 +1,10 @@
 """Batches of packed rows: several examples share a row, told apart by segment ids, so that little is padding.
 
 The batch of a step is a pure function of (examples, settings, seed, step): a resumed run reads what the
-first one would have read, and the position to keep is the number of the step. Hosts take consecutive rows of
-the same batch, so their number is no part of that function either. Each epoch is packed on its own, first-fit
-in the epoch's order, from the lengths alone: examples are read when their batch is.
+first one would have read, and the position to keep is the number of the step. Of several hosts each makes the
+rows of that batch which its devices hold, so their number is no part of that function either. Each epoch is
+packed on its own, first-fit in the epoch's order, from the lengths alone: examples are read when their batch
+is.
 
 The plan of rows is ours because no library's survives a change of hosts: Grain's and seqio's packing keep
 open rows in the state of each host's iterator. Reading ahead of the trainer is Grain's (`read_ahead`).
@@ -63,32 +64,17 @@ class BatchSource(Protocol):
     @property
     def num_steps(self) -> int: ...
 
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of a batch, of all hosts together."""
+        ...
+
+    @property
+    def own_rows(self) -> Sequence[int]:
+        """Which of them `batch` gives: those that this host's devices hold."""
+        ...
+
     def batch(self, step: int) -> PackedBatch: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class HostShare:
-    """Which of several hosts this one is: it takes the `host`-th block of each batch's rows."""
-
-    host: int = 0
-    num_hosts: int = 1
-
-    def __post_init__(self):
-        if not 0 <= self.host < self.num_hosts:
-            raise ValueError(f"host must be in [0, {self.num_hosts}), got {self.host}.")
-
-    def rows(self, rows_per_batch: int) -> range:
-        """The rows of a batch that are this host's."""
-        if rows_per_batch % self.num_hosts:
-            raise ValueError(
-                f"A batch of {rows_per_batch} rows does not divide over {self.num_hosts} hosts; use a "
-                f"multiple of {self.num_hosts}."
-            )
-        count = rows_per_batch // self.num_hosts
-        return range(self.host * count, (self.host + 1) * count)
-
-
-ALL_ROWS = HostShare()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,15 +111,16 @@ class PackedEpochs:
         seed: int,
         pack: bool = True,
         pad_id: int = 0,
-        share: HostShare = ALL_ROWS,
+        own_rows: Sequence[int] | None = None,
     ):
         """Checks the examples' lengths; nothing is packed before it is asked for.
 
         Args:
-            share: a host that takes part of the rows; `batch` then gives only those.
+            own_rows: those of a batch's rows that this host wants, where there are several; `batch` then
+                gives only those, in this order.
 
         Raises:
-            ValueError: there are no examples, one exceeds `row_length`, or the rows do not divide over hosts.
+            ValueError: there are no examples, or one exceeds `row_length`.
         """
         if min(row_length, rows_per_batch, num_epochs) < 1:
             raise ValueError(
@@ -151,12 +138,12 @@ class PackedEpochs:
                 "apply a LengthPolicy first, or use longer rows."
             )
         self._row_length = row_length
-        self._rows_per_batch = rows_per_batch
+        self.rows_per_batch = rows_per_batch
+        self.own_rows = range(rows_per_batch) if own_rows is None else own_rows
         self._num_epochs = num_epochs
         self._seed = seed
         self._pack = pack
         self._pad_id = pad_id
-        self._own_rows = share.rows(rows_per_batch)
 
     @functools.cached_property
     def _plans(self) -> list[_EpochPlan]:
@@ -165,7 +152,7 @@ class PackedEpochs:
     @functools.cached_property
     def _first_steps(self) -> list[int]:
         """The step at which each epoch begins, and the total."""
-        steps = [-(-plan.num_rows // self._rows_per_batch) for plan in self._plans]
+        steps = [-(-plan.num_rows // self.rows_per_batch) for plan in self._plans]
         return [0, *np.cumsum(steps).tolist()]
 
     def _plan(self, epoch: int) -> _EpochPlan:
@@ -198,7 +185,7 @@ class PackedEpochs:
     @property
     def fill_share(self) -> float:
         """Share of the positions of all batches that hold a token."""
-        return self.num_tokens / (self.num_steps * self._rows_per_batch * self._row_length)
+        return self.num_tokens / (self.num_steps * self.rows_per_batch * self._row_length)
 
     def batch(self, step: int) -> PackedBatch:
         """The batch of one step, or this host's rows of it.
@@ -210,10 +197,10 @@ class PackedEpochs:
             raise IndexError(f"Step {step} is outside the {self.num_steps} steps of these epochs.")
         epoch = bisect.bisect_right(self._first_steps, step) - 1
         plan = self._plans[epoch]
-        first_row = (step - self._first_steps[epoch]) * self._rows_per_batch
+        first_row = (step - self._first_steps[epoch]) * self.rows_per_batch
         return pack_rows(
-            [[self._examples[int(i)] for i in plan.row(first_row + row)] for row in self._own_rows],
-            num_rows=len(self._own_rows),
+            [[self._examples[int(i)] for i in plan.row(first_row + row)] for row in self.own_rows],
+            num_rows=len(self.own_rows),
             row_length=self._row_length,
             value_names=self._examples.value_names,
             pad_id=self._pad_id,

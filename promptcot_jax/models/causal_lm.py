@@ -90,7 +90,8 @@ class CausalLM:
             raise ValueError(f"This {self.config.family} decoder has no experts; call hidden_states.")
         around = self._of_rows(token_ids, segment_ids, positions)
         module = decoder.Decoder(self.config, self.rules, remat)
-        states, reported = module.apply({"params": params}, token_ids, around, mutable=[mlp.ROUTERS])
+        applied: Any = module.apply({"params": params}, token_ids, around, mutable=[mlp.ROUTERS])
+        states, reported = applied
         return states, reported[mlp.ROUTERS]["layers"]["mlp"]["totals"][0]
 
     def _of_rows(

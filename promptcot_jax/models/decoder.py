@@ -46,7 +46,7 @@ class Surroundings(NamedTuple):
 class LayerKind(NamedTuple):
     """What tells a layer from the others besides its parameters; of a scan, arrays over [L]."""
 
-    index: Int[Array, ""] | int
+    number: Int[Array, ""] | int
     is_local: Bool[Array, ""] | bool
 
 
@@ -112,7 +112,7 @@ class Attention(nn.Module):
                 values,
                 cache,
                 around.places,
-                kind.index,
+                kind.number,
                 rule=rule,
                 num_layers=config.num_layers,
                 rules=self.rules,

@@ -1,6 +1,6 @@
 """Hugging Face `config.json` to `DecoderConfig` and back.
 
-Every field is one of three: read, known to be without effect on what is computed here (`_WITHOUT_EFFECT`), or
+Every field is one of three: read, known to be without effect on what is computed here (`WITHOUT_EFFECT`), or
 required to have the value that this decoder implements. A field that is none of these is refused by name,
 since ignoring it might give plausible, wrong numbers. Read are the files of transformers 4 (rotary settings
 at the top) and 5 (in `rope_parameters`, for Gemma 3 by kind of layer); what is absent has the default that
@@ -26,7 +26,7 @@ _MULTIMODAL = "Gemma3ForConditionalGeneration"  # its text part is read, under `
 _MODEL_TYPES = {"gemma3": "gemma3_text"}  # where it is not the family's name
 
 # Without effect on logits: names, token ids, initial weights, what generation or training would do.
-_WITHOUT_EFFECT = frozenset(
+WITHOUT_EFFECT = frozenset(
     """
     architectures model_type _name_or_path transformers_version torch_dtype dtype transformers.js_config
     eos_token_id bos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id suppress_tokens
@@ -138,7 +138,8 @@ class _Fields:
     """The fields of one file, with defaults, and errors that name the file."""
 
     def __init__(self, fields: dict[str, Any], family: config_lib.Family, where: str):
-        self.given, self.family, self.where = fields, family, where
+        self.given, self.where = fields, where
+        self.family: config_lib.Family = family
         self._defaults = _DEFAULTS[family]
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -146,9 +147,12 @@ class _Fields:
         value = self.given.get(name)
         return self._defaults.get(name, default) if value is None else value
 
-    def optional(self, name: str) -> Any:
-        """A field whose null means that the feature is off, though absence may not."""
-        return self.given[name] if name in self.given else self._defaults.get(name)
+    def number(self, name: str) -> float | None:
+        """A number, or None where null says that a feature is off, as absence may not."""
+        value = self.given[name] if name in self.given else self._defaults.get(name)
+        if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool)):
+            raise self.wrong(f"field '{name}' must be a number, got {value!r}.")
+        return value
 
     def size(self, name: str, default: int | None = None) -> int:
         value = self.get(name, default)
@@ -220,7 +224,7 @@ def _check_fields(fields: _Fields) -> None:
     required |= {"hidden_act": (activation,), "hidden_activation": (activation, None)}
     for name, values in required.items():
         fields.require(name, values)
-    known = _WITHOUT_EFFECT | read | required.keys()
+    known = WITHOUT_EFFECT | read | required.keys()
     for name, value in fields.given.items():
         if name not in known and value is not None:
             raise fields.wrong(
@@ -262,9 +266,9 @@ def _switches(fields: _Fields) -> dict[str, Any]:
         "zero_centered_norms": is_gemma,
         "scale_embeddings": is_gemma,
         "attention_sinks": family == "gpt_oss",
-        "attention_soft_cap": fields.optional("attn_logit_softcapping"),
-        "logit_soft_cap": fields.optional("final_logit_softcapping"),
-        "query_pre_attn_scalar": fields.get("query_pre_attn_scalar"),
+        "attention_soft_cap": fields.number("attn_logit_softcapping"),
+        "logit_soft_cap": fields.number("final_logit_softcapping"),
+        "query_pre_attn_scalar": fields.size("query_pre_attn_scalar") if is_gemma else None,
         "activation": _activation(fields),
     }
 
@@ -272,7 +276,7 @@ def _switches(fields: _Fields) -> dict[str, Any]:
 def _activation(fields: _Fields) -> config_lib.Activation:
     if fields.family == "gpt_oss":
         return config_lib.ClampedSwiglu(
-            alpha=fields.get("swiglu_alpha", 1.702), limit=fields.get("swiglu_limit", 7.0)
+            alpha=float(fields.get("swiglu_alpha", 1.702)), limit=float(fields.get("swiglu_limit", 7.0))
         )
     return "gelu_tanh" if fields.family.startswith("gemma") else "silu"
 

@@ -162,12 +162,20 @@ def text_name(name: str, config: config_lib.DecoderConfig) -> str | None:
 def to_hf_tensors(params: Params, config: config_lib.DecoderConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Tensors of a checkpoint one after the other, on the host, in the parameters' number format."""
     for row in _rows(config):
-        arrays = [functools.reduce(lambda branch, key: branch[key], path, params) for path in row.paths]
+        arrays = [_at(params, path) for path in row.paths]
         of_layer: list[np.ndarray] = []
         for name, index in row.tensors():
             if not any(index[1:]):  # the first, or the only, tensor of a layer: this goes to the host at once
                 of_layer = [np.asarray(array[index[0]] if index else array) for array in arrays]
             yield name, row.to_tensor([array[index[1:]] for array in of_layer])
+
+
+def _at(params: Params, path: Path) -> Array:
+    """The parameter at a path."""
+    branch: Any = params
+    for key in path:
+        branch = branch[key]
+    return branch
 
 
 def from_hf_tensors(

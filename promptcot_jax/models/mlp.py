@@ -48,11 +48,11 @@ class Mlp(nn.Module):
 
 
 class RouterTotals(NamedTuple):
-    """What a layer's router did to real tokens; losses as totals, to be divided by `count` at the end."""
+    """What a layer's router did to real tokens; losses as totals, to be divided by `num_tokens`."""
 
     load_balancing: Float[Array, ""]
     router_z: Float[Array, ""]
-    count: Float[Array, ""]
+    num_tokens: Float[Array, ""]
     tokens_per_expert: Float[Array, " E"]
 
 
@@ -140,6 +140,6 @@ class ExpertMlp(nn.Module):
 
 
 def _totals(routing: experts.Routing, is_token: Bool[Array, " tokens"]) -> RouterTotals:
-    load_balancing, count = experts.load_balancing_total(routing, is_token)
+    load_balancing, num_tokens = experts.load_balancing_total(routing, is_token)
     router_z, _ = experts.router_z_total(routing, is_token)
-    return RouterTotals(load_balancing, router_z, count, experts.tokens_per_expert(routing, is_token))
+    return RouterTotals(load_balancing, router_z, num_tokens, experts.tokens_per_expert(routing, is_token))

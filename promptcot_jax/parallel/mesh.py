@@ -21,6 +21,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from promptcot_jax.core.errors import WrongUse
+
 AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 
 
@@ -64,26 +66,26 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         devices: None takes those that are here; chips of a described topology serve to compile for it.
 
     Raises:
-        ValueError: the shape asks for more devices than there are, does not divide them, or states another
+        WrongUse: the shape asks for more devices than there are, does not divide them, or states another
             number of slices.
     """
     devices = jax.devices() if devices is None else devices
     known = math.prod(size for size in config.shape if size != -1)
     if -1 in config.shape and len(devices) % known:
-        raise ValueError(f"{len(devices)} devices do not divide over {config}; change its sizes.")
+        raise WrongUse(f"{len(devices)} devices do not divide over {config}; change its sizes.")
     shape = tuple(len(devices) // known if size == -1 else size for size in config.shape)
     needed = math.prod(shape)
     if needed > len(devices):
-        raise ValueError(f"{config} needs {needed} devices, {len(devices)} are here; take a smaller mesh.")
+        raise WrongUse(f"{config} needs {needed} devices, {len(devices)} are here; take a smaller mesh.")
     if needed < len(devices) and jax.process_count() > 1:
-        raise ValueError(
+        raise WrongUse(
             f"{config} takes {needed} of {len(devices)} devices, and some hosts would have none; use all of "
             "them, for example with one axis at -1."
         )
     devices = devices[:needed]
     num_slices = len({getattr(device, "slice_index", 0) for device in devices})
     if num_slices != config.num_slices:
-        raise ValueError(
+        raise WrongUse(
             f"num_slices={config.num_slices}, but the devices are of {num_slices} slices; set num_slices to "
             f"{num_slices}."
         )
@@ -95,7 +97,7 @@ def _arranged(shape: tuple[int, ...], num_slices: int, devices: Sequence[Any]) -
     if num_slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     if shape[0] % num_slices:
-        raise ValueError(f"data={shape[0]} does not divide over {num_slices} slices; use a multiple of it.")
+        raise WrongUse(f"data={shape[0]} does not divide over {num_slices} slices; use a multiple of it.")
     inside = (shape[0] // num_slices, *shape[1:])
     across = (num_slices, *(1 for _ in shape[1:]))
     return mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)

@@ -15,6 +15,8 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from promptcot_jax.core.errors import WrongUse
+
 MeshAxes = str | tuple[str, ...] | None
 LogicalRules = tuple[tuple[str, MeshAxes], ...]
 
@@ -80,7 +82,7 @@ def sharding_tree(mesh: Mesh, logical_axes: Any, shapes: Any, rules: LogicalRule
         shapes: the tree of arrays or `ShapeDtypeStruct`s they belong to.
 
     Raises:
-        ValueError: two dimensions of a parameter want the same mesh axis, or one does not divide over its
+        WrongUse: two dimensions of a parameter want the same mesh axis, or one does not divide over its
             own; names parameter, axis, size and mesh.
     """
 
@@ -101,14 +103,14 @@ def _check(
             continue
         for mesh_axis in mesh_axes(axis, rules):
             if mesh_axis in taken:
-                raise ValueError(
+                raise WrongUse(
                     f"Parameter '{name}': the logical axes '{taken[mesh_axis]}' and '{axis}' both lie over "
                     f"the mesh axis '{mesh_axis}'; change the table of rules."
                 )
             taken[mesh_axis] = axis
         shards = num_shards(mesh, axis, rules)
         if size % shards and axis not in MAY_STAY_WHOLE:
-            raise ValueError(
+            raise WrongUse(
                 f"Parameter '{name}': its axis '{axis}' of size {size} does not divide over {shards} "
                 f"devices, {_in_words(mesh, mesh_axes(axis, rules))}; choose a mesh whose size divides "
                 f"{size}, and put the other devices along 'data'."

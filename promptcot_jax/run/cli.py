@@ -27,6 +27,15 @@ _FLAGS = """\
                            without which it is ~/tensorflow_datasets
   --seqio_additional_cache_dirs=D,E
                            where seqio looks for tasks that 'cache_tasks' wrote, with USE_CACHED_TASKS = True
+  --process_count=N        hosts of the run; each starts the same command. A Cloud TPU slice knows its hosts
+                           itself; given here too, another number is refused
+  --coordinator_address=HOST:PORT, --process_index=I
+                           elsewhere: where the first host is, and which of them this one is, from 0
+  --start_seconds=S, --wait_seconds=S
+                           deadlines: for all hosts to be there (600), for what the first does alone (3600)
+  --compilation_cache_dir=DIR
+                           where compiled programs are kept for the next start, local or gs://, or "off";
+                           without it JAX_COMPILATION_CACHE_DIR, else a directory in ~/.cache/promptcot_jax
   --help                   this text; 'promptcot STAGE --help' describes one stage
 """
 
@@ -69,7 +78,13 @@ def _parse(rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--gin_search_paths", default="")
     parser.add_argument("--seqio_additional_cache_dirs", default="")
     parser.add_argument("--workdir")
+    parser.add_argument("--coordinator_address")
+    parser.add_argument("--process_count", type=int)
+    parser.add_argument("--process_index", type=int)
+    parser.add_argument("--start_seconds", type=float, default=600.0)
+    parser.add_argument("--wait_seconds", type=float, default=3600.0)
     parser.add_argument("--tfds_data_dir")
+    parser.add_argument("--compilation_cache_dir")
     bindings = [argument.removeprefix("--gin.") for argument in rest if argument.startswith("--gin.")]
     flags = parser.parse_args([argument for argument in rest if not argument.startswith("--gin.")])
     if not flags.workdir:
@@ -83,15 +98,27 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if flags.tfds_data_dir:  # TFDS's own variable: its import below and every process started here see it
         os.environ["TFDS_DATA_DIR"] = flags.tfds_data_dir
-    from promptcot_jax.run import configuration, stage  # heavy; dispatch imports late
+    from promptcot_jax.parallel import hosts  # heavy; dispatch imports late
+    from promptcot_jax.run import compilation_cache, configuration, stage
 
     _log_to_console()
+    compilation_cache.switch_on(flags.compilation_cache_dir)
     configuration.load(flags.gin_file, bindings, _listed(flags.gin_search_paths))
     if cache_dirs := _listed(flags.seqio_additional_cache_dirs):
         from promptcot_jax.data import seqio_registry  # TensorFlow, which most runs do without
 
         seqio_registry.add_cache_dirs(cache_dirs)
     try:
+        hosts.start(
+            hosts.HostsConfig(
+                coordinator_address=flags.coordinator_address,
+                process_count=flags.process_count,
+                process_index=flags.process_index,
+                start_seconds=flags.start_seconds,
+                wait_seconds=flags.wait_seconds,
+            ),
+            stage.greeting(name, flags.workdir),
+        )
         stage.perform(name, flags.workdir)
     except WrongUse as error:
         raise WrongUse(configuration.plain_message(error)) from None

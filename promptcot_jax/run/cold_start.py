@@ -45,7 +45,7 @@ def cold_start(
         raise WrongUse(f"cold_start.roles must name 'theta' and 'phi', got {roles}.")
     if num_triples < 0:
         raise WrongUse(f"cold_start.num_triples must be 0 (all) or more, got {num_triples}.")
-    devices = stage.make_mesh(mesh)
+    devices = mesh_lib.make_mesh(mesh)
     counts: dict[str, int] = {}
     with jax.set_mesh(devices):
         base = model.load(workdir=workdir, seed=seed, mesh=devices)

@@ -60,7 +60,7 @@ def em(
     """
     if first_triple < 0:
         raise WrongUse(f"em.first_triple must be 0 or more, got {first_triple}.")
-    devices = stage.make_mesh(mesh)
+    devices = mesh_lib.make_mesh(mesh)
     directory = epath.Path(workdir) / "em"
     rules, counts = data.row_rules(), collections.Counter[str]()
     with jax.set_mesh(devices):

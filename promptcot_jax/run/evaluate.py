@@ -65,7 +65,7 @@ def evaluate(
     sandbox, why_not_graded = _sandbox(programs)
     run_programs = functools.partial(program_pool.run_many, settings=programs)
     source = configuration.in_workdir(solver, workdir)
-    devices = stage.make_mesh(mesh)
+    devices = mesh_lib.make_mesh(mesh)
     model = load.load_model(source, dtype=dtype, mesh=devices)
     with jax.set_mesh(devices):
         attempts = accuracy.attempt_all(

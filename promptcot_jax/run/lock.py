@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import pathlib
 import socket
 import time
 import uuid
@@ -59,6 +60,24 @@ def hold(workdir: str, stage: str) -> Iterator[str]:
             yield run_id
         finally:
             _held.discard(path)  # closing the file gives the kernel's lock back
+
+
+def check_is_shared(workdir: str, run_id: str) -> None:
+    """Refuses a workdir in which this host does not see the lock that the run's first host holds.
+
+    Not for the first host: to close the file would give its lock back.
+
+    Raises:
+        WrongUse: it is a directory of this host alone.
+    """
+    if "://" in workdir:
+        return
+    path = os.path.join(os.path.realpath(workdir), ".lock")
+    if not os.path.exists(path) or run_id not in pathlib.Path(path).read_text(encoding="utf-8"):
+        raise WrongUse(
+            f"{workdir} is not the directory that the first host of this run uses; several hosts need one "
+            "that all of them see: a bucket (gs://...) or a network file system."
+        )
 
 
 def _holder(text: str) -> str:

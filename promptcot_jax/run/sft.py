@@ -39,7 +39,7 @@ def sft(
         WrongUse: a row is no solved problem, or none is short enough.
     """
     policy, directory = os.path.join(workdir, "policy"), os.path.join(workdir, "sft")
-    devices = stage.make_mesh(mesh)
+    devices = mesh_lib.make_mesh(mesh)
     fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed)
     with jax.set_mesh(devices):
         base = model.load(workdir=workdir, seed=seed, mesh=devices)

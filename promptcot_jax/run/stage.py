@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
-from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, lock, stages
+from promptcot_jax.parallel import hosts
+from promptcot_jax.run import compilation_cache, configuration, lock, stages
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +44,9 @@ def run_stage(
 ) -> None:
     """Does what `promptcot STAGE` does, for notebooks and tests; `bindings` are "NAME=VALUE" strings.
 
+    JAX keeps compiled programs on disk from then on; JAX_COMPILATION_CACHE_DIR says where, and
+    JAX_ENABLE_COMPILATION_CACHE=false that it should not.
+
     Raises:
         WrongUse: as the command line says it with exit code 2.
     """
@@ -52,6 +54,7 @@ def run_stage(
         raise WrongUse(f"'{stage}' is no stage of this version; there are {', '.join(built_stages())}.")
     if not workdir:
         raise WrongUse("--workdir=DIR is missing: the directory that holds a run's files.")
+    compilation_cache.switch_on()
     configuration.load(gin_files, bindings)
     perform(stage, workdir)
 
@@ -59,6 +62,13 @@ def run_stage(
 def built_stages() -> list[str]:
     """Names of the stages that this version has."""
     return [name for name, stage in stages.STAGES.items() if stage.built]
+
+
+def greeting(stage: str, workdir: str) -> str:
+    """What the hosts of a run tell each other before they begin; another version or setting shows in it."""
+    settings = manifest.text_digest(configuration.parsed_text())
+    versions = manifest.text_digest(json.dumps(manifest.versions(), sort_keys=True))
+    return f"'promptcot {stage}' in {workdir}, settings {settings}, package versions {versions}"
 
 
 def perform(stage: str, workdir: str) -> None:
@@ -70,7 +80,11 @@ def perform(stage: str, workdir: str) -> None:
         if name == "run" or name not in built_stages():
             raise WrongUse(f"run.stages names '{name}'; there are {', '.join(built_stages())}.")
         configuration.arguments_of(name, stages.stage_function(name))
-    with lock.hold(workdir, stage) as run_id, _logging_to(log_file(workdir, stage)):
+    with contextlib.ExitStack() as held:
+        run_id = hosts.decided_by_first("lock", lambda: held.enter_context(lock.hold(workdir, stage)))
+        if not hosts.is_first():
+            lock.check_is_shared(workdir, run_id)
+        held.enter_context(_logging_to(log_file(workdir, stage)))
         logger.info("run %s of 'promptcot %s' in %s", run_id, stage, workdir)
         if stage == "run":
             configuration.call(function, workdir)
@@ -79,8 +93,9 @@ def perform(stage: str, workdir: str) -> None:
 
 
 def log_file(workdir: str, stage: str) -> str:
-    """Where a run of this stage keeps its log."""
-    return os.path.join(workdir, "logs", f"{stage}.log")
+    """Where a run of this stage keeps its log on this host."""
+    host = "" if hosts.is_first() else f".host-{hosts.index()}"
+    return os.path.join(workdir, "logs", f"{stage}{host}.log")
 
 
 @contextlib.contextmanager
@@ -112,15 +127,36 @@ def perform_locked(stage: str, workdir: str) -> None:
         WrongUse: it was begun or done with other settings or inputs.
     """
     function = stages.stage_function(stage)
+    begun = hosts.decided_by_first(f"begin {stage}", lambda: _begin(stage, function, workdir))
+    if begun is None:
+        logger.info("%s: complete already, nothing to do", stage)
+        return
+    entry = manifest.StageEntry(**begun)
+    started, before = time.monotonic(), entry.wall_seconds
+    logger.debug("%s: parsed configuration\n%s", stage, configuration.parsed_text())
+    logger.info("%s: starts", stage)
+    try:
+        result = configuration.call(function, workdir)
+        entry = dataclasses.replace(entry, status="complete", counts=dict(result.counts))
+    finally:
+        entry = dataclasses.replace(entry, wall_seconds=round(before + time.monotonic() - started, 3))
+        logger.debug("%s: operative configuration\n%s", stage, configuration.operative_text())
+        if hosts.is_first():
+            _put_down(entry, workdir)
+    hosts.wait_for_first(f"end {stage}")
+    counts = ", ".join(f"{name} {count}" for name, count in entry.counts.items())
+    logger.info("%s: complete after %.1f s%s", stage, entry.wall_seconds, f" ({counts})" if counts else "")
+
+
+def _begin(stage: str, function: Callable[..., Any], workdir: str) -> dict[str, Any] | None:
+    """The manifest's entry of the attempt that begins, written; None where the stage is complete."""
     arguments = configuration.arguments_of(stage, function)
     settings = configuration.settings_of(stage, arguments)
     inputs = _input_digests(function, arguments, workdir)
     deciding = configuration.settings_of(stage, arguments, deciding_only=True)
-    entry = _entry_to_continue(stage, workdir, settings, deciding, inputs)
-    if entry is not None and entry.status == "complete":
-        logger.info("%s: complete already, nothing to do", stage)
-        return
-    started, before = time.monotonic(), entry.wall_seconds if entry else 0.0
+    earlier = _entry_to_continue(stage, workdir, settings, deciding, inputs)
+    if earlier is not None and earlier.status == "complete":
+        return None
     entry = manifest.StageEntry(
         stage=stage,
         status="running",
@@ -129,25 +165,20 @@ def perform_locked(stage: str, workdir: str) -> None:
         inputs=inputs,
         counts={},
         versions=manifest.versions(),
-        wall_seconds=before,
+        wall_seconds=earlier.wall_seconds if earlier else 0.0,
     )
     config_directory = epath.Path(workdir) / "config"
     jsonl.write_json(config_directory / f"{stage}.settings.json", settings)
     jsonl.write_atomically(config_directory / f"{stage}.gin", configuration.parsed_text().encode())
     manifest.record(workdir, entry)
-    logger.debug("%s: parsed configuration\n%s", stage, configuration.parsed_text())
-    logger.info("%s: starts", stage)
-    try:
-        result = configuration.call(function, workdir)
-        entry = dataclasses.replace(entry, status="complete", counts=dict(result.counts))
-    finally:
-        entry = dataclasses.replace(entry, wall_seconds=round(before + time.monotonic() - started, 3))
-        operative = configuration.operative_text()
-        logger.debug("%s: operative configuration\n%s", stage, operative)
-        jsonl.write_atomically(config_directory / f"{stage}.operative.gin", operative.encode())
-        manifest.record(workdir, entry)
-    counts = ", ".join(f"{name} {count}" for name, count in entry.counts.items())
-    logger.info("%s: complete after %.1f s%s", stage, entry.wall_seconds, f" ({counts})" if counts else "")
+    return dataclasses.asdict(entry)
+
+
+def _put_down(entry: manifest.StageEntry, workdir: str) -> None:
+    """Writes what an attempt came to."""
+    operative = epath.Path(workdir) / "config" / f"{entry.stage}.operative.gin"
+    jsonl.write_atomically(operative, configuration.operative_text().encode())
+    manifest.record(workdir, entry)
 
 
 def _digest(settings: Mapping[str, Any]) -> str:
@@ -275,15 +306,3 @@ def _files_below(directory: epath.Path) -> Iterator[epath.Path]:
             yield from _files_below(entry)
         else:
             yield entry
-
-
-def make_mesh(config: mesh_lib.MeshConfig) -> Mesh:
-    """The mesh that a stage runs on.
-
-    Raises:
-        WrongUse: the devices that are here do not make this mesh.
-    """
-    try:
-        return mesh_lib.make_mesh(config)
-    except ValueError as error:
-        raise WrongUse(str(error)) from None

@@ -65,7 +65,7 @@ def synthesize(
             f"There is nothing to write about: num_concept_sets is {num_concept_sets}, and {triples} has "
             f"{len(seeds)} triples; raise num_concept_sets, or give a file of concept sets."
         )
-    devices = stage.make_mesh(mesh)
+    devices = mesh_lib.make_mesh(mesh)
     model = load.load_model(path, dtype=dtype, mesh=devices)
     digest, round_index = lineage(path, model)
     with jax.set_mesh(devices):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from promptcot_jax.core.arrays import Int
+from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
 
 _SMALLEST_BUCKET = 32
@@ -57,7 +58,7 @@ def place_rows(arrays: Any, rules: rules_lib.LogicalRules) -> Any:
     mesh = jax.sharding.get_mesh()
     if mesh.empty or not rules:
         return arrays
-    return jax.device_put(arrays, rules_lib.batch_sharding(mesh, rules))
+    return placing.place(arrays, rules_lib.batch_sharding(mesh, rules))
 
 
 def right_padded(

@@ -36,9 +36,9 @@ class JournalRow:
 class Journal:
     """The completions of one file's unfinished shards, in a directory beside it."""
 
-    def __init__(self, directory: epath.PathLike, host: int = 0):
-        """Reads what earlier attempts left, on whatever host."""
-        self._directory, self._host = epath.Path(directory), host
+    def __init__(self, directory: epath.PathLike):
+        """Reads what earlier attempts left."""
+        self._directory = epath.Path(directory)
         self._rows: list[JournalRow] = []  # not written yet
         self._last_written = time.monotonic()
         self._parts: dict[epath.Path, set[int]] = {}  # and the completions in them that are still needed
@@ -47,8 +47,7 @@ class Journal:
         if self._directory.exists():
             for path in sorted(self._directory.glob("*.jsonl")):
                 self._read(path)
-        own = [int(path.stem[-6:]) for path in self._parts if path.name.startswith(f"part-{host:04d}-")]
-        self._next_part = max(own, default=-1) + 1
+        self._next_part = max((int(path.stem[-6:]) for path in self._parts), default=-1) + 1
 
     def _read(self, path: epath.Path) -> None:
         rows = jsonl.read_records(path, JournalRow)
@@ -90,7 +89,7 @@ class Journal:
         """
         self._last_written = time.monotonic()
         if self._rows:
-            path = self._directory / f"part-{self._host:04d}-{self._next_part:06d}.jsonl"
+            path = self._directory / f"part-{self._next_part:06d}.jsonl"
             self._next_part += 1
             jsonl.write_records(path, self._rows)
             self._parts[path] = {row.index for row in self._rows}
@@ -106,7 +105,7 @@ class Journal:
                 )
                 for index, begun in under_way.items()
             ]
-            jsonl.write_records(self._directory / f"begun-{self._host:04d}.jsonl", rows)
+            jsonl.write_records(self._directory / "begun.jsonl", rows)
 
     def forget(self, indices: Collection[int]) -> None:
         """These completions are in a finished shard; parts without any other go."""

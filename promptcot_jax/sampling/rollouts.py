@@ -21,6 +21,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import engine as engine_lib
 from promptcot_jax.sampling import journal, token_choice
 from promptcot_jax.sampling.completions import NOTHING_BEGUN, Begun, Completion, Request
@@ -187,7 +188,6 @@ def map_draws(
     prompt_ids: Callable[[Row], Sequence[int]],
     shard_size: int,
     name: str,
-    share: shards.Share = shards.ALONE,
 ) -> list[Record]:
     """Draws everything and makes records of it, in order, also written to `path` (ending in `.jsonl`).
 
@@ -200,21 +200,25 @@ def map_draws(
             positions.
     """
     path = epath.Path(path)
-    sharded = shards.ShardedRecords(
-        path, len(draws), record_type, shard_size=shard_size, name=name, share=share
-    )
-    waiting = {shard: [draws[i] for i in sharded.requests_of(shard)] for shard in sharded.to_do()}
     directory = path.parent / f"{path.name.removesuffix('.jsonl')}-drawn"
+    hosts.barrier(f"before {name}")  # all hosts see the same files, and none changes before all have looked
+    sharded = shards.ShardedRecords(path, len(draws), record_type, shard_size=shard_size, name=name)
+    waiting = {shard: [draws[i] for i in sharded.requests_of(shard)] for shard in sharded.to_do()}
+    drawn = journal.Journal(directory)
+    hosts.barrier(f"begin {name}")
     if waiting:
-        drawn = journal.Journal(directory, share.host)
         try:
             _draw_shards(waiting, sharded, work, sampler, prompt_ids, drawn, name)
         finally:
-            drawn.flush()
-    records = sharded.gather()
-    if share.host == 0:
+            if hosts.is_first():
+                drawn.flush()
+
+    def finish() -> None:
+        sharded.put_together()
         journal.remove(directory)
-    return records
+
+    hosts.wait_for_first(f"end {name}", finish)
+    return sharded.read()
 
 
 def _draw_shards(
@@ -229,7 +233,9 @@ def _draw_shards(
     """Draws what is missing of the waiting shards; a shard is written with its last completion."""
     shard_of = {draw.index: shard for shard, members in waiting.items() for draw in members}
     completions = {index: c for index, c in drawn.completions.items() if index in shard_of}
-    drawn.forget(drawn.completions.keys() - completions.keys())
+    writes = hosts.is_first()  # all hosts draw and make the same, in step
+    if writes:
+        drawn.forget(drawn.completions.keys() - completions.keys())
     num_missing = collections.Counter(shard_of[index] for index in shard_of.keys() - completions.keys())
     to_draw = [draw for members in waiting.values() for draw in members if draw.index not in completions]
     if completions:
@@ -237,8 +243,10 @@ def _draw_shards(
 
     def write(shard: int) -> None:
         members = waiting.pop(shard)
-        sharded.write(shard, work(members, [completions.pop(draw.index) for draw in members]))
-        drawn.forget([draw.index for draw in members])
+        records = work(members, [completions.pop(draw.index) for draw in members])
+        if writes:
+            sharded.write(shard, records)
+            drawn.forget([draw.index for draw in members])
 
     for shard in [shard for shard in waiting if not num_missing[shard]]:
         write(shard)
@@ -250,12 +258,13 @@ def _draw_shards(
 
         def after_burst() -> None:
             progress.update(num_drawn_before + metrics.requests, *metrics.figures())
-            if drawn.is_due():
+            if writes and drawn.is_due():
                 drawn.flush(wave.engine.under_way() if sampler.continue_partial else None)
 
         for draw, completion in wave.stream(after_burst):
             completions[draw.index] = completion
-            drawn.add(draw.index, completion)
+            if writes:
+                drawn.add(draw.index, completion)
             num_continued += completion.num_continued > 0
             shard = shard_of[draw.index]
             num_missing[shard] -= 1

@@ -16,6 +16,7 @@ from jax import lax
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import causal_lm
 from promptcot_jax.objectives import token_log_probs
+from promptcot_jax.parallel import placing
 from promptcot_jax.sampling import batching
 
 _HEAD_TOKENS = 256  # tokens whose logits exist at one time, over all rows; 50 MB at V = 49,152
@@ -130,7 +131,8 @@ def _score_rows(
         return lax.dynamic_update_slice(log_probs, of_stretch, (0, i * stretch))
 
     num_stretches = (longest + stretch - 1) // stretch
-    return lax.fori_loop(0, num_stretches, add_stretch, jnp.zeros(labels.shape, jnp.float32))
+    log_probs = lax.fori_loop(0, num_stretches, add_stretch, jnp.zeros(labels.shape, jnp.float32))
+    return placing.for_hosts(log_probs)
 
 
 def _check(

@@ -19,6 +19,7 @@ from jax import lax
 
 from promptcot_jax.core.arrays import Array, Bool, Float, HostOrDevice, Int, Params, UInt
 from promptcot_jax.models import causal_lm, paged_cache
+from promptcot_jax.parallel import placing
 from promptcot_jax.sampling import token_choice
 from promptcot_jax.sampling.completions import Request
 
@@ -116,7 +117,7 @@ def decode_burst(
         num_steps=jnp.int32(0),
     )
     state = lax.while_loop(keep_going, advance, _State(jnp.asarray(slots.last_ids), was_live, nothing, cache))
-    return state.burst, state.cache
+    return placing.for_hosts(state.burst), state.cache
 
 
 class Blocks(NamedTuple):

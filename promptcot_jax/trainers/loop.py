@@ -3,13 +3,14 @@
 State, metrics rows and data position all belong to a step, so an attempt that was killed goes on from the
 last complete checkpoint as if nothing had happened. The host never waits for the step it has just dispatched:
 metrics stay on the device until a step is logged, and while the device works threads of the host lay out the
-next batches.
+next batches. What the run is watched by is in `docs/watching.md`: speed and MFU (`window`), lost time
+(`goodput`), skipped updates (`in_flight`, `offending`), a trace of a few steps (`profile`).
 """
 
 import dataclasses
-import math
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import jax
@@ -24,15 +25,20 @@ from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
 from promptcot_jax.data import packing
-from promptcot_jax.data.packing import BatchSource
+from promptcot_jax.data.packing import BatchSource, PackedBatch
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.trainers import metrics as metrics_lib
 from promptcot_jax.trainers import optimizer as optimizer_lib
+from promptcot_jax.trainers.goodput import Goodput
+from promptcot_jax.trainers.in_flight import StepsInFlight
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.train_step import Loss, Metrics, TrainState, TrainStep, make_train_step
+from promptcot_jax.trainers.profile import Profiler
+from promptcot_jax.trainers.train_step import Loss, TrainState, TrainStep, make_train_step
+from promptcot_jax.trainers.window import Speedometer, Window
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-STEPS_IN_FLIGHT = 2  # dispatched and not known to be done; more would only hold batches in memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,12 +47,25 @@ class LoopConfig:
 
     `checkpoint_every`, `eval_every` and `log_every` count steps; 0 switches evaluation off, and the last step
     always counts for all three. `keep`: complete checkpoints that stay. `remat`: compute layers again in the
-    backward pass instead of keeping their activations. `max_skipped`: updates with a non-finite gradient that
-    are tolerated.
+    backward pass instead of keeping their activations. `max_skipped`: updates with a non-finite gradient or
+    loss that are tolerated. The profiler traces `profile_steps` steps (0: none) from step `profile_first` on,
+    on a CPU only with `profile_cpu`.
     """
 
     HOW_ONLY: ClassVar = frozenset(
-        {"micro_batches", "log_every", "eval_every", "checkpoint_every", "keep", "remat", "tensorboard"}
+        {
+            "micro_batches",
+            "log_every",
+            "eval_every",
+            "checkpoint_every",
+            "keep",
+            "remat",
+            "max_skipped",
+            "tensorboard",
+            "profile_first",
+            "profile_steps",
+            "profile_cpu",
+        }
     )
 
     micro_batches: int = 1
@@ -57,18 +76,17 @@ class LoopConfig:
     remat: bool = False
     max_skipped: int = 10
     tensorboard: bool = True
+    profile_first: int = 12  # the step is compiled, and the next rows are some steps away
+    profile_steps: int = 3
+    profile_cpu: bool = False
 
     def __post_init__(self):
-        for name in ("micro_batches", "log_every", "checkpoint_every", "keep"):
+        for name in ("micro_batches", "log_every", "checkpoint_every", "keep", "profile_first"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("eval_every", "max_skipped"):
+        for name in ("eval_every", "max_skipped", "profile_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
-
-
-class TooManySkippedUpdates(ArithmeticError):
-    """Gradients were infinite or NaN more often than `max_skipped` allows."""
 
 
 def fit(
@@ -87,9 +105,10 @@ def fit(
 ) -> TrainState:
     """Trains `params` on all batches; the state at the end has float32 parameters.
 
-    `directory` gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`. Called again with the same arguments
-    after a kill, it goes on from the last complete checkpoint there, and after the end it returns the final
-    state at once. The arrays of `params` and `opt_state` are copied and stay valid.
+    `directory` gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `profile/` and batches whose update was
+    skipped. Called again with the same arguments after a kill, it goes on from the last complete checkpoint
+    there, and after the end it returns the final state at once. The arrays of `params` and `opt_state` are
+    copied and stay valid.
 
     Args:
         opt_state: moments of an earlier fit to carry on; the schedule then goes on from their count, and a
@@ -98,7 +117,7 @@ def fit(
             not keep.
 
     Raises:
-        TooManySkippedUpdates: see `LoopConfig.max_skipped`.
+        in_flight.TooManySkippedUpdates: see `LoopConfig.max_skipped`; the last batch was saved.
         ValueError: a batch's rows do not divide over micro-batches and devices.
     """
     train_step = make_train_step(
@@ -106,18 +125,38 @@ def fit(
     )
     schedule_end = batches.num_steps + (0 if opt_state is None else int(optimizer_lib.num_updates(opt_state)))
     checkpoints = TrainingCheckpoints(epath.Path(directory) / CHECKPOINTS, keep=config.keep)
+    goodput = Goodput()
     try:
-        with jax.set_mesh(mesh):
-            restored = checkpoints.restore_latest(_like(train_step, params))
+        with jax.set_mesh(mesh), goodput:
+            with goodput.spent_on("restore"):
+                restored = checkpoints.restore_latest(_like(train_step, params))
             first, state = restored or (0, _first_state(train_step, params, opt_state))
             if first == batches.num_steps:
                 return state
             log = metrics_lib.MetricsLog(directory, resume_step=first, tensorboard=config.tensorboard)
+            goodput.go_on_from(log.kept, log.newest)
             with log, Progress(name, unit="step", start=first, total=batches.num_steps) as progress:
                 run = _Run(
-                    train_step, batches, np.int32(schedule_end), config, log, progress, checkpoints, evaluate
+                    train_step,
+                    batches,
+                    np.int32(schedule_end),
+                    config,
+                    log,
+                    progress,
+                    checkpoints,
+                    evaluate,
+                    goodput,
+                    Window(goodput, Speedometer.of(lm.config, mesh)),
+                    StepsInFlight(
+                        directory, num_skipped=int(state.num_skipped), max_skipped=config.max_skipped
+                    ),
+                    _profiler(directory, goodput, config, mesh, next_step=first + 1),
                 )
-                return run.steps(first, state)
+                state = run.steps(first, state)
+            with goodput.spent_on("checkpoint"):
+                checkpoints.wait()
+            logger.info("%s: %s", name, goodput.text())
+            return state
     finally:
         checkpoints.close()
 
@@ -174,6 +213,14 @@ def _first_state(train_step: TrainStep, params: Params, opt_state: optax.OptStat
     return dataclasses.replace(state, opt_state=own)
 
 
+def _profiler(
+    directory: epath.PathLike, goodput: Goodput, config: LoopConfig, mesh: Mesh, *, next_step: int
+) -> Profiler:
+    is_on = config.profile_cpu or mesh.devices.flat[0].platform != "cpu"
+    num_steps = config.profile_steps if is_on else 0
+    return Profiler(directory, goodput, first=config.profile_first, num_steps=num_steps, next_step=next_step)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Run:
     """One attempt at a fit, from a state to the last step."""
@@ -186,88 +233,65 @@ class _Run:
     progress: Progress
     checkpoints: TrainingCheckpoints
     evaluate: Callable[[Params], dict[str, float]] | None
+    goodput: Goodput
+    window: Window
+    in_flight: StepsInFlight
+    profiler: Profiler
 
     def steps(self, first: int, state: TrainState) -> TrainState:
         """Runs the steps after `first`; the order row, checkpoint is what makes a resumed log complete."""
-        window = _Window(self.log.seconds)
-        for step, batch in enumerate(packing.read_ahead(self.batches, first), start=first + 1):
-            self.train_step.check_rows(batch.token_ids.shape[0])
-            state, metrics = self.train_step.run(state, batch, self.schedule_end)
-            window.add(metrics, num_tokens=int(np.count_nonzero(batch.segment_ids)))
-            is_save = self._is_due(self.config.checkpoint_every, step)
-            evaluate = self.evaluate if self._is_due(self.config.eval_every, step) else None
-            if is_save or evaluate or self._is_due(self.config.log_every, step):
-                row = window.close()
-                self._check_skipped(step, row)
-                if evaluate:
-                    row |= {f"eval/{name}": value for name, value in evaluate(state.params).items()}
-                self.log.write(step, row)
-                if is_save:
-                    self.checkpoints.save(step, state)
-                window.open()
-            self.progress.update(step, *window.figures())
+        self.window.open()
+        try:
+            for step, batch in enumerate(self._read_from(first), start=first + 1):
+                self.profiler.before(step)
+                state = self._dispatch(step, state, batch)
+                if self._has_row(step):
+                    self._write_row(step, state)
+                self.progress.update(step, *self.window.figures())
+        finally:
+            self.profiler.close()
         return state
+
+    def _read_from(self, first: int) -> Iterator[PackedBatch]:
+        """The batches; waiting for one is lost time only if it left the device without work."""
+        batches = packing.read_ahead(self.batches, first)
+        while True:
+            began = time.monotonic()
+            batch = next(batches, None)
+            if self.in_flight.is_idle():
+                self.goodput.add("data", time.monotonic() - began)
+            if batch is None:
+                return
+            yield batch
+
+    def _dispatch(self, step: int, state: TrainState, batch: PackedBatch) -> TrainState:
+        self.train_step.check_rows(batch.token_ids.shape[0])
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            state, metrics = self.train_step.run(state, batch, self.schedule_end)
+        self.window.add(batch, metrics)
+        self.in_flight.add(step, batch, metrics["num_skipped"])
+        return state
+
+    def _has_row(self, step: int) -> bool:
+        every = (self.config.log_every, self.config.checkpoint_every, self._eval_every)
+        return any(self._is_due(number, step) for number in every)
+
+    def _write_row(self, step: int, state: TrainState) -> None:
+        """Ends the window with a row, after an evaluation and before a checkpoint where these are due."""
+        self.in_flight.settle()
+        row = self.window.close()
+        if self.evaluate and self._is_due(self._eval_every, step):
+            with self.goodput.spent_on("evaluation"):
+                row |= {f"eval/{name}": value for name, value in self.evaluate(state.params).items()}
+        self.log.write(step, row | self.goodput.row())
+        if self._is_due(self.config.checkpoint_every, step):
+            with self.goodput.spent_on("checkpoint"):
+                self.checkpoints.save(step, state)
+        self.window.open()
+
+    @property
+    def _eval_every(self) -> int:
+        return self.config.eval_every if self.evaluate else 0
 
     def _is_due(self, every: int, step: int) -> bool:
         return every > 0 and (step % every == 0 or step == self.batches.num_steps)
-
-    def _check_skipped(self, step: int, row: dict[str, float]) -> None:
-        if row["num_skipped"] > self.config.max_skipped:
-            raise TooManySkippedUpdates(
-                f"By step {step}, {row['num_skipped']:.0f} updates had a gradient that was not finite "
-                f"(max_skipped is {self.config.max_skipped}); lower learning_rate, lengthen "
-                "warmup_steps, or use float32 activations; metrics.jsonl shows the steps before."
-            )
-
-
-class _Window:
-    """The steps since the last row: their metrics, still on the device, and their wall time.
-
-    A row is written at every step that is logged, evaluated or saved, so a window never reaches over a
-    checkpoint and a resumed run writes the rows the first one would have written.
-    """
-
-    def __init__(self, seconds_before: float):
-        self.loss: float | None = None  # of the last closed window
-        self.tokens_per_second: float | None = None
-        self._seconds = seconds_before
-        self.open()
-
-    def open(self) -> None:
-        """Starts the clock of the next window."""
-        self._pending: list[Metrics] = []
-        self._num_tokens = 0
-        self._began = time.monotonic()
-
-    def add(self, metrics: Metrics, *, num_tokens: int) -> None:
-        """Takes up a dispatched step; waits only for the one `STEPS_IN_FLIGHT` before it."""
-        self._pending.append(metrics)
-        self._num_tokens += num_tokens
-        if len(self._pending) > STEPS_IN_FLIGHT:
-            jax.block_until_ready(self._pending[-1 - STEPS_IN_FLIGHT])
-
-    def figures(self) -> tuple[str, ...]:
-        """What is known of the last closed window, for the eye."""
-        if self.loss is None or self.tokens_per_second is None:
-            return ()
-        return f"loss {self.loss:.4f}", f"{self.tokens_per_second:,.0f} tokens/s"
-
-    def close(self) -> dict[str, float]:
-        """Waits for the window's steps; the loss is per label over all of them, the rest of the last."""
-        steps = jax.device_get(self._pending)
-        seconds = time.monotonic() - self._began
-        self._seconds += seconds
-        total, count = (
-            float(np.sum([step[name] for step in steps], dtype=np.float64)) for name in ("total", "count")
-        )
-        self.loss = total / count if count else math.nan
-        self.tokens_per_second = self._num_tokens / seconds
-        last = {name: float(steps[-1][name]) for name in ("gradient_norm", "learning_rate")}
-        return {
-            "loss": self.loss,
-            "labels": int(count),
-            **last,
-            "num_skipped": int(steps[-1]["num_skipped"]),
-            "seconds": round(self._seconds, 3),
-            "tokens_per_second": round(self.tokens_per_second, 1),
-        }

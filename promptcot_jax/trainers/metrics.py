@@ -2,39 +2,41 @@
 TensorBoard.
 
 Local rows are appended and flushed to disk before the checkpoint of their step is written, so a resumed run
-finds the rows up to its checkpoint complete; it drops those after it, which it will write again. An object
-store has no append: there the whole file is written again with each row. TensorBoard keeps what the lost
-steps wrote.
+finds the rows up to its checkpoint complete; it drops those after it, which it will write again, once it has
+a row of its own: until then they tell a further attempt what time was lost. An object store has no append:
+there the whole file is written again with each row. TensorBoard keeps what the lost steps wrote.
 """
 
 import json
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
 from promptcot_jax.core import jsonl
+from promptcot_jax.trainers import goodput, window
 
 FILE = "metrics.jsonl"
-WALL_TIME_FIELDS = ("seconds", "tokens_per_second")  # the only fields in which a resumed run may differ
+WALL_TIME_FIELDS = (*goodput.FIELDS, *window.SPEED_FIELDS)  # the only ones in which a resumed run may differ
 
 
 class MetricsLog:
     """The metrics of one run under `directory`."""
 
     def __init__(self, directory: epath.PathLike, *, resume_step: int, tensorboard: bool):
-        """Takes up the rows up to `resume_step` and drops later ones.
+        """Takes up the rows up to `resume_step`; later ones are dropped with the first row written.
 
         Args:
             tensorboard: also write event files under `directory/tensorboard` (imports TensorFlow: seconds).
         """
         self._path = epath.Path(directory) / FILE
-        self._lines = [line for line in self._read() if json.loads(line)["step"] <= resume_step]
-        jsonl.write_atomically(self._path, "".join(self._lines).encode())
+        before = self._read()
+        self._lines = [line for line in before if json.loads(line)["step"] <= resume_step]
+        self._before, self._kept = before[-1:], self._lines[-1:]
         self._is_local = "://" not in os.fspath(self._path)
-        self._file = open(self._path, "ab") if self._is_local else None
+        self._file: IO[bytes] | None = None
         self._writer = _tensorboard_writer(epath.Path(directory) / "tensorboard") if tensorboard else None
 
     def __enter__(self) -> "MetricsLog":
@@ -48,9 +50,14 @@ class MetricsLog:
             self._writer.close()
 
     @property
-    def seconds(self) -> float:
-        """Wall time of the rows so far, of all attempts."""
-        return json.loads(self._lines[-1])["seconds"] if self._lines else 0.0
+    def kept(self) -> dict[str, Any] | None:
+        """The last row that an earlier attempt wrote up to `resume_step`."""
+        return json.loads(self._kept[0]) if self._kept else None
+
+    @property
+    def newest(self) -> dict[str, Any] | None:
+        """The last row that an earlier attempt wrote, later ones included."""
+        return json.loads(self._before[0]) if self._before else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one row; numbers that are not finite become null."""
@@ -65,6 +72,7 @@ class MetricsLog:
             os.fsync(self._file.fileno())
         else:
             jsonl.write_atomically(self._path, "".join(self._lines).encode())
+            self._file = open(self._path, "ab") if self._is_local else None
         if self._writer is not None:
             self._writer.write_scalars(step, dict(values))
 

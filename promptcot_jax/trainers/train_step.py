@@ -49,7 +49,7 @@ class TrainState:
     step: Any  # int32 scalar: batches read, skipped ones included
     params: Any  # float32
     opt_state: Any  # float32 moments
-    num_skipped: Any  # int32 scalar: updates left out because the gradient was not finite
+    num_skipped: Any  # int32 scalar: updates left out because gradient or loss was not finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _make_train_step(
         # No label at all: nan, and the update is skipped.
         gradient = jax.tree.map(lambda g: g / count, gradient)
         gradient_norm = optax.tree.norm(gradient)
-        is_finite = jnp.isfinite(gradient_norm)
+        is_finite = jnp.isfinite(gradient_norm) & jnp.isfinite(total)
         rate = optimizer.learning_rate_at(optimizer_lib.num_updates(state.opt_state), schedule_end)
         updates, opt_state = direction.update(gradient, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)

@@ -1,6 +1,7 @@
 """Hugging Face directories: what goes out comes in, and what does not fit is refused by file and tensor."""
 
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,14 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from etils import epath
 
 from promptcot_jax.checkpoints import huggingface, load
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.models import hf_mapping
+from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import mesh as mesh_lib
+from tests import toys
 from tests.checkpoints import conftest
 
 SHARD_BYTES = 20_000
@@ -54,7 +59,7 @@ def sharded(tmp_path, llama):
     return tmp_path / "sharded"
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", toys.FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_model_comes_back_bit_equal(tmp_path, family, tied):
     model = conftest.toy_model(family, tie_embeddings=tied)
@@ -223,3 +228,53 @@ def test_an_export_without_config_or_tokenizer_is_refused(single):
     (single / "config.json").unlink()
     with pytest.raises(WrongUse, match=r"config\.json: no such file"):
         load.load_model(single)
+
+
+FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+
+
+def read(directory):
+    """Model, parameters and the recorded logits of a fixture, which has no tokenizer."""
+    lm = CausalLM(huggingface.read_config(epath.Path(directory)))
+    with huggingface.TensorReader(epath.Path(directory), lm.config) as reader:
+        return lm, hf_mapping.from_hf_tensors(reader.get, lm.config)
+
+
+def test_four_bit_experts_are_read_as_transformers_reads_them():
+    directory = FIXTURES / "tiny_gpt_oss_mxfp4"
+    lm, params = read(directory)
+    reference = np.load(directory / "reference.npz")
+    states = jax.jit(lm.hidden_states)(params, reference["token_ids"])
+    np.testing.assert_allclose(lm.unembed(params, states), reference["plain"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "prefixes", [("language_model.model.", "language_model."), ("model.language_model.", "")]
+)
+def test_of_a_checkpoint_that_sees_the_text_part_is_read(tmp_path, prefixes):
+    source = FIXTURES / "tiny_gemma3"
+    model, outer = prefixes
+    tensors = safetensors.numpy.load_file(source / "model.safetensors")
+    tensors["model.lm_head"] = tensors["model.embed_tokens.weight"]
+    renamed = {
+        (model + name.removeprefix("model.") if name != "model.lm_head" else f"{outer}lm_head.weight"): tensor
+        for name, tensor in tensors.items()
+    }
+    for vision in ("vision_tower.post_layernorm.weight", "multi_modal_projector.mm_soft_emb_norm.weight"):
+        renamed[("" if outer else "model.") + vision] = np.ones(3, np.float32)
+    safetensors.numpy.save_file(renamed, tmp_path / "model.safetensors")
+    text = json.loads((source / "config.json").read_text())
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text, "vision_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    seeing, alone = read(tmp_path), read(source)
+    assert seeing[0] == alone[0]
+    assert_bit_equal(seeing[1], alone[1])
+
+
+def test_vision_tensors_have_no_place_in_other_families(tmp_path, llama):
+    save(tmp_path, llama)
+    edit_tensors(
+        tmp_path / "model.safetensors", lambda tensors: tensors.update({"vision_tower.x": np.ones(3)})
+    )
+    with pytest.raises(WrongUse, match=r"vision_tower\.x"):
+        read(tmp_path)

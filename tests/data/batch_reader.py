@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from promptcot_jax.data import example_sets, packing, training_sets
 from tests import toys
 
 ROOT = Path(__file__).parents[2]
+ROWS_PER_BATCH = 8
 FIELDS = ("token_ids", "segment_ids", "positions", "loss_mask")
 
 
 def epochs_of(
-    directory: Path, settings: Mapping[str, Any], share: packing.HostShare = packing.ALL_ROWS
+    directory: Path, settings: Mapping[str, Any], own_rows: Sequence[int] | None = None
 ) -> packing.PackedEpochs:
     """A task's batches, from its file, as one host of a stage sees them."""
     config = training_sets.DataConfig(rates=settings["rates"])
@@ -42,10 +43,10 @@ def epochs_of(
     return packing.PackedEpochs(
         kept,
         row_length=settings["row_length"],
-        rows_per_batch=8,
+        rows_per_batch=ROWS_PER_BATCH,
         num_epochs=settings["num_epochs"],
         seed=3,
-        share=share,
+        own_rows=own_rows,
     )
 
 
@@ -64,7 +65,8 @@ def read(
     directory: Path, settings: Mapping[str, Any], *, num_hosts: int, num_threads: int, halt: int | None = None
 ) -> None:
     """Goes on from the position to the end, or stands still before the step `halt`, threads reading ahead."""
-    hosts = [epochs_of(directory, settings, packing.HostShare(host, num_hosts)) for host in range(num_hosts)]
+    shares = np.split(np.arange(ROWS_PER_BATCH), num_hosts)
+    hosts = [epochs_of(directory, settings, share.tolist()) for share in shares]
     first = position_in(directory)
     readers = [packing.read_ahead(host, first, num_threads=num_threads) for host in hosts]
     for step, parts in enumerate(zip(*readers, strict=True), start=first):

@@ -173,7 +173,6 @@ def test_a_batch_is_a_pytree_that_holds_anything():
         ([], {}, "no examples"),
         (make_examples(3), {"row_length": 1}, "a row holds 1"),
         (make_examples(3), {"num_epochs": 0}, "at least 1"),
-        (make_examples(3), {"share": packing.HostShare(0, 4)}, "does not divide over 4 hosts"),
     ],
 )
 def test_wrong_settings_are_refused(rows, changes, message):
@@ -194,7 +193,8 @@ def test_hosts_share_the_rows_of_each_batch(num_hosts):
     rows = make_examples(101)
     settings = {"row_length": 32, "rows_per_batch": 4, "num_epochs": 2, "seed": 5}
     whole = epochs_of(rows, **settings)
-    hosts = [epochs_of(rows, share=packing.HostShare(i, num_hosts), **settings) for i in range(num_hosts)]
+    shares = np.split(np.arange(4), num_hosts)
+    hosts = [epochs_of(rows, own_rows=share.tolist(), **settings) for share in shares]
     for step in range(whole.num_steps):
         joined = jax.tree.map(lambda *parts: np.concatenate(parts), *(host.batch(step) for host in hosts))
         jax.tree.map(np.testing.assert_array_equal, joined, whole.batch(step))

@@ -384,7 +384,7 @@ def test_routers_report_real_tokens_of_every_layer():
     report = jax.jit(lm.hidden_states_and_routers)
     states, totals = report(params, token_ids, segment_ids)
     np.testing.assert_allclose(states, hidden_states(lm, params, token_ids, segment_ids), atol=1e-5)
-    np.testing.assert_array_equal(totals.count, [9.0, 9.0])
+    np.testing.assert_array_equal(totals.num_tokens, [9.0, 9.0])
     assert totals.tokens_per_expert.shape == (2, 4)
     np.testing.assert_array_equal(totals.tokens_per_expert.sum(axis=1), [18.0, 18.0])  # two choices each
     _, others = report(params, token_ids.at[0, 0].set(5), segment_ids)  # padding

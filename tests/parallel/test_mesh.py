@@ -3,6 +3,7 @@
 import jax
 import pytest
 
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.parallel import mesh
 
 
@@ -24,7 +25,7 @@ def test_a_mesh_smaller_than_the_machine_takes_the_first_devices():
     ],
 )
 def test_nonsense_is_refused(settings, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((ValueError, WrongUse), match=says):
         mesh.make_mesh(mesh.MeshConfig(**settings))
 
 
@@ -45,7 +46,7 @@ def test_slices_lie_outermost_along_data():
 )
 def test_slices_that_do_not_fit_are_refused(settings, says):
     devices = [SimulatedDevice(i, slice_index=i // 4) for i in range(8)]
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises((ValueError, WrongUse), match=says):
         mesh.make_mesh(mesh.MeshConfig(**settings), devices)
 
 

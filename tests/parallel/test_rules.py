@@ -4,6 +4,7 @@ import jax
 import pytest
 from jax.sharding import PartitionSpec
 
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.parallel import mesh, rules
 
 
@@ -26,13 +27,13 @@ def test_a_parameter_that_does_not_divide_is_refused_with_axis_size_and_mesh():
     made = mesh.make_mesh(mesh.MeshConfig(fsdp=2, expert=2, tensor=2))
     axes = {"layers": {"q": ("layers", "embed", "heads")}}
     shapes = {"layers": _tree(q=(3, 6, 8))}
-    with pytest.raises(ValueError, match="'layers.q': its axis 'embed' of size 6 .* 4 devices, fsdp 2 x exp"):
+    with pytest.raises(WrongUse, match="'layers.q': its axis 'embed' of size 6 .* 4 devices, fsdp 2 x exp"):
         rules.sharding_tree(made, axes, shapes)
 
 
 def test_two_dimensions_over_one_mesh_axis_are_refused():
     made = mesh.make_mesh(mesh.MeshConfig(tensor=2))
-    with pytest.raises(ValueError, match="'w': the logical axes 'mlp' and 'heads' both lie over .* 'tensor'"):
+    with pytest.raises(WrongUse, match="'w': the logical axes 'mlp' and 'heads' both lie over .* 'tensor'"):
         rules.sharding_tree(made, {"w": ("mlp", "heads")}, _tree(w=(4, 4)))
 
 

@@ -1,14 +1,12 @@
 """Facts of a stage's sampling: draw numbers, records as they come, exactly the missing drawn again."""
 
 import dataclasses
-import threading
-import time
 
 import jax
 import numpy as np
 import pytest
 
-from promptcot_jax.core import jsonl, shards
+from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.models import causal_lm
 from promptcot_jax.sampling import engine, journal, rollouts, token_choice
@@ -180,42 +178,6 @@ def test_partial_completions_go_on_where_they_were_and_say_so(sampler, whole, tm
     expected = jsonl.read_records(whole, Written)
     assert [record.token_ids for record in records] == [record.token_ids for record in expected]
     np.testing.assert_allclose([r.log_prob for r in records], [r.log_prob for r in expected], atol=1e-4)
-
-
-def test_several_hosts_share_one_directory(sampler, whole, tmp_path):
-    """Each does its shards; the first puts the file together, the other waits for it."""
-    path, results = tmp_path / "written.jsonl", {}
-
-    def host(number):
-        share = shards.Share(host=number, num_hosts=2, patience_seconds=60.0, seconds_between_looks=0.05)
-        results[number] = map_draws(path, sampler, share=share)
-
-    threads = [threading.Thread(target=host, args=(number,)) for number in (1, 0)]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.1)
-    for thread in threads:
-        thread.join()
-    assert path.read_bytes() == whole.read_bytes()
-    assert results[0] == results[1] == jsonl.read_records(whole, Written)
-
-
-def test_another_host_reads_the_whole_file_while_its_shards_still_go(sampler, whole, tmp_path):
-    """The state between the first host's two steps: the one file is in place, the shards are there too."""
-    path, shard = tmp_path / "written.jsonl", whole.read_bytes().splitlines(keepends=True)[0]
-    path.write_bytes(whole.read_bytes())
-    for number in range(4):
-        (tmp_path / f"written-{number:05d}-of-00004.jsonl").write_bytes(shard)
-    records = map_draws(path, sampler, share=shards.Share(host=1, num_hosts=2))
-    assert records == jsonl.read_records(whole, Written)
-    assert len(list(tmp_path.glob("written-0*.jsonl"))) == 4  # not this host's to remove
-
-
-def test_a_host_that_waits_in_vain_says_for_what(sampler, tmp_path):
-    share = shards.Share(host=0, num_hosts=2, patience_seconds=0.2, seconds_between_looks=0.05)
-    with pytest.raises(TimeoutError, match=r"host 0 of 2 .* 2 files .*written-00001-of-00004\.jsonl"):
-        map_draws(tmp_path / "written.jsonl", sampler, share=share)
-    assert len(list(tmp_path.glob("written-0*.jsonl"))) == 2  # what it did is kept
 
 
 def test_log_probs_in_the_journal_keep_their_bits(tmp_path):

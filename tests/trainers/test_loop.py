@@ -15,7 +15,7 @@ from promptcot_jax.data import example_sets, packing
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import generation
 from promptcot_jax.sampling.token_choice import SamplingConfig
-from promptcot_jax.trainers import loop, metrics, optimizer, sft
+from promptcot_jax.trainers import in_flight, loop, metrics, optimizer, sft
 from tests.trainers import toy_fit
 
 
@@ -181,7 +181,7 @@ def _never_finite(lm, params, batch, *, remat):
 
 def test_too_many_skipped_updates_end_the_fit_with_the_reason(tmp_path):
     config = dataclasses.replace(toy_fit.CONFIG, max_skipped=2)
-    with pytest.raises(loop.TooManySkippedUpdates, match="By step 3, 3 updates .* learning_rate"):
+    with pytest.raises(in_flight.TooManySkippedUpdates, match="By step 3, 3 updates .* learning_rate"):
         toy_fit.fit(tmp_path, loss=_never_finite, config=config)
 
 
@@ -248,6 +248,8 @@ def test_sft_learns_a_toy_by_heart_and_says_it_again(tmp_path):
         ("log_every", 0),
         ("checkpoint_every", 0),
         ("keep", 0),
+        ("profile_first", 0),
+        ("profile_steps", -1),
         ("eval_every", -1),
         ("max_skipped", -1),
     ],

@@ -31,10 +31,19 @@ def test_half_a_line_left_by_a_kill_is_dropped(tmp_path):
     assert _steps(tmp_path) == [2, 4, 6]
 
 
-def test_the_clock_goes_on_from_the_rows_that_are_kept(tmp_path):
+def test_until_the_first_new_row_a_further_attempt_still_finds_the_dropped_ones(tmp_path):
     _write(tmp_path, [2, 4, 6], resume_step=0)
-    with metrics.MetricsLog(tmp_path, resume_step=4, tensorboard=False) as log:
-        assert log.seconds == 4.0
+    for _ in range(2):  # the first of these is killed before it has a row
+        with metrics.MetricsLog(tmp_path, resume_step=4, tensorboard=False) as log:
+            assert (log.kept["seconds"], log.newest["seconds"]) == (4.0, 6.0)
+    _write(tmp_path, [6], resume_step=4)
+    assert _steps(tmp_path) == [2, 4, 6]
+
+
+def test_a_fit_without_rows_has_nothing_to_go_on_from(tmp_path):
+    with metrics.MetricsLog(tmp_path, resume_step=0, tensorboard=False) as log:
+        log.write(1, {"loss": 0.5})
+        assert (log.kept, log.newest) == (None, None)
 
 
 def test_a_row_is_on_disk_as_soon_as_it_is_written(tmp_path):

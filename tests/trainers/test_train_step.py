@@ -125,6 +125,21 @@ def test_an_update_with_a_gradient_that_is_not_finite_is_left_out_and_counted():
     jax.tree.map(np.testing.assert_array_equal, states[2].params, without[1].params)
 
 
+def test_an_update_with_a_loss_that_is_not_finite_is_left_out_though_its_gradient_is():
+    def infinite(lm, params, batch, *, remat):
+        total, count = sft.sft_loss(lm, params, batch, remat=remat)
+        return total + jnp.where(batch.token_ids[0, 0] == 3, jnp.inf, 0.0), count
+
+    good = _uneven_batch()
+    bad = jax.tree.map(np.copy, good)
+    bad.token_ids[0, 0] = 3
+    states, metrics, _ = _run([good, bad], loss=infinite)
+    assert np.isfinite(metrics[1]["gradient_norm"])
+    assert np.isinf(metrics[1]["total"])
+    jax.tree.map(np.testing.assert_array_equal, states[1].params, states[0].params)
+    assert int(metrics[1]["num_skipped"]) == 1
+
+
 def test_a_batch_without_labels_is_skipped():
     good = _uneven_batch()
     empty = jax.tree.map(np.zeros_like, good)

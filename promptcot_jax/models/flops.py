@@ -1,0 +1,39 @@
+"""Floating-point operations that a decoder needs by its formula: the numerator of MFU.
+
+Model FLOPs in the sense of PaLM (arXiv 2204.02311, appendix B): multiply-adds of the matrix products count
+two, the backward pass costs twice the forward pass, and nothing is counted for embedding lookups, norms,
+rotations or softmax, nor for what remat computes again. Where PaLM counts attention over the whole row, here
+each token counts the tokens it sees (earlier ones of its own segment, and itself), so that neither padding
+nor the masked half of the scores makes the figure better than it is.
+"""
+
+from promptcot_jax.models.config import DecoderConfig
+
+TRAINING_PASSES = 3  # forward, and twice that backward: by weights and by activations
+
+
+def matmul_parameters(config: DecoderConfig) -> int:
+    """Parameters that one token is multiplied with: the layers' matrices and the output matrix."""
+    query_dim, kv_dim = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    attention = config.embed_dim * (2 * query_dim + 2 * kv_dim)
+    return config.num_layers * (attention + _mlp_parameters(config)) + config.vocab_size * config.embed_dim
+
+
+def _mlp_parameters(config: DecoderConfig) -> int:
+    """Of one layer's MLP, those that one token meets (of experts, the ones it is sent to)."""
+    return 3 * config.embed_dim * config.mlp_dim
+
+
+def forward_flops(config: DecoderConfig, num_tokens: int, num_seen: int) -> int:
+    """Of one forward pass with logits for every token.
+
+    Args:
+        num_seen: tokens seen, summed over the tokens that see them; for one row of T tokens T (T + 1) / 2.
+    """
+    scores_and_mixing = 2 * config.num_heads * config.head_dim  # multiply-adds per layer and token seen
+    return 2 * (matmul_parameters(config) * num_tokens + config.num_layers * scores_and_mixing * num_seen)
+
+
+def training_flops(config: DecoderConfig, num_tokens: int, num_seen: int) -> int:
+    """Of a forward and a backward pass; see `forward_flops`."""
+    return TRAINING_PASSES * forward_flops(config, num_tokens, num_seen)

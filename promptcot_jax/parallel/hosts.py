@@ -1,0 +1,215 @@
+"""The hosts of one run: who they are, that all are there, and what the first of them decides.
+
+Every host of a TPU slice runs the same command. After the roll call they run in step: each takes the same
+decisions from the same values, or has them from the first host (`decided_by_first`), which alone writes what
+they share. Every wait has a deadline.
+"""
+
+import dataclasses
+import json
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from jax._src import cloud_tpu_init, clusters, distributed  # who this host is has no public name
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.parallel import roll_call
+from promptcot_jax.parallel.roll_call import HostsMissing
+
+Value = TypeVar("Value")
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT = 8476
+_SECONDS_BETWEEN_MESSAGES = 60.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostsConfig:
+    """How the hosts of a run find each other; on a Cloud TPU slice they know it, and nothing need be set.
+
+    Attributes:
+        coordinator_address: HOST or HOST:PORT of the first host; the port must be open between the hosts.
+        process_count: hosts that must be there.
+        process_index: this one, from 0.
+        start_seconds: deadline for all to be there.
+        wait_seconds: deadline for what the first host does alone, such as writing a file.
+    """
+
+    coordinator_address: str | None = None
+    process_count: int | None = None
+    process_index: int | None = None
+    start_seconds: float = 600.0
+    wait_seconds: float = 3600.0
+
+    def __post_init__(self):
+        if self.process_count is not None and self.process_count < 1:
+            raise WrongUse(f"--process_count must be at least 1, got {self.process_count}.")
+        if self.process_index is not None and not 0 <= self.process_index < (self.process_count or 1):
+            raise WrongUse(
+                f"--process_index={self.process_index} must lie in [0, --process_count), with "
+                f"--process_count={self.process_count}."
+            )
+        if min(self.start_seconds, self.wait_seconds) <= 0:
+            raise WrongUse("--start_seconds and --wait_seconds must be positive.")
+
+
+_wait_seconds = HostsConfig().wait_seconds
+_num_decisions = 0  # of this process; hosts run in step, so it numbers the same decision on each
+
+
+def start(config: HostsConfig, greeting: str) -> None:
+    """Connects the hosts of the run; does nothing where there is one. Comes before JAX looks for devices.
+
+    Args:
+        greeting: what this host is about to do; must be the same on all.
+
+    Raises:
+        HostsMissing: not all were there in time; says which.
+        WrongUse: the settings do not say enough, contradict the machine, or hosts were started differently.
+    """
+    global _wait_seconds
+    _wait_seconds = config.wait_seconds
+    place = _place(config)
+    if place is None or place.count == 1:
+        return
+    log.info("host %d of %d: waiting for the others", place.index, place.count)
+    roll_call.hold(place, greeting, config.start_seconds)
+    jax.distributed.initialize(place.address, place.count, place.index)
+    log.info(
+        "all %d hosts are here, with %d devices (%d on this one)",
+        place.count,
+        jax.device_count(),
+        jax.local_device_count(),
+    )
+
+
+def _place(config: HostsConfig) -> roll_call.Place | None:
+    """This host's place by the settings, and for what they leave open by the machine; None: it is alone."""
+    given = (config.coordinator_address, config.process_count, config.process_index)
+    found: tuple[Any, ...] = (None, None, None)
+    if None in given and config.process_count != 1 and cloud_tpu_init.running_in_cloud_tpu_vm:
+        found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            given[0], given[1], given[2], None, None, int(config.start_seconds)
+        )
+    address = config.coordinator_address if given[0] is not None else found[0]
+    num_hosts = config.process_count if given[1] is not None else found[1]
+    number = config.process_index if given[2] is not None else found[2]
+    if config.process_count is not None and found[1] not in (None, config.process_count):
+        raise WrongUse(f"--process_count={config.process_count}, but the slice has {found[1]} hosts.")
+    if num_hosts == 1 or (address, num_hosts, number) == (None, None, None):
+        return None
+    if address is None or num_hosts is None or number is None:
+        raise WrongUse(
+            "a run of several hosts needs --coordinator_address=HOST:PORT, --process_count=N and "
+            f"--process_index=I on each; here they are {address}, {num_hosts} and {number}."
+        )
+    return roll_call.Place(address if ":" in address else f"{address}:{DEFAULT_PORT}", num_hosts, number)
+
+
+def count() -> int:
+    """How many hosts the run has."""
+    return jax.process_count()
+
+
+def index() -> int:
+    """Which of them this is."""
+    return jax.process_index()
+
+
+def is_first() -> bool:
+    """Whether this host writes what all hosts share."""
+    return jax.process_index() == 0
+
+
+def decided_by_first(name: str, decide: Callable[[], Value]) -> Value:
+    """What `decide` gives on the first host, on every host; and how the others wait for what it writes.
+
+    With one host just a call. All hosts must make the same calls in the same order, none of them from a
+    thread of its own.
+
+    Args:
+        name: of the decision, for messages.
+        decide: called on the first host only; gives what JSON holds.
+
+    Raises:
+        WrongUse: `decide` raised it; then it is raised on all hosts.
+        HostsMissing: `decide` failed otherwise on the first host, or took longer than `wait_seconds`.
+    """
+    global _num_decisions
+    if count() == 1:
+        return decide()
+    _num_decisions += 1
+    key = f"promptcot/{_num_decisions}/{name}"
+    if not is_first():
+        return _heard(name, key)
+    try:
+        text = json.dumps({"value": decide()})
+    except BaseException as error:
+        kind = "WrongUse" if isinstance(error, WrongUse) else type(error).__name__
+        _notes().key_value_set(key, json.dumps({"error": str(error), "kind": kind}))
+        raise
+    _notes().key_value_set(key, text)
+    return json.loads(text)["value"]  # as the others have it: a tuple is a list
+
+
+def barrier(name: str) -> None:
+    """Returns on every host when all have come here; as `decided_by_first`, from no other thread.
+
+    Raises:
+        HostsMissing: not all did within `wait_seconds`; names them.
+    """
+    global _num_decisions
+    if count() == 1:
+        return
+    _num_decisions += 1
+    try:
+        _notes().wait_at_barrier(f"promptcot/{_num_decisions}/{name}", int(_wait_seconds * 1000))
+    except jax.errors.JaxRuntimeError as error:
+        missing = re.findall(r"^(?:.*task:)?(\d+)$", str(error), re.MULTILINE)
+        who = f"hosts {', '.join(missing)} did not come" if missing else "not all hosts came"
+        raise HostsMissing(
+            f"'{name}': {who} within {_wait_seconds:.0f} s; see their logs. ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def wait_for_first(name: str, act: Callable[[], Any] = lambda: None) -> None:
+    """Returns on every host when the first has done `act` alone; as `decided_by_first`."""
+
+    def done() -> None:
+        act()
+
+    decided_by_first(name, done)
+
+
+def _heard(name: str, key: str) -> Any:
+    """The first host's decision."""
+    deadline = time.monotonic() + _wait_seconds
+    while True:
+        seconds = min(_SECONDS_BETWEEN_MESSAGES, deadline - time.monotonic())
+        if seconds <= 0:
+            raise HostsMissing(
+                f"host {jax.process_index()} has waited {_wait_seconds:.0f} s for the first host to finish "
+                f"'{name}'; see its log, and raise --wait_seconds if it was still at work."
+            )
+        try:
+            message = json.loads(_notes().blocking_key_value_get(key, int(seconds * 1000) + 1))
+            break
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise HostsMissing(f"the first host has gone during '{name}': {error}") from None
+            log.info("waiting for the first host: %s", name)
+    if "value" in message:
+        return message["value"]
+    if message["kind"] == "WrongUse":
+        raise WrongUse(message["error"])
+    raise HostsMissing(f"the first host failed in '{name}': {message['kind']}: {message['error']}")
+
+
+def _notes() -> Any:
+    """The key-value store that the first host keeps for all."""
+    return distributed.global_state.client

@@ -1,0 +1,106 @@
+"""The steps between two rows of the metrics: their loss per label, their speed, and what of the device's
+peak they used.
+
+Speed counts real tokens, and only the seconds in which steps ran or waited for data: not those of compiling,
+evaluating or saving, which `goodput` counts.
+"""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from promptcot_jax.data.packing import PackedBatch
+from promptcot_jax.models import flops
+from promptcot_jax.models.config import DecoderConfig
+from promptcot_jax.parallel import hardware
+from promptcot_jax.trainers.goodput import Goodput
+from promptcot_jax.trainers.train_step import Metrics
+
+SPEED_FIELDS = ("tokens_per_second", "tflops_per_device", "mfu")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Speedometer:
+    """How fast a model trains on some devices."""
+
+    config: DecoderConfig
+    num_devices: int
+    peak: float | None  # FLOP/s of one device; None where it is not known
+
+    @classmethod
+    def of(cls, config: DecoderConfig, mesh: Mesh) -> "Speedometer":
+        """For the devices of a mesh, which are of one kind."""
+        peaks = hardware.hardware_of(mesh.devices.flat[0].device_kind)
+        return cls(config=config, num_devices=mesh.size, peak=peaks and peaks.bf16_flops)
+
+    def figures(self, num_tokens: int, num_seen: int, seconds: float) -> dict[str, float]:
+        """`SPEED_FIELDS` and their values; without `mfu` where no peak is known."""
+        per_device = flops.training_flops(self.config, num_tokens, num_seen) / seconds / self.num_devices
+        figures = {
+            "tokens_per_second": round(num_tokens / seconds, 1),
+            "tflops_per_device": round(per_device / 1e12, 6),
+        }
+        if self.peak is not None:
+            figures["mfu"] = round(per_device / self.peak, 4)
+        return figures
+
+
+def tokens_and_seen(batch: PackedBatch) -> tuple[int, int]:
+    """How many tokens a batch has without padding, and how many tokens these see, themselves included."""
+    is_token = np.asarray(batch.segment_ids) != 0
+    seen = np.where(is_token, np.asarray(batch.positions) + 1, 0)
+    return int(np.count_nonzero(is_token)), int(seen.sum(dtype=np.int64))
+
+
+class Window:
+    """The steps since the last row; their metrics stay on the device until it is closed.
+
+    A row is written at every step that is logged, evaluated or saved, so a window never reaches over a
+    checkpoint and a resumed run writes the rows the first one would have written.
+    """
+
+    def __init__(self, goodput: Goodput, speedometer: Speedometer):
+        self.loss: float | None = None  # of the last closed window
+        self.tokens_per_second: float | None = None
+        self._goodput = goodput
+        self._speedometer = speedometer
+        self.open()
+
+    def open(self) -> None:
+        """Starts the clock of the next window."""
+        self._pending: list[Metrics] = []
+        self._num_tokens = self._num_seen = 0
+        self._goodput.open_window()
+
+    def add(self, batch: PackedBatch, metrics: Metrics) -> None:
+        """Takes up a dispatched step."""
+        self._pending.append(metrics)
+        num_tokens, num_seen = tokens_and_seen(batch)
+        self._num_tokens += num_tokens
+        self._num_seen += num_seen
+
+    def figures(self) -> tuple[str, ...]:
+        """What is known of the last closed window, for the eye."""
+        if self.loss is None or self.tokens_per_second is None:
+            return ()
+        return f"loss {self.loss:.4f}", f"{self.tokens_per_second:,.0f} tokens/s"
+
+    def close(self) -> dict[str, float]:
+        """Waits for the window's steps; the loss is per label over all of them, the rest of the last."""
+        steps = jax.device_get(self._pending)
+        speed = self._speedometer.figures(self._num_tokens, self._num_seen, self._goodput.close_window())
+        total, count = (
+            float(np.sum([step[name] for step in steps], dtype=np.float64)) for name in ("total", "count")
+        )
+        self.loss = total / count if count else math.nan
+        self.tokens_per_second = speed["tokens_per_second"]
+        return {
+            "loss": self.loss,
+            "labels": int(count) if math.isfinite(count) else count,  # a sum of weights, for some losses
+            **{name: float(steps[-1][name]) for name in ("gradient_norm", "learning_rate")},
+            "num_skipped": int(steps[-1]["num_skipped"]),
+            **speed,
+        }

@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from promptcot_jax.models import causal_lm, flops
+from tests import toys
+
+SHAPE = {
+    "vocab_size": 100,
+    "embed_dim": 8,
+    "mlp_dim": 10,
+    "num_layers": 3,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 6,
+}
+
+
+@pytest.mark.parametrize("tie_embeddings", [True, False])
+def test_by_hand(tie_embeddings):
+    """q and o are 8 x 24, k and v 8 x 12, three MLP matrices 8 x 10; the output matrix is 8 x 100 once."""
+    config = toys.toy_config(**SHAPE, tie_embeddings=tie_embeddings)
+    parameters = 3 * (2 * 192 + 2 * 96 + 3 * 80) + 800
+    assert flops.matmul_parameters(config) == parameters == 3248
+    # Scores and mixing: 2 products of 24 multiply-adds, in 3 layers, for each pair of tokens.
+    assert flops.forward_flops(config, num_tokens=5, num_seen=15) == 2 * (5 * 3248 + 3 * 2 * 24 * 15)
+    assert flops.training_flops(config, num_tokens=5, num_seen=15) == 6 * (5 * 3248 + 2160)
+
+
+def test_a_known_model_has_six_flops_per_parameter_and_token():
+    """Qwen2.5-32B: 31.0 B parameters beside the embedding, and an output matrix of its own (model card)."""
+    config = toys.toy_config(
+        "qwen2",
+        vocab_size=152064,
+        embed_dim=5120,
+        mlp_dim=27648,
+        num_layers=64,
+        num_heads=40,
+        num_kv_heads=8,
+        head_dim=128,
+        tie_embeddings=False,
+    )
+    embedding = 152064 * 5120
+    assert flops.training_flops(config, 1, 0) == pytest.approx(
+        6 * (config.parameter_count() - embedding), rel=1e-3
+    )
+    assert flops.training_flops(config, 1, 0) == pytest.approx(6 * (31.0e9 + embedding), rel=0.01)
+
+
+def test_xla_counts_the_same_for_one_layer():
+    """One layer, since XLA counts the body of a scan once; it computes all T x T scores, masked or not."""
+    config = toys.toy_config(
+        vocab_size=512, embed_dim=256, mlp_dim=768, num_layers=1, num_heads=8, num_kv_heads=4, head_dim=32
+    )
+    lm = causal_lm.CausalLM(config)
+    rows, length = 2, 128
+
+    def logits(params, token_ids):
+        return lm.hidden_states(params, token_ids) @ lm.output_embedding(params)
+
+    params = jax.eval_shape(lm.init, jax.random.key(0))
+    token_ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    counted = jax.jit(logits).lower(params, token_ids).compile().cost_analysis()
+    assert counted["flops"] == pytest.approx(
+        flops.forward_flops(config, rows * length, rows * length**2), rel=0.03
+    )

@@ -1,0 +1,74 @@
+"""The roll call: who is missing, who is too many, who was started otherwise."""
+
+import concurrent.futures
+import socket
+
+import pytest
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.parallel import roll_call
+from promptcot_jax.parallel.roll_call import HostsMissing, Place
+
+
+def _free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def _held(places_and_greetings, seconds):
+    """What the roll call does on each host: None, or the error it raises."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(roll_call.hold, place, text, seconds) for place, text in places_and_greetings]
+        return [future.exception() for future in futures]
+
+
+def test_all_hosts_are_there():
+    address = _free_address()
+    assert _held([(Place(address, 3, i), "em") for i in (2, 0, 1)], 20.0) == [None] * 3
+
+
+def test_missing_hosts_are_named_on_those_that_are_there():
+    address = _free_address()
+    errors = _held([(Place(address, 4, i), "em") for i in (0, 2)], 1.0)
+    for error in errors:
+        assert isinstance(error, HostsMissing)
+        assert "2 of 4 hosts were there after 1 s; missing: 1, 3" in str(error)
+
+
+def test_a_missing_first_host_is_named():
+    (error,) = _held([(Place(_free_address(), 2, 1), "em")], 0.5)
+    assert isinstance(error, HostsMissing)
+    assert "host 1: the first host did not answer at 127.0.0.1:" in str(error)
+
+
+def test_hosts_started_otherwise_are_refused_on_all():
+    address = _free_address()
+    errors = _held([(Place(address, 3, 0), "em 1"), (Place(address, 3, 1), "em 2")], 20.0)
+    for error in errors:
+        assert isinstance(error, WrongUse)
+        assert "host 1 (127.0.0.1) was started otherwise" in str(error)
+        assert "'em 2' there, 'em 1' here" in str(error)
+
+
+def test_a_host_that_comes_twice_is_refused():
+    address = _free_address()
+    errors = _held([(Place(address, 3, i), "em") for i in (0, 1, 1)], 5.0)
+    assert isinstance(errors[0], WrongUse)
+    assert "host 1 (127.0.0.1) has come twice" in str(errors[0])
+
+
+@pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n\r\n", b'{"index": "x"}\n', b""])
+def test_strangers_at_the_port_are_passed_over(noise):
+    address = _free_address()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(roll_call.hold, Place(address, 2, 0), "em", 20.0)
+        while not first.done():
+            try:
+                stranger = socket.create_connection(Place(address, 2, 0).host_and_port, timeout=1)
+                break
+            except ConnectionRefusedError:
+                continue
+        with stranger:
+            stranger.sendall(noise)
+        second = pool.submit(roll_call.hold, Place(address, 2, 1), "em", 20.0)
+        assert (first.exception(), second.exception()) == (None, None)

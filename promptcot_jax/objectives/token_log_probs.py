@@ -50,7 +50,7 @@ def chunked_label_log_probs(
 
     Args:
         temperature: positive; may be traced.
-        soft_cap: the model's logits are cap * tanh(logits / cap), before any temperature.
+        soft_cap: logits are cap * tanh(logits / cap) before the temperature divides them (Gemma 2).
         chunk: tokens whose logits exist at one time; changes memory and speed, not the result.
     """
     num_rows, length, _ = hidden.shape
@@ -59,8 +59,8 @@ def chunked_label_log_probs(
     @jax.checkpoint
     def of_chunk(inputs: tuple[Array, Array]) -> Array:
         chunk_hidden, chunk_labels = inputs
-        flat = chunk_hidden.reshape(-1, chunk_hidden.shape[-1])
-        logits = _logits(flat, output_embedding, soft_cap) / temperature
+        logits = _logits(chunk_hidden.reshape(-1, chunk_hidden.shape[-1]), output_embedding)
+        logits = _capped(logits, soft_cap) / temperature
         return label_log_probs(logits[None], chunk_labels.reshape(1, -1)).reshape(chunk_labels.shape)
 
     if width >= length:
@@ -87,21 +87,25 @@ def weighted_nll(
     four).
 
     Args:
-        soft_cap: the model's logits are cap * tanh(logits / cap).
-        chunk: tokens whose logits exist at one time; changes memory and speed, not the result.
+        soft_cap: logits are cap * tanh(logits / cap) (Gemma 2).
     """
     return _weighted_nll(hidden, output_embedding, labels, weights, soft_cap, chunk)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _weighted_nll(
-    hidden: Array, output_embedding: Array, labels: Array, weights: Array, soft_cap: float | None, chunk: int
+    hidden: Array,
+    output_embedding: Array,
+    labels: Array,
+    weights: Array,
+    soft_cap: float | None,
+    chunk: int,
 ) -> Array:
     tokens = _weighted_first(hidden, labels, weights, chunk)
 
     def add_chunk(i: Array, total: Array) -> Array:
         chunk_hidden, chunk_labels, chunk_weights = tokens.chunk(i)
-        logits = _logits(chunk_hidden, output_embedding, soft_cap)
+        logits = _capped(_logits(chunk_hidden, output_embedding), soft_cap)
         log_probs = label_log_probs(logits[None], chunk_labels[None])[0]
         return total - jnp.sum(chunk_weights * log_probs)
 
@@ -109,7 +113,12 @@ def _weighted_nll(
 
 
 def _weighted_nll_forward(
-    hidden: Array, output_embedding: Array, labels: Array, weights: Array, soft_cap: float | None, chunk: int
+    hidden: Array,
+    output_embedding: Array,
+    labels: Array,
+    weights: Array,
+    soft_cap: float | None,
+    chunk: int,
 ) -> tuple[Array, tuple[Array, Array]]:
     """The total, and as residuals its gradients by hidden states and output embedding."""
     tokens = _weighted_first(hidden, labels, weights, chunk)
@@ -118,7 +127,7 @@ def _weighted_nll_forward(
     def add_chunk(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         total, d_hidden, d_embedding = sums
         chunk_hidden, chunk_labels, chunk_weights = tokens.chunk(i)
-        logits = _logits(chunk_hidden, output_embedding, soft_cap)  # [B * C, V]
+        logits = _capped(_logits(chunk_hidden, output_embedding), soft_cap)  # [B * C, V]
         log_normalizer = jax.nn.logsumexp(logits, axis=-1)
         each = jnp.arange(chunk_labels.size)
         total += jnp.sum(chunk_weights * (log_normalizer - logits[each, chunk_labels]))
@@ -126,7 +135,7 @@ def _weighted_nll_forward(
         d_logits = chunk_weights[:, None] * jnp.exp(logits - log_normalizer[:, None])
         d_logits = d_logits.at[each, chunk_labels].add(-chunk_weights)
         if soft_cap is not None:
-            d_logits *= 1.0 - jnp.square(logits / soft_cap)  # through the tanh
+            d_logits *= 1.0 - jnp.square(logits / soft_cap)  # of cap * tanh, by what it gave
         d_logits = d_logits.astype(hidden.dtype)
         d_chunk = jnp.dot(
             d_logits, output_embedding.astype(hidden.dtype).T, preferred_element_type=jnp.float32
@@ -145,8 +154,7 @@ def _weighted_nll_forward(
 
 def _weighted_nll_backward(
     soft_cap: float | None, chunk: int, gradients: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array, None, None]:
-    del soft_cap, chunk  # the gradients are there
+):
     d_hidden, d_embedding = gradients
     scale = cotangent.astype(jnp.float32)
     return (
@@ -198,11 +206,15 @@ def _weighted_first(hidden: Array, labels: Array, weights: Array, chunk: int) ->
     )
 
 
-def _logits(flat_hidden: Array, output_embedding: Array, soft_cap: float | None) -> Array:
+def _logits(flat_hidden: Array, output_embedding: Array) -> Array:
     """[N, D] -> [N, V] float32; the product is taken in the dtype of the hidden states."""
-    logits = jnp.dot(
+    return jnp.dot(
         flat_hidden, output_embedding.astype(flat_hidden.dtype), preferred_element_type=jnp.float32
     )
+
+
+def _capped(logits: Array, soft_cap: float | None) -> Array:
+    """cap * tanh(logits / cap), or as they are."""
     return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
 
 

@@ -41,8 +41,10 @@ while true; do
       continue
       ;;
   esac
-  [ $SECONDS -lt $deadline ] ||
-    fail "no slice within $WAIT_HOURS hours; the request ends by itself. Another zone or size may be free"
+  if [ $SECONDS -ge $deadline ]; then # what is granted after nobody waits any more would cost unseen
+    [ "$state" = UNKNOWN ] || bash "$here/cleanup.sh" "${SETTING_FLAGS[@]}" || true
+    fail "no slice within $WAIT_HOURS hours; another zone or size may be free"
+  fi
   pause "$POLL_SECONDS"
 done
 

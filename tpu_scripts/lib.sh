@@ -132,8 +132,11 @@ check_workdir() {
     return
   fi
   bucket=${WORKDIR#gs://} bucket=${bucket%%/*}
-  location=$(ask gcloud storage buckets describe "gs://$bucket" "--project=$PROJECT" "--format=value(location)") ||
-    fail "bucket gs://$bucket cannot be read (above: why). To make it: gcloud storage buckets create gs://$bucket --project=$PROJECT --location=$(region) --uniform-bucket-level-access" 2
+  if ! location=$(ask gcloud storage buckets describe "gs://$bucket" "--project=$PROJECT" "--format=value(location)" 2>&1); then
+    ! is_not_found <<< "$location" ||
+      wrong_use "there is no bucket gs://$bucket. To make it: gcloud storage buckets create gs://$bucket --project=$PROJECT --location=$(region) --uniform-bucket-level-access"
+    fail "bucket gs://$bucket cannot be looked up: ${location:-no answer within $COMMAND_SECONDS s}"
+  fi
   [ "$DRY_RUN" = true ] && return
   if [ "${location,,}" != "$(region)" ]; then
     [ "$ALLOW_CROSS_REGION" = true ] ||
@@ -170,7 +173,7 @@ DRY_STATE=ACTIVE
 
 # gcloud's error text on stdin: is it that nothing of that name is there?
 is_not_found() { grep -qiE 'not.?found|does not exist'; }
-is_quota_refusal() { grep -qiE 'quota|RESOURCE_EXHAUSTED|code[=: ]+8\b'; }
+is_quota_refusal() { grep -qi 'quota'; } # RESOURCE_EXHAUSTED may also mean that there is no capacity, which passes
 is_wrong_request() { grep -qiE 'INVALID_ARGUMENT|PERMISSION_DENIED|unrecognized arguments|Invalid value|has not been used in project'; }
 
 # A command that makes something. What the cloud refuses for good ends the script; anything else may be tried again.

@@ -215,6 +215,12 @@ def test_a_bucket_that_is_not_there_says_how_to_make_it(cloud):
     assert_ends(cloud.script("create"), 2, "gcloud storage buckets create gs://bucket", "--location=us-east1")
 
 
+def test_a_bucket_that_cannot_be_looked_up_just_now_ends_nothing(cloud):
+    cloud.write("bin/gcloud", "#!/bin/bash\necho 'Temporary failure in name resolution' >&2; exit 1")
+    assert_ends(cloud.script("create"), 1, "cannot be looked up: Temporary failure")
+    assert_ends(cloud.babysit(MAX_ATTEMPTS="2"), 1, "attempt 2", "given up after 2 attempts")
+
+
 @pytest.mark.parametrize("flag", ["--workdir=gs://other/run", "--num_hosts=3"])
 def test_flags_that_the_scripts_say_are_not_taken_from_the_user(cloud, flag):
     assert_ends(cloud.script("launch", "em", "--", flag), 2, "the scripts say that one themselves")
@@ -317,6 +323,7 @@ def test_a_slice_is_waited_for_through_every_state(cloud):
 def test_a_request_whose_time_is_over_is_not_waited_for(cloud):
     cloud.write("creations", "WAITING_FOR_RESOURCES")
     assert_ends(cloud.script("create", WAIT_HOURS="0"), 1, "no slice within 0 hours")
+    assert not (cloud.root / "slice.json").exists()  # or it would come, and cost, when nobody waits
 
 
 @pytest.mark.parametrize("left", ["SUSPENDED", "FAILED", "SUSPENDING SUSPENDED"])
@@ -480,7 +487,8 @@ echo "ValueError: the loss is nan"; exit 1""")
 @pytest.mark.parametrize("code", [2, 3])
 def test_wrong_use_and_a_plan_that_does_not_fit_are_not_tried_again(cloud, code):
     cloud.program(f'echo "$WORKER" >> "$FAKE_CLOUD/said"; echo "promptcot: it is wrong"; exit {code}')
-    assert_ends(cloud.babysit(), code, "promptcot: it is wrong")
+    result = cloud.babysit(GRACE_SECONDS="999")  # nor is there anything to wait for
+    assert_ends(result, code, "promptcot: it is wrong")
     assert len(cloud.said_by_program()) == 2
 
 
@@ -501,7 +509,10 @@ def test_quota_that_is_refused_later_stops_too_and_small_v5e_slices_get_a_hint(c
     assert not (cloud.root / "slice.json").exists()  # what failed holds quota
 
 
-@pytest.mark.parametrize("outcome", ["refuse INTERNAL: try later", "PROVISIONING SUSPENDING FAILED|code 13"])
+@pytest.mark.parametrize(
+    "outcome",
+    ["refuse INTERNAL: try later", "PROVISIONING FAILED|RESOURCE_EXHAUSTED: no more capacity in the zone"],
+)
 def test_a_creation_that_fails_is_tried_again(cloud, outcome):
     cloud.write("creations", f"{outcome}\n{outcome}")
     assert_ends(cloud.babysit(), 0, "attempt 3", "done")
@@ -534,6 +545,20 @@ echo "$WORKER goes on" >> "$FAKE_CLOUD/said\"""")
     assert_ends(
         result, 0, "for 1 s: slice worker 1 (lost)", "stopping: slice worker 1 gave no answer", "done"
     )
+    assert len(cloud.calls("queued-resources create")) == 2
+    assert sorted(cloud.said_by_program()) == [f"{worker} goes on" for worker in range(2)]
+
+
+def test_errors_of_the_others_do_not_hide_that_a_machine_is_lost(cloud):
+    cloud.program(f"""
+if [ ! -e "$FAKE_CLOUD/step" ]; then
+  {TOGETHER}
+  [ "$WORKER" = 0 ] || sleep 60
+  touch "$FAKE_CLOUD/step"; echo 1 > "$FAKE_CLOUD/lost"
+  echo "a peer is gone"; exit 1
+fi
+echo "$WORKER goes on" >> "$FAKE_CLOUD/said\"""")
+    assert_ends(cloud.babysit(GRACE_SECONDS="0"), 0, "slice worker 1 (lost)", "done")
     assert len(cloud.calls("queued-resources create")) == 2
     assert sorted(cloud.said_by_program()) == [f"{worker} goes on" for worker in range(2)]
 

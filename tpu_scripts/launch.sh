@@ -18,7 +18,7 @@ states=$(run_states)
   *lost*) fail "not all machines answer, and a start on some would hang: $(awk '$3 == "lost" {printf "%s worker %s, ", $1, $2}' <<< "$states")nothing was started" ;;
 esac
 
-start=$(worker_command start "$RUN" "${COMPILATION_CACHE:-$WORKDIR/compilation_cache}" "${COMMAND[@]}")
+start=$(worker_command start "$RUN" "${COMMAND[@]}")
 code=0
 (on_all_or_fail "launch" "$COMMAND_SECONDS" "$start") || code=$?
 if [ $code -ne 0 ]; then

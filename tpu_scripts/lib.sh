@@ -18,7 +18,7 @@ wrong_use() { fail "$1" 2; }
 # NAME=VALUE where there is a default, NAME alone where there is none.
 SETTINGS=(
   PROJECT ZONE NAME ACCELERATOR CAPACITY WORKDIR PROVISIONER=queued_resource NUM_SLICES=1 MAX_RUN_DURATION=24h
-  RESERVATION= SOURCE= COMPILATION_CACHE= ALLOW_CROSS_REGION=false WAIT_HOURS=24 DELETE_WHEN_DONE=false
+  RESERVATION= SOURCE= COMPILATION_CACHE_DIR= ALLOW_CROSS_REGION=false WAIT_HOURS=24 DELETE_WHEN_DONE=false
   MAX_ATTEMPTS=50 MAX_HOURS=168 LOST_SECONDS=600 COMMAND_SECONDS=180 SETUP_SECONDS=1800 GRACE_SECONDS=120
   POLL_SECONDS=30 BACKOFF_SECONDS=30 DRY_RUN=false
 )
@@ -301,9 +301,12 @@ read_run() {
   look_up_accelerator
   for argument in "${REST[@]}"; do
     case $argument in
-      --workdir* | --num_hosts*) wrong_use "$argument: the scripts say that one themselves, from --workdir and --accelerator" ;;
+      --workdir* | --process_count* | --compilation_cache_dir*)
+        wrong_use "$argument: the scripts say that one themselves, from their own settings"
+        ;;
     esac
   done
-  COMMAND=("${WORDS[0]}" "${REST[@]}" "--workdir=$WORKDIR" "--num_hosts=$((HOSTS * NUM_SLICES))")
+  COMMAND=("${WORDS[0]}" "${REST[@]}" "--workdir=$WORKDIR" "--process_count=$((HOSTS * NUM_SLICES))"
+    "--compilation_cache_dir=${COMPILATION_CACHE_DIR:-$WORKDIR/compilation_cache}")
   RUN=$(printf '%q ' "${COMMAND[@]}" | cksum | cut -d' ' -f1)
 }

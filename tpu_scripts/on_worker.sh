@@ -1,7 +1,7 @@
 #!/bin/bash
 # What runs on each machine of the slice. setup.sh copies it to ~/promptcot; the other scripts call it there.
 #
-# Use:    bash promptcot/on_worker.sh install SOURCE | start RUN CACHE promptcot-arguments... | state | stop | follow
+# Use:    bash promptcot/on_worker.sh install SOURCE | start RUN promptcot-arguments... | state | stop | follow
 # Files:  ~/promptcot/run/ holds of the run: id, pid, log, exit (code and time; absent while it runs).
 # Tested: tests/tpu_scripts/. Not yet on a TPU.
 set -euo pipefail
@@ -38,7 +38,7 @@ clean() {
 
 is_running() { [ -e "$run/pid" ] && [ ! -e "$run/exit" ] && kill -0 "$(cat "$run/pid")" 2> /dev/null; }
 
-# $1: id of the run, $2: directory of the compilation cache, the rest: what promptcot is called with
+# $1: id of the run, the rest: what promptcot is called with
 start() {
   local name
   if is_running; then
@@ -52,9 +52,9 @@ start() {
   echo "$1" > "$run/id"
   # An address of the slice before would be waited for; the new one's are in the machine's metadata.
   for name in $(compgen -e MEGASCALE_ || true); do unset "$name"; done
-  export JAX_COMPILATION_CACHE_DIR=$2 PYTHONUNBUFFERED=1
+  export PYTHONUNBUFFERED=1
   # In a session of its own, so that it outlives the ssh and is stopped as one.
-  setsid bash "$PWD/on_worker.sh" supervise "${@:3}" > "$run/log" 2>&1 < /dev/null &
+  setsid bash "$PWD/on_worker.sh" supervise "${@:2}" > "$run/log" 2>&1 < /dev/null &
   for _ in {1..50}; do
     [ -e "$run/pid" ] && return
     sleep 0.1

@@ -221,7 +221,7 @@ def test_a_bucket_that_cannot_be_looked_up_just_now_ends_nothing(cloud):
     assert_ends(cloud.babysit(MAX_ATTEMPTS="2"), 1, "attempt 2", "given up after 2 attempts")
 
 
-@pytest.mark.parametrize("flag", ["--workdir=gs://other/run", "--num_hosts=3"])
+@pytest.mark.parametrize("flag", ["--workdir=gs://other/run", "--process_count=3"])
 def test_flags_that_the_scripts_say_are_not_taken_from_the_user(cloud, flag):
     assert_ends(cloud.script("launch", "em", "--", flag), 2, "the scripts say that one themselves")
 
@@ -356,7 +356,7 @@ def test_the_scripts_one_after_the_other(cloud, provisioner):
     cloud.settings["PROVISIONER"] = provisioner
     cloud.program("""
 stale=${MEGASCALE_COORDINATOR_ADDRESS:-none}
-echo "$WORKER $* cache=$JAX_COMPILATION_CACHE_DIR stale=$stale" >> "$FAKE_CLOUD/said"
+echo "$WORKER $* stale=$stale" >> "$FAKE_CLOUD/said"
 echo "step 7"; sleep 60""")
     assert_ends(cloud.script("launch", "em"), 1, "NONE, not ACTIVE")
     assert_ends(cloud.script("create"), 0)
@@ -370,8 +370,8 @@ echo "step 7"; sleep 60""")
     assert_ends(cloud.script("launch", "em"), 2, "stop.sh ends it")
     status = cloud.script("status")
     assert status.stdout.count("running | step 7") == 2
-    wanted = "em --gin_file=em.gin --gin.NAME='a b' --workdir=gs://bucket/run --num_hosts=2"
-    wanted += " cache=gs://bucket/run/compilation_cache stale=none"
+    wanted = "em --gin_file=em.gin --gin.NAME='a b' --workdir=gs://bucket/run --process_count=2"
+    wanted += " --compilation_cache_dir=gs://bucket/run/compilation_cache stale=none"
     assert sorted(cloud.said_by_program()) == [f"{worker} {wanted}" for worker in range(2)]
     locks = [home / "libtpu_lockfile" for home in cloud.root.glob("machines/*/*")]
     for lock in locks:
@@ -574,6 +574,15 @@ echo "$WORKER goes on" >> "$FAKE_CLOUD/said\"""")
     assert_ends(cloud.babysit(), 0, "attempt 2", "done")
     assert len(cloud.calls("queued-resources create")) == 1
     assert sorted(cloud.said_by_program()) == [f"{worker} goes on" for worker in range(2)]
+
+
+def test_hosts_that_did_not_find_each_other_are_launched_again(cloud):
+    cloud.program("""
+echo x >> "$FAKE_CLOUD/tries"
+[ "$(wc -l < "$FAKE_CLOUD/tries")" -gt 2 ] || { echo "promptcot: 'em' failed: HostsMissing: host 1"; exit 1; }
+""")
+    assert_ends(cloud.babysit(GRACE_SECONDS="0"), 0, "attempt 2", "done")
+    assert len(cloud.calls("queued-resources create")) == 1
 
 
 def test_a_process_that_is_killed_every_time_is_a_failure(cloud):

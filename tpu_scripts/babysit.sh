@@ -106,7 +106,7 @@ report_failure() {
   grep -v '^promptcot-exit=' "$file" | sed 's/^/    /' >&2 || true
   rm -rf "$directory"
   script stop || true
-  say "the traceback is in $WORKDIR/logs; mended, the same command goes on"
+  say "all that each machine printed: logs.sh all; once it is mended, the same command goes on"
   case $code in 2 | 3) finish "$code" ;; *) finish 1 ;; esac
 }
 
@@ -152,7 +152,7 @@ for ((attempt = 1; ; attempt++)); do
     [ $code -ne 2 ] || exit 2
     [ $refusals -ge 2 ] || continue
     if [ $code -eq 5 ]; then
-      say "all machines answer and the run cannot be started (above: why); mended, the same command goes on"
+      say "all machines answer and the run cannot be started (above: why); once it is mended, the same command goes on"
       finish 1
     fi
     script cleanup || true

@@ -12,6 +12,9 @@ exec 3>&1 # what a dry run prints goes here, also from inside $(...)
 say() { echo "$(date +%H:%M:%S)$([ "${DRY_RUN:-}" != true ] || echo ' (dry run)') $*" >&2; }
 fail() { echo "$(basename "$0"): $1" >&2; exit "${2:-1}"; }
 wrong_use() { fail "$1" 2; }
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)) || ! command -v timeout > /dev/null; then
+  wrong_use "bash 4.4 and GNU's timeout are needed: Linux, WSL and Cloud Shell have them, macOS by brew install bash coreutils"
+fi
 
 # --- settings ---------------------------------------------------------------------------------------------------
 

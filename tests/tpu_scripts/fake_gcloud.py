@@ -17,10 +17,7 @@ The flags are those that gcloud 528 takes for each command; newer ones are marke
 import json
 import os
 import pathlib
-import shutil
-import signal
-import subprocess
-import sys
+import sys  # and in functions what takes long to import: this program starts some hundred times
 
 CLOUD = pathlib.Path(os.environ["FAKE_CLOUD"])
 COMMON = {"project", "zone", "quiet", "format"}
@@ -95,11 +92,14 @@ def load() -> dict:
 
 def end_machines() -> None:
     """The power goes: processes die without a word, disks are gone."""
+    import shutil
+    import subprocess
+
     for pid_file in CLOUD.glob("machines/*/*/promptcot/run/pid"):
         for pid in subprocess.run(
             ["pgrep", "-s", pid_file.read_text().strip()], capture_output=True
         ).stdout.split():
-            os.kill(int(pid), signal.SIGKILL)
+            os.kill(int(pid), 9)
     shutil.rmtree(CLOUD / "machines", ignore_errors=True)
 
 
@@ -141,6 +141,8 @@ def is_lost(worker: int) -> bool:
 
 def on_machine(node: str, worker: int, command: str, output: pathlib.Path | None) -> int:
     """Runs a command as ssh would on one machine."""
+    import subprocess
+
     if is_lost(worker):
         print(f"ssh: connect to host {worker}: Connection timed out", file=sys.stderr)
         return 255
@@ -166,6 +168,8 @@ def workers_of(flags: dict[str, str], there: dict) -> list[int]:
 
 
 def copy(words: list[str], worker: int) -> None:
+    import shutil
+
     *files, target = words
     node, _, directory = target.partition(":")
     if is_lost(worker):

@@ -11,7 +11,7 @@ layout of its own, a tuple of layers (`decoding_layout`).
 import dataclasses
 import functools
 import operator
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,10 +20,10 @@ from jax import lax
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models import decoder, linear, mlp, paged_cache, plain_pages, rope, tpu_pages
+from promptcot_jax.models import decoder, linear, mlp, paged_cache, plain_pages, platforms, rope, tpu_pages
 from promptcot_jax.parallel import rules as rules_lib
 
-CacheLayout = Literal["plain", "tpu"]
+Remat = decoder.Remat
 _EMPTY_CACHES = {"plain": plain_pages.empty, "tpu": tpu_pages.empty}
 
 
@@ -34,10 +34,13 @@ class CausalLM:
     Attributes:
         rules: logical-axis rules by which activations are sharded; calls then need `jax.set_mesh`. Empty: no
             constraint on activations.
+        platform: whose attention, expert and cache kernels; None takes those of the machine this runs on, a
+            name is for compiling for another.
     """
 
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
+    platform: platforms.Platform | None = None
 
     def init(self, key: Array) -> Params:
         """Random parameters in the scanned layout."""
@@ -59,7 +62,7 @@ class CausalLM:
         segment_ids: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         *,
-        remat: bool = False,
+        remat: Remat = "projections",
     ) -> Float[Array, "B T D"]:
         """States after the final norm; `output_embedding` turns them into logits.
 
@@ -67,10 +70,10 @@ class CausalLM:
             segment_ids: tokens see earlier tokens of their own segment only; 0 is padding, whose states mean
                 nothing. Segments are contiguous. None: each row is one segment without padding.
             positions: None counts from 0 in each segment.
-            remat: recompute each layer in the backward pass instead of keeping its activations.
+            remat: what the backward pass keeps of each layer and does not compute again (`decoder.Remat`).
         """
         around = self._of_rows(token_ids, segment_ids, positions)
-        return _apply(decoder.Decoder(self.config, self.rules, remat), params, token_ids, around)
+        return _apply(self._decoder(remat), params, token_ids, around)
 
     def hidden_states_and_routers(
         self,
@@ -79,7 +82,7 @@ class CausalLM:
         segment_ids: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
         *,
-        remat: bool = False,
+        remat: Remat = "projections",
     ) -> tuple[Float[Array, "B T D"], mlp.RouterTotals]:
         """`hidden_states`, and what the routers did, with a leading axis [L]: for losses and metrics.
 
@@ -89,8 +92,9 @@ class CausalLM:
         if self.config.experts is None:
             raise ValueError(f"This {self.config.family} decoder has no experts; call hidden_states.")
         around = self._of_rows(token_ids, segment_ids, positions)
-        module = decoder.Decoder(self.config, self.rules, remat)
-        applied: Any = module.apply({"params": params}, token_ids, around, mutable=[mlp.ROUTERS])
+        applied: Any = self._decoder(remat).apply(
+            {"params": params}, token_ids, around, mutable=[mlp.ROUTERS]
+        )
         states, reported = applied
         return states, reported[mlp.ROUTERS]["layers"]["mlp"]["totals"][0]
 
@@ -105,12 +109,20 @@ class CausalLM:
             segment_ids = jnp.ones_like(token_ids)
         if positions is None:
             positions = rope.positions_in_segments(segment_ids)
-        slots = jnp.arange(token_ids.shape[1])
-        is_past = slots[None, :] <= slots[:, None]  # [T, T]
-        # Padding sees padding, which keeps its softmax finite; nothing else sees it.
-        mask = is_past & (segment_ids[:, :, None] == segment_ids[:, None, :])
+        mask = None
+        if self._platform() == "plain":
+            slots = jnp.arange(token_ids.shape[1])
+            is_past = slots[None, :] <= slots[:, None]  # [T, T]
+            # Padding sees padding, which keeps its softmax finite; nothing else sees it.
+            mask = is_past & (segment_ids[:, :, None] == segment_ids[:, None, :])
         turn, local_turn = _rotations(self.config, positions)
-        return decoder.Surroundings(turn, local_turn, mask, is_token=segment_ids.reshape(-1) > 0)
+        return decoder.Surroundings(turn, local_turn, segment_ids, mask)
+
+    def _platform(self) -> platforms.Platform:
+        return self.platform or platforms.here()
+
+    def _decoder(self, remat: Remat) -> decoder.Decoder:
+        return decoder.Decoder(self.config, self.rules, self._platform(), remat)
 
     def output_embedding(self, params: Params) -> Float[Array, "D V"]:
         """The matrix from hidden states to logits."""
@@ -133,19 +145,17 @@ class CausalLM:
         return _decoding_layout(self, params)
 
     def init_cache(
-        self, num_pages: int, page_size: int, layout: CacheLayout | None = None
+        self, num_pages: int, page_size: int, layout: platforms.Platform | None = None
     ) -> paged_cache.PagedCache:
         """An empty cache; page 0 is nobody's, so `num_pages - 1` can be given to rows.
 
         Args:
-            layout: None takes the one of the machine this runs on; a name is for compiling for another.
+            layout: None takes the one of the model's platform.
 
         Raises:
             ValueError: the layout cannot have pages of that size.
         """
-        if layout is None:
-            layout = "tpu" if jax.default_backend() == "tpu" else "plain"
-        cache = _EMPTY_CACHES[layout](self.config, num_pages, page_size)
+        cache = _EMPTY_CACHES[layout or self._platform()](self.config, num_pages, page_size)
         return jax.tree.map(lambda pages: linear.constrain(pages, cache.axes, self.rules), cache)
 
     def extend(
@@ -178,12 +188,12 @@ class CausalLM:
         cache: paged_cache.PagedCache,
     ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache]:
         if isinstance(layers, tuple):
-            layer = decoder.DecoderLayer(self.config, self.rules, fused=True)
+            layer = decoder.DecoderLayer(self.config, self.rules, fused=True, platform=self._platform())
             kinds = map(decoder.LayerKind, range(self.config.num_layers), self.config.local_layers)
             for layer_params, kind in zip(layers, kinds, strict=True):
                 x, cache = _apply(layer, layer_params, x, around, cache, kind)
             return x, cache
-        layer = decoder.DecoderLayer(self.config, self.rules)
+        layer = decoder.DecoderLayer(self.config, self.rules, platform=self._platform())
 
         def extend_layer(carry: Any, layer_params_and_kind: Any) -> tuple[Any, None]:
             layer_params, kind = layer_params_and_kind

@@ -18,7 +18,7 @@ no rules are entered.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,20 +27,20 @@ from jax import lax
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Int
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models import linear, mlp, paged_cache, rope
+from promptcot_jax.models import linear, mlp, paged_cache, platforms, rope, splash
 from promptcot_jax.models import scores as scores_lib
 from promptcot_jax.models.linear import Projection, constrain, declare
 from promptcot_jax.parallel import rules as rules_lib
 
 
 class Surroundings(NamedTuple):
-    """What every layer of one forward pass shares: a mask, or places in a cache."""
+    """What every layer of one forward pass shares: whole rows or places in a cache."""
 
     turn: rope.Rotation
     local_turn: rope.Rotation | None = None  # of local layers, where these have a base of their own
-    mask: Bool[Array, "B T S"] | None = None
+    segment_ids: Int[Array, "B T"] | None = None  # 0 is padding
+    mask: Bool[Array, "B T S"] | None = None  # plain attention's, made once for all layers
     places: paged_cache.Places | None = None
-    is_token: Bool[Array, " tokens"] | None = None  # and not padding; for what routers report
 
 
 class LayerKind(NamedTuple):
@@ -79,6 +79,7 @@ class Attention(nn.Module):
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
     fused: bool = False
+    platform: platforms.Platform = "plain"
 
     @nn.compact
     def __call__(
@@ -101,9 +102,7 @@ class Attention(nn.Module):
         values = self._heads(flat_values, "kv_heads", None, turn)
         rule = self._score_rule(kind)
         if cache is None:
-            assert around.mask is not None
-            keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
-            mixed = attend(queries, keys, values, around.mask, rule)
+            mixed = self._attend_in_rows(queries, keys, values, around, kind, rule)
         else:
             assert around.places is not None
             mixed, cache = paged_cache.write_and_attend(
@@ -121,6 +120,34 @@ class Attention(nn.Module):
         axes = ("heads", "embed")
         output = Projection(config, config.embed_dim, axes, config.output_bias, name="o_proj")(mixed)
         return output, cache
+
+    def _attend_in_rows(
+        self,
+        queries: Float[Array, "B T N H"],
+        keys: Float[Array, "B T K H"],
+        values: Float[Array, "B T K H"],
+        around: Surroundings,
+        kind: LayerKind,
+        rule: scores_lib.ScoreRule,
+    ) -> Float[Array, "tokens N*H"]:
+        keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
+        if self.platform == "plain":
+            assert around.mask is not None
+            return attend(queries, keys, values, around.mask, rule)
+        assert around.segment_ids is not None
+        everywhere = functools.partial(
+            splash.attend,
+            *(queries, keys, values, around.segment_ids),
+            scale=rule.scale,
+            soft_cap=rule.soft_cap,
+            sinks=rule.sinks,
+            rules=self.rules,
+        )
+        window = self.config.window
+        if window is None:
+            return everywhere()
+        # The kernel's schedule of blocks is made when it is traced: one for each reach.
+        return lax.cond(kind.is_local, functools.partial(everywhere, window=window.size), everywhere)
 
     def _score_rule(self, kind: LayerKind) -> scores_lib.ScoreRule:
         """This layer's, with its sinks."""
@@ -219,6 +246,7 @@ class DecoderLayer(nn.Module):
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
     fused: bool = False
+    platform: platforms.Platform = "plain"
 
     @nn.compact
     def __call__(
@@ -229,7 +257,7 @@ class DecoderLayer(nn.Module):
         kind: LayerKind,
     ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache | None]:
         config, sandwich = self.config, self.config.sandwich_norms
-        attention = Attention(config, self.rules, self.fused, name="self_attn")
+        attention = Attention(config, self.rules, self.fused, self.platform, name="self_attn")
         mixed, cache = attention(RMSNorm(config, name="input_layernorm")(x), around, cache, kind)
         if sandwich:
             mixed = RMSNorm(config, name="post_attention_layernorm")(mixed)
@@ -245,7 +273,9 @@ class DecoderLayer(nn.Module):
         config = self.config
         if config.experts is None:
             return mlp.Mlp(config, self.rules, self.fused, name="mlp")(x)
-        return mlp.ExpertMlp(config, config.experts, self.rules, name="mlp")(x, around.is_token)
+        is_token = None if around.segment_ids is None else around.segment_ids.reshape(-1) > 0
+        experts_mlp = mlp.ExpertMlp(config, config.experts, self.rules, self.platform, name="mlp")
+        return experts_mlp(x, is_token)
 
 
 class TokenEmbedding(nn.Module):
@@ -277,17 +307,42 @@ class OutputEmbedding(nn.Module):
         return declare(self, "kernel", linear.INIT, shape, ("embed", "vocab"))
 
 
-class Decoder(nn.Module):
-    """Token ids to hidden states after the final norm, layers scanned over stacked parameters.
+# What the backward pass keeps of each layer; it computes the rest again.
+# "none": everything that differentiation asks for, nothing again. About three times the memory of
+#     "projections", and on CPU no faster.
+# "projections": the layer's input, outputs of projections, and what the attention kernel of TPUs wants back;
+#     norms, rotations, activations, experts, and on other machines attention scores, are computed again.
+# "offload": the same, in the host's memory: chips hold the inputs.
+# "full": the layer's input only.
+Remat = Literal["none", "projections", "offload", "full"]
+_KEPT = (linear.OUTPUT, splash.RESIDUALS)
 
-    With `remat` the backward pass keeps each layer's input only. Without, it keeps the outputs of the
-    projections and computes the rest (norms, rotations, attention scores, activations) again: keeping those
-    too, as plain differentiation does, takes about three times the memory and on CPU is no faster.
-    """
+
+def _rematerialized(remat: Remat) -> type[nn.Module]:
+    """The layer, differentiated as `remat` says."""
+    if remat == "none":
+        return DecoderLayer
+    policies = jax.checkpoint_policies
+    ways = {
+        "projections": policies.save_only_these_names(*_KEPT),
+        "offload": policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=list(_KEPT),
+            offload_src="device",
+            offload_dst="pinned_host",
+        ),
+        "full": policies.nothing_saveable,
+    }
+    return nn.remat(DecoderLayer, prevent_cse=False, policy=ways[remat])
+
+
+class Decoder(nn.Module):
+    """Token ids to hidden states after the final norm, layers scanned over stacked parameters."""
 
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
-    remat: bool = False
+    platform: platforms.Platform = "plain"
+    remat: Remat = "projections"
 
     @nn.compact
     def __call__(self, token_ids: Int[Array, "B T"], around: Surroundings) -> Float[Array, "B T D"]:
@@ -296,16 +351,16 @@ class Decoder(nn.Module):
             OutputEmbedding(config, name="lm_head")()
         x = TokenEmbedding(config, self.rules, name="embed_tokens")(token_ids)
         per_layer: Any = (nn.broadcast, nn.broadcast, 0)  # of the arguments; flax annotates this as an int
-        policy = None if self.remat else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
         layers = nn.scan(
-            nn.remat(DecoderLayer, prevent_cse=False, policy=policy),
+            _rematerialized(self.remat),
             variable_axes={"params": 0, mlp.ROUTERS: 0},
             split_rngs={"params": True},
             in_axes=per_layer,
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, _ = layers(config, self.rules, name="layers")(x, around, None, layer_kinds(config))
+        stack = layers(config, self.rules, platform=self.platform, name="layers")
+        x, _ = stack(x, around, None, layer_kinds(config))
         x = RMSNorm(config, name="norm")(x)
         hidden = x.reshape(*token_ids.shape, config.embed_dim)  # [B, T, D]
         return constrain(hidden, ("batch", "length", "act_embed"), self.rules)

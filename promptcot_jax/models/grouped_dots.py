@@ -14,7 +14,7 @@ groups (`python tests/models/compile_for_tpu.py TOPOLOGY`): 155 Gflop with megab
 that, 19,809 Gflop, for v6e. No part of this has run on a TPU yet.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,24 +22,18 @@ from jax import lax
 from jax.experimental.pallas.ops.tpu import megablox
 
 from promptcot_jax.core.arrays import Array, Float, Int
-
-Platform = Literal["plain", "tpu"]
+from promptcot_jax.models import platforms
 
 _TILES = (512, 1024, 1024)  # of rows, contracted and resulting columns: 10 MB of fast memory in bfloat16
 _PLAIN_TILES = (8, 128)  # rows of the smallest and of the largest tile of the plain form
 _LANES = 128
 
 
-def platform_here() -> Platform:
-    """The form for the machine that this runs on."""
-    return "tpu" if jax.default_backend() == "tpu" else "plain"
-
-
 def grouped_dot(
     rows: Float[Array, "rows D"],
     matrices: Float[Array, "E D F"],
     group_sizes: Int[Array, " E"],
-    platform: Platform,
+    platform: platforms.Platform,
 ) -> Float[Array, "rows F"]:
     """Each row times its group's matrix; groups lie one after the other, rows after the last give zeros.
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from promptcot_jax.core.arrays import Array, Float
 from promptcot_jax.models import config as config_lib
@@ -12,6 +13,9 @@ from promptcot_jax.parallel import rules as rules_lib
 # Unit variance in, unit variance out, whatever the width. The 0.02 of the Llama and Qwen code is meant for
 # widths of thousands: with it a decoder of width 96 took three times as many steps to learn to copy from z.
 INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+
+
+OUTPUT = "projection"  # name of every projection's output, for remat policies
 
 
 def constrain(x: Array, axes: tuple[str | None, ...], rules: rules_lib.LogicalRules) -> Array:
@@ -58,4 +62,4 @@ class Projection(nn.Module):
         if self.has_bias:
             bias = declare(self, "bias", nn.initializers.zeros_init(), (self.features,), self.axes[1:])
             y = y + bias.astype(config.dtype)
-        return y
+        return checkpoint_name(y, OUTPUT)

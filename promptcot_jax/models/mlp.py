@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from promptcot_jax.core.arrays import Array, Bool, Float
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models import experts, linear
+from promptcot_jax.models import experts, linear, platforms
 from promptcot_jax.models.linear import Projection, constrain
 from promptcot_jax.parallel import rules as rules_lib
 
@@ -116,6 +116,7 @@ class ExpertMlp(nn.Module):
     config: config_lib.DecoderConfig
     choice: config_lib.Experts
     rules: rules_lib.LogicalRules = ()
+    platform: platforms.Platform = "plain"
 
     @nn.compact
     def __call__(
@@ -136,6 +137,7 @@ class ExpertMlp(nn.Module):
             Experts(config, choice.num_experts, name="experts")(),
             activation=lambda gate, up: activate(gate, up, config.activation),
             rules=self.rules,
+            platform=self.platform,
         )
 
 

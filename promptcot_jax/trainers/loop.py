@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
 from promptcot_jax.data import packing
 from promptcot_jax.data.packing import BatchSource, PackedBatch
-from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.models.causal_lm import CausalLM, Remat
 from promptcot_jax.parallel import hosts
 from promptcot_jax.trainers import metrics as metrics_lib
 from promptcot_jax.trainers import optimizer as optimizer_lib
@@ -47,10 +47,11 @@ class LoopConfig:
     """How a fit runs; nothing here changes what is learned, but for `micro_batches` within rounding.
 
     `checkpoint_every`, `eval_every` and `log_every` count steps; 0 switches evaluation off, and the last step
-    always counts for all three. `keep`: complete checkpoints that stay. `remat`: compute layers again in the
-    backward pass instead of keeping their activations. `max_skipped`: updates with a non-finite gradient or
-    loss that are tolerated. The profiler traces `profile_steps` steps (0: none) from step `profile_first` on,
-    on a CPU only with `profile_cpu`.
+    always counts for all three. `keep`: complete checkpoints that stay. `remat`: what the backward pass keeps
+    of each layer instead of computing it again: "none" (everything is kept), "projections", "offload" (the
+    same, in the host's memory) or "full" (the layer's input only). `max_skipped`: updates with a non-finite
+    gradient or loss that are tolerated. The profiler traces `profile_steps` steps (0: none) from step
+    `profile_first` on, on a CPU only with `profile_cpu`.
     """
 
     HOW_ONLY: ClassVar = frozenset(
@@ -74,7 +75,7 @@ class LoopConfig:
     eval_every: int = 200
     checkpoint_every: int = 200
     keep: int = 2
-    remat: bool = False
+    remat: Remat = "projections"
     max_skipped: int = 10
     tensorboard: bool = True
     profile_first: int = 12  # the step is compiled, and the next rows are some steps away
@@ -88,6 +89,8 @@ class LoopConfig:
         for name in ("eval_every", "max_skipped", "profile_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        if self.remat not in get_args(Remat):
+            raise ValueError(f"remat must be one of {get_args(Remat)}, got {self.remat!r}.")
 
 
 def fit(

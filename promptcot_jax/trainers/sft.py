@@ -15,14 +15,14 @@ from jax.sharding import Mesh
 from promptcot_jax.core.arrays import Array, Bool, Float, Int, Params
 from promptcot_jax.data import packing
 from promptcot_jax.data.packing import BatchSource, PackedBatch
-from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.models.causal_lm import CausalLM, Remat
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
 
 
 def sft_loss(
-    lm: CausalLM, params: Params, batch: PackedBatch, *, remat: bool = False
+    lm: CausalLM, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Negative log-likelihood of the trained labels, and how many there are."""
     labels, is_label = next_token_labels(batch)
@@ -32,7 +32,7 @@ def sft_loss(
 
 
 def weighted_sft_loss(
-    lm: CausalLM, params: Params, batch: PackedBatch, *, remat: bool = False
+    lm: CausalLM, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """`sft_loss` with each label weighted by `batch.values["weight"]` (>= 0), and the sum of the weights."""
     labels, is_label = next_token_labels(batch)
@@ -71,7 +71,7 @@ def of_next_token(values: Array | np.ndarray) -> Array:
     return jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
 
 
-def hidden_states(lm: CausalLM, params: Params, batch: PackedBatch, *, remat: bool) -> Float[Array, "B T D"]:
+def hidden_states(lm: CausalLM, params: Params, batch: PackedBatch, *, remat: Remat) -> Float[Array, "B T D"]:
     """States after the final norm of a batch, whose segments do not see each other."""
     token_ids, segment_ids, positions = map(
         jnp.asarray, (batch.token_ids, batch.segment_ids, batch.positions)
@@ -87,7 +87,7 @@ def head_chunk() -> int:
 
 
 def _nll(
-    lm: CausalLM, params: Params, batch: PackedBatch, labels: Array, weights: Array, remat: bool
+    lm: CausalLM, params: Params, batch: PackedBatch, labels: Array, weights: Array, remat: Remat
 ) -> Float[Array, ""]:
     hidden = hidden_states(lm, params, batch, remat=remat)
     return token_log_probs.weighted_nll(

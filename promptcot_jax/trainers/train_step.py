@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.data.packing import BatchSource, PackedBatch
-from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.models.causal_lm import CausalLM, Remat
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.trainers import optimizer as optimizer_lib
@@ -34,7 +34,7 @@ class Loss(Protocol):
     """Sum of a batch's losses and what to divide it by. Hashable: a step is compiled once per loss."""
 
     def __call__(
-        self, lm: CausalLM, params: Params, batch: PackedBatch, *, remat: bool
+        self, lm: CausalLM, params: Params, batch: PackedBatch, *, remat: Remat
     ) -> tuple[Array, Array]: ...
 
 
@@ -96,7 +96,7 @@ def make_train_step(
     mesh: Mesh,
     *,
     num_micro_batches: int = 1,
-    remat: bool = False,
+    remat: Remat = "projections",
 ) -> TrainStep:
     """The step of one configuration; asked again, the same object, so that EM's rounds compile it once."""
     settings: tuple[tuple[str, Any], ...] = ()
@@ -114,7 +114,7 @@ def _make_train_step(
     optimizer: OptimizerConfig,
     mesh: Mesh,
     num_micro_batches: int,
-    remat: bool,
+    remat: Remat,
 ) -> TrainStep:
     direction = optimizer.build()
     shardings = state_shardings(lm, optimizer, mesh)

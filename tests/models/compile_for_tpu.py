@@ -2,8 +2,10 @@
 
     python tests/models/compile_for_tpu.py v5p:2x2x1
 
+It takes some minutes.
+
 `test_tpu_kernels.py` runs it in a process of its own, since the TPU's compiler wants settings that must be
-there before JAX starts. Sizes: one layer of Qwen3 30B-A3B in bfloat16.
+there before JAX starts. Sizes of kernels: one layer of Qwen3 30B-A3B in bfloat16.
 """
 
 import contextlib
@@ -30,13 +32,35 @@ from jax import lax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from promptcot_jax.models import experts, grouped_dots, splash
+from promptcot_jax.models import causal_lm, experts, grouped_dots, splash
+from promptcot_jax.models import config as config_lib
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules as rules_lib
 
 EMBED_DIM, MLP_DIM, NUM_EXPERTS, NUM_SELECTED = 2048, 768, 128, 8
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM = 32, 4, 128
 RULES = rules_lib.DEFAULT_RULES
+# Like Gemma 2: windows in every other layer, and soft caps.
+SMALL = config_lib.DecoderConfig(
+    family="gemma2",
+    vocab_size=1024,
+    embed_dim=1024,
+    mlp_dim=4096,
+    num_layers=4,
+    num_heads=8,
+    num_kv_heads=4,
+    head_dim=128,
+    tie_embeddings=True,
+    sandwich_norms=True,
+    zero_centered_norms=True,
+    scale_embeddings=True,
+    activation="gelu_tanh",
+    attention_soft_cap=50.0,
+    logit_soft_cap=30.0,
+    query_pre_attn_scalar=128,
+    window=config_lib.SlidingWindow(size=512, pattern=(True, False)),
+    dtype="bfloat16",
+)
 
 
 def make_mesh(topology: str, **sizes: int) -> Mesh:
@@ -59,6 +83,7 @@ def facts(function, *arguments, mesh: Mesh | None = None) -> dict:
         "temp_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,
+        "host_bytes": memory.host_temp_size_in_bytes,
     }
 
 
@@ -132,6 +157,25 @@ def attention(topology: str, *, length: int, window: int | None = None, **sizes:
     )
 
 
+def decoder(topology: str, config: config_lib.DecoderConfig, remat: causal_lm.Remat, **sizes: int) -> dict:
+    """Gradients of a decoder of four layers, on 4 rows of 2,048 tokens."""
+    mesh = make_mesh(topology, **sizes)
+    lm = causal_lm.CausalLM(config, RULES if sizes else (), platform="tpu")
+    shapes = jax.eval_shape(lm.init, jax.random.key(0))
+    params = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        rules_lib.sharding_tree(mesh, lm.logical_axes(), shapes),
+    )
+
+    def loss(params, token_ids):
+        states = lm.hidden_states(params, token_ids, remat=remat)
+        return jnp.sum(states.astype(jnp.float32) ** 2)
+
+    token_ids = array(mesh, (4, 2048), ("data", "fsdp", "expert"), dtype=jnp.int32)
+    return facts(jax.grad(loss), params, token_ids, mesh=mesh if sizes else None)
+
+
 def main(topology: str) -> None:
     found = {name: grouped_product(topology, name) for name in ("megablox", "ragged_dot")}
     for num_tokens in (8192, 32768):
@@ -142,6 +186,9 @@ def main(topology: str) -> None:
         found[f"attention {length}"] = attention(topology, length=length)
         found[f"window {length}"] = attention(topology, length=length, window=1024)
     found["attention 16384, 2 x 2 chips"] = attention(topology, length=16384, sequence=2, tensor=2)
+    for remat in ("projections", "offload", "full"):
+        found[f"decoder, {remat}"] = decoder(topology, SMALL, remat)
+    found["decoder, offload, 2 x 2 chips"] = decoder(topology, SMALL, "offload", sequence=2, tensor=2)
     json.dump(found, sys.stdout, indent=1)
 
 

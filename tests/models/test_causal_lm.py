@@ -140,7 +140,8 @@ def test_scanned_equals_looped(config):
     if config.local_rope:
         local = turn(theta=config.window.rope_theta)
     mask = jnp.broadcast_to(jnp.tril(jnp.ones((9, 9), bool)), (2, 9, 9))
-    around = decoder.Surroundings(turn(theta=config.rope_theta, scaling=config.rope_scaling), local, mask)
+    turn = turn(theta=config.rope_theta, scaling=config.rope_scaling)
+    around = decoder.Surroundings(turn, local, mask=mask)
     x = decoder.TokenEmbedding(config).apply({"params": params["embed_tokens"]}, token_ids)
     layer = jax.jit(
         functools.partial(decoder.DecoderLayer(config, fused=True).apply, around=around, cache=None)
@@ -191,7 +192,8 @@ def test_positions_restart_and_can_be_given():
     assert jnp.abs(stretched - default).max() > 1e-2
 
 
-def test_rematerialised_gradients_are_the_same():
+@pytest.mark.parametrize("remat", ["none", "offload", "full"])
+def test_rematerialised_gradients_are_the_same(remat):
     lm, params = make(QWEN3)
     token_ids = random_ids(2, 7)
 
@@ -199,9 +201,29 @@ def test_rematerialised_gradients_are_the_same():
         return jnp.sum(jnp.square(lm.hidden_states(params, token_ids, remat=remat)) * jnp.arange(7)[:, None])
 
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
-    kept, recomputed = gradient(params, False), gradient(params, True)
+    kept, recomputed = gradient(params, "projections"), gradient(params, remat)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), kept, recomputed)
     assert all(float(jnp.abs(leaf).max()) > 0.0 for leaf in jax.tree.leaves(kept["layers"]))
+
+
+def test_what_the_backward_pass_keeps():
+    """In numbers a token and layer: the input, and what the projections gave that is asked for again."""
+    lm, params = make(QWEN3)
+    token_ids, config = random_ids(2, 7), QWEN3
+
+    def kept(remat):
+        _, backward = jax.eval_shape(
+            lambda params: jax.vjp(lambda p: lm.hidden_states(p, token_ids, remat=remat), params), params
+        )
+        shapes = [leaf.shape for leaf in jax.tree.leaves(backward)]
+        per_token = [shape[2:] for shape in shapes if shape[:2] == (config.num_layers, token_ids.size)]
+        return sum(int(np.prod(shape)) for shape in per_token)
+
+    heads = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    assert kept("full") == config.embed_dim
+    # Queries, keys, values, gate, up, and what attention adds; the MLP's output is not asked for.
+    assert kept("projections") == 2 * config.embed_dim + heads + 2 * config.mlp_dim
+    assert kept("none") > 1.5 * kept("projections")
 
 
 def test_init_draws_every_matrix_and_depends_on_the_key():

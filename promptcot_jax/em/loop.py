@@ -32,6 +32,7 @@ from promptcot_jax.em.models import Roles
 from promptcot_jax.em.pairs import Pair, Rationale, theta_example
 from promptcot_jax.em.role import Role
 from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
+from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import rollouts, scoring
 from promptcot_jax.sampling.completions import Completion
 
@@ -115,6 +116,8 @@ class Em:
 
     def _record(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes `nll.jsonl` (likelihoods) and `diagnostics.jsonl` (all); logs where the run stands."""
+        if not hosts.is_first():
+            return
         tokens, likelihoods = 0, []
         for row in rows:
             tokens += row.get("theta_tokens", 0)
@@ -152,16 +155,17 @@ class Em:
     ) -> tuple[dict[str, Any], Params, Params]:
         """Figures and models of one round, done now or read back."""
         place, roles = self._place(round_index), (self.theta_role, self.phi_role)
-        done = place / "diagnostics.json"
-        if not done.exists():
+        done, next_done = (self._place(i) / "diagnostics.json" for i in (round_index, round_index + 1))
+        figures = _read_if_there(done)
+        if figures is None:
             figures, theta, phi = self._phases(round_index, theta, phi, fixed)
-            jsonl.write_json(done, figures)
-        elif not (self._place(round_index + 1) / "diagnostics.json").exists():  # the last one done
+            figures = _written(done, figures)
+        elif _read_if_there(next_done) is None:  # the last one done
             theta, phi = (role.read(place) for role in roles)
         finished = round_index - 1 if self.em.optimizer_between_rounds == "keep" else round_index
         for role in roles:
             role.remove_checkpoints(self._place(finished))
-        return jsonl.read_json(done), theta, phi
+        return figures, theta, phi
 
     def _phases(
         self, round_index: int, theta: Params, phi: Params, fixed: dict[str, PairRationale]
@@ -206,9 +210,10 @@ class Em:
     def _cold_figures(self, theta: Params, phi: Params, baselines: dict[str, Any]) -> dict[str, Any]:
         """Round -1: the cold-started models."""
         done = self.directory / "cold_start.json"
-        if not done.exists():
-            jsonl.write_json(done, {"round": -1} | self._held_out(theta, phi) | baselines)
-        return jsonl.read_json(done)
+        figures = _read_if_there(done)
+        if figures is None:
+            figures = _written(done, {"round": -1} | self._held_out(theta, phi) | baselines)
+        return figures
 
     def _held_out(self, theta: Params, phi: Params) -> dict[str, Any]:
         return held_out.evaluate(
@@ -333,6 +338,23 @@ class Em:
             dataclasses.replace(row, token_values={**row.token_values, "old_log_probs": values})
             for row, values in zip(targets, scores, strict=True)
         ]
+
+
+def _read_if_there(path: epath.Path) -> dict[str, Any] | None:
+    """What a JSON file holds, on all hosts; None where there is none."""
+    return hosts.decided_by_first(
+        f"look at {path.name}", lambda: jsonl.read_json(path) if path.exists() else None
+    )
+
+
+def _written(path: epath.Path, figures: dict[str, Any]) -> dict[str, Any]:
+    """Figures as the first host has written them, and as a later attempt will read them."""
+
+    def write() -> dict[str, Any]:
+        jsonl.write_json(path, figures)
+        return jsonl.read_json(path)
+
+    return hosts.decided_by_first(f"write {path.name}", write)
 
 
 def is_ignored(rows: Sequence[dict[str, Any]], *, floor: float, share: float) -> bool:

@@ -16,6 +16,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.em.models import read_params
 from promptcot_jax.em.settings import EStepConfig
 from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.parallel import hosts
 from promptcot_jax.trainers import grpo, loop, sft, train_step
 from promptcot_jax.trainers.fitter import Fitter
 
@@ -69,7 +70,7 @@ class Role:
             f"{self.name}_steps": batches.num_steps,
             f"{self.name}_overlong": sum(count for name, count in dropped.items() if name != "kept"),
         }
-        if store.is_complete(place / self.name):
+        if store.is_complete_for_all(place / self.name):
             return self.read(place), counts
         state = self.fitter.train(
             self.lm,
@@ -89,7 +90,7 @@ class Role:
 
     def write(self, place: epath.Path, params: Params, round_index: int) -> None:
         """Writes the role's model, unless it is there."""
-        if not store.is_complete(place / self.name):
+        if not store.is_complete_for_all(place / self.name):
             provenance = {"stage": "em", "role": self.name, "round": round_index}
             store.save_model(place / self.name, self.lm, params, self.tokenizer, provenance=provenance)
 
@@ -102,7 +103,9 @@ class Role:
 
     def _carried_optimizer_state(self, last_place: epath.Path, params: Params) -> Any:
         """The state that the last round's fit ended with, where the setting keeps it."""
-        if not self.keeps_optimizer or not self._training(last_place).exists():
+        if not self.keeps_optimizer or not hosts.decided_by_first(
+            "optimizer state", self._training(last_place).exists
+        ):
             return None  # the first round, or the last one left this role as it was
         state = loop.latest_state(
             self.lm,

@@ -20,15 +20,19 @@ def matmul_parameters(config: DecoderConfig) -> int:
 
 
 def _mlp_parameters(config: DecoderConfig) -> int:
-    """Of one layer's MLP, those that one token meets (of experts, the ones it is sent to)."""
-    return 3 * config.embed_dim * config.mlp_dim
+    """Of one layer's MLP, those that one token meets (of experts, the router and the ones it is sent to)."""
+    mlp, experts = 3 * config.embed_dim * config.mlp_dim, config.experts
+    if experts is None:
+        return mlp
+    return experts.num_selected * mlp + experts.num_experts * config.embed_dim
 
 
 def forward_flops(config: DecoderConfig, num_tokens: int, num_seen: int) -> int:
     """Of one forward pass with logits for every token.
 
     Args:
-        num_seen: tokens seen, summed over the tokens that see them; for one row of T tokens T (T + 1) / 2.
+        num_seen: tokens seen, summed over the tokens that see them; for one row of T tokens T (T + 1) / 2. Of
+            a model with windows the mean over its layers.
     """
     scores_and_mixing = 2 * config.num_heads * config.head_dim  # multiply-adds per layer and token seen
     return 2 * (matmul_parameters(config) * num_tokens + config.num_layers * scores_and_mixing * num_seen)

@@ -123,7 +123,7 @@ def em(
 
 def _direct_figures(path: str, dtype: FloatType, devices: Mesh, run: em_loop.Em) -> dict[str, float]:
     """Held-out figures of the baseline without rationale, where it is there."""
-    if not store.is_complete(path) or not run.held_out_pairs:
+    if not store.is_complete_for_all(path) or not run.held_out_pairs:
         return {}
     model = _load(path, dtype, devices)
     prompts = [model.tokenizer.prompt_ids(examples.direct_prompt(pair.triple)) for pair in run.held_out_pairs]

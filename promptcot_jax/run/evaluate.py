@@ -18,6 +18,7 @@ from promptcot_jax.data import rows
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.evaluation import solver as solver_lib
 from promptcot_jax.models.config import FloatType
+from promptcot_jax.parallel import hosts
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
 from promptcot_jax.sampling.rollouts import RolloutConfig
@@ -96,7 +97,8 @@ def evaluate(
             )
             | lineage
         )
-    accuracy.write_results(os.path.join(workdir, "results.json"), results)
+    path = os.path.join(workdir, "results.json")
+    hosts.wait_for_first("write results", lambda: accuracy.write_results(path, results))
     return stage.StageResult(
         counts={
             "problems": len(everything),

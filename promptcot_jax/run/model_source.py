@@ -18,9 +18,11 @@ from promptcot_jax.models import config as model_config
 from promptcot_jax.parallel import rules
 from promptcot_jax.run import configuration
 
-SHAPE = (
-    *("family", "vocab_size", "embed_dim", "mlp_dim", "num_layers", "num_heads", "num_kv_heads", "head_dim"),
-    "tie_embeddings",
+# What a checkpoint may have otherwise than its gin file says: number formats, and a recorded length that
+# differs between releases of the same model.
+_FREE = ("dtype", "param_dtype", "max_positions")
+SHAPE = tuple(
+    field.name for field in dataclasses.fields(model_config.DecoderConfig) if field.name not in _FREE
 )
 
 

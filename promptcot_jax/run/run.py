@@ -3,9 +3,11 @@
 import contextlib
 import logging
 import os
+from collections.abc import Sequence
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.evaluation import figures
+from promptcot_jax.parallel import hosts
 from promptcot_jax.run import configuration, lock, stage
 
 logger = logging.getLogger(__name__)
@@ -29,17 +31,23 @@ def run(
         return stage.StageResult()
     with contextlib.ExitStack() as locks:
         for seed in dict.fromkeys(seeds):  # somebody may be at work in one of them by itself
-            locks.enter_context(lock.hold(os.path.join(workdir, f"seed_{seed}"), "run"))
+            place = os.path.join(workdir, f"seed_{seed}")
+            hosts.decided_by_first("lock", lambda place=place: locks.enter_context(lock.hold(place, "run")))
         for seed in seeds:
             with configuration.macro("SEED", seed):
                 _do(os.path.join(workdir, f"seed_{seed}"), stages)
-    if "em" in stages:
-        rows = [row for seed in seeds for row in _nll_rows(os.path.join(workdir, f"seed_{seed}", "em"))]
-        for metric in ("nll_x_given_q", "nll_bound"):
-            path = os.path.join(workdir, f"em_study_{metric}")
-            figures.nll_study_figure(figures.with_flat_variants(rows, metric), path, metric=metric)
-            logger.info("figure and numbers over %d seeds: %s.{svg,png,csv}", len(seeds), path)
+    if "em" in stages and hosts.is_first():
+        _draw_study(workdir, seeds)
     return stage.StageResult()
+
+
+def _draw_study(workdir: str, seeds: Sequence[int]) -> None:
+    """The paper's figure of held-out NLL, over the seeds."""
+    rows = [row for seed in seeds for row in _nll_rows(os.path.join(workdir, f"seed_{seed}", "em"))]
+    for metric in ("nll_x_given_q", "nll_bound"):
+        path = os.path.join(workdir, f"em_study_{metric}")
+        figures.nll_study_figure(figures.with_flat_variants(rows, metric), path, metric=metric)
+        logger.info("figure and numbers over %d seeds: %s.{svg,png,csv}", len(seeds), path)
 
 
 def _do(workdir: str, stages: list[str] | tuple[str, ...]) -> None:

@@ -62,7 +62,7 @@ def sft(
         counts = {"in": counts.pop("in"), "out": counts.pop("kept"), **counts}
         counts |= {f"heldout_{name}": count for name, count in heldout_counts.items()}
         counts |= {"steps": batches.num_steps, "tokens": batches.num_tokens}
-        if store.is_complete(policy):  # killed between writing the policy and the manifest
+        if store.is_complete_for_all(policy):  # killed between writing the policy and the manifest
             loop.remove_checkpoints(directory)
             return stage.StageResult(counts=counts)
 

@@ -136,16 +136,16 @@ def perform_locked(stage: str, workdir: str) -> None:
     logger.debug("%s: parsed configuration\n%s", stage, configuration.parsed_text())
     logger.info("%s: starts", stage)
     try:
-        result = configuration.call(function, workdir)
-        entry = dataclasses.replace(entry, status="complete", counts=dict(result.counts))
+        counts = _counts_of(stage, function, workdir)
+        entry = dataclasses.replace(entry, status="complete", counts=counts)
     finally:
         entry = dataclasses.replace(entry, wall_seconds=round(before + time.monotonic() - started, 3))
         logger.debug("%s: operative configuration\n%s", stage, configuration.operative_text())
         if hosts.is_first():
             _put_down(entry, workdir)
     hosts.wait_for_first(f"end {stage}")
-    counts = ", ".join(f"{name} {count}" for name, count in entry.counts.items())
-    logger.info("%s: complete after %.1f s%s", stage, entry.wall_seconds, f" ({counts})" if counts else "")
+    text = ", ".join(f"{name} {count}" for name, count in entry.counts.items())
+    logger.info("%s: complete after %.1f s%s", stage, entry.wall_seconds, f" ({text})" if text else "")
 
 
 def _begin(stage: str, function: Callable[..., Any], workdir: str) -> dict[str, Any] | None:
@@ -172,6 +172,15 @@ def _begin(stage: str, function: Callable[..., Any], workdir: str) -> dict[str, 
     jsonl.write_atomically(config_directory / f"{stage}.gin", configuration.parsed_text().encode())
     manifest.record(workdir, entry)
     return dataclasses.asdict(entry)
+
+
+def _counts_of(stage: str, function: Callable[..., Any], workdir: str) -> dict[str, int]:
+    """Does the work of a stage; what it counted."""
+
+    def work() -> dict[str, int]:
+        return dict(configuration.call(function, workdir).counts)
+
+    return work() if stages.STAGES[stage].needs_all_hosts else hosts.decided_by_first(stage, work)
 
 
 def _put_down(entry: manifest.StageEntry, workdir: str) -> None:

@@ -22,6 +22,7 @@ class Stage:
     example: str = ""
     built: bool = True
     is_derived: bool = False  # sees itself what is up to date in the workdir: called each time
+    needs_all_hosts: bool = True  # False: no work for devices; the first host does it, the others wait
 
 
 STAGES: dict[str, Stage] = {
@@ -38,6 +39,7 @@ STAGES: dict[str, Stage] = {
             ("VOCAB_SIZE", "size of the tokenizer"),
         ),
         example="promptcot corpus --gin_file=stages/corpus.gin --gin.SEED=1 --workdir=runs/first",
+        needs_all_hosts=False,
     ),
     "import_data": Stage(
         summary="read a released data set: concept lists, SFT traces, or prompts with answers or tests",
@@ -53,6 +55,7 @@ STAGES: dict[str, Stage] = {
         ),
         example="""promptcot import_data --gin_file=stages/import_data.gin """
         """--gin.SOURCE="'set/*.parquet'" --workdir=data/imported""",
+        needs_all_hosts=False,
     ),
     "cache_tasks": Stage(
         summary="write tasks in seqio's offline cache, for T5X and for USE_CACHED_TASKS",
@@ -71,6 +74,7 @@ STAGES: dict[str, Stage] = {
         example="""promptcot cache_tasks --gin_file=stages/cache_tasks.gin """
         """--gin.TASKS="('p_theta_by_domain',)" --workdir=runs/first""",
         is_derived=True,
+        needs_all_hosts=False,
     ),
     "annotate": Stage(
         summary="make triples of a user's problems with teacher models",
@@ -139,6 +143,7 @@ STAGES: dict[str, Stage] = {
         ),
         example="""promptcot decontaminate --gin_file=stages/decontaminate.gin --gin.INPUT="'mine.jsonl'" """
         """--gin.BENCHMARKS="('aime24.jsonl', 'math500.jsonl')" --workdir=runs/mine""",
+        needs_all_hosts=False,
     ),
     "verify": Stage(
         summary="keep problems with a checked answer or tests",
@@ -191,6 +196,7 @@ STAGES: dict[str, Stage] = {
         outputs=("report.html",),
         example="promptcot report --workdir=runs/first",
         is_derived=True,
+        needs_all_hosts=False,
     ),
     "run": Stage(
         summary="do a list of stages in order, skipping what is complete",

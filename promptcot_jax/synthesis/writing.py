@@ -17,6 +17,7 @@ from etils import epath
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import ConceptSet, Problem
 from promptcot_jax.data import templates
+from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling.rollouts import Draw, draws_of
 
 DROP_REASONS = ("unfinished", "unparseable", "empty", "duplicate", "duplicate_of_seed")
@@ -69,7 +70,7 @@ def write_problems(
     """
     drafts = write_drafts(drafts_path, draws_of(concept_sets, samples_per_set))
     problems, counts = select_problems(drafts, concept_sets, author=author, seed_problems=seed_problems)
-    jsonl.write_records(problems_path, problems)
+    hosts.wait_for_first("write problems", lambda: jsonl.write_records(problems_path, problems))
     return counts
 
 

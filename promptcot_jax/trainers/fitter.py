@@ -16,7 +16,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import example_sets
 from promptcot_jax.data.packing import PackedEpochs
 from promptcot_jax.models.causal_lm import CausalLM
-from promptcot_jax.parallel import rules
+from promptcot_jax.parallel import placing, rules
 from promptcot_jax.trainers import loop, sft
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.train_step import Loss, TrainState
@@ -101,6 +101,7 @@ class Fitter:
             num_epochs=self.fit.num_epochs,
             seed=prng.derived_seed(self.seed, label),
             pack=self.fit.pack,
+            own_rows=placing.own_rows(rules.batch_sharding(self.mesh), self.fit.rows_per_batch),
         )
 
     def held_out_nll(

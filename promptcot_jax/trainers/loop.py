@@ -27,6 +27,7 @@ from promptcot_jax.core.progress import Progress
 from promptcot_jax.data import packing
 from promptcot_jax.data.packing import BatchSource, PackedBatch
 from promptcot_jax.models.causal_lm import CausalLM, Remat
+from promptcot_jax.parallel import hosts
 from promptcot_jax.trainers import metrics as metrics_lib
 from promptcot_jax.trainers import optimizer as optimizer_lib
 from promptcot_jax.trainers.goodput import Goodput
@@ -136,7 +137,9 @@ def fit(
             first, state = restored or (0, _first_state(train_step, params, opt_state))
             if first == batches.num_steps:
                 return state
-            log = metrics_lib.MetricsLog(directory, resume_step=first, tensorboard=config.tensorboard)
+            log = metrics_lib.MetricsLog(
+                directory, resume_step=first, tensorboard=config.tensorboard, writes=hosts.is_first()
+            )
             goodput.go_on_from(log.kept, log.newest)
             with log, Progress(name, unit="step", start=first, total=batches.num_steps) as progress:
                 run = _Run(
@@ -151,7 +154,9 @@ def fit(
                     goodput,
                     Window(goodput, Speedometer.of(lm.config, mesh)),
                     StepsInFlight(
-                        directory, num_skipped=int(state.num_skipped), max_skipped=config.max_skipped
+                        _of_this_host(directory),
+                        num_skipped=int(state.num_skipped),
+                        max_skipped=config.max_skipped,
                     ),
                     _profiler(directory, goodput, config, mesh, next_step=first + 1),
                 )
@@ -216,6 +221,12 @@ def _first_state(train_step: TrainStep, params: Params, opt_state: optax.OptStat
     return dataclasses.replace(state, opt_state=own)
 
 
+def _of_this_host(directory: epath.PathLike) -> epath.Path:
+    """Where a host keeps what is its own: of several, each in a directory of its number."""
+    directory = epath.Path(directory)
+    return directory if hosts.count() == 1 else directory / f"host_{hosts.index():03d}"
+
+
 def _profiler(
     directory: epath.PathLike, goodput: Goodput, config: LoopConfig, mesh: Mesh, *, next_step: int
 ) -> Profiler:
@@ -268,10 +279,10 @@ class _Run:
             yield batch
 
     def _dispatch(self, step: int, state: TrainState, batch: PackedBatch) -> TrainState:
-        self.train_step.check_rows(batch.token_ids.shape[0])
+        placed = self.train_step.place(batch, self.batches)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            state, metrics = self.train_step.run(state, batch, self.schedule_end)
-        self.window.add(batch, metrics)
+            state, metrics = self.train_step.run(state, placed, self.schedule_end)
+        self.window.add(metrics)
         self.in_flight.add(step, batch, metrics["num_skipped"])
         return state
 

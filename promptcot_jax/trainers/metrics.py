@@ -25,11 +25,14 @@ WALL_TIME_FIELDS = (*goodput.FIELDS, *window.SPEED_FIELDS)  # the only ones in w
 class MetricsLog:
     """The metrics of one run under `directory`."""
 
-    def __init__(self, directory: epath.PathLike, *, resume_step: int, tensorboard: bool):
+    def __init__(
+        self, directory: epath.PathLike, *, resume_step: int, tensorboard: bool, writes: bool = True
+    ):
         """Takes up the rows up to `resume_step`; later ones are dropped with the first row written.
 
         Args:
             tensorboard: also write event files under `directory/tensorboard` (imports TensorFlow: seconds).
+            writes: False on all hosts of a run but one; there nothing is written.
         """
         self._path = epath.Path(directory) / FILE
         before = self._read()
@@ -37,7 +40,9 @@ class MetricsLog:
         self._before, self._kept = before[-1:], self._lines[-1:]
         self._is_local = "://" not in os.fspath(self._path)
         self._file: IO[bytes] | None = None
-        self._writer = _tensorboard_writer(epath.Path(directory) / "tensorboard") if tensorboard else None
+        self._writes = writes
+        wants_events = tensorboard and writes
+        self._writer = _tensorboard_writer(epath.Path(directory) / "tensorboard") if wants_events else None
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -61,6 +66,8 @@ class MetricsLog:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one row; numbers that are not finite become null."""
+        if not self._writes:
+            return
         row = {"step": step} | {
             name: value if math.isfinite(value) else None for name, value in values.items()
         }

@@ -4,9 +4,9 @@ On a CPU it is off unless asked for: a trace there holds every operation of ever
 steps down it should show, and shows nothing of an accelerator. Python's own calls are left out everywhere.
 """
 
-import contextlib
 import logging
 import os
+import pathlib
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +48,7 @@ class Profiler:
         self._first, self._end = first, first + num_steps + STEPS_IN_FLIGHT
         self._is_wanted = num_steps > 0 and next_step <= first
         self._is_tracing = False
-        self._local: tempfile.TemporaryDirectory[str] | None = None  # where a bucket's trace is made
+        self._local: Any = None  # the directory where the trace is made: the profiler writes to no bucket
 
     def before(self, step: int) -> None:
         """To be called before a step is dispatched."""
@@ -66,20 +66,20 @@ class Profiler:
     def _start(self) -> None:
         if self._directory.exists():
             return
-        place = os.fspath(self._directory)
-        if "://" in place:
-            self._local = tempfile.TemporaryDirectory()
-            place = self._local.name
         options: Any = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0
-        jax.profiler.start_trace(place, profiler_options=options)
-        self._is_tracing = True
+        local = tempfile.TemporaryDirectory(prefix="promptcot_profile_")
+        try:
+            jax.profiler.start_trace(local.name, profiler_options=options)
+        except BaseException:
+            local.cleanup()
+            raise
+        self._local, self._is_tracing = local, True
 
     def _stop(self) -> None:
-        with self._local or contextlib.nullcontext() as local:
+        with self._local as local:
             jax.profiler.stop_trace()
-            if local is not None:
-                _copy_files(epath.Path(local), self._directory)
+            _copy_files(pathlib.Path(local), self._directory)
         logger.info("profile of %d steps in %s", self._end - self._first, os.fspath(self._directory))
 
     def _try(self, action: Callable[[], None]) -> None:
@@ -90,9 +90,9 @@ class Profiler:
                 logger.warning("no profile, the run goes on: %s: %s", type(error).__name__, error)
 
 
-def _copy_files(source: epath.Path, target: epath.Path) -> None:
+def _copy_files(source: pathlib.Path, target: epath.Path) -> None:
     for file in sorted(source.rglob("*")):
         if file.is_file():
-            copy = target / file.relative_to(source)
+            copy = target / file.relative_to(source).as_posix()
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(file.read_bytes())

@@ -17,6 +17,7 @@ from promptcot_jax.data import packing
 from promptcot_jax.data.packing import BatchSource, PackedBatch
 from promptcot_jax.models.causal_lm import CausalLM, Remat
 from promptcot_jax.objectives import token_log_probs
+from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
 
 
@@ -48,7 +49,7 @@ def nll(lm: CausalLM, params: Params, batches: BatchSource, *, mesh: Mesh | None
     sums = []
     for batch in packing.read_ahead(batches):
         if mesh is not None:
-            batch = jax.device_put(batch, rules_lib.batch_sharding(mesh, lm.rules or rules_lib.DEFAULT_RULES))
+            batch = placing.place(batch, rules_lib.batch_sharding(mesh, lm.rules or rules_lib.DEFAULT_RULES))
         sums.append(_evaluate(lm, params, batch))
     totals, counts = np.array(jax.device_get(sums), np.float64).reshape(-1, 2).T
     return float(totals.sum()), int(counts.sum())

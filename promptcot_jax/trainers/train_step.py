@@ -19,8 +19,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from promptcot_jax.core.arrays import Array, Params
-from promptcot_jax.data.packing import PackedBatch
+from promptcot_jax.data.packing import BatchSource, PackedBatch
 from promptcot_jax.models.causal_lm import CausalLM, Remat
+from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.trainers import optimizer as optimizer_lib
 from promptcot_jax.trainers.optimizer import OptimizerConfig
@@ -65,6 +66,15 @@ class TrainStep:
     shardings: TrainState
     batch_sharding: NamedSharding
     rows_multiple: int  # the rows of a batch must be a multiple of this
+
+    def place(self, batch: PackedBatch, batches: BatchSource) -> PackedBatch:
+        """A host's rows of a batch on its devices, as its part of the whole batch.
+
+        Raises:
+            ValueError: the batch does not divide over micro-batches and devices.
+        """
+        self.check_rows(batches.rows_per_batch)
+        return placing.from_own_rows(batch, batches.own_rows, batches.rows_per_batch, self.batch_sharding)
 
     def check_rows(self, num_rows: int) -> None:
         """Refuses a batch that does not divide over micro-batches and devices.
@@ -152,6 +162,7 @@ def _make_train_step(
             "gradient_norm": gradient_norm,
             "learning_rate": rate,
             "num_skipped": num_skipped,
+            **_tokens(batch),
         }
         return TrainState(state.step + 1, params, opt_state, num_skipped), metrics
 
@@ -187,6 +198,13 @@ def state_shardings(lm: CausalLM, optimizer: OptimizerConfig, mesh: Mesh) -> Tra
         transform_non_params=lambda _: whole,
     )
     return TrainState(whole, params, opt_state, whole)
+
+
+def _tokens(batch: PackedBatch) -> Metrics:
+    """How many tokens a batch has without padding, and how many tokens these see, themselves included."""
+    is_token = batch.segment_ids != 0
+    seen = jnp.where(is_token, batch.positions + 1, 0)
+    return {"tokens": jnp.sum(is_token, dtype=jnp.float32), "tokens_seen": jnp.sum(seen, dtype=jnp.float32)}
 
 
 def _split(batch: PackedBatch, num_micro_batches: int, sharding: NamedSharding) -> PackedBatch:

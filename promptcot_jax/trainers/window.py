@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models import flops
 from promptcot_jax.models.config import DecoderConfig
 from promptcot_jax.parallel import hardware
@@ -48,13 +47,6 @@ class Speedometer:
         return figures
 
 
-def tokens_and_seen(batch: PackedBatch) -> tuple[int, int]:
-    """How many tokens a batch has without padding, and how many tokens these see, themselves included."""
-    is_token = np.asarray(batch.segment_ids) != 0
-    seen = np.where(is_token, np.asarray(batch.positions) + 1, 0)
-    return int(np.count_nonzero(is_token)), int(seen.sum(dtype=np.int64))
-
-
 class Window:
     """The steps since the last row; their metrics stay on the device until it is closed.
 
@@ -72,15 +64,11 @@ class Window:
     def open(self) -> None:
         """Starts the clock of the next window."""
         self._pending: list[Metrics] = []
-        self._num_tokens = self._num_seen = 0
         self._goodput.open_window()
 
-    def add(self, batch: PackedBatch, metrics: Metrics) -> None:
+    def add(self, metrics: Metrics) -> None:
         """Takes up a dispatched step."""
         self._pending.append(metrics)
-        num_tokens, num_seen = tokens_and_seen(batch)
-        self._num_tokens += num_tokens
-        self._num_seen += num_seen
 
     def figures(self) -> tuple[str, ...]:
         """What is known of the last closed window, for the eye."""
@@ -91,10 +79,11 @@ class Window:
     def close(self) -> dict[str, float]:
         """Waits for the window's steps; the loss is per label over all of them, the rest of the last."""
         steps = jax.device_get(self._pending)
-        speed = self._speedometer.figures(self._num_tokens, self._num_seen, self._goodput.close_window())
-        total, count = (
-            float(np.sum([step[name] for step in steps], dtype=np.float64)) for name in ("total", "count")
+        total, count, num_tokens, num_seen = (
+            float(np.sum([step[name] for step in steps], dtype=np.float64))
+            for name in ("total", "count", "tokens", "tokens_seen")
         )
+        speed = self._speedometer.figures(int(num_tokens), int(num_seen), self._goodput.close_window())
         self.loss = total / count if count else math.nan
         self.tokens_per_second = speed["tokens_per_second"]
         return {

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from promptcot_jax.models import causal_lm, flops
+from promptcot_jax.models import config as model_config
 from tests import toys
 
 SHAPE = {
@@ -45,6 +46,22 @@ def test_a_known_model_has_six_flops_per_parameter_and_token():
         6 * (config.parameter_count() - embedding), rel=1e-3
     )
     assert flops.training_flops(config, 1, 0) == pytest.approx(6 * (31.0e9 + embedding), rel=0.01)
+
+
+def test_of_experts_those_count_that_a_token_is_sent_to():
+    """Qwen3-30B-A3B: 3.3 B parameters work on a token, the embedding included (model card)."""
+    config = toys.toy_config(
+        "qwen3_moe",
+        vocab_size=151936,
+        embed_dim=2048,
+        mlp_dim=768,
+        num_layers=48,
+        num_heads=32,
+        num_kv_heads=4,
+        head_dim=128,
+        experts=model_config.Experts(num_experts=128, num_selected=8, renormalize=True),
+    )
+    assert flops.matmul_parameters(config) + 151936 * 2048 == pytest.approx(3.3e9, rel=0.02)
 
 
 def test_xla_counts_the_same_for_one_layer():

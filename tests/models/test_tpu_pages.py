@@ -27,6 +27,10 @@ CONFIGS = {
     "llama": toys.toy_config("llama", rope_theta=100.0),
     "qwen2": toys.toy_config("qwen2", num_heads=6, head_dim=128, rope_theta=100.0),
     "qwen3": toys.toy_config("qwen3", num_heads=8, num_kv_heads=1, head_dim=10, rope_theta=100.0),
+    # What the kernel does: another scale and soft caps. What it does not: windows and sinks.
+    "gemma2": toys.toy_config("gemma2", window=None),
+    "gemma3": toys.toy_config("gemma3"),
+    "gpt_oss": toys.toy_config("gpt_oss"),
 }
 # Rows of up to three pages, lying about; row 2 shares its first page with row 0, row 3 stands idle.
 PAGE_TABLE = np.array([[3, 9, 1], [2, 4, 8], [3, 7, 5], [0, 0, 0]], np.int32)

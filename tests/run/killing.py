@@ -19,9 +19,10 @@ ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 300.0
 
 
-def start(arguments: Sequence[str]) -> subprocess.Popen:
-    """Starts `promptcot ARGUMENTS` on one simulated device."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+def start(arguments: Sequence[str], *, num_devices: int = 1) -> subprocess.Popen:
+    """Starts `promptcot ARGUMENTS` on simulated devices."""
+    devices = "" if num_devices == 1 else f"--xla_force_host_platform_device_count={num_devices}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "promptcot_jax", *arguments]
     return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
@@ -36,13 +37,19 @@ def run_to_end(arguments: Sequence[str]) -> None:
 def kill_when(arguments: Sequence[str], workdir: Path, pattern: str, *, count: int = 1) -> None:
     """Kills a command as soon as `count` paths in the workdir match `pattern`; it must not end before."""
     process = start(arguments)
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while len(list(workdir.glob(pattern))) < count and time.monotonic() < deadline:
-        assert process.poll() is None, f"ended before {pattern} appeared: {process.communicate()[1]}"
-        time.sleep(0.002)
+    wait_for(workdir, pattern, count, [process])
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert time.monotonic() < deadline, f"{pattern} did not appear within {DEADLINE_SECONDS:.0f} s"
+
+
+def wait_for(workdir: Path, pattern: str, count: int, processes: Sequence[subprocess.Popen]) -> None:
+    """Returns as soon as `count` paths in the workdir match; no process may end before."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while len(list(workdir.glob(pattern))) < count:
+        for process in processes:
+            assert process.poll() is None, f"ended before {pattern} appeared: {process.communicate()[1]}"
+        assert time.monotonic() < deadline, f"{pattern} did not appear within {DEADLINE_SECONDS:.0f} s"
+        time.sleep(0.002)
 
 
 def kill_at_random(arguments: Sequence[str], *, longest_seconds: float, seed: int) -> bool:

@@ -18,7 +18,8 @@ from promptcot_jax.run import compilation_cache
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event.endswith("/cache_hits")))
-if sys.argv[2:] == ["first"]:
+for earlier in sys.argv[2:]:
+    compilation_cache.switch_on(earlier)
     jax.jit(lambda x: x + 1)(1.0)
 compilation_cache.switch_on(None if sys.argv[1] == "None" else sys.argv[1])
 jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((4, 4))).block_until_ready()
@@ -73,9 +74,13 @@ def test_jaxs_own_settings_and_the_flag_go_before_the_default(tmp_path: Path):
     assert not (tmp_path / ".cache").exists()
 
 
-def test_it_is_switched_on_though_something_was_compiled_before(tmp_path: Path):
-    directory, _ = _start(tmp_path, "None", "first")
-    assert _programs(directory)
+def test_a_process_can_change_its_mind(tmp_path: Path):
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    assert _start(tmp_path, second, "off", first)[0] == second
+    names = [[program.name.split("-")[0] for program in _programs(place)] for place in (first, second)]
+    assert "jit__lambda" in names[0]
+    assert "jit__lambda" in names[1]
+    assert _start(tmp_path, "off", second)[0] == "None"
 
 
 def test_a_home_that_cannot_be_written_is_no_failure_and_a_named_directory_is(

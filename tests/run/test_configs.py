@@ -5,9 +5,11 @@ import functools
 from pathlib import Path
 
 import gin
+import jax
 import pytest
 
 from promptcot_jax.em import models
+from promptcot_jax.models import causal_lm
 from promptcot_jax.models import config as model_config
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stages
@@ -35,14 +37,23 @@ REQUIRED = {"TRIPLES": "'mine.jsonl'", "TRIPLES_HELDOUT": "'held.jsonl'", "MODEL
 REQUIRED |= {"SOURCE": "'model'", "OUTPUT": "'converted'", "BENCHMARKS": "('test.jsonl',)"}
 REQUIRED |= {"TASKS": "('p_theta',)"}
 
-# Published sizes (model cards of the weights).
+# Published sizes: what the hub counts in the checkpoints' safetensors. The cards round: Qwen3-30B-A3B 30.5B,
+# Llama 3.1 8B 8.03B, Gemma 2 2B 2.61B, gpt-oss 20.9B and 116.8B (its card, table 1). Of Gemma 3 4B, 4.30B of
+# which 0.42B see, the text part's 3.88B, from its config.
 PARAMETERS = {
     "models/qwen2_5_0_5b.gin": 494_032_768,
     "models/qwen2_5_1_5b.gin": 1_543_714_304,
     "models/qwen2_5_7b.gin": 7_615_616_512,
     "models/qwen2_5_32b.gin": 32_763_876_352,
     "models/qwen3_4b.gin": 4_022_468_096,
+    "models/qwen3_4b_thinking.gin": 4_022_468_096,
     "models/qwen3_8b.gin": 8_190_735_360,
+    "models/qwen3_30b_a3b.gin": 30_532_122_624,
+    "models/llama3_1_8b.gin": 8_030_261_248,
+    "models/gemma2_2b.gin": 2_614_341_888,
+    "models/gemma3_4b.gin": 3_880_263_168,
+    "models/gpt_oss_20b.gin": 20_914_757_184,
+    "models/gpt_oss_120b.gin": 116_829_156_672,
 }
 
 
@@ -115,7 +126,8 @@ def is_set_up(name: str) -> bool:
 def test_a_model_file_describes_the_published_model(file: str, parameters: int):
     configuration.load(*command_line(file))
     built = gin.get_configurable(model_config.DecoderConfig)()
-    assert built.parameter_count() == parameters
+    shapes = jax.eval_shape(causal_lm.CausalLM(built).init, jax.random.key(0))
+    assert built.parameter_count() == sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
     assert built.dtype == built.param_dtype == "bfloat16"
 
 

@@ -184,3 +184,17 @@ def test_rows_that_do_not_divide_are_refused_with_the_way_out():
     step.check_rows(16)
     with pytest.raises(ValueError, match=r"12 rows .* multiple of 8 rows"):
         step.check_rows(12)
+
+
+def test_tokens_and_what_they_see_by_hand():
+    """Segments of 3 and 2 tokens in one row, 4 in another: 1 + 2 + 3, 1 + 2, and 1 + 2 + 3 + 4 are seen."""
+    rows = [
+        [
+            examples.TokenExample(prompt_ids=(5,), completion_ids=(6, 7)),
+            examples.TokenExample(prompt_ids=(5,), completion_ids=(6,)),
+        ],
+        [examples.TokenExample(prompt_ids=(5, 5), completion_ids=(6, 7))],
+    ]
+    batch = packing.pack_rows(rows, num_rows=3, row_length=8)
+    _, (metrics,), _ = _run([batch])
+    assert (metrics["tokens"], metrics["tokens_seen"]) == (9, 19)

@@ -3,25 +3,11 @@ import json
 
 import pytest
 
-from promptcot_jax.data import examples, packing
 from promptcot_jax.parallel import hardware
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.trainers import metrics, window
 from tests import toys
 from tests.trainers import toy_fit
-
-
-def test_tokens_and_what_they_see_by_hand():
-    """Segments of 3 and 2 tokens in one row, 4 in another: 1 + 2 + 3, 1 + 2, and 1 + 2 + 3 + 4 are seen."""
-    rows = [
-        [
-            examples.TokenExample(prompt_ids=(5,), completion_ids=(6, 7)),
-            examples.TokenExample(prompt_ids=(5,), completion_ids=(6,)),
-        ],
-        [examples.TokenExample(prompt_ids=(5, 5), completion_ids=(6, 7))],
-    ]
-    batch = packing.pack_rows(rows, num_rows=3, row_length=8)
-    assert window.tokens_and_seen(batch) == (9, 19)
 
 
 def test_speed_by_hand():

@@ -55,6 +55,8 @@ class Fixed:
     def __init__(self, batches):
         self._batches = list(batches)
         self.num_steps = len(self._batches)
+        self.rows_per_batch = len(self._batches[0].token_ids)
+        self.own_rows = range(self.rows_per_batch)
 
     def batch(self, step: int) -> packing.PackedBatch:
         return self._batches[step]

@@ -1,0 +1,98 @@
+"""Two processes over loopback as two hosts: cold start, one EM round, a kill, a resume; who is missing.
+
+Each has two simulated devices. What they leave is compared with what one process leaves on the same mesh of
+four devices: the same data in the same order, sums in the same places.
+"""
+
+import signal
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from promptcot_jax.checkpoints import load
+from promptcot_jax.core import jsonl
+from tests.run import killing
+from tests.run.test_killing_em import SETTINGS
+
+ON_MESH = [*SETTINGS, "--gin_file=meshes/fsdp.gin", "--gin.MAX_ROUNDS=1"]
+
+
+def start_hosts(arguments, count=2, *, indices=None, **settings):
+    """The same command on `count` hosts (or those of `indices`), two devices each."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    flags = {"coordinator_address": address, "process_count": count, "start_seconds": 60} | settings
+    given = [f"--{name}={value}" for name, value in flags.items()]
+    return [
+        killing.start([*arguments, *given, f"--process_index={i}"], num_devices=2)
+        for i in (range(count) if indices is None else indices)
+    ]
+
+
+def run_hosts(arguments, **settings):
+    """Runs a command on two hosts; both must succeed."""
+    processes = start_hosts(arguments, **settings)
+    outputs = [process.communicate(timeout=killing.DEADLINE_SECONDS)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n\n".join(outputs)
+    return outputs
+
+
+def rows_without_times(path: Path):
+    """Metrics but for what tells times."""
+    keep = ("step", "loss", "labels", "gradient_norm", "num_skipped", "eval/nll")
+    return [{name: row[name] for name in keep if name in row} for _, _, row in jsonl.iter_rows(path)]
+
+
+@pytest.mark.slow
+def test_cold_start_em_and_a_resume_equal_one_process(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for stage in ("corpus", "cold_start", "em"):
+        process = killing.start([stage, *ON_MESH, f"--workdir={one}"], num_devices=4)
+        _, errors = process.communicate(timeout=killing.DEADLINE_SECONDS)
+        assert process.returncode == 0, errors
+        arguments = [stage, *ON_MESH, f"--workdir={two}"]
+        if stage == "em":  # both hosts are lost in the fit of phi
+            processes = start_hosts(arguments)
+            killing.wait_for(two, "em/round_000/phi_training/checkpoints/step_*", 1, processes)
+            for process in processes:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+        run_hosts(arguments)
+    for role in ("theta", "phi"):
+        metrics = f"cold_start/{role}_training/metrics.jsonl"
+        theirs, ours = rows_without_times(one / metrics), rows_without_times(two / metrics)
+        assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
+        models = [load.load_model(directory / "em/round_000" / role).params for directory in (one, two)]
+        np.testing.assert_allclose(models[0]["norm"]["scale"], models[1]["norm"]["scale"], atol=1e-4)
+    assert [p.name for p in sorted((two / "logs").glob("em*"))] == ["em.host-1.log", "em.log"]
+    assert len(list(jsonl.iter_rows(two / "em/nll.jsonl"))) == 2
+
+
+def test_a_missing_host_is_named_within_the_deadline(tmp_path):
+    (alone,) = start_hosts(
+        ["corpus", *SETTINGS, f"--workdir={tmp_path}"], count=3, indices=[0], start_seconds=1
+    )
+    _, errors = alone.communicate(timeout=60)
+    assert alone.returncode == 1
+    assert "1 of 3 hosts were there after 1 s; missing: 1, 2" in errors
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_hosts_with_other_settings_are_refused(tmp_path):
+    arguments = ["corpus", *SETTINGS, f"--workdir={tmp_path}"]
+    address = {"coordinator_address": f"127.0.0.1:{_free_port()}"}
+    first = start_hosts(arguments, indices=[0], **address)
+    second = start_hosts([*arguments, "--gin.SEED=7"], indices=[1], **address)
+    for process in (*first, *second):
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert "host 1 (127.0.0.1) was started otherwise than the first" in errors
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]

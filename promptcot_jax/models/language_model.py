@@ -1,0 +1,80 @@
+"""What EM, sampling and training ask of a language model: `CausalLM` is one, a user's own may be another.
+
+A model is a description without arrays: hashable, so that programs are compiled once for it, and equal to
+another of the same settings. Parameters are a nested dict of arrays that come with every call. `docs/models.md`
+has a worked example.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from promptcot_jax.core.arrays import Array, Float, Int, Params
+from promptcot_jax.models import paged_cache
+from promptcot_jax.models.remat import Remat
+from promptcot_jax.parallel import rules as rules_lib
+
+
+@runtime_checkable
+class ModelConfig(Protocol):
+    """The facts about a model that other rooms read."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def max_positions(self) -> int: ...
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def logit_soft_cap(self) -> float | None: ...
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A decoder-only language model; see `CausalLM` for what each function computes.
+
+    `rules`: logical-axis rules by which activations are sharded; calls then come inside `jax.set_mesh`.
+    """
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def rules(self) -> rules_lib.LogicalRules: ...
+
+    # Parameters
+
+    def init(self, key: Array) -> Params: ...
+
+    def logical_axes(self) -> Params: ...
+
+    # Whole rows: training and scoring
+
+    def hidden_states(
+        self,
+        params: Params,
+        token_ids: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        *,
+        remat: Remat = "projections",
+    ) -> Float[Array, "B T D"]: ...
+
+    def output_embedding(self, params: Params) -> Float[Array, "D V"]: ...
+
+    # One token, or a page of tokens, after what a cache holds: sampling
+
+    def decoding_layout(self, params: Params) -> Params: ...
+
+    def init_cache(self, num_pages: int, page_size: int) -> paged_cache.PagedCache: ...
+
+    def extend(
+        self,
+        decoding_params: Params,
+        token_ids: Int[Array, "B T"],
+        places: paged_cache.Places,
+        cache: paged_cache.PagedCache,
+    ) -> tuple[Float[Array, "B T D"], paged_cache.PagedCache]: ...
+
+    def unembed(self, decoding_params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]: ...

@@ -19,7 +19,7 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models import hf_config, hf_mapping, mxfp4
+from promptcot_jax.models import hf_config, hf_mapping, lora, mxfp4
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig
 
@@ -174,7 +174,7 @@ def save_hf(
     *,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes a model that `transformers` loads, in the parameters' own number format.
+    """Writes a model that `transformers` loads, in the parameters' own number format, an adapter merged.
 
     Weights of an earlier export in `directory` are replaced. The index (or the only file) comes last, so an
     export that was interrupted does not load.
@@ -183,6 +183,8 @@ def save_hf(
         max_shard_bytes: weights beyond this size are spread over several files.
     """
     directory = epath.Path(directory)
+    if lora.is_adapted(params):
+        params = lora.merged(params)
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.iterdir():
         if _SHARD.match(old.name) or old.name == INDEX:

@@ -19,7 +19,6 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.em.pairs import Pair, Rationale, to_rationale
 from promptcot_jax.models.causal_lm import CausalLM
-from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import engine as engine_lib
 from promptcot_jax.sampling import rollouts, scoring
 from promptcot_jax.sampling.completions import Completion
@@ -137,10 +136,7 @@ def read_params(directory: epath.PathLike, lm: CausalLM, mesh: Mesh) -> Params:
     whatever dtype the model computes in.
     """
     lm = dataclasses.replace(lm, config=dataclasses.replace(lm.config, param_dtype="float32"))
-    shapes = jax.eval_shape(lm.init, jax.random.key(0))
-    shardings = rules.sharding_tree(mesh, lm.logical_axes(), shapes)
-    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    return store.load_params(directory, like)
+    return store.load_params(directory, lm.abstract_params(mesh))
 
 
 def check_roles(theta_tokenizer: Tokenizer, phi_tokenizer: Tokenizer) -> None:

@@ -48,9 +48,8 @@ class FromScratch:
             )
         lm = causal_lm.CausalLM(self.config, rules.DEFAULT_RULES)
         key = prng.stream_key(seed, "init", index)
-        shardings = rules.sharding_tree(mesh, lm.logical_axes(), jax.eval_shape(lm.init, key))
         with jax.set_mesh(mesh):
-            params = jax.jit(lm.init, out_shardings=shardings)(key)
+            params = jax.jit(lm.init, out_shardings=lm.param_shardings(mesh))(key)
         return load.LoadedModel(
             lm=lm, params=params, tokenizer=tokenizer, source=f"new weights of seed {seed}"
         )

@@ -186,8 +186,7 @@ def _make_train_step(
 
 def state_shardings(lm: CausalLM, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
     """NamedSharding of every array of the state; Adam's moments lie where their parameters lie."""
-    shapes = jax.eval_shape(lm.init, jax.random.key(0))
-    params = rules_lib.sharding_tree(mesh, lm.logical_axes(), shapes, lm.rules or rules_lib.DEFAULT_RULES)
+    shapes, params = lm.abstract_params(), lm.param_shardings(mesh)
     whole = NamedSharding(mesh, PartitionSpec())
     direction = optimizer.build()
     opt_state = optax.tree_utils.tree_map_params(

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from etils import epath
 from jax.sharding import Mesh
 
-from promptcot_jax.checkpoints import gguf_reader, huggingface, store
+from promptcot_jax.checkpoints import adapters, gguf_reader, huggingface, store
 from promptcot_jax.core import progress
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models import hf_mapping
+from promptcot_jax.models import hf_mapping, language_model
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig, FloatType
 from promptcot_jax.parallel import rules
@@ -35,9 +35,19 @@ class LoadedModel:
     params: Params  # scanned layout
     tokenizer: Tokenizer
     source: str  # what identifies the weights: a path, or the name of a packaged model
+    adapter: adapters.Adapter | None = None  # of a model whose `params` are a base's and an adapter's
 
 
-def load_model(path: epath.PathLike, dtype: FloatType = "float32", mesh: Mesh | None = None) -> LoadedModel:
+Bases = dict[tuple[str, str], LoadedModel]  # by source and dtype
+
+
+def load_model(
+    path: epath.PathLike,
+    dtype: FloatType = "float32",
+    mesh: Mesh | None = None,
+    *,
+    bases: Bases | None = None,
+) -> LoadedModel:
     """Loads weights and tokenizer.
 
     Args:
@@ -45,6 +55,7 @@ def load_model(path: epath.PathLike, dtype: FloatType = "float32", mesh: Mesh | 
         dtype: of parameters and of computation, whatever the stored one is.
         mesh: parameters are placed on it by `rules.DEFAULT_RULES`, and the model's activations follow them
             (calls then need `jax.set_mesh`). None: the first device, no constraints.
+        bases: keeps the bases of adapted models, so that those loaded with the same dict share them.
 
     Raises:
         WrongUse: nothing loadable is there, or it is incomplete, damaged or not supported; names file and
@@ -59,6 +70,9 @@ def load_model(path: epath.PathLike, dtype: FloatType = "float32", mesh: Mesh | 
         return _load_gguf(source, dtype, mesh)
     directory = epath.Path(source).expanduser()
     if (directory / store.MARKER).exists():
+        adapter = adapters.read(directory)
+        if adapter is not None:
+            return _load_adapted(directory, adapter, dtype, mesh, {} if bases is None else bases)
         return _load_own(directory, dtype, mesh)
     if huggingface.is_model_directory(directory):
         return _load_huggingface(directory, dtype, mesh)
@@ -86,8 +100,19 @@ def smollm2_path() -> str:
 
 def _load_own(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> LoadedModel:
     lm = _model(huggingface.read_config(directory), dtype, mesh)
-    params = store.load_params(directory, lm.abstract_params(mesh))
+    params = store.load_params(directory, language_model.abstract_params(lm, mesh))
     return LoadedModel(lm, params, Tokenizer.from_directory(directory), os.fspath(directory))
+
+
+def _load_adapted(
+    directory: epath.Path, adapter: adapters.Adapter, dtype: FloatType, mesh: Mesh | None, bases: Bases
+) -> LoadedModel:
+    place = (adapter.base, dtype)
+    if place not in bases:
+        bases[place] = load_model(adapter.base, dtype, mesh)
+    base = bases[place]
+    params = adapters.load_onto(directory, adapter, base.lm, base.params, mesh)
+    return dataclasses.replace(base, params=params, source=os.fspath(directory), adapter=adapter)
 
 
 def _load_huggingface(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> LoadedModel:
@@ -110,7 +135,7 @@ def _model(config: DecoderConfig, dtype: FloatType, mesh: Mesh | None) -> Causal
 
 def _streamed(get: Callable[[str], hf_mapping.Rows], lm: CausalLM, mesh: Mesh | None) -> Params:
     """Tensors onto the first device, or where the rules want them on the mesh."""
-    shardings = None if mesh is None else lm.param_shardings(mesh)
+    shardings = None if mesh is None else language_model.param_shardings(lm, mesh)
     numbers = itertools.count()
     total = len(hf_mapping.expected_tensors(lm.config))
     with progress.Progress("reading weights", unit="tensor", start=0, total=total) as shown:

@@ -10,7 +10,6 @@ layout of its own, a tuple of layers (`decoding_layout`).
 
 import dataclasses
 import functools
-import logging
 import operator
 from typing import Any
 
@@ -18,14 +17,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models import decoder, linear, mlp, paged_cache, plain_pages, platforms, rope, tpu_pages
+from promptcot_jax.models import (
+    decoder,
+    linear,
+    lora,
+    mlp,
+    paged_cache,
+    plain_pages,
+    platforms,
+    rope,
+    tpu_pages,
+)
 from promptcot_jax.parallel import rules as rules_lib
-
-log = logging.getLogger(__name__)
 
 Remat = decoder.Remat
 _EMPTY_CACHES = {"plain": plain_pages.empty, "tpu": tpu_pages.empty}
@@ -58,31 +64,6 @@ class CausalLM:
         return jax.tree.map(
             lambda box: tuple(box.names), shapes, is_leaf=lambda x: isinstance(x, nn.Partitioned)
         )
-
-    def abstract_params(self, mesh: Mesh | None = None) -> Params:
-        """Shapes and dtypes of the parameters, in the scanned layout; with a mesh also where they lie."""
-        shapes = jax.eval_shape(self.init, jax.random.key(0))
-        if mesh is None:
-            return shapes
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            shapes,
-            self.param_shardings(mesh),
-        )
-
-    def param_shardings(self, mesh: Mesh) -> Params:
-        """Where each parameter lies on a mesh, by the model's rules or else the default ones.
-
-        What has to stay whole is logged, once for a mesh.
-
-        Raises:
-            WrongUse: a parameter does not divide over the mesh.
-        """
-        rules = self.rules or rules_lib.DEFAULT_RULES
-        shapes, axes = self.abstract_params(), self.logical_axes()
-        shardings = rules_lib.sharding_tree(mesh, axes, shapes, rules)
-        _log_once(mesh, tuple(rules_lib.unsharded(mesh, axes, shapes, rules)))
-        return shardings
 
     def hidden_states(
         self,
@@ -171,7 +152,7 @@ class CausalLM:
             params = _cast(self, params)
         if self.rules or jax.default_backend() != "cpu":
             return params
-        return _decoding_layout(self, params)
+        return _decoding_layout(self, lora.merged(params) if lora.is_adapted(params) else params)
 
     def init_cache(
         self, num_pages: int, page_size: int, layout: platforms.Platform | None = None
@@ -240,12 +221,6 @@ class CausalLM:
             logits = cap * jnp.tanh(logits / cap)
         logits = linear.constrain(logits, ("batch", "vocab"), self.rules)
         return logits.reshape(*hidden.shape[:-1], -1)
-
-
-@functools.lru_cache(maxsize=64)
-def _log_once(mesh: Mesh, lines: tuple[str, ...]) -> None:
-    for line in lines:
-        log.info("%s", line)
 
 
 def _rotations(

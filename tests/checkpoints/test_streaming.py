@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 
 from promptcot_jax.checkpoints import huggingface, load
-from promptcot_jax.models import causal_lm, hf_mapping
+from promptcot_jax.models import causal_lm, hf_mapping, language_model
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
@@ -46,7 +46,7 @@ def test_any_mesh_holds_the_same_model_and_writes_the_same_files(tmp_path, famil
     one, other = tmp_path / "one", tmp_path / "other"
     huggingface.save_hf(one, model.lm, model.params, model.tokenizer, max_shard_bytes=30_000)
     sharded = load.load_model(one, mesh=mesh)
-    shardings = sharded.lm.param_shardings(mesh)
+    shardings = language_model.param_shardings(sharded.lm, mesh)
     assert jax.tree.map(lambda leaf: leaf.sharding, sharded.params) == shardings
     assert_bit_equal(jax.device_get(sharded.params), jax.device_get(model.params))
     huggingface.save_hf(other, sharded.lm, sharded.params, sharded.tokenizer, max_shard_bytes=30_000)
@@ -64,7 +64,7 @@ def test_four_bit_experts_on_a_mesh(shape):
     lm = causal_lm.CausalLM(config, tuple(rules.items()))
     with huggingface.TensorReader(directory, config) as reader:
         whole = hf_mapping.from_hf_tensors(reader.get, config)
-        sharded = hf_mapping.from_hf_tensors(reader.get, config, lm.param_shardings(mesh))
+        sharded = hf_mapping.from_hf_tensors(reader.get, config, language_model.param_shardings(lm, mesh))
     assert_bit_equal(jax.device_get(sharded), jax.device_get(whole))
 
 
@@ -93,7 +93,9 @@ def test_a_host_reads_the_rows_that_its_devices_hold_and_each_once(family, monke
     monkeypatch.setattr(placing, "local_parts", parts_of_one_host)
     monkeypatch.setattr(placing, "from_parts", lambda shape, sharding, parts: jnp.zeros(shape))
     monkeypatch.setattr(placing, "set_layer", lambda stack, layer, i: stack)
-    hf_mapping.from_hf_tensors(tensors.__getitem__, model.lm.config, model.lm.param_shardings(mesh))
+    hf_mapping.from_hf_tensors(
+        tensors.__getitem__, model.lm.config, language_model.param_shardings(model.lm, mesh)
+    )
     for name, tensor in tensors.items():
         assert tensor.rows == tensor.shape[0] * share_of_rows(name, family), name
 

@@ -67,14 +67,12 @@ def test_packed_segments(name):
     assert np.abs(ours[0, 7:] - reference["plain"][0, 7:]).max() > 0.1  # not what one unbroken segment gives
 
 
-@pytest.mark.parametrize("layout", ["scanned", "decoding"])
 @pytest.mark.parametrize("name", MODELS)
-def test_prompts_in_pages_and_decoding(name, layout):
+def test_prompts_in_pages_and_decoding(name):
     lm, params, _, reference = load(name)
     token_ids, page = reference["token_ids"], 2  # windows begin inside pages, and pages lie before windows
     table = jnp.asarray([[3, 5, 1, 7, 9, 11], [2, 4, 6, 8, 10, 12]])
-    params = lm.decoding_layout(params) if layout == "decoding" else params
-    cache, pieces = lm.init_cache(13, page), []
+    params, cache, pieces = lm.decoding_layout(params), lm.init_cache(13, page), []
     for first, length in [(0, 2), (2, 2), (4, 2), *((t, 1) for t in range(6, 12))]:
         positions = jnp.broadcast_to(first + jnp.arange(length), (2, length))
         ids = token_ids[:, first : first + length]

@@ -1,0 +1,209 @@
+"""LoRA (arXiv 2106.09685): a frozen model, and a product of two thin matrices beside some projections.
+
+A grant of four or eight chips holds the weights of a 32B model and no optimizer states of it. With LoRA
+p_theta and q_phi share one frozen base, and each has an adapter of its own: `y = x W + scale * (x A) B`, with
+scale = alpha / rank, A drawn and B zero at the start.
+
+An adapted model is the base's tree with three more leaves beside a kernel: `lora_a` [L, in, rank], `lora_b`
+[L, rank, out], which are trained, and `lora_scale` [L], which is not. `linear.Projection` applies what it
+finds there, so training, scoring and decoding need not know; the base's arrays are those of the base.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding
+
+from promptcot_jax.core.arrays import Array, Params
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.models import language_model
+from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.parallel import rules as rules_lib
+
+TRAINED = ("lora_a", "lora_b")
+_SCALE = "lora_scale"
+_ALL = (*TRAINED, _SCALE)
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+_Flat = dict[tuple[str, ...], Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Which projections get an adapter, and its size; `alpha / rank` multiplies it."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    targets: tuple[str, ...] = _PROJECTIONS
+
+    def __post_init__(self):
+        if self.rank < 1 or self.alpha <= 0:
+            raise ValueError(f"rank and alpha must be positive, got {self.rank} and {self.alpha}.")
+        if unknown := sorted(set(self.targets) - set(_PROJECTIONS)) or not self.targets:
+            raise ValueError(f"targets must be some of {_PROJECTIONS}, got {unknown or self.targets}.")
+
+
+def is_adapted(params: Params) -> bool:
+    """Whether a tree of parameters is that of an adapted model."""
+    return any(path[-1] == _SCALE for path in _flat(params))
+
+
+def attach(
+    lm: LanguageModel, params: Params, config: LoraConfig, key: Array, mesh: Mesh | None = None
+) -> Params:
+    """The model with a new adapter, which changes nothing yet; the arrays of `params` are shared.
+
+    Args:
+        mesh: where the adapter goes, by the rules; None: the first device.
+
+    Raises:
+        WrongUse: the model has none of the targets (experts get no adapter).
+    """
+    shardings = None if mesh is None else adapter_shardings(lm, config, mesh)
+    adapter = jax.jit(functools.partial(_new_adapter, lm, config), out_shardings=shardings)(key)
+    return join(adapter, params)
+
+
+def check(params: Params, config: LoraConfig | None) -> None:
+    """Refuses parameters whose adapter is not of the shape that a fit is made for.
+
+    Raises:
+        WrongUse: says what the model has.
+    """
+    ranks = {leaf.shape[-1] for path, leaf in _flat(params).items() if path[-1] == "lora_a"}
+    targets = {path[-2] for path in _flat(params) if path[-1] == _SCALE}
+    wanted = (set(), set()) if config is None else ({config.rank}, targets & set(config.targets))
+    if (ranks, targets) != wanted:
+        found = f"an adapter of rank {min(ranks)} at {sorted(targets)}" if ranks else "no adapter"
+        raise WrongUse(
+            f"The model has {found}, but the setting asks for {config or 'none'}; set LORA as the model was "
+            "begun with."
+        )
+
+
+def split(params: Params) -> tuple[Params, Params]:
+    """What is trained of a model, and what is frozen: all and nothing, unless it is adapted."""
+    if not is_adapted(params):
+        return params, {}
+    flat = _flat(params)
+    trained = {path: leaf for path, leaf in flat.items() if path[-1] in TRAINED}
+    frozen = {path: leaf for path, leaf in flat.items() if path[-1] not in TRAINED}
+    return _tree(trained), _tree(frozen)
+
+
+def join(some: Params, others: Params) -> Params:
+    """The tree that has the leaves of both."""
+    return _tree(_flat(some) | _flat(others))
+
+
+def base_of(params: Params) -> Params:
+    """A model without its adapter."""
+    return _tree({path: leaf for path, leaf in _flat(params).items() if path[-1] not in _ALL})
+
+
+def adapter_of(params: Params) -> Params:
+    """The leaves that an adapted model has beyond its base's."""
+    return _tree({path: leaf for path, leaf in _flat(params).items() if path[-1] in _ALL})
+
+
+@jax.jit
+def merged(params: Params) -> Params:
+    """A plain model that computes what the adapted one does; sums are taken in float32."""
+    flat = _flat(params)
+    plain = {path: leaf for path, leaf in flat.items() if path[-1] not in _ALL}
+    for path in [path for path in flat if path[-1] == _SCALE]:
+        a, b, scale = (flat[*path[:-1], name].astype(jnp.float32) for name in _ALL)
+        kernel = plain[*path[:-1], "kernel"]
+        delta = scale[..., None, None] * jnp.matmul(a, b)
+        plain[*path[:-1], "kernel"] = (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
+    return _tree(plain)
+
+
+def merge_in_place(params: Params) -> None:
+    """`merged` of one projection after the other, in the tree given: no second model is held meanwhile."""
+    if _SCALE not in params:
+        for branch in params.values():
+            if isinstance(branch, dict):
+                merge_in_place(branch)
+        return
+    place = params["kernel"].sharding
+    plain = jax.device_put(merged(params), place)
+    params.clear()
+    params.update(plain)
+
+
+def trained_shapes(lm: LanguageModel, config: LoraConfig | None) -> Params:
+    """Shapes of what is trained, in float32: the adapter's matrices, or without a config all parameters."""
+    shapes = language_model.abstract_params(lm)
+    if config is not None:
+        shapes, _ = split(join(adapter_shapes(lm, config), shapes))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), shapes)
+
+
+def trained_shardings(lm: LanguageModel, config: LoraConfig | None, mesh: Mesh) -> Params:
+    """Where the rules want what is trained."""
+    if config is None:
+        return language_model.param_shardings(lm, mesh)
+    return split(adapter_shardings(lm, config, mesh))[0]
+
+
+def frozen_shardings(lm: LanguageModel, config: LoraConfig | None, mesh: Mesh) -> Params:
+    """Where the rules want what is frozen."""
+    if config is None:
+        return {}
+    return split(join(adapter_shardings(lm, config, mesh), language_model.param_shardings(lm, mesh)))[1]
+
+
+def adapter_shapes(lm: LanguageModel, config: LoraConfig) -> Params:
+    """Shapes of an adapter's arrays."""
+    return jax.eval_shape(lambda: _new_adapter(lm, config, jax.random.key(0)))
+
+
+def adapter_shardings(lm: LanguageModel, config: LoraConfig, mesh: Mesh) -> Params:
+    """Where the rules want an adapter: its matrices as the projection's, but for the rank."""
+    axes, placed = _flat(lm.logical_axes()), {}
+    for path, leaf in _flat(adapter_shapes(lm, config)).items():
+        layers, into, out_of = axes[*path[:-1], "kernel"]
+        names = {"lora_a": (layers, into, None), "lora_b": (layers, None, out_of), _SCALE: (layers,)}
+        spec = rules_lib.partition_spec(
+            mesh, names[path[-1]], leaf.shape, lm.rules or rules_lib.DEFAULT_RULES
+        )
+        placed[path] = NamedSharding(mesh, spec)
+    return _tree(placed)
+
+
+def _flat(params: Params) -> _Flat:
+    flat: Any = traverse_util.flatten_dict(params)
+    return flat
+
+
+def _tree(flat: _Flat) -> Params:
+    return traverse_util.unflatten_dict(flat)
+
+
+def _new_adapter(lm: LanguageModel, config: LoraConfig, key: Array) -> Params:
+    """Fresh matrices in float32; each pair has noise of its own."""
+    flat = _flat(language_model.abstract_params(lm))
+    kernels = [
+        path
+        for path, leaf in flat.items()
+        if path[-1] == "kernel" and path[-2] in config.targets and leaf.ndim == 3
+    ]
+    if not kernels:
+        raise WrongUse(
+            f"LoRA: this decoder has none of the projections {config.targets} (experts get no adapter); "
+            "choose others."
+        )
+    adapter: _Flat = {}
+    for i, path in enumerate(sorted(kernels)):
+        num_layers, into, out_of = flat[path].shape
+        noise = jax.random.normal(jax.random.fold_in(key, i), (num_layers, into, config.rank))
+        adapter[*path[:-1], "lora_a"] = noise / math.sqrt(into)
+        adapter[*path[:-1], "lora_b"] = jnp.zeros((num_layers, config.rank, out_of))
+        adapter[*path[:-1], _SCALE] = jnp.full((num_layers,), config.alpha / config.rank)
+    return _tree(adapter)

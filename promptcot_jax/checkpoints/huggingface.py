@@ -22,7 +22,7 @@ from promptcot_jax.core import jsonl, progress
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models import hf_config, hf_mapping, mxfp4
+from promptcot_jax.models import hf_config, hf_mapping, lora, mxfp4
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig
 from promptcot_jax.parallel import hosts
@@ -166,7 +166,7 @@ def save_hf(
     *,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes a model that `transformers` loads, in the parameters' own number format.
+    """Writes a model that `transformers` loads, in the parameters' own number format; an adapter is merged.
 
     Weights of an earlier export in `directory` are replaced. The index (or the only file) comes last, so an
     export that was interrupted does not load. Of several hosts all bring the tensors, and the first writes.
@@ -175,6 +175,7 @@ def save_hf(
         max_shard_bytes: weights beyond this size are spread over several files.
     """
     directory = epath.Path(directory)
+    params = lora.merged(params) if lora.is_adapted(params) else params
     hosts.wait_for_first(f"begin {directory.name}", lambda: _begin(directory, lm, tokenizer))
     shapes = hf_mapping.expected_tensors(lm.config)
     makers = hf_mapping.tensor_makers(params, lm.config)

@@ -131,10 +131,10 @@ def merge_in_place(params: Params) -> None:
             if isinstance(branch, dict):
                 merge_in_place(branch)
         return
-    place = params["kernel"].sharding
-    plain = jax.device_put(merged(params), place)
-    params.clear()
-    params.update(plain)
+    adapted = {name: params[name] for name in ("kernel", *_ALL)}
+    params["kernel"] = jax.device_put(merged(adapted)["kernel"], params["kernel"].sharding)
+    for name in _ALL:
+        del params[name]
 
 
 def trained_shapes(lm: LanguageModel, config: LoraConfig | None) -> Params:

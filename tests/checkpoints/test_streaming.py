@@ -17,9 +17,10 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
 from tests import toys
-from tests.checkpoints import conftest, import_memory
+from tests.checkpoints import conftest
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
+IMPORT_MEMORY = pathlib.Path(__file__).with_name("import_memory.py")  # sets JAX's devices: not imported here
 MESHES = {
     "fsdp x tensor": {"fsdp": 4, "tensor": 2},
     "replicas": {"data": 4, "fsdp": 2},
@@ -111,7 +112,7 @@ def share_of_rows(name: str, family: str) -> float:
 
 def test_reading_and_writing_take_memory_for_tensors_not_for_parameters(tmp_path):
     run = subprocess.run(
-        [sys.executable, import_memory.__file__, str(tmp_path)],
+        [sys.executable, str(IMPORT_MEMORY), str(tmp_path)],
         capture_output=True,
         text=True,
         check=True,

@@ -13,7 +13,7 @@ from promptcot_jax.checkpoints import load
 from promptcot_jax.core import prng
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import tokenizer as tokenizer_lib
-from promptcot_jax.models import causal_lm
+from promptcot_jax.models import causal_lm, language_model
 from promptcot_jax.models import config as model_config
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import rules
@@ -49,9 +49,8 @@ class FromScratch:
             )
         lm = causal_lm.CausalLM(self.config, rules.DEFAULT_RULES)
         key = prng.stream_key(seed, "init", index)
-        shardings = rules.sharding_tree(mesh, lm.logical_axes(), jax.eval_shape(lm.init, key))
         with jax.set_mesh(mesh):
-            params = jax.jit(lm.init, out_shardings=shardings)(key)
+            params = jax.jit(lm.init, out_shardings=language_model.param_shardings(lm, mesh))(key)
         return load.LoadedModel(
             lm=lm, params=params, tokenizer=tokenizer, source=f"new weights of seed {seed}"
         )

@@ -15,6 +15,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import tokenizer as tokenizer_lib
 from promptcot_jax.models import causal_lm, language_model
 from promptcot_jax.models import config as model_config
+from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import rules
 from promptcot_jax.run import configuration
 
@@ -85,3 +86,13 @@ class Pretrained:
 
 
 ModelSource = FromScratch | Pretrained
+
+
+def check_adapter(model: ModelSource, lora: LoraConfig | None) -> None:
+    """Refuses an adapter on weights that no file holds: it could not be loaded again.
+
+    Raises:
+        WrongUse: says what to set.
+    """
+    if lora is not None and isinstance(model, FromScratch):
+        raise WrongUse("LORA trains an adapter of weights that are there: set MODEL to a pretrained one.")

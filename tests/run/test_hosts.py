@@ -18,7 +18,7 @@ from tests.checkpoints import conftest as checkpoint_toys
 from tests.run import killing
 from tests.run.test_killing_em import SETTINGS
 
-ON_MESH = [*SETTINGS, "--gin_file=meshes/fsdp.gin", "--gin.MAX_ROUNDS=1"]
+ON_MESH = [*SETTINGS, "--gin_file=meshes/fsdp.gin", "--gin.COLD_START_EPOCHS=2", "--gin.MAX_ROUNDS=1"]
 
 
 def start_hosts(arguments, count=2, *, indices=None, **settings):
@@ -48,13 +48,15 @@ def rows_without_times(path: Path):
 
 
 @pytest.mark.slow
-def test_cold_start_em_and_a_resume_equal_one_process(tmp_path):
+def test_cold_start_em_and_a_resume_equal_one_process(undisturbed, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
+    trained = [f"--gin.em.em.{role}='{undisturbed}/cold_start/{role}'" for role in ("theta", "phi")]
+    settings = {"corpus": ON_MESH, "cold_start": ON_MESH, "em": [*ON_MESH, *trained]}
     for stage in ("corpus", "cold_start", "em"):
-        process = killing.start([stage, *ON_MESH, f"--workdir={one}"], num_devices=4)
+        process = killing.start([stage, *settings[stage], f"--workdir={one}"], num_devices=4)
         _, errors = process.communicate(timeout=killing.DEADLINE_SECONDS)
         assert process.returncode == 0, errors
-        arguments = [stage, *ON_MESH, f"--workdir={two}"]
+        arguments = [stage, *settings[stage], f"--workdir={two}"]
         if stage == "em":  # both hosts are lost in the fit of phi
             processes = start_hosts(arguments)
             killing.wait_for(two, "em/round_000/phi_training/checkpoints/step_*", 1, processes)

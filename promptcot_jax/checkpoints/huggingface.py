@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
@@ -175,7 +176,9 @@ def save_hf(
         max_shard_bytes: weights beyond this size are spread over several files.
     """
     directory = epath.Path(directory)
-    params = lora.merged(params) if lora.is_adapted(params) else params
+    if lora.is_adapted(params):
+        params = jax.tree.map(lambda array: array, params)  # a tree to change; its arrays are the caller's
+        lora.merge_in_place(params)
     hosts.wait_for_first(f"begin {directory.name}", lambda: _begin(directory, lm, tokenizer))
     shapes = hf_mapping.expected_tensors(lm.config)
     makers = hf_mapping.tensor_makers(params, lm.config)

@@ -164,8 +164,10 @@ def test_an_adapter_is_merged(tmp_path, source, mesh):
     )
     again = converted(tmp_path, source, "again", adapter=str(tmp_path / "adapter"), mesh=mesh)
     assert_bit_equal(again.params, merged.params)
-    huggingface.save_hf(tmp_path / "direct", model.lm, model.params, model.tokenizer)
-    assert not lora.is_adapted(load.load_model(tmp_path / "direct").params)
+    on_mesh = load.load_model(tmp_path / "adapter", mesh=mesh_lib.make_mesh(mesh))
+    huggingface.save_hf(tmp_path / "direct", on_mesh.lm, on_mesh.params, on_mesh.tokenizer)
+    assert_bit_equal(load.load_model(tmp_path / "direct").params, merged.params)
+    assert lora.is_adapted(on_mesh.params)
 
 
 def test_an_adapter_needs_a_base(tmp_path, source):

@@ -8,11 +8,13 @@ import signal
 import socket
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from promptcot_jax.checkpoints import load
+from promptcot_jax.checkpoints import huggingface, load
 from promptcot_jax.core import jsonl
+from tests.checkpoints import conftest as checkpoint_toys
 from tests.run import killing
 from tests.run.test_killing_em import SETTINGS
 
@@ -72,6 +74,23 @@ def test_cold_start_em_and_a_resume_equal_one_process(undisturbed, tmp_path):
         np.testing.assert_allclose(models[0]["norm"]["scale"], models[1]["norm"]["scale"], atol=1e-4)
     assert [p.name for p in sorted((two / "logs").glob("em*"))] == ["em.host-1.log", "em.log"]
     assert len(list(jsonl.iter_rows(two / "em/nll.jsonl"))) == 2
+
+
+@pytest.mark.slow
+def test_hosts_convert_a_model_together(tmp_path):
+    """Each reads its experts' rows; all bring the tensors, the first writes them."""
+    model = checkpoint_toys.toy_model("qwen3_moe", tie_embeddings=False)
+    huggingface.save_hf(tmp_path / "source", model.lm, model.params, model.tokenizer)
+    mesh = ["--gin.mesh.MeshConfig.expert=2", "--gin.mesh.MeshConfig.fsdp=2"]
+    for form in ("huggingface", "checkpoint"):
+        names = [f"--gin.SOURCE='{tmp_path}/source'", f"--gin.OUTPUT='{tmp_path}/{form}'"]
+        how = [f"--gin.OUTPUT_FORMAT='{form}'", f"--workdir={tmp_path / 'run'}"]
+        run_hosts(["convert", "--gin_file=stages/convert.gin", *mesh, *names, *how])
+    name = huggingface.WEIGHTS
+    assert (tmp_path / "huggingface" / name).read_bytes() == (tmp_path / "source" / name).read_bytes()
+    found = jax.tree.leaves(load.load_model(tmp_path / "checkpoint").params)
+    for ours, theirs in zip(found, jax.tree.leaves(model.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_missing_host_is_named_within_the_deadline(tmp_path):

@@ -22,7 +22,6 @@ from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.models import (
     decoder,
-    linear,
     lora,
     mlp,
     paged_cache,
@@ -32,6 +31,7 @@ from promptcot_jax.models import (
     tpu_pages,
 )
 from promptcot_jax.parallel import rules as rules_lib
+from promptcot_jax.parallel import stretches
 
 Remat = decoder.Remat
 _EMPTY_CACHES = {"plain": plain_pages.empty, "tpu": tpu_pages.empty}
@@ -125,7 +125,8 @@ class CausalLM:
             is_past = slots[None, :] <= slots[:, None]  # [T, T]
             # Padding sees padding, which keeps its softmax finite; nothing else sees it.
             mask = is_past & (segment_ids[:, :, None] == segment_ids[:, None, :])
-        turn, local_turn = _rotations(self.config, positions)
+            mask = rules_lib.constrain(mask, ("batch", "length", None), self.rules)
+        turn, local_turn = _rotations(self.config, stretches.as_stretches(positions, self.rules))
         return decoder.Surroundings(turn, local_turn, segment_ids, mask)
 
     def _platform(self) -> platforms.Platform:
@@ -166,7 +167,7 @@ class CausalLM:
             ValueError: the layout cannot have pages of that size.
         """
         cache = _EMPTY_CACHES[layout or self._platform()](self.config, num_pages, page_size)
-        return jax.tree.map(lambda pages: linear.constrain(pages, cache.axes, self.rules), cache)
+        return jax.tree.map(lambda pages: rules_lib.constrain(pages, cache.axes, self.rules), cache)
 
     def extend(
         self,
@@ -188,7 +189,7 @@ class CausalLM:
         x, cache = self._extend_layers(decoding_params["layers"], x, around, cache)
         x = _apply(decoder.RMSNorm(self.config), decoding_params["norm"], x)
         hidden = x.reshape(*token_ids.shape, self.config.embed_dim)  # [B, T, D]
-        return linear.constrain(hidden, ("batch", "length", "act_embed"), self.rules), cache
+        return rules_lib.constrain(hidden, ("batch", None, "act_embed"), self.rules), cache
 
     def _extend_layers(
         self,
@@ -219,7 +220,7 @@ class CausalLM:
         logits = jnp.matmul(flat, kernel, preferred_element_type=jnp.float32)
         if (cap := self.config.logit_soft_cap) is not None:
             logits = cap * jnp.tanh(logits / cap)
-        logits = linear.constrain(logits, ("batch", "vocab"), self.rules)
+        logits = rules_lib.constrain(logits, ("batch", "vocab"), self.rules)
         return logits.reshape(*hidden.shape[:-1], -1)
 
 

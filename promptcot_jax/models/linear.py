@@ -3,12 +3,10 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from promptcot_jax.core.arrays import Array, Float
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.parallel import rules as rules_lib
 
 # Unit variance in, unit variance out, whatever the width. The 0.02 of the Llama and Qwen code is meant for
 # widths of thousands: with it a decoder of width 96 took three times as many steps to learn to copy from z.
@@ -16,22 +14,6 @@ INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 OUTPUT = "projection"  # name of every projection's output, for remat policies
-
-
-def constrain(x: Array, axes: tuple[str | None, ...], rules: rules_lib.LogicalRules) -> Array:
-    """Shards `x` over the mesh entered with `jax.set_mesh`; without rules, leaves it to the compiler.
-
-    Raises:
-        ValueError: rules are given and no mesh is entered.
-    """
-    if not rules:
-        return x
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        raise ValueError(
-            "This model has sharding rules but no mesh is entered; call it inside jax.set_mesh(mesh)."
-        )
-    return jax.lax.with_sharding_constraint(x, rules_lib.partition_spec(mesh, axes, x.shape, rules))
 
 
 def declare(

@@ -93,6 +93,27 @@ def _arrays(
     return token_ids, segment_ids, first, labels
 
 
+def lower_rows(lm: causal_lm.CausalLM, params: Params, num_rows: int, width: int) -> jax.stages.Lowered:
+    """The program that scores so many rows, traced for the chips that the parameters lie on.
+
+    Args:
+        params: arrays, or their shapes with shardings.
+    """
+    rows = batching.shapes_of_rows(_arrays([], [], [], num_rows, width, 0), lm.rules)
+    numbers = (np.int32(width), np.float32(1.0))
+    return _score_rows.lower(lm, params, *rows, *numbers, head_tokens=_HEAD_TOKENS)
+
+
+def num_head_stretches(num_rows: int, width: int) -> int:
+    """Turns of that program's loop over stretches of labels, where every token has one."""
+    return -(-width // _stretch(num_rows, width, _HEAD_TOKENS))
+
+
+def _stretch(num_rows: int, length: int, head_tokens: int) -> int:
+    """Labels of a row that are scored at a time."""
+    return min(length, max(1, head_tokens // num_rows))
+
+
 @functools.partial(jax.jit, static_argnames=("lm", "head_tokens"))
 def _score_rows(
     lm: causal_lm.CausalLM,
@@ -112,7 +133,7 @@ def _score_rows(
     so completions of all lengths share a program.
     """
     num_rows, length = labels.shape
-    stretch = min(length, max(1, head_tokens // num_rows))
+    stretch = _stretch(num_rows, length, head_tokens)
     labels = jnp.pad(labels, ((0, 0), (0, -length % stretch)))
     hidden = lm.hidden_states(params, token_ids, segment_ids)  # [B, T, D]
     output_embedding = lm.output_embedding(params)

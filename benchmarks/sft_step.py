@@ -53,7 +53,7 @@ def ours(rows: int, length: int, remat: bool) -> Callable[[], float]:
         nonlocal state
         start = time.perf_counter()
         with jax.set_mesh(mesh):
-            state, metrics = jax.block_until_ready(step.run(state, batch, 1))
+            state, metrics = jax.block_until_ready(step.run(state, batch, 1, {}))
         seconds = time.perf_counter() - start
         losses.append(float(metrics["total"] / metrics["count"]))
         check_learning(losses)

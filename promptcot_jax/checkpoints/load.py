@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from promptcot_jax.checkpoints import gguf_reader, huggingface, store
+from promptcot_jax.checkpoints import adapters, gguf_reader, huggingface, store
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
@@ -36,9 +36,19 @@ class LoadedModel:
     params: Params  # scanned layout
     tokenizer: Tokenizer
     source: str  # what identifies the weights: a path, or the name of a packaged model
+    adapter: adapters.Adapter | None = None  # of a model whose `params` are a base's and an adapter's
 
 
-def load_model(path: epath.PathLike, dtype: FloatType = "float32", mesh: Mesh | None = None) -> LoadedModel:
+Bases = dict[tuple[str, str], LoadedModel]  # by source and dtype
+
+
+def load_model(
+    path: epath.PathLike,
+    dtype: FloatType = "float32",
+    mesh: Mesh | None = None,
+    *,
+    bases: Bases | None = None,
+) -> LoadedModel:
     """Loads weights and tokenizer.
 
     Args:
@@ -46,6 +56,7 @@ def load_model(path: epath.PathLike, dtype: FloatType = "float32", mesh: Mesh | 
         dtype: of parameters and of computation, whatever the stored one is.
         mesh: parameters are placed on it by `rules.DEFAULT_RULES`, and the model's activations follow them
             (calls then need `jax.set_mesh`). None: the first device, no constraints.
+        bases: keeps the bases of adapted models, so that those loaded with the same dict share them.
 
     Raises:
         WrongUse: nothing loadable is there, or it is incomplete, damaged or not supported; names file and
@@ -60,6 +71,9 @@ def load_model(path: epath.PathLike, dtype: FloatType = "float32", mesh: Mesh | 
         return _load_gguf(source, dtype, mesh)
     directory = epath.Path(source).expanduser()
     if (directory / store.MARKER).exists():
+        adapter = adapters.read(directory)
+        if adapter is not None:
+            return _load_adapted(directory, adapter, dtype, mesh, {} if bases is None else bases)
         return _load_own(directory, dtype, mesh)
     if huggingface.is_model_directory(directory):
         return _load_huggingface(directory, dtype, mesh)
@@ -97,6 +111,17 @@ def _load_own(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> Loa
         )
     params = store.load_params(directory, shapes)
     return LoadedModel(lm, params, Tokenizer.from_directory(directory), os.fspath(directory))
+
+
+def _load_adapted(
+    directory: epath.Path, adapter: adapters.Adapter, dtype: FloatType, mesh: Mesh | None, bases: Bases
+) -> LoadedModel:
+    place = (adapter.base, dtype)
+    if place not in bases:
+        bases[place] = load_model(adapter.base, dtype, mesh)
+    base = bases[place]
+    params = adapters.load_onto(directory, adapter, base.lm, base.params, mesh)
+    return dataclasses.replace(base, params=params, source=os.fspath(directory), adapter=adapter)
 
 
 def _load_huggingface(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> LoadedModel:

@@ -8,6 +8,7 @@ flushed and renamed; in a bucket, where objects appear whole and are checked by 
 directories do neither, the marker alone decides.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -25,12 +26,14 @@ from promptcot_jax.core import building, jsonl
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import tokenizer as tokenizer_lib
-from promptcot_jax.models import hf_config
-from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.models import hf_config, lora
+from promptcot_jax.models.config import DecoderConfig
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import hosts
 
 MARKER = "COMPLETE"
 PROVENANCE = "provenance.json"
+ADAPTER = "adapter.json"
 _PARAMS = "params"
 _DIGEST_SEEDS = (0x9E3779B9, 0x7F4A7C15)
 _PATTERN_CHARACTERS = "*?["  # Orbax globs inside its directory and then silently misses its own files
@@ -209,10 +212,11 @@ def aside(directory: epath.Path) -> epath.Path:
 
 def save_model(
     directory: epath.PathLike,
-    lm: CausalLM,
+    lm: LanguageModel,
     params: Params,
     tokenizer: tokenizer_lib.Tokenizer,
     provenance: Mapping[str, Any],
+    adapter: Any = None,
 ) -> None:
     """Writes a model so that it is there in full or not at all; replaces what `directory` held.
 
@@ -220,17 +224,23 @@ def save_model(
 
     Args:
         provenance: what the model was made from, as JSON; the digest of the parameters is added.
+        adapter: of an adapted model its `adapters.Adapter`; only the adapter's arrays are written then.
     """
     directory = location(directory)
     unfinished = aside(directory)
+    if adapter is not None:
+        params = lora.adapter_of(params)
     facts = dict(provenance) | {"params_digest": params_digest(params)}
 
     def begin() -> None:
         remove(unfinished)
         unfinished.mkdir(parents=True)
+        assert isinstance(lm.config, DecoderConfig)
         config = hf_config.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
         jsonl.write_json(unfinished / "config.json", config)
         jsonl.write_json(unfinished / PROVENANCE, facts)
+        if adapter is not None:
+            jsonl.write_json(unfinished / ADAPTER, dataclasses.asdict(adapter))
         tokenizer.save(unfinished)
 
     def finish() -> None:

@@ -27,6 +27,7 @@ State = TypeVar("State")
 
 _STEP = re.compile(r"^step_(\d{8})$")
 _STATE = "state"
+_SAVE_SECONDS = 3600  # that hosts wait for each other to write a step
 
 
 class TrainingCheckpoints:
@@ -73,7 +74,9 @@ class TrainingCheckpoints:
         path = self._path(step)
         hosts.wait_for_first(f"begin step {step}", lambda: self._begin(step))
         if self._checkpointer is None:
-            self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+            self._checkpointer = ocp.AsyncCheckpointer(
+                ocp.PyTreeCheckpointHandler(), timeout_secs=_SAVE_SECONDS
+            )
         self._checkpointer.save(path / _STATE, args=ocp.args.PyTreeSave(store.named_leaves(state)))
         self._pending = self._finisher.submit(self._finish, self._checkpointer, step)
 

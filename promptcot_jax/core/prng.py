@@ -13,6 +13,7 @@ STREAMS = {
     "fixed": 6,  # rationales of the EM variant without E-step
     "pairs": 7,  # which pairs an EM round takes
     "rows": 8,  # order of an epoch's packed rows
+    "adapter": 9,  # new LoRA matrices
 }
 
 

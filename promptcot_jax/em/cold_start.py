@@ -10,7 +10,7 @@ from typing import Literal
 
 from etils import epath
 
-from promptcot_jax.checkpoints import store
+from promptcot_jax.checkpoints import adapters, store
 from promptcot_jax.checkpoints.load import LoadedModel
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.example_sets import ExampleSet
@@ -54,7 +54,7 @@ def cold_start_role(
         log.info("cold start of %s: already complete", role)
         loop.remove_checkpoints(training)
         return counts
-    state = fitter.train(
+    params = fitter.train(
         base.lm,
         base.params,
         batches,
@@ -63,7 +63,8 @@ def cold_start_role(
         held_out=held_out,
     )
     provenance = {"stage": "cold_start", "role": role}
-    store.save_model(target, base.lm, state.params, base.tokenizer, provenance=provenance)
+    adapter = adapters.after_fit(base.adapter, fitter.adapter, base.source, base.params)
+    store.save_model(target, base.lm, params, base.tokenizer, provenance=provenance, adapter=adapter)
     loop.remove_checkpoints(training)
     log.info("cold start of %s: %d steps, written to %s", role, batches.num_steps, os.fspath(target))
     return counts

@@ -31,7 +31,7 @@ from promptcot_jax.em import diagnostics, models
 from promptcot_jax.em.models import Roles
 from promptcot_jax.em.pairs import Pair, Rationale
 from promptcot_jax.em.settings import HeldOutConfig
-from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.objectives import bounds
 from promptcot_jax.sampling import rollouts, scoring
 
@@ -79,7 +79,7 @@ def evaluate(
 
 
 def evaluate_direct(
-    lm: CausalLM, params: Params, pairs: Sequence[Pair], prompts: Sequence[Sequence[int]], roles: Roles
+    lm: LanguageModel, params: Params, pairs: Sequence[Pair], prompts: Sequence[Sequence[int]], roles: Roles
 ) -> dict[str, float]:
     """Held-out NLL per token of x of a model cold-started on c -> x, the "without rationale" variant."""
     token_log_probs = scoring.score(

@@ -161,7 +161,7 @@ class Em:
             figures, theta, phi = self._phases(round_index, theta, phi, fixed)
             figures = _written(done, figures)
         elif _read_if_there(next_done) is None:  # the last one done
-            theta, phi = (role.read(place) for role in roles)
+            theta, phi = self.theta_role.read(place, theta), self.phi_role.read(place, phi)
         finished = round_index - 1 if self.em.optimizer_between_rounds == "keep" else round_index
         for role in roles:
             role.remove_checkpoints(self._place(finished))

@@ -18,8 +18,8 @@ from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.em.pairs import Pair, Rationale, to_rationale
-from promptcot_jax.models.causal_lm import CausalLM
-from promptcot_jax.parallel import rules
+from promptcot_jax.models import lora
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.sampling import engine as engine_lib
 from promptcot_jax.sampling import rollouts, scoring
 from promptcot_jax.sampling.completions import Completion
@@ -46,13 +46,13 @@ class BatchSizes:
 class Roles:
     """The two architectures, the tokenizer they share, and the batch sizes of their rollouts."""
 
-    theta_lm: CausalLM
-    phi_lm: CausalLM
+    theta_lm: LanguageModel
+    phi_lm: LanguageModel
     tokenizer: Tokenizer
     sizes: BatchSizes
 
     def sampler(
-        self, lm: CausalLM, params: Params, *, temperature: float, max_tokens: int, key: jax.Array
+        self, lm: LanguageModel, params: Params, *, temperature: float, max_tokens: int, key: jax.Array
     ) -> rollouts.Sampler:
         """Draws from one of the two models, from its plain, untruncated distribution (greedily at 0).
 
@@ -130,16 +130,17 @@ def theta_prompt_ids(pair: Pair) -> tuple[int, ...]:
     return pair.theta_prompt_ids
 
 
-def read_params(directory: epath.PathLike, lm: CausalLM, mesh: Mesh) -> Params:
+def read_params(directory: epath.PathLike, lm: LanguageModel, mesh: Mesh) -> Params:
     """Parameters of a model that this run wrote, in float32: the next fit starts from the last one's bits.
 
     At the paper's learning rates an update is below bfloat16's resolution, so the masters are float32
     whatever dtype the model computes in.
     """
-    lm = dataclasses.replace(lm, config=dataclasses.replace(lm.config, param_dtype="float32"))
-    shapes = jax.eval_shape(lm.init, jax.random.key(0))
-    shardings = rules.sharding_tree(mesh, lm.logical_axes(), shapes)
-    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    like = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        lora.trained_shapes(lm, None),
+        lora.trained_shardings(lm, None, mesh),
+    )
     return store.load_params(directory, like)
 
 

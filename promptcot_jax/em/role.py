@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from etils import epath
 
-from promptcot_jax.checkpoints import store
+from promptcot_jax.checkpoints import adapters, store
+from promptcot_jax.checkpoints.adapters import Adapter
 from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
@@ -15,7 +16,8 @@ from promptcot_jax.data import example_sets, examples
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.em.models import read_params
 from promptcot_jax.em.settings import EStepConfig
-from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.models import lora
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import hosts
 from promptcot_jax.trainers import grpo, loop, sft, train_step
 from promptcot_jax.trainers.fitter import Fitter
@@ -35,11 +37,12 @@ class Role:
     """p_theta or q_phi as EM trains it."""
 
     name: Literal["theta", "phi"]
-    lm: CausalLM
+    lm: LanguageModel
     tokenizer: Tokenizer
     fitter: Fitter
     loss: train_step.Loss
     keeps_optimizer: bool  # between rounds
+    adapter: Adapter | None = None  # of an adapted model, of which only that changes
 
     def fit(
         self,
@@ -71,8 +74,8 @@ class Role:
             f"{self.name}_overlong": sum(count for name, count in dropped.items() if name != "kept"),
         }
         if store.is_complete_for_all(place / self.name):
-            return self.read(place), counts
-        state = self.fitter.train(
+            return self.read(place, params), counts
+        params = self.fitter.train(
             self.lm,
             params,
             batches,
@@ -81,18 +84,23 @@ class Role:
             loss=self.loss,
             opt_state=self._carried_optimizer_state(last_place, params),
         )
-        self.write(place, state.params, round_index)
-        return state.params, counts
+        self.write(place, params, round_index)
+        return params, counts
 
-    def read(self, place: epath.Path) -> Params:
-        """This role's parameters as a round wrote them."""
-        return read_params(place / self.name, self.lm, self.fitter.mesh)
+    def read(self, place: epath.Path, params: Params) -> Params:
+        """This role's parameters as a round wrote them; `params`, of any round, give an adapter's base."""
+        if self.adapter is None:
+            return read_params(place / self.name, self.lm, self.fitter.mesh)
+        base = lora.base_of(params)
+        return adapters.load_onto(place / self.name, self.adapter, self.lm, base, self.fitter.mesh)
 
     def write(self, place: epath.Path, params: Params, round_index: int) -> None:
         """Writes the role's model, unless it is there."""
         if not store.is_complete_for_all(place / self.name):
             provenance = {"stage": "em", "role": self.name, "round": round_index}
-            store.save_model(place / self.name, self.lm, params, self.tokenizer, provenance=provenance)
+            store.save_model(
+                place / self.name, self.lm, params, self.tokenizer, provenance, adapter=self.adapter
+            )
 
     def remove_checkpoints(self, place: epath.Path) -> None:
         """Deletes a round's training checkpoints: its model is written, and nothing else is needed of it."""
@@ -114,6 +122,7 @@ class Role:
             optimizer=self.fitter.optimizer,
             mesh=self.fitter.mesh,
             directory=self._training(last_place),
+            adapter=self.fitter.adapter,
         )
         return state.opt_state
 

@@ -20,7 +20,17 @@ from jax import lax
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models import decoder, linear, mlp, paged_cache, plain_pages, platforms, rope, tpu_pages
+from promptcot_jax.models import (
+    decoder,
+    linear,
+    lora,
+    mlp,
+    paged_cache,
+    plain_pages,
+    platforms,
+    rope,
+    tpu_pages,
+)
 from promptcot_jax.parallel import rules as rules_lib
 
 Remat = decoder.Remat
@@ -142,7 +152,7 @@ class CausalLM:
             params = _cast(self, params)
         if self.rules or jax.default_backend() != "cpu":
             return params
-        return _decoding_layout(self, params)
+        return _decoding_layout(self, lora.merged(params) if lora.is_adapted(params) else params)
 
     def init_cache(
         self, num_pages: int, page_size: int, layout: platforms.Platform | None = None

@@ -9,8 +9,6 @@ nor the masked half of the scores makes the figure better than it is.
 
 from promptcot_jax.models.config import DecoderConfig
 
-TRAINING_PASSES = 3  # forward, and twice that backward: by weights and by activations
-
 
 def matmul_parameters(config: DecoderConfig) -> int:
     """Parameters that one token is multiplied with: the layers' matrices and the output matrix."""
@@ -38,6 +36,14 @@ def forward_flops(config: DecoderConfig, num_tokens: int, num_seen: int) -> int:
     return 2 * (matmul_parameters(config) * num_tokens + config.num_layers * scores_and_mixing * num_seen)
 
 
-def training_flops(config: DecoderConfig, num_tokens: int, num_seen: int) -> int:
-    """Of a forward and a backward pass; see `forward_flops`."""
-    return TRAINING_PASSES * forward_flops(config, num_tokens, num_seen)
+def training_flops(
+    config: DecoderConfig, num_tokens: int, num_seen: int, *, trains_weights: bool = True
+) -> int:
+    """Of a forward and a backward pass; see `forward_flops`.
+
+    Args:
+        trains_weights: else an adapter is trained, whose own products are too thin to count: products with
+            weights are then differentiated by activations only, attention's by both factors all the same.
+    """
+    attention = forward_flops(config, 0, num_seen)
+    return 3 * attention + (3 if trains_weights else 2) * forward_flops(config, num_tokens, 0)

@@ -1,15 +1,15 @@
 """What EM, sampling and training ask of a language model: `CausalLM` is one, a user's own may be another.
 
 A model is a description without arrays: hashable, so that programs are compiled once for it, and equal to
-another of the same settings. Parameters are a nested dict of arrays that come with every call. `docs/models.md`
-has a worked example.
+another of the same settings. Parameters are a nested dict of arrays that come with every call.
+`docs/models.md` has a worked example.
 """
 
 from typing import Protocol, runtime_checkable
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import paged_cache
-from promptcot_jax.models.remat import Remat
+from promptcot_jax.models.decoder import Remat
 from promptcot_jax.parallel import rules as rules_lib
 
 

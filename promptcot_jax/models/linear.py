@@ -59,6 +59,12 @@ class Projection(nn.Module):
         config = self.config
         kernel = declare(self, "kernel", INIT, (x.shape[-1], self.features), self.axes)
         y = x @ kernel.astype(config.dtype)
+        if self.has_variable("params", "lora_a"):  # an adapted model, see `models/lora.py`
+            a, b, scale = (
+                self.get_variable("params", name).astype(config.dtype)
+                for name in ("lora_a", "lora_b", "lora_scale")
+            )
+            y = y + scale * ((x @ a) @ b)
         if self.has_bias:
             bias = declare(self, "bias", nn.initializers.zeros_init(), (self.features,), self.axes[1:])
             y = y + bias.astype(config.dtype)

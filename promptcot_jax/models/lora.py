@@ -52,17 +52,17 @@ def is_adapted(params: Params) -> bool:
     return any(path[-1] == _SCALE for path in _flat(params))
 
 
-def attach(lm: LanguageModel, params: Params, config: LoraConfig, key: Array, mesh: Mesh | None = None) -> Params:
+def attach(
+    lm: LanguageModel, params: Params, config: LoraConfig, key: Array, mesh: Mesh | None = None
+) -> Params:
     """The model with a new adapter, which changes nothing yet; the arrays of `params` are shared.
 
     Args:
         mesh: where the adapter goes, by the rules; None: the first device.
 
     Raises:
-        WrongUse: the model is adapted already, or has none of the targets (experts get no adapter).
+        WrongUse: the model has none of the targets (experts get no adapter).
     """
-    if is_adapted(params):
-        raise WrongUse("The model has an adapter already; merge it with 'promptcot convert' before another.")
     shardings = None if mesh is None else adapter_shardings(lm, config, mesh)
     adapter = jax.jit(functools.partial(_new_adapter, lm, config), out_shardings=shardings)(key)
     return join(adapter, params)
@@ -80,7 +80,8 @@ def check(params: Params, config: LoraConfig | None) -> None:
     if (ranks, targets) != wanted:
         found = f"an adapter of rank {min(ranks)} at {sorted(targets)}" if ranks else "no adapter"
         raise WrongUse(
-            f"The model has {found}, but the setting asks for {config or 'none'}; set LORA as the model was begun with."
+            f"The model has {found}, but the setting asks for {config or 'none'}; set LORA as the model was "
+            "begun with."
         )
 
 
@@ -99,10 +100,14 @@ def join(some: Params, others: Params) -> Params:
     return _tree(_flat(some) | _flat(others))
 
 
+def base_of(params: Params) -> Params:
+    """A model without its adapter."""
+    return _tree({path: leaf for path, leaf in _flat(params).items() if path[-1] not in _ALL})
+
+
 def adapter_of(params: Params) -> Params:
     """The leaves that an adapted model has beyond its base's."""
-    flat = _flat(params)
-    return _tree({path: leaf for path, leaf in flat.items() if path[-1] in _ALL})
+    return _tree({path: leaf for path, leaf in _flat(params).items() if path[-1] in _ALL})
 
 
 @jax.jit
@@ -122,9 +127,7 @@ def trained_shapes(lm: LanguageModel, config: LoraConfig | None) -> Params:
     """Shapes of what is trained, in float32: the adapter's matrices, or without a config all parameters."""
     shapes = _base_shapes(lm)
     if config is not None:
-        shapes, _ = split(
-            join(jax.eval_shape(functools.partial(_new_adapter, lm, config), _KEY_SHAPE), shapes)
-        )
+        shapes, _ = split(join(adapter_shapes(lm, config), shapes))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), shapes)
 
 
@@ -142,12 +145,15 @@ def frozen_shardings(lm: LanguageModel, config: LoraConfig | None, mesh: Mesh) -
     return split(join(adapter_shardings(lm, config, mesh), _base_shardings(lm, mesh)))[1]
 
 
+def adapter_shapes(lm: LanguageModel, config: LoraConfig) -> Params:
+    """Shapes of an adapter's arrays."""
+    return jax.eval_shape(lambda: _new_adapter(lm, config, jax.random.key(0)))
+
+
 def adapter_shardings(lm: LanguageModel, config: LoraConfig, mesh: Mesh) -> Params:
     """Where the rules want an adapter: its matrices as the projection's, but for the rank."""
     axes, placed = _flat(lm.logical_axes()), {}
-    for path, leaf in _flat(
-        jax.eval_shape(functools.partial(_new_adapter, lm, config), _KEY_SHAPE)
-    ).items():
+    for path, leaf in _flat(adapter_shapes(lm, config)).items():
         layers, into, out_of = axes[*path[:-1], "kernel"]
         names = {"lora_a": (layers, into, None), "lora_b": (layers, None, out_of), _SCALE: (layers,)}
         spec = rules_lib.partition_spec(
@@ -166,11 +172,8 @@ def _tree(flat: _Flat) -> Params:
     return traverse_util.unflatten_dict(flat)
 
 
-_KEY_SHAPE = jax.ShapeDtypeStruct((), jax.eval_shape(lambda: jax.random.key(0)).dtype)
-
-
 def _base_shapes(lm: LanguageModel) -> Params:
-    return jax.eval_shape(lm.init, _KEY_SHAPE)
+    return jax.eval_shape(lambda: lm.init(jax.random.key(0)))
 
 
 def _base_shardings(lm: LanguageModel, mesh: Mesh) -> Params:

@@ -79,6 +79,8 @@ def start(config: HostsConfig, greeting: str) -> None:
         return
     log.info("host %d of %d: waiting for the others", place.index, place.count)
     roll_call.hold(place, greeting, config.start_seconds)
+    # It keeps SIGTERM to itself, for loops that ask it; ours save often instead, and end when told to.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(place.address, place.count, place.index)
     log.info(
         "all %d hosts are here, with %d devices (%d on this one)",
@@ -112,18 +114,18 @@ def _place(config: HostsConfig) -> roll_call.Place | None:
 
 
 def count() -> int:
-    """How many hosts the run has."""
-    return jax.process_count()
+    """How many hosts the run has. Unlike JAX's own count it does not start the devices."""
+    return distributed.global_state.num_processes or 1
 
 
 def index() -> int:
     """Which of them this is."""
-    return jax.process_index()
+    return distributed.global_state.process_id or 0
 
 
 def is_first() -> bool:
     """Whether this host writes what all hosts share."""
-    return jax.process_index() == 0
+    return index() == 0
 
 
 def decided_by_first(name: str, decide: Callable[[], Value]) -> Value:
@@ -193,7 +195,7 @@ def _heard(name: str, key: str) -> Any:
         seconds = min(_SECONDS_BETWEEN_MESSAGES, deadline - time.monotonic())
         if seconds <= 0:
             raise HostsMissing(
-                f"host {jax.process_index()} has waited {_wait_seconds:.0f} s for the first host to finish "
+                f"host {index()} has waited {_wait_seconds:.0f} s for the first host to finish "
                 f"'{name}'; see its log, and raise --wait_seconds if it was still at work."
             )
         try:

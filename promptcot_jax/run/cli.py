@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -130,11 +131,17 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
     except KeyboardInterrupt:
         print("promptcot: interrupted; the same command goes on from here", file=sys.stderr)
         return 1
+    except hosts.HostsMissing as error:
+        print(f"promptcot: '{name}' failed: HostsMissing: {error}", file=sys.stderr)
+        return 1
     except Exception as error:  # any failure at work: one line here, the traceback in the log
         message = " ".join(configuration.plain_message(error).split())
         log = stage.log_file(flags.workdir, name)
+        if not os.path.isfile(log):  # a workdir in a bucket has no logs
+            traceback.print_exc()
         print(
-            f"promptcot: '{name}' failed: {type(error).__name__}: {message} (traceback: {log})",
+            f"promptcot: '{name}' failed: {type(error).__name__}: {message} (traceback: "
+            f"{log if os.path.isfile(log) else 'above'})",
             file=sys.stderr,
         )
         return 1

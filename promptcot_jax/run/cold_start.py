@@ -9,6 +9,7 @@ from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.em import cold_start as cold_start_lib
 from promptcot_jax.em import role as role_lib
+from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
 from promptcot_jax.run.model_source import ModelSource
@@ -33,12 +34,14 @@ def cold_start(
     triples: configuration.InputPath = "{workdir}/triples.jsonl",
     triples_heldout: configuration.InputPath = "{workdir}/triples_heldout.jsonl",
     num_triples: int = 0,
+    lora: LoraConfig | None = None,
 ) -> stage.StageResult:
     """Writes `cold_start/ROLE` for each role; all start from the same base weights.
 
     Args:
         roles: add "direct" for the baseline without rationale.
         num_triples: the first rows of `triples` only; 0 takes all. EM can go on with the others.
+        lora: train an adapter of this shape for each role instead of all parameters; the base is shared.
         data: with `rates` of domains, such as {"math": 3, "code": 1}, each epoch mixes them so.
     """
     if not set(roles) >= {"theta", "phi"}:
@@ -49,7 +52,7 @@ def cold_start(
     counts: dict[str, int] = {}
     with jax.set_mesh(devices):
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
-        fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed)
+        fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed, adapter=lora)
 
         def opened(name: str, path: str, limit: int = 0) -> tuple[ExampleSet, dict[str, int]]:
             place = configuration.in_workdir(path, workdir)

@@ -8,7 +8,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
-from promptcot_jax.checkpoints import load, store
+from promptcot_jax.checkpoints import adapters, load, store
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import examples, tasks, training_sets
 from promptcot_jax.em import held_out as held_out_lib
@@ -64,8 +64,9 @@ def em(
     directory = epath.Path(workdir) / "em"
     rules, counts = data.row_rules(), collections.Counter[str]()
     with jax.set_mesh(devices):
-        theta_model = _load(configuration.in_workdir(theta, workdir), dtype, devices)
-        phi_model = _load(configuration.in_workdir(phi, workdir), dtype, devices)
+        bases: load.Bases = {}
+        theta_model = _load(configuration.in_workdir(theta, workdir), dtype, devices, bases)
+        phi_model = _load(configuration.in_workdir(phi, workdir), dtype, devices, bases)
         models.check_roles(theta_model.tokenizer, phi_model.tokenizer)
         tokenizer = theta_model.tokenizer
 
@@ -87,13 +88,21 @@ def em(
             optimizer: OptimizerConfig,
             loss: train_step.Loss,
         ) -> role_lib.Role:
-            fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=em_config.seed)
+            fitter = Fitter(
+                fit=fit,
+                optimizer=optimizer,
+                loop=loop_config,
+                mesh=devices,
+                seed=em_config.seed,
+                adapter=model.adapter and model.adapter.config,
+            )
             return role_lib.Role(
                 name=name,
                 lm=model.lm,
                 tokenizer=tokenizer,
                 fitter=role_lib.role_fitter(fitter, em_config.seed, name),
                 loss=loss,
+                adapter=model.adapter,
                 keeps_optimizer=em_config.optimizer_between_rounds == "keep",
             )
 
@@ -125,13 +134,15 @@ def _direct_figures(path: str, dtype: FloatType, devices: Mesh, run: em_loop.Em)
     """Held-out figures of the baseline without rationale, where it is there."""
     if not store.is_complete_for_all(path) or not run.held_out_pairs:
         return {}
-    model = _load(path, dtype, devices)
+    model = _load(path, dtype, devices, {})
     prompts = [model.tokenizer.prompt_ids(examples.direct_prompt(pair.triple)) for pair in run.held_out_pairs]
     return held_out_lib.evaluate_direct(model.lm, model.params, run.held_out_pairs, prompts, run.roles)
 
 
-def _load(path: str, dtype: FloatType, devices: Mesh) -> load.LoadedModel:
-    """A model with float32 parameters that computes in `dtype`."""
+def _load(path: str, dtype: FloatType, devices: Mesh, bases: load.Bases) -> load.LoadedModel:
+    """A model that computes in `dtype`: its float32 masters, or its base in `dtype` with its adapter."""
+    if adapters.read(epath.Path(path)) is not None:
+        return load.load_model(path, dtype=dtype, mesh=devices, bases=bases)
     model = load.load_model(path, dtype="float32", mesh=devices)
     config = dataclasses.replace(model.lm.config, dtype=dtype)
     return dataclasses.replace(model, lm=dataclasses.replace(model.lm, config=config))

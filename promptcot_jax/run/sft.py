@@ -7,10 +7,11 @@ import os
 
 import jax
 
-from promptcot_jax.checkpoints import store
+from promptcot_jax.checkpoints import adapters, store
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
+from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
 from promptcot_jax.run.model_source import ModelSource
@@ -32,15 +33,19 @@ def sft(
     solved: configuration.InputPath = "{workdir}/triples.jsonl",
     solved_heldout: configuration.InputPath = "{workdir}/triples_heldout.jsonl",
     mixture_or_task_name: str = "sft_traces",
+    lora: LoraConfig | None = None,
 ) -> stage.StageResult:
     """Trains on the solved problems of `solved` and writes `policy/`.
+
+    Args:
+        lora: train an adapter of this shape instead of all parameters.
 
     Raises:
         WrongUse: a row is no solved problem, or none is short enough.
     """
     policy, directory = os.path.join(workdir, "policy"), os.path.join(workdir, "sft")
     devices = mesh_lib.make_mesh(mesh)
-    fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed)
+    fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed, adapter=lora)
     with jax.set_mesh(devices):
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
 
@@ -66,10 +71,11 @@ def sft(
             loop.remove_checkpoints(directory)
             return stage.StageResult(counts=counts)
 
-        state = fitter.train(
+        params = fitter.train(
             base.lm, base.params, batches, directory=directory, name="solver", held_out=heldout
         )
         provenance = {"stage": "sft", "base": base.source, "seed": seed, "rows": len(rows)}
-        store.save_model(policy, base.lm, state.params, base.tokenizer, provenance=provenance)
+        adapter = adapters.after_fit(base.adapter, lora, base.source, base.params)
+        store.save_model(policy, base.lm, params, base.tokenizer, provenance=provenance, adapter=adapter)
     loop.remove_checkpoints(directory)
     return stage.StageResult(counts=counts)

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from promptcot_jax.core.arrays import Params
-from promptcot_jax.models import causal_lm
+from promptcot_jax.models import language_model
 from promptcot_jax.sampling import batching, metrics, slots
 from promptcot_jax.sampling.completions import Begun, Completion, Request
 from promptcot_jax.sampling.lanes import Lane, Row
@@ -89,7 +89,7 @@ class EngineShapes(NamedTuple):
 class Engine:
     """The shapes and the bookkeeping; parameters come with every wave, and the cache lives as long as one."""
 
-    def __init__(self, lm: causal_lm.CausalLM, config: EngineConfig, *, max_tokens: int):
+    def __init__(self, lm: language_model.LanguageModel, config: EngineConfig, *, max_tokens: int):
         """With rules in `lm`, call this and `stream` inside `jax.set_mesh`.
 
         Args:

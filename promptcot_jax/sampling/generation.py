@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import jax
 
 from promptcot_jax.core.arrays import Params
-from promptcot_jax.models import causal_lm
+from promptcot_jax.models import language_model
 from promptcot_jax.sampling import batching, engine, token_choice
 from promptcot_jax.sampling.completions import Completion, Request
 
 
 def generate(
-    lm: causal_lm.CausalLM,
+    lm: language_model.LanguageModel,
     params: Params,
     prompts: Sequence[Sequence[int]],
     *,

@@ -20,7 +20,7 @@ from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import engine as engine_lib
 from promptcot_jax.sampling import journal, token_choice
@@ -87,7 +87,7 @@ class Sampler:
         key: of a noise stream and step.
     """
 
-    lm: CausalLM
+    lm: LanguageModel
     params: Params
     sampling: token_choice.SamplingConfig
     stop_ids: tuple[int, ...]
@@ -164,7 +164,7 @@ class Wave(Generic[Row]):
 
 
 def make_sampler(
-    lm: CausalLM, params: Params, tokenizer: Tokenizer, config: RolloutConfig, stream: str
+    lm: LanguageModel, params: Params, tokenizer: Tokenizer, config: RolloutConfig, stream: str
 ) -> Sampler:
     """A sampler by a stage's settings, for parameters in training layout."""
     return Sampler(

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
-from promptcot_jax.models import causal_lm
+from promptcot_jax.models import language_model
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import placing
 from promptcot_jax.sampling import batching
@@ -23,7 +23,7 @@ _HEAD_TOKENS = 256  # tokens whose logits exist at one time, over all rows; 50 M
 
 
 def score(
-    lm: causal_lm.CausalLM,
+    lm: language_model.LanguageModel,
     params: Params,
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
@@ -116,7 +116,7 @@ def _stretch(num_rows: int, length: int, head_tokens: int) -> int:
 
 @functools.partial(jax.jit, static_argnames=("lm", "head_tokens"))
 def _score_rows(
-    lm: causal_lm.CausalLM,
+    lm: language_model.LanguageModel,
     params: Params,
     token_ids: Int[Array, "B T"],
     segment_ids: Int[Array, "B T"],
@@ -157,7 +157,7 @@ def _score_rows(
 
 
 def _check(
-    lm: causal_lm.CausalLM,
+    lm: language_model.LanguageModel,
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     temperature: float,

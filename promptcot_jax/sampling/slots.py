@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from promptcot_jax.core.arrays import Array, Bool, Float, HostOrDevice, Int, Params, UInt
-from promptcot_jax.models import causal_lm, paged_cache
+from promptcot_jax.models import language_model, paged_cache
 from promptcot_jax.parallel import placing
 from promptcot_jax.sampling import token_choice
 from promptcot_jax.sampling.completions import Request
@@ -63,7 +63,7 @@ class _State:
 
 @functools.partial(jax.jit, static_argnames=("lm", "max_steps"), donate_argnames="cache")
 def decode_burst(
-    lm: causal_lm.CausalLM,
+    lm: language_model.LanguageModel,
     params: Params,
     cache: paged_cache.PagedCache,
     slots: Slots,
@@ -130,7 +130,7 @@ class Blocks(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("lm",), donate_argnames="cache")
 def read_blocks(
-    lm: causal_lm.CausalLM, params: Params, cache: paged_cache.PagedCache, blocks: Blocks
+    lm: language_model.LanguageModel, params: Params, cache: paged_cache.PagedCache, blocks: Blocks
 ) -> paged_cache.PagedCache:
     """Reads blocks into the cache; a block may follow another of the same call.
 
@@ -150,14 +150,14 @@ class Copies(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("lm",), donate_argnames="cache")
 def copy_pages(
-    lm: causal_lm.CausalLM, cache: paged_cache.PagedCache, copies: Copies
+    lm: language_model.LanguageModel, cache: paged_cache.PagedCache, copies: Copies
 ) -> paged_cache.PagedCache:
     """Copies pages in all layers: a shared prompt's last, unfinished page, for a request to go on in."""
     return paged_cache.copy_pages(cache, *copies, num_layers=lm.config.num_layers, rules=lm.rules)
 
 
 @functools.partial(jax.jit, static_argnames=("lm", "num_pages", "page_size"))
-def empty_cache(lm: causal_lm.CausalLM, num_pages: int, page_size: int) -> paged_cache.PagedCache:
+def empty_cache(lm: language_model.LanguageModel, num_pages: int, page_size: int) -> paged_cache.PagedCache:
     """A cache, laid out over the mesh by the model's rules; it never exists elsewhere."""
     return lm.init_cache(num_pages, page_size)
 

@@ -1,4 +1,4 @@
-"""One fit as the stages state it: token examples and settings in, a train state out.
+"""One fit as the stages state it: token examples and settings in, trained parameters out.
 
 Cold start, the fits of an EM round and the solver's SFT differ in examples, loss and where they start.
 """
@@ -15,11 +15,13 @@ from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import example_sets
 from promptcot_jax.data.packing import PackedEpochs
-from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.models import lora
+from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import placing, rules
 from promptcot_jax.trainers import loop, sft
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.train_step import Loss, TrainState
+from promptcot_jax.trainers.train_step import Loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,7 @@ class Fitter:
     loop: loop.LoopConfig
     mesh: Mesh
     seed: int
+    adapter: LoraConfig | None = None  # shape of the adapters that models have, or get with their first fit
 
     def __post_init__(self):
         """Refuses a batch that does not divide, before a stage has spent time on anything else.
@@ -105,7 +108,7 @@ class Fitter:
         )
 
     def held_out_nll(
-        self, lm: CausalLM, examples: example_sets.ExampleSet | None
+        self, lm: LanguageModel, examples: example_sets.ExampleSet | None
     ) -> Callable[[Params], dict[str, float]] | None:
         """What a fit calls to measure the mean NLL per trained token of the examples; None without any."""
         if examples is None or not len(examples):
@@ -126,7 +129,7 @@ class Fitter:
 
     def train(
         self,
-        lm: CausalLM,
+        lm: LanguageModel,
         params: Params,
         batches: PackedEpochs,
         *,
@@ -135,9 +138,19 @@ class Fitter:
         loss: Loss = sft.sft_loss,
         opt_state: optax.OptState | None = None,
         held_out: example_sets.ExampleSet | None = None,
-    ) -> TrainState:
-        """`loop.fit` with these settings; resumes what a killed attempt left in `directory`."""
-        return loop.fit(
+    ) -> Params:
+        """Parameters after `loop.fit` with these settings; resumes what a killed attempt left in `directory`.
+
+        Where adapters are trained, a model without one gets it first, and what comes back shares its arrays.
+
+        Raises:
+            WrongUse: the model has an adapter of another shape, or one though none is to be trained.
+        """
+        if self.adapter is not None and not lora.is_adapted(params):
+            key = prng.stream_key(self.seed, "adapter")
+            params = lora.attach(lm, params, self.adapter, key, self.mesh)
+        lora.check(params, self.adapter)
+        state = loop.fit(
             lm,
             params,
             batches,
@@ -148,5 +161,7 @@ class Fitter:
             directory=directory,
             opt_state=opt_state,
             evaluate=self.held_out_nll(lm, held_out),
+            adapter=self.adapter,
             name=name,
         )
+        return lora.join(state.params, lora.split(params)[1])

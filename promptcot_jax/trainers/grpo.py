@@ -4,13 +4,19 @@ import jax.numpy as jnp
 
 from promptcot_jax.core.arrays import Array, Float, Params
 from promptcot_jax.data.packing import PackedBatch
-from promptcot_jax.models.causal_lm import CausalLM, Remat
+from promptcot_jax.models.decoder import Remat
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.objectives import policy_gradient, token_log_probs
 from promptcot_jax.trainers import sft
 
 
 def grpo_loss(
-    lm: CausalLM, params: Params, batch: PackedBatch, *, clip_epsilon: float, remat: Remat = "projections"
+    lm: LanguageModel,
+    params: Params,
+    batch: PackedBatch,
+    *,
+    clip_epsilon: float,
+    remat: Remat = "projections",
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Clipped surrogate summed over completion tokens, and how many there are.
 

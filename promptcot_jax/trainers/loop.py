@@ -26,7 +26,10 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
 from promptcot_jax.data import packing
 from promptcot_jax.data.packing import BatchSource, PackedBatch
-from promptcot_jax.models.causal_lm import CausalLM, Remat
+from promptcot_jax.models import lora
+from promptcot_jax.models.decoder import Remat
+from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.trainers import metrics as metrics_lib
 from promptcot_jax.trainers import optimizer as optimizer_lib
@@ -94,7 +97,7 @@ class LoopConfig:
 
 
 def fit(
-    lm: CausalLM,
+    lm: LanguageModel,
     params: Params,
     batches: BatchSource,
     *,
@@ -105,9 +108,12 @@ def fit(
     directory: epath.PathLike,
     opt_state: optax.OptState | None = None,
     evaluate: Callable[[Params], dict[str, float]] | None = None,
+    adapter: LoraConfig | None = None,
     name: str = "fit",
 ) -> TrainState:
     """Trains `params` on all batches; the state at the end has float32 parameters.
+
+    Of a model with an adapter only that is trained, and only that is in the state.
 
     `directory` gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `profile/` and batches whose update was
     skipped. Called again with the same arguments after a kill, it goes on from the last complete checkpoint
@@ -119,22 +125,30 @@ def fit(
             cosine ends where this fit ends. None: start anew.
         evaluate: figures of held-out data; called under `jax.set_mesh(mesh)` with parameters that it must
             not keep.
+        adapter: shape of the adapter that `params` have.
 
     Raises:
         in_flight.TooManySkippedUpdates: see `LoopConfig.max_skipped`; the last batch was saved.
         ValueError: a batch's rows do not divide over micro-batches and devices.
     """
     train_step = make_train_step(
-        lm, loss, optimizer, mesh, num_micro_batches=config.micro_batches, remat=config.remat
+        lm,
+        loss,
+        optimizer,
+        mesh,
+        num_micro_batches=config.micro_batches,
+        remat=config.remat,
+        adapter=adapter,
     )
+    trained, frozen = lora.split(params)
     schedule_end = batches.num_steps + (0 if opt_state is None else int(optimizer_lib.num_updates(opt_state)))
     checkpoints = TrainingCheckpoints(epath.Path(directory) / CHECKPOINTS, keep=config.keep)
     goodput = Goodput()
     try:
         with jax.set_mesh(mesh), goodput:
             with goodput.spent_on("restore"):
-                restored = checkpoints.restore_latest(_like(train_step, params))
-            first, state = restored or (0, _first_state(train_step, params, opt_state))
+                restored = checkpoints.restore_latest(_like(train_step, trained))
+            first, state = restored or (0, _first_state(train_step, trained, opt_state))
             if first == batches.num_steps:
                 return state
             log = metrics_lib.MetricsLog(
@@ -144,6 +158,7 @@ def fit(
             with log, Progress(name, unit="step", start=first, total=batches.num_steps) as progress:
                 run = _Run(
                     train_step,
+                    frozen,
                     batches,
                     np.int32(schedule_end),
                     config,
@@ -152,7 +167,7 @@ def fit(
                     checkpoints,
                     evaluate,
                     goodput,
-                    Window(goodput, Speedometer.of(lm.config, mesh)),
+                    Window(goodput, Speedometer.of(lm.config, mesh, trains_weights=adapter is None)),
                     StepsInFlight(
                         _of_this_host(directory),
                         num_skipped=int(state.num_skipped),
@@ -170,13 +185,14 @@ def fit(
 
 
 def latest_state(
-    lm: CausalLM,
+    lm: LanguageModel,
     params: Params,
     *,
     loss: Loss,
     optimizer: OptimizerConfig,
     mesh: Mesh,
     directory: epath.PathLike,
+    adapter: LoraConfig | None = None,
 ) -> TrainState:
     """The newest complete state of a fit in `directory`; after its end, the state it ended in.
 
@@ -188,7 +204,8 @@ def latest_state(
     """
     checkpoints = TrainingCheckpoints(epath.Path(directory) / CHECKPOINTS)
     try:
-        found = checkpoints.restore_latest(_like(make_train_step(lm, loss, optimizer, mesh), params))
+        step = make_train_step(lm, loss, optimizer, mesh, adapter=adapter)
+        found = checkpoints.restore_latest(_like(step, lora.split(params)[0]))
     finally:
         checkpoints.close()
     if found is None:
@@ -240,6 +257,7 @@ class _Run:
     """One attempt at a fit, from a state to the last step."""
 
     train_step: TrainStep
+    frozen: Params
     batches: BatchSource
     schedule_end: np.int32
     config: LoopConfig
@@ -281,7 +299,7 @@ class _Run:
     def _dispatch(self, step: int, state: TrainState, batch: PackedBatch) -> TrainState:
         placed = self.train_step.place(batch, self.batches)
         with jax.profiler.StepTraceAnnotation("train", step_num=step):
-            state, metrics = self.train_step.run(state, placed, self.schedule_end)
+            state, metrics = self.train_step.run(state, placed, self.schedule_end, self.frozen)
         self.window.add(metrics)
         self.in_flight.add(step, batch, metrics["num_skipped"])
         return state
@@ -296,7 +314,8 @@ class _Run:
         row = self.window.close()
         if self.evaluate and self._is_due(self._eval_every, step):
             with self.goodput.spent_on("evaluation"):
-                row |= {f"eval/{name}": value for name, value in self.evaluate(state.params).items()}
+                figures = self.evaluate(lora.join(state.params, self.frozen))
+                row |= {f"eval/{name}": value for name, value in figures.items()}
         self.log.write(step, row | self.goodput.row())
         if self._is_due(self.config.checkpoint_every, step):
             with self.goodput.spent_on("checkpoint"):

@@ -14,7 +14,7 @@ import optax
 
 from promptcot_jax.core.arrays import Array, Float, Int
 
-DECAYED = ("kernel", "embedding")  # norm scales and biases are left alone
+DECAYED = ("kernel", "embedding", "lora_a", "lora_b")  # norm scales and biases are left alone
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,15 @@ from jax.sharding import Mesh
 from promptcot_jax.core.arrays import Array, Bool, Float, Int, Params
 from promptcot_jax.data import packing
 from promptcot_jax.data.packing import BatchSource, PackedBatch
-from promptcot_jax.models.causal_lm import CausalLM, Remat
+from promptcot_jax.models.decoder import Remat
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
 
 
 def sft_loss(
-    lm: CausalLM, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
+    lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Negative log-likelihood of the trained labels, and how many there are."""
     labels, is_label = next_token_labels(batch)
@@ -32,7 +33,7 @@ def sft_loss(
 
 
 def weighted_sft_loss(
-    lm: CausalLM, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
+    lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """`sft_loss` with each label weighted by `batch.values["weight"]` (>= 0), and the sum of the weights."""
     labels, is_label = next_token_labels(batch)
@@ -40,7 +41,9 @@ def weighted_sft_loss(
     return _nll(lm, params, batch, labels, weights, remat), jnp.sum(weights)
 
 
-def nll(lm: CausalLM, params: Params, batches: BatchSource, *, mesh: Mesh | None = None) -> tuple[float, int]:
+def nll(
+    lm: LanguageModel, params: Params, batches: BatchSource, *, mesh: Mesh | None = None
+) -> tuple[float, int]:
     """Held-out negative log-likelihood summed over all trained labels of the batches, and how many there are.
 
     Args:
@@ -56,7 +59,7 @@ def nll(lm: CausalLM, params: Params, batches: BatchSource, *, mesh: Mesh | None
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _evaluate(lm: CausalLM, params: Params, batch: PackedBatch) -> tuple[Array, Array]:
+def _evaluate(lm: LanguageModel, params: Params, batch: PackedBatch) -> tuple[Array, Array]:
     return sft_loss(lm, params, batch)
 
 
@@ -71,7 +74,9 @@ def of_next_token(values: Array | np.ndarray) -> Array:
     return jnp.pad(values[:, 1:], ((0, 0), (0, 1)))
 
 
-def hidden_states(lm: CausalLM, params: Params, batch: PackedBatch, *, remat: Remat) -> Float[Array, "B T D"]:
+def hidden_states(
+    lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat
+) -> Float[Array, "B T D"]:
     """States after the final norm of a batch, whose segments do not see each other."""
     token_ids, segment_ids, positions = map(
         jnp.asarray, (batch.token_ids, batch.segment_ids, batch.positions)
@@ -87,7 +92,7 @@ def head_chunk() -> int:
 
 
 def _nll(
-    lm: CausalLM, params: Params, batch: PackedBatch, labels: Array, weights: Array, remat: Remat
+    lm: LanguageModel, params: Params, batch: PackedBatch, labels: Array, weights: Array, remat: Remat
 ) -> Float[Array, ""]:
     hidden = hidden_states(lm, params, batch, remat=remat)
     return token_log_probs.weighted_nll(

@@ -20,7 +20,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.data.packing import BatchSource, PackedBatch
-from promptcot_jax.models.causal_lm import CausalLM, Remat
+from promptcot_jax.models import lora
+from promptcot_jax.models.decoder import Remat
+from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.trainers import optimizer as optimizer_lib
@@ -34,7 +37,7 @@ class Loss(Protocol):
     """Sum of a batch's losses and what to divide it by. Hashable: a step is compiled once per loss."""
 
     def __call__(
-        self, lm: CausalLM, params: Params, batch: PackedBatch, *, remat: Remat
+        self, lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat
     ) -> tuple[Array, Array]: ...
 
 
@@ -57,12 +60,14 @@ class TrainState:
 class TrainStep:
     """The compiled functions of one training configuration.
 
-    `run(state, batch, schedule_end)` gives the next state and metrics, both still on the device; the state
-    given is donated. Every call needs `jax.set_mesh(mesh)` around it.
+    `run(state, batch, schedule_end, frozen)` gives the next state and metrics, both still on the device; the
+    state given is donated. Every call needs `jax.set_mesh(mesh)` around it.
     """
 
-    run: Any  # jitted (TrainState, PackedBatch, int) -> (TrainState, Metrics)
-    start: Any  # jitted Params -> TrainState at step 0, of copies: donation spares the caller's arrays
+    # jitted (TrainState, PackedBatch, int, frozen parameters) -> (TrainState, Metrics); nothing frozen: {}
+    run: Any
+    # jitted (trained parameters) -> TrainState at step 0, of copies: donation spares the caller's arrays
+    start: Any
     shardings: TrainState
     batch_sharding: NamedSharding
     rows_multiple: int  # the rows of a batch must be a multiple of this
@@ -90,59 +95,68 @@ class TrainStep:
 
 
 def make_train_step(
-    lm: CausalLM,
+    lm: LanguageModel,
     loss: Loss,
     optimizer: OptimizerConfig,
     mesh: Mesh,
     *,
     num_micro_batches: int = 1,
     remat: Remat = "projections",
+    adapter: LoraConfig | None = None,
 ) -> TrainStep:
-    """The step of one configuration; asked again, the same object, so that EM's rounds compile it once."""
+    """The step of one configuration; asked again, the same object, so that EM's rounds compile it once.
+
+    Args:
+        adapter: only an adapter of this shape is trained, and the model itself is `run`'s `frozen`.
+    """
     settings: tuple[tuple[str, Any], ...] = ()
     # Two equal partials are not `==`; their parts are.
     if isinstance(loss, functools.partial) and not loss.args:
         loss, settings = loss.func, tuple(sorted(loss.keywords.items()))
-    return _make_train_step(lm, loss, settings, optimizer, mesh, num_micro_batches, remat)
+    return _make_train_step(lm, loss, settings, optimizer, mesh, num_micro_batches, remat, adapter)
 
 
 @functools.lru_cache(maxsize=32)
 def _make_train_step(
-    lm: CausalLM,
+    lm: LanguageModel,
     loss: Callable[..., tuple[Array, Array]],
     loss_settings: tuple[tuple[str, Any], ...],
     optimizer: OptimizerConfig,
     mesh: Mesh,
     num_micro_batches: int,
     remat: Remat,
+    adapter: LoraConfig | None,
 ) -> TrainStep:
     direction = optimizer.build()
-    shardings = state_shardings(lm, optimizer, mesh)
+    shardings = state_shardings(lm, optimizer, mesh, adapter)
     rules = lm.rules or rules_lib.DEFAULT_RULES
     batch_sharding = rules_lib.batch_sharding(mesh, rules)
     whole = NamedSharding(mesh, PartitionSpec())
 
-    def total_of(params: Params, batch: PackedBatch) -> tuple[Array, Array]:
-        return loss(lm, params, batch, remat=remat, **dict(loss_settings))
+    def total_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[Array, Array]:
+        whole_model = lora.join(params, frozen) if frozen else params
+        return loss(lm, whole_model, batch, remat=remat, **dict(loss_settings))
 
-    def gradient_of(params: Params, batch: PackedBatch) -> tuple[Array, Array, Params]:
-        (total, count), gradient = jax.value_and_grad(total_of, has_aux=True)(params, batch)
+    def gradient_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[Array, Array, Params]:
+        (total, count), gradient = jax.value_and_grad(total_of, has_aux=True)(params, frozen, batch)
         return total, count, gradient
 
-    def sums_of(params: Params, batch: PackedBatch) -> tuple[Array, Array, Params]:
+    def sums_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[Array, Array, Params]:
         """Totals, counts and gradients of the totals, over all micro-batches."""
         if num_micro_batches == 1:
-            return gradient_of(params, batch)
+            return gradient_of(params, frozen, batch)
         micro_batches = _split(batch, num_micro_batches, batch_sharding)
 
         def add(sums: tuple[Array, Array, Params], micro_batch: PackedBatch):
-            return jax.tree.map(jnp.add, sums, gradient_of(params, micro_batch)), None
+            return jax.tree.map(jnp.add, sums, gradient_of(params, frozen, micro_batch)), None
 
         zeros = (jnp.float32(0.0), jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
         return jax.lax.scan(add, zeros, micro_batches)[0]
 
-    def run(state: TrainState, batch: PackedBatch, schedule_end: Array) -> tuple[TrainState, Metrics]:
-        total, count, gradient = sums_of(state.params, batch)
+    def run(
+        state: TrainState, batch: PackedBatch, schedule_end: Array, frozen: Params
+    ) -> tuple[TrainState, Metrics]:
+        total, count, gradient = sums_of(state.params, frozen, batch)
         # No label at all: nan, and the update is skipped.
         gradient = jax.tree.map(lambda g: g / count, gradient)
         gradient_norm = optax.tree.norm(gradient)
@@ -173,7 +187,7 @@ def _make_train_step(
     return TrainStep(
         run=jax.jit(
             run,
-            in_shardings=(shardings, batch_sharding, whole),
+            in_shardings=(shardings, batch_sharding, whole, lora.frozen_shardings(lm, adapter, mesh)),
             out_shardings=(shardings, whole),
             donate_argnums=0,
         ),
@@ -184,10 +198,11 @@ def _make_train_step(
     )
 
 
-def state_shardings(lm: CausalLM, optimizer: OptimizerConfig, mesh: Mesh) -> TrainState:
+def state_shardings(
+    lm: LanguageModel, optimizer: OptimizerConfig, mesh: Mesh, adapter: LoraConfig | None = None
+) -> TrainState:
     """NamedSharding of every array of the state; Adam's moments lie where their parameters lie."""
-    shapes = jax.eval_shape(lm.init, jax.random.key(0))
-    params = rules_lib.sharding_tree(mesh, lm.logical_axes(), shapes, lm.rules or rules_lib.DEFAULT_RULES)
+    shapes, params = lora.trained_shapes(lm, adapter), lora.trained_shardings(lm, adapter, mesh)
     whole = NamedSharding(mesh, PartitionSpec())
     direction = optimizer.build()
     opt_state = optax.tree_utils.tree_map_params(

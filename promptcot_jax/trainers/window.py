@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from promptcot_jax.models import flops
 from promptcot_jax.models.config import DecoderConfig
+from promptcot_jax.models.language_model import ModelConfig
 from promptcot_jax.parallel import hardware
 from promptcot_jax.trainers.goodput import Goodput
 from promptcot_jax.trainers.train_step import Metrics
@@ -25,23 +26,30 @@ SPEED_FIELDS = ("tokens_per_second", "tflops_per_device", "mfu")
 class Speedometer:
     """How fast a model trains on some devices."""
 
-    config: DecoderConfig
+    config: DecoderConfig | None  # None: a model whose FLOPs no formula tells
     num_devices: int
     peak: float | None  # FLOP/s of one device; None where it is not known
+    trains_weights: bool = True  # else an adapter only: no gradients of the model's own matrices
 
     @classmethod
-    def of(cls, config: DecoderConfig, mesh: Mesh) -> "Speedometer":
+    def of(cls, config: ModelConfig, mesh: Mesh, *, trains_weights: bool = True) -> "Speedometer":
         """For the devices of a mesh, which are of one kind."""
         peaks = hardware.hardware_of(mesh.devices.flat[0].device_kind)
-        return cls(config=config, num_devices=mesh.size, peak=peaks and peaks.bf16_flops)
+        return cls(
+            config=config if isinstance(config, DecoderConfig) else None,
+            num_devices=mesh.size,
+            peak=peaks and peaks.bf16_flops,
+            trains_weights=trains_weights,
+        )
 
     def figures(self, num_tokens: int, num_seen: int, seconds: float) -> dict[str, float]:
         """`SPEED_FIELDS` and their values; without `mfu` where no peak is known."""
-        per_device = flops.training_flops(self.config, num_tokens, num_seen) / seconds / self.num_devices
-        figures = {
-            "tokens_per_second": round(num_tokens / seconds, 1),
-            "tflops_per_device": round(per_device / 1e12, 6),
-        }
+        speed = {"tokens_per_second": round(num_tokens / seconds, 1)}
+        if self.config is None:
+            return speed
+        total = flops.training_flops(self.config, num_tokens, num_seen, trains_weights=self.trains_weights)
+        per_device = total / seconds / self.num_devices
+        figures = speed | {"tflops_per_device": round(per_device / 1e12, 6)}
         if self.peak is not None:
             figures["mfu"] = round(per_device / self.peak, 4)
         return figures

@@ -25,6 +25,7 @@ BEFORE = {
     "data/corpus.gin": (),
     "data/user_triples.gin": (*TRAINING, "models/smollm2_135m.gin"),
     "data/tasks.gin": ("stages/sft.gin",),
+    "models/lora.gin": ("stages/cold_start.gin",),
     "stages/em_settings.gin": ("stages/em.gin",),
     "stages/plan.gin": ("stages/cold_start.gin",),
 }
@@ -32,6 +33,7 @@ AFTER = {
     "stages/cold_start.gin": ("models/smollm2_135m.gin",),
     "stages/sft.gin": ("models/smollm2_135m.gin",),
     "data/tasks.gin": ("models/smollm2_135m.gin",),
+    "models/lora.gin": ("models/smollm2_135m.gin",),
     "data/corpus.gin": ("stages/corpus.gin",),
     "stages/plan.gin": ("models/smollm2_135m.gin",),
 }

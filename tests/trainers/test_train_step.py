@@ -41,7 +41,7 @@ def _run(batches, *, lm=None, mesh=None, loss=sft.sft_loss, optimizer=OPTIMIZER,
     with jax.set_mesh(mesh):
         state = step.start(jax.device_put(lm.init(jax.random.key(0)), step.shardings.params))
         for batch in batches:
-            state, figures = step.run(state, batch, np.int32(10))
+            state, figures = step.run(state, batch, np.int32(10), {})
             states.append(jax.device_get(state))
             metrics.append(jax.device_get(figures))
     return states, metrics, state

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this": wrong gin, flags, settings or input files."""
+"""The exceptions that the command line turns into exit codes of their own."""
 
 
 class WrongUse(Exception):
@@ -6,3 +6,7 @@ class WrongUse(Exception):
 
     `run/` turns it into one sentence on standard error and exit code 2, without a traceback.
     """
+
+
+class DoesNotFit(Exception):
+    """What a plan ends with when a program needs more memory than a chip has; exit code 3."""

@@ -170,6 +170,8 @@ def _weighted_nll_forward(
     )
     # [shards, D, V]: the one sum over devices, of which each keeps its part.
     d_embedding = rules_lib.constrain(jnp.sum(d_embedding, axis=0), ("embed", "vocab"), settings.rules)
+    # Else the sum is put off until the optimizer wants it, and the unsummed whole is kept as long.
+    d_hidden, d_embedding = lax.optimization_barrier((d_hidden, d_embedding))
     return total, (d_hidden, d_embedding.astype(output_embedding.dtype))
 
 

@@ -1,7 +1,8 @@
 """The command line: `promptcot STAGE --gin_file=F ... --gin.NAME=VALUE ... --workdir=DIR`.
 
-Exit codes: 0 done, 1 failed at work (traceback in `WORKDIR/logs/STAGE.log`), 2 wrong use, said in one
-sentence. Only flags and help are handled before the heavy imports, so that `--help` answers at once.
+Exit codes: 0 done, 1 failed at work (traceback in `WORKDIR/logs/STAGE.log`), 2 wrong use, 3 a plan that does
+not fit, each said in one sentence. Only flags and help are handled before the heavy imports, so that `--help`
+answers at once.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.errors import DoesNotFit, WrongUse
 from promptcot_jax.run import stages
 
 _USAGE = "promptcot STAGE [--gin_file=F ...] [--gin_search_paths=D,E] [--gin.NAME=VALUE ...] --workdir=DIR"
@@ -97,6 +98,7 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
     """Loads the settings and does the stage."""
     # TensorFlow (under seqio) talks of GPUs that nobody asked for.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.update(stages.STAGES[name].environment)
     if flags.tfds_data_dir:  # TFDS's own variable: its import below and every process started here see it
         os.environ["TFDS_DATA_DIR"] = flags.tfds_data_dir
     from promptcot_jax.parallel import hosts  # heavy; dispatch imports late
@@ -123,6 +125,9 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
         stage.perform(name, flags.workdir)
     except WrongUse as error:
         raise WrongUse(configuration.plain_message(error)) from None
+    except DoesNotFit as error:
+        print(f"promptcot: {' '.join(configuration.plain_message(error).split())}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("promptcot: interrupted; the same command goes on from here", file=sys.stderr)
         return 1

@@ -257,6 +257,14 @@ def arguments_of(stage: str, function: Callable[..., Any]) -> dict[str, Any]:
     return arguments
 
 
+def is_set_up(function: Callable[..., Any]) -> bool:
+    """Whether the loaded configuration speaks of a stage."""
+    try:
+        return bool(gin.get_bindings(function, resolve_references=False))
+    except ValueError:  # no gin file has registered it
+        return False
+
+
 def _check_type(value: Any, hint: Any, name: str) -> None:
     """Refuses a value that is not of the annotated type, in the fields of dataclasses too."""
     if not is_bearable(value, hint, conf=_INT_IS_FLOAT):

@@ -23,6 +23,7 @@ class Stage:
     built: bool = True
     is_derived: bool = False  # sees itself what is up to date in the workdir: called each time
     needs_all_hosts: bool = True  # False: no work for devices; the first host does it, the others wait
+    environment: tuple[tuple[str, str], ...] = ()  # variables that must be set before JAX is imported
 
 
 STAGES: dict[str, Stage] = {
@@ -207,8 +208,19 @@ STAGES: dict[str, Stage] = {
     ),
     "plan": Stage(
         summary="compile ahead of time for a TPU topology and say whether it fits",
-        reads="settings",
-        built=False,
+        reads="settings alone; no TPU is needed. Exit code 3: it does not fit",
+        writes="plan.json: of each program memory by part, collectives, estimates (compiled only, not run)",
+        settings=(
+            ("TOPOLOGY", "a slice by the cloud's name ('v5litepod-16', 'v5p-64') or its grid ('v5e:4x4')"),
+            ("PLAN_STAGES", "a tuple of stages; default those that the run lists or the gin files set up"),
+            ("PROMPT_TOKENS", "longest prompt of synthesis and evaluation"),
+            ("SEARCH", "False: do not look for other settings where it does not fit"),
+        ),
+        example="""promptcot plan --gin_file=runs/smollm2_em.gin --gin_file=meshes/v5e_8.gin """
+        """--gin_file=stages/plan.gin --gin.TOPOLOGY="'v5e-8'" --workdir=plans/smollm2""",
+        is_derived=True,
+        needs_all_hosts=False,
+        environment=(("JAX_PLATFORMS", "cpu"),),
     ),
     "convert": Stage(
         summary="write a model of any supported form as a Hugging Face directory or our checkpoint",

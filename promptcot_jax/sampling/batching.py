@@ -61,6 +61,13 @@ def place_rows(arrays: Any, rules: rules_lib.LogicalRules) -> Any:
     return placing.place(arrays, rules_lib.batch_sharding(mesh, rules))
 
 
+def shapes_of_rows(arrays: Any, rules: rules_lib.LogicalRules) -> Any:
+    """What `place_rows` would place on the mesh entered, as shapes with shardings."""
+    mesh = jax.sharding.get_mesh()
+    sharding = None if mesh.empty or not rules else rules_lib.batch_sharding(mesh, rules)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arrays)
+
+
 def right_padded(
     rows: Sequence[Sequence[int]], num_rows: int, width: int, pad_id: int
 ) -> Int[np.ndarray, "B T"]:

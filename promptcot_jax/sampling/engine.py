@@ -18,7 +18,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -77,6 +77,15 @@ class EngineConfig:
             raise ValueError(f"cache_tokens must be 0 (as many as needed) or more, got {self.cache_tokens}.")
 
 
+class EngineShapes(NamedTuple):
+    """What an engine's programs are compiled for, besides its settings."""
+
+    num_lanes: int  # data shards
+    num_slots: int  # of all lanes, and so are the pages
+    num_pages: int
+    width: int  # of page tables
+
+
 class Engine:
     """The shapes and the bookkeeping; parameters come with every wave, and the cache lives as long as one."""
 
@@ -108,6 +117,12 @@ class Engine:
             )
         self._pages_per_lane = pages + 1  # page 0 is nobody's
         self._rows: Callable[[], list[Row]] = list
+
+    @property
+    def shapes(self) -> EngineShapes:
+        """Shapes of slots and cache."""
+        num_pages = self._num_lanes * self._pages_per_lane
+        return EngineShapes(self._num_lanes, self._num_slots, num_pages, self._width)
 
     def stream(
         self,

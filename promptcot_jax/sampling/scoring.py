@@ -20,7 +20,7 @@ from promptcot_jax.parallel import placing, stretches
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.sampling import batching
 
-_HEAD_TOKENS = 256  # tokens whose logits exist at one time, over all rows; 50 MB at V = 49,152
+_HEAD_TOKENS = 256  # tokens of a data shard whose logits exist at one time; 50 MB at V = 49,152
 
 
 def score(
@@ -57,7 +57,7 @@ def score(
                 *batching.place_rows(_arrays(prompts, completions, rows, num_rows, width, pad_id), lm.rules),
                 np.int32(max(len(completions[i]) for i in rows)),
                 np.float32(temperature),
-                head_tokens=_HEAD_TOKENS,
+                head_tokens=_head_tokens(lm),
             )
             for i, row_log_probs in zip(rows, np.asarray(log_probs), strict=False):  # padding rows come last
                 scores[i] = row_log_probs[: len(completions[i])]
@@ -94,6 +94,34 @@ def _arrays(
     return token_ids, segment_ids, first, labels
 
 
+def lower_rows(
+    lm: language_model.LanguageModel, params: Params, num_rows: int, width: int
+) -> jax.stages.Lowered:
+    """The program that scores so many rows, traced for the chips that the parameters lie on.
+
+    Args:
+        params: arrays, or their shapes with shardings.
+    """
+    rows = batching.shapes_of_rows(_arrays([], [], [], num_rows, width, 0), lm.rules)
+    numbers = (np.int32(width), np.float32(1.0))
+    return _score_rows.lower(lm, params, *rows, *numbers, head_tokens=_head_tokens(lm))
+
+
+def num_head_stretches(lm: language_model.LanguageModel, num_rows: int, width: int) -> int:
+    """Turns of that program's loop over stretches of labels, where every token has one."""
+    return -(-width // _stretch(lm, num_rows, width, _head_tokens(lm)))
+
+
+def _head_tokens(lm: language_model.LanguageModel) -> int:
+    return _HEAD_TOKENS * batching.num_data_shards(lm.rules)
+
+
+def _stretch(lm: language_model.LanguageModel, num_rows: int, length: int, head_tokens: int) -> int:
+    """Labels of a row that one turn of the head takes; devices that share a row share its stretch."""
+    _, of_length = stretches.shards(num_rows, length, lm.rules)
+    return min(length, of_length * max(1, head_tokens // num_rows))
+
+
 @functools.partial(jax.jit, static_argnames=("lm", "head_tokens"))
 def _score_rows(
     lm: language_model.LanguageModel,
@@ -113,8 +141,7 @@ def _score_rows(
     so completions of all lengths share a program.
     """
     num_rows, length = labels.shape
-    _, of_length = stretches.shards(num_rows, length, lm.rules)  # the devices of a row share its stretch
-    stretch = min(length, of_length * max(1, head_tokens // num_rows))
+    stretch = _stretch(lm, num_rows, length, head_tokens)
     labels = jnp.pad(labels, ((0, 0), (0, -length % stretch)))
     hidden = lm.hidden_states(params, token_ids, segment_ids)  # [B, T, D]
     # Gathered once, and not for every stretch: whole rows, and the output matrix in D.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 
 import gin
@@ -12,6 +13,7 @@ from promptcot_jax.em import models
 from promptcot_jax.models import causal_lm
 from promptcot_jax.models import config as model_config
 from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel import topologies
 from promptcot_jax.run import configuration, stages
 from promptcot_jax.sampling import engine
 from promptcot_jax.trainers import loop
@@ -27,6 +29,7 @@ BEFORE = {
     "data/tasks.gin": ("stages/sft.gin",),
     "models/lora.gin": ("stages/cold_start.gin",),
     "stages/em_settings.gin": ("stages/em.gin",),
+    "stages/plan.gin": ("stages/cold_start.gin",),
 }
 AFTER = {
     "stages/cold_start.gin": ("models/smollm2_135m.gin",),
@@ -34,10 +37,11 @@ AFTER = {
     "data/tasks.gin": ("models/smollm2_135m.gin",),
     "models/lora.gin": ("models/smollm2_135m.gin",),
     "data/corpus.gin": ("stages/corpus.gin",),
+    "stages/plan.gin": ("models/smollm2_135m.gin",),
 }
 REQUIRED = {"TRIPLES": "'mine.jsonl'", "TRIPLES_HELDOUT": "'held.jsonl'", "MODEL_PATH": "'model'"}
 REQUIRED |= {"SOURCE": "'model'", "OUTPUT": "'converted'", "BENCHMARKS": "('test.jsonl',)"}
-REQUIRED |= {"TASKS": "('p_theta',)"}
+REQUIRED |= {"TASKS": "('p_theta',)", "TOPOLOGY": "'v5e-8'"}
 
 # Published sizes: what the hub counts in the checkpoints' safetensors. The cards round: Qwen3-30B-A3B 30.5B,
 # Llama 3.1 8B 8.03B, Gemma 2 2B 2.61B, gpt-oss 20.9B and 116.8B (its card, table 1). Of Gemma 3 4B, 4.30B of
@@ -134,11 +138,14 @@ def test_a_model_file_describes_the_published_model(file: str, parameters: int):
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith("meshes/")])
-def test_a_mesh_file_makes_a_mesh_of_eight_devices_at_most(file: str):
+def test_a_mesh_file_takes_all_chips_of_its_slice(file: str):
     configuration.load(*command_line(file))
     config = gin.get_configurable(mesh_lib.MeshConfig)()
-    sizes = {"meshes/single.gin": 1, "meshes/v4_8.gin": 4}
-    assert mesh_lib.make_mesh(config).size == sizes.get(file, 8)
+    if file in ("meshes/single.gin", "meshes/fsdp.gin"):
+        assert mesh_lib.make_mesh(config).size == (1 if "single" in file else 8)
+        return
+    name = "-".join(Path(file).stem.split("_")[:2])
+    assert math.prod(config.shape) == topologies.named(name).num_chips
 
 
 def test_quickstart_model_has_the_size_that_is_claimed():

@@ -1,0 +1,154 @@
+"""`promptcot plan`: does a run fit on a TPU topology? Compiled ahead of time on a machine without any TPU.
+
+The gin files are those of the run, with `stages/plan.gin` and a topology. Neither weights nor tokenizer nor
+data are read. Exit code 3 says that it does not fit.
+"""
+
+import importlib.metadata
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import DoesNotFit, WrongUse
+from promptcot_jax.models.lora import LoraConfig
+from promptcot_jax.parallel import hardware, topologies
+from promptcot_jax.run import compilation_cache, configuration, stage
+from promptcot_jax.run import stages as stages_lib
+from promptcot_jax.run.model_source import ModelSource
+from promptcot_jax.run.planning import planner, report, stage_phases
+
+log = logging.getLogger(__name__)
+
+
+def plan(
+    *,
+    workdir: str,
+    topology: str,
+    model: ModelSource | None = None,
+    stages: tuple[str, ...] = (),
+    prompt_tokens: int = 2048,
+    search: bool = True,
+) -> stage.StageResult:
+    """Writes `plan.json`.
+
+    Args:
+        topology: a slice by the cloud's name ("v5litepod-16", "v5e-16", "v5p-64") or by its grid ("v5e:4x4");
+            there are `MeshConfig.num_slices` of it.
+        model: shape of the models that stages read from a path.
+        stages: what to plan; () is what the run lists, or all that the gin files set up.
+        prompt_tokens: longest prompt of synthesis and evaluation; training stages bound theirs.
+        search: where a stage does not fit, compile it with other settings until it does.
+
+    Raises:
+        WrongUse: the cloud has no such slice, the mesh does not match its chips, a model has no stated shape,
+            or the compiler is not installed.
+        DoesNotFit: a program does not fit; `plan.json` is written.
+    """
+    if prompt_tokens < 1:
+        raise WrongUse(f"plan.prompt_tokens must be at least 1, got {prompt_tokens}.")
+    names = stages or _stages_of_run()
+    arguments = {name: _arguments(name) for name in names}
+    sliced = {given["mesh"].num_slices for given in arguments.values()}
+    if len(sliced) > 1:
+        raise WrongUse(f"stages {', '.join(names)} have meshes of {sliced} slices; plan them one by one.")
+    slice_ = topologies.named(topology, sliced.pop())
+    os.environ.update({**topologies.ENVIRONMENT, **os.environ})
+    compilation_cache.switch_on("off")  # what is kept for a topology cannot be read back, and times are told
+    chips = topologies.devices(slice_)
+    peaks = hardware.hardware_of(chips[0].device_kind)
+    assert peaks is not None, f"{chips[0].device_kind} is offered by the cloud and not in the table of peaks"
+    log.info("plan for %s, %s", slice_, report.COMPILED_ONLY)
+    if warning := topologies.libtpu_mismatch():
+        log.warning("plan: %s", warning)
+
+    adapter = _adapter()
+
+    def planned(name: str) -> planner.StagePlan:
+        def phases_of(given: Any) -> Sequence[Any]:
+            return stage_phases.of_stage(
+                name, given, chips, model=model, adapter=adapter, prompt_tokens=prompt_tokens
+            )
+
+        made = planner.plan_stage(name, arguments[name], phases_of, peaks, searches=search)
+        for line in report.lines(made):
+            log.info("%s", line)
+        return made
+
+    plans = [planned(name) for name in names]
+    about = {"topology": _described(slice_), "versions": _versions()}
+    path = os.path.join(workdir, "plan.json")
+    jsonl.write_json(path, report.record(plans, about))
+    misfits = [made for made in plans if not made.fits]
+    if misfits:
+        raise DoesNotFit(_verdict(slice_, misfits, path))
+    return stage.StageResult(counts={"phases": sum(len(made.measured) for made in plans)})
+
+
+def _stages_of_run() -> tuple[str, ...]:
+    """The stages that the loaded gin files set up, of those that can be planned."""
+    run = stages_lib.stage_function("run")
+    listed = (
+        configuration.arguments_of("run", run)["stages"]
+        if configuration.is_set_up(run)
+        else [
+            name for name in stage_phases.PLANNED if configuration.is_set_up(stages_lib.stage_function(name))
+        ]
+    )
+    names = tuple(name for name in listed if name in stage_phases.PLANNED)
+    if not names:
+        raise WrongUse(
+            "the gin files set up no stage that runs on a TPU; give the files of the run besides "
+            f"stages/plan.gin. Planned are {', '.join(stage_phases.PLANNED)}."
+        )
+    return names
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    if name not in stage_phases.PLANNED:
+        raise WrongUse(
+            f"plan.stages names '{name}'; what can be planned is {', '.join(stage_phases.PLANNED)}."
+        )
+    return configuration.arguments_of(name, stages_lib.stage_function(name))
+
+
+def _adapter() -> LoraConfig | None:
+    """The adapter that the stages after cold start find in their models: the one that it trains."""
+    cold_start = stages_lib.stage_function("cold_start")
+    if not configuration.is_set_up(cold_start):
+        return None
+    return configuration.arguments_of("cold_start", cold_start)["lora"]
+
+
+def _described(slice_: topologies.Topology) -> dict[str, Any]:
+    return {
+        "name": slice_.cloud_name,
+        "kind": slice_.kind,
+        "grid": slice_.grid,
+        "slices": slice_.num_slices,
+        "chips": slice_.num_chips,
+        "hosts": slice_.num_hosts,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
+
+
+def _verdict(slice_: topologies.Topology, misfits: Sequence[planner.StagePlan], path: str) -> str:
+    """One sentence: what does not fit, and what would."""
+    phases = ", ".join(one.name for made in misfits for one in made.measured if not one.fits)
+    found = [
+        " ".join(
+            f"--gin.{name}={value!r}" for name, value in report.in_gin(made.stage, made.advice.change).items()
+        )
+        for made in misfits
+        if made.advice is not None
+    ]
+    remedy = (
+        f"it fits with {'; '.join(found)}"
+        if len(found) == len(misfits)
+        else "no setting was found with which it does; take a larger slice"
+    )
+    return f"does not fit on {slice_}: {phases}; {remedy} ({report.COMPILED_ONLY}; {path})"

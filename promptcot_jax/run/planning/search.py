@@ -1,0 +1,116 @@
+"""Which settings would make a stage fit: a short list, tried in an order from cheap to dear.
+
+Only settings that change nothing of what comes out (`HOW_ONLY`) are tried, so that a run may take the advice
+in the middle. Training: more micro-batches, then remat "full", then another mesh. Sampling: fewer tokens in
+the cache, fewer slots. Where arguments and resident arrays alone are too large, only a mesh that splits them
+further is tried.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from promptcot_jax.parallel import mesh as mesh_lib
+
+Change = dict[str, Any]  # dotted name below a stage's arguments -> value
+
+_MOST_MICRO_BATCHES = 64
+_TENSOR = (2, 4, 8)
+
+
+def changes(arguments: Mapping[str, Any], settings: tuple[str, ...], num_chips: int) -> Iterator[Change]:
+    """Changes to a stage's arguments to try, most welcome first.
+
+    Args:
+        settings: what matters to the phases that do not fit, as `Phase.settings` names it.
+    """
+    if "micro_batches" in settings:
+        yield from _of_training(arguments)
+    if "cache_tokens" in settings or "score_tokens" in settings:
+        yield from _of_sampling(arguments)
+    if "mesh" in settings:
+        yield from _of_mesh(arguments, settings, num_chips)
+
+
+def apply(arguments: Mapping[str, Any], change: Change) -> dict[str, Any]:
+    """The arguments with a change made."""
+    changed = dict(arguments)
+    for name, value in change.items():
+        first, *rest = name.split(".")
+        changed[first] = _replaced(changed[first], rest, value)
+    return changed
+
+
+def _replaced(value: Any, path: list[str], new: Any) -> Any:
+    if not path:
+        return new
+    inner = _replaced(getattr(value, path[0]), path[1:], new)
+    return dataclasses.replace(value, **{path[0]: inner})
+
+
+def _of_training(arguments: Mapping[str, Any]) -> Iterator[Change]:
+    loop, rows = arguments["loop_config"], _rows(arguments)
+    numbers = [n for n in _doublings(loop.micro_batches, _MOST_MICRO_BATCHES) if rows % n == 0]
+    names = ("loop_config.micro_batches", "loop_config.remat")
+    for remat in dict.fromkeys((loop.remat, "full")):
+        # The step in between is seldom the answer, and each try is a compilation.
+        few = numbers if len(numbers) < 4 else [numbers[1], numbers[len(numbers) // 2], numbers[-1]]
+        for count in few:
+            change: Change = dict(zip(names, (count, remat), strict=True))
+            if change != {names[0]: loop.micro_batches, names[1]: loop.remat}:
+                yield change
+
+
+def _of_sampling(arguments: Mapping[str, Any]) -> Iterator[Change]:
+    where = "batch_sizes.engine" if "batch_sizes" in arguments else "config.engine"
+    engine: Any = arguments[where.split(".")[0]].engine
+    for slots in _halvings(engine.num_slots, 1):
+        change: Change = {f"{where}.num_slots": slots}
+        if "batch_sizes" in arguments:
+            tokens = arguments["batch_sizes"].score_tokens
+            change["batch_sizes.score_tokens"] = max(1, tokens * slots // engine.num_slots)
+        yield change
+
+
+def _of_mesh(arguments: Mapping[str, Any], settings: tuple[str, ...], num_chips: int) -> Iterator[Change]:
+    """Meshes that split what lies on a chip further, with the micro-batches that they allow."""
+    config, tried = arguments["mesh"], set()
+    slices = config.num_slices
+    for tensor in (config.tensor, *_TENSOR):
+        inside = num_chips // slices
+        if inside % (tensor * config.sequence * config.expert):
+            continue
+        fsdp = inside // (tensor * config.sequence * config.expert)
+        shape = dataclasses.replace(config, data=slices, fsdp=fsdp, tensor=tensor)
+        if shape in tried or shape == _resolved(config, num_chips):
+            continue
+        tried.add(shape)
+        change: Change = {"mesh": shape}
+        if "micro_batches" in settings:
+            most = max(1, _rows(arguments) // (shape.data * shape.fsdp * shape.expert))
+            few = [n for n in _doublings(1, most) if _rows(arguments) % n == 0]
+            change |= {"loop_config.micro_batches": few[-1], "loop_config.remat": "full"}
+        yield change
+
+
+def _resolved(config: mesh_lib.MeshConfig, num_chips: int) -> mesh_lib.MeshConfig:
+    """The configuration with the axis at -1 filled in."""
+    known = 1
+    for size in config.shape:
+        known *= size if size != -1 else 1
+    free = {axis: num_chips // known for axis in mesh_lib.AXES if getattr(config, axis) == -1}
+    return dataclasses.replace(config, **free)
+
+
+def _rows(arguments: Mapping[str, Any]) -> int:
+    fits = [arguments[name] for name in ("fit", "phi_fit", "theta_fit") if name in arguments]
+    return min(fit.rows_per_batch for fit in fits)
+
+
+def _doublings(first: int, most: int) -> list[int]:
+    return list(itertools.takewhile(lambda n: n <= most, (first * 2**i for i in itertools.count())))
+
+
+def _halvings(first: int, least: int) -> list[int]:
+    return list(itertools.takewhile(lambda n: n >= least, (first // 2**i for i in itertools.count(1))))

@@ -1,0 +1,243 @@
+"""Plans with a compiler that is played: what is tried, in which order, and what is said of it."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from promptcot_jax.parallel import hardware, topologies
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.run import cli, configuration, stages
+from promptcot_jax.run.planning import measures, planner, report, search, stage_phases
+from promptcot_jax.run.planning.measures import Measured
+from promptcot_jax.run.planning.phases import Phase
+
+V5E = hardware.HARDWARE["TPU v5 lite"]
+GIN = ("runs/quickstart.gin", "stages/plan.gin")
+
+
+@pytest.fixture
+def quickstart() -> dict[str, dict]:
+    """Arguments of the quickstart's stages, on eight devices."""
+    configuration.load(
+        [*GIN],
+        ["TOPOLOGY='v5e-8'", "COLD_START_BATCH=16", "EM_BATCH=16", "SFT_BATCH=16", "mesh.MeshConfig.fsdp=8"],
+    )
+    return {
+        name: configuration.arguments_of(name, stages.stage_function(name)) for name in stage_phases.PLANNED
+    }
+
+
+def phases_of(stage: str, arguments: dict) -> list[Phase]:
+    model = configuration.arguments_of("plan", stages.stage_function("plan"))["model"]
+    return stage_phases.of_stage(stage, arguments, jax.devices(), model=model, adapter=None, prompt_tokens=64)
+
+
+def played(needs):
+    """A compiler for which a phase needs what `needs` says, in bytes; and the names of what it compiled."""
+    names: list[str] = []
+
+    def compile_phase(phase: Phase, of: hardware.Hardware) -> Measured:
+        names.append(phase.name)
+        limit = measures.limit_bytes(of)
+        return Measured(
+            name=phase.name,
+            peak_bytes=needs(phase),
+            parts={},
+            resident={},
+            limit_bytes=limit,
+            compile_seconds=1.0,
+        )
+
+    return compile_phase, names
+
+
+def test_every_stage_has_its_programs(quickstart: dict[str, dict]):
+    names = {stage: [phase.name for phase in phases_of(stage, quickstart[stage])] for stage in quickstart}
+    assert names["cold_start"] == ["cold_start: fit"]
+    assert names["em"] == [
+        "em: rationales: prefill",
+        "em: rationales: decode",
+        "em: score under theta",
+        "em: fit phi",
+        "em: fit theta",
+    ]
+    assert names["synthesize"] == ["synthesize: prefill", "synthesize: decode", "synthesize: score"]
+    assert names["evaluate"] == ["evaluate: prefill", "evaluate: decode"]
+
+
+def test_memory_is_split_by_what_arguments_are(quickstart: dict[str, dict]):
+    (fit,) = phases_of("cold_start", quickstart["cold_start"])
+    found = {name: measures.bytes_of_chip(tree) for name, tree in fit.parts.items()}
+    of_all = sum(leaf.size * 4 for leaf in jax.tree.leaves(fit.parts["parameters"]))
+    assert of_all / 8 <= found["parameters"] < 1.1 * of_all / 8  # all but a few small ones are split
+    assert found["optimizer"] == 2 * found["parameters"] + 4  # two moments and a counter
+    assert found["batch"] == 16 * 512 * 13 / 8
+    assert measures.bytes_of_chip(fit.resident) == found["parameters"]  # the float32 base
+
+
+def test_em_counts_what_no_program_sees(quickstart: dict[str, dict]):
+    phases = {phase.name: phase for phase in phases_of("em", quickstart["em"])}
+    one = measures.bytes_of_chip(phases["em: fit phi"].parts["parameters"])
+    assert measures.bytes_of_chip(phases["em: fit phi"].resident) == 4 * one
+    assert measures.bytes_of_chip(phases["em: fit theta"].resident) == 5 * one
+    assert measures.bytes_of_chip(phases["em: rationales: decode"].resident) == one
+
+
+def test_a_stage_that_fits_is_compiled_once(quickstart: dict[str, dict]):
+    compile_phase, names = played(lambda phase: 1e9)
+    plan = planner.plan_stage(
+        "em", quickstart["em"], lambda a: phases_of("em", a), V5E, compile_phase=compile_phase
+    )
+    assert plan.fits
+    assert plan.advice is None
+    assert len(names) == 5
+
+
+def test_micro_batches_come_before_remat(quickstart: dict[str, dict]):
+    changes = list(search.changes(quickstart["cold_start"], ("micro_batches", "remat"), 8))
+    assert changes[0] == {"loop_config.micro_batches": 2, "loop_config.remat": "projections"}
+    assert [change["loop_config.remat"] for change in changes] == sorted(
+        (change["loop_config.remat"] for change in changes), reverse=True
+    )
+    assert changes[-1] == {"loop_config.micro_batches": 16, "loop_config.remat": "full"}
+
+
+def test_the_first_setting_that_fits_is_advised(quickstart: dict[str, dict]):
+    def needs(phase: Phase) -> float:
+        return 20e9 if phase.work.memory_bytes < two.memory_bytes else 1e9
+
+    (with_two,) = phases_of(
+        "cold_start", search.apply(quickstart["cold_start"], {"loop_config.micro_batches": 2})
+    )
+    two = with_two.work
+    compile_phase, names = played(needs)
+    plan = planner.plan_stage(
+        "cold_start",
+        quickstart["cold_start"],
+        lambda a: phases_of("cold_start", a),
+        V5E,
+        compile_phase=compile_phase,
+    )
+    assert not plan.fits
+    assert plan.advice is not None
+    assert len(names) == 2
+    assert report.in_gin("cold_start", plan.advice.change) == {
+        "cold_start/loop.LoopConfig.micro_batches": 2,
+        "cold_start/loop.LoopConfig.remat": "projections",
+    }
+
+
+def test_of_sampling_slots_are_halved_and_only_what_did_not_fit_compiles_again(quickstart: dict[str, dict]):
+    def needs(phase: Phase) -> float:
+        return 20e9 if phase.name.endswith("decode") and phase.work.tokens > 16 else 1e9
+
+    compile_phase, names = played(needs)
+    plan = planner.plan_stage(
+        "evaluate",
+        quickstart["evaluate"],
+        lambda a: phases_of("evaluate", a),
+        V5E,
+        compile_phase=compile_phase,
+    )
+    assert plan.advice is not None
+    assert plan.advice.change == {"config.engine.num_slots": 16}
+    assert names == ["evaluate: prefill", *["evaluate: decode"] * 3]
+
+
+def test_what_arrays_alone_overfill_is_not_compiled_again(quickstart: dict[str, dict]):
+    compile_phase, names = played(lambda phase: 1e9)
+    tiny = dataclasses.replace(V5E, hbm_bytes=1e3)
+    plan = planner.plan_stage(
+        "cold_start",
+        quickstart["cold_start"],
+        lambda a: phases_of("cold_start", a),
+        tiny,
+        compile_phase=compile_phase,
+    )
+    assert not plan.fits
+    assert plan.advice is None
+    assert not plan.tried
+    assert len(names) == 1
+
+
+def test_a_refusal_of_the_compiler_is_read():
+    message = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required "
+        "for HLO temporaries (288.00G) exceeds available HBM (15.75G). HLO module: jit_run.\n\nmore"
+    )
+    assert measures.bytes_needed(message) == 288 * 2**30
+    assert measures.first_line(message).endswith("HLO module: jit_run.")
+    assert measures.bytes_needed("Used 36.5G of 15.75G hbm") == 36.5 * 2**30
+    assert measures.bytes_needed("nothing is said") is None
+
+
+def test_bytes_of_a_chip_follow_the_sharding():
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(fsdp=4, tensor=2))
+    split = NamedSharding(mesh, PartitionSpec("fsdp", None))
+    shape = jax.ShapeDtypeStruct((16, 3), jnp.bfloat16, sharding=split)
+    assert measures.bytes_of_chip({"a": shape, "b": [shape]}) == 2 * 4 * 3 * 2
+
+
+def command(tmp_path: Path, *more: str) -> list[str]:
+    files = [f"--gin_file={file}" for file in GIN]
+    return ["plan", *files, "--gin.TOPOLOGY='v5e-8'", *more, f"--workdir={tmp_path}"]
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chips that are the devices of this machine, called v5e."""
+    monkeypatch.setattr(topologies, "devices", lambda topology: jax.devices()[: topology.num_chips])
+    monkeypatch.setattr(topologies, "libtpu_mismatch", lambda: "")
+    monkeypatch.setattr(hardware, "hardware_of", lambda kind: V5E)
+    monkeypatch.setitem(stages.STAGES, "plan", dataclasses.replace(stages.STAGES["plan"], environment=()))
+    monkeypatch.setattr("promptcot_jax.run.plan._versions", dict)
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_exit_codes_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    stage = ["--gin.PLAN_STAGES=('evaluate',)", "--gin.mesh.MeshConfig.fsdp=8"]
+    compile_phase, _ = played(lambda phase: 1e9)
+    plan_stage = planner.plan_stage
+    monkeypatch.setattr(
+        planner,
+        "plan_stage",
+        lambda *given, **named: plan_stage(*given, **named, compile_phase=compile_phase),
+    )
+    assert cli.main(command(tmp_path, *stage)) == 0
+    record = json.loads((tmp_path / "plan.json").read_text())
+    assert record["label"] == "compiled only, not run"
+    assert record["fits"]
+    assert record["topology"]["chips"] == 8
+
+    compile_phase, _ = played(lambda phase: 20e9 if phase.work.tokens == 64 else 1e9)
+    assert cli.main(command(tmp_path, *stage)) == 3
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "does not fit on v5litepod-8 (8 chips, 2x4): evaluate: decode; it fits with" in error
+    assert "--gin.evaluate/engine.EngineConfig.num_slots=32" in error
+    assert "compiled only, not run" in error
+    record = json.loads((tmp_path / "plan.json").read_text())
+    assert not record["fits"]
+    assert record["stages"][0]["fits_with"]["settings"] == {"evaluate/engine.EngineConfig.num_slots": 32}
+
+
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize(
+    ("binding", "words"),
+    [
+        ("--gin.TOPOLOGY='v5e-9'", "topology 'v5e-9' is not offered"),
+        ("--gin.mesh.MeshConfig.fsdp=4", "takes 4 of the topology's 8 chips"),
+        ("--gin.mesh.MeshConfig.fsdp=16", "needs 16 devices, 8 are here"),
+        ("--gin.PLAN_STAGES=('report',)", "plan.stages names 'report'"),
+        ("--gin.PROMPT_TOKENS=0", "prompt_tokens must be at least 1"),
+    ],
+)
+def test_wrong_use_is_said_in_a_sentence(
+    binding: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    assert cli.main(command(tmp_path, "--gin.PLAN_STAGES=('evaluate',)", binding)) == 2
+    assert words in capsys.readouterr().err

@@ -178,7 +178,7 @@ def test_a_mesh_changes_neither_total_nor_gradients(shape: dict[str, int], soft_
     expected = jax.value_and_grad(total, (0, 1))(hidden, embedding)
     value = total(hidden, embedding)
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(**shape))
-    over_mesh = functools.partial(total, rules=rules.DEFAULT_RULES, chunk=16)
+    over_mesh = functools.partial(total, rules=rules.DEFAULT_RULES, chunk=4)
     with jax.set_mesh(mesh):
         got = jax.jit(jax.value_and_grad(over_mesh, (0, 1)))(hidden, embedding)
         np.testing.assert_allclose(jax.jit(over_mesh)(hidden, embedding), value, rtol=1e-5)
@@ -192,7 +192,7 @@ def test_no_collective_is_inside_the_loop_over_chunks():
 
     def total(hidden, embedding):
         return token_log_probs.weighted_nll(
-            hidden, embedding, labels, weights, chunk=16, rules=rules.DEFAULT_RULES
+            hidden, embedding, labels, weights, chunk=2, rules=rules.DEFAULT_RULES
         )
 
     def shape(array, *spec):

@@ -6,15 +6,24 @@ Reductions over the vocabulary are in float32 whatever the dtype of the hidden s
 
 Rows stay rows: a chunk is a stretch of positions of *all* rows, so that on a mesh each device works on the
 rows it holds, while inside a chunk tokens lie flat, [B * C, D], for one plain matrix product.
+
+With rules the loop over chunks runs on each shard of rows by itself (`_over_shards`), for XLA moves no
+collective out of a loop: left to it, every chunk would gather the output matrix anew, and sum a gradient of
+the whole matrix over all devices (in what it compiles for v5e, more than half of all bytes that a step of a
+1.5B model sends). So the matrix is gathered once, in the compute type, and its gradient summed once.
 """
 
 import functools
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Int
+from promptcot_jax.parallel import rules as rules_lib
 
 CHUNK_TOKENS = 1024  # tokens whose logits exist at one time, over all rows; 200 MB at V = 49,152
 
@@ -77,6 +86,7 @@ def weighted_nll(
     *,
     soft_cap: float | None = None,
     chunk: int = CHUNK_TOKENS,
+    rules: rules_lib.LogicalRules = (),
 ) -> Float[Array, ""]:
     """Sum of -weights[b, t] * log p(labels[b, t]); the weights are constants of the loss.
 
@@ -88,11 +98,13 @@ def weighted_nll(
 
     Args:
         soft_cap: logits are cap * tanh(logits / cap) (Gemma 2).
+        chunk: tokens whose logits exist at one time, over all devices.
+        rules: by which rows and positions are split over the mesh entered with `jax.set_mesh`.
     """
-    return _weighted_nll(hidden, output_embedding, labels, weights, soft_cap, chunk)
+    return _weighted_nll(hidden, output_embedding, labels, weights, soft_cap, chunk, rules)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _weighted_nll(
     hidden: Array,
     output_embedding: Array,
@@ -100,16 +112,24 @@ def _weighted_nll(
     weights: Array,
     soft_cap: float | None,
     chunk: int,
+    rules: rules_lib.LogicalRules,
 ) -> Array:
+    tokens = (hidden, output_embedding.astype(hidden.dtype), labels, weights)
+    return _over_shards(_nll, tokens, soft_cap=soft_cap, chunk=chunk, rules=rules)[0]
+
+
+def _nll(
+    hidden: Array, kernel: Array, labels: Array, weights: Array, *, soft_cap: float | None, chunk: int
+) -> tuple[Array]:
     tokens = _weighted_first(hidden, labels, weights, chunk)
 
     def add_chunk(i: Array, total: Array) -> Array:
         chunk_hidden, chunk_labels, chunk_weights = tokens.chunk(i)
-        logits = _capped(_logits(chunk_hidden, output_embedding), soft_cap)
+        logits = _capped(_logits(chunk_hidden, kernel), soft_cap)
         log_probs = label_log_probs(logits[None], chunk_labels[None])[0]
         return total - jnp.sum(chunk_weights * log_probs)
 
-    return jax.lax.fori_loop(0, tokens.num_chunks, add_chunk, jnp.float32(0.0))
+    return (jax.lax.fori_loop(0, tokens.num_chunks, add_chunk, jnp.float32(0.0)),)
 
 
 def _weighted_nll_forward(
@@ -119,15 +139,26 @@ def _weighted_nll_forward(
     weights: Array,
     soft_cap: float | None,
     chunk: int,
+    rules: rules_lib.LogicalRules,
 ) -> tuple[Array, tuple[Array, Array]]:
     """The total, and as residuals its gradients by hidden states and output embedding."""
+    tokens = (hidden, output_embedding.astype(hidden.dtype), labels, weights)
+    total, d_hidden, d_kernel = _over_shards(
+        _nll_and_gradients, tokens, soft_cap=soft_cap, chunk=chunk, rules=rules
+    )
+    return total, (d_hidden, d_kernel.astype(output_embedding.dtype))
+
+
+def _nll_and_gradients(
+    hidden: Array, kernel: Array, labels: Array, weights: Array, *, soft_cap: float | None, chunk: int
+) -> tuple[Array, Array, Array]:
     tokens = _weighted_first(hidden, labels, weights, chunk)
     num_rows, _, embed_dim = hidden.shape
 
     def add_chunk(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        total, d_hidden, d_embedding = sums
+        total, d_hidden, d_kernel = sums
         chunk_hidden, chunk_labels, chunk_weights = tokens.chunk(i)
-        logits = _capped(_logits(chunk_hidden, output_embedding), soft_cap)  # [B * C, V]
+        logits = _capped(_logits(chunk_hidden, kernel), soft_cap)  # [B * C, V]
         log_normalizer = jax.nn.logsumexp(logits, axis=-1)
         each = jnp.arange(chunk_labels.size)
         total += jnp.sum(chunk_weights * (log_normalizer - logits[each, chunk_labels]))
@@ -137,23 +168,24 @@ def _weighted_nll_forward(
         if soft_cap is not None:
             d_logits *= 1.0 - jnp.square(logits / soft_cap)  # of cap * tanh, by what it gave
         d_logits = d_logits.astype(hidden.dtype)
-        d_chunk = jnp.dot(
-            d_logits, output_embedding.astype(hidden.dtype).T, preferred_element_type=jnp.float32
-        )
+        d_chunk = jnp.dot(d_logits, kernel.T, preferred_element_type=jnp.float32)
         d_chunk = d_chunk.astype(hidden.dtype).reshape(num_rows, tokens.width, embed_dim)
         d_hidden = jax.lax.dynamic_update_slice_in_dim(d_hidden, d_chunk, i * tokens.width, axis=1)
-        d_embedding += jnp.dot(chunk_hidden.T, d_logits, preferred_element_type=jnp.float32)
-        return total, d_hidden, d_embedding
+        d_kernel += jnp.dot(chunk_hidden.T, d_logits, preferred_element_type=jnp.float32)
+        return total, d_hidden, d_kernel
 
-    start = (jnp.float32(0.0), jnp.zeros_like(tokens.hidden), jnp.zeros(output_embedding.shape, jnp.float32))
-    total, d_hidden, d_embedding = jax.lax.fori_loop(0, tokens.num_chunks, add_chunk, start)
+    start = (jnp.float32(0.0), jnp.zeros_like(tokens.hidden), jnp.zeros(kernel.shape, jnp.float32))
+    total, d_hidden, d_kernel = jax.lax.fori_loop(0, tokens.num_chunks, add_chunk, start)
     back = jnp.argsort(tokens.order, axis=1)
-    d_hidden = jnp.take_along_axis(d_hidden, back[..., None], axis=1)  # [B, T, D]
-    return total, (d_hidden, d_embedding.astype(output_embedding.dtype))
+    return total, jnp.take_along_axis(d_hidden, back[..., None], axis=1), d_kernel
 
 
 def _weighted_nll_backward(
-    soft_cap: float | None, chunk: int, gradients: tuple[Array, Array], cotangent: Array
+    soft_cap: float | None,
+    chunk: int,
+    rules: rules_lib.LogicalRules,
+    gradients: tuple[Array, Array],
+    cotangent: Array,
 ):
     d_hidden, d_embedding = gradients
     scale = cotangent.astype(jnp.float32)
@@ -166,6 +198,64 @@ def _weighted_nll_backward(
 
 
 _weighted_nll.defvjp(_weighted_nll_forward, _weighted_nll_backward)
+
+
+def _over_shards(
+    of_shard: Callable[..., tuple[Array, ...]],
+    tokens: tuple[Array, Array, Array, Array],
+    *,
+    soft_cap: float | None,
+    chunk: int,
+    rules: rules_lib.LogicalRules,
+) -> tuple[Array, ...]:
+    """What `_nll` or `_nll_and_gradients` gives, worked out on each shard of rows and positions by itself.
+
+    Only the end joins shards: totals are summed, and so is the kernel's gradient, which is split at the same
+    time over those of the shards' axes that split the kernel. An axis that splits the vocabulary is XLA's to
+    see to.
+    """
+    _, kernel, labels, _ = tokens
+    mesh = jax.sharding.get_abstract_mesh()
+    rows, positions = (
+        rules_lib.partition_spec(mesh, ("batch", "length"), labels.shape, rules)
+        if rules and not mesh.empty
+        else (None, None)
+    )
+    axes = (*_names(rows), *_names(positions))
+    num_row_shards = math.prod(mesh.shape[axis] for axis in _names(rows))
+    of_shard = functools.partial(of_shard, soft_cap=soft_cap, chunk=max(1, chunk // num_row_shards))
+    if not axes:
+        return of_shard(*tokens)
+    splitting = tuple(axis for axis in rules_lib.mesh_axes("embed", rules) if axis in axes)
+    if kernel.shape[0] % math.prod(mesh.shape[axis] for axis in splitting):
+        splitting = ()
+
+    def joined(*arrays: Array) -> tuple[Array, ...]:
+        total, *gradients = of_shard(*arrays)
+        if not gradients:
+            return (jax.lax.psum(total, axes),)
+        d_hidden, d_kernel = gradients
+        if splitting:
+            d_kernel = jax.lax.psum_scatter(d_kernel, splitting, scatter_dimension=0, tiled=True)
+        if others := tuple(axis for axis in axes if axis not in splitting):
+            d_kernel = jax.lax.psum(d_kernel, others)
+        # Else the sum is put off until the optimizer wants it, and the unsummed whole is kept as long.
+        d_hidden, d_kernel = jax.lax.optimization_barrier((d_hidden, d_kernel))
+        return jax.lax.psum(total, axes), d_hidden, d_kernel
+
+    of_tokens, whole = PartitionSpec(rows, positions), PartitionSpec()
+    results = (whole, of_tokens, PartitionSpec(splitting or None))
+    return jax.shard_map(
+        joined,
+        in_specs=(of_tokens, whole, of_tokens, of_tokens),
+        out_specs=results[:1] if of_shard.func is _nll else results,
+        axis_names=set(axes),
+        check_vma=False,
+    )(*tokens)
+
+
+def _names(axes: rules_lib.MeshAxes) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else axes or ()
 
 
 class _WeightedFirst(NamedTuple):

@@ -14,12 +14,12 @@ import numpy as np
 from jax import lax
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
-from promptcot_jax.models import language_model
+from promptcot_jax.models import language_model, linear
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import placing
 from promptcot_jax.sampling import batching
 
-_HEAD_TOKENS = 256  # tokens whose logits exist at one time, over all rows; 50 MB at V = 49,152
+_HEAD_TOKENS = 256  # tokens of a data shard whose logits exist at one time; 50 MB at V = 49,152
 
 
 def score(
@@ -56,7 +56,7 @@ def score(
                 *batching.place_rows(_arrays(prompts, completions, rows, num_rows, width, pad_id), lm.rules),
                 np.int32(max(len(completions[i]) for i in rows)),
                 np.float32(temperature),
-                head_tokens=_HEAD_TOKENS,
+                head_tokens=_head_tokens(lm),
             )
             for i, row_log_probs in zip(rows, np.asarray(log_probs), strict=False):  # padding rows come last
                 scores[i] = row_log_probs[: len(completions[i])]
@@ -93,7 +93,9 @@ def _arrays(
     return token_ids, segment_ids, first, labels
 
 
-def lower_rows(lm: causal_lm.CausalLM, params: Params, num_rows: int, width: int) -> jax.stages.Lowered:
+def lower_rows(
+    lm: language_model.LanguageModel, params: Params, num_rows: int, width: int
+) -> jax.stages.Lowered:
     """The program that scores so many rows, traced for the chips that the parameters lie on.
 
     Args:
@@ -101,12 +103,16 @@ def lower_rows(lm: causal_lm.CausalLM, params: Params, num_rows: int, width: int
     """
     rows = batching.shapes_of_rows(_arrays([], [], [], num_rows, width, 0), lm.rules)
     numbers = (np.int32(width), np.float32(1.0))
-    return _score_rows.lower(lm, params, *rows, *numbers, head_tokens=_HEAD_TOKENS)
+    return _score_rows.lower(lm, params, *rows, *numbers, head_tokens=_head_tokens(lm))
 
 
-def num_head_stretches(num_rows: int, width: int) -> int:
+def num_head_stretches(lm: language_model.LanguageModel, num_rows: int, width: int) -> int:
     """Turns of that program's loop over stretches of labels, where every token has one."""
-    return -(-width // _stretch(num_rows, width, _HEAD_TOKENS))
+    return -(-width // _stretch(num_rows, width, _head_tokens(lm)))
+
+
+def _head_tokens(lm: language_model.LanguageModel) -> int:
+    return _HEAD_TOKENS * batching.num_data_shards(lm.rules)
 
 
 def _stretch(num_rows: int, length: int, head_tokens: int) -> int:
@@ -136,7 +142,10 @@ def _score_rows(
     stretch = _stretch(num_rows, length, head_tokens)
     labels = jnp.pad(labels, ((0, 0), (0, -length % stretch)))
     hidden = lm.hidden_states(params, token_ids, segment_ids)  # [B, T, D]
-    output_embedding = lm.output_embedding(params)
+    # On a mesh it is gathered here, once: XLA moves no collective out of a loop.
+    output_embedding = linear.constrain(
+        lm.output_embedding(params).astype(hidden.dtype), (None, "vocab"), lm.rules
+    )
 
     def add_stretch(i: Int[Array, ""], log_probs: Float[Array, "B _"]) -> Float[Array, "B _"]:
         columns = i * stretch + jnp.arange(stretch)

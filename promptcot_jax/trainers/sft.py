@@ -102,4 +102,5 @@ def _nll(
         weights,
         soft_cap=lm.config.logit_soft_cap,
         chunk=head_chunk(),
+        rules=lm.rules,
     )

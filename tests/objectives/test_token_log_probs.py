@@ -1,4 +1,6 @@
+import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +8,8 @@ import numpy as np
 import pytest
 
 from promptcot_jax.objectives import token_log_probs
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel import rules
 
 
 def _inputs(num_rows=3, length=7, embed_dim=5, vocab_size=11, dtype=jnp.float32):
@@ -157,3 +161,48 @@ def test_no_array_of_all_logits_exists():
     for function in (through_log_probs, fused):
         compiled = jax.jit(jax.grad(function, argnums=(0, 1))).lower(*shapes, weights).compile()
         assert compiled.memory_analysis().temp_size_in_bytes < num_rows * length * vocab_size * 4 / 2
+
+
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+@pytest.mark.parametrize(
+    "shape", [{"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "sequence": 2}, {"fsdp": 2, "expert": 2}]
+)
+def test_a_mesh_changes_neither_total_nor_gradients(shape: dict[str, int], soft_cap: float | None):
+    hidden, embedding, labels, weights = _inputs(num_rows=8, length=12, embed_dim=8, vocab_size=10)
+
+    def total(hidden, embedding, **settings):
+        return 2.0 * token_log_probs.weighted_nll(
+            hidden, embedding, labels, weights, soft_cap=soft_cap, **settings
+        )
+
+    expected = jax.value_and_grad(total, (0, 1))(hidden, embedding)
+    value = total(hidden, embedding)
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(**shape))
+    over_mesh = functools.partial(total, rules=rules.DEFAULT_RULES, chunk=16)
+    with jax.set_mesh(mesh):
+        got = jax.jit(jax.value_and_grad(over_mesh, (0, 1)))(hidden, embedding)
+        np.testing.assert_allclose(jax.jit(over_mesh)(hidden, embedding), value, rtol=1e-5)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_no_collective_is_inside_the_loop_over_chunks():
+    hidden, embedding, labels, weights = _inputs(num_rows=8, length=12, embed_dim=8, vocab_size=10)
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(fsdp=8))
+
+    def total(hidden, embedding):
+        return token_log_probs.weighted_nll(
+            hidden, embedding, labels, weights, chunk=16, rules=rules.DEFAULT_RULES
+        )
+
+    def shape(array, *spec):
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    with jax.set_mesh(mesh):
+        arguments = shape(hidden, "fsdp"), shape(embedding, "fsdp")
+        program = jax.jit(jax.grad(total, (0, 1))).lower(*arguments).compile().as_text()
+    bodies = re.findall(r"^%\S*(?:body|region)\S* \(.*?^}", program, re.MULTILINE | re.DOTALL)
+    assert any("dynamic-update-slice" in body for body in bodies)
+    assert not [body for body in bodies if re.search(r"all-(reduce|gather)\(|reduce-scatter\(", body)]
+    assert re.search(r"(reduce-scatter|all-reduce)(-start)?\(", program)

@@ -12,6 +12,7 @@ from typing import Any
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import DoesNotFit, WrongUse
+from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hardware, topologies
 from promptcot_jax.run import compilation_cache, configuration, stage
 from promptcot_jax.run import stages as stages_lib
@@ -62,9 +63,13 @@ def plan(
     if warning := topologies.libtpu_mismatch():
         log.warning("plan: %s", warning)
 
+    adapter = _adapter()
+
     def planned(name: str) -> planner.StagePlan:
         def phases_of(given: Any) -> Sequence[Any]:
-            return stage_phases.of_stage(name, given, chips, model=model, prompt_tokens=prompt_tokens)
+            return stage_phases.of_stage(
+                name, given, chips, model=model, adapter=adapter, prompt_tokens=prompt_tokens
+            )
 
         made = planner.plan_stage(name, arguments[name], phases_of, peaks, searches=search)
         for line in report.lines(made):
@@ -106,6 +111,14 @@ def _arguments(name: str) -> dict[str, Any]:
             f"plan.stages names '{name}'; what can be planned is {', '.join(stage_phases.PLANNED)}."
         )
     return configuration.arguments_of(name, stages_lib.stage_function(name))
+
+
+def _adapter() -> LoraConfig | None:
+    """The adapter that the stages after cold start find in their models: the one that it trains."""
+    cold_start = stages_lib.stage_function("cold_start")
+    if not configuration.is_set_up(cold_start):
+        return None
+    return configuration.arguments_of("cold_start", cold_start)["lora"]
 
 
 def _described(slice_: topologies.Topology) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 
 import gin
@@ -12,6 +13,7 @@ from promptcot_jax.em import models
 from promptcot_jax.models import causal_lm
 from promptcot_jax.models import config as model_config
 from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel import topologies
 from promptcot_jax.run import configuration, stages
 from promptcot_jax.sampling import engine
 from promptcot_jax.trainers import loop
@@ -136,11 +138,14 @@ def test_a_model_file_describes_the_published_model(file: str, parameters: int):
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.startswith("meshes/")])
-def test_a_mesh_file_makes_a_mesh_of_eight_devices_at_most(file: str):
+def test_a_mesh_file_takes_all_chips_of_its_slice(file: str):
     configuration.load(*command_line(file))
     config = gin.get_configurable(mesh_lib.MeshConfig)()
-    sizes = {"meshes/single.gin": 1, "meshes/v4_8.gin": 4}
-    assert mesh_lib.make_mesh(config).size == sizes.get(file, 8)
+    if file in ("meshes/single.gin", "meshes/fsdp.gin"):
+        assert mesh_lib.make_mesh(config).size == (1 if "single" in file else 8)
+        return
+    name = "-".join(Path(file).stem.split("_")[:2])
+    assert math.prod(config.shape) == topologies.named(name).num_chips
 
 
 def test_quickstart_model_has_the_size_that_is_claimed():

@@ -18,8 +18,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.packing import PackedBatch
-from promptcot_jax.models import causal_lm
+from promptcot_jax.models import causal_lm, lora
 from promptcot_jax.models.config import FloatType
+from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import rules
 from promptcot_jax.run.model_source import FromScratch, ModelSource
@@ -55,12 +56,14 @@ class Phase:
     settings: tuple[str, ...]
 
 
-def language_model(source: ModelSource, *, dtype: FloatType | None = None) -> causal_lm.CausalLM:
+def language_model(
+    source: ModelSource, *, dtype: FloatType | None = None, param_dtype: FloatType = "float32"
+) -> causal_lm.CausalLM:
     """The model that a source would load, with the kernels of TPUs.
 
     Args:
-        dtype: parameters are float32 masters and computation is in `dtype` (EM); None: both as the source
-            says.
+        dtype: of computation, where a stage says it itself, and then `param_dtype` of parameters; None: both
+            as the source says.
 
     Raises:
         WrongUse: the source names no shape.
@@ -75,7 +78,7 @@ def language_model(source: ModelSource, *, dtype: FloatType | None = None) -> ca
             "configs/models/ do."
         )
     if dtype is not None:
-        config = dataclasses.replace(config, dtype=dtype, param_dtype="float32")
+        config = dataclasses.replace(config, dtype=dtype, param_dtype=param_dtype)
     return causal_lm.CausalLM(config, rules.DEFAULT_RULES, platform="tpu")
 
 
@@ -88,11 +91,20 @@ def placed(shapes: Tree, shardings: Any) -> Tree:
     )
 
 
-def parameters(lm: causal_lm.CausalLM, mesh: Mesh, dtype: FloatType) -> Params:
-    """A set of parameters, all of one type."""
-    shapes = jax.eval_shape(lm.init, jax.eval_shape(lambda: jax.random.key(0)))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
-    return placed(shapes, rules.sharding_tree(mesh, lm.logical_axes(), shapes))
+def parameters(
+    lm: causal_lm.CausalLM, mesh: Mesh, dtype: FloatType, adapter: LoraConfig | None = None
+) -> Params:
+    """A set of parameters of one type; with an adapter, that in float32 besides."""
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, dtype), lora.trained_shapes(lm, config=None)
+    )
+    base = placed(shapes, lora.trained_shardings(lm, None, mesh))
+    return base if adapter is None else lora.join(base, adapter_of(lm, mesh, adapter))
+
+
+def adapter_of(lm: causal_lm.CausalLM, mesh: Mesh, config: LoraConfig) -> Params:
+    """What an adapter adds to the parameters."""
+    return placed(lora.adapter_shapes(lm, config), lora.adapter_shardings(lm, config, mesh))
 
 
 def fit(
@@ -110,9 +122,17 @@ def fit(
     """
     config, mesh, sizes = fitter.loop, fitter.mesh, fitter.fit
     step = train_step.make_train_step(
-        lm, loss, fitter.optimizer, mesh, num_micro_batches=config.micro_batches, remat=config.remat
+        lm,
+        loss,
+        fitter.optimizer,
+        mesh,
+        num_micro_batches=config.micro_batches,
+        remat=config.remat,
+        adapter=fitter.adapter,
     )
-    state = placed(jax.eval_shape(step.start, parameters(lm, mesh, "float32")), step.shardings)
+    base_dtype = "float32" if fitter.adapter is None else lm.config.param_dtype
+    trained, frozen = lora.split(parameters(lm, mesh, base_dtype, fitter.adapter))
+    state = placed(jax.eval_shape(step.start, trained), step.shardings)
     whole = NamedSharding(mesh, PartitionSpec())
     batch = _batch(sizes.rows_per_batch, sizes.row_length, values, step.batch_sharding)
     end = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
@@ -120,8 +140,8 @@ def fit(
     return Phase(
         name=name,
         mesh=mesh,
-        lower=functools.partial(step.run.lower, state, batch, end),
-        parts={"parameters": state.params, "optimizer": state.opt_state, "batch": batch},
+        lower=functools.partial(step.run.lower, state, batch, end, frozen),
+        parts={"parameters": (state.params, frozen), "optimizer": state.opt_state, "batch": batch},
         resident=resident,
         turns=_head_pieces(rows_of_shard, sizes.row_length),
         work=roofline.of_training(
@@ -131,6 +151,8 @@ def fit(
             length=sizes.row_length,
             micro_batches=config.micro_batches,
             remat=config.remat,
+            num_trained=sum(leaf.size for leaf in jax.tree.leaves(trained)),
+            is_adapter=fitter.adapter is not None,
         ),
         settings=("micro_batches", "remat", "mesh"),
     )
@@ -160,19 +182,22 @@ def score(
     length: int,
     batch_tokens: int,
     resident: Mapping[str, Any],
+    adapter: LoraConfig | None = None,
 ) -> Phase:
     """Teacher-forced scoring of rows of `length` tokens, all but one of them scored."""
     width = batching.bucket(length)
     shards = rules.num_shards(mesh, "batch", lm.rules)
     num_rows = -(-max(1, batch_tokens // width) // shards) * shards
-    params = parameters(lm, mesh, dtype)
+    params = parameters(lm, mesh, dtype, adapter)
+    with jax.set_mesh(mesh):
+        turns = scoring.num_head_stretches(lm, num_rows, width)
     return Phase(
         name=name,
         mesh=mesh,
         lower=functools.partial(scoring.lower_rows, lm, params, num_rows, width),
         parts={"parameters": params},
         resident=resident,
-        turns=scoring.num_head_stretches(num_rows, width),
+        turns=turns,
         work=roofline.of_scoring(lm.config, mesh, num_rows=num_rows, length=width),
         settings=("score_tokens", "mesh"),
     )
@@ -187,6 +212,7 @@ def sampling(
     config: engine_lib.EngineConfig,
     max_tokens: int,
     resident: Mapping[str, Any],
+    adapter: LoraConfig | None = None,
 ) -> list[Phase]:
     """The engine's prefill and decode programs.
 
@@ -200,7 +226,8 @@ def sampling(
         except ValueError as error:
             raise WrongUse(str(error)) from None
     sharding, whole = rules.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    params, cache = parameters(lm, mesh, dtype), _cache(lm, mesh, shapes.num_pages, config.page_size)
+    params = parameters(lm, mesh, dtype, adapter)
+    cache = _cache(lm, mesh, shapes.num_pages, config.page_size)
     num_blocks = config.prefill_blocks * shapes.num_lanes
     blocks = placed(slots.no_blocks(num_blocks, config.page_size, shapes.width), sharding)
     rows = placed(slots.idle_slots(shapes.num_slots, shapes.width), sharding)

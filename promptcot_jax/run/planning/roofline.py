@@ -7,10 +7,11 @@ Of one call and one chip:
     links   = bytes sent / half the links' rate    of all collectives; a stated rate counts both directions
     step    = max(compute, memory, links)          as if all three overlapped perfectly
 
-A training step makes 3 forward passes' worth of products (4 with remat "full"), reads the weights it computes
-with once a micro-batch in each of 3 (or 4) passes, and moves 32 bytes of float32 a parameter for AdamW
-(parameter, gradient and two moments, read and written). Rows count as full, one segment each. Decoding counts
-a context of half the longest request in every slot.
+A training step makes 3 forward passes' worth of products (4 with remat "full"; an adapter's makes one less,
+but for attention), reads the weights that it computes with once a micro-batch in each of these passes, and
+moves 32 bytes a trained parameter for AdamW: parameter, gradient and two moments in float32, read and
+written. Rows count as full, one segment each. Decoding counts a context of half the longest request in every
+slot.
 """
 
 import dataclasses
@@ -75,16 +76,24 @@ def estimate(work: Work, hardware: Hardware, num_chips: int, bytes_sent: float) 
 
 
 def of_training(
-    config: DecoderConfig, mesh: Mesh, *, num_rows: int, length: int, micro_batches: int, remat: str
+    config: DecoderConfig,
+    mesh: Mesh,
+    *,
+    num_rows: int,
+    length: int,
+    micro_batches: int,
+    remat: str,
+    num_trained: int,
+    is_adapter: bool,
 ) -> Work:
     """One training step on full rows."""
     num_tokens = num_rows * length
-    again = 1 if remat == "full" else 0
-    once = flops.training_flops(config, num_tokens, _seen(num_rows, length))
-    passes = flops.TRAINING_PASSES + again
-    optimizer = _ADAM_BYTES * config.parameter_count() / mesh.size
+    seen, again = _seen(num_rows, length), int(remat == "full")
+    once = flops.training_flops(config, num_tokens, seen, trains_weights=not is_adapter)
+    passes = 3 + again - is_adapter
+    optimizer = _ADAM_BYTES * num_trained / mesh.size
     return Work(
-        flops=once * passes / flops.TRAINING_PASSES,
+        flops=float(once + again * flops.forward_flops(config, num_tokens, seen)),
         memory_bytes=passes * micro_batches * _weight_bytes(config, mesh, config.dtype) + optimizer,
         tokens=num_tokens,
     )

@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.em import role as role_lib
+from promptcot_jax.models.config import FloatType
+from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.run.planning import phases
@@ -29,13 +31,14 @@ def of_stage(
     chips: Sequence[Any],
     *,
     model: ModelSource | None,
+    adapter: LoraConfig | None,
     prompt_tokens: int,
 ) -> list[Phase]:
     """The programs of one stage on the chips of a topology.
 
     Args:
         arguments: of the stage's function.
-        model: shape of the models that a stage reads from a path.
+        model: shape of the models that a stage reads from a path; `adapter`: of what was trained beside it.
         prompt_tokens: longest prompt of the stages whose settings do not bound it.
 
     Raises:
@@ -50,8 +53,8 @@ def of_stage(
             "stages/plan.gin, which sets MODEL."
         )
     if stage == "em":
-        return _of_em(arguments, mesh, model)
-    return _of_rollouts(stage, arguments, mesh, model, prompt_tokens)
+        return _of_em(arguments, mesh, model, adapter)
+    return _of_rollouts(stage, arguments, mesh, model, adapter, prompt_tokens)
 
 
 def _mesh(config: mesh_lib.MeshConfig, chips: Sequence[Any]) -> Mesh:
@@ -64,56 +67,65 @@ def _mesh(config: mesh_lib.MeshConfig, chips: Sequence[Any]) -> Mesh:
     return mesh
 
 
-def _fitter(arguments: Mapping[str, Any], mesh: Mesh, role: str = "") -> Fitter:
+def _fitter(arguments: Mapping[str, Any], mesh: Mesh, adapter: LoraConfig | None, role: str = "") -> Fitter:
     return Fitter(
         fit=arguments[f"{role}fit"],
         optimizer=arguments[f"{role}optimizer"],
         loop=arguments["loop_config"],
         mesh=mesh,
         seed=0,
+        adapter=adapter,
     )
 
 
 def _of_fit(stage: str, arguments: Mapping[str, Any], mesh: Mesh) -> list[Phase]:
-    """Cold start (its roles' fits are alike) and SFT: the base stays while its copies are trained."""
-    lm = phases.language_model(arguments["model"])
+    """Cold start (its roles' fits are alike) and SFT: the base stays while its copy or adapter is trained."""
+    lm, adapter = phases.language_model(arguments["model"]), arguments["lora"]
     base = {"base model": phases.parameters(lm, mesh, lm.config.param_dtype)}
-    return [phases.fit(f"{stage}: fit", lm, _fitter(arguments, mesh), sft.sft_loss, base)]
+    fitter = _fitter(arguments, mesh, adapter)
+    return [phases.fit(f"{stage}: fit", lm, fitter, sft.sft_loss, {} if adapter else base)]
 
 
-def _of_em(arguments: Mapping[str, Any], mesh: Mesh, model: ModelSource) -> list[Phase]:
+def _of_em(
+    arguments: Mapping[str, Any], mesh: Mesh, model: ModelSource, adapter: LoraConfig | None
+) -> list[Phase]:
+    """Two roles: each a set of float32 parameters, or both one base in the compute type with two adapters."""
     e_step, sizes, dtype = arguments["e_step"], arguments["batch_sizes"], arguments["dtype"]
-    lm = phases.language_model(model, dtype=dtype)
-    masters = phases.parameters(lm, mesh, "float32")
-    decoded = {} if dtype == "float32" else {"a role to decode": phases.parameters(lm, mesh, dtype)}
-    both = {"theta": masters, "phi": masters}
+    stored: FloatType = "float32" if adapter is None else dtype
+    lm = phases.language_model(model, dtype=dtype, param_dtype=stored)
+    if adapter is None:
+        one = phases.parameters(lm, mesh, "float32")  # what a role takes beside the other
+    else:
+        one = phases.adapter_of(lm, mesh, adapter)
+    # Decoding reads parameters in the compute type: a copy, of which held-out figures hold one for each role.
+    copied = {} if stored == dtype else {"a role to decode": phases.parameters(lm, mesh, dtype)}
     length = max(arguments["phi_fit"].row_length, arguments["theta_fit"].row_length)
-    # Held-out figures draw from both roles, of whose copies the program at work sees one.
     drawing = phases.sampling(
         "em: rationales",
         lm,
         mesh,
         dtype=dtype,
+        adapter=adapter,
         config=sizes.engine,
         max_tokens=length,
-        resident={**both, **decoded} if decoded else {"the other role": masters},
+        resident={"theta": one, "phi": one, **copied} if copied else {"the other role": one},
     )
-    cache = drawing[0].parts["cache"]
     ranking = phases.score(
         "em: score under theta",
         lm,
         mesh,
-        dtype="float32",
+        dtype=stored,
+        adapter=adapter,
         length=length,
         batch_tokens=sizes.score_tokens,
-        resident={"phi": masters, **decoded, "cache": cache},  # the engine stands between two bursts
+        resident={"phi": one, **copied, "cache": drawing[0].parts["cache"]},  # the engine is between bursts
     )
-    # Between the first round and the next, `Em.run` and `run/em.py` hold what each of them was given.
-    held = {"theta": masters, "phi": masters, "both of the cold start": [masters, masters]}
+    # From the second round on, `run/em.py` still holds what the cold start gave.
+    held = {"theta": one, "phi": one, "both of the cold start": [one, one]}
     fit_phi = phases.fit(
         "em: fit phi",
         lm,
-        _fitter(arguments, mesh, "phi_"),
+        _fitter(arguments, mesh, adapter, "phi_"),
         role_lib.phi_loss(e_step),
         held,
         _VALUES[e_step.objective],
@@ -121,34 +133,46 @@ def _of_em(arguments: Mapping[str, Any], mesh: Mesh, model: ModelSource) -> list
     fit_theta = phases.fit(
         "em: fit theta",
         lm,
-        _fitter(arguments, mesh, "theta_"),
+        _fitter(arguments, mesh, adapter, "theta_"),
         sft.sft_loss,
-        {**held, "phi of the last round": masters},
+        {**held, "phi of the last round": one},
     )
     return [*drawing, ranking, fit_phi, fit_theta]
 
 
 def _of_rollouts(
-    stage: str, arguments: Mapping[str, Any], mesh: Mesh, model: ModelSource, prompt_tokens: int
+    stage: str,
+    arguments: Mapping[str, Any],
+    mesh: Mesh,
+    model: ModelSource,
+    adapter: LoraConfig | None,
+    prompt_tokens: int,
 ) -> list[Phase]:
     """Synthesis and evaluation: one model in one type, sampled, and of synthesis scored."""
     config, dtype = arguments["config"], arguments["dtype"]
-    lm = phases.language_model(model, dtype=dtype)
+    lm = phases.language_model(model, dtype=dtype, param_dtype=dtype)
     length = prompt_tokens + config.sampling.max_new_tokens
     found = phases.sampling(
-        stage, lm, mesh, dtype=dtype, config=config.engine, max_tokens=length, resident={}
+        stage,
+        lm,
+        mesh,
+        dtype=dtype,
+        adapter=adapter,
+        config=config.engine,
+        max_tokens=length,
+        resident={},
     )
     if stage == "synthesize":
         cache = {"cache": found[0].parts["cache"]}
-        scored = arguments["score_tokens"]
         found.append(
             phases.score(
                 f"{stage}: score",
                 lm,
                 mesh,
                 dtype=dtype,
+                adapter=adapter,
                 length=length,
-                batch_tokens=scored,
+                batch_tokens=arguments["score_tokens"],
                 resident=cache,
             )
         )

@@ -34,7 +34,7 @@ def quickstart() -> dict[str, dict]:
 
 def phases_of(stage: str, arguments: dict) -> list[Phase]:
     model = configuration.arguments_of("plan", stages.stage_function("plan"))["model"]
-    return stage_phases.of_stage(stage, arguments, jax.devices(), model=model, prompt_tokens=64)
+    return stage_phases.of_stage(stage, arguments, jax.devices(), model=model, adapter=None, prompt_tokens=64)
 
 
 def played(needs):
@@ -195,7 +195,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(topologies, "libtpu_mismatch", lambda: "")
     monkeypatch.setattr(hardware, "hardware_of", lambda kind: V5E)
     monkeypatch.setitem(stages.STAGES, "plan", dataclasses.replace(stages.STAGES["plan"], environment=()))
-    monkeypatch.setattr("promptcot_jax.run.plan._versions", lambda: {})
+    monkeypatch.setattr("promptcot_jax.run.plan._versions", dict)
 
 
 @pytest.mark.usefixtures("no_compiler")

@@ -23,8 +23,8 @@ from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import decontamination
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models.causal_lm import CausalLM
-from promptcot_jax.models.config import DecoderConfig, FloatType
+from promptcot_jax.models.config import FloatType
+from promptcot_jax.models.language_model import LanguageModel, ModelConfig
 from promptcot_jax.sampling import batching, generation, scoring
 from promptcot_jax.sampling import completions as completions_lib
 from promptcot_jax.sampling.token_choice import SamplingConfig
@@ -69,13 +69,13 @@ class Score:
 class Model:
     """A loaded model. Its parameters are a plain nested dict in the scanned layout."""
 
-    lm: CausalLM
+    lm: LanguageModel
     params: Params
     tokenizer: Tokenizer
     mesh: Mesh | None = None
 
     @property
-    def config(self) -> DecoderConfig:
+    def config(self) -> ModelConfig:
         """Shape and number formats."""
         return self.lm.config
 
@@ -259,7 +259,7 @@ def run_stage(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(
-    lm: CausalLM,
+    lm: LanguageModel,
     params: Params,
     token_ids: Int[Array, "B T"],
     segment_ids: Int[Array, "B T"] | None,

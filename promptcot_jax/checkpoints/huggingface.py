@@ -22,6 +22,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models import hf_config, hf_mapping, mxfp4
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig
+from promptcot_jax.models.language_model import LanguageModel
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -168,7 +169,7 @@ def _open(file: epath.Path) -> Iterator[safetensors.safe_open]:
 
 def save_hf(
     directory: epath.PathLike,
-    lm: CausalLM,
+    lm: LanguageModel,
     params: Params,
     tokenizer: Tokenizer,
     *,
@@ -181,7 +182,12 @@ def save_hf(
 
     Args:
         max_shard_bytes: weights beyond this size are spread over several files.
+
+    Raises:
+        WrongUse: the model is of a class that Hugging Face's libraries do not know, and has no `save_hf`.
     """
+    if type(lm) is not CausalLM:
+        return _save_as_it_says(directory, lm, params, tokenizer)
     directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.iterdir():
@@ -203,6 +209,19 @@ def save_hf(
     if len(shards) > 1:
         total = sum(_tensor_bytes(lm.config).values())
         jsonl.write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _save_as_it_says(
+    directory: epath.PathLike, lm: LanguageModel, params: Params, tokenizer: Tokenizer
+) -> None:
+    """A user's own model, by its method `save_hf(directory, params, tokenizer)`."""
+    save = getattr(lm, "save_hf", None)
+    if save is None:
+        raise WrongUse(
+            f"{type(lm).__name__} has no form in Hugging Face's libraries; give it a method "
+            "save_hf(directory, params, tokenizer) that writes one, or keep the checkpoint as it is."
+        )
+    save(directory, params, tokenizer)
 
 
 def _tensor_bytes(config: DecoderConfig) -> dict[str, int]:

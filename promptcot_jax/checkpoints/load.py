@@ -15,12 +15,14 @@ from etils import epath
 from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import adapters, gguf_reader, huggingface, store
+from promptcot_jax.core import jsonl
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models import hf_mapping
+from promptcot_jax.models import description, hf_mapping, language_model, model_check
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig, FloatType
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import placing, rules
 
 SMOLLM2 = "smollm2-135m"
@@ -32,7 +34,7 @@ _FLOAT_TYPES = ("float32", "bfloat16")
 class LoadedModel:
     """A model and its tokenizer, as they came from `source`."""
 
-    lm: CausalLM
+    lm: LanguageModel
     params: Params  # scanned layout
     tokenizer: Tokenizer
     source: str  # what identifies the weights: a path, or the name of a packaged model
@@ -100,10 +102,15 @@ def smollm2_path() -> str:
 
 
 def _load_own(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> LoadedModel:
-    lm = _model(huggingface.read_config(directory), dtype, mesh)
+    lm: LanguageModel
+    if (directory / store.MODEL).exists():
+        lm = language_model.in_types(_described(directory), dtype=dtype, param_dtype=dtype)
+        lm = lm if mesh is None else language_model.on_mesh(lm)
+    else:
+        lm = _model(huggingface.read_config(directory), dtype, mesh)
     shapes = jax.eval_shape(lm.init, jax.random.key(0))
     if mesh is not None:
-        shardings = rules.sharding_tree(mesh, lm.logical_axes(), shapes)
+        shardings = rules.sharding_tree(mesh, lm.logical_axes(), shapes, lm.rules)
         shapes = jax.tree.map(
             lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
             shapes,
@@ -111,6 +118,17 @@ def _load_own(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> Loa
         )
     params = store.load_params(directory, shapes)
     return LoadedModel(lm, params, Tokenizer.from_directory(directory), os.fspath(directory))
+
+
+def _described(directory: epath.Path) -> LanguageModel:
+    """A user's own model, of the class that the checkpoint names."""
+    file = directory / store.MODEL
+    try:
+        lm = description.from_described(jsonl.read_json(file))
+        model_check.check_members(lm)
+    except WrongUse as error:
+        raise WrongUse(f"{os.fspath(file)}: {error}") from None
+    return lm
 
 
 def _load_adapted(

@@ -183,6 +183,11 @@ def _base_shardings(lm: LanguageModel, mesh: Mesh) -> Params:
 
 def _new_adapter(lm: LanguageModel, config: LoraConfig, key: Array) -> Params:
     """Fresh matrices in float32; each pair has noise of its own."""
+    if not getattr(lm, "applies_adapters", False):
+        raise WrongUse(
+            f"LoRA: {type(lm).__name__} does not say that it applies adapters; leave LORA at None, or build "
+            "its projections with linear.Projection and set applies_adapters (docs/models.md)."
+        )
     flat = _flat(_base_shapes(lm))
     kernels = [
         path

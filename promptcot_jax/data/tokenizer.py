@@ -34,6 +34,10 @@ END_OF_TURN_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end
 # goes on tomorrow would read other prompts. It is the date that Llama 3's templates fall back on.
 CHAT_DATE = datetime.datetime(2024, 7, 26)
 
+_GENERATION = "generation_config.json"
+# Of that file: ids, which the tokenizer has, and what its writer said of itself.
+_NOT_DEFAULTS = ("eos_token_id", "pad_token_id", "bos_token_id", "transformers_version", "_from_model_config")
+
 Message = Mapping[str, Any]  # {"role": ..., "content": ...}, further keys as the template of the model wants
 
 
@@ -48,6 +52,9 @@ class Tokenizer:
     adds_bos: bool = False  # prompts begin with `bos_id`
     stop_ids: tuple[int, ...] = ()  # end generation; always holds `eos_id`
     chat_template: str | None = None
+    # What the source's generation_config.json says beyond ids (temperature, top_p, ...): nothing here reads
+    # it, but a model that is trained further and exported recommends what its base did.
+    generation_defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if self.adds_bos and self.bos_id is None:
@@ -67,6 +74,7 @@ class Tokenizer:
         adds_bos: bool = False,
         stop_ids: Iterable[int] = (),
         chat_template: str | None = None,
+        generation_defaults: Mapping[str, Any] | None = None,
         where: str = "tokenizer",
     ) -> "Tokenizer":
         """Wraps a backend whose special tokens are given by their text.
@@ -97,6 +105,7 @@ class Tokenizer:
             adds_bos=adds_bos,
             stop_ids=(*stop_ids, *turn_ends),
             chat_template=chat_template,
+            generation_defaults=generation_defaults or {},
         )
 
     @classmethod
@@ -111,6 +120,7 @@ class Tokenizer:
         config_path = directory / "tokenizer_config.json"
         config = _read_object(config_path, required=True)
         special = _read_object(directory / "special_tokens_map.json") | config
+        generation = _read_object(directory / _GENERATION)
         where = os.fspath(config_path)
         eos_token, bos_token, pad_token = (
             _token_text(special.get(name), f"{where}: '{name}'")
@@ -126,8 +136,9 @@ class Tokenizer:
             bos_token=bos_token,
             pad_token=pad_token,
             adds_bos=_adds_bos(backend, config, bos_token, where),
-            stop_ids=_generation_stop_ids(directory / "generation_config.json"),
+            stop_ids=_stop_ids(generation, directory / _GENERATION),
             chat_template=_read_chat_template(directory, config, where),
+            generation_defaults={k: v for k, v in generation.items() if k not in _NOT_DEFAULTS},
             where=where,
         )
 
@@ -142,7 +153,7 @@ class Tokenizer:
             "add_bos_token": self.adds_bos,
             "clean_up_tokenization_spaces": False,
         }
-        generation = {
+        generation = dict(self.generation_defaults) | {
             "eos_token_id": list(self.stop_ids),
             "pad_token_id": self.pad_id,
             "bos_token_id": self.bos_id,
@@ -151,7 +162,7 @@ class Tokenizer:
             directory / "tokenizer.json", self._backend_for_export().to_str(pretty=True).encode()
         )
         jsonl.write_json(directory / "tokenizer_config.json", config)
-        jsonl.write_json(directory / "generation_config.json", generation)
+        jsonl.write_json(directory / _GENERATION, generation)
         if self.chat_template is not None:
             jsonl.write_atomically(directory / "chat_template.jinja", self.chat_template.encode())
 
@@ -297,9 +308,9 @@ def _post_processor_adds(backend: tokenizers.Tokenizer, bos_token: str | None) -
     return bos_token is not None and backend.encode("", add_special_tokens=True).tokens[:1] == [bos_token]
 
 
-def _generation_stop_ids(path: epath.Path) -> tuple[int, ...]:
+def _stop_ids(generation: Mapping[str, Any], path: epath.Path) -> tuple[int, ...]:
     """The `eos_token_id` of a generation config: absent, one id or a list."""
-    stated = _read_object(path).get("eos_token_id")
+    stated = generation.get("eos_token_id")
     ids = stated if isinstance(stated, list) else [] if stated is None else [stated]
     if not all(isinstance(i, int) for i in ids):
         raise WrongUse(

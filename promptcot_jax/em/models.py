@@ -18,7 +18,7 @@ from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.em.pairs import Pair, Rationale, to_rationale
-from promptcot_jax.models import lora
+from promptcot_jax.models import language_model
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.sampling import engine as engine_lib
 from promptcot_jax.sampling import rollouts, scoring
@@ -136,12 +136,7 @@ def read_params(directory: epath.PathLike, lm: LanguageModel, mesh: Mesh) -> Par
     At the paper's learning rates an update is below bfloat16's resolution, so the masters are float32
     whatever dtype the model computes in.
     """
-    like = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        lora.trained_shapes(lm, None),
-        lora.trained_shardings(lm, None, mesh),
-    )
-    return store.load_params(directory, like)
+    return store.load_params(directory, language_model.abstract_params(lm, mesh, "float32"))
 
 
 def check_roles(theta_tokenizer: Tokenizer, phi_tokenizer: Tokenizer) -> None:

@@ -2,7 +2,7 @@
 
 import jax
 
-from promptcot_jax.models import linear, paged_cache, plain_pages, platforms, tpu_pages
+from promptcot_jax.models import paged_cache, plain_pages, platforms, tpu_pages
 from promptcot_jax.parallel import rules as rules_lib
 
 _LAYOUTS = {"plain": plain_pages.empty, "tpu": tpu_pages.empty}
@@ -21,4 +21,4 @@ def empty(
         ValueError: the layout cannot have pages of that size.
     """
     cache = _LAYOUTS[layout](shape, num_pages, page_size)
-    return jax.tree.map(lambda pages: linear.constrain(pages, cache.axes, rules), cache)
+    return jax.tree.map(lambda pages: rules_lib.constrain(pages, cache.axes, rules), cache)

@@ -22,6 +22,7 @@ from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import caches, decoder, linear, lora, mlp, paged_cache, platforms, rope
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.parallel import rules as rules_lib
+from promptcot_jax.parallel import stretches
 
 Remat = decoder.Remat
 
@@ -116,8 +117,8 @@ class CausalLM:
             segment_ids = jnp.ones_like(token_ids)
         if positions is None:
             positions = rope.positions_in_segments(segment_ids)
-        mask = decoder.segment_mask(segment_ids) if self._platform() == "plain" else None
-        turn, local_turn = _rotations(self.config, positions)
+        mask = decoder.segment_mask(segment_ids, self.rules) if self._platform() == "plain" else None
+        turn, local_turn = _rotations(self.config, stretches.as_stretches(positions, self.rules))
         return decoder.Surroundings(turn, local_turn, segment_ids, mask)
 
     def _platform(self) -> platforms.Platform:
@@ -179,7 +180,7 @@ class CausalLM:
         x, cache = self._extend_layers(decoding_params["layers"], x, around, cache)
         x = _apply(decoder.RMSNorm(self.config), decoding_params["norm"], x)
         hidden = x.reshape(*token_ids.shape, self.config.embed_dim)  # [B, T, D]
-        return linear.constrain(hidden, ("batch", "length", "act_embed"), self.rules), cache
+        return rules_lib.constrain(hidden, ("batch", None, "act_embed"), self.rules), cache
 
     def _extend_layers(
         self,

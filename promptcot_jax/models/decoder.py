@@ -9,8 +9,9 @@ Layers that differ beyond their parameters (a window or none, one rotary base or
 layer: a flag is scanned beside the parameters and selects reach and rotation.
 
 Tokens stay flat, [B*T, D], through all projections: the matmuls are then plain matrix products, which XLA
-runs faster on CPU. Attention is one batched product for each key-value head, its group of query heads laid
-side by side, so that keys and values are never repeated.
+runs faster on CPU. Those of whole rows stand stretch after stretch (`parallel.stretches`), which is row after
+row unless a mesh splits positions. Attention is one batched product for each key-value head, its group of
+query heads laid side by side, so that keys and values are never repeated.
 
 Activations are constrained by `parallel.rules` rather than by `nn.with_logical_constraint`, which fails
 where a mesh axis does not divide a dimension (3 heads over 2 devices) and drops constraints silently where
@@ -29,18 +30,32 @@ from promptcot_jax.core.arrays import Array, Bool, Float, Int
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.models import linear, mlp, paged_cache, platforms, rope, splash
 from promptcot_jax.models import scores as scores_lib
-from promptcot_jax.models.linear import Projection, constrain, declare
+from promptcot_jax.models.linear import Projection, declare
 from promptcot_jax.parallel import rules as rules_lib
+from promptcot_jax.parallel import stretches
+from promptcot_jax.parallel.rules import constrain
 
 
 class Surroundings(NamedTuple):
     """What every layer of one forward pass shares: whole rows or places in a cache."""
 
-    turn: rope.Rotation
+    turn: rope.Rotation  # of stretches, where rows are whole
     local_turn: rope.Rotation | None = None  # of local layers, where these have a base of their own
     segment_ids: Int[Array, "B T"] | None = None  # 0 is padding
     mask: Bool[Array, "B T S"] | None = None  # plain attention's, made once for all layers
     places: paged_cache.Places | None = None
+
+    @property
+    def tokens(self) -> rules_lib.LogicalAxis:
+        """What flat tokens lie over; those a cache is read with, one or a page a row, are not split."""
+        return stretches.TOKENS if self.places is None else "batch"
+
+    @property
+    def rows_shape(self) -> tuple[int, ...]:
+        """(B, T) of whole rows."""
+        array = self.mask if self.segment_ids is None else self.segment_ids
+        assert array is not None
+        return array.shape[:2]
 
 
 class LayerKind(NamedTuple):
@@ -90,16 +105,17 @@ class Attention(nn.Module):
         kind: LayerKind,
     ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache | None]:
         config = self.config
-        flat = self._project(x)
+        flat = self._project(x, around.tokens)
         if cache is not None and not self.fused:
             # Else XLA for TPUs merges the split into heads with the product, and lays out the stacked weights
             # of all layers anew for it at every call (`tests/sampling/compile_for_tpu.py` shows it).
             flat = lax.optimization_barrier(flat)
         flat_queries, flat_keys, flat_values = flat
         turn = self._turn(around, kind)
-        queries = self._heads(flat_queries, "heads", "q_norm", turn)
-        keys = self._heads(flat_keys, "kv_heads", "k_norm", turn)
-        values = self._heads(flat_values, "kv_heads", None, turn)
+        rows = around.tokens
+        queries = self._heads(flat_queries, (rows, None, "heads", None), "q_norm", turn)
+        keys = self._heads(flat_keys, (rows, None, "kv_heads", None), "k_norm", turn)
+        values = self._heads(flat_values, (rows, None, "kv_heads", None), None, turn)
         rule = self._score_rule(kind)
         if cache is None:
             mixed = self._attend_in_rows(queries, keys, values, around, kind, rule)
@@ -116,23 +132,48 @@ class Attention(nn.Module):
                 num_layers=config.num_layers,
                 rules=self.rules,
             )
-        mixed = constrain(mixed, ("batch", "heads"), self.rules)
+        mixed = constrain(mixed, (around.tokens, "heads"), self.rules)
         axes = ("heads", "embed")
         output = Projection(config, config.embed_dim, axes, config.output_bias, name="o_proj")(mixed)
         return output, cache
 
     def _attend_in_rows(
         self,
-        queries: Float[Array, "B T N H"],
-        keys: Float[Array, "B T K H"],
-        values: Float[Array, "B T K H"],
+        queries: Float[Array, "stretches positions N H"],
+        keys: Float[Array, "stretches positions K H"],
+        values: Float[Array, "stretches positions K H"],
         around: Surroundings,
         kind: LayerKind,
         rule: scores_lib.ScoreRule,
     ) -> Float[Array, "tokens N*H"]:
+        axes = (("heads", queries), ("kv_heads", keys), ("kv_heads", values))
+        queries, keys, values = (self._of_rows(heads, axis, around) for axis, heads in axes)
         keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
+        mixed = self._mix(queries, keys, values, around, kind, rule)
+        mixed = stretches.as_stretches(mixed, self.rules)
+        return mixed.reshape(mixed.shape[0] * mixed.shape[1], -1)
+
+    def _of_rows(
+        self, heads: Float[Array, "stretches positions heads H"], axis: str, around: Surroundings
+    ) -> Float[Array, "B T heads H"]:
+        rows = stretches.as_rows(heads, around.rows_shape, self.rules)
+        return constrain(rows, ("batch", "length", axis, None), self.rules)
+
+    def _mix(
+        self,
+        queries: Float[Array, "B T N H"],
+        keys: Float[Array, "B K T H"],
+        values: Float[Array, "B K T H"],
+        around: Surroundings,
+        kind: LayerKind,
+        rule: scores_lib.ScoreRule,
+    ) -> Float[Array, "B T N H"]:
+        """This platform's attention over whole rows."""
         if self.platform == "plain":
             assert around.mask is not None
+            # A query sees keys of the whole row: gathered once, where positions are split.
+            whole = ("batch", "kv_heads", None, None)
+            keys, values = (constrain(x, whole, self.rules) for x in (keys, values))
             return attend(queries, keys, values, around.mask, rule)
         assert around.segment_ids is not None
         everywhere = functools.partial(
@@ -166,7 +207,9 @@ class Attention(nn.Module):
         choose = functools.partial(jnp.where, kind.is_local)
         return jax.tree.map(choose, around.local_turn, around.turn)
 
-    def _project(self, x: Float[Array, "tokens D"]) -> list[Float[Array, "tokens _"]]:
+    def _project(
+        self, x: Float[Array, "tokens D"], tokens: rules_lib.LogicalAxis
+    ) -> list[Float[Array, "tokens _"]]:
         """Queries, keys and values, flat."""
         config = self.config
         sizes = [n * config.head_dim for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
@@ -177,7 +220,7 @@ class Attention(nn.Module):
         return [
             constrain(
                 Projection(config, size, ("embed", axis), config.qkv_bias, name=name)(x),
-                ("batch", axis),
+                (tokens, axis),
                 self.rules,
             )
             for name, axis, size in zip(
@@ -186,7 +229,11 @@ class Attention(nn.Module):
         ]
 
     def _heads(
-        self, flat: Float[Array, "tokens _"], axis: str, norm: str | None, turn: rope.Rotation
+        self,
+        flat: Float[Array, "tokens _"],
+        axes: tuple[rules_lib.LogicalAxis, ...],
+        norm: str | None,
+        turn: rope.Rotation,
     ) -> Float[Array, "B T heads H"]:
         """Flat features as heads; queries and keys (those with a norm's name) are normed and rotated."""
         config = self.config
@@ -195,15 +242,16 @@ class Attention(nn.Module):
             if config.qk_norm:
                 heads = RMSNorm(config, "head_dim", name=norm)(heads)
             heads = rope.rotate(heads, turn)
-        return constrain(heads, ("batch", "length", axis, "head_dim"), self.rules)
+        return constrain(heads, axes, self.rules)
 
 
-def segment_mask(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
+def segment_mask(segment_ids: Int[Array, "B T"], rules: rules_lib.LogicalRules) -> Bool[Array, "B T T"]:
     """Which tokens each token of a row sees: those up to itself of its own segment."""
     slots = jnp.arange(segment_ids.shape[1])
     is_past = slots[None, :] <= slots[:, None]  # [T, T]
     # Padding sees padding, which keeps its softmax finite; nothing else sees it.
-    return is_past & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    mask = is_past & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    return constrain(mask, ("batch", "length", None), rules)
 
 
 def attend(
@@ -212,8 +260,8 @@ def attend(
     values: Float[Array, "B K S H"],
     mask: Bool[Array, "B T S"],
     rule: scores_lib.ScoreRule,
-) -> Float[Array, "tokens N*H"]:
-    """Softmax attention of N query heads over K key-value heads, flat tokens out.
+) -> Float[Array, "B T N H"]:
+    """Softmax attention of N query heads over K key-value heads.
 
     A query whose mask is empty (padding) gets a finite mean of all values; nothing reads it.
     """
@@ -221,28 +269,27 @@ def attend(
     num_kv_heads, num_slots = keys.shape[1:3]
     scaled = queries * jnp.asarray(rule.scale, queries.dtype)
     grouped = scaled.reshape(batch, length, num_kv_heads, -1, head_dim)
-    grouped = grouped.transpose(0, 2, 3, 1, 4)  # [B, K, N/K, T, H]
-    rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)  # [B, K, N/K*T, H]
+    grouped = grouped.transpose(0, 2, 1, 3, 4)  # [B, K, T, N/K, H]: merged with heads, positions stay split
+    rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)  # [B, K, T*N/K, H]
     scores = jnp.einsum("BKRH,BKSH->BKRS", rows, keys, preferred_element_type=jnp.float32)
-    scores = rule.capped(scores).reshape(batch, num_kv_heads, -1, length, num_slots)
+    scores = rule.capped(scores).reshape(batch, num_kv_heads, length, -1, num_slots)
     if rule.reach is not None:
         mask = mask & rule.sees(jnp.arange(length)[:, None] - jnp.arange(num_slots))
-    scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
+    scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
     weights = softmax_with_sinks(scores, rule.sinks).astype(values.dtype)
     weights = weights.reshape(batch, num_kv_heads, -1, num_slots)
     mixed = jnp.einsum("BKRS,BKSH->BKRH", weights, values)
-    mixed = mixed.reshape(batch, num_kv_heads, -1, length, head_dim)
-    mixed = mixed.transpose(0, 3, 1, 2, 4)  # [B, T, K, N/K, H]
-    return mixed.reshape(batch * length, num_heads * head_dim)
+    mixed = mixed.reshape(batch, num_kv_heads, length, -1, head_dim)
+    return mixed.swapaxes(1, 2).reshape(queries.shape)  # from [B, T, K, N/K, H]
 
 
 def softmax_with_sinks(
-    scores: Float[Array, "B K G T S"], sinks: Float[Array, " N"] | None
-) -> Float[Array, "B K G T S"]:
+    scores: Float[Array, "B K T G S"], sinks: Float[Array, " N"] | None
+) -> Float[Array, "B K T G S"]:
     """Softmax over keys; each head's sink takes its share of the sum."""
     if sinks is None:
         return jax.nn.softmax(scores, axis=-1)
-    sinks = sinks.astype(jnp.float32).reshape(scores.shape[1], -1, 1, 1)  # [K, N/K, 1, 1]
+    sinks = sinks.astype(jnp.float32).reshape(scores.shape[1], 1, -1, 1)  # [K, 1, N/K, 1]
     maximum = lax.stop_gradient(jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), sinks))
     weights = jnp.exp(scores - maximum)
     return weights / (jnp.sum(weights, axis=-1, keepdims=True) + jnp.exp(sinks - maximum))
@@ -269,19 +316,21 @@ class DecoderLayer(nn.Module):
         mixed, cache = attention(RMSNorm(config, name="input_layernorm")(x), around, cache, kind)
         if sandwich:
             mixed = RMSNorm(config, name="post_attention_layernorm")(mixed)
-        x = constrain(x + mixed, ("batch", "act_embed"), self.rules)
+        x = constrain(x + mixed, (around.tokens, "act_embed"), self.rules)
         # Hugging Face's names: without sandwich norms, the one after attention is the one before the MLP.
         before = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
         y = self._mlp(RMSNorm(config, name=before)(x), around)
         if sandwich:
             y = RMSNorm(config, name="post_feedforward_layernorm")(y)
-        return constrain(x + y, ("batch", "act_embed"), self.rules), cache
+        return constrain(x + y, (around.tokens, "act_embed"), self.rules), cache
 
     def _mlp(self, x: Float[Array, "tokens D"], around: Surroundings) -> Float[Array, "tokens D"]:
         config = self.config
         if config.experts is None:
-            return mlp.Mlp(config, self.rules, self.fused, name="mlp")(x)
-        is_token = None if around.segment_ids is None else around.segment_ids.reshape(-1) > 0
+            return mlp.Mlp(config, self.rules, self.fused, around.tokens, name="mlp")(x)
+        is_token = None
+        if around.segment_ids is not None:
+            is_token = stretches.as_stretches(around.segment_ids, self.rules).reshape(-1) > 0
         experts_mlp = mlp.ExpertMlp(config, config.experts, self.rules, self.platform, name="mlp")
         return experts_mlp(x, is_token)
 
@@ -291,6 +340,7 @@ class TokenEmbedding(nn.Module):
 
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
+    tokens: rules_lib.LogicalAxis = "batch"
 
     @nn.compact
     def __call__(self, token_ids: Int[Array, "B T"]) -> Float[Array, "tokens D"]:
@@ -301,7 +351,7 @@ class TokenEmbedding(nn.Module):
         rows = jnp.take(embedding, token_ids.reshape(-1), axis=0).astype(config.dtype)
         if config.scale_embeddings:
             rows = rows * jnp.asarray(config.embed_dim**0.5, config.dtype)
-        return constrain(rows, ("batch", "act_embed"), self.rules)
+        return constrain(rows, (self.tokens, "act_embed"), self.rules)
 
 
 class OutputEmbedding(nn.Module):
@@ -360,7 +410,8 @@ class Decoder(nn.Module):
         config = self.config
         if not config.tie_embeddings:
             OutputEmbedding(config, name="lm_head")()
-        x = TokenEmbedding(config, self.rules, name="embed_tokens")(token_ids)
+        of_stretches = stretches.as_stretches(token_ids, self.rules)
+        x = TokenEmbedding(config, self.rules, around.tokens, name="embed_tokens")(of_stretches)
         per_layer: Any = (nn.broadcast, nn.broadcast, 0)  # of the arguments; flax annotates this as an int
         layers = nn.scan(
             rematerialized(DecoderLayer, self.remat),
@@ -373,5 +424,6 @@ class Decoder(nn.Module):
         stack = layers(config, self.rules, platform=self.platform, name="layers")
         x, _ = stack(x, around, None, layer_kinds(config))
         x = RMSNorm(config, name="norm")(x)
-        hidden = x.reshape(*token_ids.shape, config.embed_dim)  # [B, T, D]
+        hidden = x.reshape(*of_stretches.shape, config.embed_dim)
+        hidden = stretches.as_rows(hidden, token_ids.shape, self.rules)  # [B, T, D]
         return constrain(hidden, ("batch", "length", "act_embed"), self.rules)

@@ -154,14 +154,10 @@ def _split(weights: dict[str, Array], rules: rules_lib.LogicalRules) -> _Split:
     if mesh.empty:
         raise ValueError("Experts have sharding rules but no mesh is entered; use jax.set_mesh(mesh).")
     specs = {name: rules_lib.partition_spec(mesh, _AXES[name], w.shape, rules) for name, w in weights.items()}
-    experts, embed, mlp = (_names(axes) for axes in specs["gate"])
+    experts, embed, mlp = (rules_lib.names(axes) for axes in specs["gate"])
     rows, length = (rules_lib.mesh_axes(axis, rules) for axis in ("batch", "length"))
     tokens = dict.fromkeys(rows + length + experts + mlp)
     return _Split(dict(mesh.shape), specs, tuple(tokens), experts, embed, mlp)
-
-
-def _names(axes: rules_lib.MeshAxes) -> tuple[str, ...]:
-    return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
 def _padded(arrays: tuple[Array, Array, Array], missing: int, num_experts: int) -> tuple[Array, ...]:

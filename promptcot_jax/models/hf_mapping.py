@@ -3,6 +3,10 @@
 Beyond names three things differ: Hugging Face keeps one tensor a layer (in Qwen3-MoE, an expert of a layer)
 where we stack [L, ...]; its matrices are [out, in] where our kernels are [in, out]; and gpt-oss keeps the
 columns of gate and up in turns in one tensor. So each slice of a parameter comes from one tensor (`_Row`).
+
+Both ways stream. Import holds one tensor as it is stored, or the rows of it that this host needs, and this
+host's part of one layer of the parameters it belongs to; each layer is written into the sharded stack where
+that lies. Export brings one tensor at a time to the host.
 """
 
 import dataclasses
@@ -10,7 +14,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -19,8 +23,20 @@ from promptcot_jax.core import errors
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.models import causal_lm
 from promptcot_jax.models import config as config_lib
+from promptcot_jax.parallel import placing
 
 Path = tuple[str, ...]
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A tensor of a checkpoint: an array, or what reads rows of its first axis when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
 
 _OUTER: dict[str, tuple[Path, ...]] = {
     "model.embed_tokens.weight": (("embed_tokens", "embedding"),),
@@ -106,16 +122,21 @@ class _Row:
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Every tensor of this kind, and at which leading indices of the parameters it belongs."""
         for index in itertools.product(*map(range, self.stacked)):
-            counted = dict(zip(("layer", "expert"), index, strict=False))
-            yield self.name.format(**counted), index
+            yield self.tensor_name(index), index
 
-    def from_tensor(self, tensor: np.ndarray) -> list[np.ndarray]:
-        """The slice of each parameter."""
-        tensor = tensor.T if self.is_transposed else tensor
-        return [tensor[..., i :: len(self.paths)] for i in range(len(self.paths))]
+    def tensor_name(self, index: tuple[int, ...]) -> str:
+        """Name of the tensor of a layer, or of an expert of one."""
+        return self.name.format(**dict(zip(("layer", "expert"), index, strict=False)))
+
+    def in_tensor(self, part: tuple[slice, ...], which: int) -> tuple[slice, ...]:
+        """Where a part of a slice of parameter number `which` lies in its tensor."""
+        *rest, columns = part
+        step = len(self.paths)
+        columns = slice(columns.start * step + which, (columns.stop - 1) * step + which + 1, step)
+        return (columns, *rest[::-1]) if self.is_transposed else (*rest, columns)
 
     def to_tensor(self, slices: list[np.ndarray]) -> np.ndarray:
-        """Undoes `from_tensor`."""
+        """The tensor that holds a slice of each parameter."""
         joined = slices[0] if len(slices) == 1 else np.stack(slices, axis=-1).reshape(self.tensor_shape)
         return np.ascontiguousarray(joined.T if self.is_transposed else joined)
 
@@ -143,8 +164,22 @@ def _rows(config: config_lib.DecoderConfig) -> tuple[_Row, ...]:
 
 
 def expected_tensors(config: config_lib.DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a Hugging Face checkpoint; a tied output matrix is not among them."""
-    return {name: row.tensor_shape for row in _rows(config) for name, _ in row.tensors()}
+    """Name and shape of every tensor of a Hugging Face checkpoint, layer by layer.
+
+    A tied output matrix is not among them.
+    """
+    return {name: row.tensor_shape for name, (row, _) in _tensors(config).items()}
+
+
+def _tensors(config: config_lib.DecoderConfig) -> dict[str, tuple[_Row, tuple[int, ...]]]:
+    """Row and leading indices of every tensor: the embedding, layer after layer, what follows them."""
+
+    def layer(entry: tuple[str, tuple[_Row, tuple[int, ...]]]) -> int:
+        name, (_, index) = entry
+        return index[0] if index else -1 if "embed_tokens" in name else config.num_layers
+
+    found = [(name, (row, index)) for row in _rows(config) for name, index in row.tensors()]
+    return dict(sorted(found, key=layer))
 
 
 def text_name(name: str, config: config_lib.DecoderConfig) -> str | None:
@@ -161,57 +196,102 @@ def text_name(name: str, config: config_lib.DecoderConfig) -> str | None:
 
 def to_hf_tensors(params: Params, config: config_lib.DecoderConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Tensors of a checkpoint one after the other, on the host, in the parameters' number format."""
-    for row in _rows(config):
-        arrays = [_at(params, path) for path in row.paths]
-        of_layer: list[np.ndarray] = []
-        for name, index in row.tensors():
-            if not any(index[1:]):  # the first, or the only, tensor of a layer: this goes to the host at once
-                of_layer = [np.asarray(array[index[0]] if index else array) for array in arrays]
-            yield name, row.to_tensor([array[index[1:]] for array in of_layer])
+    for name, make in tensor_makers(params, config).items():
+        yield name, make()
 
 
-def _at(params: Params, path: Path) -> Array:
-    """The parameter at a path."""
-    branch: Any = params
+def tensor_makers(params: Params, config: config_lib.DecoderConfig) -> dict[str, Callable[[], np.ndarray]]:
+    """What brings each tensor of a checkpoint to the host, in the order of `expected_tensors`.
+
+    With several hosts all must call the same ones in the same order.
+    """
+
+    def make(row: _Row, index: tuple[int, ...]) -> np.ndarray:
+        return row.to_tensor([placing.to_host(_at(params, path), index) for path in row.paths])
+
+    return {name: functools.partial(make, *place) for name, place in _tensors(config).items()}
+
+
+def _at(tree: Any, path: Path) -> Any:
+    """What a tree of parameters, or of shardings, has at a path."""
     for key in path:
-        branch = branch[key]
-    return branch
+        tree = tree[key]
+    return tree
 
 
 def from_hf_tensors(
-    get: Callable[[str], np.ndarray],
-    config: config_lib.DecoderConfig,
-    place: Callable[[Path, np.ndarray], Array] = lambda path, array: jax.device_put(array),
+    get: Callable[[str], Rows], config: config_lib.DecoderConfig, shardings: Params | None = None
 ) -> Params:
     """Parameters in the scanned layout and in `param_dtype`, from tensors fetched by name.
 
     Args:
         get: returns a tensor by its Hugging Face name; called once for each name.
-        place: puts a finished host array, of the parameter at `path`, onto devices; by default the first.
+        shardings: where each parameter lies (`CausalLM.param_shardings`); None: on the first device.
 
     Raises:
         WrongUse: a tensor has another shape than the config says.
     """
     params: Params = {}
     for row in _rows(config):
-        for path, array in zip(row.paths, _read(get, row, config.param_dtype), strict=True):
+        places = [None if shardings is None else _at(shardings, path) for path in row.paths]
+        for path, array in zip(row.paths, _read(get, row, config.param_dtype, places), strict=True):
             branch: Any = params
             for key in path[:-1]:
                 branch = branch.setdefault(key, {})
-            branch[path[-1]] = place(path, array)
+            branch[path[-1]] = array
     return params
 
 
-def _read(get: Callable[[str], np.ndarray], row: _Row, dtype: str) -> list[np.ndarray]:
-    """Host arrays of one row's parameters."""
-    arrays = [np.empty(row.shape, jax.numpy.dtype(dtype)) for _ in row.paths]
-    for name, index in row.tensors():
-        tensor = get(name)
-        if tensor.shape != row.tensor_shape:
-            raise errors.WrongUse(
-                f"Tensor '{name}' has shape {tensor.shape}, but the model's config asks for "
-                f"{row.tensor_shape}; the weights and the config do not belong together."
-            )
-        for array, part in zip(arrays, row.from_tensor(tensor), strict=True):
-            array[index or ...] = part
-    return arrays
+def _read(get: Callable[[str], Rows], row: _Row, dtype: str, shardings: list[Any]) -> list[Array]:
+    """The parameters of one row."""
+    if not row.stacked:
+        return _read_layer(get, row, (), dtype, shardings)
+    stacks = [placing.empty_stack(row.shape, dtype, sharding) for sharding in shardings]
+    of_layer = [placing.layer_sharding(sharding) for sharding in shardings]
+    for i in range(row.stacked[0]):
+        layers = _read_layer(get, row, (i,), dtype, of_layer)
+        stacks = [placing.set_layer(*pair, i) for pair in zip(stacks, layers, strict=True)]
+    return stacks
+
+
+def _read_layer(
+    get: Callable[[str], Rows], row: _Row, layer: tuple[int, ...], dtype: str, shardings: list[Any]
+) -> list[Array]:
+    """One layer of a row's parameters (or all there is of them), where it belongs."""
+    shape = row.shape[len(layer) :]
+    parts = [placing.local_parts(shape, dtype, sharding) for sharding in shardings]
+    for expert in itertools.product(*map(range, row.stacked[len(layer) :])):  # () where there are none
+        _fill(parts, get, row, layer, expert)
+    return [placing.from_parts(shape, *pair) for pair in zip(shardings, parts, strict=True)]
+
+
+def _fill(
+    parts: list[list[placing.Part]],
+    get: Callable[[str], Rows],
+    row: _Row,
+    layer: tuple[int, ...],
+    expert: tuple[int, ...],
+) -> None:
+    """Copies what one tensor holds into the parts of each parameter; reads none but the rows they need."""
+    wanted = []
+    for which, part in [(which, part) for which, of_one in enumerate(parts) for part in of_one]:
+        counted, rest = part.index[: len(expert)], part.index[len(expert) :]
+        if all(of.start <= i < of.stop for i, of in zip(expert, counted, strict=True)):
+            here = tuple(i - of.start for i, of in zip(expert, counted, strict=True))
+            wanted.append((row.in_tensor(rest, which), part.values[here or ...]))
+    if not wanted:
+        return  # experts of other hosts
+    name = row.tensor_name(layer + expert)
+    tensor = get(name)
+    if tuple(tensor.shape) != row.tensor_shape:
+        raise errors.WrongUse(
+            f"Tensor '{name}' has shape {tensor.shape}, but the model's config asks for "
+            f"{row.tensor_shape}; the weights and the config do not belong together."
+        )
+    read: tuple[int, int] | None = None
+    block = np.empty(0)
+    for (rows, *columns), target in sorted(wanted, key=lambda item: (item[0][0].start, item[0][0].stop)):
+        if read != (rows.start, rows.stop):
+            block, read = tensor[rows.start : rows.stop], (rows.start, rows.stop)
+        taken = block[(slice(None, None, rows.step), *columns)]
+        target[...] = taken.T if row.is_transposed else taken

@@ -6,13 +6,20 @@ is equal to another of the same settings. Parameters are a nested dict of arrays
 """
 
 import dataclasses
+import functools
+import logging
 from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jax.sharding import Mesh
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import paged_cache
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.parallel import rules as rules_lib
+
+log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -106,3 +113,41 @@ def in_types(lm: LanguageModel, *, dtype: FloatType, param_dtype: FloatType | No
 
 def _replaced(value: Any, **changes: Any) -> Any:
     return dataclasses.replace(value, **changes)
+
+
+def abstract_params(lm: LanguageModel, mesh: Mesh | None = None, dtype: str | None = None) -> Params:
+    """Shapes and dtypes of a model's parameters; with a mesh also where they lie.
+
+    Args:
+        dtype: another than the model's own.
+    """
+    shapes = jax.eval_shape(lambda: lm.init(jax.random.key(0)))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype), shapes)
+    if mesh is None:
+        return shapes
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        param_shardings(lm, mesh),
+    )
+
+
+def param_shardings(lm: LanguageModel, mesh: Mesh) -> Params:
+    """Where each parameter lies on a mesh, by the model's rules or else the default ones.
+
+    What has to stay whole is logged, once for a model and mesh.
+
+    Raises:
+        WrongUse: a parameter does not divide over the mesh.
+    """
+    rules = lm.rules or rules_lib.DEFAULT_RULES
+    shapes, axes = abstract_params(lm), lm.logical_axes()
+    shardings = rules_lib.sharding_tree(mesh, axes, shapes, rules)
+    _log_once(mesh, tuple(rules_lib.unsharded(mesh, axes, shapes, rules)))
+    return shardings
+
+
+@functools.lru_cache(maxsize=64)
+def _log_once(mesh: Mesh, lines: tuple[str, ...]) -> None:
+    for line in lines:
+        log.info("%s", line)

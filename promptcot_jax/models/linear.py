@@ -3,7 +3,6 @@
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
@@ -39,22 +38,6 @@ class OutputConfig(Protocol):
 
     @property
     def logit_soft_cap(self) -> float | None: ...
-
-
-def constrain(x: Array, axes: tuple[str | None, ...], rules: rules_lib.LogicalRules) -> Array:
-    """Shards `x` over the mesh entered with `jax.set_mesh`; without rules, leaves it to the compiler.
-
-    Raises:
-        ValueError: rules are given and no mesh is entered.
-    """
-    if not rules:
-        return x
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        raise ValueError(
-            "This model has sharding rules but no mesh is entered; call it inside jax.set_mesh(mesh)."
-        )
-    return jax.lax.with_sharding_constraint(x, rules_lib.partition_spec(mesh, axes, x.shape, rules))
 
 
 def declare(
@@ -105,5 +88,5 @@ def logits(
     product = jnp.matmul(flat, output_embedding.astype(config.dtype), preferred_element_type=jnp.float32)
     if (cap := config.logit_soft_cap) is not None:
         product = cap * jnp.tanh(product / cap)
-    product = constrain(product, ("batch", "vocab"), rules)
+    product = rules_lib.constrain(product, ("batch", "vocab"), rules)
     return product.reshape(*hidden.shape[:-1], -1)

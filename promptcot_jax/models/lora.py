@@ -21,6 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.models import language_model
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import rules as rules_lib
 
@@ -123,9 +124,22 @@ def merged(params: Params) -> Params:
     return _tree(plain)
 
 
+def merge_in_place(params: Params) -> None:
+    """`merged` of one projection after the other, in the tree given: no second model is held meanwhile."""
+    if _SCALE not in params:
+        for branch in params.values():
+            if isinstance(branch, dict):
+                merge_in_place(branch)
+        return
+    adapted = {name: params[name] for name in ("kernel", *_ALL)}
+    params["kernel"] = jax.device_put(merged(adapted)["kernel"], params["kernel"].sharding)
+    for name in _ALL:
+        del params[name]
+
+
 def trained_shapes(lm: LanguageModel, config: LoraConfig | None) -> Params:
     """Shapes of what is trained, in float32: the adapter's matrices, or without a config all parameters."""
-    shapes = _base_shapes(lm)
+    shapes = language_model.abstract_params(lm)
     if config is not None:
         shapes, _ = split(join(adapter_shapes(lm, config), shapes))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), shapes)
@@ -134,7 +148,7 @@ def trained_shapes(lm: LanguageModel, config: LoraConfig | None) -> Params:
 def trained_shardings(lm: LanguageModel, config: LoraConfig | None, mesh: Mesh) -> Params:
     """Where the rules want what is trained."""
     if config is None:
-        return _base_shardings(lm, mesh)
+        return language_model.param_shardings(lm, mesh)
     return split(adapter_shardings(lm, config, mesh))[0]
 
 
@@ -142,7 +156,7 @@ def frozen_shardings(lm: LanguageModel, config: LoraConfig | None, mesh: Mesh) -
     """Where the rules want what is frozen."""
     if config is None:
         return {}
-    return split(join(adapter_shardings(lm, config, mesh), _base_shardings(lm, mesh)))[1]
+    return split(join(adapter_shardings(lm, config, mesh), language_model.param_shardings(lm, mesh)))[1]
 
 
 def adapter_shapes(lm: LanguageModel, config: LoraConfig) -> Params:
@@ -172,15 +186,6 @@ def _tree(flat: _Flat) -> Params:
     return traverse_util.unflatten_dict(flat)
 
 
-def _base_shapes(lm: LanguageModel) -> Params:
-    return jax.eval_shape(lambda: lm.init(jax.random.key(0)))
-
-
-def _base_shardings(lm: LanguageModel, mesh: Mesh) -> Params:
-    rules = lm.rules or rules_lib.DEFAULT_RULES
-    return rules_lib.sharding_tree(mesh, lm.logical_axes(), _base_shapes(lm), rules)
-
-
 def _new_adapter(lm: LanguageModel, config: LoraConfig, key: Array) -> Params:
     """Fresh matrices in float32; each pair has noise of its own."""
     if not getattr(lm, "applies_adapters", False):
@@ -188,7 +193,7 @@ def _new_adapter(lm: LanguageModel, config: LoraConfig, key: Array) -> Params:
             f"LoRA: {type(lm).__name__} does not say that it applies adapters; leave LORA at None, or build "
             "its projections with linear.Projection and set applies_adapters (docs/models.md)."
         )
-    flat = _flat(_base_shapes(lm))
+    flat = _flat(language_model.abstract_params(lm))
     kernels = [
         path
         for path, leaf in flat.items()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from promptcot_jax.core.arrays import Array, Bool, Float
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.models import experts, linear, platforms
-from promptcot_jax.models.linear import Projection, constrain
+from promptcot_jax.models.linear import Projection
 from promptcot_jax.parallel import rules as rules_lib
 
 ROUTERS = "routers"  # the collection into which layers put their `RouterTotals`
@@ -32,6 +32,7 @@ class Mlp(nn.Module):
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
     fused: bool = False
+    tokens: rules_lib.LogicalAxis = "batch"  # what flat tokens lie over
 
     @nn.compact
     def __call__(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens D"]:
@@ -42,7 +43,8 @@ class Mlp(nn.Module):
         else:
             gate = Projection(config, config.mlp_dim, axes, config.mlp_bias, name="gate_proj")(x)
             up = Projection(config, config.mlp_dim, axes, config.mlp_bias, name="up_proj")(x)
-        hidden = constrain(activate(gate, up, config.activation), ("batch", "mlp"), self.rules)
+        hidden = activate(gate, up, config.activation)
+        hidden = rules_lib.constrain(hidden, (self.tokens, "mlp"), self.rules)
         axes = ("mlp", "embed")
         return Projection(config, config.embed_dim, axes, config.mlp_bias, name="down_proj")(hidden)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.models import config as model_config
-from promptcot_jax.models import description, paged_cache
+from promptcot_jax.models import description, language_model, paged_cache
 from promptcot_jax.models.language_model import LanguageModel
 
 _MEMBERS = (
@@ -101,7 +101,7 @@ def check_params(lm: LanguageModel, params: Any) -> None:
     Raises:
         WrongUse: names the first parameter that is missing, unknown or of another shape.
     """
-    expected = _by_name(jax.eval_shape(lm.init, jax.eval_shape(lambda: jax.random.key(0))))
+    expected = _by_name(language_model.abstract_params(lm))
     found = _by_name(params)
     for name in {**expected, **found}:
         if expected.get(name) != found.get(name):

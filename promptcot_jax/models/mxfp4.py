@@ -5,6 +5,9 @@ byte, the lower half first, and `NAME_scales` [..., groups], exponents with a bi
 the input dimension, which our matrices (and the unpacked ones of transformers) have second to last.
 """
 
+import dataclasses
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 
@@ -27,3 +30,26 @@ def unpack(blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
     values = _VALUES[halves].reshape(*scales.shape, _BLOCK)
     values = np.ldexp(values, scales.astype(np.int32)[..., None] - 127).astype(ml_dtypes.bfloat16)
     return values.reshape(*scales.shape[:-1], -1).swapaxes(-1, -2)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Packed:
+    """Matrices [experts, in, out] whose rows are unpacked when they are asked for, one expert at a time.
+
+    `blocks` and `scales` are arrays, or what reads rows of their first axis.
+    """
+
+    blocks: Any
+    scales: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        experts, outputs, groups = self.scales.shape
+        return (experts, groups * _BLOCK, outputs)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        blocks, scales = self.blocks[rows], self.scales[rows]
+        matrices = np.empty((len(blocks), *self.shape[1:]), ml_dtypes.bfloat16)
+        for matrix, *packed in zip(matrices, blocks, scales, strict=True):
+            matrix[...] = unpack(*packed)
+        return matrices

@@ -55,8 +55,8 @@ def attend(
     sinks: Float[Array, " N"] | None = None,
     rules: rules_lib.LogicalRules = (),
     block: int = _BLOCK,
-) -> Float[Array, "tokens N*H"]:
-    """Softmax attention of N query heads over K key-value heads, flat tokens out; zeros for padding.
+) -> Float[Array, "B T N H"]:
+    """Softmax attention of N query heads over K key-value heads; zeros for padding.
 
     Args:
         segment_ids: 0 is padding.
@@ -67,7 +67,7 @@ def attend(
     Raises:
         ValueError: rules are given and no mesh is entered.
     """
-    batch, length, num_heads, head_dim = queries.shape
+    length, num_heads = queries.shape[1:3]
     split = _split(queries.shape, keys.shape[1], rules)
     block = min(block, _up(-(-length // split.num_sequence), _LANES))
     missing = _up(length, block * split.num_sequence) - length
@@ -78,8 +78,7 @@ def attend(
     )
     arguments = (kernel, queries, keys, values, _pad(segment_ids, missing, axis=1), sinks)
     mixed = _over_mesh(split, *arguments) if rules else _of_shard((), *arguments)
-    mixed = jnp.where(segment_ids[..., None, None] != 0, mixed[:, :length], 0)
-    return mixed.reshape(batch * length, num_heads * head_dim)
+    return jnp.where(segment_ids[..., None, None] != 0, mixed[:, :length], 0)
 
 
 class _Split(NamedTuple):

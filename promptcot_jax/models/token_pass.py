@@ -74,8 +74,7 @@ class TokenPass(NamedTuple):
             sinks=sinks,
         )
         if self.places is None:
-            mixed = self._attend_in_rows(queries, keys, values, rule, window)
-            return mixed.reshape(queries.shape), None
+            return self._attend_in_rows(queries, keys, values, rule, window), None
         assert cache is not None
         mixed, cache = paged_cache.write_and_attend(
             queries,
@@ -97,9 +96,12 @@ class TokenPass(NamedTuple):
         values: Float[Array, "B T K H"],
         rule: scores_lib.ScoreRule,
         window: int | None,
-    ) -> Float[Array, "tokens N*H"]:
+    ) -> Float[Array, "B T N H"]:
         keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
         if self.mask is not None:
+            # A query sees keys of the whole row: gathered once, where positions are split.
+            whole = ("batch", "kv_heads", None, None)
+            keys, values = (rules_lib.constrain(x, whole, self.setting.rules) for x in (keys, values))
             return decoder.attend(queries, keys, values, self.mask, rule)
         assert self.segment_ids is not None
         return splash.attend(
@@ -124,7 +126,7 @@ def over_rows(
     """Of whole rows; by default each row is one segment, and positions count from 0 in each."""
     segment_ids = jnp.ones_like(token_ids) if segment_ids is None else segment_ids
     positions = rope.positions_in_segments(segment_ids) if positions is None else positions
-    mask = decoder.segment_mask(segment_ids) if setting.platform == "plain" else None
+    mask = decoder.segment_mask(segment_ids, setting.rules) if setting.platform == "plain" else None
     return TokenPass(setting, positions, segment_ids, mask)
 
 

@@ -4,19 +4,24 @@ Serves every likelihood of the system: the SFT loss of cold start and M-step, th
 `log p(z | c) + log p(x | z, c)` and `log q(z | c, x)` (section 3 of the paper), and scoring.
 Reductions over the vocabulary are in float32 whatever the dtype of the hidden states.
 
-Rows stay rows: a chunk is a stretch of positions of *all* rows, so that on a mesh each device works on the
-rows it holds, while inside a chunk tokens lie flat, [B * C, D], for one plain matrix product.
+Rows stay rows: a chunk is a stretch of positions of all rows, while inside a chunk tokens lie flat,
+[B * C, D], for one plain matrix product. On a mesh each device goes through the tokens that it holds, whether
+rows or positions are split, with the output matrix gathered once in D and split over V; left to the compiler,
+every chunk would gather the matrix and add up its gradient over all devices.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Int
+from promptcot_jax.parallel import rules as rules_lib
 
-CHUNK_TOKENS = 1024  # tokens whose logits exist at one time, over all rows; 200 MB at V = 49,152
+CHUNK_TOKENS = 1024  # tokens whose logits a device has at one time, over its rows; 200 MB at V = 49,152
 
 
 def label_log_probs(logits: Float[Array, "B T V"], labels: Int[Array, "B T"]) -> Float[Array, "B T"]:
@@ -42,6 +47,7 @@ def chunked_label_log_probs(
     temperature: float | Float[Array, ""] = 1.0,
     soft_cap: float | None = None,
     chunk: int = CHUNK_TOKENS,
+    rules: rules_lib.LogicalRules = (),
 ) -> Float[Array, "B T"]:
     """log p(labels[b, t]) under softmax(hidden[b, t] @ output_embedding / temperature), in float32.
 
@@ -51,8 +57,29 @@ def chunked_label_log_probs(
     Args:
         temperature: positive; may be traced.
         soft_cap: logits are cap * tanh(logits / cap) before the temperature divides them (Gemma 2).
-        chunk: tokens whose logits exist at one time; changes memory and speed, not the result.
+        chunk: tokens whose logits a device has at one time; changes memory and speed, not the result.
+        rules: with rules, each device of the mesh entered with `jax.set_mesh` works on its own tokens.
     """
+    of_shard = functools.partial(_label_log_probs, soft_cap, chunk)
+    arguments = hidden, output_embedding, labels, jnp.asarray(temperature)
+    split = _split_of(hidden, rules)
+    if not split.axes:
+        return of_shard(*arguments)
+    whole = PartitionSpec()
+    specs = (split.tokens, whole, split.tokens, whole)
+    return jax.shard_map(of_shard, in_specs=specs, out_specs=split.tokens, axis_names={*split.axes})(
+        *arguments
+    )
+
+
+def _label_log_probs(
+    soft_cap: float | None,
+    chunk: int,
+    hidden: Array,
+    output_embedding: Array,
+    labels: Array,
+    temperature: Array,
+) -> Array:
     num_rows, length, _ = hidden.shape
     width = _chunk_width(num_rows, length, chunk)
 
@@ -65,7 +92,7 @@ def chunked_label_log_probs(
 
     if width >= length:
         return of_chunk((hidden, labels))
-    log_probs = jax.lax.map(of_chunk, (_split(hidden, width), _split(labels, width)))  # [chunks, B, C]
+    log_probs = lax.map(of_chunk, (_in_chunks(hidden, width), _in_chunks(labels, width)))  # [chunks, B, C]
     return jnp.moveaxis(log_probs, 0, 1).reshape(num_rows, -1)[:, :length]
 
 
@@ -77,6 +104,7 @@ def weighted_nll(
     *,
     soft_cap: float | None = None,
     chunk: int = CHUNK_TOKENS,
+    rules: rules_lib.LogicalRules = (),
 ) -> Float[Array, ""]:
     """Sum of -weights[b, t] * log p(labels[b, t]); the weights are constants of the loss.
 
@@ -88,40 +116,104 @@ def weighted_nll(
 
     Args:
         soft_cap: logits are cap * tanh(logits / cap) (Gemma 2).
+        chunk: tokens whose logits a device has at one time.
+        rules: with rules, each device of the mesh entered with `jax.set_mesh` works on its own tokens.
     """
-    return _weighted_nll(hidden, output_embedding, labels, weights, soft_cap, chunk)
+    return _weighted_nll(hidden, output_embedding, labels, weights, _Settings(soft_cap, chunk, rules))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+class _Settings(NamedTuple):
+    soft_cap: float | None
+    chunk: int
+    rules: rules_lib.LogicalRules
+
+
+class _Split(NamedTuple):
+    """How a mesh splits tokens."""
+
+    tokens: PartitionSpec = PartitionSpec()  # of [B, T]
+    axes: tuple[str, ...] = ()  # the mesh axes of `tokens`
+
+    def sum(self, total: Array) -> Array:
+        return lax.psum(total, self.axes) if self.axes else total
+
+    def maximum(self, number: Array) -> Array:
+        return lax.pmax(number, self.axes) if self.axes else number
+
+
+def _split_of(hidden: Array, rules: rules_lib.LogicalRules) -> _Split:
+    mesh = jax.sharding.get_abstract_mesh()
+    if not rules or mesh.empty:
+        return _Split()
+    tokens = rules_lib.partition_spec(mesh, ("batch", "length"), hidden.shape[:2], rules)
+    return _Split(tokens, tuple(axis for entry in tokens for axis in rules_lib.names(entry)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _weighted_nll(
-    hidden: Array,
-    output_embedding: Array,
-    labels: Array,
-    weights: Array,
-    soft_cap: float | None,
-    chunk: int,
+    hidden: Array, output_embedding: Array, labels: Array, weights: Array, settings: _Settings
 ) -> Array:
-    tokens = _weighted_first(hidden, labels, weights, chunk)
-
-    def add_chunk(i: Array, total: Array) -> Array:
-        chunk_hidden, chunk_labels, chunk_weights = tokens.chunk(i)
-        logits = _capped(_logits(chunk_hidden, output_embedding), soft_cap)
-        log_probs = label_log_probs(logits[None], chunk_labels[None])[0]
-        return total - jnp.sum(chunk_weights * log_probs)
-
-    return jax.lax.fori_loop(0, tokens.num_chunks, add_chunk, jnp.float32(0.0))
+    split = _split_of(hidden, settings.rules)
+    of_shard = functools.partial(_total, split, settings)
+    return _over_mesh(split, of_shard, PartitionSpec(), hidden, output_embedding, labels, weights)
 
 
 def _weighted_nll_forward(
+    hidden: Array, output_embedding: Array, labels: Array, weights: Array, settings: _Settings
+) -> tuple[Array, tuple[Array, Array]]:
+    """The total, and as residuals its gradients by hidden states and output embedding."""
+    split = _split_of(hidden, settings.rules)
+    of_shard = functools.partial(_total_and_gradients, split, settings)
+    specs = PartitionSpec(), split.tokens, PartitionSpec(split.axes or None)
+    total, d_hidden, d_embedding = _over_mesh(
+        split, of_shard, specs, hidden, output_embedding, labels, weights
+    )
+    # [shards, D, V]: the one sum over devices, of which each keeps its part.
+    d_embedding = rules_lib.constrain(jnp.sum(d_embedding, axis=0), ("embed", "vocab"), settings.rules)
+    return total, (d_hidden, d_embedding.astype(output_embedding.dtype))
+
+
+def _over_mesh(
+    split: _Split, of_shard: Any, out_specs: Any, hidden: Array, output_embedding: Array, *of_tokens: Array
+) -> Any:
+    """Runs on each shard of tokens; the output matrix comes whole in D, in the type that computes."""
+    arguments = hidden, output_embedding.astype(hidden.dtype), *of_tokens
+    if not split.axes:
+        return of_shard(*arguments)
+    in_specs = (split.tokens, PartitionSpec(), split.tokens, split.tokens)
+    return jax.shard_map(
+        of_shard, in_specs=in_specs, out_specs=out_specs, axis_names={*split.axes}, check_vma=False
+    )(*arguments)
+
+
+def _total(
+    split: _Split,
+    settings: _Settings,
     hidden: Array,
     output_embedding: Array,
     labels: Array,
     weights: Array,
-    soft_cap: float | None,
-    chunk: int,
-) -> tuple[Array, tuple[Array, Array]]:
-    """The total, and as residuals its gradients by hidden states and output embedding."""
-    tokens = _weighted_first(hidden, labels, weights, chunk)
+) -> Array:
+    tokens = _weighted_first(split, hidden, labels, weights, settings.chunk)
+
+    def add_chunk(i: Array, total: Array) -> Array:
+        chunk_hidden, chunk_labels, chunk_weights = tokens.chunk(i)
+        logits = _capped(_logits(chunk_hidden, output_embedding), settings.soft_cap)
+        log_probs = label_log_probs(logits[None], chunk_labels[None])[0]
+        return total - jnp.sum(chunk_weights * log_probs)
+
+    return split.sum(lax.fori_loop(0, tokens.num_chunks, add_chunk, jnp.float32(0.0)))
+
+
+def _total_and_gradients(
+    split: _Split,
+    settings: _Settings,
+    hidden: Array,
+    output_embedding: Array,
+    labels: Array,
+    weights: Array,
+) -> tuple[Array, Array, Array]:
+    tokens, soft_cap = _weighted_first(split, hidden, labels, weights, settings.chunk), settings.soft_cap
     num_rows, _, embed_dim = hidden.shape
 
     def add_chunk(i: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -141,20 +233,18 @@ def _weighted_nll_forward(
             d_logits, output_embedding.astype(hidden.dtype).T, preferred_element_type=jnp.float32
         )
         d_chunk = d_chunk.astype(hidden.dtype).reshape(num_rows, tokens.width, embed_dim)
-        d_hidden = jax.lax.dynamic_update_slice_in_dim(d_hidden, d_chunk, i * tokens.width, axis=1)
+        d_hidden = lax.dynamic_update_slice_in_dim(d_hidden, d_chunk, i * tokens.width, axis=1)
         d_embedding += jnp.dot(chunk_hidden.T, d_logits, preferred_element_type=jnp.float32)
         return total, d_hidden, d_embedding
 
     start = (jnp.float32(0.0), jnp.zeros_like(tokens.hidden), jnp.zeros(output_embedding.shape, jnp.float32))
-    total, d_hidden, d_embedding = jax.lax.fori_loop(0, tokens.num_chunks, add_chunk, start)
+    total, d_hidden, d_embedding = lax.fori_loop(0, tokens.num_chunks, add_chunk, start)
     back = jnp.argsort(tokens.order, axis=1)
     d_hidden = jnp.take_along_axis(d_hidden, back[..., None], axis=1)  # [B, T, D]
-    return total, (d_hidden, d_embedding.astype(output_embedding.dtype))
+    return split.sum(total), d_hidden, d_embedding[None]
 
 
-def _weighted_nll_backward(
-    soft_cap: float | None, chunk: int, gradients: tuple[Array, Array], cotangent: Array
-):
+def _weighted_nll_backward(settings: _Settings, gradients: tuple[Array, Array], cotangent: Array):
     d_hidden, d_embedding = gradients
     scale = cotangent.astype(jnp.float32)
     return (
@@ -181,21 +271,24 @@ class _WeightedFirst(NamedTuple):
     def chunk(self, i: Array) -> tuple[Array, Array, Array]:
         """Flat tokens of the i-th chunk: hidden states [B * C, D], labels and weights [B * C]."""
         parts = (
-            jax.lax.dynamic_slice_in_dim(x, i * self.width, self.width, axis=1)
+            lax.dynamic_slice_in_dim(x, i * self.width, self.width, axis=1)
             for x in (self.hidden, self.labels, self.weights)
         )
         hidden, labels, weights = (x.reshape(-1, *x.shape[2:]) for x in parts)
         return hidden, labels, weights
 
 
-def _weighted_first(hidden: Array, labels: Array, weights: Array, chunk: int) -> _WeightedFirst:
+def _weighted_first(
+    split: _Split, hidden: Array, labels: Array, weights: Array, chunk: int
+) -> _WeightedFirst:
     num_rows, length, _ = hidden.shape
     width = _chunk_width(num_rows, length, chunk)
     is_weighted = weights != 0
     order = jnp.argsort(~is_weighted, axis=1, stable=True)
     hidden = jnp.where(is_weighted[..., None], hidden, 0)  # a masked NaN must not reach a product with 0
     end = (0, -length % width)
-    num_weighted = jnp.max(jnp.sum(is_weighted, axis=1))
+    # All shards take as many turns: those of a column of V meet in each.
+    num_weighted = split.maximum(jnp.max(jnp.sum(is_weighted, axis=1)))
     return _WeightedFirst(
         hidden=jnp.pad(jnp.take_along_axis(hidden, order[..., None], axis=1), ((0, 0), end, (0, 0))),
         labels=jnp.pad(jnp.take_along_axis(labels, order, axis=1), ((0, 0), end)),
@@ -223,7 +316,7 @@ def _chunk_width(num_rows: int, length: int, chunk: int) -> int:
     return min(length, max(1, chunk // num_rows))
 
 
-def _split(x: Array, width: int) -> Array:
+def _in_chunks(x: Array, width: int) -> Array:
     """[B, T, ...] -> [chunks, B, width, ...], zeros after the end."""
     x = jnp.pad(x, [(0, 0), (0, -x.shape[1] % width)] + [(0, 0)] * (x.ndim - 2))
     return jnp.moveaxis(x.reshape(x.shape[0], -1, width, *x.shape[2:]), 1, 0)

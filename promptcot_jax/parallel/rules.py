@@ -2,7 +2,8 @@
 
 Training: `embed` of the parameters lies over `fsdp` and whatever other axes hold no matrix product (each
 layer's weights are gathered when it runs), heads and mlp over `tensor`, experts over `expert`. Activations
-keep rows over the data axes and positions over `sequence`.
+keep rows over the data axes and positions over `sequence`; flat tokens of whole rows lie over both
+(`stretches`). Decoding reads one token a row or one page, and leaves `sequence` without work of its own.
 
 A parameter that its rule cannot split evenly is an error that names it, not a slow run; but for the axes in
 `MAY_STAY_WHOLE`: there are fewer key-value heads than chips in most models, and vocabularies come in any
@@ -18,6 +19,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from promptcot_jax.core.errors import WrongUse
 
 MeshAxes = str | tuple[str, ...] | None
+LogicalAxis = str | tuple[str, ...] | None  # several: a dimension into which they were merged, major first
 LogicalRules = tuple[tuple[str, MeshAxes], ...]
 
 DEFAULT_RULES: LogicalRules = (
@@ -44,40 +46,46 @@ def extended(own: LogicalRules) -> LogicalRules:
     return tuple({**dict(DEFAULT_RULES), **dict(own)}.items())
 
 
-def mesh_axes(logical_axis: str, rules: LogicalRules) -> tuple[str, ...]:
+def mesh_axes(logical_axis: str | tuple[str, ...], rules: LogicalRules) -> tuple[str, ...]:
     """Mesh axes that a logical axis lies over, major first.
 
     Raises:
         ValueError: the table has no such axis.
     """
+    if isinstance(logical_axis, tuple):
+        return tuple(name for axis in logical_axis for name in mesh_axes(axis, rules))
     table = dict(rules)
     if logical_axis not in table:
         raise ValueError(
             f"Logical axis '{logical_axis}' has no rule; the table names {sorted(table)}. A model states "
             f"rules for axes of its own in axis_rules: ('{logical_axis}', None) keeps it whole."
         )
-    axes = table[logical_axis]
-    return (axes,) if isinstance(axes, str) else (axes or ())
+    return names(table[logical_axis])
 
 
-def num_shards(mesh: Mesh | AbstractMesh, logical_axis: str, rules: LogicalRules) -> int:
+def names(entry: MeshAxes) -> tuple[str, ...]:
+    """The mesh axes of one entry of a table or of a PartitionSpec."""
+    return (entry,) if isinstance(entry, str) else (entry or ())
+
+
+def num_shards(mesh: Mesh | AbstractMesh, logical_axis: str | tuple[str, ...], rules: LogicalRules) -> int:
     """Into how many parts the mesh splits a logical axis."""
     return math.prod(mesh.shape[axis] for axis in mesh_axes(logical_axis, rules))
 
 
 def partition_spec(
-    mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...], shape: tuple[int, ...], rules: LogicalRules
+    mesh: Mesh | AbstractMesh, axes: tuple[LogicalAxis, ...], shape: tuple[int, ...], rules: LogicalRules
 ) -> PartitionSpec:
     """PartitionSpec of one array from the logical names of its dimensions.
 
     A dimension that its mesh axes do not divide stays whole, and mesh axes of one device are left out.
     """
 
-    def entry(axis: str | None, size: int) -> MeshAxes:
+    def entry(axis: LogicalAxis, size: int) -> MeshAxes:
         if axis is None or size % num_shards(mesh, axis, rules):
             return None
-        names = tuple(name for name in mesh_axes(axis, rules) if mesh.shape[name] > 1)
-        return names[0] if len(names) == 1 else names or None
+        several = tuple(name for name in mesh_axes(axis, rules) if mesh.shape[name] > 1)
+        return several[0] if len(several) == 1 else several or None
 
     return PartitionSpec(*(entry(axis, size) for axis, size in zip(axes, shape, strict=True)))
 
@@ -151,7 +159,23 @@ def unsharded(mesh: Mesh, logical_axes: Any, shapes: Any, rules: LogicalRules = 
     return lines
 
 
+def constrain(x: jax.Array, axes: tuple[LogicalAxis, ...], rules: LogicalRules) -> jax.Array:
+    """Shards `x` over the mesh entered with `jax.set_mesh`; without rules, leaves it to the compiler.
+
+    Raises:
+        ValueError: rules are given and no mesh is entered.
+    """
+    if not rules:
+        return x
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        raise ValueError(
+            "This model has sharding rules but no mesh is entered; call it inside jax.set_mesh(mesh)."
+        )
+    return jax.lax.with_sharding_constraint(x, partition_spec(mesh, axes, x.shape, rules))
+
+
 def batch_sharding(mesh: Mesh, rules: LogicalRules = DEFAULT_RULES) -> NamedSharding:
     """Sharding of a batch's arrays: rows over the data axes; what a row holds stays together."""
-    names = tuple(name for name in mesh_axes("batch", rules) if mesh.shape[name] > 1)
-    return NamedSharding(mesh, PartitionSpec(names or None))
+    axes = tuple(name for name in mesh_axes("batch", rules) if mesh.shape[name] > 1)
+    return NamedSharding(mesh, PartitionSpec(axes or None))

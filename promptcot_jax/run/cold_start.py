@@ -11,7 +11,7 @@ from promptcot_jax.em import cold_start as cold_start_lib
 from promptcot_jax.em import role as role_lib
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, stage
+from promptcot_jax.run import configuration, model_source, stage
 from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.fitter import FitConfig, Fitter
@@ -48,6 +48,7 @@ def cold_start(
         raise WrongUse(f"cold_start.roles must name 'theta' and 'phi', got {roles}.")
     if num_triples < 0:
         raise WrongUse(f"cold_start.num_triples must be 0 (all) or more, got {num_triples}.")
+    model_source.check_adapter(model, lora)
     devices = mesh_lib.make_mesh(mesh)
     counts: dict[str, int] = {}
     with jax.set_mesh(devices):

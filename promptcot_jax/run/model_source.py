@@ -16,7 +16,7 @@ from promptcot_jax.data import tokenizer as tokenizer_lib
 from promptcot_jax.models import causal_lm, language_model, model_check
 from promptcot_jax.models import config as model_config
 from promptcot_jax.models.language_model import LanguageModel
-from promptcot_jax.parallel import rules
+from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.run import configuration
 
 # What a checkpoint may have otherwise than its gin file says: number formats, and a recorded length that
@@ -58,9 +58,8 @@ class FromScratch:
             model_check.check_programs(self.model)
         lm = language_model.on_mesh(self.model)
         key = prng.stream_key(seed, "init", index)
-        shardings = rules.sharding_tree(mesh, lm.logical_axes(), jax.eval_shape(lm.init, key), lm.rules)
         with jax.set_mesh(mesh):
-            params = jax.jit(lm.init, out_shardings=shardings)(key)
+            params = jax.jit(lm.init, out_shardings=language_model.param_shardings(lm, mesh))(key)
         return load.LoadedModel(
             lm=lm, params=params, tokenizer=tokenizer, source=f"new weights of seed {seed}"
         )
@@ -101,3 +100,13 @@ class Pretrained:
 
 
 ModelSource = FromScratch | Pretrained
+
+
+def check_adapter(model: ModelSource, lora: LoraConfig | None) -> None:
+    """Refuses an adapter on weights that no file holds: it could not be loaded again.
+
+    Raises:
+        WrongUse: says what to set.
+    """
+    if lora is not None and isinstance(model, FromScratch):
+        raise WrongUse("LORA trains an adapter of weights that are there: set MODEL to a pretrained one.")

@@ -13,7 +13,7 @@ from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, stage
+from promptcot_jax.run import configuration, model_source, stage
 from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.fitter import FitConfig, Fitter
@@ -44,6 +44,7 @@ def sft(
         WrongUse: a row is no solved problem, or none is short enough.
     """
     policy, directory = os.path.join(workdir, "policy"), os.path.join(workdir, "sft")
+    model_source.check_adapter(model, lora)
     devices = mesh_lib.make_mesh(mesh)
     fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed, adapter=lora)
     with jax.set_mesh(devices):

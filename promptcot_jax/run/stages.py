@@ -211,15 +211,24 @@ STAGES: dict[str, Stage] = {
         built=False,
     ),
     "convert": Stage(
-        summary="write a model of any supported form as a Hugging Face directory",
+        summary="write a model of any supported form as a Hugging Face directory or our checkpoint",
         reads="the model SOURCE",
         writes="the directory OUTPUT",
         settings=(
-            ("SOURCE", "Hugging Face directory, .gguf file, own checkpoint, or 'smollm2-135m'"),
+            (
+                "SOURCE",
+                "Hugging Face directory, .gguf file, own checkpoint, or 'smollm2-135m'; local or gs://",
+            ),
             ("OUTPUT", "directory to write; it must not exist"),
+            ("OUTPUT_FORMAT", "'huggingface', or 'checkpoint' for one of our own"),
+            ("ADAPTER", "an adapter's checkpoint to merge into SOURCE, where its base has moved"),
+            ("DTYPE", "number format that is stored"),
+            ("MESH", "device mesh, from a file of configs/meshes/: for models that one device does not hold"),
+            ("VERIFY", "read the result again and compare its logits with the source's"),
         ),
         example="""promptcot convert --gin_file=stages/convert.gin --gin.SOURCE="'runs/first/policy'" """
         """--gin.OUTPUT="'solver_hf'" --workdir=runs/first""",
+        is_derived=True,
     ),
 }
 

@@ -16,7 +16,8 @@ from jax import lax
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import language_model
 from promptcot_jax.objectives import token_log_probs
-from promptcot_jax.parallel import placing
+from promptcot_jax.parallel import placing, stretches
+from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.sampling import batching
 
 _HEAD_TOKENS = 256  # tokens whose logits exist at one time, over all rows; 50 MB at V = 49,152
@@ -112,10 +113,14 @@ def _score_rows(
     so completions of all lengths share a program.
     """
     num_rows, length = labels.shape
-    stretch = min(length, max(1, head_tokens // num_rows))
+    _, of_length = stretches.shards(num_rows, length, lm.rules)  # the devices of a row share its stretch
+    stretch = min(length, of_length * max(1, head_tokens // num_rows))
     labels = jnp.pad(labels, ((0, 0), (0, -length % stretch)))
     hidden = lm.hidden_states(params, token_ids, segment_ids)  # [B, T, D]
-    output_embedding = lm.output_embedding(params)
+    # Gathered once, and not for every stretch: whole rows, and the output matrix in D.
+    hidden = rules_lib.constrain(hidden, ("batch", None, "act_embed"), lm.rules)
+    output_embedding = lm.output_embedding(params).astype(hidden.dtype)
+    output_embedding = rules_lib.constrain(output_embedding, ("act_embed", "vocab"), lm.rules)
 
     def add_stretch(i: Int[Array, ""], log_probs: Float[Array, "B _"]) -> Float[Array, "B _"]:
         columns = i * stretch + jnp.arange(stretch)
@@ -127,6 +132,7 @@ def _score_rows(
             temperature=temperature,
             soft_cap=lm.config.logit_soft_cap,
             chunk=num_rows * stretch,
+            rules=lm.rules,
         )
         return lax.dynamic_update_slice(log_probs, of_stretch, (0, i * stretch))
 

@@ -30,7 +30,7 @@ def grpo_loss(
         lm.output_embedding(params),
         labels,
         soft_cap=lm.config.logit_soft_cap,
-        chunk=sft.head_chunk(),
+        rules=lm.rules,
     )
     old_log_probs = sft.of_next_token(batch.values["old_log_probs"])
     losses = policy_gradient.grpo_token_loss(

@@ -84,13 +84,6 @@ def hidden_states(
     return lm.hidden_states(params, token_ids, segment_ids, positions, remat=remat)
 
 
-def head_chunk() -> int:
-    """Tokens of all devices whose logits may exist at one time: the same number on each device."""
-    mesh = jax.sharding.get_abstract_mesh()  # empty outside `jax.set_mesh`
-    num_shards = 1 if mesh.empty else rules_lib.num_shards(mesh, "batch", rules_lib.DEFAULT_RULES)
-    return token_log_probs.CHUNK_TOKENS * num_shards
-
-
 def _nll(
     lm: LanguageModel, params: Params, batch: PackedBatch, labels: Array, weights: Array, remat: Remat
 ) -> Float[Array, ""]:
@@ -101,5 +94,5 @@ def _nll(
         labels,
         weights,
         soft_cap=lm.config.logit_soft_cap,
-        chunk=head_chunk(),
+        rules=lm.rules,
     )

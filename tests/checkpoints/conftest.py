@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fsspec.implementations import memory
 
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.data.tokenizer import Tokenizer
@@ -39,3 +40,39 @@ def toy_model(family: str = "llama", **changes) -> ToyModel:
 @pytest.fixture(scope="session")
 def llama() -> ToyModel:
     return toy_model("llama")
+
+
+class _Bucket(memory.MemoryFileSystem):
+    """Objects in memory under `gs://`; counts what is read."""
+
+    protocol = ("gs", "gcs")
+
+    def __init__(self):
+        super().__init__(global_store=False, skip_instance_cache=True)
+        self.bytes_read = 0
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(str(path).replace("gs://", "memory://"))
+
+    def open(self, path, mode="rb", **options):
+        file = super().open(path, mode, **options)
+        if mode == "rb":
+            read = file.read
+
+            def counted(size=-1):
+                data = read(size)
+                self.bytes_read += len(data)
+                return data
+
+            file.read = counted
+        return file
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> _Bucket:
+    """What `gs://` paths lead to, through the file system layer that is used where TensorFlow is absent."""
+    fake = _Bucket()
+    monkeypatch.setattr("etils.epath.gpath._is_tf_installed", lambda: False)  # or it asks Google
+    monkeypatch.setattr("etils.epath.backend._FileSystemSpecBackend._get_filesystem", lambda self, name: fake)
+    return fake

@@ -1,5 +1,6 @@
 """Our own model checkpoints: bit-equal, and complete or refused."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import pytest
 
 from promptcot_jax.checkpoints import load, store
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.models import language_model
 from promptcot_jax.parallel import mesh as mesh_lib
 from tests.checkpoints import conftest
 
@@ -160,3 +162,19 @@ def test_a_config_of_another_model_is_refused_with_the_parameter(copy):
 def test_paths_that_orbax_would_glob_are_refused(tmp_path, llama):
     with pytest.raises(WrongUse, match="rename it"):
         save(tmp_path / "lr[1e-5]", llama)
+
+
+MESHES = [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {}]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_a_model_goes_from_mesh_to_mesh_bit_equal(tmp_path, family):
+    model = conftest.toy_model(family)
+    save(tmp_path / "0", model)
+    for i, shape in enumerate(MESHES):
+        mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(**shape))
+        loaded = load.load_model(tmp_path / str(i), mesh=mesh)
+        wanted = language_model.param_shardings(loaded.lm, mesh)
+        assert jax.tree.map(lambda leaf: leaf.sharding, loaded.params) == wanted
+        assert_bit_equal(jax.device_get(loaded.params), jax.device_get(model.params))
+        save(tmp_path / str(i + 1), dataclasses.replace(model, params=loaded.params))

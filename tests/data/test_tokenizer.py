@@ -124,6 +124,17 @@ def test_stop_ids_gather_eos_generation_config_and_turn_ends(tmp_path):
     assert Tokenizer.from_directory(directory).stop_ids == (256, 262, 263)
 
 
+def test_sampling_defaults_of_a_directory_survive_and_none_are_made_up(tmp_path):
+    generation = {"do_sample": True, "top_p": 0.8, "eos_token_id": 256, "transformers_version": "4.1"}
+    for name, stated in (("stated", generation), ("silent", {})):
+        (tmp_path / name).mkdir()
+        directory = write_directory(tmp_path / name, {"eos_token": "<|endoftext|>"}, generation_config=stated)
+        Tokenizer.from_directory(directory).save(tmp_path / "again")
+        written = json.loads((tmp_path / "again" / "generation_config.json").read_text())
+        ids = {"eos_token_id": [256], "pad_token_id": 256, "bos_token_id": None}
+        assert written == ids | ({"do_sample": True, "top_p": 0.8} if stated else {})
+
+
 @pytest.mark.parametrize(
     ("stated", "post_processor_adds", "adds"),
     [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],

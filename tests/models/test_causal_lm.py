@@ -342,6 +342,8 @@ def test_every_activation_is_constrained_and_the_constraints_take_effect():
         ((48, 16), jax.P(rows, "tensor")),  # flat keys and values
         ((8, 6, 4, 8), jax.P(rows, None, "tensor", None)),  # query heads
         ((8, 6, 2, 8), jax.P(rows, None, "tensor", None)),  # key-value heads
+        ((8, 2, 6, 8), jax.P(rows, "tensor", None, None)),  # the same, of whole rows
+        ((8, 6, 6), jax.P(rows, None, None)),  # which keys a query sees
         ((48, 48), jax.P(rows, "tensor")),  # inside the MLP
         ((8, 6, 32), jax.P(rows, None, None)),  # hidden states
     }

@@ -40,7 +40,7 @@ def plain(queries, keys, values, segment_ids, sinks, *, scale, window=None, soft
     weights = jax.nn.softmax(scores, axis=-1)[..., :length]
     mixed = jnp.einsum("BNTS,BNSH->BTNH", weights, values)
     mixed = jnp.where(segment_ids[..., None, None] != 0, mixed, 0)
-    return mixed.reshape(batch * length, -1).astype(queries.dtype)
+    return mixed.astype(queries.dtype)
 
 
 def packed_ids(batch, length):

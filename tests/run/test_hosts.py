@@ -8,15 +8,17 @@ import signal
 import socket
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from promptcot_jax.checkpoints import load
+from promptcot_jax.checkpoints import huggingface, load
 from promptcot_jax.core import jsonl
+from tests.checkpoints import conftest as checkpoint_toys
 from tests.run import killing
 from tests.run.test_killing_em import SETTINGS
 
-ON_MESH = [*SETTINGS, "--gin_file=meshes/fsdp.gin", "--gin.MAX_ROUNDS=1"]
+ON_MESH = [*SETTINGS, "--gin_file=meshes/fsdp.gin", "--gin.COLD_START_EPOCHS=2", "--gin.MAX_ROUNDS=1"]
 
 
 def start_hosts(arguments, count=2, *, indices=None, **settings):
@@ -46,13 +48,15 @@ def rows_without_times(path: Path):
 
 
 @pytest.mark.slow
-def test_cold_start_em_and_a_resume_equal_one_process(tmp_path):
+def test_cold_start_em_and_a_resume_equal_one_process(undisturbed, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
+    trained = [f"--gin.em.em.{role}='{undisturbed}/cold_start/{role}'" for role in ("theta", "phi")]
+    settings = {"corpus": ON_MESH, "cold_start": ON_MESH, "em": [*ON_MESH, *trained]}
     for stage in ("corpus", "cold_start", "em"):
-        process = killing.start([stage, *ON_MESH, f"--workdir={one}"], num_devices=4)
+        process = killing.start([stage, *settings[stage], f"--workdir={one}"], num_devices=4)
         _, errors = process.communicate(timeout=killing.DEADLINE_SECONDS)
         assert process.returncode == 0, errors
-        arguments = [stage, *ON_MESH, f"--workdir={two}"]
+        arguments = [stage, *settings[stage], f"--workdir={two}"]
         if stage == "em":  # both hosts are lost in the fit of phi
             processes = start_hosts(arguments)
             killing.wait_for(two, "em/round_000/phi_training/checkpoints/step_*", 1, processes)
@@ -70,6 +74,23 @@ def test_cold_start_em_and_a_resume_equal_one_process(tmp_path):
         np.testing.assert_allclose(models[0]["norm"]["scale"], models[1]["norm"]["scale"], atol=1e-4)
     assert [p.name for p in sorted((two / "logs").glob("em*"))] == ["em.host-1.log", "em.log"]
     assert len(list(jsonl.iter_rows(two / "em/nll.jsonl"))) == 2
+
+
+@pytest.mark.slow
+def test_hosts_convert_a_model_together(tmp_path):
+    """Each reads its experts' rows; all bring the tensors, the first writes them."""
+    model = checkpoint_toys.toy_model("qwen3_moe", tie_embeddings=False)
+    huggingface.save_hf(tmp_path / "source", model.lm, model.params, model.tokenizer)
+    mesh = ["--gin.mesh.MeshConfig.expert=2", "--gin.mesh.MeshConfig.fsdp=2"]
+    for form in ("huggingface", "checkpoint"):
+        names = [f"--gin.SOURCE='{tmp_path}/source'", f"--gin.OUTPUT='{tmp_path}/{form}'"]
+        how = [f"--gin.OUTPUT_FORMAT='{form}'", f"--workdir={tmp_path / 'run'}"]
+        run_hosts(["convert", "--gin_file=stages/convert.gin", *mesh, *names, *how])
+    name = huggingface.WEIGHTS
+    assert (tmp_path / "huggingface" / name).read_bytes() == (tmp_path / "source" / name).read_bytes()
+    found = jax.tree.leaves(load.load_model(tmp_path / "checkpoint").params)
+    for ours, theirs in zip(found, jax.tree.leaves(model.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_missing_host_is_named_within_the_deadline(tmp_path):

@@ -46,15 +46,6 @@ EM_MOMENTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Corpus, cold start and EM without a kill."""
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    for stage in ("corpus", "cold_start", "em"):
-        killing.run_to_end([stage, *SETTINGS, f"--workdir={workdir}"])
-    return workdir
-
-
 @pytest.mark.slow
 def test_cold_start_and_em(undisturbed: Path, tmp_path: Path):
     killed = tmp_path / "killed"

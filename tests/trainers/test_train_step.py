@@ -1,3 +1,4 @@
+import contextlib
 import functools
 
 import jax
@@ -6,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from promptcot_jax.checkpoints import training
 from promptcot_jax.data import examples, packing
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
@@ -198,3 +200,31 @@ def test_tokens_and_what_they_see_by_hand():
     batch = packing.pack_rows(rows, num_rows=3, row_length=8)
     _, (metrics,), _ = _run([batch])
     assert (metrics["tokens"], metrics["tokens_seen"]) == (9, 19)
+
+
+def test_a_state_goes_from_mesh_to_mesh_bit_equal(tmp_path):
+    """Parameters, both moments and the schedule's count, through checkpoints; and the fit goes on there."""
+    lm, batch = toy_fit.toy_lm(), _uneven_batch()
+    meshes = [
+        mesh_lib.make_mesh(mesh_lib.MeshConfig(**shape))
+        for shape in ({"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {})
+    ]
+    _, _, state = _run([batch, batch], lm=lm, mesh=meshes[0])
+    expected = jax.device_get(state)
+    assert np.abs(jax.tree.leaves(expected.opt_state)[-1]).max() > 0
+    for i, mesh in enumerate([*meshes, meshes[0]]):
+        step = train_step.make_train_step(lm, sft.sft_loss, OPTIMIZER, mesh)
+        like = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            expected,
+            step.shardings,
+        )
+        with contextlib.closing(training.TrainingCheckpoints(tmp_path / str(i))) as checkpoints:
+            checkpoints.save(2, state)
+            _, state = checkpoints.restore_latest(like)
+        assert jax.tree.map(lambda leaf: leaf.sharding, state) == step.shardings
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
+    with jax.set_mesh(meshes[0]):
+        went_on, _ = step.run(state, batch, np.int32(10), {})
+    (*_, undisturbed), _, _ = _run([batch] * 3, lm=lm, mesh=meshes[0])
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(went_on), undisturbed)

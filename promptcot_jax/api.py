@@ -1,9 +1,9 @@
 """The stable names for notebooks and other programs; everything else may move.
 
-Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `extract_answer`,
-`grade_math`, `grade_many` (with `MathGrade`), `run_tests` (with `StdioTest`, `CallTest`, `AssertTest` and its
-`TestReport`), `decontaminate` (with `Match`), `run_stage`. Not here yet, and absent rather than pretended:
-`codeforces_rating`; it comes with the room that does it.
+Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `save_model`,
+`extract_answer`, `grade_math`, `grade_many` (with `MathGrade`), `run_tests` (with `StdioTest`, `CallTest`,
+`AssertTest` and its `TestReport`), `decontaminate` (with `Match`), `run_stage`. Not here yet, and absent
+rather than pretended: `codeforces_rating`; it comes with the room that does it.
 """
 
 import contextlib
@@ -17,14 +17,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from promptcot_jax.checkpoints import huggingface, load
+from promptcot_jax.checkpoints import huggingface, load, store
 from promptcot_jax.core import prng, records
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import decontamination
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models.causal_lm import CausalLM
-from promptcot_jax.models.config import DecoderConfig, FloatType
+from promptcot_jax.models import model_check
+from promptcot_jax.models.config import FloatType
+from promptcot_jax.models.language_model import LanguageModel, ModelConfig
 from promptcot_jax.sampling import batching, generation, scoring
 from promptcot_jax.sampling import completions as completions_lib
 from promptcot_jax.sampling.token_choice import SamplingConfig
@@ -69,13 +70,13 @@ class Score:
 class Model:
     """A loaded model. Its parameters are a plain nested dict in the scanned layout."""
 
-    lm: CausalLM
+    lm: LanguageModel
     params: Params
     tokenizer: Tokenizer
     mesh: Mesh | None = None
 
     @property
-    def config(self) -> DecoderConfig:
+    def config(self) -> ModelConfig:
         """Shape and number formats."""
         return self.lm.config
 
@@ -236,6 +237,29 @@ def load_model(path: str | os.PathLike[str], dtype: FloatType = "float32", mesh:
     return Model(loaded.lm, loaded.params, loaded.tokenizer, mesh)
 
 
+def save_model(
+    directory: str | os.PathLike[str],
+    lm: LanguageModel,
+    params: Params,
+    tokenizer: Tokenizer | str | os.PathLike[str],
+) -> None:
+    """Writes a checkpoint that `load_model` and the stages read: for weights of a model of one's own.
+
+    Args:
+        lm: what the parameters are of; see `docs/models.md`.
+        tokenizer: or the Hugging Face directory that it is in.
+
+    Raises:
+        WrongUse: the model does not keep the protocol, or the parameters are not of its shapes.
+    """
+    model_check.check_members(lm)
+    model_check.check_programs(lm)
+    model_check.check_params(lm, params)
+    if not isinstance(tokenizer, Tokenizer):
+        tokenizer = Tokenizer.from_directory(tokenizer)
+    store.save_model(directory, lm, params, tokenizer, provenance={"stage": "save_model"})
+
+
 def run_stage(
     stage: str,
     gin_files: Sequence[str] = (),
@@ -259,7 +283,7 @@ def run_stage(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _logits(
-    lm: CausalLM,
+    lm: LanguageModel,
     params: Params,
     token_ids: Int[Array, "B T"],
     segment_ids: Int[Array, "B T"] | None,

@@ -26,6 +26,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models import hf_config, hf_mapping, lora, mxfp4
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import hosts
 
 WEIGHTS = "model.safetensors"
@@ -161,7 +162,7 @@ def _read_index(directory: epath.Path) -> dict[str, epath.Path]:
 
 def save_hf(
     directory: epath.PathLike,
-    lm: CausalLM,
+    lm: LanguageModel,
     params: Params,
     tokenizer: Tokenizer,
     *,
@@ -174,7 +175,12 @@ def save_hf(
 
     Args:
         max_shard_bytes: weights beyond this size are spread over several files.
+
+    Raises:
+        WrongUse: the model is of a class that Hugging Face's libraries do not know, and has no `save_hf`.
     """
+    if type(lm) is not CausalLM:
+        return _save_as_it_says(directory, lm, params, tokenizer)
     directory = epath.Path(directory)
     if lora.is_adapted(params):
         params = jax.tree.map(lambda array: array, params)  # a tree to change; its arrays are the caller's
@@ -231,6 +237,19 @@ def _weights_file(
     if hosts.is_first():
         return safetensors_file.writing(path, shapes, jnp.dtype(lm.config.param_dtype))
     return contextlib.nullcontext(lambda tensor: None)
+
+
+def _save_as_it_says(
+    directory: epath.PathLike, lm: LanguageModel, params: Params, tokenizer: Tokenizer
+) -> None:
+    """A user's own model, by its method `save_hf(directory, params, tokenizer)`."""
+    save = getattr(lm, "save_hf", None)
+    if save is None:
+        raise WrongUse(
+            f"{type(lm).__name__} has no form in Hugging Face's libraries; give it a method "
+            "save_hf(directory, params, tokenizer) that writes one, or keep the checkpoint as it is."
+        )
+    save(directory, params, tokenizer)
 
 
 def _plan_shards(sizes: dict[str, int], max_shard_bytes: int) -> list[list[str]]:

@@ -13,13 +13,14 @@ from etils import epath
 from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import adapters, gguf_reader, huggingface, store
-from promptcot_jax.core import progress
+from promptcot_jax.core import jsonl, progress
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models import hf_mapping, language_model
+from promptcot_jax.models import description, hf_mapping, language_model, model_check
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig, FloatType
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import rules
 
 SMOLLM2 = "smollm2-135m"
@@ -31,7 +32,7 @@ _FLOAT_TYPES = ("float32", "bfloat16")
 class LoadedModel:
     """A model and its tokenizer, as they came from `source`."""
 
-    lm: CausalLM
+    lm: LanguageModel
     params: Params  # scanned layout
     tokenizer: Tokenizer
     source: str  # what identifies the weights: a path, or the name of a packaged model
@@ -99,9 +100,25 @@ def smollm2_path() -> str:
 
 
 def _load_own(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> LoadedModel:
-    lm = _model(huggingface.read_config(directory), dtype, mesh)
+    lm: LanguageModel
+    if (directory / store.MODEL).exists():
+        lm = language_model.in_types(_described(directory), dtype=dtype, param_dtype=dtype)
+        lm = lm if mesh is None else language_model.on_mesh(lm)
+    else:
+        lm = _model(huggingface.read_config(directory), dtype, mesh)
     params = store.load_params(directory, language_model.abstract_params(lm, mesh))
     return LoadedModel(lm, params, Tokenizer.from_directory(directory), os.fspath(directory))
+
+
+def _described(directory: epath.Path) -> LanguageModel:
+    """A user's own model, of the class that the checkpoint names."""
+    file = directory / store.MODEL
+    try:
+        lm = description.from_described(jsonl.read_json(file))
+        model_check.check_members(lm)
+    except WrongUse as error:
+        raise WrongUse(f"{os.fspath(file)}: {error}") from None
+    return lm
 
 
 def _load_adapted(

@@ -1,11 +1,12 @@
 """Our own model checkpoints: what cold start, EM rounds and solver training leave for later stages.
 
-A checkpoint is a directory: `config.json` (Hugging Face's form), the tokenizer's files, `provenance.json`,
-`params/` (Orbax) and, written last, `COMPLETE`, which lists every file with its size and, on a local disk,
-its checksum (Orbax stores none of the arrays' bytes: a flipped bit would load as another number). A directory
-without the marker, or not as the marker says, is never loaded. On a local disk the whole is written aside,
-flushed and renamed; in a bucket, where objects appear whole and are checked by the store itself but
-directories do neither, the marker alone decides.
+A checkpoint is a directory: `config.json` (Hugging Face's form; of a user's own model `model.json`, which
+names its class and settings), the tokenizer's files, `provenance.json`, `params/` (Orbax) and, written last,
+`COMPLETE`, which lists every file with its size and, on a local disk, its checksum (Orbax stores none of the
+arrays' bytes: a flipped bit would load as another number). A directory without the marker, or not as the
+marker says, is never loaded. On a local disk the whole is written aside, flushed and renamed; in a bucket,
+where objects appear whole and are checked by the store itself but directories do neither, the marker alone
+decides.
 """
 
 import dataclasses
@@ -26,14 +27,15 @@ from promptcot_jax.core import building, jsonl
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import tokenizer as tokenizer_lib
-from promptcot_jax.models import hf_config, lora
-from promptcot_jax.models.config import DecoderConfig
+from promptcot_jax.models import description, hf_config, lora
+from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import hosts
 
 MARKER = "COMPLETE"
 PROVENANCE = "provenance.json"
 ADAPTER = "adapter.json"
+MODEL = "model.json"
 _PARAMS = "params"
 _DIGEST_SEEDS = (0x9E3779B9, 0x7F4A7C15)
 _PATTERN_CHARACTERS = "*?["  # Orbax globs inside its directory and then silently misses its own files
@@ -235,9 +237,7 @@ def save_model(
     def begin() -> None:
         remove(unfinished)
         unfinished.mkdir(parents=True)
-        assert isinstance(lm.config, DecoderConfig)
-        config = hf_config.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
-        jsonl.write_json(unfinished / "config.json", config)
+        jsonl.write_json(*_described(unfinished, lm, tokenizer))
         jsonl.write_json(unfinished / PROVENANCE, facts)
         if adapter is not None:
             jsonl.write_json(unfinished / ADAPTER, dataclasses.asdict(adapter))
@@ -254,6 +254,16 @@ def save_model(
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         checkpointer.save(unfinished / _PARAMS, args=ocp.args.PyTreeSave(params))
     hosts.wait_for_first(f"finish {directory.name}", finish)
+
+
+def _described(
+    directory: epath.Path, lm: LanguageModel, tokenizer: tokenizer_lib.Tokenizer
+) -> tuple[epath.Path, Any]:
+    """The file that says which model a checkpoint is of, and its content."""
+    if type(lm) is not CausalLM:
+        return directory / MODEL, description.described(lm, type(lm).__name__)
+    config = hf_config.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
+    return directory / "config.json", config
 
 
 def load_provenance(directory: epath.PathLike) -> dict[str, Any]:
@@ -307,10 +317,14 @@ def load_params(directory: epath.PathLike, like: Params) -> Params:
         found = stored[name][0] if name in stored else None
         if found != expected.get(name):
             raise WrongUse(
-                f"{os.fspath(directory / _PARAMS)}: parameter '{name}': "
-                f"{_shape_text(expected.get(name))} expected from config.json, {_shape_text(found)} found."
+                f"{os.fspath(directory / _PARAMS)}: parameter '{name}': {_shape_text(expected.get(name))} "
+                f"expected from {_description_file(directory)}, {_shape_text(found)} found."
             )
     return restore_arrays(directory / _PARAMS, like)
+
+
+def _description_file(directory: epath.Path) -> str:
+    return MODEL if (directory / MODEL).exists() else "config.json"
 
 
 def _shape_text(shape: tuple[int, ...] | None) -> str:

@@ -1,4 +1,4 @@
-"""The only face of `models/`: a decoder as pure functions of a plain nested dict of parameters.
+"""The face of `models/`: a decoder as pure functions of a plain nested dict of parameters.
 
 EM trains phi while theta scores, so one definition must serve several parameter sets; a `CausalLM` therefore
 holds no arrays, is hashable (a static argument of `jax.jit`), and takes parameters with every call.
@@ -11,7 +11,7 @@ layout of its own, a tuple of layers (`decoding_layout`).
 import dataclasses
 import functools
 import operator
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -19,22 +19,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
+from promptcot_jax.models import caches, decoder, linear, lora, mlp, paged_cache, platforms, rope
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models import (
-    decoder,
-    lora,
-    mlp,
-    paged_cache,
-    plain_pages,
-    platforms,
-    rope,
-    tpu_pages,
-)
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.parallel import stretches
 
 Remat = decoder.Remat
-_EMPTY_CACHES = {"plain": plain_pages.empty, "tpu": tpu_pages.empty}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +38,17 @@ class CausalLM:
             name is for compiling for another.
     """
 
+    HOW_ONLY: ClassVar = frozenset({"rules", "platform"})
+    applies_adapters: ClassVar[bool] = True  # see `lora`
+
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
     platform: platforms.Platform | None = None
+
+    @property
+    def axis_rules(self) -> rules_lib.LogicalRules:
+        """No axes but those of the table."""
+        return ()
 
     def init(self, key: Array) -> Params:
         """Random parameters in the scanned layout."""
@@ -119,13 +117,7 @@ class CausalLM:
             segment_ids = jnp.ones_like(token_ids)
         if positions is None:
             positions = rope.positions_in_segments(segment_ids)
-        mask = None
-        if self._platform() == "plain":
-            slots = jnp.arange(token_ids.shape[1])
-            is_past = slots[None, :] <= slots[:, None]  # [T, T]
-            # Padding sees padding, which keeps its softmax finite; nothing else sees it.
-            mask = is_past & (segment_ids[:, :, None] == segment_ids[:, None, :])
-            mask = rules_lib.constrain(mask, ("batch", "length", None), self.rules)
+        mask = decoder.segment_mask(segment_ids, self.rules) if self._platform() == "plain" else None
         turn, local_turn = _rotations(self.config, stretches.as_stretches(positions, self.rules))
         return decoder.Surroundings(turn, local_turn, segment_ids, mask)
 
@@ -166,8 +158,7 @@ class CausalLM:
         Raises:
             ValueError: the layout cannot have pages of that size.
         """
-        cache = _EMPTY_CACHES[layout or self._platform()](self.config, num_pages, page_size)
-        return jax.tree.map(lambda pages: rules_lib.constrain(pages, cache.axes, self.rules), cache)
+        return caches.empty(self.config, num_pages, page_size, layout or self._platform(), self.rules)
 
     def extend(
         self,
@@ -215,13 +206,7 @@ class CausalLM:
 
     def unembed(self, decoding_params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Logits in float32."""
-        kernel = self.output_embedding(decoding_params).astype(self.config.dtype)
-        flat = hidden.reshape(-1, hidden.shape[-1])
-        logits = jnp.matmul(flat, kernel, preferred_element_type=jnp.float32)
-        if (cap := self.config.logit_soft_cap) is not None:
-            logits = cap * jnp.tanh(logits / cap)
-        logits = rules_lib.constrain(logits, ("batch", "vocab"), self.rules)
-        return logits.reshape(*hidden.shape[:-1], -1)
+        return linear.logits(hidden, self.output_embedding(decoding_params), self.config, self.rules)
 
 
 def _rotations(

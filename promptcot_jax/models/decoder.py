@@ -245,6 +245,15 @@ class Attention(nn.Module):
         return constrain(heads, axes, self.rules)
 
 
+def segment_mask(segment_ids: Int[Array, "B T"], rules: rules_lib.LogicalRules) -> Bool[Array, "B T T"]:
+    """Which tokens each token of a row sees: those up to itself of its own segment."""
+    slots = jnp.arange(segment_ids.shape[1])
+    is_past = slots[None, :] <= slots[:, None]  # [T, T]
+    # Padding sees padding, which keeps its softmax finite; nothing else sees it.
+    mask = is_past & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    return constrain(mask, ("batch", "length", None), rules)
+
+
 def attend(
     queries: Float[Array, "B T N H"],
     keys: Float[Array, "B K S H"],
@@ -367,10 +376,13 @@ Remat = Literal["none", "projections", "offload", "full"]
 _KEPT = (linear.OUTPUT, splash.RESIDUALS)
 
 
-def _rematerialized(remat: Remat) -> type[nn.Module]:
-    """The layer, differentiated as `remat` says."""
+def rematerialized(layer: type[nn.Module], remat: Remat) -> type[nn.Module]:
+    """A layer's class, differentiated as `remat` says.
+
+    Outputs of projections are those of `linear.Projection`, or named `linear.OUTPUT` with `checkpoint_name`.
+    """
     if remat == "none":
-        return DecoderLayer
+        return layer
     policies = jax.checkpoint_policies
     ways = {
         "projections": policies.save_only_these_names(*_KEPT),
@@ -382,7 +394,7 @@ def _rematerialized(remat: Remat) -> type[nn.Module]:
         ),
         "full": policies.nothing_saveable,
     }
-    return nn.remat(DecoderLayer, prevent_cse=False, policy=ways[remat])
+    return nn.remat(layer, prevent_cse=False, policy=ways[remat])
 
 
 class Decoder(nn.Module):
@@ -402,7 +414,7 @@ class Decoder(nn.Module):
         x = TokenEmbedding(config, self.rules, around.tokens, name="embed_tokens")(of_stretches)
         per_layer: Any = (nn.broadcast, nn.broadcast, 0)  # of the arguments; flax annotates this as an int
         layers = nn.scan(
-            _rematerialized(self.remat),
+            rematerialized(DecoderLayer, self.remat),
             variable_axes={"params": 0, mlp.ROUTERS: 0},
             split_rngs={"params": True},
             in_axes=per_layer,

@@ -1,19 +1,21 @@
 """What EM, sampling and training ask of a language model: `CausalLM` is one, a user's own may be another.
 
-A model is a description without arrays: hashable, so that programs are compiled once for it, and equal to
-another of the same settings. Parameters are a nested dict of arrays that come with every call.
-`docs/models.md` has a worked example.
+A model is a description without arrays: a frozen dataclass, so that programs are compiled once for it and it
+is equal to another of the same settings. Parameters are a nested dict of arrays that come with every call.
+`linen_model.LinenModel` makes one of a Flax Linen module; `docs/models.md` has a worked example.
 """
 
+import dataclasses
 import functools
 import logging
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax.sharding import Mesh
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import paged_cache
+from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.parallel import rules as rules_lib
 
@@ -22,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @runtime_checkable
 class ModelConfig(Protocol):
-    """The facts about a model that other rooms read."""
+    """The facts about a model that other rooms read; a frozen dataclass, whose types loaders replace."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -36,12 +38,20 @@ class ModelConfig(Protocol):
     @property
     def logit_soft_cap(self) -> float | None: ...
 
+    @property
+    def dtype(self) -> FloatType: ...  # of computation
+
+    @property
+    def param_dtype(self) -> FloatType: ...
+
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A decoder-only language model; see `CausalLM` for what each function computes.
+    """A decoder-only language model, a frozen dataclass; see `CausalLM` for what each function computes.
 
     `rules`: logical-axis rules by which activations are sharded; calls then come inside `jax.set_mesh`.
+    Empty until `on_mesh`.
+    `axis_rules`: where axes of the model's own lie, beyond `rules.DEFAULT_RULES`; they win where both speak.
     """
 
     @property
@@ -49,6 +59,9 @@ class LanguageModel(Protocol):
 
     @property
     def rules(self) -> rules_lib.LogicalRules: ...
+
+    @property
+    def axis_rules(self) -> rules_lib.LogicalRules: ...
 
     # Parameters
 
@@ -85,6 +98,21 @@ class LanguageModel(Protocol):
     ) -> tuple[Float[Array, "B T D"], paged_cache.PagedCache]: ...
 
     def unembed(self, decoding_params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]: ...
+
+
+def on_mesh(lm: LanguageModel) -> LanguageModel:
+    """The model with its rules for a mesh."""
+    return _replaced(lm, rules=rules_lib.extended(lm.axis_rules))
+
+
+def in_types(lm: LanguageModel, *, dtype: FloatType, param_dtype: FloatType | None = None) -> LanguageModel:
+    """The model that computes in `dtype`, and keeps its parameters in `param_dtype` where it is given."""
+    types = {"dtype": dtype} if param_dtype is None else {"dtype": dtype, "param_dtype": param_dtype}
+    return _replaced(lm, config=_replaced(lm.config, **types))
+
+
+def _replaced(value: Any, **changes: Any) -> Any:
+    return dataclasses.replace(value, **changes)
 
 
 def abstract_params(lm: LanguageModel, mesh: Mesh | None = None, dtype: str | None = None) -> Params:

@@ -1,12 +1,14 @@
 """Parameters as layers declare them, and the matrix product over flat tokens."""
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from promptcot_jax.core.arrays import Array, Float
-from promptcot_jax.models import config as config_lib
+from promptcot_jax.models.config import FloatType
+from promptcot_jax.parallel import rules as rules_lib
 
 # Unit variance in, unit variance out, whatever the width. The 0.02 of the Llama and Qwen code is meant for
 # widths of thousands: with it a decoder of width 96 took three times as many steps to learn to copy from z.
@@ -14,6 +16,28 @@ INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 OUTPUT = "projection"  # name of every projection's output, for remat policies
+
+
+@runtime_checkable
+class NumberFormats(Protocol):
+    """What a config says of the types of computation and of parameters."""
+
+    @property
+    def dtype(self) -> FloatType: ...
+
+    @property
+    def param_dtype(self) -> FloatType: ...
+
+
+@runtime_checkable
+class OutputConfig(Protocol):
+    """What a config says of its logits."""
+
+    @property
+    def dtype(self) -> FloatType: ...
+
+    @property
+    def logit_soft_cap(self) -> float | None: ...
 
 
 def declare(
@@ -31,7 +55,7 @@ def declare(
 class Projection(nn.Module):
     """Matrix product over flat tokens, with a bias where the family has one."""
 
-    config: config_lib.DecoderConfig
+    config: NumberFormats
     features: int
     axes: tuple[str, str]
     has_bias: bool = False
@@ -51,3 +75,18 @@ class Projection(nn.Module):
             bias = declare(self, "bias", nn.initializers.zeros_init(), (self.features,), self.axes[1:])
             y = y + bias.astype(config.dtype)
         return checkpoint_name(y, OUTPUT)
+
+
+def logits(
+    hidden: Float[Array, "... D"],
+    output_embedding: Float[Array, "D V"],
+    config: OutputConfig,
+    rules: rules_lib.LogicalRules,
+) -> Float[Array, "... V"]:
+    """Logits in float32, of a product in the compute type."""
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    product = jnp.matmul(flat, output_embedding.astype(config.dtype), preferred_element_type=jnp.float32)
+    if (cap := config.logit_soft_cap) is not None:
+        product = cap * jnp.tanh(product / cap)
+    product = rules_lib.constrain(product, ("batch", "vocab"), rules)
+    return product.reshape(*hidden.shape[:-1], -1)

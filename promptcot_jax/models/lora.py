@@ -188,6 +188,11 @@ def _tree(flat: _Flat) -> Params:
 
 def _new_adapter(lm: LanguageModel, config: LoraConfig, key: Array) -> Params:
     """Fresh matrices in float32; each pair has noise of its own."""
+    if not getattr(lm, "applies_adapters", False):
+        raise WrongUse(
+            f"LoRA: {type(lm).__name__} does not say that it applies adapters; leave LORA at None, or build "
+            "its projections with linear.Projection and set applies_adapters (docs/models.md)."
+        )
     flat = _flat(language_model.abstract_params(lm))
     kernels = [
         path

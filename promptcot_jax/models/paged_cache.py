@@ -47,6 +47,23 @@ class Places(NamedTuple):
 
 
 @runtime_checkable
+class CacheShape(Protocol):
+    """What a model's config says of what each token leaves in a cache."""
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def num_kv_heads(self) -> int: ...
+
+    @property
+    def head_dim(self) -> int: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+
+@runtime_checkable
 class PagedCache(Protocol):
     """Pages of all layers in some layout: a pytree of two arrays, keys (already rotated) and values."""
 

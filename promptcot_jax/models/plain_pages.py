@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from promptcot_jax.core.arrays import Array, Float, Int
-from promptcot_jax.models import config as config_lib
 from promptcot_jax.models import paged_cache
 from promptcot_jax.models import scores as scores_lib
 
@@ -74,7 +73,7 @@ class PlainPages(NamedTuple):
         )
 
 
-def empty(config: config_lib.DecoderConfig, num_pages: int, page_size: int) -> PlainPages:
+def empty(config: paged_cache.CacheShape, num_pages: int, page_size: int) -> PlainPages:
     """A cache of `num_pages` pages, page 0 included."""
     pages, heads, head_dim = num_pages * config.num_layers, config.num_kv_heads, config.head_dim
     return PlainPages(

@@ -27,7 +27,6 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import paged_attention
 
 from promptcot_jax.core.arrays import Array, Float, Int
-from promptcot_jax.models import config as config_lib
 from promptcot_jax.models import paged_cache
 from promptcot_jax.models import scores as scores_lib
 
@@ -139,7 +138,7 @@ class TpuPages(NamedTuple):
         return mixed[..., :head_dim].astype(queries.dtype).reshape(batch, num_heads * head_dim)
 
 
-def empty(config: config_lib.DecoderConfig, num_pages: int, page_size: int) -> TpuPages:
+def empty(config: paged_cache.CacheShape, num_pages: int, page_size: int) -> TpuPages:
     """A cache of `num_pages` pages, page 0 included.
 
     Raises:

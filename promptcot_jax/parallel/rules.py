@@ -41,6 +41,11 @@ DEFAULT_RULES: LogicalRules = (
 MAY_STAY_WHOLE = frozenset({"kv_heads", "vocab"})
 
 
+def extended(own: LogicalRules) -> LogicalRules:
+    """`DEFAULT_RULES` with a model's own rows, which win over the table's of the same name."""
+    return tuple({**dict(DEFAULT_RULES), **dict(own)}.items())
+
+
 def mesh_axes(logical_axis: str | tuple[str, ...], rules: LogicalRules) -> tuple[str, ...]:
     """Mesh axes that a logical axis lies over, major first.
 
@@ -51,7 +56,10 @@ def mesh_axes(logical_axis: str | tuple[str, ...], rules: LogicalRules) -> tuple
         return tuple(name for axis in logical_axis for name in mesh_axes(axis, rules))
     table = dict(rules)
     if logical_axis not in table:
-        raise ValueError(f"Logical axis '{logical_axis}' has no rule; the table names {sorted(table)}.")
+        raise ValueError(
+            f"Logical axis '{logical_axis}' has no rule; the table names {sorted(table)}. A model states "
+            f"rules for axes of its own in axis_rules: ('{logical_axis}', None) keeps it whole."
+        )
     return names(table[logical_axis])
 
 
@@ -90,8 +98,8 @@ def sharding_tree(mesh: Mesh, logical_axes: Any, shapes: Any, rules: LogicalRule
         shapes: the tree of arrays or `ShapeDtypeStruct`s they belong to.
 
     Raises:
-        WrongUse: two dimensions of a parameter want the same mesh axis, or one does not divide over its
-            own; names parameter, axis, size and mesh.
+        WrongUse: an axis has no rule, two dimensions of a parameter want the same mesh axis, or one does not
+            divide over its own; names parameter, axis, size and mesh.
     """
 
     def sharding(path: Any, array: Any, axes: tuple[str | None, ...]) -> NamedSharding:
@@ -109,6 +117,12 @@ def _check(
     for axis, size in zip(axes, shape, strict=True):
         if axis is None:
             continue
+        if axis not in dict(rules):
+            raise WrongUse(
+                f"Parameter '{name}': its logical axis '{axis}' has no rule. Add one to the model's "
+                f"axis_rules: ('{axis}', 'tensor') splits it over that mesh axis, ('{axis}', None) keeps it "
+                "whole."
+            )
         for mesh_axis in mesh_axes(axis, rules):
             if mesh_axis in taken:
                 raise WrongUse(

@@ -23,6 +23,7 @@ _FLAGS = """\
   --gin_file=FILE          settings; repeatable, later files win. Looked for in the current directory,
                            in the search paths and in the configs that come with the package
   --gin_search_paths=D,E   more places to look for gin files and their includes
+                           Modules that a gin file imports may lie in the current directory
   --gin.NAME=VALUE         one setting, over the files: a macro (--gin.SEED=3) or a parameter
                            (--gin.sft.sft.seed=3). A string keeps its quotes: --gin.TRIPLES="'mine.jsonl'"
   --tfds_data_dir=DIR      where the data sets are that 'tfds:NAME' names as a path; it sets TFDS_DATA_DIR,
@@ -105,6 +106,8 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
     from promptcot_jax.run import compilation_cache, configuration, stage
 
     _log_to_console()
+    if not {"", os.getcwd()} & set(sys.path):  # a model of the user's own; `python -m` has it there already
+        sys.path.append(os.getcwd())
     compilation_cache.switch_on(flags.compilation_cache_dir)
     configuration.load(flags.gin_file, bindings, _listed(flags.gin_search_paths))
     if cache_dirs := _listed(flags.seqio_additional_cache_dirs):

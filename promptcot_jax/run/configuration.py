@@ -112,6 +112,8 @@ def _one_sentence(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         text = f"line {error.lineno} of {error.filename} is not valid gin: {(error.text or '').strip()!r}"
     text = " ".join(text.split()).rstrip(".^ ")
+    if isinstance(error, ModuleNotFoundError):
+        text += "; a module of your own must be in the current directory, on PYTHONPATH, or installed"
     unknown = re.search(r"has no attribute (\w+)|a parameter named '(\w+)'", text)
     if unknown:
         text += _suggestion(unknown[1] or unknown[2], _known_names(text))

@@ -18,6 +18,7 @@ from promptcot_jax.em import pairs as pairs_lib
 from promptcot_jax.em import role as role_lib
 from promptcot_jax.em.pairs import Pair
 from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
+from promptcot_jax.models import language_model
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
@@ -144,5 +145,4 @@ def _load(path: str, dtype: FloatType, devices: Mesh, bases: load.Bases) -> load
     if adapters.read(epath.Path(path)) is not None:
         return load.load_model(path, dtype=dtype, mesh=devices, bases=bases)
     model = load.load_model(path, dtype="float32", mesh=devices)
-    config = dataclasses.replace(model.lm.config, dtype=dtype)
-    return dataclasses.replace(model, lm=dataclasses.replace(model.lm, config=config))
+    return dataclasses.replace(model, lm=language_model.in_types(model.lm, dtype=dtype))

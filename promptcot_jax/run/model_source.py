@@ -13,10 +13,10 @@ from promptcot_jax.checkpoints import load
 from promptcot_jax.core import prng
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import tokenizer as tokenizer_lib
-from promptcot_jax.models import causal_lm, language_model
+from promptcot_jax.models import causal_lm, language_model, model_check
 from promptcot_jax.models import config as model_config
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
-from promptcot_jax.parallel import rules
 from promptcot_jax.run import configuration
 
 # What a checkpoint may have otherwise than its gin file says: number formats, and a recorded length that
@@ -29,25 +29,34 @@ SHAPE = tuple(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FromScratch:
-    """New weights drawn from the stage's seed, for a tokenizer's vocabulary."""
+    """New weights drawn from the stage's seed, for a tokenizer's vocabulary.
 
-    config: model_config.DecoderConfig
+    `model`: `CausalLM`, or a model of the user's own (`docs/models.md`).
+    """
+
+    model: LanguageModel
     tokenizer: configuration.InputPath = "{workdir}/tokenizer"
+
+    def __post_init__(self):
+        model_check.check_members(self.model)
 
     def load(self, *, workdir: str, seed: int, mesh: Mesh, index: int = 0) -> load.LoadedModel:
         """Draws the model; `index` tells apart several models of one stage and seed.
 
         Raises:
-            WrongUse: the tokenizer has more tokens than the model.
+            WrongUse: the tokenizer has more tokens than the model, or one of the model's functions does not
+                keep the protocol.
         """
         directory = configuration.in_workdir(self.tokenizer, workdir)
         tokenizer = tokenizer_lib.Tokenizer.from_directory(directory)
-        if tokenizer.vocab_size > self.config.vocab_size:
+        if tokenizer.vocab_size > self.model.config.vocab_size:
             raise WrongUse(
                 f"{directory} has {tokenizer.vocab_size} tokens, the model's vocab_size is "
-                f"{self.config.vocab_size}; raise vocab_size to at least that."
+                f"{self.model.config.vocab_size}; raise vocab_size to at least that."
             )
-        lm = causal_lm.CausalLM(self.config, rules.DEFAULT_RULES)
+        if type(self.model) is not causal_lm.CausalLM:  # whose functions have tests
+            model_check.check_programs(self.model)
+        lm = language_model.on_mesh(self.model)
         key = prng.stream_key(seed, "init", index)
         with jax.set_mesh(mesh):
             params = jax.jit(lm.init, out_shardings=language_model.param_shardings(lm, mesh))(key)
@@ -75,6 +84,11 @@ class Pretrained:
         """
         path = configuration.in_workdir(self.path, workdir)
         model = load.load_model(path, dtype=self.dtype, mesh=mesh)
+        if self.expected is not None and not isinstance(model.lm.config, model_config.DecoderConfig):
+            raise WrongUse(
+                f"{path} holds a {type(model.lm).__name__}, not the decoder that the gin file describes; "
+                "correct the path, or leave `expected` at None."
+            )
         for name in SHAPE if self.expected is not None else ():
             wanted, found = getattr(self.expected, name), getattr(model.lm.config, name)
             if wanted != found:

@@ -25,7 +25,7 @@ class OnlyTokenizer(model_source.FromScratch):
     """No weights are drawn for fits that do not run."""
 
     def load(self, *, workdir, seed, mesh, index=0):
-        lm = causal_lm.CausalLM(self.config)
+        lm = self.model
         return load.LoadedModel(lm=lm, params={}, tokenizer=toys.byte_tokenizer(), source="toy")
 
 
@@ -34,7 +34,7 @@ SETTINGS = {
     "mesh": mesh_lib.MeshConfig(),
     "optimizer": OptimizerConfig(learning_rate=1e-3),
     "loop_config": loop.LoopConfig(tensorboard=False),
-    "model": OnlyTokenizer(config=toys.toy_config()),
+    "model": OnlyTokenizer(model=causal_lm.CausalLM(toys.toy_config())),
 }
 
 

@@ -47,7 +47,7 @@ SFT = {
     "optimizer": OptimizerConfig(learning_rate=1e-3),
     "loop_config": loop.LoopConfig(tensorboard=False),
     "data": training_sets.DataConfig(),
-    "model": model_source.FromScratch(config=toys.toy_config()),
+    "model": model_source.FromScratch(model=causal_lm.CausalLM(toys.toy_config())),
 }
 
 

@@ -1,0 +1,180 @@
+"""A language model out of a Flax Linen module, for users with an architecture of their own.
+
+The module reads tokens once, whichever way they come (`token_pass.TokenPass`); what else EM, sampling and
+training need of a `LanguageModel` follows from it here. Logical axes come with the parameters: from
+`nn.with_logical_partitioning`, or from T5X's `param_with_axes`.
+"""
+
+import abc
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen import partitioning
+
+from promptcot_jax.core.arrays import Array, Float, Int, Params
+from promptcot_jax.models import caches, linear, paged_cache, platforms, token_pass
+from promptcot_jax.models.config import FloatType
+from promptcot_jax.models.decoder import Remat
+from promptcot_jax.parallel import rules as rules_lib
+
+_PARAMS, _AXES = "params", "params_axes"  # the second is where T5X's layers tell their axes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinenConfig:
+    """What the package reads of a model's settings; a subclass adds those of its layers.
+
+    `num_kv_heads` and `head_dim` are the shape of what a token leaves in the cache of each layer.
+    """
+
+    vocab_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    logit_soft_cap: float | None = None
+    dtype: FloatType = "float32"
+    param_dtype: FloatType = "float32"
+
+    def __post_init__(self):
+        for name in ("vocab_size", "num_layers", "num_kv_heads", "head_dim", "max_positions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class LinenModel(abc.ABC):
+    """A `language_model.LanguageModel` whose subclass says which module it is, and which its output matrix.
+
+    Attributes:
+        rules: logical-axis rules by which activations are sharded; loaders set them for a mesh.
+        platform: whose attention and cache kernels; None takes those of the machine this runs on.
+        axis_rules: where logical axes of the module's own lie, as (("joined_kv", "tensor"), ("kv", None)).
+    """
+
+    HOW_ONLY: ClassVar = frozenset({"rules", "platform"})
+    # Whether the kernels that LoRA may adapt are `linear.Projection`s, stacked over layers and named as its
+    # targets: others would carry an adapter and not apply it.
+    applies_adapters: ClassVar[bool] = False
+
+    config: LinenConfig
+    rules: rules_lib.LogicalRules = ()
+    platform: platforms.Platform | None = None
+    axis_rules: rules_lib.LogicalRules = ()
+
+    @abc.abstractmethod
+    def module(self, remat: Remat) -> nn.Module:
+        """The Linen module, called as `module(token_ids, tokens, cache)`.
+
+        It returns hidden states after the final norm, [B, T, D], and the cache, which has gone through
+        `tokens.attend` (`tokens` is a `TokenPass`) in every layer.
+
+        Args:
+            remat: what the backward pass keeps of each layer; see `decoder.rematerialized`.
+        """
+
+    @abc.abstractmethod
+    def output_embedding(self, params: Params) -> Float[Array, "D V"]:
+        """The matrix from hidden states to logits, out of the parameters."""
+
+    def init(self, key: Array) -> Params:
+        """Random parameters."""
+        return _init(self, key)
+
+    def logical_axes(self) -> Params:
+        """Names of every parameter's dimensions, in the tree structure of the parameters.
+
+        Parameters that tell none are whole on every device.
+        """
+        variables = jax.eval_shape(functools.partial(_boxed_init, self), jax.random.key(0))
+        told: Any = partitioning.get_axis_names(variables.get(_AXES, {}))
+        named = dict(_leaves(told))
+
+        def names(path: Any, leaf: Any) -> tuple[str | None, ...]:
+            if isinstance(leaf, nn.Partitioned):
+                return tuple(leaf.names or ())
+            return named.get(jax.tree_util.keystr(path)) or (None,) * leaf.ndim
+
+        return jax.tree_util.tree_map_with_path(names, variables[_PARAMS], is_leaf=_is_box)
+
+    def hidden_states(
+        self,
+        params: Params,
+        token_ids: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        *,
+        remat: Remat = "projections",
+    ) -> Float[Array, "B T D"]:
+        """States after the final norm; see `CausalLM.hidden_states`."""
+        over_rows = token_pass.over_rows(self._setting(), token_ids, segment_ids, positions)
+        return self._apply(params, remat, token_ids, over_rows, None)[0]
+
+    def decoding_layout(self, params: Params) -> Params:
+        """The parameters as `extend` reads them: as they are, unless a subclass knows a faster way."""
+        return params
+
+    def init_cache(self, num_pages: int, page_size: int) -> paged_cache.PagedCache:
+        """An empty cache; page 0 is nobody's, so `num_pages - 1` can be given to rows."""
+        return caches.empty(self.config, num_pages, page_size, self._setting().platform, self.rules)
+
+    def extend(
+        self,
+        decoding_params: Params,
+        token_ids: Int[Array, "B T"],
+        places: paged_cache.Places,
+        cache: paged_cache.PagedCache,
+    ) -> tuple[Float[Array, "B T D"], paged_cache.PagedCache]:
+        """Reads one more token a row, or a page of tokens (see `paged_cache.Places`)."""
+        over_cache = token_pass.over_cache(self._setting(), places)
+        return self._apply(decoding_params, "none", token_ids, over_cache, cache)
+
+    def unembed(self, decoding_params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Logits in float32."""
+        return linear.logits(hidden, self.output_embedding(decoding_params), self.config, self.rules)
+
+    def _setting(self) -> token_pass.Setting:
+        return token_pass.Setting(self.config.num_layers, self.rules, self.platform or platforms.here())
+
+    def _apply(
+        self,
+        params: Params,
+        remat: Remat,
+        token_ids: Int[Array, "B T"],
+        tokens: token_pass.TokenPass,
+        cache: paged_cache.PagedCache | None,
+    ) -> Any:
+        """The module's hidden states and cache; flax's own constraints in it follow the rules."""
+        rules = self.rules
+        if rules and tokens.places is not None:  # one token of each row: no axis of a mesh divides that
+            rules = tuple({**dict(rules), "length": None}.items())
+        with nn.logical_axis_rules(rules):
+            return self.module(remat).apply({_PARAMS: params}, token_ids, tokens, cache)
+
+
+def _boxed_init(lm: LinenModel, key: Array) -> Any:
+    """All that a module declares, from a pass over one token."""
+    one = jnp.ones((1, 1), jnp.int32)
+    setting = token_pass.Setting(lm.config.num_layers, (), "plain")
+    return lm.module("none").init(key, one, token_pass.over_rows(setting, one, None, None), None)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(lm: LinenModel, key: Array) -> Params:
+    return nn.unbox(_boxed_init(lm, key)[_PARAMS])
+
+
+def _is_box(leaf: Any) -> bool:
+    return isinstance(leaf, nn.Partitioned)
+
+
+def _leaves(told: Any) -> list[tuple[str, tuple[str | None, ...]]]:
+    """Paths and axes of what `params_axes` tells."""
+    paths = jax.tree_util.tree_leaves_with_path(
+        dict(told), is_leaf=lambda leaf: isinstance(leaf, jax.sharding.PartitionSpec)
+    )
+    return [(jax.tree_util.keystr(path), tuple(names)) for path, names in paths]

@@ -69,7 +69,9 @@ def language_model(
         WrongUse: the source names no shape.
     """
     if isinstance(source, FromScratch):
-        config = source.config
+        if not isinstance(source.model, causal_lm.CausalLM):
+            raise WrongUse(f"plan knows the decoders of configs/models/, not {type(source.model).__name__}.")
+        config = source.model.config
     elif source.expected is not None:
         config = dataclasses.replace(source.expected, dtype=source.dtype, param_dtype=source.dtype)
     else:

@@ -8,7 +8,7 @@ is equal to another of the same settings. Parameters are a nested dict of arrays
 import dataclasses
 import functools
 import logging
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import jax
 from jax.sharding import Mesh
@@ -17,6 +17,7 @@ from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import paged_cache
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.decoder import Remat
+from promptcot_jax.models.mlp import RouterTotals
 from promptcot_jax.parallel import rules as rules_lib
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,26 @@ def in_types(lm: LanguageModel, *, dtype: FloatType, param_dtype: FloatType | No
 
 def _replaced(value: Any, **changes: Any) -> Any:
     return dataclasses.replace(value, **changes)
+
+
+@runtime_checkable
+class MixtureOfExperts(LanguageModel, Protocol):
+    """A language model whose `config.experts` is not None; it reports what its routers did."""
+
+    def hidden_states_and_routers(
+        self,
+        params: Params,
+        token_ids: Int[Array, "B T"],
+        segment_ids: Int[Array, "B T"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        *,
+        remat: Remat = "projections",
+    ) -> tuple[Float[Array, "B T D"], RouterTotals]: ...
+
+
+def has_routers(lm: LanguageModel) -> TypeGuard[MixtureOfExperts]:
+    """Whether a model is a mixture of experts."""
+    return isinstance(lm, MixtureOfExperts) and getattr(lm.config, "experts", None) is not None
 
 
 def abstract_params(lm: LanguageModel, mesh: Mesh | None = None, dtype: str | None = None) -> Params:

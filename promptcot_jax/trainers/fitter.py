@@ -18,9 +18,11 @@ from promptcot_jax.data.packing import PackedEpochs
 from promptcot_jax.models import lora
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
-from promptcot_jax.parallel import placing, rules
+from promptcot_jax.parallel import placing
+from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.trainers import loop, sft
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.router_losses import RouterLossConfig
 from promptcot_jax.trainers.train_step import Loss
 
 
@@ -29,7 +31,8 @@ class FitConfig:
     """Rows of `row_length` tokens, `rows_per_batch` of them a step, `num_epochs` times over the examples.
 
     `task_feature_lengths` (T5X's setting) bounds "inputs" and "targets" each as well. With `pack=False` a row
-    is one example, so that `rows_per_batch=16` is the paper's batch of 16 sequences.
+    is one example, so that `rows_per_batch=16` is the paper's batch of 16 sequences. `load_balancing` and
+    `router_z` weigh the routers' losses of a mixture of experts (`router_losses`).
     """
 
     row_length: int
@@ -38,6 +41,13 @@ class FitConfig:
     pack: bool = True
     overlong: example_sets.Overlong = "drop"
     task_feature_lengths: Mapping[str, int] | None = None
+    load_balancing: float = 0.0
+    router_z: float = 0.0
+
+    @property
+    def router_losses(self) -> RouterLossConfig:
+        """What is added to the loss of a mixture of experts."""
+        return RouterLossConfig(load_balancing=self.load_balancing, z=self.router_z)
 
     @property
     def length_policy(self) -> example_sets.LengthPolicy:
@@ -58,7 +68,7 @@ class FitConfig:
             raise ValueError(
                 f"task_feature_lengths speaks of '{min(unknown)}'; a fit has 'inputs' and 'targets'."
             )
-        _ = self.length_policy  # refuses lengths that leave no room
+        _ = self.length_policy, self.router_losses  # refuse what makes no sense
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +81,7 @@ class Fitter:
     mesh: Mesh
     seed: int
     adapter: LoraConfig | None = None  # shape of the adapters that models have, or get with their first fit
+    rules: rules_lib.LogicalRules = rules_lib.DEFAULT_RULES  # of the models
 
     def __post_init__(self):
         """Refuses a batch that does not divide, before a stage has spent time on anything else.
@@ -78,7 +89,7 @@ class Fitter:
         Raises:
             WrongUse: `rows_per_batch` is no multiple of micro-batches times data shards.
         """
-        multiple = self.loop.micro_batches * rules.num_shards(self.mesh, "batch", rules.DEFAULT_RULES)
+        multiple = self.loop.micro_batches * rules_lib.num_shards(self.mesh, "batch", self.rules)
         if self.fit.rows_per_batch % multiple:
             raise WrongUse(
                 f"rows_per_batch={self.fit.rows_per_batch} does not divide over micro_batches="
@@ -104,7 +115,9 @@ class Fitter:
             num_epochs=self.fit.num_epochs,
             seed=prng.derived_seed(self.seed, label),
             pack=self.fit.pack,
-            own_rows=placing.own_rows(rules.batch_sharding(self.mesh), self.fit.rows_per_batch),
+            own_rows=placing.own_rows(
+                rules_lib.batch_sharding(self.mesh, self.rules), self.fit.rows_per_batch
+            ),
         )
 
     def held_out_nll(
@@ -144,8 +157,11 @@ class Fitter:
         Where adapters are trained, a model without one gets it first, and what comes back shares its arrays.
 
         Raises:
-            WrongUse: the model has an adapter of another shape, or one though none is to be trained.
+            WrongUse: the model has an adapter of another shape, or one though none is to be trained; or rules
+                other than the fitter's.
         """
+        if (lm.rules or self.rules) != self.rules:
+            raise WrongUse("The model's sharding rules are not the fitter's; make Fitter(rules=lm.rules).")
         if self.adapter is not None and not lora.is_adapted(params):
             key = prng.stream_key(self.seed, "adapter")
             params = lora.attach(lm, params, self.adapter, key, self.mesh)
@@ -162,6 +178,7 @@ class Fitter:
             opt_state=opt_state,
             evaluate=self.held_out_nll(lm, held_out),
             adapter=self.adapter,
+            router_losses=self.fit.router_losses,
             name=name,
         )
         return lora.join(state.params, lora.split(params)[1])

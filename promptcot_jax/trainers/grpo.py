@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from promptcot_jax.core.arrays import Array, Float, Params
+from promptcot_jax.core.arrays import Params
 from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
@@ -17,14 +17,14 @@ def grpo_loss(
     *,
     clip_epsilon: float,
     remat: Remat = "projections",
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+) -> sft.LossSums:
     """Clipped surrogate summed over completion tokens, and how many there are.
 
     `batch.values` holds per token the advantage of its sample ("weight") and the log-probability under the
     policy that drew it ("old_log_probs").
     """
     labels, is_label = sft.next_token_labels(batch)
-    hidden = sft.hidden_states(lm, params, batch, remat=remat)
+    hidden, *routers = sft.hidden_states(lm, params, batch, remat=remat)
     log_probs = token_log_probs.chunked_label_log_probs(
         hidden,
         lm.output_embedding(params),
@@ -39,4 +39,4 @@ def grpo_loss(
         sft.of_next_token(batch.values["weight"]),
         clip_epsilon=clip_epsilon,
     )
-    return token_log_probs.masked_total(losses, is_label)
+    return *token_log_probs.masked_total(losses, is_label), *routers

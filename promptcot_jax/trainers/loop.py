@@ -37,7 +37,14 @@ from promptcot_jax.trainers.goodput import Goodput
 from promptcot_jax.trainers.in_flight import StepsInFlight
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.profile import Profiler
-from promptcot_jax.trainers.train_step import Loss, TrainState, TrainStep, make_train_step
+from promptcot_jax.trainers.router_losses import RouterLossConfig
+from promptcot_jax.trainers.train_step import (
+    NO_ROUTER_LOSSES,
+    Loss,
+    TrainState,
+    TrainStep,
+    make_train_step,
+)
 from promptcot_jax.trainers.window import Speedometer, Window
 
 logger = logging.getLogger(__name__)
@@ -109,6 +116,7 @@ def fit(
     opt_state: optax.OptState | None = None,
     evaluate: Callable[[Params], dict[str, float]] | None = None,
     adapter: LoraConfig | None = None,
+    router_losses: RouterLossConfig = NO_ROUTER_LOSSES,
     name: str = "fit",
 ) -> TrainState:
     """Trains `params` on all batches; the state at the end has float32 parameters.
@@ -126,6 +134,7 @@ def fit(
         evaluate: figures of held-out data; called under `jax.set_mesh(mesh)` with parameters that it must
             not keep.
         adapter: shape of the adapter that `params` have.
+        router_losses: added to the loss of a mixture of experts.
 
     Raises:
         in_flight.TooManySkippedUpdates: see `LoopConfig.max_skipped`; the last batch was saved.
@@ -139,6 +148,7 @@ def fit(
         num_micro_batches=config.micro_batches,
         remat=config.remat,
         adapter=adapter,
+        router_losses=router_losses,
     )
     trained, frozen = lora.split(params)
     schedule_end = batches.num_steps + (0 if opt_state is None else int(optimizer_lib.num_updates(opt_state)))

@@ -16,29 +16,31 @@ from promptcot_jax.core.arrays import Array, Bool, Float, Int, Params
 from promptcot_jax.data import packing
 from promptcot_jax.data.packing import BatchSource, PackedBatch
 from promptcot_jax.models.decoder import Remat
-from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.models.language_model import LanguageModel, has_routers
+from promptcot_jax.models.mlp import RouterTotals
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
 
+# Sum of a batch's losses and what to divide it by; of a mixture of experts also what its routers did.
+LossSums = tuple[Array, Array, *tuple[RouterTotals, ...]]
+
 
 def sft_loss(
     lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+) -> LossSums:
     """Negative log-likelihood of the trained labels, and how many there are."""
     labels, is_label = next_token_labels(batch)
-    return _nll(lm, params, batch, labels, is_label.astype(jnp.float32), remat), jnp.sum(
-        is_label, dtype=jnp.float32
-    )
+    return _nll(lm, params, batch, labels, is_label.astype(jnp.float32), remat)
 
 
 def weighted_sft_loss(
     lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+) -> LossSums:
     """`sft_loss` with each label weighted by `batch.values["weight"]` (>= 0), and the sum of the weights."""
     labels, is_label = next_token_labels(batch)
     weights = jnp.where(is_label, of_next_token(batch.values["weight"]), 0.0).astype(jnp.float32)
-    return _nll(lm, params, batch, labels, weights, remat), jnp.sum(weights)
+    return _nll(lm, params, batch, labels, weights, remat)
 
 
 def nll(
@@ -60,7 +62,7 @@ def nll(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _evaluate(lm: LanguageModel, params: Params, batch: PackedBatch) -> tuple[Array, Array]:
-    return sft_loss(lm, params, batch)
+    return sft_loss(lm, params, batch)[:2]
 
 
 def next_token_labels(batch: PackedBatch) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
@@ -76,19 +78,21 @@ def of_next_token(values: Array | np.ndarray) -> Array:
 
 def hidden_states(
     lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat
-) -> Float[Array, "B T D"]:
-    """States after the final norm of a batch, whose segments do not see each other."""
+) -> tuple[Float[Array, "B T D"], *tuple[RouterTotals, ...]]:
+    """States after the final norm of a batch, whose segments do not see each other; and what routers did."""
     token_ids, segment_ids, positions = map(
         jnp.asarray, (batch.token_ids, batch.segment_ids, batch.positions)
     )
-    return lm.hidden_states(params, token_ids, segment_ids, positions, remat=remat)
+    if has_routers(lm):
+        return lm.hidden_states_and_routers(params, token_ids, segment_ids, positions, remat=remat)
+    return (lm.hidden_states(params, token_ids, segment_ids, positions, remat=remat),)
 
 
 def _nll(
     lm: LanguageModel, params: Params, batch: PackedBatch, labels: Array, weights: Array, remat: Remat
-) -> Float[Array, ""]:
-    hidden = hidden_states(lm, params, batch, remat=remat)
-    return token_log_probs.weighted_nll(
+) -> LossSums:
+    hidden, *routers = hidden_states(lm, params, batch, remat=remat)
+    total = token_log_probs.weighted_nll(
         hidden,
         lm.output_embedding(params),
         labels,
@@ -96,3 +100,4 @@ def _nll(
         soft_cap=lm.config.logit_soft_cap,
         rules=lm.rules,
     )
+    return total, jnp.sum(weights), *routers

@@ -27,18 +27,26 @@ from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.trainers import optimizer as optimizer_lib
+from promptcot_jax.trainers import router_losses as router_losses_lib
+from promptcot_jax.trainers import sft
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.router_losses import RouterLossConfig
 
-Metrics = dict[str, Array]
+Metrics = dict[str, Any]  # numbers; "routers" of a mixture of experts are their `RouterTotals`
+NO_ROUTER_LOSSES = RouterLossConfig()
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """Sum of a batch's losses and what to divide it by. Hashable: a step is compiled once per loss."""
+    """Sum of a batch's losses and what to divide it by. Hashable: a step is compiled once per loss.
+
+    Of a mixture of experts a third may come with them, what the routers did, which the step makes losses and
+    metrics of.
+    """
 
     def __call__(
         self, lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat
-    ) -> tuple[Array, Array]: ...
+    ) -> sft.LossSums: ...
 
 
 @functools.partial(
@@ -103,29 +111,37 @@ def make_train_step(
     num_micro_batches: int = 1,
     remat: Remat = "projections",
     adapter: LoraConfig | None = None,
+    router_losses: RouterLossConfig = NO_ROUTER_LOSSES,
 ) -> TrainStep:
     """The step of one configuration; asked again, the same object, so that EM's rounds compile it once.
 
     Args:
         adapter: only an adapter of this shape is trained, and the model itself is `run`'s `frozen`.
+
+    Raises:
+        WrongUse: losses of routers are asked for of a model without experts.
     """
+    router_losses.check(lm)
     settings: tuple[tuple[str, Any], ...] = ()
     # Two equal partials are not `==`; their parts are.
     if isinstance(loss, functools.partial) and not loss.args:
         loss, settings = loss.func, tuple(sorted(loss.keywords.items()))
-    return _make_train_step(lm, loss, settings, optimizer, mesh, num_micro_batches, remat, adapter)
+    return _make_train_step(
+        lm, loss, settings, optimizer, mesh, num_micro_batches, remat, adapter, router_losses
+    )
 
 
 @functools.lru_cache(maxsize=32)
 def _make_train_step(
     lm: LanguageModel,
-    loss: Callable[..., tuple[Array, Array]],
+    loss: Callable[..., sft.LossSums],
     loss_settings: tuple[tuple[str, Any], ...],
     optimizer: OptimizerConfig,
     mesh: Mesh,
     num_micro_batches: int,
     remat: Remat,
     adapter: LoraConfig | None,
+    router_losses: RouterLossConfig,
 ) -> TrainStep:
     direction = optimizer.build()
     shardings = state_shardings(lm, optimizer, mesh, adapter)
@@ -133,30 +149,40 @@ def _make_train_step(
     batch_sharding = rules_lib.batch_sharding(mesh, rules)
     whole = NamedSharding(mesh, PartitionSpec())
 
-    def total_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[Array, Array]:
+    def total_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[Array, sft.LossSums]:
+        """What is differentiated, and the sums that are reported."""
         whole_model = lora.join(params, frozen) if frozen else params
-        return loss(lm, whole_model, batch, remat=remat, **dict(loss_settings))
+        sums = loss(lm, whole_model, batch, remat=remat, **dict(loss_settings))
+        total, count, *routers = sums
+        if routers and router_losses.is_on:
+            total = total + router_losses_lib.total(router_losses, routers[0], count)
+        return total, sums
 
-    def gradient_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[Array, Array, Params]:
-        (total, count), gradient = jax.value_and_grad(total_of, has_aux=True)(params, frozen, batch)
-        return total, count, gradient
+    def gradient_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[sft.LossSums, Params]:
+        (_, sums), gradient = jax.value_and_grad(total_of, has_aux=True)(params, frozen, batch)
+        return sums, gradient
 
-    def sums_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[Array, Array, Params]:
+    def sums_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[sft.LossSums, Params]:
         """Totals, counts and gradients of the totals, over all micro-batches."""
         if num_micro_batches == 1:
             return gradient_of(params, frozen, batch)
         micro_batches = _split(batch, num_micro_batches, batch_sharding)
 
-        def add(sums: tuple[Array, Array, Params], micro_batch: PackedBatch):
+        def add(sums: tuple[sft.LossSums, Params], micro_batch: PackedBatch):
             return jax.tree.map(jnp.add, sums, gradient_of(params, frozen, micro_batch)), None
 
-        zeros = (jnp.float32(0.0), jnp.float32(0.0), jax.tree.map(jnp.zeros_like, params))
+        first = jax.tree.map(lambda x: x[0], micro_batches)
+        shapes, _ = jax.eval_shape(gradient_of, params, frozen, first)
+        zeros = (
+            jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes),
+            jax.tree.map(jnp.zeros_like, params),
+        )
         return jax.lax.scan(add, zeros, micro_batches)[0]
 
     def run(
         state: TrainState, batch: PackedBatch, schedule_end: Array, frozen: Params
     ) -> tuple[TrainState, Metrics]:
-        total, count, gradient = sums_of(state.params, frozen, batch)
+        (total, count, *routers), gradient = sums_of(state.params, frozen, batch)
         # No label at all: nan, and the update is skipped.
         gradient = jax.tree.map(lambda g: g / count, gradient)
         gradient_norm = optax.tree.norm(gradient)
@@ -177,6 +203,7 @@ def _make_train_step(
             "learning_rate": rate,
             "num_skipped": num_skipped,
             **_tokens(batch),
+            **({"routers": routers[0]} if routers else {}),
         }
         return TrainState(state.step + 1, params, opt_state, num_skipped), metrics
 

@@ -16,6 +16,7 @@ from promptcot_jax.models import flops
 from promptcot_jax.models.config import DecoderConfig
 from promptcot_jax.models.language_model import ModelConfig
 from promptcot_jax.parallel import hardware
+from promptcot_jax.trainers import router_losses
 from promptcot_jax.trainers.goodput import Goodput
 from promptcot_jax.trainers.train_step import Metrics
 
@@ -99,5 +100,6 @@ class Window:
             "labels": int(count) if math.isfinite(count) else count,  # a sum of weights, for some losses
             **{name: float(steps[-1][name]) for name in ("gradient_norm", "learning_rate")},
             "num_skipped": int(steps[-1]["num_skipped"]),
+            **(router_losses.figures([step["routers"] for step in steps]) if "routers" in steps[0] else {}),
             **speed,
         }

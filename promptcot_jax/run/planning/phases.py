@@ -131,6 +131,7 @@ def fit(
         num_micro_batches=config.micro_batches,
         remat=config.remat,
         adapter=fitter.adapter,
+        router_losses=sizes.router_losses,
     )
     base_dtype = "float32" if fitter.adapter is None else lm.config.param_dtype
     trained, frozen = lora.split(parameters(lm, mesh, base_dtype, fitter.adapter))

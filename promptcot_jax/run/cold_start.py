@@ -53,7 +53,15 @@ def cold_start(
     counts: dict[str, int] = {}
     with jax.set_mesh(devices):
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
-        fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed, adapter=lora)
+        fitter = Fitter(
+            fit=fit,
+            optimizer=optimizer,
+            loop=loop_config,
+            mesh=devices,
+            seed=seed,
+            rules=base.lm.rules,
+            adapter=lora,
+        )
 
         def opened(name: str, path: str, limit: int = 0) -> tuple[ExampleSet, dict[str, int]]:
             place = configuration.in_workdir(path, workdir)

@@ -95,6 +95,7 @@ def em(
                 loop=loop_config,
                 mesh=devices,
                 seed=em_config.seed,
+                rules=model.lm.rules,
                 adapter=model.adapter and model.adapter.config,
             )
             return role_lib.Role(

@@ -3,6 +3,7 @@
 The held-out figure in its metrics is the NLL of unseen problems' worked solutions, per token of the solution.
 """
 
+import dataclasses
 import os
 
 import jax
@@ -49,6 +50,7 @@ def sft(
     fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed, adapter=lora)
     with jax.set_mesh(devices):
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
+        fitter = dataclasses.replace(fitter, rules=base.lm.rules)
 
         def opened(path: str, split: str) -> tuple[ExampleSet, dict[str, int]]:
             place = configuration.in_workdir(path, workdir)

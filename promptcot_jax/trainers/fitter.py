@@ -81,7 +81,7 @@ class Fitter:
     mesh: Mesh
     seed: int
     adapter: LoraConfig | None = None  # shape of the adapters that models have, or get with their first fit
-    rules: rules_lib.LogicalRules = rules_lib.DEFAULT_RULES  # of the models
+    rules: rules_lib.LogicalRules = ()  # of the models; without any, the default table
 
     def __post_init__(self):
         """Refuses a batch that does not divide, before a stage has spent time on anything else.
@@ -89,12 +89,16 @@ class Fitter:
         Raises:
             WrongUse: `rows_per_batch` is no multiple of micro-batches times data shards.
         """
-        multiple = self.loop.micro_batches * rules_lib.num_shards(self.mesh, "batch", self.rules)
+        multiple = self.loop.micro_batches * rules_lib.num_shards(self.mesh, "batch", self._table)
         if self.fit.rows_per_batch % multiple:
             raise WrongUse(
                 f"rows_per_batch={self.fit.rows_per_batch} does not divide over micro_batches="
                 f"{self.loop.micro_batches} and the data shards of the mesh; use a multiple of {multiple}."
             )
+
+    @property
+    def _table(self) -> rules_lib.LogicalRules:
+        return self.rules or rules_lib.DEFAULT_RULES
 
     def within_length(
         self, examples: example_sets.ExampleSet
@@ -116,7 +120,7 @@ class Fitter:
             seed=prng.derived_seed(self.seed, label),
             pack=self.fit.pack,
             own_rows=placing.own_rows(
-                rules_lib.batch_sharding(self.mesh, self.rules), self.fit.rows_per_batch
+                rules_lib.batch_sharding(self.mesh, self._table), self.fit.rows_per_batch
             ),
         )
 
@@ -160,7 +164,7 @@ class Fitter:
             WrongUse: the model has an adapter of another shape, or one though none is to be trained; or rules
                 other than the fitter's.
         """
-        if (lm.rules or self.rules) != self.rules:
+        if (lm.rules or self._table) != self._table:
             raise WrongUse("The model's sharding rules are not the fitter's; make Fitter(rules=lm.rules).")
         if self.adapter is not None and not lora.is_adapted(params):
             key = prng.stream_key(self.seed, "adapter")

@@ -4,8 +4,8 @@
 
 It takes some minutes.
 
-`test_tpu_kernels.py` runs it in a process of its own, since the TPU's compiler wants settings that must be
-there before JAX starts. Sizes of kernels: one layer of Qwen3 30B-A3B in bfloat16.
+`test_tpu_kernels.py` runs it in a process of its own; by hand it wants the root in PYTHONPATH.
+Sizes of kernels: one layer of Qwen3 30B-A3B in bfloat16.
 """
 
 import contextlib
@@ -15,16 +15,9 @@ import math
 import os
 import sys
 
-# The compiler asks for the machine that it is not on.
-os.environ |= {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5p-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_LOG_DIR": "disabled",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TPU_MIN_LOG_LEVEL": "3",
-}
+from tests import tpu_compiler
+
+os.environ |= tpu_compiler.SETTINGS
 
 import jax
 import jax.numpy as jnp

@@ -109,7 +109,8 @@ def test_decoding_runs_on_a_mesh_that_splits_long_rows():
     with jax.set_mesh(mesh):
         cache = jax.eval_shape(lambda: lm.init_cache(2, PAGE))
         places = paged_cache.Places(one, one)
-        jax.eval_shape(lm.extend, params_of(T5X), one, places, cache)
+        hidden, _ = jax.eval_shape(lm.extend, params_of(T5X), one, places, cache)
+    assert hidden.shape == (1, 1, T5X.config.emb_dim)
 
 
 def test_axes_of_the_models_own_lie_where_its_rules_say():

@@ -5,33 +5,16 @@ beside each module, the kernels being interpreted.
 """
 
 import functools
-import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import pytest
+
+from tests import tpu_compiler
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("topology", ["v5p:2x2x1", "v6e:2x2x1"])]
 GB = 1e9
 
 
-@functools.cache
-def compiled(topology):
-    """Facts about the programs that the compiler makes, from a process of its own: see the script."""
-    pytest.importorskip("libtpu")
-    script = pathlib.Path(__file__).with_name("compile_for_tpu.py")
-    root = script.parents[2]
-    settings = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTHONPATH")}
-    finished = subprocess.run(
-        [sys.executable, script, topology],
-        env=settings | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(finished.stdout)
+compiled = functools.partial(tpu_compiler.facts, "models/compile_for_tpu.py")
 
 
 def test_grouped_products_do_no_more_than_one_matrix_a_row(topology):

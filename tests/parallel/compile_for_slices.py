@@ -2,24 +2,16 @@
 
     python tests/parallel/compile_for_slices.py v5p:2x2x1
 
-`test_tpu_slices.py` runs it in a process of its own, since the TPU's compiler wants settings that must be
-there before JAX starts.
+`test_tpu_slices.py` runs it in a process of its own; by hand it wants the root in PYTHONPATH.
 """
 
 import json
 import os
 import sys
 
-# The compiler asks for the machine that it is not on.
-os.environ |= {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5p-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_LOG_DIR": "disabled",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TPU_MIN_LOG_LEVEL": "3",
-}
+from tests import tpu_compiler
+
+os.environ |= tpu_compiler.SETTINGS
 
 import jax
 import jax.numpy as jnp

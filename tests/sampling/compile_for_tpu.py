@@ -2,8 +2,8 @@
 
     python tests/sampling/compile_for_tpu.py v5p:2x2x1
 
-`test_tpu_programs.py` runs it in a process of its own, since the TPU's compiler wants settings that must be
-there before JAX starts. Sizes: Qwen2.5 7B in bfloat16, 64 slots, a cache of 64 * 4096 tokens.
+`test_tpu_programs.py` runs it in a process of its own; by hand it wants the root in PYTHONPATH.
+Sizes: Qwen2.5 7B in bfloat16, 64 slots, a cache of 64 * 4096 tokens.
 """
 
 import contextlib
@@ -16,16 +16,9 @@ import sys
 import time
 from unittest import mock
 
-# The compiler asks for the machine that it is not on.
-os.environ |= {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5p-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_LOG_DIR": "disabled",
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TPU_MIN_LOG_LEVEL": "3",
-}
+from tests import tpu_compiler
+
+os.environ |= tpu_compiler.SETTINGS
 
 import jax
 import numpy as np

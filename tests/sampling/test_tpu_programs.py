@@ -6,11 +6,6 @@ chip and for four; the compiler then says what it would keep and move. `libtpu` 
 """
 
 import functools
-import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +15,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from promptcot_jax.models import causal_lm
 from promptcot_jax.sampling import slots
-from tests import toys
+from tests import toys, tpu_compiler
 
 PAGE = 64
 MIB = 2**20
@@ -66,21 +61,7 @@ def test_a_burst_decodes_what_the_plain_layout_decodes():
     np.testing.assert_array_equal(tpu.num_new, [4, 4, 0])
 
 
-@functools.cache
-def compiled(topology):
-    """Facts about the programs that the compiler makes, from a process of its own: see the script."""
-    pytest.importorskip("libtpu")
-    script = pathlib.Path(__file__).with_name("compile_for_tpu.py")
-    root = script.parents[2]
-    settings = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "PYTHONPATH")}
-    finished = subprocess.run(
-        [sys.executable, script, topology],
-        env=settings | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return json.loads(finished.stdout)
+compiled = functools.partial(tpu_compiler.facts, "sampling/compile_for_tpu.py")
 
 
 @pytest.mark.slow

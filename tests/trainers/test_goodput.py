@@ -111,6 +111,7 @@ def test_a_resumed_fit_carries_the_counters_on(tmp_path):
     for row in after.values():
         lost = sum(row[f"lost_seconds/{cause}"] for cause in goodput.CAUSES)
         assert row["step_seconds"] + lost <= row["seconds"] + 0.01
-        assert row["goodput"] == pytest.approx(row["step_seconds"] / row["seconds"], abs=0.01)
+        rounding = 1e-3 / row["seconds"] + 1e-4  # both are rounded to milliseconds, and a toy fit takes few
+        assert row["goodput"] == pytest.approx(row["step_seconds"] / row["seconds"], abs=rounding)
     assert after[12]["lost_seconds/evaluation"] > 0
     assert after[9]["lost_seconds/checkpoint"] > 0

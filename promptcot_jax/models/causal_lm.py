@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AbstractMesh, Mesh
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import caches, decoder, linear, lora, mlp, paged_cache, platforms, rope
@@ -136,16 +137,30 @@ class CausalLM:
     def decoding_layout(self, params: Params) -> Params:
         """The parameters as `extend` and `unembed` read them fastest on this machine.
 
-        The parameters themselves; cast to the compute type if they are of another (float32 masters of a model
-        that computes in bfloat16), which would else be done at every call. On a CPU, without rules, each
-        layer's arrays apart, with fused matrices and the output matrix in full: a copy, which is what makes
-        decoding fast there. Make it once for a set of parameters.
+        The parameters themselves, where nothing of this applies, else a copy; make it once for a set of
+        parameters.
+
+        * Float32 masters of a model that computes in bfloat16 are cast: else every call would do it.
+        * On a mesh, matrices lie as `rules.for_decoding` says, so that no step gathers weights.
+        * On a CPU, without rules, each layer's arrays are apart, with fused matrices and the output matrix in
+          full, which is what makes decoding fast there.
         """
-        if self.config.param_dtype != self.config.dtype:
-            params = _cast(self, params)
+        if self.config.param_dtype != self.config.dtype or self._lies_otherwise_to_decode(params):
+            params = _for_decoding(self, params)
         if self.rules or jax.default_backend() != "cpu":
             return params
         return _decoding_layout(self, lora.merged(params) if lora.is_adapted(params) else params)
+
+    def decoding_specs(self, params: Params, mesh: Mesh | AbstractMesh) -> Params:
+        """How `decoding_layout` splits parameters over a mesh."""
+        return lora.partition_specs(self, params, mesh, rules_lib.for_decoding(self.rules))
+
+    def _lies_otherwise_to_decode(self, params: Params) -> bool:
+        """Whether any parameter lies elsewhere than in training, on the mesh entered."""
+        if not self.rules:
+            return False
+        mesh = rules_lib.entered_mesh()
+        return self.decoding_specs(params, mesh) != lora.partition_specs(self, params, mesh, self.rules)
 
     def init_cache(
         self, num_pages: int, page_size: int, layout: platforms.Platform | None = None
@@ -206,7 +221,10 @@ class CausalLM:
 
     def unembed(self, decoding_params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Logits in float32."""
-        return linear.logits(hidden, self.output_embedding(decoding_params), self.config, self.rules)
+        of_products = rules_lib.for_decoding(self.rules)
+        logits = linear.logits(hidden, self.output_embedding(decoding_params), self.config, of_products)
+        axes = ("batch", *(None,) * (logits.ndim - 2), "vocab")
+        return rules_lib.constrain(logits, axes, self.rules)
 
 
 def _rotations(
@@ -251,13 +269,17 @@ def _decoding_layout(lm: CausalLM, params: Params) -> Params:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _cast(lm: CausalLM, params: Params) -> Params:
-    """Parameters in the compute type, but for scales of norms and sinks, which are used in float32."""
+def _for_decoding(lm: CausalLM, params: Params) -> Params:
+    """Parameters where products want them, in the compute type, but for scales of norms and sinks."""
 
     def cast(path: tuple[Any, ...], array: Array) -> Array:
         return array if path[-1].key in ("scale", "sinks") else array.astype(lm.config.dtype)
 
-    return jax.tree_util.tree_map_with_path(cast, params)
+    cast_params = jax.tree_util.tree_map_with_path(cast, params)
+    if not lm.rules:
+        return cast_params
+    specs = lm.decoding_specs(params, rules_lib.entered_mesh())
+    return jax.tree.map(jax.lax.with_sharding_constraint, cast_params, specs)
 
 
 def _fused(layer: Params) -> Params:

@@ -50,6 +50,10 @@ class Surroundings(NamedTuple):
         """What flat tokens lie over; those a cache is read with, one or a page a row, are not split."""
         return stretches.TOKENS if self.places is None else "batch"
 
+    def rules_of_products(self, rules: rules_lib.LogicalRules) -> rules_lib.LogicalRules:
+        """The table that matrix products follow."""
+        return rules if self.places is None else rules_lib.for_decoding(rules)
+
     @property
     def rows_shape(self) -> tuple[int, ...]:
         """(B, T) of whole rows."""
@@ -105,7 +109,7 @@ class Attention(nn.Module):
         kind: LayerKind,
     ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache | None]:
         config = self.config
-        flat = self._project(x, around.tokens)
+        flat = self._project(x, around)
         if cache is not None and not self.fused:
             # Else XLA for TPUs merges the split into heads with the product, and lays out the stacked weights
             # of all layers anew for it at every call (`tests/sampling/compile_for_tpu.py` shows it).
@@ -132,7 +136,7 @@ class Attention(nn.Module):
                 num_layers=config.num_layers,
                 rules=self.rules,
             )
-        mixed = constrain(mixed, (around.tokens, "heads"), self.rules)
+        mixed = constrain(mixed, (around.tokens, "heads"), around.rules_of_products(self.rules))
         axes = ("heads", "embed")
         output = Projection(config, config.embed_dim, axes, config.output_bias, name="o_proj")(mixed)
         return output, cache
@@ -207,26 +211,25 @@ class Attention(nn.Module):
         choose = functools.partial(jnp.where, kind.is_local)
         return jax.tree.map(choose, around.local_turn, around.turn)
 
-    def _project(
-        self, x: Float[Array, "tokens D"], tokens: rules_lib.LogicalAxis
-    ) -> list[Float[Array, "tokens _"]]:
+    def _project(self, x: Float[Array, "tokens D"], around: Surroundings) -> list[Float[Array, "tokens _"]]:
         """Queries, keys and values, flat."""
-        config = self.config
+        config, tokens, of_products = self.config, around.tokens, around.rules_of_products(self.rules)
+        x = constrain(x, (tokens, "act_embed"), of_products)
         sizes = [n * config.head_dim for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
         if self.fused:
             axes = ("embed", "heads")
             joined = Projection(config, sum(sizes), axes, config.qkv_bias, name="qkv_proj")(x)
             return jnp.split(joined, [sizes[0], sizes[0] + sizes[1]], axis=-1)
-        return [
-            constrain(
-                Projection(config, size, ("embed", axis), config.qkv_bias, name=name)(x),
-                (tokens, axis),
-                self.rules,
-            )
-            for name, axis, size in zip(
-                ("q_proj", "k_proj", "v_proj"), ("heads", "kv_heads", "kv_heads"), sizes, strict=True
-            )
-        ]
+        flat = []
+        for name, axis, size in zip(
+            ("q_proj", "k_proj", "v_proj"), ("heads", "kv_heads", "kv_heads"), sizes, strict=True
+        ):
+            features = Projection(config, size, ("embed", axis), config.qkv_bias, name=name)(x)
+            features = constrain(features, (tokens, axis), of_products)
+            # Over a cache this is where features return to their rows: before they are cut into heads, which
+            # shards of a product may not hold whole.
+            flat.append(constrain(features, (tokens, axis), self.rules))
+        return flat
 
     def _heads(
         self,
@@ -315,23 +318,25 @@ class DecoderLayer(nn.Module):
         attention = Attention(config, self.rules, self.fused, self.platform, name="self_attn")
         mixed, cache = attention(RMSNorm(config, name="input_layernorm")(x), around, cache, kind)
         if sandwich:
+            mixed = constrain(mixed, (around.tokens, "act_embed"), self.rules)
             mixed = RMSNorm(config, name="post_attention_layernorm")(mixed)
         x = constrain(x + mixed, (around.tokens, "act_embed"), self.rules)
         # Hugging Face's names: without sandwich norms, the one after attention is the one before the MLP.
         before = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
         y = self._mlp(RMSNorm(config, name=before)(x), around)
         if sandwich:
+            y = constrain(y, (around.tokens, "act_embed"), self.rules)
             y = RMSNorm(config, name="post_feedforward_layernorm")(y)
         return constrain(x + y, (around.tokens, "act_embed"), self.rules), cache
 
     def _mlp(self, x: Float[Array, "tokens D"], around: Surroundings) -> Float[Array, "tokens D"]:
-        config = self.config
+        config, of_products = self.config, around.rules_of_products(self.rules)
         if config.experts is None:
-            return mlp.Mlp(config, self.rules, self.fused, around.tokens, name="mlp")(x)
+            return mlp.Mlp(config, of_products, self.fused, around.tokens, name="mlp")(x)
         is_token = None
         if around.segment_ids is not None:
             is_token = stretches.as_stretches(around.segment_ids, self.rules).reshape(-1) > 0
-        experts_mlp = mlp.ExpertMlp(config, config.experts, self.rules, self.platform, name="mlp")
+        experts_mlp = mlp.ExpertMlp(config, config.experts, of_products, self.platform, name="mlp")
         return experts_mlp(x, is_token)
 
 

@@ -150,9 +150,7 @@ class _Split(NamedTuple):
 def _split(weights: dict[str, Array], rules: rules_lib.LogicalRules) -> _Split:
     if not rules:
         return _Split({}, dict.fromkeys(weights, PartitionSpec()), (), (), (), ())
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        raise ValueError("Experts have sharding rules but no mesh is entered; use jax.set_mesh(mesh).")
+    mesh = rules_lib.entered_mesh()
     specs = {name: rules_lib.partition_spec(mesh, _AXES[name], w.shape, rules) for name, w in weights.items()}
     experts, embed, mlp = (rules_lib.names(axes) for axes in specs["gate"])
     rows, length = (rules_lib.mesh_axes(axis, rules) for axis in ("batch", "length"))

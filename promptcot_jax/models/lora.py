@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.core.errors import WrongUse
@@ -165,16 +165,30 @@ def adapter_shapes(lm: LanguageModel, config: LoraConfig) -> Params:
 
 
 def adapter_shardings(lm: LanguageModel, config: LoraConfig, mesh: Mesh) -> Params:
-    """Where the rules want an adapter: its matrices as the projection's, but for the rank."""
-    axes, placed = _flat(lm.logical_axes()), {}
-    for path, leaf in _flat(adapter_shapes(lm, config)).items():
+    """Where the rules want an adapter."""
+    shapes, rules = adapter_shapes(lm, config), lm.rules or rules_lib.DEFAULT_RULES
+    specs = partition_specs(lm, shapes, mesh, rules)
+    return jax.tree.map(functools.partial(NamedSharding, mesh), specs)
+
+
+def partition_specs(
+    lm: LanguageModel, params: Params, mesh: Mesh | AbstractMesh, rules: rules_lib.LogicalRules
+) -> Params:
+    """How a table splits a model's parameters; an adapter as its projection, but for the rank."""
+    axes = _flat(lm.logical_axes())
+
+    def axes_of(path: tuple[str, ...]) -> tuple[str | None, ...]:
+        if path[-1] not in _ALL:
+            return axes[path]
         layers, into, out_of = axes[*path[:-1], "kernel"]
-        names = {"lora_a": (layers, into, None), "lora_b": (layers, None, out_of), _SCALE: (layers,)}
-        spec = rules_lib.partition_spec(
-            mesh, names[path[-1]], leaf.shape, lm.rules or rules_lib.DEFAULT_RULES
-        )
-        placed[path] = NamedSharding(mesh, spec)
-    return _tree(placed)
+        return {"lora_a": (layers, into, None), "lora_b": (layers, None, out_of), _SCALE: (layers,)}[path[-1]]
+
+    return _tree(
+        {
+            path: rules_lib.partition_spec(mesh, axes_of(path), leaf.shape, rules)
+            for path, leaf in _flat(params).items()
+        }
+    )
 
 
 def _flat(params: Params) -> _Flat:

@@ -37,6 +37,7 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "tokens D"]) -> Float[Array, "tokens D"]:
         config, axes = self.config, ("embed", "mlp")
+        x = rules_lib.constrain(x, (self.tokens, "act_embed"), self.rules)
         if self.fused:
             joined = Projection(config, 2 * config.mlp_dim, axes, config.mlp_bias, name="gate_up_proj")(x)
             gate, up = jnp.split(joined, 2, axis=-1)

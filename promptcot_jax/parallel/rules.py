@@ -1,15 +1,20 @@
-"""One table from logical axes to mesh axes; layers name logical axes only.
+"""Tables from logical axes to mesh axes; layers name logical axes only.
 
-Training: `embed` of the parameters lies over `fsdp` and whatever other axes hold no matrix product (each
-layer's weights are gathered when it runs), heads and mlp over `tensor`, experts over `expert`. Activations
-keep rows over the data axes and positions over `sequence`; flat tokens of whole rows lie over both
-(`stretches`). Decoding reads one token a row or one page, and leaves `sequence` without work of its own.
+Whole rows, in training and scoring: `embed` of the parameters lies over `fsdp` and whatever other axes hold
+no matrix product (each layer's weights are gathered when it runs), heads and mlp over `tensor`, experts over
+`expert`. Activations keep rows over the data axes and positions over `sequence`; flat tokens lie over both
+(`stretches`).
+
+Decoding reads one token a row or one page, far fewer numbers than the weights, so that there the tokens
+travel and the weights stay: `for_decoding` is the table of its parameters and its matrix products.
+Attention and its cache keep the other one, rows over the data axes.
 
 A parameter that its rule cannot split evenly is an error that names it, not a slow run; but for the axes in
 `MAY_STAY_WHOLE`: there are fewer key-value heads than chips in most models, and vocabularies come in any
 size. `unsharded` lists those, so that a launch can log them. Activations follow where they divide.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -44,6 +49,34 @@ MAY_STAY_WHOLE = frozenset({"kv_heads", "vocab"})
 def extended(own: LogicalRules) -> LogicalRules:
     """`DEFAULT_RULES` with a model's own rows, which win over the table's of the same name."""
     return tuple({**dict(DEFAULT_RULES), **dict(own)}.items())
+
+
+_WIDTHS = {
+    "mlp": "embed",
+    "heads": "embed",
+    "kv_heads": "embed",
+    "vocab": "embed",
+    "expert_mlp": "expert_embed",
+}
+
+
+@functools.cache
+def for_decoding(rules: LogicalRules) -> LogicalRules:
+    """The table for matrix products of few tokens: each matrix stays split over all the axes it lies over.
+
+    What `embed` lies over goes to the matrix's other dimension, where the product asks for tokens instead of
+    weights; rows keep the axes that no matrix takes.
+    """
+    table = dict(rules)
+    if not table:
+        return ()
+    decoding = dict(table)
+    for features, width in _WIDTHS.items():
+        decoding[features] = names(table[features]) + names(table[width])
+    taken = {axis for width in _WIDTHS.values() for axis in names(table[width])}
+    decoding |= dict.fromkeys(_WIDTHS.values())
+    decoding["batch"] = tuple(axis for axis in names(table["batch"]) if axis not in taken)
+    return tuple(decoding.items())
 
 
 def mesh_axes(logical_axis: str | tuple[str, ...], rules: LogicalRules) -> tuple[str, ...]:
@@ -167,12 +200,22 @@ def constrain(x: jax.Array, axes: tuple[LogicalAxis, ...], rules: LogicalRules) 
     """
     if not rules:
         return x
+    mesh = entered_mesh()
+    return jax.lax.with_sharding_constraint(x, partition_spec(mesh, axes, x.shape, rules))
+
+
+def entered_mesh() -> AbstractMesh:
+    """The mesh of `jax.set_mesh`.
+
+    Raises:
+        ValueError: there is none.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         raise ValueError(
             "This model has sharding rules but no mesh is entered; call it inside jax.set_mesh(mesh)."
         )
-    return jax.lax.with_sharding_constraint(x, partition_spec(mesh, axes, x.shape, rules))
+    return mesh
 
 
 def batch_sharding(mesh: Mesh, rules: LogicalRules = DEFAULT_RULES) -> NamedSharding:

@@ -361,13 +361,14 @@ def test_rules_without_a_mesh_are_an_error_and_not_dropped():
 
 def test_float32_masters_are_cast_once_for_decoding_but_for_the_scales_of_norms():
     config = dataclasses.replace(CONFIG, dtype="bfloat16")
-    for lm in (causal_lm.CausalLM(config), causal_lm.CausalLM(config, rules.DEFAULT_RULES)):
-        params = causal_lm.CausalLM(CONFIG).init(jax.random.key(0))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(lm.decoding_layout(params)):
-            is_scale = getattr(path[-1], "key", None) == "scale"
-            assert leaf.dtype == ("float32" if is_scale else "bfloat16"), jax.tree_util.keystr(path)
-    same = causal_lm.CausalLM(CONFIG, rules.DEFAULT_RULES)
-    assert same.decoding_layout(params) is params  # no second copy
+    with jax.set_mesh(mesh_lib.make_mesh(mesh_lib.MeshConfig())):
+        for lm in (causal_lm.CausalLM(config), causal_lm.CausalLM(config, rules.DEFAULT_RULES)):
+            params = causal_lm.CausalLM(CONFIG).init(jax.random.key(0))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(lm.decoding_layout(params)):
+                is_scale = getattr(path[-1], "key", None) == "scale"
+                assert leaf.dtype == ("float32" if is_scale else "bfloat16"), jax.tree_util.keystr(path)
+        same = causal_lm.CausalLM(CONFIG, rules.DEFAULT_RULES)
+        assert same.decoding_layout(params) is params  # no second copy
 
 
 @pytest.mark.parametrize("layout", ["scanned", "decoding"])

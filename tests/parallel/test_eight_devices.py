@@ -8,6 +8,8 @@ after Adam, which divides by the root of tiny second moments.
 
 import contextlib
 import functools
+import math
+import re
 from unittest import mock
 
 import jax
@@ -143,7 +145,7 @@ def sampled_and_scored(family, mesh_name):
         config = engine_lib.EngineConfig(num_slots=8, page_size=4, burst_steps=8)
         engine = engine_lib.Engine(lm, config, max_tokens=20)
         with spied_caches() as given:
-            served = list(engine.stream(params, requests, jax.random.key(0)))
+            served = list(engine.stream(lm.decoding_layout(params), requests, jax.random.key(0)))
         completions = [list(range(5 + i, 9 + 2 * i)) for i in range(8)]
         scores = scoring.score(lm, params, PROMPTS, completions, batch_tokens=256)
     assert {name for name, _ in given} == {"read_blocks", "decode_burst"}
@@ -199,6 +201,27 @@ def test_scores_and_greedy_decoding(family, mesh_name):
     for one, other in zip(completions, expected_completions, strict=True):
         assert one.token_ids == other.token_ids
         np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-4)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_decoding_moves_tokens_and_no_weights(adapted):
+    lm, mesh = causal_lm.CausalLM(CONFIGS["qwen3"], rules.DEFAULT_RULES), mesh_of(MESHES["all three"])
+    with jax.set_mesh(mesh):
+        params = place(lm, make("qwen3"), mesh)
+        if adapted:
+            params = lora.attach(lm, params, ADAPTER, jax.random.key(1), mesh)
+        decoding, cache = lm.decoding_layout(params), slots.empty_cache(lm, 16, 4)
+        rows, key = slots.idle_slots(8, 4), jax.random.key(0)
+
+        def largest_part_sent(of_params):
+            burst = slots.decode_burst.lower(lm, of_params, cache, rows, key, 1, 1, max_steps=2)
+            kinds = "all-gather|all-to-all|all-reduce|reduce-scatter|collective-permute"
+            sent = re.findall(rf"\w+\[([\d,]+)\]\S* (?:{kinds})\(", burst.compile().as_text())
+            return max(math.prod(map(int, shape.split(","))) for shape in sent)
+
+        # 8 rows of the widest features, the vocabulary's 64, are the most; the smallest matrix has 32 x 32.
+        assert largest_part_sent(decoding) <= 8 * 64
+        assert largest_part_sent(params) >= 32 * 32
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,15 @@ def parameters(
     return base if adapter is None else lora.join(base, adapter_of(lm, mesh, adapter))
 
 
+def decoding_parameters(
+    lm: causal_lm.CausalLM, mesh: Mesh, dtype: FloatType, adapter: LoraConfig | None = None
+) -> Params:
+    """The same, laid out for decoding."""
+    params = parameters(lm, mesh, dtype, adapter)
+    specs = lm.decoding_specs(params, mesh)
+    return placed(params, jax.tree.map(functools.partial(NamedSharding, mesh), specs))
+
+
 def adapter_of(lm: causal_lm.CausalLM, mesh: Mesh, config: LoraConfig) -> Params:
     """What an adapter adds to the parameters."""
     return placed(lora.adapter_shapes(lm, config), lora.adapter_shardings(lm, config, mesh))
@@ -229,7 +238,7 @@ def sampling(
         except ValueError as error:
             raise WrongUse(str(error)) from None
     sharding, whole = rules.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    params = parameters(lm, mesh, dtype, adapter)
+    params = decoding_parameters(lm, mesh, dtype, adapter)
     cache = _cache(lm, mesh, shapes.num_pages, config.page_size)
     num_blocks = config.prefill_blocks * shapes.num_lanes
     blocks = placed(slots.no_blocks(num_blocks, config.page_size, shapes.width), sharding)

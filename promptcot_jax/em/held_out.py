@@ -16,6 +16,7 @@ A figure that is not finite is None: JSON has no infinity, and no comparison may
 
 import collections
 import dataclasses
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -49,19 +50,18 @@ def evaluate(
     seed: int,
 ) -> dict[str, Any]:
     """All held-out figures of one (theta, phi); every round has the same noise, so rounds compare paired."""
-    from_phi, from_theta = (
-        roles.sampler(
-            lm,
-            params,
-            temperature=1.0,
-            max_tokens=max_rationale_tokens,
-            key=prng.stream_key(seed, "held_out"),
-        )
-        for lm, params in ((roles.phi_lm, phi), (roles.theta_lm, theta))
+    sampler_of = functools.partial(
+        roles.sampler,
+        temperature=1.0,
+        max_tokens=max_rationale_tokens,
+        key=prng.stream_key(seed, "held_out"),
     )
-    num_x_tokens = sum(len(pair.problem_ids) for pair in pairs)
+    from_phi = sampler_of(roles.phi_lm, phi)
     samples = roles.propose(from_phi, pairs, config.num_samples)
     greedy = [row[0] for row in roles.propose(models.greedily(from_phi), pairs, 1)]
+    del from_phi  # and its copy of the parameters, before the other model's is made
+    from_theta = sampler_of(roles.theta_lm, theta)
+    num_x_tokens = sum(len(pair.problem_ids) for pair in pairs)
     figures = {
         "held_out_pairs": len(pairs),
         "held_out_x_tokens": num_x_tokens,

@@ -83,7 +83,7 @@ class Em:
         """Runs rounds until the stop rule holds; returns counts for the manifest.
 
         Args:
-            theta: parameters of the cold-started p_theta, `phi` of q_phi.
+            theta: parameters of the cold-started p_theta, `phi` of q_phi; their arrays are given up.
             baselines: held-out figures that belong beside round -1 (the model without rationale).
 
         Raises:

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import jax
 from etils import epath
 
 from promptcot_jax.checkpoints import adapters, store
@@ -56,6 +57,7 @@ class Role:
 
         Args:
             last_place: directory of the round before, where its optimizer state lies.
+            params: their arrays are given up, but for an adapted model's base.
 
         Raises:
             WrongUse: there is nothing to train on.
@@ -83,12 +85,18 @@ class Role:
             name=f"EM {round_index} {self.name}",
             loss=self.loss,
             opt_state=self._carried_optimizer_state(last_place, params),
+            donate=True,
         )
         self.write(place, params, round_index)
         return params, counts
 
     def read(self, place: epath.Path, params: Params) -> Params:
-        """This role's parameters as a round wrote them; `params`, of any round, give an adapter's base."""
+        """This role's parameters as a round wrote them, for `params` of another, which are given up.
+
+        An adapted model's base is kept.
+        """
+        for leaf in jax.tree.leaves(lora.split(params)[0]):
+            leaf.delete()
         if self.adapter is None:
             return read_params(place / self.name, self.lm, self.fitter.mesh)
         base = lora.base_of(params)

@@ -127,6 +127,9 @@ def em(
                 em=dataclasses.replace(em_config, e_step=False),
                 directory=directory / "without_e_step",
             )
+            # The arrays of the first run are gone.
+            theta_model = _load(configuration.in_workdir(theta, workdir), dtype, devices, bases)
+            phi_model = _load(configuration.in_workdir(phi, workdir), dtype, devices, bases)
             more = fixed.run(theta_model.params, phi_model.params, baselines)
             of_rounds |= {f"without_e_step_{name}": count for name, count in more.items()}
     return stage.StageResult(counts={**tasks.counts_of_rows([counts]), **of_rounds})

@@ -155,10 +155,14 @@ class Fitter:
         loss: Loss = sft.sft_loss,
         opt_state: optax.OptState | None = None,
         held_out: example_sets.ExampleSet | None = None,
+        donate: bool = False,
     ) -> Params:
         """Parameters after `loop.fit` with these settings; resumes what a killed attempt left in `directory`.
 
         Where adapters are trained, a model without one gets it first, and what comes back shares its arrays.
+
+        Args:
+            donate: gives up the arrays of `opt_state`, and of what is trained of `params` (see `loop.fit`).
 
         Raises:
             WrongUse: the model has an adapter of another shape, or one though none is to be trained; or rules
@@ -184,5 +188,6 @@ class Fitter:
             adapter=self.adapter,
             router_losses=self.fit.router_losses,
             name=name,
+            donate=donate,
         )
         return lora.join(state.params, lora.split(params)[1])

@@ -118,6 +118,7 @@ def fit(
     adapter: LoraConfig | None = None,
     router_losses: RouterLossConfig = NO_ROUTER_LOSSES,
     name: str = "fit",
+    donate: bool = False,
 ) -> TrainState:
     """Trains `params` on all batches; the state at the end has float32 parameters.
 
@@ -125,8 +126,7 @@ def fit(
 
     `directory` gets `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `profile/` and batches whose update was
     skipped. Called again with the same arguments after a kill, it goes on from the last complete checkpoint
-    there, and after the end it returns the final state at once. The arrays of `params` and `opt_state` are
-    copied and stay valid.
+    there, and after the end it returns the final state at once.
 
     Args:
         opt_state: moments of an earlier fit to carry on; the schedule then goes on from their count, and a
@@ -135,6 +135,7 @@ def fit(
             not keep.
         adapter: shape of the adapter that `params` have.
         router_losses: added to the loss of a mixture of experts.
+        donate: gives up the arrays of `opt_state`, and of what is trained of `params`, once they are copied.
 
     Raises:
         in_flight.TooManySkippedUpdates: see `LoopConfig.max_skipped`; the last batch was saved.
@@ -159,6 +160,9 @@ def fit(
             with goodput.spent_on("restore"):
                 restored = checkpoints.restore_latest(_like(train_step, trained))
             first, state = restored or (0, _first_state(train_step, trained, opt_state))
+            if donate:
+                for leaf in jax.tree.leaves((trained, opt_state)):
+                    leaf.delete()
             if first == batches.num_steps:
                 return state
             log = metrics_lib.MetricsLog(

@@ -10,8 +10,8 @@ Of one call and one chip:
 A training step makes 3 forward passes' worth of products (4 with remat "full"; an adapter's makes one less,
 but for attention), reads the weights that it computes with once a micro-batch in each of these passes, and
 moves 32 bytes a trained parameter for AdamW: parameter, gradient and two moments in float32, read and
-written. Rows count as full, one segment each. Decoding counts a context of half the longest request in every
-slot.
+written. Rows count as full, one segment each. Prefill and decoding read the weights that a chip holds, where
+training and scoring gather them; decoding counts a context of half the longest request in every slot.
 """
 
 import dataclasses
@@ -114,7 +114,7 @@ def of_prefill(config: DecoderConfig, mesh: Mesh, *, num_blocks: int, page_size:
     num_tokens = num_blocks * page_size
     return Work(
         flops=float(flops.forward_flops(config, num_tokens, _seen(num_blocks, page_size))),
-        memory_bytes=_weight_bytes(config, mesh, config.dtype),
+        memory_bytes=_held_weight_bytes(config, mesh, config.dtype),
         tokens=num_tokens,
     )
 
@@ -129,7 +129,7 @@ def of_decoding(
     cache = num_slots / lanes * context * of_token / heads
     return Work(
         flops=float(flops.forward_flops(config, num_slots, num_slots * context)),
-        memory_bytes=_weight_bytes(config, mesh, param_dtype) + cache,
+        memory_bytes=_held_weight_bytes(config, mesh, param_dtype) + cache,
         tokens=num_slots,
     )
 
@@ -137,6 +137,12 @@ def of_decoding(
 def _weight_bytes(config: DecoderConfig, mesh: Mesh, dtype: FloatType) -> float:
     """Weights that a chip multiplies with in one pass, of experts all that it holds."""
     split = mesh.shape["tensor"] * (mesh.shape["expert"] if config.experts else 1)
+    return config.parameter_count() * _WIDTH[dtype] / split
+
+
+def _held_weight_bytes(config: DecoderConfig, mesh: Mesh, dtype: FloatType) -> float:
+    """Weights that a chip holds to decode, and multiplies with where they lie."""
+    split = rules.num_shards(mesh, "mlp", rules.for_decoding(rules.DEFAULT_RULES))
     return config.parameter_count() * _WIDTH[dtype] / split
 
 

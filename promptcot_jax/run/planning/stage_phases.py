@@ -1,8 +1,8 @@
 """Which programs each stage runs, from its arguments as gin gives them, and what lies on the chips besides.
 
-What is resident follows `run/` and `em/` as they are: fits copy the parameters they start from, which stay
-(a base serves two roles, a round's old parameters its resumption), and EM keeps both roles' float32
-parameters on the chips all the time.
+What is resident follows `run/` and `em/` as they are: cold start keeps the base that its roles start from, a
+fit of EM gives up the parameters it starts from, and EM keeps both roles' parameters on the chips all the
+time; `tests/em/test_memory.py` measures it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,12 +93,10 @@ def _of_em(
     e_step, sizes, dtype = arguments["e_step"], arguments["batch_sizes"], arguments["dtype"]
     stored: FloatType = "float32" if adapter is None else dtype
     lm = phases.language_model(model, dtype=dtype, param_dtype=stored)
-    if adapter is None:
-        one = phases.parameters(lm, mesh, "float32")  # what a role takes beside the other
-    else:
-        one = phases.adapter_of(lm, mesh, adapter)
-    # Decoding reads parameters in the compute type: a copy, of which held-out figures hold one for each role.
-    copied = {} if stored == dtype else {"a role to decode": phases.parameters(lm, mesh, dtype)}
+    whole = phases.parameters(lm, mesh, stored, adapter)
+    one = whole if adapter is None else phases.adapter_of(lm, mesh, adapter)  # what a role takes of its own
+    to_decode = phases.decoding_parameters(lm, mesh, dtype, adapter)
+    is_copy = to_decode != whole
     length = max(arguments["phi_fit"].row_length, arguments["theta_fit"].row_length)
     drawing = phases.sampling(
         "em: rationales",
@@ -108,7 +106,7 @@ def _of_em(
         adapter=adapter,
         config=sizes.engine,
         max_tokens=length,
-        resident={"theta": one, "phi": one, **copied} if copied else {"the other role": one},
+        resident={"the other role": one} | ({"the role as trained": whole} if is_copy else {}),
     )
     ranking = phases.score(
         "em: score under theta",
@@ -118,16 +116,16 @@ def _of_em(
         adapter=adapter,
         length=length,
         batch_tokens=sizes.score_tokens,
-        resident={"phi": one, **copied, "cache": drawing[0].parts["cache"]},  # the engine is between bursts
+        # The engine is between bursts.
+        resident={"phi": one, "cache": drawing[0].parts["cache"]}
+        | ({"phi to decode": to_decode} if is_copy else {}),
     )
-    # From the second round on, `run/em.py` still holds what the cold start gave.
-    held = {"theta": one, "phi": one, "both of the cold start": [one, one]}
     fit_phi = phases.fit(
         "em: fit phi",
         lm,
         _fitter(arguments, mesh, adapter, "phi_"),
         role_lib.phi_loss(e_step),
-        held,
+        {"theta": one},
         _VALUES[e_step.objective],
     )
     fit_theta = phases.fit(
@@ -135,7 +133,7 @@ def _of_em(
         lm,
         _fitter(arguments, mesh, adapter, "theta_"),
         sft.sft_loss,
-        {**held, "phi of the last round": one},
+        {"phi": one},
     )
     return [*drawing, ranking, fit_phi, fit_theta]
 
@@ -152,6 +150,9 @@ def _of_rollouts(
     config, dtype = arguments["config"], arguments["dtype"]
     lm = phases.language_model(model, dtype=dtype, param_dtype=dtype)
     length = prompt_tokens + config.sampling.max_new_tokens
+    loaded = phases.parameters(lm, mesh, dtype, adapter)
+    to_decode = phases.decoding_parameters(lm, mesh, dtype, adapter)
+    is_copy = to_decode != loaded
     found = phases.sampling(
         stage,
         lm,
@@ -160,10 +161,10 @@ def _of_rollouts(
         adapter=adapter,
         config=config.engine,
         max_tokens=length,
-        resident={},
+        resident={"the model as loaded": loaded} if is_copy else {},
     )
     if stage == "synthesize":
-        cache = {"cache": found[0].parts["cache"]}
+        held = {"cache": found[0].parts["cache"]} | ({"the model to decode": to_decode} if is_copy else {})
         found.append(
             phases.score(
                 f"{stage}: score",
@@ -173,7 +174,7 @@ def _of_rollouts(
                 adapter=adapter,
                 length=length,
                 batch_tokens=arguments["score_tokens"],
-                resident=cache,
+                resident=held,
             )
         )
     return found

@@ -1,0 +1,101 @@
+"""What lies on the devices while EM runs, in bytes a parameter, beside what a program makes for itself.
+
+`docs/design.md` has the figures as a table, and `promptcot plan` counts with them.
+"""
+
+import collections
+import contextlib
+import dataclasses
+from unittest import mock
+
+import jax
+import pytest
+
+from promptcot_jax.data import tokenizer_training
+from promptcot_jax.em import held_out, models, pairs
+from promptcot_jax.models import language_model
+from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.parallel import rules
+from promptcot_jax.sampling import scoring, slots
+from promptcot_jax.trainers import loop as trainers_loop
+from tests import toys
+from tests.em import test_loop
+
+SMALL = 0.3  # batches, slots and noise keys beside a toy's parameters
+
+
+def live_bytes():
+    """Memory behind JAX's arrays: it also lists views of others, and those given up but still referred to."""
+    held = [array for array in jax.live_arrays() if not array.is_deleted()]
+    return sum({array.unsafe_buffer_pointer(): array.nbytes for array in held}.values())
+
+
+@contextlib.contextmanager
+def measured():
+    """Live bytes where programs are called, the most of each phase; of decoding without its cache."""
+    most, phase = collections.Counter(), [""]
+
+    def look(name, function):
+        def call(*arguments, **settings):
+            caches = [x for x in arguments if hasattr(x, "page_size")]
+            of_cache = sum(leaf.nbytes for leaf in jax.tree.leaves(caches))
+            most["cache"] = max(most["cache"], of_cache)
+            live = live_bytes() - of_cache
+            most[f"{phase[0]}: {name}"] = max(most[f"{phase[0]}: {name}"], live)
+            return function(*arguments, **settings)
+
+        return call
+
+    def enter(name, function):
+        def call(*arguments, **settings):
+            phase[0] = name
+            return function(*arguments, **settings)
+
+        return call
+
+    em, role = test_loop.loop.Em, test_loop.role_lib.Role
+    wrapped = (
+        (slots, "decode_burst", look, "decode"),
+        (scoring, "score", look, "score"),
+        (trainers_loop._Run, "_dispatch", look, "step"),
+        (em, "_candidates", enter, "E-step"),
+        (em, "_greedy_rationales", enter, "M-step"),
+        (held_out, "evaluate", enter, "held out"),
+        (role, "fit", enter, "fit"),
+    )
+    with contextlib.ExitStack() as stack:
+        for owner, name, how, label in wrapped:
+            stack.enter_context(mock.patch.object(owner, name, how(label, getattr(owner, name))))
+        yield most
+
+
+def usable(tokenizer, completion):
+    """A rationale of an untrained model, taken for a good one."""
+    return dataclasses.replace(pairs.to_rationale(tokenizer, completion), is_valid=True)
+
+
+@pytest.mark.parametrize("between_rounds", ["reset", "keep"])
+def test_a_role_trains_beside_the_others_parameters_and_nothing_old(tmp_path, between_rounds):
+    texts = [test_loop._text(triple) for triple in test_loop.TRIPLES]
+    tokenizer = tokenizer_training.train_tokenizer(texts, 400)
+    masters = CausalLM(toys.toy_config(vocab_size=400, embed_dim=128, mlp_dim=256), rules.DEFAULT_RULES)
+    lm = language_model.in_types(masters, dtype="bfloat16")
+    em = test_loop.make_em((None, tokenizer, lm), tmp_path, optimizer_between_rounds=between_rounds)
+    before = live_bytes()
+    with jax.set_mesh(test_loop.MESH), mock.patch.object(models, "to_rationale", usable), measured() as most:
+        theta, phi = (masters.init(jax.random.key(seed)) for seed in (0, 1))
+        count = sum(leaf.size for leaf in jax.tree.leaves(theta))
+        em.run(theta, phi, {})
+    cache = most.pop("cache") / count
+    found = {name: (live - before) / count for name, live in most.items()}
+    expected = {
+        "held out: decode": 8 + 2,  # both roles, and a copy of one in the compute type
+        "held out: score": 8 + 2,
+        "E-step: decode": 8 + 2,
+        "E-step: score": 8 + 2 + cache,  # the engine is between two bursts
+        "fit: step": 4 + 12,  # the other role; parameters and two moments
+        "M-step: decode": 8 + 2,
+    }
+    assert found.keys() == expected.keys()
+    for name, figure in expected.items():
+        assert figure - SMALL <= found[name] <= figure + SMALL, found

@@ -2,6 +2,8 @@
 
 import collections
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -63,60 +65,28 @@ def em(
         raise WrongUse(f"em.first_triple must be 0 or more, got {first_triple}.")
     devices = mesh_lib.make_mesh(mesh)
     directory = epath.Path(workdir) / "em"
-    rules, counts = data.row_rules(), collections.Counter[str]()
     with jax.set_mesh(devices):
         bases: load.Bases = {}
         theta_model = _load(configuration.in_workdir(theta, workdir), dtype, devices, bases)
         phi_model = _load(configuration.in_workdir(phi, workdir), dtype, devices, bases)
         models.check_roles(theta_model.tokenizer, phi_model.tokenizer)
-        tokenizer = theta_model.tokenizer
-
-        def pairs_of(path: str, start: int, limit: int, counts: collections.Counter[str]) -> list[Pair]:
-            place = configuration.in_workdir(path, workdir)
-            found = pairs_lib.read_pairs(tokenizer, place, rules, start=start, limit=limit, counts=counts)
-            within = pairs_lib.within_positions(
-                found,
-                max_rationale_tokens=e_step.max_rationale_tokens,
-                max_positions=min(model.lm.config.max_positions for model in (theta_model, phi_model)),
-            )
-            counts["dropped_too_long"] += len(found) - len(within)
-            return within
-
-        def role(
-            name: Literal["theta", "phi"],
-            model: load.LoadedModel,
-            fit: FitConfig,
-            optimizer: OptimizerConfig,
-            loss: train_step.Loss,
-        ) -> role_lib.Role:
-            fitter = Fitter(
-                fit=fit,
-                optimizer=optimizer,
-                loop=loop_config,
-                mesh=devices,
-                seed=em_config.seed,
-                rules=model.lm.rules,
-                adapter=model.adapter and model.adapter.config,
-            )
-            return role_lib.Role(
-                name=name,
-                lm=model.lm,
-                tokenizer=tokenizer,
-                fitter=role_lib.role_fitter(fitter, em_config.seed, name),
-                loss=loss,
-                adapter=model.adapter,
-                keeps_optimizer=em_config.optimizer_between_rounds == "keep",
-            )
-
+        make_role = functools.partial(_role, em_config=em_config, loop_config=loop_config, devices=devices)
+        read_pairs = functools.partial(
+            _read_pairs, rules=data.row_rules(), e_step=e_step, both=(theta_model, phi_model)
+        )
+        pairs, counts = read_pairs(configuration.in_workdir(triples, workdir), start=first_triple)
+        held_out_pairs, _ = read_pairs(
+            configuration.in_workdir(triples_heldout, workdir), limit=held_out.num_pairs
+        )
         run = em_loop.Em(
-            roles=models.Roles(theta_model.lm, phi_model.lm, tokenizer, batch_sizes),
-            pairs=pairs_of(triples, first_triple, 0, counts),
-            held_out_pairs=pairs_of(triples_heldout, 0, held_out.num_pairs, collections.Counter()),
+            roles=models.Roles(theta_model.lm, phi_model.lm, theta_model.tokenizer, batch_sizes),
+            pairs=pairs,
+            held_out_pairs=held_out_pairs,
             e_step=e_step,
             em=em_config,
             held_out=held_out,
-            phi_role=role("phi", phi_model, phi_fit, phi_optimizer, role_lib.phi_loss(e_step)),
-            theta_role=role("theta", theta_model, theta_fit, theta_optimizer, sft.sft_loss),
+            phi_role=make_role("phi", phi_model, phi_fit, phi_optimizer, role_lib.phi_loss(e_step)),
+            theta_role=make_role("theta", theta_model, theta_fit, theta_optimizer, sft.sft_loss),
             directory=directory,
         )
         baselines = _direct_figures(configuration.in_workdir(direct, workdir), dtype, devices, run)
@@ -133,6 +103,59 @@ def em(
             more = fixed.run(theta_model.params, phi_model.params, baselines)
             of_rounds |= {f"without_e_step_{name}": count for name, count in more.items()}
     return stage.StageResult(counts={**tasks.counts_of_rows([counts]), **of_rounds})
+
+
+def _read_pairs(
+    place: str,
+    *,
+    rules: tasks.RowRules,
+    e_step: EStepConfig,
+    both: Sequence[load.LoadedModel],
+    start: int = 0,
+    limit: int = 0,
+) -> tuple[list[Pair], collections.Counter[str]]:
+    """The pairs of a triples file that both models have room for, and what became of its rows."""
+    counts = collections.Counter[str]()
+    found = pairs_lib.read_pairs(both[0].tokenizer, place, rules, start=start, limit=limit, counts=counts)
+    within = pairs_lib.within_positions(
+        found,
+        max_rationale_tokens=e_step.max_rationale_tokens,
+        max_positions=min(model.lm.config.max_positions for model in both),
+    )
+    counts["dropped_too_long"] += len(found) - len(within)
+    return within, counts
+
+
+def _role(
+    name: Literal["theta", "phi"],
+    model: load.LoadedModel,
+    fit: FitConfig,
+    optimizer: OptimizerConfig,
+    loss: train_step.Loss,
+    *,
+    em_config: EmConfig,
+    loop_config: loop.LoopConfig,
+    devices: Mesh,
+) -> role_lib.Role:
+    """How one of the two models is fitted."""
+    fitter = Fitter(
+        fit=fit,
+        optimizer=optimizer,
+        loop=loop_config,
+        mesh=devices,
+        seed=em_config.seed,
+        rules=model.lm.rules,
+        adapter=model.adapter and model.adapter.config,
+    )
+    return role_lib.Role(
+        name=name,
+        lm=model.lm,
+        tokenizer=model.tokenizer,
+        fitter=role_lib.role_fitter(fitter, em_config.seed, name),
+        loss=loss,
+        adapter=model.adapter,
+        keeps_optimizer=em_config.optimizer_between_rounds == "keep",
+    )
 
 
 def _direct_figures(path: str, dtype: FloatType, devices: Mesh, run: em_loop.Em) -> dict[str, float]:

@@ -81,3 +81,17 @@ def test_what_is_too_large_ends_with_3_and_the_advice_fits(tmp_path: Path):
     assert advice["cold_start/loop.LoopConfig.micro_batches"] > 1
     code, _, _ = plan(tmp_path / "advised", *large, *(f"{name}={value!r}" for name, value in advice.items()))
     assert code == 0
+
+
+@pytest.mark.slow
+def test_two_slices_share_rows_and_send_gradients_between_them(tmp_path: Path):
+    shape = ("config.DecoderConfig.num_layers=2", "mesh.MeshConfig.num_slices=2", "mesh.MeshConfig.data=2")
+    code, record, _ = plan(tmp_path, *shape)
+    assert code == 0
+    topology = record["topology"]
+    assert (topology["name"], topology["slices"], topology["chips"]) == ("v5litepod-8", 2, 16)
+    (phase,) = record["stages"][0]["phases"]
+    # Each slice holds all parameters, and the float32 gradients of a chip's share are added up over two.
+    parameters = phase["parts"]["parameters"]
+    assert parameters == pytest.approx(4 * (2 * 46_797_824 + 151_936 * 1536) / 8, rel=0.01)
+    assert phase["traffic"]["all-reduce"]["bytes"] > 0.9 * parameters

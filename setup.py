@@ -53,10 +53,12 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2,<0.12"],
     "cuda": ["jax[cuda12]>=0.10.2,<0.12"],
     "gcs": ["gcsfs>=2026.1"],
+    "endpoint": ["openai>=3.57,<4"],  # teachers and judges behind an OpenAI-compatible server
     "reasoning_gym": ["reasoning-gym>=0.1.25,<0.2"],
     "test": [
         "import-linter>=2.17,<3",
         "ml_dtypes>=0.5",
+        "openai>=3.57,<4",
         "pyright>=1.1.414",
         "pytest>=9.2,<10",
         "pytest-xdist>=3.8,<4",

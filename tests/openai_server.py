@@ -61,6 +61,11 @@ def question(body: dict[str, Any]) -> str:
     return body["messages"][-1]["content"]
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # more connections at once than the default five are not refused
+
+
 class OpenAIServer:
     """A context manager; what it saw is in its attributes.
 
@@ -82,8 +87,7 @@ class OpenAIServer:
         self._under_way, self._lock = 0, threading.Lock()
         self._attempts: collections.Counter[str] = collections.Counter()
         self._closing = threading.Event()
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.base_url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def __enter__(self) -> "OpenAIServer":

@@ -175,7 +175,7 @@ def openai_package() -> Any:
         import openai
     except ImportError:
         raise WrongUse(
-            "Endpoints need the package 'openai'; install it with pip install 'promptcot_jax[endpoint]'."
+            "Endpoints need the package 'openai'; install the extra 'endpoint': pip install '.[endpoint]'."
         ) from None
     return openai
 

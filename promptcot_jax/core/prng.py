@@ -14,6 +14,7 @@ STREAMS = {
     "pairs": 7,  # which pairs an EM round takes
     "rows": 8,  # order of an epoch's packed rows
     "adapter": 9,  # new LoRA matrices
+    "text": 10,  # replies to conversations
 }
 
 

@@ -25,6 +25,37 @@ class Triple:
     problem: str
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedProblem:
+    """A user's problem x, to be annotated; what its row does not have is empty."""
+
+    id: str = ""
+    domain: Domain = "math"
+    level: str = ""
+    problem: str
+    answer: str = ""
+    solution: str = ""
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnnotatedTriple:
+    """A `Triple` that a teacher made of a `SeedProblem`: who made it, and how far z gives x away."""
+
+    id: str
+    domain: Domain
+    concepts: tuple[str, ...]
+    level: str
+    rationale: str
+    problem: str
+    annotator: str
+    repaired: bool  # concepts or rationale are of a second request
+    copied_share: float  # of the problem's n-grams, in the rationale
+    longest_copy: int  # words of the problem in a row, in the rationale
+    concept_coverage: float  # share of the concepts of which problem or rationale speak
+    answer_stated: Literal["yes", "no", "unknown"]  # in the rationale; unknown: the row has no answer
+
+
 @dataclasses.dataclass(frozen=True)
 class StdioTest:
     """One test of a program: what it reads, what it must print."""

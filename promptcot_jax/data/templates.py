@@ -24,7 +24,7 @@ CONCEPT_HEADINGS: dict[Domain, str] = {
 }
 DEFAULT_LEVELS: dict[Domain, str] = {"math": "AIME", "code": "codeforces"}
 LEVEL_HEADING = "Difficulty Level:"
-_KINDS: dict[Domain, str] = {"math": "mathematics", "code": "programming"}
+KINDS: dict[Domain, str] = {"math": "mathematics", "code": "programming"}
 
 _RATIONALE = f"{re.escape(BEGIN_RATIONALE)}(.*){re.escape(END_RATIONALE)}"
 _PROBLEM = f"{re.escape(BEGIN_PROBLEM)}(.*){re.escape(END_PROBLEM)}"
@@ -50,7 +50,7 @@ def theta_prompt(concepts: Sequence[str], level: str, domain: Domain) -> str:
         WrongUse: there are no concepts, or one is empty or holds a marker.
     """
     return (
-        f"Find how the concepts below work together, lay out the plan of one {_KINDS[domain]} problem that "
+        f"Find how the concepts below work together, lay out the plan of one {KINDS[domain]} problem that "
         "needs all of them at the stated difficulty, and then state that problem."
         f"\n\n{_conditions(concepts, level, domain)}"
     )
@@ -63,7 +63,7 @@ def direct_prompt(concepts: Sequence[str], level: str, domain: Domain) -> str:
         WrongUse: there are no concepts, or one is empty or holds a marker.
     """
     return (
-        f"State one {_KINDS[domain]} problem that needs all of the concepts below at the stated difficulty."
+        f"State one {KINDS[domain]} problem that needs all of the concepts below at the stated difficulty."
         f"\n\n{_conditions(concepts, level, domain)}"
     )
 
@@ -75,7 +75,7 @@ def phi_prompt(concepts: Sequence[str], level: str, problem: str, domain: Domain
         WrongUse: there are no concepts, or one, or the problem, is empty or holds a marker.
     """
     return (
-        f"A designer wrote the {_KINDS[domain]} problem below from the given concepts and difficulty. Lay "
+        f"A designer wrote the {KINDS[domain]} problem below from the given concepts and difficulty. Lay "
         f"out the plan that led from them to exactly this problem.\n\n{_conditions(concepts, level, domain)}"
         f"\nProblem:\n{_content(problem, 'problem', '')}\n"
     )

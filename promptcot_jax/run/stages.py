@@ -79,9 +79,23 @@ STAGES: dict[str, Stage] = {
     ),
     "annotate": Stage(
         summary="make triples of a user's problems with teacher models",
-        reads="problems",
-        writes="triples.jsonl",
-        built=False,
+        reads="PROBLEMS: rows with a problem, in any format; models in JAX or behind an endpoint",
+        writes="triples.jsonl, triples_heldout.jsonl, annotate/ (replies, rejects.jsonl, report.json)",
+        outputs=("triples.jsonl", "triples_heldout.jsonl", "annotate"),
+        settings=(
+            ("SEED", "seed of the choice of annotators, of the held-out rows, and of the replies"),
+            ("PROBLEMS", "a file, the name of shards, a pattern such as 'set/*.parquet', or 'tfds:NAME'"),
+            ("TEACHER", "name of a model at BASE_URL, or path of one in JAX"),
+            ("BASE_URL", "an OpenAI-compatible server; default a local one, http://localhost:8000/v1"),
+            ("API_KEY_VARIABLE", "the environment variable that holds its key; None: it wants none"),
+            ("ANNOTATORS", "a tuple of models, one of which is drawn for each problem; see docs/annotate.md"),
+            ("COST_LIMIT", "of each annotator, by PROMPT_PRICE and COMPLETION_PRICE per million tokens"),
+            ("NUM_CONCEPTS", "concepts of a problem"),
+            ("HELDOUT_SHARE", "of the triples, for triples_heldout.jsonl"),
+            ("BAD_ROWS", "'error', or 'skip' to leave bad rows out and count them"),
+        ),
+        example="""promptcot annotate --gin_file=stages/annotate.gin """
+        """--gin.PROBLEMS="'mine.jsonl'" --gin.TEACHER="'gpt-oss-120b'" --workdir=runs/mine""",
     ),
     "cold_start": Stage(
         summary="fit p_theta and q_phi to (concepts, rationale, problem) triples by maximum likelihood",

@@ -46,3 +46,60 @@ def test_rationales_are_read_back():
 @pytest.mark.parametrize("text", ["", "no heading", "Thinking Process:", "Thinking Process: \n"])
 def test_without_a_rationale_there_is_none(text):
     assert annotations.parse_rationale(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("['a', 'b', 'c']", "no_list"),  # without a fence
+        ("Knowledge Point: Primes", "no_list"),
+        ("```python\n['a', 'b', 'c'\n```", "no_list"),
+        ("```python\n('a', 'b', 'c')\n```", "no_list"),
+        ("```python\n[open('x'), 'b', 'c']\n```", "no_list"),
+        ("```python\n['a', 2, 'c']\n```", "not_texts"),
+        ("```python\n['a', ['b'], 'c']\n```", "not_texts"),
+        ("```python\n['a', ' \\n', 'c']\n```", "empty"),
+        ("```python\n['a', 'b']\n```", "count"),
+        ("```python\n[]\n```", "count"),
+        ("```python\n['a', 'b', 'c', 'd']\n```", "count"),
+        ("```python\n['Prime factors', 'b', 'prime  FACTORS']\n```", "duplicates"),
+        ("```python\n['a', 'b', '<!-- BEGIN PROBLEM -->']\n```", "marker"),
+    ],
+)
+def test_an_annotators_own_list_is_held_to_the_form(text: str, reason: str):
+    with pytest.raises(annotations.Unusable) as caught:
+        annotations.read_concepts(text, 3)
+    assert caught.value.reason == reason
+
+
+def test_a_list_of_the_right_form_is_read_from_the_answer_not_from_the_thinking():
+    text = "<think>```python\n['x', 'y', 'z']\n```</think>Here:\n```python\n['a  b', \"c'\", 'd']\n```"
+    assert annotations.read_concepts(text, 3) == ("a b", "c'", "d")
+    assert annotations.read_concepts(annotations.concept_list(CONCEPTS), 4) == tuple(CONCEPTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("First, take two primes.", "no_heading"),
+        ("<think>Thinking Process: x</think> Take two.", "no_heading"),
+        ("Thinking Process:\n ", "empty"),
+        ("Thinking Process:\nTake <!-- END RATIONALE -->", "marker"),
+    ],
+)
+def test_an_annotators_own_rationale_is_held_to_the_form(text: str, reason: str):
+    with pytest.raises(annotations.Unusable) as caught:
+        annotations.read_rationale(text)
+    assert caught.value.reason == reason
+
+
+def test_requests_say_all_that_an_answer_must_be():
+    asked = annotations.concepts_request(" What is 2 + 3? ", "math", 5)
+    for needed in ("mathematics", "exactly 5 strings", "foundational", "precise", "essential", "```python"):
+        assert needed in asked
+    assert "\nWhat is 2 + 3?\n" in asked
+    asked = annotations.rationale_request(["sums", "digits"], "7", "What is 2 + 3?", "code")
+    for needed in ("programming", "1. sums\n2. digits", "Level 7", "identical problem", "Natural"):
+        assert needed in asked
+    assert asked.endswith("Thinking Process:")
+    assert "Difficulty Level: AIME" in annotations.rationale_request(["sums"], "", "x", "math")

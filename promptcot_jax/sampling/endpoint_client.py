@@ -1,0 +1,227 @@
+"""One request to an OpenAI-compatible server, tried until it is answered or cannot be.
+
+What may pass (429, 5xx, time-outs, dropped connections, replies that cannot be read) is tried again after an
+exponential, jittered pause, no earlier than `Retry-After` says. What cannot pass ends the work and names the
+setting. The package `openai` is imported when a client is made: only work with endpoints needs it.
+"""
+
+import asyncio
+import collections
+import datetime
+import email.utils
+import itertools
+import json
+import random
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.sampling.paid_replies import Answer
+from promptcot_jax.sampling.text_model import FinishReason
+
+_MALFORMED_TRIES = 3  # a reply that cannot be read may have been paid for: not asked for without end
+_LONGEST_PAUSE = 60.0  # seconds, of our own choice; `Retry-After` may ask for more
+_PASSING = frozenset({408, 409, 425, 429})  # and 5xx
+_TOO_LONG = re.compile(
+    r"context.?(?:length|window|size)|maximum.*tokens|too long|max_model_len", re.IGNORECASE
+)
+_FINISH_REASONS: Mapping[Any, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "filtered",
+}
+
+
+class EndpointFailed(Exception):
+    """The server did not answer a request in all the time it was given; replies that came are kept."""
+
+
+class _Malformed(Exception):
+    """A reply that is no completion."""
+
+
+class Client:
+    """Asks one server, with `async with`; `retries` counts what went wrong on the way, by reason."""
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: str,
+        attempt_seconds: float,
+        deadline_seconds: float,
+        first_pause: float,
+    ):
+        """See `endpoint.EndpointConfig`.
+
+        Raises:
+            WrongUse: the package `openai` is not installed.
+        """
+        self._openai = openai_package()
+        self._base_url, self._api_key = base_url, api_key
+        self._attempt_seconds, self._deadline_seconds = attempt_seconds, deadline_seconds
+        self._first_pause = first_pause
+        self._is_closing = False
+        self.retries: collections.Counter[str] = collections.Counter()
+
+    async def __aenter__(self) -> "Client":
+        # Its own retries would be invisible, and know no deadline.
+        self._client = self._openai.AsyncOpenAI(
+            base_url=self._base_url, api_key=self._api_key, max_retries=0, timeout=self._attempt_seconds
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.close()
+
+    def stop_trying(self) -> None:
+        """Requests under way end with their present try."""
+        self._is_closing = True
+
+    async def ask(self, body: Mapping[str, Any]) -> Answer:
+        """What the server says to one request.
+
+        Raises:
+            WrongUse: the server refuses the key, the model or a setting.
+            EndpointFailed: there was no answer within the deadline.
+        """
+        deadline, malformed = time.monotonic() + self._deadline_seconds, 0
+        for attempt in itertools.count():
+            retry_after = 0.0
+            seconds = min(self._attempt_seconds, max(deadline - time.monotonic(), 0.001))
+            try:
+                async with asyncio.timeout(seconds):  # the client's own bounds single reads only
+                    return read_answer(await self._post(body), body)
+            except _Malformed as error:
+                malformed += 1
+                if malformed == _MALFORMED_TRIES:
+                    return Answer(text="", finish_reason="malformed", prompt_tokens=0, completion_tokens=0)
+                reason, said = "malformed", str(error)
+            except (TimeoutError, self._openai.APITimeoutError):
+                reason, said = "timeout", f"no reply in {seconds:.0f} s"
+            except self._openai.APIConnectionError as error:
+                reason, said = "connection", str(error.__cause__ or error)
+            except self._openai.APIStatusError as error:
+                if (answer := self._judged(error, body)) is not None:
+                    return answer
+                reason = "rate_limited" if error.status_code == 429 else "server_error"
+                said, retry_after = self._said(error), _retry_after(error.response.headers)
+            self.retries[reason] += 1
+            pause = max(retry_after, self._pause(attempt))
+            if self._is_closing or time.monotonic() + pause > deadline:
+                raise EndpointFailed(
+                    f"{self._base_url} did not answer within EndpointConfig.deadline_seconds="
+                    f"{self._deadline_seconds:.0f} ({attempt + 1} tries; the last: {reason}, {said}). What "
+                    "it answered is kept; the same command asks for the rest."
+                )
+            await asyncio.sleep(pause)
+        raise AssertionError("unreachable")
+
+    async def _post(self, body: Mapping[str, Any]) -> bytes:
+        rest = {name: value for name, value in body.items() if name not in ("model", "messages")}
+        reply = await self._client.chat.completions.with_raw_response.create(
+            model=body["model"], messages=body["messages"], extra_body=rest
+        )
+        return reply.http_response.content
+
+    def _pause(self, attempt: int) -> float:
+        """Seconds; between half of an exponentially growing time and all of it."""
+        return min(self._first_pause * 2.0 ** min(attempt, 30), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+
+    def _judged(self, error: Any, body: Mapping[str, Any]) -> Answer | None:
+        """What an error status means for this request alone; None: it may pass.
+
+        Raises:
+            WrongUse: it will be the same for every request.
+        """
+        status, said = error.status_code, self._said(error)
+        if (status in _PASSING or status >= 500) and error.code != "insufficient_quota":
+            return None
+        if status in (400, 413, 422) and error.code == "content_filter":
+            return Answer(text="", finish_reason="filtered", prompt_tokens=0, completion_tokens=0)
+        if status in (400, 413, 422) and (error.code == "context_length_exceeded" or _TOO_LONG.search(said)):
+            return Answer(text="", finish_reason="too_long", prompt_tokens=0, completion_tokens=0)
+        raise WrongUse(f"{self._base_url} answers {status}: {said}; {_remedy(status, error.code, body)}")
+
+    def _said(self, error: Any) -> str:
+        """The server's words in one short line, without the key, which some repeat."""
+        told = error.body.get("message") if isinstance(error.body, dict) else None
+        said = " ".join(str(told or error.message).split())
+        return said.replace(self._api_key, "[key]")[:300].rstrip(".")
+
+
+def _remedy(status: int, code: str | None, body: Mapping[str, Any]) -> str:
+    if code == "insufficient_quota":
+        return "the account's credit is used up; the same command goes on when there is more."
+    if status in (401, 403):
+        return "set EndpointConfig.api_key_variable to an environment variable that holds a valid key."
+    if status == 404:
+        return (
+            f"EndpointConfig.model={body['model']!r} must be a model of this server, and "
+            "EndpointConfig.base_url must end where its paths begin (mostly in /v1)."
+        )
+    return "change the setting it names; EndpointConfig.extra_body adds fields and takes them out."
+
+
+def openai_package() -> Any:
+    """The package `openai`.
+
+    Raises:
+        WrongUse: it is not installed.
+    """
+    try:
+        import openai
+    except ImportError:
+        raise WrongUse(
+            "Endpoints need the package 'openai'; install the extra 'endpoint': pip install '.[endpoint]'."
+        ) from None
+    return openai
+
+
+def read_answer(content: bytes, body: Mapping[str, Any]) -> Answer:
+    """The completion that a reply holds; tokens that it does not count are estimated.
+
+    Raises:
+        _Malformed: it holds none.
+    """
+    try:
+        reply = json.loads(content)
+        choice = reply["choices"][0]
+        text, reason = choice["message"].get("content"), _FINISH_REASONS[choice["finish_reason"]]
+        usage = reply.get("usage") or {}
+        counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise _Malformed(f"{type(error).__name__}: {error}") from None
+    if text is None and reason != "stop":  # all of it was reasoning, or was held back
+        text = ""
+    if not isinstance(text, str) or any(not isinstance(count, int | None) for count in counts):
+        raise _Malformed("it holds no text")
+    prompt_tokens, completion_tokens = counts
+    return Answer(
+        text=text.encode(errors="replace").decode(),  # half a surrogate pair could never be written
+        finish_reason=reason,
+        prompt_tokens=about_tokens(body) if prompt_tokens is None else prompt_tokens,
+        completion_tokens=-(-len(text) // 4) if completion_tokens is None else completion_tokens,
+    )
+
+
+def about_tokens(body: Mapping[str, Any]) -> int:
+    """Tokens of a request's messages as one may guess before a server has counted: four characters each."""
+    return sum(-(-len(str(message["content"])) // 4) for message in body["messages"])
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that the server asks to wait, 0 where it says nothing: a number, or a date."""
+    value = headers.get("retry-after", "").strip()
+    try:
+        return max(float(value), 0.0)
+    except ValueError:
+        pass
+    try:
+        until = email.utils.parsedate_to_datetime(value)
+    except (ValueError, TypeError):
+        return 0.0
+    now = datetime.datetime.now(until.tzinfo)
+    return max((until - now).total_seconds(), 0.0)

@@ -1,0 +1,89 @@
+"""A model in JAX answers conversations: the engine's own completions, resumable, odd requests counted."""
+
+import dataclasses
+import zlib
+
+import jax
+import pytest
+
+from promptcot_jax.core import jsonl, prng
+from promptcot_jax.models import causal_lm
+from promptcot_jax.sampling import engine, jax_text_model, rollouts, text_model, token_choice
+from tests import toys
+
+LM = causal_lm.CausalLM(toys.toy_config(max_positions=64))
+PARAMS = LM.init(jax.random.key(0))
+CHAT = toys.byte_tokenizer(
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+CONFIG = rollouts.RolloutConfig(
+    sampling=token_choice.SamplingConfig(max_new_tokens=8),
+    engine=engine.EngineConfig(num_slots=4, page_size=8),
+    requests_per_shard=2,
+    seed=3,
+)
+REQUESTS = [
+    text_model.TextRequest(id="a", messages=text_model.user_turn("one?")),
+    text_model.TextRequest(id="a", messages=text_model.user_turn("one?"), sample=1),
+    text_model.TextRequest(id="b", messages=text_model.user_turn("x" * 60)),
+    text_model.TextRequest(
+        id="c",
+        messages=(
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "a"},
+            {"role": "user", "content": "again"},
+        ),
+    ),
+]
+
+
+def model(tokenizer=CHAT) -> jax_text_model.JaxTextModel:
+    return jax_text_model.JaxTextModel("toy", LM, PARAMS, tokenizer, CONFIG)
+
+
+def test_replies_are_the_engines_completions_of_the_rendered_chat(tmp_path):
+    replies = model().complete(REQUESTS, tmp_path / "replies.jsonl")
+    assert [(reply.id, reply.sample) for reply in replies] == [("a", 0), ("a", 1), ("b", 0), ("c", 0)]
+    sampler = model()._sampler
+    key = prng.stream_key(3, "text", zlib.crc32(b"replies.jsonl") & 0x7FFFFFFF)
+    prompts = {
+        0: "[user]one?[assistant]",
+        1: "[user]one?[assistant]",
+        3: "[user]q[assistant]a[user]again[assistant]",
+    }
+    draws = [rollouts.Draw(index=i, row=text, sample=0) for i, text in prompts.items()]
+    completions = dataclasses.replace(sampler, key=key).complete(draws, CHAT.prompt_ids)
+    for draw, completion in zip(draws, completions, strict=True):
+        reply = replies[draw.index]
+        assert reply.text == CHAT.decode(completion.ids_without_end)
+        assert reply.finish_reason == completion.finish_reason
+        assert (reply.prompt_tokens, reply.completion_tokens) == (len(draw.row), len(completion.token_ids))
+    assert replies[0].text != replies[1].text
+
+
+def test_a_prompt_that_leaves_no_room_is_a_reply_with_that_reason(tmp_path):
+    replies = model().complete(REQUESTS, tmp_path / "replies.jsonl")
+    assert replies[2].finish_reason == "too_long"
+    assert (replies[2].text, replies[2].prompt_tokens) == ("", len("[user][assistant]") + 60)
+    assert text_model.reasons(replies)["too_long"] == 1
+
+
+def test_what_was_drawn_is_not_drawn_again_and_other_files_have_other_noise(tmp_path, monkeypatch):
+    replies = model().complete(REQUESTS, tmp_path / "replies.jsonl")
+    assert model().complete(REQUESTS, tmp_path / "others.jsonl")[0].text != replies[0].text
+    monkeypatch.setattr(engine.Engine, "stream", None)  # nothing may be drawn
+    assert model().complete(REQUESTS, tmp_path / "replies.jsonl") == replies
+    kept = jsonl.read_records(tmp_path / "replies.jsonl", text_model.Reply)
+    assert kept == [replies[0], replies[1], replies[3]]
+
+
+def test_a_base_model_reads_the_turns_one_after_another(tmp_path):
+    base = model(toys.byte_tokenizer())
+    replies = base.complete(REQUESTS, tmp_path / "replies.jsonl")
+    assert replies[3].prompt_tokens == len("q\n\na\n\nagain\n\n")
+
+
+def test_replies_are_free(caplog: pytest.LogCaptureFixture):
+    model().check_cost(REQUESTS)
+    assert not caplog.text

@@ -3,13 +3,16 @@
     python benchmarks/plan_table.py --workdir=plans            # all rows; some minutes a program
     python benchmarks/plan_table.py --workdir=plans --only=paper_em --write
 
-A row that was planned before is read from its `plan.json`; `--write` puts the table between the markers of
-docs/plan.md. Nothing is run on a TPU: all is compiled only.
+A row that the same code planned before is read from its `plan.json`; `--write` puts the table between the
+markers of docs/plan.md. Nothing is run on a TPU: all is compiled only.
 """
 
 import argparse
+import functools
+import hashlib
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -51,11 +54,27 @@ def command(row, workdir: pathlib.Path) -> list[str]:
     ]
 
 
+@functools.cache
+def code() -> str:
+    """Digest of what decides a plan: the package and its gin files."""
+    digest = hashlib.sha256()
+    for folder, kind in (("promptcot_jax", "*.py"), ("configs", "*.gin")):
+        for path in sorted((ROOT / folder).rglob(kind)):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def is_planned(row, workdir: pathlib.Path) -> bool:
+    """Whether this code has planned a row."""
+    made_by = workdir / name_of(row) / "code"
+    return made_by.exists() and made_by.read_text() == code()
+
+
 def lines_of(row, workdir: pathlib.Path) -> list[str]:
     """Lines of the table: one for each program, with the settings that fit where those of the file do not."""
-    path = workdir / name_of(row) / "plan.json"
-    if not path.exists():
+    if not is_planned(row, workdir):
         return []
+    path = workdir / name_of(row) / "plan.json"
     plan, lines = json.loads(path.read_text()), []
     for stage in plan["stages"]:
         advice = stage["fits_with"]
@@ -103,10 +122,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the table into docs/plan.md")
     arguments = parser.parse_args()
     for row in ROWS:
-        is_there = (arguments.workdir / name_of(row) / "plan.json").exists()
-        if arguments.only in name_of(row) and not is_there:
-            code = subprocess.run(command(row, arguments.workdir), cwd=ROOT, check=False).returncode
-            print(f"{name_of(row)}: exit code {code}", file=sys.stderr)
+        if arguments.only in name_of(row) and not is_planned(row, arguments.workdir):
+            place = arguments.workdir / name_of(row)
+            shutil.rmtree(place, ignore_errors=True)
+            status = subprocess.run(command(row, arguments.workdir), cwd=ROOT, check=False).returncode
+            print(f"{name_of(row)}: exit code {status}", file=sys.stderr)
+            if (place / "plan.json").exists():
+                (place / "code").write_text(code())
     text = table(arguments.workdir)
     print(text)
     if arguments.write:

@@ -23,7 +23,7 @@ from promptcot_jax.core import jsonl, progress
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models import hf_config, hf_mapping, lora, mxfp4
+from promptcot_jax.models import hf_config, hf_export, hf_mapping, lora, mxfp4
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig
 from promptcot_jax.models.language_model import LanguageModel
@@ -226,7 +226,7 @@ def _begin(directory: epath.Path, lm: CausalLM, tokenizer: Tokenizer) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     discard(directory)
     tokenizer.save(directory)
-    config = hf_config.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
+    config = hf_export.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
     jsonl.write_json(directory / "config.json", config)
 
 

@@ -102,6 +102,7 @@ class TrainingCheckpoints:
 
         Raises:
             WrongUse: the newest step holds a state of another structure, or no finished step can be read.
+            RuntimeError: one of several hosts cannot read the newest step.
         """
         self.wait()
         steps = hosts.decided_by_first("complete steps", self.complete_steps)
@@ -110,6 +111,11 @@ class TrainingCheckpoints:
             try:
                 state = self._restore(step, like)
             except (ValueError, OSError, KeyError, TypeError) as error:  # Orbax, over damaged files
+                if hosts.count() > 1:  # the others may have read it, and would go on from another step
+                    raise RuntimeError(
+                        f"{os.fspath(self._path(step))}: cannot be read on host {hosts.index()}: {error}; "
+                        "start again, or delete this step on all hosts to go on from the one before."
+                    ) from error
                 failure = f"step {step}: {error}"
                 logging.warning(
                     "%s: cannot be read, trying an older step: %s", os.fspath(self._path(step)), error

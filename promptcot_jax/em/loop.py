@@ -79,12 +79,12 @@ class Em:
     theta_role: Role
     directory: epath.Path
 
-    def run(self, theta: Params, phi: Params, baselines: dict[str, Any]) -> dict[str, int]:
+    def run(self, theta: Params, phi: Params, baselines: Callable[[], dict[str, Any]]) -> dict[str, int]:
         """Runs rounds until the stop rule holds; returns counts for the manifest.
 
         Args:
             theta: parameters of the cold-started p_theta, `phi` of q_phi; their arrays are given up.
-            baselines: held-out figures that belong beside round -1 (the model without rationale).
+            baselines: gives held-out figures that belong beside round -1 (the model without rationale).
 
         Raises:
             WrongUse: there are no pairs, or none of a round's rationales is usable.
@@ -207,12 +207,14 @@ class Em:
         assert len(figures) == sum(map(len, parts)), "two parts of a round give figures of one name"
         return figures, theta, phi
 
-    def _cold_figures(self, theta: Params, phi: Params, baselines: dict[str, Any]) -> dict[str, Any]:
+    def _cold_figures(
+        self, theta: Params, phi: Params, baselines: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
         """Round -1: the cold-started models."""
         done = self.directory / "cold_start.json"
         figures = _read_if_there(done)
         if figures is None:
-            figures = _written(done, {"round": -1} | self._held_out(theta, phi) | baselines)
+            figures = _written(done, {"round": -1} | self._held_out(theta, phi) | baselines())
         return figures
 
     def _held_out(self, theta: Params, phi: Params) -> dict[str, Any]:

@@ -250,6 +250,8 @@ class DecoderConfig:
                 f"family '{self.family}' has qkv_bias and output_bias both or neither, got {self.qkv_bias} "
                 f"and {self.output_bias}."
             )
+        if self.family == "qwen3_moe" and any(self.local_layers) and not all(self.local_layers):
+            raise ValueError("family 'qwen3_moe' has windows in all layers or in none; set one of these.")
         order = _ORDERS.get(self.family)
         if self.experts is not None and self.experts.order != order:
             raise ValueError(f"family '{self.family}' routes by order '{order}', got {self.experts.order!r}.")

@@ -173,23 +173,16 @@ class Attention(nn.Module):
         rule: scores_lib.ScoreRule,
     ) -> Float[Array, "B T N H"]:
         """This platform's attention over whole rows."""
-        if self.platform == "plain":
-            assert around.mask is not None
-            # A query sees keys of the whole row: gathered once, where positions are split.
-            whole = ("batch", "kv_heads", None, None)
-            keys, values = (constrain(x, whole, self.rules) for x in (keys, values))
-            return attend(queries, keys, values, around.mask, rule)
-        assert around.segment_ids is not None
         everywhere = functools.partial(
-            splash.attend,
-            *(queries, keys, values, around.segment_ids),
-            scale=rule.scale,
-            soft_cap=rule.soft_cap,
-            sinks=rule.sinks,
+            attend_in_rows,
+            *(queries, keys, values),
+            mask=around.mask,
+            segment_ids=around.segment_ids,
+            rule=rule,
             rules=self.rules,
         )
         window = self.config.window
-        if window is None:
+        if window is None or self.platform == "plain":
             return everywhere()
         # The kernel's schedule of blocks is made when it is traced: one for each reach.
         return lax.cond(kind.is_local, functools.partial(everywhere, window=window.size), everywhere)
@@ -255,6 +248,41 @@ def segment_mask(segment_ids: Int[Array, "B T"], rules: rules_lib.LogicalRules) 
     # Padding sees padding, which keeps its softmax finite; nothing else sees it.
     mask = is_past & (segment_ids[:, :, None] == segment_ids[:, None, :])
     return constrain(mask, ("batch", "length", None), rules)
+
+
+def attend_in_rows(
+    queries: Float[Array, "B T N H"],
+    keys: Float[Array, "B K T H"],
+    values: Float[Array, "B K T H"],
+    *,
+    mask: Bool[Array, "B T T"] | None,
+    segment_ids: Int[Array, "B T"] | None,
+    rule: scores_lib.ScoreRule,
+    window: int | None = None,
+    rules: rules_lib.LogicalRules = (),
+) -> Float[Array, "B T N H"]:
+    """Attention over whole rows: plain where there is a mask, else by the kernel of TPUs.
+
+    Args:
+        window: the reach, which the kernel has to know when it is traced; the mask's is in `rule`.
+    """
+    if mask is not None:
+        # A query sees keys of the whole row: gathered once, where positions are split.
+        whole = ("batch", "kv_heads", None, None)
+        keys, values = (constrain(x, whole, rules) for x in (keys, values))
+        return attend(queries, keys, values, mask, rule)
+    assert segment_ids is not None
+    return splash.attend(
+        queries,
+        keys,
+        values,
+        segment_ids,
+        scale=rule.scale,
+        window=window,
+        soft_cap=rule.soft_cap,
+        sinks=rule.sinks,
+        rules=rules,
+    )
 
 
 def attend(

@@ -17,7 +17,7 @@ buffers have some k * chunk rows. Chunks add up their weights' gradients in floa
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +26,9 @@ from jax.sharding import PartitionSpec
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Int
 from promptcot_jax.models import grouped_dots, platforms
+from promptcot_jax.models.config import RoutingOrder
 from promptcot_jax.parallel import rules as rules_lib
 
-Order = Literal["softmax_then_top_k", "top_k_then_softmax"]
 Activation = Callable[[Array, Array], Array]  # of (gate, up)
 
 CHUNK_TOKENS = 8192  # of a group of shards; 270 MB a buffer of rows in bfloat16 at k = 8, D = 2,048
@@ -64,7 +64,11 @@ _AXES = {
 
 
 def route(
-    router_logits: Float[Array, "tokens E"], *, num_selected: int, order: Order, renormalize: bool = False
+    router_logits: Float[Array, "tokens E"],
+    *,
+    num_selected: int,
+    order: RoutingOrder,
+    renormalize: bool = False,
 ) -> Routing:
     """Chooses `num_selected` experts for each token; on a tie, those of lower number.
 
@@ -356,20 +360,7 @@ def router_z_total(
 
 
 def tokens_per_expert(routing: Routing, is_token: Bool[Array, " tokens"]) -> Float[Array, " E"]:
-    """How many real tokens chose each expert; add up over micro-batches before `load_metrics`."""
+    """How many real tokens chose each expert; `trainers.router_losses` makes metrics of it."""
     experts = jnp.arange(routing.logits.shape[-1])
     chose = (routing.chosen[..., None] == experts) & is_token[:, None, None]  # [tokens, k, E]
     return jnp.sum(chose, axis=(0, 1), dtype=jnp.float32)
-
-
-class LoadMetrics(NamedTuple):
-    """How evenly experts are used; on a mesh the fullest shard sets the pace."""
-
-    max_over_mean: Float[Array, ""]  # tokens of the fullest expert, over the mean
-    idle_share: Float[Array, ""]  # of experts without a token
-
-
-def load_metrics(load: Float[Array, " E"]) -> LoadMetrics:
-    """Metrics of what `tokens_per_expert` counts."""
-    mean = jnp.maximum(jnp.mean(load), jnp.finfo(jnp.float32).tiny)
-    return LoadMetrics(jnp.max(load) / mean, jnp.mean(load == 0, dtype=jnp.float32))

@@ -7,7 +7,11 @@ each token counts the tokens it sees (earlier ones of its own segment, and itsel
 nor the masked half of the scores makes the figure better than it is.
 """
 
+import numpy as np
+
+from promptcot_jax.core.arrays import Array
 from promptcot_jax.models.config import DecoderConfig
+from promptcot_jax.models.language_model import ModelConfig
 
 
 def matmul_parameters(config: DecoderConfig) -> int:
@@ -25,12 +29,23 @@ def _mlp_parameters(config: DecoderConfig) -> int:
     return experts.num_selected * mlp + experts.num_experts * config.embed_dim
 
 
+def tokens_seen(config: ModelConfig, counts: Array | np.ndarray) -> Array | np.ndarray:
+    """What a token sees on the mean of the layers, of which some may have windows.
+
+    Args:
+        counts: earlier tokens of its segment and itself.
+    """
+    if not isinstance(config, DecoderConfig) or config.window is None:
+        return counts
+    share = float(np.mean(config.local_layers))
+    return share * counts.clip(max=config.window.size) + (1.0 - share) * counts
+
+
 def forward_flops(config: DecoderConfig, num_tokens: int, num_seen: int) -> int:
     """Of one forward pass with logits for every token.
 
     Args:
-        num_seen: tokens seen, summed over the tokens that see them; for one row of T tokens T (T + 1) / 2. Of
-            a model with windows the mean over its layers.
+        num_seen: `tokens_seen`, summed over tokens; for one row of T tokens without windows T (T + 1) / 2.
     """
     scores_and_mixing = 2 * config.num_heads * config.head_dim  # multiply-adds per layer and token seen
     return 2 * (matmul_parameters(config) * num_tokens + config.num_layers * scores_and_mixing * num_seen)

@@ -226,7 +226,7 @@ def from_hf_tensors(
 
     Args:
         get: returns a tensor by its Hugging Face name; called once for each name.
-        shardings: where each parameter lies (`CausalLM.param_shardings`); None: on the first device.
+        shardings: where each parameter lies (`language_model.param_shardings`); None: on the first device.
 
     Raises:
         WrongUse: a tensor has another shape than the config says.

@@ -69,21 +69,25 @@ def attach(
     return join(adapter, params)
 
 
-def check(params: Params, config: LoraConfig | None) -> None:
-    """Refuses parameters whose adapter is not of the shape that a fit is made for.
+def check(lm: LanguageModel, params: Params, config: LoraConfig | None) -> None:
+    """Refuses parameters whose adapter is not of the shape that a fit is made for; its scale is its own.
 
     Raises:
         WrongUse: says what the model has.
     """
-    ranks = {leaf.shape[-1] for path, leaf in _flat(params).items() if path[-1] == "lora_a"}
-    targets = {path[-2] for path in _flat(params) if path[-1] == _SCALE}
-    wanted = (set(), set()) if config is None else ({config.rank}, targets & set(config.targets))
-    if (ranks, targets) != wanted:
+    shapes = _shapes_of(adapter_of(params))
+    ranks = {shape[-1] for path, shape in shapes.items() if path[-1] == "lora_a"}
+    targets = {path[-2] for path in shapes}
+    if shapes != ({} if config is None else _shapes_of(adapter_shapes(lm, config))):
         found = f"an adapter of rank {min(ranks)} at {sorted(targets)}" if ranks else "no adapter"
         raise WrongUse(
             f"The model has {found}, but the setting asks for {config or 'none'}; set LORA as the model was "
             "begun with."
         )
+
+
+def _shapes_of(adapter: Params) -> dict[tuple[str, ...], tuple[int, ...]]:
+    return {path: leaf.shape for path, leaf in _flat(adapter).items()}
 
 
 def split(params: Params) -> tuple[Params, Params]:
@@ -125,7 +129,7 @@ def merged(params: Params) -> Params:
 
 
 def merge_in_place(params: Params) -> None:
-    """`merged` of one projection after the other, in the tree given: no second model is held meanwhile."""
+    """`merged` of one projection after the other, in the tree given; frees what nobody else holds."""
     if _SCALE not in params:
         for branch in params.values():
             if isinstance(branch, dict):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Int
-from promptcot_jax.models import decoder, paged_cache, platforms, rope, splash
+from promptcot_jax.models import decoder, paged_cache, platforms, rope
 from promptcot_jax.models import scores as scores_lib
 from promptcot_jax.parallel import rules as rules_lib
 
@@ -98,21 +98,14 @@ class TokenPass(NamedTuple):
         window: int | None,
     ) -> Float[Array, "B T N H"]:
         keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
-        if self.mask is not None:
-            # A query sees keys of the whole row: gathered once, where positions are split.
-            whole = ("batch", "kv_heads", None, None)
-            keys, values = (rules_lib.constrain(x, whole, self.setting.rules) for x in (keys, values))
-            return decoder.attend(queries, keys, values, self.mask, rule)
-        assert self.segment_ids is not None
-        return splash.attend(
+        return decoder.attend_in_rows(
             queries,
             keys,
             values,
-            self.segment_ids,
-            scale=rule.scale,
+            mask=self.mask,
+            segment_ids=self.segment_ids,
+            rule=rule,
             window=window,
-            soft_cap=rule.soft_cap,
-            sinks=rule.sinks,
             rules=self.setting.rules,
         )
 

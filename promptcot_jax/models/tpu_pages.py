@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import paged_attention
 
 from promptcot_jax.core.arrays import Array, Float, Int
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.models import paged_cache
 from promptcot_jax.models import scores as scores_lib
 
@@ -113,16 +114,17 @@ class TpuPages(NamedTuple):
         """The kernel: one query token a row.
 
         Raises:
-            ValueError: the page table is too large.
+            WrongUse: the page table is too large.
         """
         batch, num_heads, head_dim = queries.shape
         pages_per_block = max(1, _TOKENS_PER_BLOCK // self.page_size)
         missing = -places.page_table.shape[1] % pages_per_block
         table = jnp.pad(first_page + places.page_table, ((0, 0), (0, missing)))
         if table.size * 4 > _TABLE_BYTES:
-            raise ValueError(
-                f"A page table of {table.shape[0]} rows by {table.shape[1]} pages does not fit in the "
-                f"{_TABLE_BYTES} bytes of a TPU's scalar memory; take larger pages, or fewer slots a device."
+            raise WrongUse(
+                f"A page table of {table.shape[0]} slots by {table.shape[1]} pages does not fit in the "
+                f"{_TABLE_BYTES} bytes of a TPU's scalar memory; raise EngineConfig.page_size, or lower "
+                "EngineConfig.num_slots."
             )
         # float32 in and out: the kernel adds up blocks in the type of the queries.
         scaled = _padded(queries.astype(jnp.float32) * rule.scale)

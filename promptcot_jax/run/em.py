@@ -89,7 +89,8 @@ def em(
             theta_role=make_role("theta", theta_model, theta_fit, theta_optimizer, sft.sft_loss),
             directory=directory,
         )
-        baselines = _direct_figures(configuration.in_workdir(direct, workdir), dtype, devices, run)
+        place = configuration.in_workdir(direct, workdir)
+        baselines = functools.partial(_direct_figures, place, dtype, devices, run)
         of_rounds = run.run(theta_model.params, phi_model.params, baselines)
         if without_e_step_too:
             fixed = dataclasses.replace(

@@ -63,12 +63,10 @@ def plan(
     if warning := topologies.libtpu_mismatch():
         log.warning("plan: %s", warning)
 
-    adapter = _adapter()
-
     def planned(name: str) -> planner.StagePlan:
         def phases_of(given: Any) -> Sequence[Any]:
             return stage_phases.of_stage(
-                name, given, chips, model=model, adapter=adapter, prompt_tokens=prompt_tokens
+                name, given, chips, model=model, adapter=_adapter(name), prompt_tokens=prompt_tokens
             )
 
         made = planner.plan_stage(name, arguments[name], phases_of, peaks, searches=search)
@@ -113,12 +111,13 @@ def _arguments(name: str) -> dict[str, Any]:
     return configuration.arguments_of(name, stages_lib.stage_function(name))
 
 
-def _adapter() -> LoraConfig | None:
-    """The adapter that the stages after cold start find in their models: the one that it trains."""
-    cold_start = stages_lib.stage_function("cold_start")
-    if not configuration.is_set_up(cold_start):
-        return None
-    return configuration.arguments_of("cold_start", cold_start)["lora"]
+def _adapter(stage: str) -> LoraConfig | None:
+    """The adapter that a stage finds in its model: the one that was trained before it."""
+    for trained_by in ("sft", "cold_start") if stage == "evaluate" else ("cold_start",):
+        function = stages_lib.stage_function(trained_by)
+        if configuration.is_set_up(function):
+            return configuration.arguments_of(trained_by, function)["lora"]
+    return None
 
 
 def _described(slice_: topologies.Topology) -> dict[str, Any]:

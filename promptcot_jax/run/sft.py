@@ -3,7 +3,6 @@
 The held-out figure in its metrics is the NLL of unseen problems' worked solutions, per token of the solution.
 """
 
-import dataclasses
 import os
 
 import jax
@@ -47,10 +46,17 @@ def sft(
     policy, directory = os.path.join(workdir, "policy"), os.path.join(workdir, "sft")
     model_source.check_adapter(model, lora)
     devices = mesh_lib.make_mesh(mesh)
-    fitter = Fitter(fit=fit, optimizer=optimizer, loop=loop_config, mesh=devices, seed=seed, adapter=lora)
     with jax.set_mesh(devices):
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
-        fitter = dataclasses.replace(fitter, rules=base.lm.rules)
+        fitter = Fitter(
+            fit=fit,
+            optimizer=optimizer,
+            loop=loop_config,
+            mesh=devices,
+            seed=seed,
+            adapter=lora,
+            rules=base.lm.rules,
+        )
 
         def opened(path: str, split: str) -> tuple[ExampleSet, dict[str, int]]:
             place = configuration.in_workdir(path, workdir)

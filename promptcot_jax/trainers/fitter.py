@@ -173,7 +173,7 @@ class Fitter:
         if self.adapter is not None and not lora.is_adapted(params):
             key = prng.stream_key(self.seed, "adapter")
             params = lora.attach(lm, params, self.adapter, key, self.mesh)
-        lora.check(params, self.adapter)
+        lora.check(lm, params, self.adapter)
         state = loop.fit(
             lm,
             params,

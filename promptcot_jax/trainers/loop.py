@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import ClassVar, get_args
+from typing import Any, ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -159,10 +159,9 @@ def fit(
         with jax.set_mesh(mesh), goodput:
             with goodput.spent_on("restore"):
                 restored = checkpoints.restore_latest(_like(train_step, trained))
-            first, state = restored or (0, _first_state(train_step, trained, opt_state))
-            if donate:
-                for leaf in jax.tree.leaves((trained, opt_state)):
-                    leaf.delete()
+            first, state = restored or (0, _first_state(train_step, trained, opt_state, donate))
+            if donate and restored:
+                _give_up((trained, opt_state))
             if first == batches.num_steps:
                 return state
             log = metrics_lib.MetricsLog(
@@ -171,23 +170,23 @@ def fit(
             goodput.go_on_from(log.kept, log.newest)
             with log, Progress(name, unit="step", start=first, total=batches.num_steps) as progress:
                 run = _Run(
-                    train_step,
-                    frozen,
-                    batches,
-                    np.int32(schedule_end),
-                    config,
-                    log,
-                    progress,
-                    checkpoints,
-                    evaluate,
-                    goodput,
-                    Window(goodput, Speedometer.of(lm.config, mesh, trains_weights=adapter is None)),
-                    StepsInFlight(
+                    train_step=train_step,
+                    frozen=frozen,
+                    batches=batches,
+                    schedule_end=np.int32(schedule_end),
+                    config=config,
+                    log=log,
+                    progress=progress,
+                    checkpoints=checkpoints,
+                    evaluate=evaluate,
+                    goodput=goodput,
+                    window=Window(goodput, Speedometer.of(lm.config, mesh, trains_weights=adapter is None)),
+                    in_flight=StepsInFlight(
                         _of_this_host(directory),
                         num_skipped=int(state.num_skipped),
                         max_skipped=config.max_skipped,
                     ),
-                    _profiler(directory, goodput, config, mesh, next_step=first + 1),
+                    profiler=_profiler(directory, goodput, config, mesh, next_step=first + 1),
                 )
                 state = run.steps(first, state)
             with goodput.spent_on("checkpoint"):
@@ -243,13 +242,25 @@ def _like(train_step: TrainStep, params: Params) -> TrainState:
     )
 
 
-def _first_state(train_step: TrainStep, params: Params, opt_state: optax.OptState | None) -> TrainState:
+def _first_state(
+    train_step: TrainStep, params: Params, opt_state: optax.OptState | None, donate: bool
+) -> TrainState:
     """The state before the first step, of arrays that nobody else holds: the step will donate them."""
-    state = train_step.start(jax.device_put(params, train_step.shardings.params))
+    shardings = train_step.shardings
+    state = train_step.start(jax.device_put(params, shardings.params))
+    if donate:
+        _give_up(params)
     if opt_state is None:
         return state
-    own = jax.device_put(jax.tree.map(jnp.copy, opt_state), train_step.shardings.opt_state)
-    return dataclasses.replace(state, opt_state=own)
+    _give_up(state.opt_state)  # before the moments to carry on are copied
+    own = opt_state if donate else jax.tree.map(jnp.copy, opt_state)
+    return dataclasses.replace(state, opt_state=jax.device_put(own, shardings.opt_state))
+
+
+def _give_up(arrays: Any) -> None:
+    """Frees memory that callers still refer to."""
+    for leaf in jax.tree.leaves(arrays):
+        leaf.delete()
 
 
 def _of_this_host(directory: epath.PathLike) -> epath.Path:
@@ -266,7 +277,7 @@ def _profiler(
     return Profiler(directory, goodput, first=config.profile_first, num_steps=num_steps, next_step=next_step)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run:
     """One attempt at a fit, from a state to the last step."""
 

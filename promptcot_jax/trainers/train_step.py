@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.data.packing import BatchSource, PackedBatch
-from promptcot_jax.models import lora
+from promptcot_jax.models import flops, lora
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
@@ -202,7 +202,7 @@ def _make_train_step(
             "gradient_norm": gradient_norm,
             "learning_rate": rate,
             "num_skipped": num_skipped,
-            **_tokens(batch),
+            **_tokens(lm, batch),
             **({"routers": routers[0]} if routers else {}),
         }
         return TrainState(state.step + 1, params, opt_state, num_skipped), metrics
@@ -242,10 +242,10 @@ def state_shardings(
     return TrainState(whole, params, opt_state, whole)
 
 
-def _tokens(batch: PackedBatch) -> Metrics:
+def _tokens(lm: LanguageModel, batch: PackedBatch) -> Metrics:
     """How many tokens a batch has without padding, and how many tokens these see, themselves included."""
     is_token = batch.segment_ids != 0
-    seen = jnp.where(is_token, batch.positions + 1, 0)
+    seen = jnp.where(is_token, flops.tokens_seen(lm.config, batch.positions + 1), 0)
     return {"tokens": jnp.sum(is_token, dtype=jnp.float32), "tokens_seen": jnp.sum(seen, dtype=jnp.float32)}
 
 

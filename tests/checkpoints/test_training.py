@@ -143,6 +143,20 @@ def test_a_damaged_newest_step_falls_back_to_the_one_before(checkpoints, tmp_pat
     again.close()
 
 
+def test_one_of_several_hosts_never_falls_back_by_itself(checkpoints, tmp_path, monkeypatch):
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step))
+    checkpoints.wait()
+    damage(tmp_path / "run" / "step_00000002", "flipped")
+    again = training.TrainingCheckpoints(tmp_path / "run", keep=1)
+    monkeypatch.setattr(training.hosts, "count", lambda: 2)
+    monkeypatch.setattr(training.hosts, "decided_by_first", lambda _, decide: decide())
+    with pytest.raises(RuntimeError, match=r"step_00000002: cannot be read on host 0: .* on all hosts"):
+        again.restore_latest(make_state(0))
+    monkeypatch.undo()
+    again.close()
+
+
 def test_an_unreadable_later_step_does_not_push_out_a_good_one(checkpoints, tmp_path):
     for step in (10, 20):
         checkpoints.save(step, make_state(step))

@@ -117,7 +117,7 @@ def run(cold_started, em):
     directory, _, lm = cold_started
     with jax.set_mesh(MESH):
         theta, phi = (models.read_params(directory / role, lm, MESH) for role in ("theta", "phi"))
-        return em.run(theta, phi, {"nll_direct": 1.0})
+        return em.run(theta, phi, lambda: {"nll_direct": 1.0})
 
 
 def params_of(place, lm):

@@ -6,6 +6,7 @@
 import collections
 import contextlib
 import dataclasses
+import gc
 from unittest import mock
 
 import jax
@@ -81,11 +82,12 @@ def test_a_role_trains_beside_the_others_parameters_and_nothing_old(tmp_path, be
     masters = CausalLM(toys.toy_config(vocab_size=400, embed_dim=128, mlp_dim=256), rules.DEFAULT_RULES)
     lm = language_model.in_types(masters, dtype="bfloat16")
     em = test_loop.make_em((None, tokenizer, lm), tmp_path, optimizer_between_rounds=between_rounds)
+    gc.collect()  # what other tests left
     before = live_bytes()
     with jax.set_mesh(test_loop.MESH), mock.patch.object(models, "to_rationale", usable), measured() as most:
         theta, phi = (masters.init(jax.random.key(seed)) for seed in (0, 1))
         count = sum(leaf.size for leaf in jax.tree.leaves(theta))
-        em.run(theta, phi, {})
+        em.run(theta, phi, dict)
     cache = most.pop("cache") / count
     found = {name: (live - before) / count for name, live in most.items()}
     expected = {

@@ -35,6 +35,11 @@ def test_every_bias_is_counted():
         ("llama", {"qkv_bias": True}, "qkv_bias and output_bias both or neither"),
         ("llama", {"activation": "gelu_tanh"}, "activation='gelu_tanh'"),
         ("llama", {"window": config_lib.SlidingWindow(size=4, pattern=(True,))}, "'llama' has window=False"),
+        (
+            "qwen3_moe",
+            {"window": config_lib.SlidingWindow(size=4, pattern=(True, False))},
+            "all layers or in none",
+        ),
         ("qwen2", {"qkv_bias": False}, "'qwen2' has qkv_bias=True, got False"),
         ("qwen3_moe", {"experts": None}, "'qwen3_moe' has experts=True, got False"),
         ("gemma2", {"logit_soft_cap": -1.0}, "logit_soft_cap must be positive"),

@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from promptcot_jax.models import causal_lm, flops
@@ -81,3 +82,11 @@ def test_xla_counts_the_same_for_one_layer():
     assert counted["flops"] == pytest.approx(
         flops.forward_flops(config, rows * length, rows * length**2), rel=0.03
     )
+
+
+def test_a_token_of_a_windowed_layer_sees_no_more_than_the_window():
+    """Of 6 tokens, windows of 4 hide 1 + 2 of 21; in two of three layers that is 2 in the mean."""
+    window = model_config.SlidingWindow(size=4, pattern=(True, True, False))
+    config = toys.toy_config("gemma2", num_layers=3, window=window)
+    assert flops.tokens_seen(config, np.arange(1, 7)).sum() == pytest.approx(21 - 2)
+    assert flops.tokens_seen(toys.toy_config(), np.arange(1, 7)).sum() == 21

@@ -162,3 +162,14 @@ def test_optimizer_states_are_those_of_the_adapter():
     state = jax.eval_shape(step.start, adapter)
     numbers = sum(x.size for x in jax.tree.leaves(adapter))
     assert sum(x.size for x in jax.tree.leaves(state.opt_state)) == 2 * numbers + 1  # moments, and the count
+
+
+def test_an_adapter_of_another_shape_is_refused():
+    params = lora.attach(LM, LM.init(jax.random.key(0)), CONFIG, jax.random.key(1))
+    lora.check(LM, params, CONFIG)
+    of_one = lora.LoraConfig(rank=3, targets=("v_proj",))
+    for config in (None, lora.LoraConfig(rank=4), of_one):
+        with pytest.raises(WrongUse, match="an adapter of rank 3 at"):
+            lora.check(LM, params, config)
+    with pytest.raises(WrongUse, match=r"an adapter of rank 3 at \['v_proj'\]"):
+        lora.check(LM, lora.attach(LM, LM.init(jax.random.key(0)), of_one, jax.random.key(1)), CONFIG)

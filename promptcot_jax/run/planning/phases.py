@@ -155,7 +155,7 @@ def fit(
         lower=functools.partial(step.run.lower, state, batch, end, frozen),
         parts={"parameters": (state.params, frozen), "optimizer": state.opt_state, "batch": batch},
         resident=resident,
-        turns=_head_pieces(rows_of_shard, sizes.row_length),
+        turns=_head_pieces(rows_of_shard, sizes.row_length // rules.num_shards(mesh, "length", lm.rules)),
         work=roofline.of_training(
             lm.config,
             mesh,
@@ -180,7 +180,7 @@ def _batch(num_rows: int, length: int, values: tuple[str, ...], sharding: Shardi
 
 
 def _head_pieces(rows_of_shard: int, length: int) -> int:
-    """Turns of the loop over pieces of the head, where every token has a label."""
+    """Turns of a shard's loop over pieces of the head, where every token has a label."""
     width = min(length, max(1, token_log_probs.CHUNK_TOKENS // max(1, rows_of_shard)))
     return -(-length // width)
 

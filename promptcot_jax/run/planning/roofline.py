@@ -17,6 +17,7 @@ training and scoring gather them; decoding counts a context of half the longest 
 import dataclasses
 import math
 
+import numpy as np
 from jax.sharding import Mesh
 
 from promptcot_jax.models import flops
@@ -88,7 +89,7 @@ def of_training(
 ) -> Work:
     """One training step on full rows."""
     num_tokens = num_rows * length
-    seen, again = _seen(num_rows, length), int(remat == "full")
+    seen, again = _seen(config, num_rows, length), int(remat == "full")
     once = flops.training_flops(config, num_tokens, seen, trains_weights=not is_adapter)
     passes = 3 + again - is_adapter
     optimizer = _ADAM_BYTES * num_trained / mesh.size
@@ -103,7 +104,7 @@ def of_scoring(config: DecoderConfig, mesh: Mesh, *, num_rows: int, length: int)
     """One batch of full rows."""
     num_tokens = num_rows * length
     return Work(
-        flops=float(flops.forward_flops(config, num_tokens, _seen(num_rows, length))),
+        flops=float(flops.forward_flops(config, num_tokens, _seen(config, num_rows, length))),
         memory_bytes=_weight_bytes(config, mesh, config.dtype),
         tokens=num_tokens,
     )
@@ -113,7 +114,7 @@ def of_prefill(config: DecoderConfig, mesh: Mesh, *, num_blocks: int, page_size:
     """One call that reads blocks of prompts."""
     num_tokens = num_blocks * page_size
     return Work(
-        flops=float(flops.forward_flops(config, num_tokens, _seen(num_blocks, page_size))),
+        flops=float(flops.forward_flops(config, num_tokens, _seen(config, num_blocks, page_size))),
         memory_bytes=_held_weight_bytes(config, mesh, config.dtype),
         tokens=num_tokens,
     )
@@ -126,9 +127,10 @@ def of_decoding(
     lanes = rules.num_shards(mesh, "batch", rules.DEFAULT_RULES)
     of_token = 2 * 2 * config.num_layers * config.num_kv_heads * config.head_dim  # keys and values, bfloat16
     heads = math.gcd(config.num_kv_heads, mesh.shape["tensor"])
+    seen = int(flops.tokens_seen(config, np.array(context)))
     cache = num_slots / lanes * context * of_token / heads
     return Work(
-        flops=float(flops.forward_flops(config, num_slots, num_slots * context)),
+        flops=float(flops.forward_flops(config, num_slots, num_slots * seen)),
         memory_bytes=_held_weight_bytes(config, mesh, param_dtype) + cache,
         tokens=num_slots,
     )
@@ -146,5 +148,5 @@ def _held_weight_bytes(config: DecoderConfig, mesh: Mesh, dtype: FloatType) -> f
     return config.parameter_count() * _WIDTH[dtype] / split
 
 
-def _seen(num_rows: int, length: int) -> int:
-    return num_rows * length * (length + 1) // 2
+def _seen(config: DecoderConfig, num_rows: int, length: int) -> int:
+    return num_rows * int(np.sum(flops.tokens_seen(config, np.arange(1, length + 1))))

@@ -75,7 +75,7 @@ def _of_sampling(arguments: Mapping[str, Any]) -> Iterator[Change]:
 
 def _of_mesh(arguments: Mapping[str, Any], settings: tuple[str, ...], num_chips: int) -> Iterator[Change]:
     """Meshes that split what lies on a chip further, with the micro-batches that they allow."""
-    config, tried = arguments["mesh"], set()
+    config, tried = _resolved(arguments["mesh"], num_chips), set()
     slices = config.num_slices
     for tensor in (config.tensor, *_TENSOR):
         inside = num_chips // slices
@@ -83,7 +83,7 @@ def _of_mesh(arguments: Mapping[str, Any], settings: tuple[str, ...], num_chips:
             continue
         fsdp = inside // (tensor * config.sequence * config.expert)
         shape = dataclasses.replace(config, data=slices, fsdp=fsdp, tensor=tensor)
-        if shape in tried or shape == _resolved(config, num_chips):
+        if shape in tried or shape == config:
             continue
         tried.add(shape)
         change: Change = {"mesh": shape}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -105,6 +106,13 @@ def test_micro_batches_come_before_remat(quickstart: dict[str, dict]):
         (change["loop_config.remat"] for change in changes), reverse=True
     )
     assert changes[-1] == {"loop_config.micro_batches": 16, "loop_config.remat": "full"}
+
+
+def test_a_mesh_with_an_axis_left_open_is_varied_too(quickstart: dict[str, dict]):
+    opened = search.apply(quickstart["cold_start"], {"mesh.fsdp": 2, "mesh.sequence": -1})
+    meshes = [change["mesh"] for change in search.changes(opened, ("mesh",), 8)]
+    assert meshes
+    assert all(math.prod(mesh.shape) == 8 and min(mesh.shape) > 0 for mesh in meshes)
 
 
 def test_the_first_setting_that_fits_is_advised(quickstart: dict[str, dict]):

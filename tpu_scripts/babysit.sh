@@ -47,8 +47,10 @@ slice_stays() {
 # Looks at the run until there is something to do, and leaves it in OUTCOME: finished, failed, refused,
 # preempted, killed or lost.
 watch_run() {
-  local state states complete=$SECONDS missing line="" last="" # complete: when all machines last answered alike
+  local state states missing line="" last="" lines last_lines=""
+  local complete=$SECONDS progress=$SECONDS # when all machines last ran, and when one of them last had a new log line
   while true; do
+    [ $SECONDS -lt $deadline ] || give_up "$MAX_HOURS hours"
     state=$(slice_state)
     case $state in
       ACTIVE | UNKNOWN) ;;
@@ -84,6 +86,15 @@ watch_run() {
     line=$(awk '{for (i = 7; i <= NF; i++) printf "%s ", $i; exit}' <<< "$states")
     [ "$line" = "$last" ] || say "$line${missing:+| not running: ${missing%, }}"
     last=$line
+    lines=$(cut -d' ' -f7- <<< "$states")
+    if [ -z "$missing" ] && [ "$lines" != "$last_lines" ]; then progress=$SECONDS last_lines=$lines; fi
+    if [ $((SECONDS - progress)) -ge "$STALL_SECONDS" ]; then
+      say "no machine has logged anything for $STALL_SECONDS s: the run hangs"
+      script stop || true # or it would be taken for one that is going on
+      OUTCOME=lost
+      slice_stays 0 || OUTCOME=preempted
+      return
+    fi
     if [ $((SECONDS - complete)) -ge "$LOST_SECONDS" ]; then
       say "for $LOST_SECONDS s: ${missing%, }"
       OUTCOME=lost
@@ -122,7 +133,7 @@ bring_up() {
   script stop && script setup && script launch "${WORDS[0]}" -- "${REST[@]}"
 }
 
-deadline=$((SECONDS + MAX_HOURS * 3600))
+deadline=$((SECONDS + $(awk -v hours="$MAX_HOURS" 'BEGIN {print int(hours * 3600)}')))
 failures=0   # attempts in a row that brought no run
 refusals=0   # of them, on this slice
 relaunches=0 # of a run on this slice

@@ -31,6 +31,7 @@ provisioner_create() {
         "--reservation=$RESERVATION")
       ;;
   esac
+  delete_what_it_is_made_from || return # of an earlier slice, which may have been of another type
   if wants_policy; then
     create gcloud compute resource-policies create workload-policy "$NAME" "--project=$PROJECT" "--region=$(region)" \
       --type=HIGH_THROUGHPUT "--accelerator-topology=$TOPOLOGY" --quiet || return
@@ -79,10 +80,13 @@ provisioner_reason() {
 
 provisioner_delete() {
   delete gcloud compute instance-groups managed delete "$NAME" "--project=$PROJECT" "--zone=$ZONE" --quiet || return
+  delete_what_it_is_made_from
+}
+
+# Template and policy; the policy whatever the type: an earlier slice of this name may have had one.
+delete_what_it_is_made_from() {
   delete gcloud compute instance-templates delete "$NAME" "--project=$PROJECT" --quiet || return
-  if wants_policy; then
-    delete gcloud compute resource-policies delete "$NAME" "--project=$PROJECT" "--region=$(region)" --quiet
-  fi
+  delete gcloud compute resource-policies delete "$NAME" "--project=$PROJECT" "--region=$(region)" --quiet
 }
 
 # The machines' names, in an order that stays.

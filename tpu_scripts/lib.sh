@@ -22,8 +22,8 @@ fi
 SETTINGS=(
   PROJECT ZONE NAME ACCELERATOR CAPACITY WORKDIR PROVISIONER=queued_resource NUM_SLICES=1 MAX_RUN_DURATION=24h
   RESERVATION= SOURCE= COMPILATION_CACHE_DIR= ALLOW_CROSS_REGION=false WAIT_HOURS=24 DELETE_WHEN_DONE=false
-  MAX_ATTEMPTS=50 MAX_HOURS=168 LOST_SECONDS=600 COMMAND_SECONDS=180 SETUP_SECONDS=1800 GRACE_SECONDS=120
-  POLL_SECONDS=30 BACKOFF_SECONDS=30 DRY_RUN=false
+  MAX_ATTEMPTS=50 MAX_HOURS=168 LOST_SECONDS=600 STALL_SECONDS=3600 COMMAND_SECONDS=180 SETUP_SECONDS=1800
+  GRACE_SECONDS=120 POLL_SECONDS=30 BACKOFF_SECONDS=30 DRY_RUN=false
 )
 
 # Sets one setting, refusing a name that is none. $1: NAME, $2: value, $3: where it stands.
@@ -89,11 +89,11 @@ read_settings() {
     SETTING_FLAGS+=("$1")
     shift
   done
-  for name in NUM_SLICES WAIT_HOURS MAX_ATTEMPTS MAX_HOURS LOST_SECONDS COMMAND_SECONDS SETUP_SECONDS GRACE_SECONDS; do
+  for name in NUM_SLICES WAIT_HOURS MAX_ATTEMPTS LOST_SECONDS STALL_SECONDS COMMAND_SECONDS SETUP_SECONDS GRACE_SECONDS; do
     [[ ${!name} =~ ^[0-9]+$ ]] || wrong_use "--${name,,}=${!name} is not a whole number"
   done
   [ "$NUM_SLICES" -gt 0 ] || wrong_use "--num_slices=$NUM_SLICES: there is at least one"
-  for name in POLL_SECONDS BACKOFF_SECONDS; do
+  for name in MAX_HOURS POLL_SECONDS BACKOFF_SECONDS; do
     [[ ${!name} =~ ^[0-9]*\.?[0-9]+$ ]] || wrong_use "--${name,,}=${!name} is not a number"
   done
   [[ $PROVISIONER =~ ^(queued_resource|instance_group)$ ]] ||

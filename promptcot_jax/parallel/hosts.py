@@ -25,6 +25,8 @@ Value = TypeVar("Value")
 log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8476
+# HOST or HOST:PORT; an IPv6 address has colons of its own, hence its brackets.
+_ADDRESS = re.compile(r"(?:[^\s:\[\]/]+|\[[^\s\[\]/]+\])(?::(?P<port>\d{1,5}))?")
 _SECONDS_BETWEEN_MESSAGES = 60.0
 
 
@@ -33,7 +35,8 @@ class HostsConfig:
     """How the hosts of a run find each other; on a Cloud TPU slice they know it, and nothing need be set.
 
     Attributes:
-        coordinator_address: HOST or HOST:PORT of the first host; the port must be open between the hosts.
+        coordinator_address: HOST or HOST:PORT of the first host, an IPv6 address in brackets; the port must
+            be open between the hosts.
         process_count: hosts that must be there.
         process_index: this one, from 0.
         start_seconds: deadline for all to be there.
@@ -47,6 +50,13 @@ class HostsConfig:
     wait_seconds: float = 3600.0
 
     def __post_init__(self):
+        if self.coordinator_address is not None:
+            found = _ADDRESS.fullmatch(self.coordinator_address)
+            if found is None or not 0 < int(found["port"] or DEFAULT_PORT) < 1 << 16:
+                raise WrongUse(
+                    f"--coordinator_address={self.coordinator_address} must be HOST or HOST:PORT, with an "
+                    "IPv6 address in brackets: [ADDRESS]:PORT."
+                )
         if self.process_count is not None and self.process_count < 1:
             raise WrongUse(f"--process_count must be at least 1, got {self.process_count}.")
         if self.process_index is not None and not 0 <= self.process_index < (self.process_count or 1):
@@ -110,7 +120,8 @@ def _place(config: HostsConfig) -> roll_call.Place | None:
             "a run of several hosts needs --coordinator_address=HOST:PORT, --process_count=N and "
             f"--process_index=I on each; here they are {address}, {num_hosts} and {number}."
         )
-    return roll_call.Place(address if ":" in address else f"{address}:{DEFAULT_PORT}", num_hosts, number)
+    has_port = ":" in address and not address.endswith("]")
+    return roll_call.Place(address if has_port else f"{address}:{DEFAULT_PORT}", num_hosts, number)
 
 
 def count() -> int:

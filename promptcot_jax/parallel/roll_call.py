@@ -28,14 +28,14 @@ class HostsMissing(RuntimeError):
 class Place:
     """One host among the `count` of a run."""
 
-    address: str  # HOST:PORT of the first
+    address: str  # HOST:PORT of the first, an IPv6 address in brackets
     count: int
     index: int
 
     @property
     def host_and_port(self) -> tuple[str, int]:
         host, _, port = self.address.rpartition(":")
-        return host, int(port)
+        return host.strip("[]"), int(port)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,9 @@ def _listen(place: Place, greeting: str, seconds: float) -> _Outcome:
     deadline = time.monotonic() + seconds
     with contextlib.ExitStack() as stack:
         try:
-            server = stack.enter_context(socket.create_server(("", place.host_and_port[1])))
+            host, port = place.host_and_port
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            server = stack.enter_context(socket.create_server(("", port), family=family))
         except OSError as error:
             raise HostsMissing(f"the first host cannot listen at {place.address}: {error}") from None
         there: set[int] = set()

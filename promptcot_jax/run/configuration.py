@@ -58,13 +58,14 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: S
     """Parses files, then bindings, into gin's global configuration, replacing what was there.
 
     A relative file is looked for in the current directory, then in `search_paths`, then in the packaged
-    configs.
+    configs, there also by its path in a checkout: "configs/runs/quickstart.gin".
 
     Raises:
         WrongUse: a file is missing or does not parse, a name is unknown, a required setting is not set.
     """
     gin.clear_config()
-    prefixes = ["", *search_paths, packaged_configs()]
+    configs = packaged_configs()
+    prefixes = ["", *search_paths, configs, os.path.dirname(configs)]
     # gin can only add to these lists, and a notebook calls this more than once. Its second file reader looks
     # into Python packages, which nobody means, and logs an error for each place where a file is not.
     gin_config._LOCATION_PREFIXES[:] = prefixes

@@ -230,8 +230,9 @@ STAGES: dict[str, Stage] = {
             ("PROMPT_TOKENS", "longest prompt of synthesis and evaluation"),
             ("SEARCH", "False: do not look for other settings where it does not fit"),
         ),
-        example="""promptcot plan --gin_file=runs/smollm2_em.gin --gin_file=meshes/v5e_8.gin """
-        """--gin_file=stages/plan.gin --gin.TOPOLOGY="'v5e-8'" --workdir=plans/smollm2""",
+        example="""promptcot plan --gin_file=stages/cold_start.gin --gin_file=models/qwen2_5_1_5b.gin """
+        """--gin_file=meshes/v5e_8.gin --gin_file=stages/plan.gin --gin.TOPOLOGY="'v5e-8'" """
+        """--gin.MODEL_PATH="'any'" --workdir=plans/qwen2_5_1_5b""",
         is_derived=True,
         needs_all_hosts=False,
         environment=(("JAX_PLATFORMS", "cpu"),),

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.parallel import roll_call
+from promptcot_jax.parallel import hosts, roll_call
 from promptcot_jax.parallel.roll_call import HostsMissing, Place
 
 
@@ -25,6 +25,37 @@ def _held(places_and_greetings, seconds):
 def test_all_hosts_are_there():
     address = _free_address()
     assert _held([(Place(address, 3, i), "em") for i in (2, 0, 1)], 20.0) == [None] * 3
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="the machine has no IPv6")
+def test_hosts_meet_at_an_ipv6_address():
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        address = f"[::1]:{server.getsockname()[1]}"
+    assert _held([(Place(address, 2, i), "em") for i in (1, 0)], 20.0) == [None] * 2
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["host:x", "::1", "fe80::1:8476", "[::1", "host:", ":8476", "host:0", "host:65536", "http://host", ""],
+)
+def test_an_address_that_is_none_is_wrong_use(address: str):
+    with pytest.raises(WrongUse, match="--coordinator_address="):
+        hosts.HostsConfig(coordinator_address=address, process_count=2, process_index=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "address", "host_and_port"),
+    [
+        ("host", "host:8476", ("host", 8476)),
+        ("10.0.0.1:99", "10.0.0.1:99", ("10.0.0.1", 99)),
+        ("[::1]", "[::1]:8476", ("::1", 8476)),
+        ("[::1]:99", "[::1]:99", ("::1", 99)),
+    ],
+)
+def test_an_address_without_a_port_gets_the_default(given: str, address: str, host_and_port):
+    place = hosts._place(hosts.HostsConfig(coordinator_address=given, process_count=2, process_index=0))
+    assert place == Place(address, 2, 0)
+    assert place.host_and_port == host_and_port
 
 
 def test_missing_hosts_are_named_on_those_that_are_there():

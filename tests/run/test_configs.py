@@ -169,3 +169,11 @@ def test_every_macro_of_the_help_is_in_the_stages_gin_file():
 def test_what_only_says_how_names_fields_that_exist():
     for cls in (loop.LoopConfig, mesh_lib.MeshConfig, models.BatchSizes, engine.EngineConfig):
         assert cls.HOW_ONLY <= {field.name for field in dataclasses.fields(cls)}
+
+
+def test_a_packaged_file_is_found_by_its_path_in_a_checkout_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)  # as on a machine of a slice, where only the package is
+    configuration.load(["configs/runs/quickstart.gin", "configs/meshes/v6e_8.gin"])
+    assert gin.get_configurable(mesh_lib.MeshConfig)().fsdp == 8

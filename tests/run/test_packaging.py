@@ -1,5 +1,6 @@
-"""What ships: the configs inside a built package, the licence, the shell scripts' syntax."""
+"""What ships: the configs inside a built package, the licence."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,13 +8,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.mark.parametrize(
-    "script", [".ci/run", *(f"tpu_scripts/{p.name}" for p in (ROOT / "tpu_scripts").glob("*.sh"))]
-)
-def test_shell_scripts_parse(script: str):
-    subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
 
 
 def test_licence_is_the_apache_text():
@@ -27,10 +21,21 @@ def test_an_installed_package_finds_its_configs(tmp_path: Path):
     build = [sys.executable, "setup.py", "--quiet", "build", f"--build-base={tmp_path / 'build'}"]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     installed = next((tmp_path / "build").glob("lib*"))
-    code = "from promptcot_jax.run import configuration; print(configuration.packaged_configs())"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=installed, capture_output=True, text=True, check=True
+    code = (
+        "from promptcot_jax.run import configuration; print(configuration.packaged_configs());"
+        "configuration.load(['configs/runs/quickstart.gin', 'meshes/v6e_8.gin'])"
     )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=elsewhere,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     configs = Path(done.stdout.strip())
     assert configs.is_relative_to(installed)
     assert (configs / "runs" / "quickstart.gin").exists()

@@ -8,6 +8,9 @@
     slice.json          the slice, if there is one: its flags, its machines, the states still to come
     preempt             made by a test or the played program: the slice is taken away
     lost                the numbers of machines that do not answer, until the slice is deleted
+    fails_once          a command that fails when it is next given
+    template.json, policy.json
+                        the flags of an instance group's template and workload policy, if they are there
     machines/SLICE/N    home directory of a machine; commands run there for real, with `bin` before PATH
 
 A command or flag that it does not know is refused as gcloud refuses it, so a test fails on a misspelt one.
@@ -119,6 +122,18 @@ def create(flags: dict[str, str], names: list[str], machines: int) -> None:
     (CLOUD / "slice.json").write_text(json.dumps(there))
 
 
+def one_of_its_kind(path: pathlib.Path, verb: str, flags: dict[str, str]) -> None:
+    """Makes or deletes what an instance group is made from."""
+    if verb == "delete":
+        if not path.exists():
+            refuse("The resource was not found")
+        path.unlink()
+    else:
+        if path.exists():
+            refuse("The resource already exists")
+        path.write_text(json.dumps(flags))
+
+
 def next_state() -> str:
     there = load()
     state = there["states"][0]
@@ -187,6 +202,10 @@ def main() -> None:
         if needed not in flags and command.startswith("compute tpus"):
             refuse(f"argument --{needed}: Must be specified.", 2)
     short = command.removeprefix("alpha ").removeprefix("compute ")
+    fails_once = CLOUD / "fails_once"
+    if fails_once.exists() and fails_once.read_text() == short:
+        fails_once.unlink()
+        refuse("INTERNAL: try later")
     if short == "storage buckets describe":
         location = CLOUD / "bucket_location"
         if not location.exists():
@@ -221,7 +240,11 @@ def main() -> None:
     elif short == "tpus tpu-vm scp":
         for worker in workers_of(flags, load()):
             copy(positional, worker)
+    elif short.startswith(("instance-templates ", "resource-policies ")):
+        kind = "template" if short.startswith("instance") else "policy"
+        one_of_its_kind(CLOUD / f"{kind}.json", short.split()[1], flags)
     elif short == "instance-groups managed create":
+        flags["template"] = json.loads((CLOUD / "template.json").read_text())
         create(flags, positional, int(flags["size"]))
     elif short == "instance-groups managed list-instances":
         # The group knows no states of its own; those of its machines stand for them.

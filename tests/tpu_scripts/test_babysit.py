@@ -174,6 +174,25 @@ fi""")
     assert_ends(cloud.babysit(), 0, "for 1 s: slice worker 0 (exited)", "done")
 
 
+def test_a_run_that_logs_nothing_any_more_is_launched_again(cloud):
+    cloud.program(f"""
+echo "step 7"
+if [ ! -e "$FAKE_CLOUD/step" ]; then
+  {TOGETHER}
+  touch "$FAKE_CLOUD/step"; sleep 60
+fi""")
+    result = cloud.babysit(STALL_SECONDS="2")
+    assert_ends(result, 0, "no machine has logged anything for 2 s", "attempt 2", "done")
+    assert len(cloud.calls("queued-resources create")) == 1
+    assert len(cloud.calls("on_worker.sh start")) == 2
+
+
+def test_babysit_gives_up_after_its_hours_on_a_run_that_goes_on(cloud):
+    cloud.program("while true; do date +%N; sleep 0.1; done")
+    result = cloud.babysit(MAX_HOURS="0.002", STALL_SECONDS="60")
+    assert_ends(result, 1, "given up after 0.002 hours")
+
+
 def test_an_installation_that_fails_twice_is_the_sources_fault(cloud):
     cloud.write("install_fails", "")
     assert_ends(cloud.babysit(), 1, "no such package", "the run cannot be started")

@@ -13,7 +13,7 @@ import pytest
 
 from tests.tpu_scripts.played import BIN, SCRIPTS, assert_ends, table
 
-SHELL_FILES = sorted(SCRIPTS.glob("*.sh"))
+SHELL_FILES = [*sorted(SCRIPTS.glob("*.sh")), SCRIPTS.parent / ".ci" / "run"]
 
 
 # --- the files themselves -------------------------------------------------------------------------
@@ -230,6 +230,33 @@ def test_cleanup_deletes_whatever_there_is_and_is_content_with_nothing(cloud):
     cloud.script("create")  # ACTIVE: deleted only with --force
     assert_ends(cloud.script("cleanup"), 0, "NONE")
     assert not (cloud.root / "slice.json").exists()
+
+
+def test_cleanup_goes_on_until_template_and_policy_are_deleted_too(cloud):
+    cloud.settings["PROVISIONER"] = "instance_group"
+    assert_ends(cloud.script("create"), 0)
+    cloud.write("fails_once", "instance-templates delete")
+    assert_ends(cloud.script("cleanup"), 0, "try later", "trying again", "NONE")
+    assert not list(cloud.root.glob("*.json"))
+
+
+def test_cleanup_that_cannot_delete_the_template_says_so(cloud):
+    cloud.settings["PROVISIONER"] = "instance_group"
+    assert_ends(cloud.script("create"), 0)
+    cloud.write(
+        "bin/gcloud", BIN["gcloud"].replace("exec", 'case "$*" in *templates*delete*) exit 1 ;; esac; exec')
+    )
+    assert_ends(cloud.script("cleanup", SETUP_SECONDS="1"), 1, "slice (NONE) is not wholly deleted after 1 s")
+
+
+def test_a_group_is_not_made_from_what_an_earlier_one_left(cloud):
+    cloud.settings["PROVISIONER"] = "instance_group"
+    assert_ends(cloud.script("create", ACCELERATOR="v5p-16"), 0)
+    (cloud.root / "slice.json").unlink()  # the group went, its template and policy stayed
+    assert_ends(cloud.script("create", ACCELERATOR="v6e-8"), 0)
+    made = json.loads((cloud.root / "slice.json").read_text())
+    assert made["flags"]["template"]["machine-type"] == "ct6e-standard-8t"
+    assert not (cloud.root / "policy.json").exists()
 
 
 @pytest.mark.parametrize("provisioner", ["queued_resource", "instance_group"])

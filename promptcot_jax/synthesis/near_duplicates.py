@@ -1,0 +1,243 @@
+"""Texts that repeat an earlier one: to the letter, in most of their word sequences, or in meaning.
+
+Three rules, tried in this order; of a group the first text is kept, and only kept texts are compared with:
+
+* `exact`: equal but for case, spacing and Unicode form.
+* `minhash`: the Jaccard similarity of the sets of three-word sequences reaches a threshold. datasketch's
+  MinHash signatures, cut into the bands that its LSH chooses, propose pairs; the sets themselves decide.
+* `embedding`: the cosine of two sentence vectors reaches a threshold, where the caller gives an encoder. The
+  sides of random hyperplanes propose pairs; the vectors themselves decide.
+
+Under `minhash` a pair just at 0.8 is proposed with a chance of 0.74, one at 0.85 with 0.93, one at 0.9 with
+0.99. What comes out depends on the texts, their order and the seed, and not on how they were cut into calls.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import itertools
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import datasketch
+import numpy as np
+from jaxtyping import Float, Int
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.synthesis import text_sketches
+from promptcot_jax.synthesis.banded_table import BandedTable, Batch
+from promptcot_jax.synthesis.text_sketches import Sketches
+
+Rule = Literal["exact", "minhash", "embedding"]
+Encode = Callable[[Sequence[str]], Float[np.ndarray, "texts D"]]  # unit vectors
+
+# Below the threshold: where the signatures alone rule a pair out. 3.4 standard deviations of the estimate.
+_SIGNATURE_SLACK = 0.12
+_FALSE_PROPOSALS_AND_MISSES = (0.2, 0.8)  # what bands are chosen by: a proposal costs time, a miss is final
+_TEXTS_PER_BATCH = 16384
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DuplicateConfig:
+    """What counts as a repetition; a threshold of None switches its rule off.
+
+    Attributes:
+        minhash_threshold: Jaccard similarity of two texts' word sequences.
+        embedding_threshold: cosine of two texts' vectors.
+        num_hashes: of a signature; more find more of the pairs near the threshold.
+        num_bands: of hyperplanes, for the embedding rule: vectors at a cosine of 0.95 share one of 64 bands
+            of 24 planes with a chance of 0.99, at 0.5 with one of 0.004.
+    """
+
+    exact: bool = True
+    minhash_threshold: float | None = 0.8
+    embedding_threshold: float | None = 0.95
+    num_hashes: int = 128
+    num_bands: int = 64
+    bits_per_band: int = 24
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("minhash_threshold", "embedding_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise WrongUse(f"{name} must lie in (0, 1], or be None to switch the rule off; got {value}.")
+        for name, least, most in (
+            ("num_hashes", 16, 4096),
+            ("num_bands", 1, 4096),
+            ("bits_per_band", 1, 63),
+            ("seed", 0, 2**32 - 1),
+        ):
+            if not least <= getattr(self, name) <= most:
+                raise WrongUse(f"{name} must lie in [{least}, {most}], got {getattr(self, name)}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeat:
+    """What a text repeats: the number of the earlier one, by which rule, and how alike they are."""
+
+    earlier: int
+    rule: Rule
+    similarity: float
+
+
+def find(
+    texts: Sequence[str],
+    config: DuplicateConfig | None = None,
+    *,
+    encode: Encode | None = None,
+    num_processes: int = 1,
+) -> list[Repeat | None]:
+    """For each text the first kept one that it repeats, or None: it is kept itself.
+
+    Args:
+        encode: vectors of texts; without it there is no embedding rule.
+        num_processes: that make signatures.
+
+    Raises:
+        WrongUse: one text stands where a list should.
+    """
+    if isinstance(texts, str):
+        raise WrongUse("texts must be a list of texts, got one text; put it in a list.")
+    return Index(config or DuplicateConfig(), encode=encode, num_processes=num_processes).add(texts)
+
+
+class Index:
+    """Kept texts, and whether a new one repeats one of them."""
+
+    def __init__(self, config: DuplicateConfig, *, encode: Encode | None = None, num_processes: int = 1):
+        self._is_exact, self._num_processes = config.exact, num_processes
+        self._num_texts = 0  # kept or not
+        self._digests: dict[bytes, int] = {}  # of kept texts -> number
+        self._measures: list[_MinHashes | _Embeddings] = []
+        if config.minhash_threshold is not None:
+            self._measures.append(_MinHashes(config.minhash_threshold, config))
+        if config.embedding_threshold is not None and encode is not None:
+            self._measures.append(_Embeddings(config.embedding_threshold, config, encode))
+
+    def add(self, texts: Sequence[str]) -> list[Repeat | None]:
+        """For each text what it repeats (numbers go through all texts ever added), or None: it is kept."""
+        batches = [texts[i : i + _TEXTS_PER_BATCH] for i in range(0, len(texts), _TEXTS_PER_BATCH)]
+        sketches = [measure.sketches(batches, self._num_processes) for measure in self._measures]
+        repeats: list[Repeat | None] = []
+        for batch, *own in zip(batches, *sketches, strict=True):
+            repeats += self._add_batch(batch, own)
+        return repeats
+
+    def _add_batch(self, texts: Sequence[str], sketches: Sequence[Sketches]) -> list[Repeat | None]:
+        searches = [
+            (measure, measure.table.batch(own.buckets, own.features), own)
+            for measure, own in zip(self._measures, sketches, strict=True)
+        ]
+        repeats = []
+        for i, text in enumerate(texts):
+            digest = self._digest(text)
+            earlier = self._digests.get(digest)
+            repeat = None if earlier is None else Repeat(earlier, "exact", 1.0)
+            for measure, batch, own in searches:
+                repeat = repeat or _first_repeat(measure, batch.candidates(i), text, own.features[i])
+            repeats.append(repeat)
+            if repeat is None:
+                self._keep(self._num_texts + i, i, text, digest, [batch for _, batch, _ in searches])
+        for _, batch, _ in searches:
+            batch.close()
+        self._num_texts += len(texts)
+        return repeats
+
+    def _digest(self, text: str) -> bytes:
+        if not self._is_exact:
+            return b""
+        return hashlib.blake2b(text_sketches.comparable(text).encode(), digest_size=16).digest()
+
+    def _keep(self, number: int, i: int, text: str, digest: bytes, batches: Sequence[Batch]) -> None:
+        if digest:
+            self._digests[digest] = number
+        for measure, batch in zip(self._measures, batches, strict=True):
+            batch.keep(i, number)
+            measure.keep(text)
+
+
+def _first_repeat(
+    measure: "_MinHashes | _Embeddings",
+    candidates: Int[np.ndarray, " places"],
+    text: str,
+    features: np.ndarray,
+) -> Repeat | None:
+    if not len(candidates):
+        return None
+    for place, similarity in measure.similarities(text, features, candidates):
+        if similarity >= measure.threshold:
+            return Repeat(measure.table.numbers[place], measure.rule, similarity)
+    return None
+
+
+class _MinHashes:
+    """The rule `minhash` and the texts that it keeps."""
+
+    rule: Rule = "minhash"
+
+    def __init__(self, threshold: float, config: DuplicateConfig):
+        self.threshold, self.table = threshold, BandedTable()
+        lsh = datasketch.MinHashLSH(
+            threshold=threshold, num_perm=config.num_hashes, weights=_FALSE_PROPOSALS_AND_MISSES
+        )
+        self._sketch = functools.partial(
+            text_sketches.minhash_sketches, num_hashes=config.num_hashes, num_bands=lsh.b, seed=config.seed
+        )
+        self._texts: list[str] = []  # by place
+
+    def sketches(self, batches: Sequence[Sequence[str]], num_processes: int) -> Iterator[Sketches]:
+        if num_processes == 1 or len(batches) < 2:
+            yield from map(self._sketch, batches)
+            return
+        # Spawned, since JAX has threads. Few batches are under way at a time: each is a copy of its texts.
+        context, rest = multiprocessing.get_context("spawn"), iter(batches)
+        with concurrent.futures.ProcessPoolExecutor(num_processes, mp_context=context) as pool:
+            under_way = [pool.submit(self._sketch, b) for b in itertools.islice(rest, num_processes + 1)]
+            while under_way:
+                yield under_way.pop(0).result()
+                under_way += [pool.submit(self._sketch, batch) for batch in itertools.islice(rest, 1)]
+
+    def similarities(
+        self, text: str, features: np.ndarray, places: Int[np.ndarray, " places"]
+    ) -> Iterator[tuple[int, float]]:
+        """Of the places whose signatures do not rule it out the Jaccard similarity with a text."""
+        agreement = (self.table.features(places) == features).mean(axis=1)
+        own = text_sketches.shingles(text)
+        for place in places[agreement >= self.threshold - _SIGNATURE_SLACK].tolist():
+            yield place, text_sketches.jaccard(own, text_sketches.shingles(self._texts[place]))
+
+    def keep(self, text: str) -> None:
+        self._texts.append(text)
+
+
+class _Embeddings:
+    """The rule `embedding` and the texts that it keeps."""
+
+    rule: Rule = "embedding"
+
+    def __init__(self, threshold: float, config: DuplicateConfig, encode: Encode):
+        self.threshold, self.table, self._encode = threshold, BandedTable(), encode
+        self._sketch = functools.partial(
+            text_sketches.vector_sketches,
+            num_bands=config.num_bands,
+            bits_per_band=config.bits_per_band,
+            seed=config.seed,
+        )
+
+    def sketches(self, batches: Sequence[Sequence[str]], num_processes: int) -> Iterator[Sketches]:
+        del num_processes  # matrix products take all cores
+        for batch in batches:
+            yield self._sketch(np.asarray(self._encode(batch), np.float32))
+
+    def similarities(
+        self, text: str, features: np.ndarray, places: Int[np.ndarray, " places"]
+    ) -> Iterator[tuple[int, float]]:
+        """The cosines with the texts in the places."""
+        vectors = self.table.features(places).astype(np.float32)
+        yield from zip(places.tolist(), (vectors @ features.astype(np.float32)).tolist(), strict=True)
+
+    def keep(self, text: str) -> None:
+        pass  # its vector is in the table

@@ -68,10 +68,11 @@ def test_synthesize(tmp_path: Path):
         "--gin.NUM_CONCEPT_SETS=16",
         "--gin.SAMPLES_PER_SET=4",
         "--gin.MAX_PROBLEM_TOKENS=48",
+        "--gin.PROBLEM_TEMPERATURE=1.0",
         "--gin.synthesize/rollouts.RolloutConfig.requests_per_shard=8",
     ]
     for shards in (1, 4):
-        pattern = "synthesize/drafts-*.jsonl"
+        pattern = "synthesize/drafts_000-*.jsonl"
         killing.kill_when([*settings, f"--workdir={killed}"], killed, pattern, count=shards)
     killing.run_to_end([*settings, f"--workdir={killed}"])
     killing.run_to_end([*settings, f"--workdir={undisturbed}"])

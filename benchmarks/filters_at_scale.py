@@ -133,28 +133,29 @@ def measure(num_rows: int, num_processes: int, directory: Path) -> None:
     draw = random.Random(2)
     seeds = [new_problem(draw) for _ in range(2000)]
     author = Author(model_digest="none", round_index=-1, seed=0)
-    seconds, kept = 0.0, 0
+    seconds, processor_seconds, kept = 0.0, 0.0, 0
     rejected, planted = collections.Counter[str](), collections.Counter[str]()
     with BatchWorkers(num_processes) as workers:
         selection = Selection(
             FilterConfig(), DuplicateConfig(), encode=HashedTfidf(seeds), seed_problems=seeds, workers=workers
         )
         for wave, (drafts, kinds) in enumerate(draft_waves(num_rows)):
-            started = time.perf_counter()
+            started, started_processor = time.perf_counter(), time.process_time()
             problems, rejects = selection.select(drafts, {"set": CONCEPTS}, author)
             seconds += time.perf_counter() - started
+            processor_seconds += time.process_time() - started_processor
             kept += len(problems)
             planted.update(kinds)
             rejected.update(kinds[reject.request - wave * ROWS_A_WAVE] for reject in rejects)
             jsonl.write_records(directory / f"problems_{wave:03d}.jsonl", problems)
             jsonl.write_records(directory / f"rejects_{wave:03d}.jsonl", rejects)
-    peaks = [
-        resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    ]
+    own, workers_own = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    processor_seconds += workers_own.ru_utime + workers_own.ru_stime
     found = ", ".join(f"{kind} {rejected[kind] / max(planted[kind], 1):.4f}" for kind in sorted(planted))
     print(
-        f"{num_rows:>9,} rows: {seconds:7.1f} s, {num_rows / seconds:6,.0f} rows/s, peak {peaks[0]:,.0f} MB "
-        f"(largest worker {peaks[1]:,.0f} MB), {kept:,} kept; rejected of {found}",
+        f"{num_rows:>9,} rows: {seconds:,.1f} s, {processor_seconds:,.1f} s of processors, peak "
+        f"{own.ru_maxrss / 1024:,.0f} MB (largest worker {workers_own.ru_maxrss / 1024:,.0f} MB), "
+        f"{kept:,} kept; rejected of {found}",
         flush=True,
     )
 

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 
 from etils import epath
@@ -59,7 +60,7 @@ class WaveConfig:
         if self.target and self.num_concept_sets:
             raise WrongUse(
                 f"num_concept_sets is {self.num_concept_sets} and target {self.target}: with a target the "
-                "number of lists follows from what is kept; set one to 0 (max_concept_sets limits both)."
+                "number of lists follows from what is kept; set one to 0 (max_concept_sets is the limit)."
             )
 
 
@@ -140,11 +141,10 @@ def next_wave(
     Args:
         before: lists of the wave before.
     """
-    left = config.max_concept_sets - used
     if not config.target:
-        return 0 if used else min(config.num_concept_sets or left, left)
+        return 0 if used else config.num_concept_sets or sys.maxsize
     if kept >= config.target:
         return 0
     share = max(kept / drafted, _LEAST_SHARE) if drafted else _GUESSED_SHARE
     size = math.ceil((config.target - kept) / (share * samples_per_set))
-    return min(size, _MOST_GROWTH * before or size, left)
+    return min(size, _MOST_GROWTH * before or size, config.max_concept_sets - used)

@@ -24,7 +24,17 @@ from promptcot_jax.core.errors import WrongUse
 # workdir.
 InputPath = Annotated[str, "input path"]
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tokenizers", "seqio", "numpy")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "tokenizers",
+    "seqio",
+    "numpy",
+    "datasketch",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

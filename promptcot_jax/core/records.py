@@ -173,7 +173,7 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A synthesized problem with its lineage: concepts, rationale, the model that wrote it and its seed."""
+    """A synthesized problem with its lineage: concepts, rationale, the model that wrote it, rules passed."""
 
     id: str
     domain: Domain
@@ -187,6 +187,10 @@ class Problem:
     round_index: int  # EM round of the model that wrote it; -1: the cold start
     seed: int
     sample: int
+    filters: tuple[str, ...] = ()  # the rules it passed, by name
+    concepts_in_words: float = 0.0  # share of its concepts whose words z and x use
+    concepts_in_meaning: float = 0.0  # share whose vector is near one of their sentences, where measured
+    seed_similarity: float = 0.0  # cosine with the nearest seed problem
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

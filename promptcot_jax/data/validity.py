@@ -15,8 +15,8 @@ from promptcot_jax.data import templates
 Validity = Literal["off", "paper", "release"]
 
 _EAST_ASIAN = re.compile(r"[\u1100-\u11ff\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
-_UNFINISHED = re.compile(r"(?:following|below)[^.?!\n]{0,80}:\s*$", re.IGNORECASE)
-_PROOF = re.compile(r"\bprove that\b", re.IGNORECASE)
+UNFINISHED = re.compile(r"(?:following|below)[^.?!\n]{0,80}:\s*$", re.IGNORECASE)
+PROOF = re.compile(r"\bprove that\b", re.IGNORECASE)
 _GUESSABLE = re.compile(r"\b(?:no|none|inf(?:inity|inite)?)\b|\\infty", re.IGNORECASE)
 
 
@@ -57,9 +57,9 @@ def problem_fault(
     | records.VerifiedProgramPrompt,
 ) -> str | None:
     """The rule of the released scripts that a problem breaks."""
-    if _UNFINISHED.search(row.problem.rstrip()):
+    if UNFINISHED.search(row.problem.rstrip()):
         return "unfinished_problem"
-    if _PROOF.search(row.problem):
+    if PROOF.search(row.problem):
         return "asks_for_proof"
     answer = getattr(row, "answer", None)
     if answer is not None and (answer.strip() in ("0", "1") or _GUESSABLE.search(answer)):

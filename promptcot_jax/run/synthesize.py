@@ -1,23 +1,30 @@
 """`promptcot synthesize`: new problems from concept lists, written by p_theta (paper section 2.1)."""
 
 import os
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 from etils import epath
 
-from promptcot_jax.checkpoints import load, store
+from promptcot_jax.checkpoints import load, sentence_encoder, store
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import Triple
-from promptcot_jax.data import rows
+from promptcot_jax.core.records import ConceptSet, Triple
+from promptcot_jax.data import benchmark_files, rows
+from promptcot_jax.models import hashed_tfidf
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, stage
 from promptcot_jax.sampling.rollouts import RolloutConfig
+from promptcot_jax.synthesis import concept_pool, writing
 from promptcot_jax.synthesis import concept_sets as concept_sets_lib
 from promptcot_jax.synthesis import prompt_model as prompt_model_lib
-from promptcot_jax.synthesis import writing
+from promptcot_jax.synthesis.batch_workers import BatchWorkers
+from promptcot_jax.synthesis.drafts import Author
+from promptcot_jax.synthesis.filters import FilterConfig
+from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
+from promptcot_jax.synthesis.selection import Encode, Selection
 
 RoundChoice = Literal["best", "last"]
 
@@ -27,58 +34,148 @@ def synthesize(
     workdir: str,
     config: RolloutConfig,
     mesh: mesh_lib.MeshConfig,
-    num_concept_sets: int = 0,
+    waves: writing.WaveConfig,
+    pool: concept_pool.PoolConfig,
+    filters: FilterConfig,
+    duplicates: DuplicateConfig,
     concept_sets: configuration.InputPath | None = None,
+    concept_lists: configuration.InputPath | None = None,
     triples: configuration.InputPath = "{workdir}/triples.jsonl",
+    benchmarks: dict[str, configuration.InputPath] | None = None,
+    encoder: configuration.InputPath = hashed_tfidf.NAME,
     prompt_model: configuration.InputPath | None = None,
     em_log: configuration.InputPath = "{workdir}/em/nll.jsonl",
     em_round: RoundChoice = "best",
     dtype: FloatType = "float32",
     score_tokens: int = 16384,
+    filter_processes: int = 1,
 ) -> stage.StageResult:
-    """Writes `problems.jsonl`, and every sample as `synthesize/drafts.jsonl`.
+    """Writes `problems.jsonl`; drafts as they were sampled, and `rejects.jsonl`, in `synthesize/`.
 
     Args:
-        num_concept_sets: how many lists to draw from the triples; with a file `concept_sets` all of its lists
-        are used. prompt_model: the model that writes; without it, theta of the round `em_round` of `em_log`:
-        the last one, or the one whose held-out bound is best (the cold start counts as round -1).
+        concept_sets: a file of lists to write from, instead of lists drawn from a pool.
+        concept_lists: a file of lists whose concepts are the pool, instead of those of the triples.
+        triples: the seeds: the pool, and what a problem must not repeat.
+        benchmarks: evaluation sets, name -> file, that problems must not overlap with.
+        encoder: of texts: "hashed_tfidf", "minilm" (its package must be installed), or a directory of a
+            model like it.
+        prompt_model: the model that writes; without it, theta of the round `em_round` of `em_log`: the last
+            one, or the one whose held-out bound is best (the cold start counts as round -1).
+        filter_processes: that filter and look for repetitions, on the first host.
 
     Raises:
         WrongUse: no model is there, the concept lists are unusable or none, or a count is negative.
     """
-    if num_concept_sets < 0 or score_tokens < 1:
+    if score_tokens < 1 or filter_processes < 1:
         raise WrongUse(
-            f"num_concept_sets must be 0 or more and score_tokens at least 1, got {num_concept_sets} and "
-            f"{score_tokens}."
+            f"score_tokens and filter_processes must be at least 1, got {score_tokens}, {filter_processes}."
         )
     seeds = list(rows.iter_records(configuration.in_workdir(triples, workdir), Triple))
+    encode = make_encoder(configuration.in_workdir(encoder, workdir), [seed.problem for seed in seeds])
     if concept_sets is not None:
-        wanted = concept_sets_lib.read_concept_sets(configuration.in_workdir(concept_sets, workdir))
+        next_sets = _in_order(
+            concept_sets_lib.read_concept_sets(configuration.in_workdir(concept_sets, workdir)), waves
+        )
     else:
-        wanted = concept_sets_lib.draw_concept_sets(seeds, count=num_concept_sets, seed=config.seed)
+        pooled = seeds
+        if concept_lists is not None:
+            pooled = concept_sets_lib.read_concept_sets(configuration.in_workdir(concept_lists, workdir))
+        next_sets = _drawn(pooled, waves, pool, config.seed, encode)
     if prompt_model is not None:
         path = configuration.in_workdir(prompt_model, workdir)
     else:
         path, _ = theta_of_round(configuration.in_workdir(em_log, workdir), em_round)
-    if not wanted:
-        raise WrongUse(
-            f"There is nothing to write about: num_concept_sets is {num_concept_sets}, and {triples} has "
-            f"{len(seeds)} triples; raise num_concept_sets, or give a file of concept sets."
+    index = (
+        benchmark_files.read_index(
+            {name: configuration.in_workdir(place, workdir) for name, place in benchmarks.items()}
         )
+        if benchmarks
+        else None
+    )
     devices = mesh_lib.make_mesh(mesh)
     model = load.load_model(path, dtype=dtype, mesh=devices)
     digest, round_index = lineage(path, model)
-    with jax.set_mesh(devices):
-        counts = writing.write_problems(
-            wanted,
-            write_drafts=prompt_model_lib.draft_writer(model, config, score_tokens=score_tokens),
-            samples_per_set=config.samples_per_row,
-            author=writing.Author(model_digest=digest, round_index=round_index, seed=config.seed),
+    with BatchWorkers(filter_processes) as workers:
+        selection = Selection(
+            filters,
+            duplicates,
+            encode=encode,
             seed_problems=[seed.problem for seed in seeds],
-            drafts_path=os.path.join(workdir, "synthesize", "drafts.jsonl"),
+            benchmarks=index,
+            workers=workers,
+        )
+        with jax.set_mesh(devices):
+            write_drafts = prompt_model_lib.draft_writer(model, config, score_tokens=score_tokens)
+        counts = writing.write_problems(
+            next_sets,
+            config=waves,
+            write_drafts=_on_mesh(devices, write_drafts),
+            samples_per_set=config.samples_per_row,
+            selection=selection,
+            author=Author(model_digest=digest, round_index=round_index, seed=config.seed),
+            directory=os.path.join(workdir, "synthesize"),
             problems_path=os.path.join(workdir, "problems.jsonl"),
         )
     return stage.StageResult(counts=counts)
+
+
+def _on_mesh(devices: jax.sharding.Mesh, write_drafts: writing.WriteDrafts) -> writing.WriteDrafts:
+    """Samples on the mesh of all hosts; what selects, on the first host, must not wait for the others."""
+
+    def write(*arguments):
+        with jax.set_mesh(devices):
+            return write_drafts(*arguments)
+
+    return write
+
+
+def make_encoder(name: str, texts: Sequence[str]) -> Encode:
+    """The encoder of that name; word rarities of hashed TF-IDF come from the texts.
+
+    Raises:
+        WrongUse: its weights are not there.
+    """
+    if name == hashed_tfidf.NAME:
+        return hashed_tfidf.HashedTfidf(texts)
+    return sentence_encoder.MiniLm(
+        sentence_encoder.packaged_minilm() if name == sentence_encoder.NAME else name
+    )
+
+
+def _in_order(wanted: list[ConceptSet], waves: writing.WaveConfig) -> writing.NextSets:
+    """The lists of a file, one wave after the other."""
+    if waves.num_concept_sets > len(wanted):
+        raise WrongUse(
+            f"num_concept_sets is {waves.num_concept_sets}, the file has {len(wanted)} lists; 0 takes all."
+        )
+    rest = iter(wanted)
+    return lambda size: [one for _, one in zip(range(size), rest, strict=False)]
+
+
+def _drawn(
+    pooled: Sequence[Triple | ConceptSet],
+    waves: writing.WaveConfig,
+    config: concept_pool.PoolConfig,
+    seed: int,
+    encode: Callable,
+) -> writing.NextSets:
+    """New lists of a pool."""
+    if not waves.num_concept_sets and not waves.target:
+        raise WrongUse(
+            "There is nothing to write: set num_concept_sets or target, or give a file of concept sets."
+        )
+    pool = concept_pool.ConceptPool(pooled, config, seed=seed, encode=encode)
+
+    def draw(size: int) -> list[ConceptSet]:
+        sets = pool.draw(size)
+        if not waves.target and len(sets) < size:
+            raise WrongUse(
+                f"{size} concept sets are asked for, but no more than {len(sets)} different ones could be "
+                f"drawn from {len(pool)} concepts; ask for fewer, or take more samples of each."
+            )
+        return sets
+
+    return draw
 
 
 def lineage(path: str, model: load.LoadedModel) -> tuple[str, int]:

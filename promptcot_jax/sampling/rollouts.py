@@ -69,10 +69,10 @@ class Draw(Generic[Row]):
     sample: int  # 0 .. samples_per_row - 1
 
 
-def draws_of(rows: Sequence[Row], samples_per_row: int) -> list[Draw[Row]]:
-    """All draws, the samples of a row side by side: they share its prompt."""
+def draws_of(rows: Sequence[Row], samples_per_row: int, *, first: int = 0) -> list[Draw[Row]]:
+    """All draws, numbered from `first`, the samples of a row side by side: they share its prompt."""
     return [
-        Draw(index=i * samples_per_row + sample, row=row, sample=sample)
+        Draw(index=first + i * samples_per_row + sample, row=row, sample=sample)
         for i, row in enumerate(rows)
         for sample in range(samples_per_row)
     ]

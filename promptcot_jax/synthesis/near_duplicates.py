@@ -12,12 +12,9 @@ Under `minhash` a pair just at 0.8 is proposed with a chance of 0.74, one at 0.8
 0.99. What comes out depends on the texts, their order and the seed, and not on how they were cut into calls.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import itertools
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -28,6 +25,7 @@ from jaxtyping import Float, Int
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.synthesis import text_sketches
 from promptcot_jax.synthesis.banded_table import BandedTable, Batch
+from promptcot_jax.synthesis.batch_workers import BatchWorkers
 from promptcot_jax.synthesis.text_sketches import Sketches
 
 Rule = Literal["exact", "minhash", "embedding"]
@@ -101,14 +99,29 @@ def find(
     """
     if isinstance(texts, str):
         raise WrongUse("texts must be a list of texts, got one text; put it in a list.")
-    return Index(config or DuplicateConfig(), encode=encode, num_processes=num_processes).add(texts)
+    with BatchWorkers(num_processes) as workers:
+        return Index(config or DuplicateConfig(), encode=encode, workers=workers).add(texts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Texts:
+    """A batch of texts, and their vectors where these are known."""
+
+    texts: Sequence[str]
+    vectors: Float[np.ndarray, "texts D"] | None
 
 
 class Index:
     """Kept texts, and whether a new one repeats one of them."""
 
-    def __init__(self, config: DuplicateConfig, *, encode: Encode | None = None, num_processes: int = 1):
-        self._is_exact, self._num_processes = config.exact, num_processes
+    def __init__(
+        self,
+        config: DuplicateConfig,
+        *,
+        encode: Encode | None = None,
+        workers: BatchWorkers | None = None,
+    ):
+        self._is_exact, self._workers = config.exact, workers or BatchWorkers()
         self._num_texts = 0  # kept or not
         self._digests: dict[bytes, int] = {}  # of kept texts -> number
         self._measures: list[_MinHashes | _Embeddings] = []
@@ -117,13 +130,26 @@ class Index:
         if config.embedding_threshold is not None and encode is not None:
             self._measures.append(_Embeddings(config.embedding_threshold, config, encode))
 
-    def add(self, texts: Sequence[str]) -> list[Repeat | None]:
-        """For each text what it repeats (numbers go through all texts ever added), or None: it is kept."""
-        batches = [texts[i : i + _TEXTS_PER_BATCH] for i in range(0, len(texts), _TEXTS_PER_BATCH)]
-        sketches = [measure.sketches(batches, self._num_processes) for measure in self._measures]
+    def add(
+        self, texts: Sequence[str], *, vectors: Float[np.ndarray, "texts D"] | None = None
+    ) -> list[Repeat | None]:
+        """For each text what it repeats (numbers go through all texts ever added), or None: it is kept.
+
+        Args:
+            vectors: what the encoder gives for the texts, where it is known already.
+        """
+        starts = range(0, len(texts), _TEXTS_PER_BATCH)
+        batches = [
+            _Texts(
+                texts[i : i + _TEXTS_PER_BATCH],
+                None if vectors is None else vectors[i : i + _TEXTS_PER_BATCH],
+            )
+            for i in starts
+        ]
+        sketches = [measure.sketches(batches, self._workers) for measure in self._measures]
         repeats: list[Repeat | None] = []
         for batch, *own in zip(batches, *sketches, strict=True):
-            repeats += self._add_batch(batch, own)
+            repeats += self._add_batch(batch.texts, own)
         return repeats
 
     def _add_batch(self, texts: Sequence[str], sketches: Sequence[Sketches]) -> list[Repeat | None]:
@@ -188,17 +214,8 @@ class _MinHashes:
         )
         self._texts: list[str] = []  # by place
 
-    def sketches(self, batches: Sequence[Sequence[str]], num_processes: int) -> Iterator[Sketches]:
-        if num_processes == 1 or len(batches) < 2:
-            yield from map(self._sketch, batches)
-            return
-        # Spawned, since JAX has threads. Few batches are under way at a time: each is a copy of its texts.
-        context, rest = multiprocessing.get_context("spawn"), iter(batches)
-        with concurrent.futures.ProcessPoolExecutor(num_processes, mp_context=context) as pool:
-            under_way = [pool.submit(self._sketch, b) for b in itertools.islice(rest, num_processes + 1)]
-            while under_way:
-                yield under_way.pop(0).result()
-                under_way += [pool.submit(self._sketch, batch) for batch in itertools.islice(rest, 1)]
+    def sketches(self, batches: Sequence[_Texts], workers: BatchWorkers) -> Iterator[Sketches]:
+        return workers.map(self._sketch, (batch.texts for batch in batches))
 
     def similarities(
         self, text: str, features: np.ndarray, places: Int[np.ndarray, " places"]
@@ -227,17 +244,18 @@ class _Embeddings:
             seed=config.seed,
         )
 
-    def sketches(self, batches: Sequence[Sequence[str]], num_processes: int) -> Iterator[Sketches]:
-        del num_processes  # matrix products take all cores
+    def sketches(self, batches: Sequence[_Texts], workers: BatchWorkers) -> Iterator[Sketches]:
+        del workers  # matrix products take all cores
         for batch in batches:
-            yield self._sketch(np.asarray(self._encode(batch), np.float32))
+            vectors = self._encode(batch.texts) if batch.vectors is None else batch.vectors
+            yield self._sketch(np.asarray(vectors, np.float32))
 
     def similarities(
         self, text: str, features: np.ndarray, places: Int[np.ndarray, " places"]
     ) -> Iterator[tuple[int, float]]:
         """The cosines with the texts in the places."""
-        vectors = self.table.features(places).astype(np.float32)
-        yield from zip(places.tolist(), (vectors @ features.astype(np.float32)).tolist(), strict=True)
+        cosines = self.table.features(places).astype(np.float64) @ features.astype(np.float64)
+        yield from zip(places.tolist(), cosines.tolist(), strict=True)
 
     def keep(self, text: str) -> None:
         pass  # its vector is in the table

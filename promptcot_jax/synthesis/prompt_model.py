@@ -16,6 +16,7 @@ from promptcot_jax.data import examples, templates
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.sampling import completions, rollouts, scoring
 from promptcot_jax.synthesis import writing
+from promptcot_jax.synthesis.drafts import Draft
 
 
 def draft_writer(
@@ -34,7 +35,7 @@ def draft_writer(
 
     def to_drafts(
         draws: Sequence[rollouts.Draw[ConceptSet]], drawn: Sequence[completions.Completion]
-    ) -> list[writing.Draft]:
+    ) -> list[Draft]:
         token_log_probs = scoring.score(
             lm,
             model.params,
@@ -48,12 +49,12 @@ def draft_writer(
             for draw, completion, scores in zip(draws, drawn, token_log_probs, strict=True)
         ]
 
-    def write_drafts(path: epath.PathLike, draws: Sequence[rollouts.Draw[ConceptSet]]) -> list[writing.Draft]:
+    def write_drafts(path: epath.PathLike, draws: Sequence[rollouts.Draw[ConceptSet]]) -> list[Draft]:
         return rollouts.map_draws(
             path,
             draws,
             to_drafts,
-            writing.Draft,
+            Draft,
             sampler=sampler,
             prompt_ids=prompt_ids,
             shard_size=config.requests_per_shard,
@@ -68,14 +69,14 @@ def to_draft(
     draw: rollouts.Draw[ConceptSet],
     completion: completions.Completion,
     token_log_probs: np.ndarray,
-) -> writing.Draft:
+) -> Draft:
     """Splits one scored completion into its z and x parts."""
     ended = completion.finish_reason == "stop"
     ids = completion.ids_without_end
     text = tokenizer.decode(ids)
     split = len(examples.leading_rationale(tokenizer, ids)[0])
     parsed = templates.parse_problem(text) if ended else None
-    return writing.Draft(
+    return Draft(
         request=draw.index,
         concept_set_id=draw.row.id,
         sample=draw.sample,

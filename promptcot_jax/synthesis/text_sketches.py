@@ -82,8 +82,7 @@ def vector_sketches(
     draw = np.random.default_rng(seed)
     planes = draw.standard_normal((vectors.shape[1], num_bands * bits_per_band), np.float32)
     sides = (vectors @ planes > 0).reshape(-1, num_bands, bits_per_band)
-    codes = sides @ (np.uint64(1) << np.arange(bits_per_band, dtype=np.uint64))  # [texts, bands]
-    return Sketches(_buckets(codes[:, :, None]), vectors.astype(np.float16))
+    return Sketches(_buckets(np.packbits(sides, axis=-1)), vectors.astype(np.float16))
 
 
 def _buckets(values: UInt[np.ndarray, "texts bands length"]) -> UInt[np.ndarray, "texts bands"]:

@@ -1,142 +1,150 @@
-"""Writing problems: (z, x) ~ p_theta(. | c) for each concept set, and what is kept of them.
+"""Writing problems: (z, x) ~ p_theta(. | c) for one list of concepts after the other, until enough are kept.
 
-Draws are numbered, a draw's noise is keyed by its number, and samples are kept as they come, so that a killed
-run goes on with the missing ones and ends in the same bytes. Dropping is exact and counted by
-reason; a sample that was dropped stays readable among the raw samples. Filters that judge a problem
-(solvable, hard, new against benchmarks) belong to curation, not here.
+Work goes in waves. How many lists the next wave takes follows from the share of drafts kept so far, so the
+whole is a function of the seed. Draws are numbered through all waves, a draw's noise is keyed by its number,
+and a wave's samples are kept as they come: a killed run reads the finished waves, goes on with the missing
+draws and ends in the same bytes. Nothing that was sampled is lost: drafts stay as they are, and
+`rejects.jsonl` says why one was not kept.
 """
 
+import collections
 import dataclasses
-import re
+import logging
+import math
+import os
+import sys
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from etils import epath
 
 from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import ConceptSet, Problem
-from promptcot_jax.data import templates
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling.rollouts import Draw, draws_of
-from promptcot_jax.synthesis import text_sketches
-
-DROP_REASONS = ("unfinished", "unparseable", "empty", "duplicate", "duplicate_of_seed")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Draft:
-    """What p_theta wrote for one request, before anything is dropped."""
-
-    request: int
-    concept_set_id: str
-    sample: int
-    text: str  # without the end token
-    finish_reason: Literal["stop", "length"]
-    num_tokens: int  # the end token included
-    log_p_z: (
-        float  # log p_theta(z | c) of the sampled ids up to the end of the z block (all of them without one)
-    )
-    log_p_x: float  # log p_theta(x | z, c) of the rest, the end token included
-    retokenized: bool  # its text would tokenize otherwise; the scores are those of the sampled ids
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Author:
-    """Which model wrote the problems, for their lineage."""
-
-    model_digest: str
-    round_index: int  # -1: the cold start, or a model of no EM round
-    seed: int
-
+from promptcot_jax.synthesis.drafts import Author, Draft
+from promptcot_jax.synthesis.selection import REASONS, Reject, Selection
 
 WriteDrafts = Callable[[epath.PathLike, Sequence[Draw[ConceptSet]]], list[Draft]]
+NextSets = Callable[[int], list[ConceptSet]]  # so many, or those that are left
+
+_GUESSED_SHARE = 0.5  # of drafts that are kept, before any is known
+_LEAST_SHARE = 0.02  # a wave is planned by; a model whose drafts are all rejected must not plan for ever more
+_MOST_GROWTH = 4  # of a wave over the one before
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WaveConfig:
+    """How much is written.
+
+    Attributes:
+        num_concept_sets: lists of concepts, without a target; all of a file where 0.
+        target: problems to keep; waves go on until there are as many, or `max_concept_sets` are used up.
+        rows_per_file: of `problems.jsonl` and `rejects.jsonl`; more go into shards.
+    """
+
+    num_concept_sets: int = 0
+    target: int = 0
+    max_concept_sets: int = 100_000
+    rows_per_file: int = 50_000
+
+    def __post_init__(self):
+        for name in ("num_concept_sets", "target"):
+            if getattr(self, name) < 0:
+                raise WrongUse(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        for name in ("max_concept_sets", "rows_per_file"):
+            if getattr(self, name) < 1:
+                raise WrongUse(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.target and self.num_concept_sets:
+            raise WrongUse(
+                f"num_concept_sets is {self.num_concept_sets} and target {self.target}: with a target the "
+                "number of lists follows from what is kept; set one to 0 (max_concept_sets is the limit)."
+            )
 
 
 def write_problems(
-    concept_sets: Sequence[ConceptSet],
+    next_sets: NextSets,
     *,
+    config: WaveConfig,
     write_drafts: WriteDrafts,
     samples_per_set: int,
+    selection: Selection,
     author: Author,
-    seed_problems: Sequence[str],
-    drafts_path: epath.PathLike,
+    directory: epath.PathLike,
     problems_path: epath.PathLike,
 ) -> dict[str, int]:
-    """Samples, parses, drops, and writes drafts and problems; returns the counts for the manifest.
+    """Samples, selects and writes drafts, rejects and problems; returns the counts for the manifest.
 
     Args:
-        write_drafts: samples all draws into a file, see `prompt_model.draft_writer`.
-        seed_problems: texts that a new problem must not repeat.
+        next_sets: the concept lists in order, so many at each call.
+        write_drafts: samples draws into a file, see `prompt_model.draft_writer`.
+        selection: its `select` is called on the first host only.
+        directory: of drafts and rejects.
     """
-    drafts = write_drafts(drafts_path, draws_of(concept_sets, samples_per_set))
-    problems, counts = select_problems(drafts, concept_sets, author=author, seed_problems=seed_problems)
-    hosts.wait_for_first("write problems", lambda: jsonl.write_records(problems_path, problems))
-    return counts
+    problems: list[Problem] = []
+    rejects: list[Reject] = []
+    used = drafted = retokenized = kept = waves = before = 0
+    while size := next_wave(config, kept, drafted, used, before, samples_per_set):
+        sets = next_sets(size)
+        if not sets:
+            break
+        draws = draws_of(sets, samples_per_set, first=drafted)
+        drafts = write_drafts(os.path.join(directory, f"drafts_{waves:03d}.jsonl"), draws)
+        by_id = {concept_set.id: concept_set for concept_set in sets}
+
+        def select(drafts: Sequence[Draft] = drafts, by_id: dict[str, ConceptSet] = by_id) -> list[int]:
+            selected, rejected = selection.select(drafts, by_id, author)
+            problems.extend(selected)
+            rejects.extend(rejected)
+            left = {(reject.concept_set_id, reject.sample) for reject in rejected}
+            odd = sum(d.retokenized and (d.concept_set_id, d.sample) not in left for d in drafts)
+            return [len(selected), odd]
+
+        selected, odd = hosts.decided_by_first(f"select wave {waves}", select)
+        before, used, drafted, waves = len(sets), used + len(sets), drafted + len(draws), waves + 1
+        kept, retokenized = kept + selected, retokenized + odd
+        log.info("wave %d: %d of %d drafts kept, %d in all", waves, selected, len(drafts), kept)
+    if kept < config.target:
+        log.warning(
+            "%d problems kept of the %d asked for, from %d concept sets; raise MAX_CONCEPT_SETS (%d), bring "
+            "more concepts, or look in rejects.jsonl for the rule that refuses most",
+            kept,
+            config.target,
+            used,
+            config.max_concept_sets,
+        )
+
+    def write() -> dict[str, int]:
+        jsonl.write_records(problems_path, problems, config.rows_per_file)
+        jsonl.write_records(os.path.join(directory, "rejects.jsonl"), rejects, config.rows_per_file)
+        by_reason = collections.Counter(reject.reason for reject in rejects)
+        return {f"dropped_{reason}": by_reason[reason] for reason in REASONS if by_reason[reason]}
+
+    dropped = hosts.decided_by_first("write problems", write)
+    return {
+        "concept_sets": used,
+        "waves": waves,
+        "in": drafted,
+        "out": kept,
+        **dropped,
+        "retokenized": retokenized,
+    }
 
 
-def select_problems(
-    drafts: Sequence[Draft],
-    concept_sets: Sequence[ConceptSet],
-    *,
-    author: Author,
-    seed_problems: Sequence[str],
-) -> tuple[list[Problem], dict[str, int]]:
-    """The problems worth keeping, in order, and the counts: in, out, dropped by reason, kept but retokenized.
+def next_wave(
+    config: WaveConfig, kept: int, drafted: int, used: int, before: int, samples_per_set: int
+) -> int:
+    """How many lists the next wave takes, after `kept` of `drafted` drafts from `used` lists; 0: no more.
 
-    Of several drafts with one problem text the first is kept.
+    Args:
+        before: lists of the wave before.
     """
-    by_id = {concept_set.id: concept_set for concept_set in concept_sets}
-    of_seeds = {text_sketches.comparable(text) for text in seed_problems}
-    written: set[str] = set()
-    problems = []
-    counts = {"concept_sets": len(concept_sets), "in": len(drafts), "out": 0}
-    counts |= {f"dropped_{reason}": 0 for reason in DROP_REASONS} | {"retokenized": 0}
-    for draft in drafts:
-        parsed = templates.parse_problem(draft.text) if draft.finish_reason == "stop" else None
-        if parsed is None:
-            counts[f"dropped_{_why_not_parsed(draft)}"] += 1
-            continue
-        rationale, problem = parsed
-        text = text_sketches.comparable(problem)
-        if text in of_seeds or text in written:
-            counts["dropped_duplicate_of_seed" if text in of_seeds else "dropped_duplicate"] += 1
-            continue
-        written.add(text)
-        counts["out"] += 1
-        counts["retokenized"] += draft.retokenized
-        concept_set = by_id[draft.concept_set_id]
-        problems.append(
-            Problem(
-                id=f"{concept_set.id}-r{author.round_index}-s{author.seed}-{draft.sample}",
-                domain=concept_set.domain,
-                concepts=concept_set.concepts,
-                level=concept_set.level,
-                rationale=rationale,
-                problem=problem,
-                log_p_z=draft.log_p_z,
-                log_p_x=draft.log_p_x,
-                model_digest=author.model_digest,
-                round_index=author.round_index,
-                seed=author.seed,
-                sample=draft.sample,
-            )
-        )
-    return problems, counts
-
-
-_EMPTY_BLOCK = re.compile(
-    "|".join(
-        rf"{re.escape(begin)}\s*{re.escape(end)}"
-        for begin, end in (
-            (templates.BEGIN_RATIONALE, templates.END_RATIONALE),
-            (templates.BEGIN_PROBLEM, templates.END_PROBLEM),
-        )
-    )
-)
-
-
-def _why_not_parsed(draft: Draft) -> str:
-    """The reason under which a draft that gave no (z, x) is counted."""
-    if draft.finish_reason == "length":
-        return "unfinished"
-    return "empty" if not draft.text.strip() or _EMPTY_BLOCK.search(draft.text) else "unparseable"
+    if not config.target:
+        return 0 if used else config.num_concept_sets or sys.maxsize
+    if kept >= config.target:
+        return 0
+    share = max(kept / drafted, _LEAST_SHARE) if drafted else _GUESSED_SHARE
+    size = math.ceil((config.target - kept) / (share * samples_per_set))
+    return min(size, _MOST_GROWTH * before or size, config.max_concept_sets - used)

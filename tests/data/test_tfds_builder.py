@@ -86,7 +86,7 @@ def test_problems_keep_their_lineage(tmp_path: pathlib.Path):
     builder = built(tmp_path, tmp_path / "out", "problems", "array_record")
     (example,) = examples(builder, "array_record", "train")
     single = {"log_p_z": float(np.float32(-0.1)), "log_p_x": float(np.float32(-2e-9))}
-    assert example == dataclasses.asdict(PROBLEM) | {"concepts": ["a"]} | single
+    assert example == dataclasses.asdict(PROBLEM) | {"concepts": ["a"], "filters": []} | single
 
 
 def test_a_directory_without_the_records_is_refused(tmp_path: pathlib.Path):

@@ -30,6 +30,7 @@ BEFORE = {
     "data/tasks.gin": ("stages/sft.gin",),
     "models/lora.gin": ("stages/cold_start.gin",),
     "stages/em_settings.gin": ("stages/em.gin",),
+    "stages/synthesize_settings.gin": ("stages/synthesize.gin",),
     "stages/plan.gin": ("stages/cold_start.gin",),
 }
 AFTER = {

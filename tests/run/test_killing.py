@@ -65,13 +65,16 @@ def test_synthesize(tmp_path: Path):
         "synthesize",
         "--gin_file=stages/synthesize.gin",
         f"--gin.PROMPT_MODEL='{model}'",
-        "--gin.NUM_CONCEPT_SETS=16",
+        "--gin.NUM_CONCEPT_SETS=0",
+        "--gin.TARGET=24",  # of which this model keeps none: two waves, of 12 lists and of the other 8
+        "--gin.MAX_CONCEPT_SETS=20",
         "--gin.SAMPLES_PER_SET=4",
         "--gin.MAX_PROBLEM_TOKENS=48",
+        "--gin.PROBLEM_TEMPERATURE=1.0",
         "--gin.synthesize/rollouts.RolloutConfig.requests_per_shard=8",
     ]
-    for shards in (1, 4):
-        pattern = "synthesize/drafts-*.jsonl"
+    for wave, shards in ((0, 1), (0, 4), (1, 2)):
+        pattern = f"synthesize/drafts_{wave:03d}-*.jsonl"
         killing.kill_when([*settings, f"--workdir={killed}"], killed, pattern, count=shards)
     killing.run_to_end([*settings, f"--workdir={killed}"])
     killing.run_to_end([*settings, f"--workdir={undisturbed}"])

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -10,13 +11,17 @@ import pytest
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import SolvedMathProblem, SolvedProgramProblem, StdioTest
+from promptcot_jax.core.records import ConceptSet, SolvedMathProblem, SolvedProgramProblem, StdioTest, Triple
 from promptcot_jax.data import training_sets
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import evaluate, model_source, sft, synthesize
 from promptcot_jax.sampling import engine, rollouts, token_choice
+from promptcot_jax.synthesis.concept_pool import PoolConfig
+from promptcot_jax.synthesis.filters import FilterConfig
+from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
+from promptcot_jax.synthesis.writing import WaveConfig
 from promptcot_jax.trainers import fitter, loop
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.verify import sandbox, sandbox_host
@@ -118,16 +123,45 @@ def test_a_problem_names_the_round_of_the_model_that_wrote_it(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_concept_sets": -1}, "num_concept_sets must be 0 or more"),
-        ({"num_concept_sets": 1, "score_tokens": 0}, "score_tokens at least 1"),
-        ({"num_concept_sets": 0}, "nothing to write about"),
+        ({"score_tokens": 0}, "score_tokens and filter_processes must be at least 1"),
+        ({}, "nothing to write: set num_concept_sets or target"),
+        ({"waves": WaveConfig(target=3)}, "names? no concepts"),
+        ({"concept_sets": "{workdir}/sets.jsonl", "waves": WaveConfig(num_concept_sets=3)}, "has 2 lists"),
+        ({"encoder": "{workdir}/none"}, "no config.json in it"),
     ],
 )
-def test_synthesize_refuses_counts_that_mean_nothing(tmp_path: Path, settings: dict, message: str):
+def test_synthesize_refuses_settings_that_mean_nothing(tmp_path: Path, settings: dict, message: str):
     jsonl.write_records(tmp_path / "triples.jsonl", [])
+    sets = [ConceptSet(id=str(i), concepts=("primes",)) for i in range(2)]
+    jsonl.write_records(tmp_path / "sets.jsonl", sets)
+    given: dict[str, Any] = {"waves": WaveConfig()} | settings
     with pytest.raises(WrongUse, match=message):
         synthesize.synthesize(
-            workdir=str(tmp_path), config=WRITING, mesh=mesh_lib.MeshConfig(), prompt_model="none", **settings
+            workdir=str(tmp_path),
+            config=WRITING,
+            mesh=mesh_lib.MeshConfig(),
+            pool=PoolConfig(),
+            filters=FilterConfig(),
+            duplicates=DuplicateConfig(),
+            prompt_model="none",
+            **given,
+        )
+
+
+def test_more_lists_than_the_pool_gives_are_refused(tmp_path: Path):
+    triple = Triple(concepts=("primes", "sums"), rationale="z", problem="What is the sum of two primes?")
+    jsonl.write_records(tmp_path / "triples.jsonl", [triple])
+    save_model(tmp_path / "theta", {})
+    with pytest.raises(WrongUse, match="5 concept sets.*no more than 1 different ones.*from 2 concepts"):
+        synthesize.synthesize(
+            workdir=str(tmp_path),
+            config=WRITING,
+            mesh=mesh_lib.MeshConfig(),
+            waves=WaveConfig(num_concept_sets=5),
+            pool=PoolConfig(),
+            filters=FilterConfig(),
+            duplicates=DuplicateConfig(),
+            prompt_model=str(tmp_path / "theta"),
         )
 
 

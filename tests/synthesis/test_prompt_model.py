@@ -8,8 +8,13 @@ from promptcot_jax.checkpoints import load
 from promptcot_jax.core.records import ConceptSet
 from promptcot_jax.data import examples, templates
 from promptcot_jax.models import causal_lm
+from promptcot_jax.models.hashed_tfidf import HashedTfidf
 from promptcot_jax.sampling import completions, engine, rollouts, scoring, token_choice
 from promptcot_jax.synthesis import prompt_model, writing
+from promptcot_jax.synthesis.drafts import Author
+from promptcot_jax.synthesis.filters import FilterConfig
+from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
+from promptcot_jax.synthesis.selection import Selection
 from tests import toys
 
 SETS = [ConceptSet(id=f"set{i}", concepts=(f"topic {i}",), level="2") for i in range(3)]
@@ -30,12 +35,13 @@ def model():
 
 def write(model, directory, write_drafts):
     return writing.write_problems(
-        SETS,
+        lambda size: SETS[:size],
+        config=writing.WaveConfig(),
         write_drafts=write_drafts,
         samples_per_set=CONFIG.samples_per_row,
-        author=writing.Author(model_digest="abc", round_index=-1, seed=CONFIG.seed),
-        seed_problems=[],
-        drafts_path=directory / "synthesize" / "drafts.jsonl",
+        selection=Selection(FilterConfig(), DuplicateConfig(), encode=HashedTfidf([]), seed_problems=[]),
+        author=Author(model_digest="abc", round_index=-1, seed=CONFIG.seed),
+        directory=directory / "synthesize",
         problems_path=directory / "problems.jsonl",
     )
 
@@ -56,10 +62,13 @@ def test_a_killed_run_of_the_real_sampler_ends_in_the_same_bytes(model, tmp_path
         write(model, tmp_path / "killed", write_drafts)
     write(model, tmp_path / "killed", write_drafts)
     assert scored == [2, 2, 2, 2]  # the first shard once, the second twice, the third once
-    for name in ("problems.jsonl", "synthesize/drafts.jsonl"):
+    for name in ("problems.jsonl", "synthesize/drafts_000.jsonl", "synthesize/rejects.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
-    assert sorted(p.name for p in (tmp_path / "killed" / "synthesize").iterdir()) == ["drafts.jsonl"]
-    texts = (tmp_path / "whole" / "synthesize" / "drafts.jsonl").read_text().splitlines()
+    assert sorted(p.name for p in (tmp_path / "killed" / "synthesize").iterdir()) == [
+        "drafts_000.jsonl",
+        "rejects.jsonl",
+    ]
+    texts = (tmp_path / "whole" / "synthesize" / "drafts_000.jsonl").read_text().splitlines()
     assert len(set(texts)) == 6  # every request has noise of its own
 
 

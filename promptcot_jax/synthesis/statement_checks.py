@@ -65,6 +65,7 @@ _PICTURE = re.compile(
     r"\b(?:in|on|of|from|use|using|see) (?:the|this) (?:figure|diagram|chart|bar graph|illustration)\b"
     rf"|\b(?:following|accompanying|adjacent) {_SHOWN_THING}\b"
     rf"|\b{_SHOWN_THING}s? (?:above|below|shown|at (?:the )?(?:right|left))\b"
+    r"|\bthe \w+ (?:shown|pictured)(?=[.,?]| above| below| here)"
     r"|\bas (?:shown|pictured|drawn|seen) (?:in|on|above|below|here)\b|\b(?:Figure|Fig\.) \d+\b",
     re.IGNORECASE,
 )
@@ -109,8 +110,9 @@ def gap(problem: str, domain: Domain) -> StatementFault | None:
 
 _COMMANDS: Mapping[Domain, re.Pattern[str]] = {
     "math": re.compile(
-        r"\b(?:find|determine|compute|calculate|evaluate|simplify|factor|expand|express|solve|give|state|name"
-        r"|list|write|enter|convert|round|estimate|order|count|identify|graph|what|how|which|who|when|where)\b",
+        r"(?:^|[^\w\s]\s*|\b(?:and|then|please|now|to|completely)\s+)(?:find|determine|compute|calculate|evaluate"
+        r"|simplify|factor|expand|express|solve|give|state|name|list|write|enter|convert|round|estimate"
+        r"|rationalize|order|count|identify|graph|what|how|which|who|when|where)\b",
         re.IGNORECASE,
     ),
     "code": re.compile(

@@ -238,7 +238,7 @@ def test_a_server_that_misbehaves_costs_votes_with_reasons_and_nothing_else(tmp_
 
     def misbehaving(body, attempt):
         problem, kind = problem_of(body), kind_of(body)
-        number = next((int(word) for word in problem.split() if word.isdigit()), None)
+        number = int(problem.split()[2]) if "Amara" in problem else None
         if kind == "solver" and number in for_good:
             return for_good[number]
         if kind == "judge" and number == 8:
@@ -281,7 +281,7 @@ def test_a_server_that_misbehaves_costs_votes_with_reasons_and_nothing_else(tmp_
         (["--gin.VERIFY_PROBLEMS='nowhere.jsonl'"], "nowhere.jsonl: no such file"),
         (
             ["--gin.VERIFY_PROBLEMS='{tmp}/question.jsonl'"],
-            "question.jsonl:1: field 'problem' of OpenProblem is",
+            "question.jsonl:1: field 'problem' of",
         ),
         (["--gin.VERIFY_PROBLEMS='{tmp}/empty.jsonl'"], "empty.jsonl:1: the problem is empty"),
         (["--gin.VERIFY_PROBLEMS='{tmp}/twice.jsonl'"], "two problems have the id 'a'"),
@@ -404,9 +404,8 @@ def mbpp_rows(limit: int) -> list[dict]:
         if row["test_setup"] or not all(calls):
             continue
         ask = "Read the arguments as one Python tuple literal. Print the result's repr."
-        reads = (
-            f"import ast, sys\nprint(repr({calls[0].function}(*ast.literal_eval(sys.stdin.read().strip()))))"
-        )
+        arguments = "*ast.literal_eval(sys.stdin.read().strip())"
+        reads = f"import ast, sys\nprint(repr({calls[0].function}({arguments})))"
         found.append(
             {
                 "id": row["id"],

@@ -6,10 +6,10 @@
     python benchmarks/verification.py programs [--problems=24]
 
 The problems are the corpus's own, whose generator knows every answer, and copies with planted faults
-(`data/corpus/faults.py`), one kind each. `votes` wants a workdir of the stages `corpus` and `sft`: its solver
-votes, through `promptcot verify`, in WORKDIR/verification. `judge` shows sound and faulty problems to a model.
-In `programs` no model is asked: the solutions of a problem are its reference program in two texts and, in
-place of some, programs with a planted fault. Figures go to standard output as tables.
+(`data/corpus/faults.py`), one kind each. `votes` wants a workdir of the stages `corpus` and `sft`: its
+solver votes, through `promptcot verify`, in WORKDIR/verification. `judge` shows sound and faulty problems to
+a model. In `programs` no model is asked: the solutions of a problem are its reference program in two texts
+and, in place of some, programs with a planted fault. Figures go to standard output as tables.
 """
 
 import argparse

@@ -403,15 +403,17 @@ def test_seqio_never_cuts_a_row_silently(triples_file):
 
 
 @pytest.mark.parametrize("rates", [None, {"math": 1.0, "code": 3.0}])
-def test_domains_mix_by_rate(triples_file, rates):
-    seqio_tasks.register_tasks(VOCABULARY, triples={"train": str(triples_file)}, rates=rates)
+def test_domains_mix_by_rate(tmp_path, rates):
+    # As many rows as seqio shuffles at once: a short file would be opened again for every few of them.
+    many = (dataclasses.replace(triple, id=f"{triple.id}-{i}") for i in range(1000) for triple in TRIPLES)
+    seqio_tasks.register_tasks(VOCABULARY, triples=written(tmp_path, *many), rates=rates)
     mixture = seqio.get_mixture_or_task("p_theta_by_domain")
 
     def drawn() -> list[tuple[int, ...]]:
         dataset = mixture.get_dataset(LENGTHS, shuffle=True, seed=1, num_epochs=None)
         return [tuple(row["targets"].tolist()) for row in dataset.take(100).as_numpy_iterator()]
 
-    (code,) = (tuple(example.completion_ids) for example in all_examples("p_theta_code"))
+    (code,) = {tuple(example.completion_ids) for example in all_examples("p_theta_code")}
     first = drawn()
     assert first.count(code) / 100 == pytest.approx(0.25 if rates is None else 0.75, abs=0.1)
     assert drawn() == first

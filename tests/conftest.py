@@ -14,6 +14,8 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8"
     + " --xla_backend_optimization_level=0"
     + " --xla_llvm_disable_expensive_passes=true"
+    + " --xla_cpu_use_fusion_emitters=false"  # a third of what compiling takes
+    + " --xla_cpu_parallel_codegen_split_count=1"  # of parts that are compiled in parallel, each at a price
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # stages would keep programs in the user's home

@@ -507,6 +507,13 @@ def test_one_wave_compiles_each_program_once_and_the_next_ones_nothing(params, c
         assert not compilations(caplog, again)
 
 
+@pytest.fixture
+def quick_collections():
+    """Objects from before a test are none of its garbage; there are a million of them after other tests."""
+    gc.collect()
+    gc.freeze()
+
+
 def num_live(shape: tuple[int, ...]) -> int:
     gc.collect()
     return sum(array.shape == shape for array in jax.live_arrays())
@@ -515,6 +522,7 @@ def num_live(shape: tuple[int, ...]) -> int:
 TIGHT_CACHE = (13 * 2, 2, 8, 8)  # pages of two layers, heads, page, head dim: keys and values alike
 
 
+@pytest.mark.usefixtures("quick_collections")
 def test_the_cache_is_updated_in_place_and_goes_with_its_wave(params, tight, monkeypatch):
     pointers = set()
 
@@ -541,6 +549,7 @@ def test_the_cache_is_updated_in_place_and_goes_with_its_wave(params, tight, mon
     assert len(pointers) == 1
 
 
+@pytest.mark.usefixtures("quick_collections")
 def test_no_parameters_outlive_their_wave(params, tight):
     requests = [request(i, some_ids(i, 13)) for i in range(3)]
     serve(tight, params, requests)

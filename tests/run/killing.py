@@ -2,13 +2,18 @@
 
 A command runs as its own process (`python -m promptcot_jax ...`), since only then does a kill take with it
 everything that a real one would: threads that write checkpoints, half-written files, the lock.
+
+A command that is killed five times starts six times. As at a user's, programs are kept from one start to the
+next, for the time of one test run; else compiling them would be most of what these tests do.
 """
 
+import functools
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +24,31 @@ ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 300.0
 
 
+@functools.cache
+def _programs() -> tempfile.TemporaryDirectory:
+    """Where the commands of this process keep compiled programs; it goes when the process does."""
+    return tempfile.TemporaryDirectory(prefix="promptcot_programs_")
+
+
+def environment(*, num_devices: int = 1) -> dict[str, str]:
+    """The environment of a command on simulated devices."""
+    devices = "" if num_devices == 1 else f"--xla_force_host_platform_device_count={num_devices}"
+    return os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": devices,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_COMPILATION_CACHE": "true",
+        "JAX_COMPILATION_CACHE_DIR": _programs().name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
 def start(arguments: Sequence[str], *, num_devices: int = 1) -> subprocess.Popen:
     """Starts `promptcot ARGUMENTS` on simulated devices."""
-    devices = "" if num_devices == 1 else f"--xla_force_host_platform_device_count={num_devices}"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": devices, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "promptcot_jax", *arguments]
-    return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=environment(num_devices=num_devices), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
 
 
 def run_to_end(arguments: Sequence[str]) -> None:

@@ -1,6 +1,5 @@
 """A model of one's own through gin alone: the worked example of `docs/models.md` in cold start and EM."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.run import configuration, model_source
+from tests.run import killing
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -25,8 +25,8 @@ SMALL = [
     "--gin.t5x_decoder.T5xConfig.mlp_dim=64",
     "--gin.ROW_LENGTH=384",
     "--gin.COLD_START_ROWS=64",
-    "--gin.COLD_START_EPOCHS=40",
-    "--gin.COLD_START_BATCH=8",
+    "--gin.COLD_START_EPOCHS=10",
+    "--gin.COLD_START_BATCH=2",  # many small steps: q_phi must learn to end its rationales
     "--gin.COLD_START_ROLES=('theta','phi')",
     "--gin.EM_FIRST_TRIPLE=64",
     "--gin.EM_PAIRS_PER_ROUND=16",
@@ -49,9 +49,8 @@ model_source.FromScratch.model = @t5x_decoder.T5xConfig()
 def promptcot(*arguments: str, directory: Path = EXAMPLES) -> subprocess.CompletedProcess:
     """As the installed command runs: without the current directory on Python's path (-P)."""
     code = "import sys; from promptcot_jax.run import cli; sys.exit(cli.main(sys.argv[1:]))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     command = [sys.executable, "-P", "-c", code, *arguments]
-    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, cwd=directory, env=killing.environment(), capture_output=True, text=True)
 
 
 def test_the_gin_file_builds_the_model_of_its_class(monkeypatch: pytest.MonkeyPatch):

@@ -193,11 +193,23 @@ class Problem:
     seed_similarity: float = 0.0  # cosine with the nearest seed problem
 
 
+@dataclasses.dataclass(frozen=True)
+class AnswerGroup:
+    """Equivalent answers, and which of a problem's sampled solutions gave them."""
+
+    answer: str  # as the first of them wrote it
+    samples: tuple[int, ...]
+
+
+Pool = Literal["", "easy", "medium", "hard"]  # empty: nothing is known of the difficulty
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerifiedMathPrompt:
     """A mathematics problem to post-train on, with its answer.
 
-    A synthesized one has its `Problem`'s id, and with it the lineage; an imported one may have no concepts.
+    One that `verify` wrote has its votes, its difficulty for the solver that voted, and the lineage of its
+    `Problem`; an imported one has what it came with, and may have no concepts.
     """
 
     id: str = ""
@@ -207,6 +219,20 @@ class VerifiedMathPrompt:
     problem: str
     answer: str
     agreement: float = 1.0  # share of sampled solutions that gave this answer, in (0, 1]; 1: it was given
+    votes: tuple[AnswerGroup, ...] = ()  # most first; a solution in no group gave no answer
+    num_solutions: int = 0
+    pass_share: float = 0.0  # share of the solutions that are right by the answer
+    mean_tokens: float = 0.0  # of a solution
+    pool: Pool = ""
+    solver: str = ""
+    checks: tuple[str, ...] = ()  # that it passed, in order
+    rationale: str = ""
+    log_p_z: float = 0.0  # this and what follows: see `Problem`
+    log_p_x: float = 0.0
+    model_digest: str = ""
+    round_index: int = -1
+    seed: int = 0
+    sample: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,6 +245,24 @@ class VerifiedProgramPrompt:
     level: str = ""
     problem: str
     tests: tuple[StdioTest, ...]
+    agreement: float = 1.0  # least share of sampled solutions that print a test's output, in (0, 1]; 1: given
+    test_agreements: tuple[float, ...] = ()  # of each test
+    num_solutions: int = 0
+    pass_share: float = 0.0  # share of the solutions that pass all tests
+    mean_tokens: float = 0.0
+    pool: Pool = ""
+    solver: str = ""
+    solution: str = ""  # the program, of those that pass, whose mutants were tried
+    num_mutants: int = 0  # of them that could be judged
+    kill_rate: float = 0.0  # share of the mutants that fail a test
+    checks: tuple[str, ...] = ()
+    rationale: str = ""
+    log_p_z: float = 0.0
+    log_p_x: float = 0.0
+    model_digest: str = ""
+    round_index: int = -1
+    seed: int = 0
+    sample: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Many programs at once: worker processes, each of which grades one program at a time.
+"""Many programs at once: worker processes, each of which runs one program at a time.
 
 A worker is a bare interpreter that imports this room and nothing else: forking a trainer that holds gigabytes
 and a hundred threads, once for each sandbox, would be slow and is not safe. It never runs a program itself.
@@ -13,15 +13,17 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
+from typing import Any
 
 from promptcot_jax.core.records import ProgramTest
 from promptcot_jax.verify import programs, sandbox_host
-from promptcot_jax.verify.programs import ProgramSettings, TestReport
+from promptcot_jax.verify.programs import ProgramOutput, ProgramSettings, TestReport
 from promptcot_jax.verify.sandbox import Host
 
 Job = tuple[str, Sequence[ProgramTest]]  # a program and its tests
+Trial = tuple[str, Sequence[str]]  # a program and inputs
 
 _WORKER_TRIES = 2
 _SLACK_SECONDS = 120.0  # what starting sandboxes may add to the time of a program's tests
@@ -47,6 +49,32 @@ def run_many(
     """
     jobs, settings = list(jobs), settings or ProgramSettings()
     host = sandbox_host.find_host(settings.allow_weak_sandbox)
+    lost = TestReport(passed=False, status="sandbox_error", results=(), is_weak_sandbox=host.is_weak)
+    reports = _map("grade", jobs, settings, host, num_workers)
+    return [lost if report is None else report for report in reports]
+
+
+def outputs_of_many(
+    trials: Iterable[Trial], settings: ProgramSettings | None = None, *, num_workers: int | None = None
+) -> list[list[ProgramOutput]]:
+    """What programs print for inputs, in parallel; in the order of the trials. See `run_many`.
+
+    Raises:
+        SandboxUnavailable: as `run_many`.
+    """
+    trials, settings = list(trials), settings or ProgramSettings()
+    host = sandbox_host.find_host(settings.allow_weak_sandbox)
+    lost = ProgramOutput(failure="sandbox_error")
+    outputs = _map("run", trials, settings, host, num_workers)
+    return [
+        [lost] * len(inputs) if own is None else own for (_, inputs), own in zip(trials, outputs, strict=True)
+    ]
+
+
+def _map(
+    task: str, jobs: Sequence[Any], settings: ProgramSettings, host: Host, num_workers: int | None
+) -> list[Any]:
+    """What workers make of the jobs, in order; None where worker after worker is lost over one."""
     if not jobs:
         return []
     num_workers = min(num_workers or len(os.sched_getaffinity(0)), len(jobs))
@@ -58,14 +86,14 @@ def run_many(
         for worker in workers:
             idle.put(worker)
 
-        def grade(job: Job) -> TestReport:
+        def do(job: Any) -> Any:
             worker = idle.get()
             try:
-                return worker.grade(job)
+                return worker.do(task, job)
             finally:
                 idle.put(worker)
 
-        return list(threads.map(grade, jobs))
+        return list(threads.map(do, jobs))
 
 
 class _Worker:
@@ -104,29 +132,30 @@ class _Worker:
                 self._end()
                 self._start()
 
-    def grade(self, job: Job) -> TestReport:
-        """The report on one program; `sandbox_error` where worker after worker is lost over it."""
+    def do(self, task: str, job: Any) -> Any:
+        """What comes of one program; None where worker after worker is lost over it."""
         for _ in range(_WORKER_TRIES):
             with contextlib.suppress(OSError, EOFError):
-                self._connection.send((self._host, self._settings, job))
+                self._connection.send((task, self._host, self._settings, job))
                 if self._connection.poll(self._settings.total_seconds + _SLACK_SECONDS):
                     answer = self._connection.recv()
                     if isinstance(answer, TypeError):
                         raise answer
                     return answer
             self._replace()
-        return TestReport(
-            passed=False, status="sandbox_error", results=(), is_weak_sandbox=self._host.is_weak
-        )
+        return None
+
+
+_TASKS: Mapping[str, Callable[..., Any]] = {"grade": programs.grade_program, "run": programs.run_program}
 
 
 def serve(descriptor: int) -> None:
-    """What a worker does: reports on programs until its parent is gone."""
+    """What a worker does: runs programs until its parent is gone."""
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, OSError):
         while True:
-            host, settings, (program, tests) = connection.recv()
+            task, host, settings, (program, given) = connection.recv()
             try:
-                answer = programs.grade_program(program, tests, settings, host)
+                answer = _TASKS[task](program, given, settings, host)
             except TypeError as error:  # a test that cannot be put to a program
                 answer = error
             connection.send(answer)

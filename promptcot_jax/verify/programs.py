@@ -83,6 +83,14 @@ class TestReport:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ProgramOutput:
+    """What a program printed for an input."""
+
+    failure: Status | None = None  # why its output does not count; None: it ended by itself and without error
+    output: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ProgramSettings(Limits):
     """How programs are graded; the first three settings are those of each test."""
 
@@ -165,6 +173,14 @@ def grade_program(
     )
 
 
+def run_program(
+    program: str, inputs: Sequence[str], settings: ProgramSettings, host: Host
+) -> list[ProgramOutput]:
+    """What a program prints for each input, where nobody knows what it should; under the limits of a test."""
+    with _Grader(host, program, settings) as grader:
+        return [grader.run(text) for text in inputs]
+
+
 def _status_of(results: Sequence[TestResult]) -> Status:
     """A test that failed decides; one that could not be run leaves the program undecided."""
     if not results:
@@ -226,12 +242,25 @@ class _Grader:
         except (SandboxFailed, OSError) as failure:  # OSError: this process is out of descriptors or the like
             return TestResult(status="sandbox_error", detail=str(failure))
 
-    def _grade_stdio(self, test: StdioTest) -> TestResult:
+    def run(self, text: str) -> ProgramOutput:
+        """What the program prints for an input."""
+        if time.monotonic() >= self._end_of_time:
+            return ProgramOutput(failure="timeout")
+        try:
+            outcome = self._outcome(text, self._output_bytes(0))
+            return ProgramOutput(failure=_failure(outcome), output=outcome.stdout.decode())
+        except (SandboxFailed, OSError):  # as in `grade`
+            return ProgramOutput(failure="sandbox_error")
+        except UnicodeDecodeError:  # which no expectation can hold
+            return ProgramOutput(failure="wrong_answer")
+
+    def _outcome(self, text: str, output_bytes: int) -> Outcome:
         sandbox = self._program.get()
-        sandbox.start({"kind": "stdio"}, test.input.encode(errors="surrogatepass"))
-        outcome = sandbox.finish(
-            deadline=self._deadline(), output_bytes=self._output_bytes(len(test.output.encode()))
-        )
+        sandbox.start({"kind": "stdio"}, text.encode(errors="surrogatepass"))
+        return sandbox.finish(deadline=self._deadline(), output_bytes=output_bytes)
+
+    def _grade_stdio(self, test: StdioTest) -> TestResult:
+        outcome = self._outcome(test.input, self._output_bytes(len(test.output.encode())))
         return _result(
             outcome, output_match.outputs_match(test.output, outcome.stdout, self._settings.float_tolerance)
         )

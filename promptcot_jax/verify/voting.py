@@ -4,6 +4,7 @@ import collections
 import dataclasses
 from collections.abc import Sequence
 
+from promptcot_jax.core.records import AnswerGroup
 from promptcot_jax.verify import math_answers
 
 
@@ -16,19 +17,32 @@ class Vote:
     agreement: float  # its share of all samples, those without an answer included
 
 
-def majority_vote(answers: Sequence[str | None]) -> Vote | None:
-    """The answer with the most votes; on a tie, the one given first. None where no sample has an answer.
+def answer_groups(answers: Sequence[str | None]) -> list[AnswerGroup]:
+    """Equivalent answers together, most votes first; on a tie, the one given first.
 
     Args:
-        answers: one of each sample, None or empty where it gave none.
+        answers: one of each sample, None or empty where it gave none: such a sample is in no group.
     """
-    counts = collections.Counter(answer.strip() for answer in answers if answer and answer.strip())
-    votes: dict[str, int] = {}  # of the groups, by their first answer; both dicts keep the order of samples
-    for answer, count in counts.items():
-        grades = math_answers.grade_many([(first, answer) for first in votes])
-        group = next((first for first, grade in zip(votes, grades, strict=True) if grade.match), answer)
-        votes[group] = votes.get(group, 0) + count
-    if not votes:
+    given = [(answer or "").strip() for answer in answers]
+    group_of: dict[str, str] = {}  # each spelling's group, named by its first answer
+    for spelling in dict.fromkeys(filter(None, given)):
+        firsts = list(dict.fromkeys(group_of.values()))
+        grades = math_answers.grade_many([(first, spelling) for first in firsts])
+        group_of[spelling] = next(
+            (first for first, grade in zip(firsts, grades, strict=True) if grade.match), spelling
+        )
+    samples = collections.defaultdict[str, list[int]](list)
+    for i, spelling in enumerate(given):
+        if spelling:
+            samples[group_of[spelling]].append(i)
+    groups = [AnswerGroup(answer, tuple(members)) for answer, members in samples.items()]
+    return sorted(groups, key=lambda group: -len(group.samples))
+
+
+def majority_vote(answers: Sequence[str | None]) -> Vote | None:
+    """The answer with the most votes; on a tie, the one given first. None where no sample has an answer."""
+    groups = answer_groups(answers)
+    if not groups:
         return None
-    answer = max(votes, key=lambda group: votes[group])  # the first of equals
-    return Vote(answer, votes[answer], votes[answer] / len(answers))
+    num_votes = len(groups[0].samples)
+    return Vote(groups[0].answer, num_votes, num_votes / len(answers))

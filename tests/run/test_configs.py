@@ -25,6 +25,7 @@ TRAINING = ("stages/cold_start.gin", "stages/em.gin")  # what model, mesh and da
 # Each file's companions on the command line, and what the user must set.
 BEFORE = {
     "stages/annotate_teachers.gin": ("stages/annotate.gin",),
+    "stages/verify_models.gin": ("stages/verify.gin",),
     "data/corpus.gin": (),
     "data/user_triples.gin": (*TRAINING, "models/smollm2_135m.gin"),
     "data/tasks.gin": ("stages/sft.gin",),
@@ -43,7 +44,7 @@ AFTER = {
 }
 REQUIRED = {"TRIPLES": "'mine.jsonl'", "TRIPLES_HELDOUT": "'held.jsonl'", "MODEL_PATH": "'model'"}
 REQUIRED |= {"SOURCE": "'model'", "OUTPUT": "'converted'", "BENCHMARKS": "('test.jsonl',)"}
-REQUIRED |= {"PROBLEMS": "'mine.jsonl'", "TEACHER": "'teacher'"}
+REQUIRED |= {"PROBLEMS": "'mine.jsonl'", "TEACHER": "'teacher'", "SOLVER": "'solver'"}
 REQUIRED |= {"TASKS": "('p_theta',)", "TOPOLOGY": "'v5e-8'"}
 
 # Published sizes: what the hub counts in the checkpoints' safetensors. The cards round: Qwen3-30B-A3B 30.5B,

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from promptcot_jax.core import jsonl, prng
+from promptcot_jax.data import examples, templates
 from promptcot_jax.models import causal_lm
 from promptcot_jax.sampling import engine, jax_text_model, rollouts, text_model, token_choice
 from tests import toys
@@ -81,7 +82,15 @@ def test_what_was_drawn_is_not_drawn_again_and_other_files_have_other_noise(tmp_
 def test_a_base_model_reads_the_turns_one_after_another(tmp_path):
     base = model(toys.byte_tokenizer())
     replies = base.complete(REQUESTS, tmp_path / "replies.jsonl")
-    assert replies[3].prompt_tokens == len("q\n\na\n\nagain\n\n")
+    assert replies[3].prompt_tokens == len("q\n\na\n\nagain\n")
+
+
+@pytest.mark.parametrize("tokenizer", [CHAT, toys.byte_tokenizer()])
+@pytest.mark.parametrize("domain", ["math", "code"])
+def test_a_solver_reads_what_it_was_trained_on(tokenizer, domain):
+    request = templates.solver_messages("Find 1 + 1.", domain)
+    expected = tokenizer.prompt_ids(examples.solver_prompt(tokenizer, "Find 1 + 1.", domain))
+    assert model(tokenizer)._prompt_ids(request) == expected
 
 
 def test_replies_are_free(caplog: pytest.LogCaptureFixture):

@@ -414,9 +414,9 @@ def test_a_lost_worker_is_replaced(monkeypatch):
     host = sandbox_host.find_host()
     with program_pool._Worker(host, programs.ProgramSettings()) as worker:
         worker._process.kill()
-        assert worker.grade(("print(1)", [StdioTest("", "1")])).passed
+        assert worker.do("grade", ("print(1)", [StdioTest("", "1")])).passed
         first = worker._process.pid
-        assert worker.grade(("print(1)", [StdioTest("", "1")])).passed
+        assert worker.do("grade", ("print(1)", [StdioTest("", "1")])).passed
         assert worker._process.pid == first
 
 

@@ -1,0 +1,107 @@
+"""Answers of mathematics problems by vote of a solver's samples (paper section 3.4: 8 of one model).
+
+The paper takes the majority. Here it must have a share of all samples, those without an answer included, and
+no equal beside it; every vote stays on the row. An answer that the problem's row stated must be the
+majority's. Solutions that were cut off do not vote, unless a setting says so. How often such a majority is
+wrong, by its share, is in `docs/results.md`: samples of one model err alike.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from etils import epath
+
+from promptcot_jax.core import shards
+from promptcot_jax.core.records import AnswerGroup
+from promptcot_jax.synthesis import solutions as solutions_lib
+from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.synthesis.solutions import Solution
+from promptcot_jax.verify import math_answers, voting
+
+_SHARD = 128  # problems whose votes are counted between two writes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VoteConfig:
+    """`min_agreement`: share of all solutions that must give the majority's answer."""
+
+    min_agreement: float = 0.5
+
+    def __post_init__(self):
+        if not 0.0 < self.min_agreement <= 1.0:
+            raise ValueError(f"min_agreement must lie in (0, 1], got {self.min_agreement}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ballot:
+    """All votes on one problem, a row of `verify/votes.jsonl`."""
+
+    id: str
+    votes: tuple[AnswerGroup, ...]  # most first
+    endings: tuple[str, ...]  # of each solution, in order
+    mean_tokens: float
+    given_answer: Literal["none", "confirmed", "outvoted"]  # what the row stated, by the majority
+
+    @property
+    def agreement(self) -> float:
+        """Share of all solutions that gave the first answer."""
+        return len(self.votes[0].samples) / len(self.endings) if self.votes else 0.0
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether two answers have most votes."""
+        return len(self.votes) > 1 and len(self.votes[0].samples) == len(self.votes[1].samples)
+
+
+def count(
+    problems: Sequence[OpenProblem], solutions: Sequence[Sequence[Solution]], path: epath.PathLike
+) -> list[Ballot]:
+    """Groups the answers to each problem and writes them to `path`, shard by shard."""
+
+    def work(some: Sequence[tuple[OpenProblem, Sequence[Solution]]]) -> list[Ballot]:
+        return [_ballot(problem, own) for problem, own in some]
+
+    rows = list(zip(problems, solutions, strict=True))
+    return shards.map_in_shards(path, rows, work, Ballot, shard_size=_SHARD, name="votes")
+
+
+def _ballot(problem: OpenProblem, solutions: Sequence[Solution]) -> Ballot:
+    groups = voting.answer_groups([solution.answer for solution in solutions])
+    given: Literal["none", "confirmed", "outvoted"] = "none"
+    if problem.answer.strip() and groups:
+        is_right = math_answers.grade_math(problem.answer, groups[0].answer)
+        given = "confirmed" if is_right else "outvoted"
+    return Ballot(
+        id=problem.id,
+        votes=tuple(groups),
+        endings=tuple(solution.ending for solution in solutions),
+        mean_tokens=solutions_lib.mean_tokens(solutions),
+        given_answer=given,
+    )
+
+
+def fault(ballot: Ballot, config: VoteConfig) -> tuple[str, str] | None:
+    """Why a ballot gives no answer: the reason, and a sentence on it."""
+    if not ballot.votes:
+        return "no_valid_vote", f"none of {len(ballot.endings)} solutions has an answer that counts"
+    first = ballot.votes[0]
+    if ballot.agreement < config.min_agreement:
+        return "low_agreement", f"{len(first.samples)} of {len(ballot.endings)} solutions say {first.answer}"
+    if ballot.is_tied:
+        return "tied", f"{first.answer} and {ballot.votes[1].answer} have {len(first.samples)} votes each"
+    if ballot.given_answer == "outvoted":
+        return "given_answer_outvoted", f"the row's answer is not the majority's, {first.answer}"
+    return None
+
+
+def found(ballot: Ballot) -> dict[str, Any]:
+    """What the votes say of a problem, as fields of `VerifiedMathPrompt`."""
+    return {
+        "answer": ballot.votes[0].answer,
+        "agreement": ballot.agreement,
+        "votes": ballot.votes,
+        "num_solutions": len(ballot.endings),
+        "pass_share": ballot.agreement,
+        "mean_tokens": ballot.mean_tokens,
+    }

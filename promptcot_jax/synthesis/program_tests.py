@@ -1,0 +1,429 @@
+"""Tests of programming problems that several programs vouch for (paper section 3.4: 3 to 4 tests by a model).
+
+The paper's tests are a model's guess, output included. Here a model proposes inputs, word for word or by a
+program that makes them, a validator of its own leaves out those that the task does not allow, and an output
+is accepted only where enough of the solver's programs, of different texts, print it in the sandbox. The suite
+must then fail mutants of a program that passes it (`verify.mutants`). What is left are errors that the
+solver's programs make alike, and misreadings that they share.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from etils import epath
+
+from promptcot_jax.core import shards
+from promptcot_jax.core.records import StdioTest
+from promptcot_jax.data import input_requests
+from promptcot_jax.synthesis import solutions as solutions_lib
+from promptcot_jax.synthesis.input_proposals import Proposals
+from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.synthesis.solutions import Solution
+from promptcot_jax.verify import mutants, output_match, program_pool
+from promptcot_jax.verify.programs import ProgramOutput, ProgramSettings
+
+Origin = Literal["given", "proposed", "made"]
+Verdict = Literal["accepted", "spare", "disputed", "invalid"]
+SolutionVerdict = Literal["passes", "disagrees", "fails", "none"]
+
+_SHARD = 8  # problems whose programs are run between two writes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TestConfig:
+    """When a problem's tests are enough.
+
+    Attributes:
+        min_tests, max_tests: of a problem; the paper has 3 to 4.
+        max_inputs: that are tried for them.
+        max_characters: of an input or an output.
+        min_agreement: share of all solutions that must print a test's output.
+        min_programs: of different texts, among these.
+        max_mutants: of the program whose mutants are tried.
+        min_kill_rate: share of the mutants that must fail; some do what the program does.
+        mutant_seconds: time limit of a mutant; those that loop for ever are common.
+    """
+
+    min_tests: int = 3
+    max_tests: int = 16
+    max_inputs: int = 32
+    max_characters: int = 20_000
+    min_agreement: float = 0.5
+    min_programs: int = 2
+    max_mutants: int = 24
+    min_kill_rate: float = 0.5
+    mutant_seconds: float = 2.0
+
+    __test__ = False  # not a test case of pytest's
+
+    def __post_init__(self):
+        if not 1 <= self.min_tests <= self.max_tests <= self.max_inputs:
+            raise ValueError(
+                "min_tests, max_tests and max_inputs must be at least 1 and in this order, got "
+                f"{self.min_tests}, {self.max_tests} and {self.max_inputs}."
+            )
+        for name in ("max_characters", "min_programs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not 0.0 < self.min_agreement <= 1.0:
+            raise ValueError(f"min_agreement must lie in (0, 1], got {self.min_agreement}.")
+        if self.max_mutants < 0 or not 0.0 <= self.min_kill_rate <= 1.0:
+            raise ValueError(
+                f"max_mutants must be 0 or more and min_kill_rate in [0, 1], got {self.max_mutants} and "
+                f"{self.min_kill_rate}."
+            )
+        if self.mutant_seconds <= 0:
+            raise ValueError(f"mutant_seconds must be positive, got {self.mutant_seconds}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TriedInput:
+    """An input, and what the solutions print for it."""
+
+    input: str
+    origin: Origin
+    verdict: Verdict  # spare: its output was accepted when there were tests enough
+    output: str = ""  # that most solutions print, as the first of them did
+    samples: tuple[int, ...] = ()  # the solutions that print it
+    given_output: Literal["none", "confirmed", "outvoted"] = "none"  # what the row stated
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """All that was run for one problem, a row of `verify/trials.jsonl`."""
+
+    id: str
+    inputs: tuple[TriedInput, ...]
+    endings: tuple[str, ...]  # of each solution as a text
+    solutions: tuple[SolutionVerdict, ...]  # of each as a program; none: there is none that counts
+    mean_tokens: float
+    validator: Literal["none", "used", "unusable"]  # unusable: it failed, or printed something else
+    program: str  # that passes; empty where none does
+    num_mutants: int
+    num_killed: int
+
+    @property
+    def tests(self) -> list[TriedInput]:
+        """The accepted inputs."""
+        return [tried for tried in self.inputs if tried.verdict == "accepted"]
+
+    @property
+    def kill_rate(self) -> float:
+        """Share of the mutants that fail a test; 0 where there are none."""
+        return self.num_killed / self.num_mutants if self.num_mutants else 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a problem's tests are made from."""
+
+    problem: OpenProblem
+    solutions: Sequence[Solution]
+    proposals: Proposals
+
+
+@dataclasses.dataclass
+class _Draft:
+    """A problem's tests in the making."""
+
+    material: Material
+    origins: dict[str, Origin] = dataclasses.field(default_factory=dict)  # of the inputs, in order
+    invalid: set[str] = dataclasses.field(default_factory=set)
+    validator: Literal["none", "used", "unusable"] = "none"
+    # Of each program, by the input.
+    outputs: dict[str, dict[str, ProgramOutput]] = dataclasses.field(default_factory=dict)
+    tried: list[TriedInput] = dataclasses.field(default_factory=list)
+    verdicts: list[SolutionVerdict] = dataclasses.field(default_factory=list)
+    program: str = ""
+
+    @property
+    def valid_inputs(self) -> list[str]:
+        return [text for text in self.origins if text not in self.invalid]
+
+    @property
+    def tests(self) -> list[StdioTest]:
+        return [StdioTest(tried.input, tried.output) for tried in self.tried if tried.verdict == "accepted"]
+
+
+def try_all(
+    materials: Sequence[Material], path: epath.PathLike, config: TestConfig, settings: ProgramSettings
+) -> list[Trial]:
+    """Runs all programs of all problems and writes what came of it to `path`, shard by shard.
+
+    Raises:
+        SandboxUnavailable: no program can be run here.
+    """
+    return shards.map_in_shards(
+        path,
+        materials,
+        lambda some: _try_some(some, config, settings),
+        Trial,
+        shard_size=_SHARD,
+        name="trials",
+    )
+
+
+def _try_some(materials: Sequence[Material], config: TestConfig, settings: ProgramSettings) -> list[Trial]:
+    drafts = [_Draft(material) for material in materials]
+    _gather_inputs(drafts, config, settings)
+    _validate(drafts, settings)
+    _run_solutions(drafts, settings)
+    for draft in drafts:
+        _vote(draft, config, settings)
+        _judge_solutions(draft)
+    killed = _kill(drafts, config, settings)
+    return [_trial(draft, *figures) for draft, figures in zip(drafts, killed, strict=True)]
+
+
+def _gather_inputs(drafts: Sequence[_Draft], config: TestConfig, settings: ProgramSettings) -> None:
+    """Those of the row, of the proposals and of the maker, different ones only."""
+    makers = [draft for draft in drafts if draft.material.proposals.maker]
+    trials = [(d.material.proposals.maker, d.material.proposals.maker_seeds) for d in makers]
+    printed = program_pool.outputs_of_many(trials, settings)
+    made = {
+        id(draft): [output.output for output in outputs if output.failure is None]
+        for draft, outputs in zip(makers, printed, strict=True)
+    }
+    for draft in drafts:
+        sources: Mapping[Origin, Sequence[str]] = {
+            "given": [test.input for test in draft.material.problem.tests],
+            "proposed": draft.material.proposals.inputs,
+            "made": made.get(id(draft), []),
+        }
+        for origin, texts in sources.items():
+            for text in texts:
+                if len(text) <= config.max_characters and len(draft.origins) < config.max_inputs:
+                    draft.origins.setdefault(_whole_lines(text), origin)
+
+
+def _whole_lines(text: str) -> str:
+    """An input that ends its last line: with and without that it is one input."""
+    return text if text.endswith("\n") else f"{text}\n"
+
+
+def _validate(drafts: Sequence[_Draft], settings: ProgramSettings) -> None:
+    """Marks inputs that a problem's validator refuses; one that does not work refuses nothing."""
+    checked = [draft for draft in drafts if draft.material.proposals.validator and draft.origins]
+    trials = [(draft.material.proposals.validator, list(draft.origins)) for draft in checked]
+    for draft, outputs in zip(checked, program_pool.outputs_of_many(trials, settings), strict=True):
+        said = [output.output.strip() if output.failure is None else "" for output in outputs]
+        if any(word not in (input_requests.VALID, input_requests.INVALID) for word in said):
+            draft.validator = "unusable"
+            continue
+        draft.validator = "used"
+        pairs = zip(draft.origins, said, strict=True)
+        draft.invalid = {text for text, word in pairs if word == input_requests.INVALID}
+
+
+def _run_solutions(drafts: Sequence[_Draft], settings: ProgramSettings) -> None:
+    """Runs each different program once on each valid input."""
+    jobs = [
+        (draft, program)
+        for draft in drafts
+        for program in dict.fromkeys(solution.answer for solution in draft.material.solutions)
+        if program
+    ]
+    outputs = program_pool.outputs_of_many(
+        [(program, draft.valid_inputs) for draft, program in jobs], settings
+    )
+    for (draft, program), own in zip(jobs, outputs, strict=True):
+        draft.outputs[program] = dict(zip(draft.valid_inputs, own, strict=True))
+
+
+def _vote(draft: _Draft, config: TestConfig, settings: ProgramSettings) -> None:
+    """Settles each input's output by the votes of the solutions that print something."""
+    num_accepted = 0
+    stated = {_whole_lines(test.input): test.output for test in draft.material.problem.tests}
+    for text, origin in draft.origins.items():
+        if text in draft.invalid:
+            draft.tried.append(TriedInput(input=text, origin=origin, verdict="invalid"))
+            continue
+        output, samples, is_settled = _majority(draft, text, config, settings)
+        verdict: Verdict = "disputed"
+        if is_settled:
+            verdict = "accepted" if num_accepted < config.max_tests else "spare"
+            num_accepted += 1
+        given: Literal["none", "confirmed", "outvoted"] = "none"
+        if is_settled and text in stated:
+            given = "confirmed" if _equal(stated[text], output, settings) else "outvoted"
+        draft.tried.append(
+            TriedInput(
+                input=text,
+                origin=origin,
+                verdict=verdict,
+                output=output,
+                samples=tuple(samples),
+                given_output=given,
+            )
+        )
+
+
+def _majority(
+    draft: _Draft, text: str, config: TestConfig, settings: ProgramSettings
+) -> tuple[str, list[int], bool]:
+    """The output that most solutions print for an input, which do, and whether that settles it."""
+    groups: dict[str, list[int]] = {}
+    solutions = draft.material.solutions
+    for sample, solution in enumerate(solutions):
+        printed = draft.outputs[solution.answer][text] if solution.answer else ProgramOutput()
+        if printed.failure is not None or not printed.output.strip():
+            continue
+        first = next((o for o in groups if _equal(o, printed.output, settings)), printed.output)
+        groups.setdefault(first, []).append(sample)
+    ranked = sorted(groups.items(), key=lambda group: -len(group[1]))  # on a tie the first to print it
+    if not ranked:
+        return "", [], False
+    output, samples = ranked[0]
+    is_tied = len(ranked) > 1 and len(ranked[1][1]) == len(samples)
+    is_settled = (
+        not is_tied
+        and len(samples) >= config.min_agreement * len(solutions)
+        and len({solutions[sample].answer.strip() for sample in samples}) >= config.min_programs
+        and len(output) <= config.max_characters
+    )
+    return output, samples, is_settled
+
+
+def _equal(expected: str, printed: str, settings: ProgramSettings) -> bool:
+    return output_match.outputs_match(expected, printed.encode(), settings.float_tolerance)
+
+
+def _judge_solutions(draft: _Draft) -> None:
+    """What each solution is worth by the accepted tests, and the program whose mutants are tried."""
+    accepted = [tried for tried in draft.tried if tried.verdict == "accepted"]
+    for sample, solution in enumerate(draft.material.solutions):
+        if not solution.answer:
+            draft.verdicts.append("none")
+        elif all(sample in tried.samples for tried in accepted):
+            draft.verdicts.append("passes")
+            draft.program = draft.program or (solution.answer if accepted else "")
+        else:
+            printed = [draft.outputs[solution.answer][tried.input] for tried in accepted]
+            has_failed = any(output.failure is not None for output in printed)
+            draft.verdicts.append("fails" if has_failed else "disagrees")
+
+
+def _kill(drafts: Sequence[_Draft], config: TestConfig, settings: ProgramSettings) -> list[tuple[int, int]]:
+    """How many mutants could be judged, and how many of them fail, for each problem."""
+    settings = dataclasses.replace(
+        settings,
+        time_limit_s=min(settings.time_limit_s, config.mutant_seconds),
+        total_time_limit_s=None,
+        stop_at_first_failure=True,
+    )
+    jobs = [
+        (draft, mutant)
+        for draft in drafts
+        if draft.program and len(draft.tests) >= config.min_tests
+        for mutant in mutants.mutants(draft.program, config.max_mutants)
+    ]
+    reports = program_pool.run_many([(mutant, draft.tests) for draft, mutant in jobs], settings)
+    judged, killed = collections.Counter[int](), collections.Counter[int]()
+    for (draft, _), report in zip(jobs, reports, strict=True):
+        judged[id(draft)] += report.status != "sandbox_error"
+        killed[id(draft)] += report.status not in ("sandbox_error", "passed")
+    return [(judged[id(draft)], killed[id(draft)]) for draft in drafts]
+
+
+def _trial(draft: _Draft, num_mutants: int, num_killed: int) -> Trial:
+    solutions = draft.material.solutions
+    return Trial(
+        id=draft.material.problem.id,
+        inputs=tuple(draft.tried),
+        endings=tuple(solution.ending for solution in solutions),
+        solutions=tuple(draft.verdicts),
+        mean_tokens=solutions_lib.mean_tokens(solutions),
+        validator=draft.validator,
+        program=draft.program,
+        num_mutants=num_mutants,
+        num_killed=num_killed,
+    )
+
+
+Check = Callable[[Trial, TestConfig], str | None]
+
+
+def _no_inputs(trial: Trial, config: TestConfig) -> str | None:
+    return None if trial.inputs else "there are no inputs to try"
+
+
+def _no_program(trial: Trial, config: TestConfig) -> str | None:
+    if any(verdict != "none" for verdict in trial.solutions):
+        return None
+    return f"none of {len(trial.solutions)} solutions is a program that counts"
+
+
+def _invalid_inputs(trial: Trial, config: TestConfig) -> str | None:
+    num_invalid = sum(tried.verdict == "invalid" for tried in trial.inputs)
+    if len(trial.inputs) - num_invalid >= config.min_tests or not num_invalid:
+        return None
+    return f"the validator refuses {num_invalid} of {len(trial.inputs)} inputs"
+
+
+def _solutions_disagree(trial: Trial, config: TestConfig) -> str | None:
+    num_disputed = sum(tried.verdict == "disputed" for tried in trial.inputs)
+    if len(trial.tests) >= config.min_tests or not num_disputed:
+        return None
+    return f"too few of the solutions print the same for {num_disputed} of {len(trial.inputs)} inputs"
+
+
+def _too_few_tests(trial: Trial, config: TestConfig) -> str | None:
+    num_tests = len(trial.tests)
+    return None if num_tests >= config.min_tests else f"{num_tests} tests, fewer than {config.min_tests}"
+
+
+def _given_test_outvoted(trial: Trial, config: TestConfig) -> str | None:
+    num_outvoted = sum(tried.given_output == "outvoted" for tried in trial.inputs)
+    return f"{num_outvoted} outputs of the row are not the majority's" if num_outvoted else None
+
+
+def _no_solution_passes(trial: Trial, config: TestConfig) -> str | None:
+    return None if trial.program else "no solution prints every test's output"
+
+
+def _weak_tests(trial: Trial, config: TestConfig) -> str | None:
+    if not trial.num_mutants or trial.kill_rate >= config.min_kill_rate:
+        return None
+    return f"{trial.num_killed} of {trial.num_mutants} mutants fail a test"
+
+
+_CHECKS: Mapping[str, Check] = {
+    check.__name__.removeprefix("_"): check
+    for check in (
+        _no_inputs,
+        _no_program,
+        _invalid_inputs,
+        _solutions_disagree,
+        _too_few_tests,
+        _given_test_outvoted,
+        _no_solution_passes,
+        _weak_tests,
+    )
+}
+
+
+def fault(trial: Trial, config: TestConfig) -> tuple[str, str] | None:
+    """Why a trial gives no tests: the reason, and a sentence on it."""
+    for reason, check in _CHECKS.items():
+        if message := check(trial, config):
+            return reason, message
+    return None
+
+
+def found(trial: Trial) -> dict[str, Any]:
+    """What the programs say of a problem, as fields of `VerifiedProgramPrompt`."""
+    num_solutions, tests = len(trial.solutions), trial.tests
+    agreements = tuple(len(tried.samples) / num_solutions for tried in tests)
+    return {
+        "tests": tuple(StdioTest(tried.input, tried.output) for tried in tests),
+        "agreement": min(agreements),
+        "test_agreements": agreements,
+        "num_solutions": num_solutions,
+        "pass_share": sum(verdict == "passes" for verdict in trial.solutions) / num_solutions,
+        "mean_tokens": trial.mean_tokens,
+        "solution": trial.program,
+        "num_mutants": trial.num_mutants,
+        "kill_rate": round(trial.kill_rate, 4),
+    }

@@ -1,0 +1,98 @@
+"""Solutions of open problems by a model: what they box, or the programs in their last fence."""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from etils import epath
+
+from promptcot_jax.data import input_requests, templates
+from promptcot_jax.data.annotations import Unusable
+from promptcot_jax.sampling.text_model import FinishReason, Reply, TextModel, TextRequest
+from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.verify import boxes
+
+Ending = Literal["answered", "no_answer", FinishReason]  # a finish reason: the solution does not count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SolveConfig:
+    """How many solutions a problem gets, and which count.
+
+    Attributes:
+        num_solutions: of each problem; the paper's 8.
+        truncated_vote: whether a solution that ran out of tokens counts if it has an answer by then.
+    """
+
+    num_solutions: int = 8
+    truncated_vote: bool = False
+
+    def __post_init__(self):
+        if self.num_solutions < 2:
+            raise ValueError(f"num_solutions must be at least 2 for a vote, got {self.num_solutions}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Solution:
+    """What one sample came to."""
+
+    answer: str  # boxed, or a program; empty where there is none that counts
+    ending: Ending
+    num_tokens: int
+
+
+def requests(problems: Sequence[OpenProblem], config: SolveConfig) -> list[TextRequest]:
+    """What is asked, the samples of a problem side by side."""
+    return [
+        TextRequest(
+            id=problem.id,
+            messages=tuple(templates.solver_messages(problem.problem, problem.domain)),
+            sample=sample,
+        )
+        for problem in problems
+        for sample in range(config.num_solutions)
+    ]
+
+
+def solve(
+    problems: Sequence[OpenProblem], solver: TextModel, directory: epath.PathLike, config: SolveConfig
+) -> tuple[list[tuple[Solution, ...]], list[Reply]]:
+    """The solutions of each problem, and the replies, which stay in `directory`.
+
+    Raises:
+        WrongUse: as the solver.
+    """
+    replies = solver.complete(requests(problems, config), epath.Path(directory) / "solutions.jsonl")
+    size = config.num_solutions
+    return [
+        tuple(_solution(problem, reply, config) for reply in replies[i * size : (i + 1) * size])
+        for i, problem in enumerate(problems)
+    ], replies
+
+
+def _solution(problem: OpenProblem, reply: Reply, config: SolveConfig) -> Solution:
+    counts = reply.finish_reason == "stop" or (reply.finish_reason == "length" and config.truncated_vote)
+    answer = _answer(problem, reply.text) if counts else ""
+    ending: Ending = "answered" if answer else "no_answer" if counts else reply.finish_reason
+    return Solution(answer=answer, ending=ending, num_tokens=reply.completion_tokens)
+
+
+def _answer(problem: OpenProblem, text: str) -> str:
+    if problem.domain == "math":
+        return ", ".join(boxes.answer_parts(text))  # several boxes may be one answer
+    try:
+        return input_requests.read_program(text)
+    except Unusable:
+        return ""
+
+
+def mean_tokens(some: Sequence[Solution]) -> float:
+    """Of a problem's solutions."""
+    return round(sum(solution.num_tokens for solution in some) / len(some), 2)
+
+
+def endings(some: Sequence[Solution]) -> dict[str, int]:
+    """How many solutions ended in each way, those without any left out."""
+    counts = collections.Counter(solution.ending for solution in some)
+    return {name: counts[name] for name in ("answered", "no_answer", *get_args(FinishReason)) if counts[name]}

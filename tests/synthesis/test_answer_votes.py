@@ -1,0 +1,118 @@
+"""Facts of the vote: who votes, what wins, and why a problem gets no answer."""
+
+import pytest
+
+from promptcot_jax.core.records import AnswerGroup
+from promptcot_jax.sampling.text_model import Reply
+from promptcot_jax.synthesis import answer_votes, solutions
+from promptcot_jax.synthesis.open_problems import OpenProblem
+
+CUT_OFF = ("length", "so far \\boxed{3}")
+
+
+class Played:
+    """A solver that gives these texts, or (finish reason, text), sample by sample."""
+
+    name = "played"
+
+    def __init__(self, texts):
+        self._texts = texts
+
+    def check_cost(self, requests):
+        pass
+
+    def complete(self, requests, path):
+        said = [text if isinstance(text, tuple) else ("stop", text) for text in self._texts]
+        return [
+            Reply(
+                id=request.id,
+                sample=request.sample,
+                text=text,
+                finish_reason=reason,
+                prompt_tokens=1,
+                completion_tokens=10 * (request.sample + 1),
+            )
+            for request, (reason, text) in zip(requests, said, strict=True)
+        ]
+
+
+def ballot_of(texts, tmp_path, *, answer: str = "", **settings) -> answer_votes.Ballot:
+    config = solutions.SolveConfig(num_solutions=len(texts), **settings)
+    problem = OpenProblem(id="p", problem="How many?", answer=answer)
+    solved, _ = solutions.solve([problem], Played(texts), tmp_path, config)
+    [ballot] = answer_votes.count([problem], solved, tmp_path / "votes.jsonl")
+    return ballot
+
+
+def boxed(*answers: str) -> list[str]:
+    return [f"It is \\boxed{{{answer}}}." if answer else "I do not know." for answer in answers]
+
+
+def test_equal_answers_in_other_spellings_are_one_group_and_every_vote_is_kept(tmp_path):
+    ballot = ballot_of(boxed("1/2", "3", "0.5", "", "\\frac{2}{4}", "3.0"), tmp_path)
+    assert ballot.votes == (AnswerGroup("1/2", (0, 2, 4)), AnswerGroup("3", (1, 5)))
+    assert ballot.endings == ("answered",) * 3 + ("no_answer",) + ("answered",) * 2
+    assert ballot.agreement == 0.5
+    assert ballot.mean_tokens == 35.0
+    found = answer_votes.found(ballot)
+    assert (found["answer"], found["agreement"], found["num_solutions"]) == ("1/2", 0.5, 6)
+
+
+@pytest.mark.parametrize(
+    ("answers", "min_agreement", "reason"),
+    [
+        (("3", "3", "3", "4"), 0.75, None),
+        (("3", "3", "3", "4"), 0.76, "low_agreement"),
+        (("3", "4", "3", "4"), 0.5, "tied"),
+        (("3", "4", "5", "3", "4"), 0.4, "tied"),
+        (("3", "", "", ""), 0.5, "low_agreement"),  # those without an answer are in the share
+        (("3", "", "", ""), 0.25, None),
+        (("", "", ""), 0.1, "no_valid_vote"),
+    ],
+)
+def test_a_majority_needs_its_share_and_no_equal(tmp_path, answers, min_agreement, reason):
+    fault = answer_votes.fault(
+        ballot_of(boxed(*answers), tmp_path), answer_votes.VoteConfig(min_agreement=min_agreement)
+    )
+    assert (fault and fault[0]) == reason
+
+
+def test_a_truncated_solution_votes_only_where_a_setting_says_so(tmp_path):
+    texts = [CUT_OFF, CUT_OFF, *boxed("4")]
+    ballot = ballot_of(texts, tmp_path / "default")
+    assert ballot.votes == (AnswerGroup("4", (2,)),)
+    assert ballot.endings == ("length", "length", "answered")
+    ballot = ballot_of(texts, tmp_path / "all", truncated_vote=True)
+    assert ballot.votes == (AnswerGroup("3", (0, 1)), AnswerGroup("4", (2,)))
+    assert ballot.endings == ("answered",) * 3
+
+
+def test_filtered_and_malformed_solutions_never_vote(tmp_path):
+    texts = [("filtered", "\\boxed{3}"), ("malformed", "\\boxed{3}"), ("too_long", "")]
+    ballot = ballot_of(texts, tmp_path, truncated_vote=True)
+    assert ballot.votes == ()
+    assert ballot.endings == ("filtered", "malformed", "too_long")
+
+
+@pytest.mark.parametrize(
+    ("answer", "given", "reason"),
+    [("0.5", "confirmed", None), ("2", "outvoted", "given_answer_outvoted"), ("", "none", None)],
+)
+def test_an_answer_of_the_row_must_be_the_majoritys(tmp_path, answer, given, reason):
+    ballot = ballot_of(boxed("1/2", "1/2", "2"), tmp_path, answer=answer)
+    assert ballot.given_answer == given
+    fault = answer_votes.fault(ballot, answer_votes.VoteConfig())
+    assert (fault and fault[0]) == reason
+
+
+def test_several_boxes_are_one_answer_and_thinking_is_none(tmp_path):
+    texts = ["\\boxed{2} or \\boxed{3}", "<think>\\boxed{9}</think> \\boxed{3, 2}", "<think>\\boxed{9}"]
+    ballot = ballot_of(texts, tmp_path)
+    assert ballot.votes == (AnswerGroup("2, 3", (0, 1)),)
+
+
+def test_counted_votes_are_not_counted_again(tmp_path, monkeypatch):
+    texts = boxed("1", "1")
+    ballot = ballot_of(texts, tmp_path)
+    monkeypatch.setattr(answer_votes.voting, "answer_groups", None)
+    assert ballot_of(texts, tmp_path) == ballot

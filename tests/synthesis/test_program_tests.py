@@ -1,0 +1,150 @@
+"""Tests that programs vouch for: what is accepted, what is disputed, and why a problem gets none."""
+
+import dataclasses
+
+import pytest
+
+from promptcot_jax.core.records import StdioTest
+from promptcot_jax.synthesis import program_tests
+from promptcot_jax.synthesis.input_proposals import Proposals
+from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.synthesis.program_tests import Material, TestConfig, Trial
+from promptcot_jax.synthesis.solutions import Solution
+from promptcot_jax.verify import program_pool
+from promptcot_jax.verify.programs import ProgramSettings
+
+DOUBLE = "print(int(input()) * 2)"
+SUM = "n = int(input())\nprint(n + n)"
+SQUARE = "print(int(input()) ** 2)"  # agrees on 0 and 2 alone
+CRASH = "print(1 // 0)"
+INPUTS = ("0", "2\n", "3", "10", "-4")
+CONFIG = TestConfig()
+SETTINGS = ProgramSettings(time_limit_s=3.0)
+
+
+def solution(program: str, ending: str = "answered") -> Solution:
+    return Solution(answer=program, ending=ending, num_tokens=10)
+
+
+def trial_of(tmp_path, programs, *, config=CONFIG, tests=(), **proposed) -> Trial:
+    proposals = Proposals(**({"inputs": INPUTS} | proposed))
+    material = Material(
+        problem=OpenProblem(id="p", domain="code", problem="Double n.", tests=tests),
+        solutions=[solution(text) if text else solution("", "no_answer") for text in programs],
+        proposals=proposals,
+    )
+    [trial] = program_tests.try_all([material], tmp_path / "trials.jsonl", config, SETTINGS)
+    return trial
+
+
+def reason(trial: Trial, config: TestConfig = CONFIG) -> str | None:
+    fault = program_tests.fault(trial, config)
+    return fault and fault[0]
+
+
+def test_an_output_is_accepted_where_enough_programs_print_it(tmp_path):
+    trial = trial_of(tmp_path, [DOUBLE, SQUARE, SUM, DOUBLE, CRASH, "", SUM, SQUARE])
+    assert [tried.verdict for tried in trial.inputs] == ["accepted"] * 5
+    assert [tried.output for tried in trial.inputs] == ["0\n", "4\n", "6\n", "20\n", "-8\n"]
+    assert trial.inputs[1].samples == (0, 1, 2, 3, 6, 7)
+    assert trial.inputs[2].samples == (0, 2, 3, 6)
+    assert trial.solutions == (
+        *("passes", "disagrees", "passes", "passes", "fails", "none", "passes", "disagrees"),
+    )
+    assert trial.program == DOUBLE
+    assert reason(trial) is None
+    found = program_tests.found(trial)
+    assert found["tests"] == tuple(StdioTest(t.input, t.output) for t in trial.inputs)
+    assert found["agreement"] == 0.5 == found["pass_share"]
+    assert found["test_agreements"] == (0.75, 0.75, 0.5, 0.5, 0.5)
+    assert found["kill_rate"] > 0.6
+
+
+@pytest.mark.parametrize(
+    ("programs", "config", "expected"),
+    [
+        ([DOUBLE, SUM, SQUARE, CRASH], CONFIG, None),
+        ([DOUBLE, DOUBLE, DOUBLE, DOUBLE], CONFIG, "solutions_disagree"),  # one text is one witness
+        ([DOUBLE, DOUBLE, DOUBLE], TestConfig(min_programs=1), None),
+        ([DOUBLE, SUM, SQUARE, CRASH], TestConfig(min_agreement=0.6), "solutions_disagree"),
+        ([DOUBLE, SUM, SQUARE, SQUARE + " "], TestConfig(min_agreement=0.25), "solutions_disagree"),  # a tie
+        ([DOUBLE, SUM], TestConfig(min_tests=6), "too_few_tests"),
+        (["", "", ""], CONFIG, "no_program"),
+        ([CRASH, CRASH + "\n"], CONFIG, "solutions_disagree"),
+        (["pass", "0"], CONFIG, "solutions_disagree"),  # what prints nothing says nothing
+    ],
+)
+def test_when_there_are_tests(tmp_path, programs, config, expected):
+    assert reason(trial_of(tmp_path, programs, config=config), config) == expected
+
+
+def test_inputs_come_from_the_row_the_proposals_and_a_maker_each_once(tmp_path):
+    maker = "print(int(input()) + 2)"
+    tests = (StdioTest("10", "20"), StdioTest("7\n", "14\n"))
+    trial = trial_of(
+        tmp_path, [DOUBLE, SUM], tests=tests, inputs=("7", "8"), maker=maker, maker_seeds=("5\n", "7\n", "x")
+    )
+    assert [(tried.input, tried.origin, tried.given_output) for tried in trial.inputs] == [
+        ("10\n", "given", "confirmed"),
+        ("7\n", "given", "confirmed"),
+        ("8\n", "proposed", "none"),
+        ("9\n", "made", "none"),
+    ]
+    assert reason(trial_of(tmp_path / "none", [DOUBLE, SUM], inputs=())) == "no_inputs"
+
+
+def test_a_test_of_the_row_that_is_outvoted_refuses_the_problem(tmp_path):
+    trial = trial_of(tmp_path, [DOUBLE, SUM], tests=(StdioTest("7", "15"),))
+    assert trial.inputs[0].given_output == "outvoted"
+    assert reason(trial) == "given_test_outvoted"
+
+
+def test_a_validator_catches_inputs_that_the_task_does_not_allow(tmp_path):
+    validator = "print('VALID' if int(input()) >= 0 else 'INVALID')"
+    trial = trial_of(tmp_path / "one", [DOUBLE, SUM], validator=validator)
+    assert trial.validator == "used"
+    assert [tried.verdict for tried in trial.inputs] == ["accepted"] * 4 + ["invalid"]
+    # One that fails on an input, or says something else, refuses nothing.
+    for i, broken in enumerate(
+        ("print('VALID' if 1 // int(input()) else 'INVALID')", "print('OK')", "loop(")
+    ):
+        trial = trial_of(tmp_path / f"broken-{i}", [DOUBLE, SUM], validator=broken)
+        assert (trial.validator, len(trial.tests)) == ("unusable", 5)
+    trial = trial_of(tmp_path / "all", [DOUBLE, SUM], validator="print('INVALID')")
+    assert reason(trial) == "invalid_inputs"
+
+
+def test_tests_that_let_mutants_pass_are_refused(tmp_path):
+    program = "n = int(input())\nif n > 100:\n    print(n * 3 + 1)\nelse:\n    print(0)"
+    other = f"{program}\n"
+    weak = trial_of(tmp_path / "weak", [program, f"# the same\n{program}"], inputs=("1", "2", "3"))
+    assert len(weak.tests) == 3
+    assert 0 < weak.kill_rate < 0.5
+    assert reason(weak) == "weak_tests"
+    strong = trial_of(
+        tmp_path / "strong", [other, f"# the same\n{program}"], inputs=("1", "100", "101", "102", "500")
+    )
+    assert strong.kill_rate > 0.8
+    assert reason(strong) is None
+    assert reason(weak, dataclasses.replace(CONFIG, min_kill_rate=0.0)) is None
+
+
+def test_more_tests_than_wanted_are_spare_and_too_long_ones_are_not_tried(tmp_path):
+    config = TestConfig(min_tests=1, max_tests=2, max_inputs=4, max_characters=5)
+    trial = trial_of(tmp_path, [DOUBLE, SUM], inputs=("1", "999999", "2", "3", "4", "5"), config=config)
+    assert [tried.input for tried in trial.inputs] == ["1\n", "2\n", "3\n", "4\n"]
+    assert [tried.verdict for tried in trial.inputs] == ["accepted", "accepted", "spare", "spare"]
+
+
+def test_a_program_that_loops_or_writes_no_text_costs_its_vote_alone(tmp_path):
+    loop = "while True:\n    pass"
+    noise = "import sys\nsys.stdout.buffer.write(b'\\xff')"
+    trial = trial_of(tmp_path, [DOUBLE, loop, SUM, noise], inputs=INPUTS[:3])
+    assert trial.solutions == ("passes", "fails", "passes", "fails")
+    assert reason(trial) is None
+
+
+def test_what_was_tried_is_not_run_again(tmp_path, monkeypatch):
+    trial = trial_of(tmp_path, [DOUBLE, SUM])
+    monkeypatch.setattr(program_pool, "outputs_of_many", None)
+    assert trial_of(tmp_path, [DOUBLE, SUM]) == trial

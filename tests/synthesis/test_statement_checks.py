@@ -1,0 +1,106 @@
+"""Each rule finds what it is named for, and lets its honest neighbour pass."""
+
+import json
+
+import pytest
+
+from promptcot_jax.data.corpus import generator
+from promptcot_jax.synthesis import statement_checks
+from tests import toys
+
+MATH = toys.SHARED / "data" / "train" / "math_train.jsonl"
+GSM8K = toys.SHARED / "data" / "train" / "gsm8k_train.jsonl"
+MBPP = toys.SHARED / "data" / "code" / "mbpp_train.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("reason", "faulty", "sound"),
+    [
+        (
+            "missing_figure",
+            "In the figure below, find the length of AB.",
+            "In the figure below, find AB. [asy]draw((0,0)--(3,4));[/asy]",
+        ),
+        (
+            "missing_figure",
+            "The following table gives the ages. What is their mean?",
+            "Five friends sit at a table. How many ways are there to seat them around the table?",
+        ),
+        (
+            "missing_figure",
+            "What is the area of the triangle shown?",
+            "The point (1, 2) is rotated by 90 degrees. What are the coordinates of the image of the point?",
+        ),
+        (
+            "missing_part",
+            "Using the result from part (a), find the limit.",
+            "(a) Show that x > 1. (b) Using the result from part (a), find the least x.",
+        ),
+        (
+            "missing_part",
+            "With the numbers of the previous problem, what is the sum?",
+            "A snail climbs for 3 days. On the previous day it rested. How far did it climb?",
+        ),
+        ("unfinished", "Find the number of integers n such that", "Find the number of integers n."),
+        ("unfinished", "Find all x with the following conditions:", "Find all x with these: x > 1, x < 3."),
+        ("gap", "Lena has ___ apples and eats 3. How many are left?", "Find $a_{n}$ for n = 3."),
+        ("gap", "Lena has [number] apples. How many are left?", "Find f([3.5]) + 1."),
+        ("no_question", "A train leaves at 3 and arrives at 5.", "A train leaves at 3. When does it arrive?"),
+        ("no_question", "Prove that 7 divides 8^n - 1.", "Determine the remainder of 8^n - 1 modulo 7."),
+        (
+            "several_questions",
+            "A box has 3 red balls. How many are there? What is the chance of red?",
+            "There are 3 boxes. What is 3 + 4, how ever you look at it?",
+        ),
+        (
+            "several_questions",
+            "Find the sum of the roots and find their product.",
+            "Find the sum of the roots and their product.",
+        ),
+        (
+            "undetermined_symbol",
+            "A triangle has sides 3 and 4. What is the value of $k$?",
+            "Given $kx = 3$ at $x = 1$, what is the value of $k$?",
+        ),
+        (
+            "contradictory",
+            "Let N = 5 (mod 16) and N = 4 (mod 16). Find the least N.",
+            "Let N = 5 (mod 16) and N = 4 (mod 17). Find the least N.",
+        ),
+        ("contradictory", "If x = 5 and y = 2 and x = 7, find y.", "If x + y = 5 and x - y = 7, find y."),
+        (
+            "contradictory",
+            "Hana has 3 red and 4 blue cups. Hana has 3 red and 5 blue cups. How many cups are there?",
+            "Hana has 3 red and 4 blue cups. Emil has 3 red and 5 blue cups. How many cups are there?",
+        ),
+        ("contradictory", "How many n with 9 <= n <= 3 are prime?", "How many n with 3 <= n <= 9 are prime?"),
+    ],
+)
+def test_a_fault_is_found_and_its_neighbour_passes(reason: str, faulty: str, sound: str):
+    found = statement_checks.first_fault(faulty, "math")
+    assert found is not None
+    assert (found.reason, bool(found.detail)) == (reason, True)
+    assert statement_checks.first_fault(sound, "math") is None
+
+
+def test_a_program_may_print_several_things_and_show_odd_texts():
+    text = "Read n. Print the sum of its digits. Then compute their product and print it, or ??? if it is 0."
+    assert statement_checks.first_fault(text, "code") is None
+    assert statement_checks.first_fault("A frog jumps over n stones.", "code").reason == "no_question"
+    assert statement_checks.first_fault("Read n (9 <= n <= 3). Print n.", "code").reason == "contradictory"
+
+
+def share_refused(problems: list[tuple[str, str]]) -> float:
+    return sum(statement_checks.first_fault(*problem) is not None for problem in problems) / len(problems)
+
+
+def test_no_row_of_the_corpus_is_refused():
+    rows = generator.generate(generator.CorpusConfig(seed=5, num_train=400)).train
+    assert share_refused([(row.problem, row.domain) for row in rows]) == 0.0
+
+
+@pytest.mark.skipif(not MATH.exists(), reason="needs shared data")
+@pytest.mark.parametrize(("file", "most"), [(MATH, 0.012), (GSM8K, 0.003), (MBPP, 0.0)])
+def test_few_real_problems_are_refused(file, most: float):
+    rows = [json.loads(line) for line in file.read_text().splitlines()[:2000]]
+    assert share_refused([(row["problem"], row.get("domain", "math")) for row in rows]) <= most

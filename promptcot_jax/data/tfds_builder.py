@@ -27,7 +27,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from promptcot_jax.core import file_sets, jsonl, records
+from promptcot_jax.core import exported, file_sets, jsonl, records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import rows
 
@@ -76,6 +76,16 @@ class Promptcot(tfds.core.GeneratorBasedBuilder):
             description="Prompts and a teacher's solutions.",
             record_types=(records.SftTrace,),
             files={"train": "sft_traces.jsonl"},
+        ),
+        *(
+            RecordsConfig(
+                name=f"exported_{kind}_{domain}",
+                description=f"Rows of {kind} that `promptcot export` wrote; the manual directory is its own.",
+                record_types=(record_type,),
+                files={split: f"data/{domain}/{split}.parquet" for split in exported.SPLITS},
+            )
+            for kind, record_types in exported.RECORD_TYPES.items()
+            for domain, record_type in record_types.items()
         ),
     ]
 

@@ -7,7 +7,7 @@
 
 The problems are the corpus's own, whose generator knows every answer, and copies with planted faults
 (`data/corpus/faults.py`), one kind each. `votes` wants a workdir of the stages `corpus` and `sft`: its solver
-votes, through `promptcot verify`, in WORKDIR/verification. `judge` shows sound and faulty problems to a model.
+votes, through `promptcot verify`, in WORKDIR/verification. `judge` shows sound and faulty ones to a model.
 In `programs` no model is asked: the solutions of a problem are its reference program in two texts and, in
 place of some, programs with a planted fault. Figures go to standard output as tables.
 """
@@ -218,15 +218,16 @@ def judge(path: str, num_problems: int) -> None:
         path=path,
         mesh=mesh_lib.MeshConfig(),
         config=rollouts.RolloutConfig(
-            sampling=token_choice.SamplingConfig(temperature=0.0, max_new_tokens=96),
+            sampling=token_choice.SamplingConfig(temperature=0.0, max_new_tokens=256),
             engine=engine.EngineConfig(num_slots=16),
         ),
     )
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as directory, text_models.opened(source, directory) as model:
-        judgements, _ = judging.judge(problems, model, directory, judging.JudgeConfig())
+        judgements, replies = judging.judge(problems, model, directory, judging.JudgeConfig())
     print(f"{len(problems)} problems, 2 judgings each: {time.monotonic() - started:.0f} s")
     print(judging.report(judgements))
+    print(f"\nthe first reply:\n{replies[0].text}")
     refused = [judgement.fault(judging.JudgeConfig()) is not None for judgement in judgements]
     unread = [judgement.sound_share is None for judgement in judgements]
     lines = [

@@ -13,6 +13,9 @@ then `tfds.load("promptcot/problems", data_dir=DIR)` where this module is import
 `tfds.builder_from_directory("DIR/promptcot/problems/1.0.0")`. An ArrayRecord set is read by
 `builder.as_data_source()` alone, any example by its number; a TFRecord one by `as_dataset()`.
 
+The configurations `exported_KIND_DOMAIN` are of what `promptcot export` wrote: WORKDIR/export is their manual
+directory.
+
 Examples are in the order of the records. TFDS knows no absent feature: what a record does not have is empty
 (a programming problem's `answer`, a mathematics problem's `tests`). Of nested records TFDS reads back a dict
 of lists: `tests` is {"input": [...], "output": [...]}. Its files hold numbers in single precision.

@@ -266,7 +266,7 @@
     const kept = new URLSearchParams(location.hash.slice(1));
     form.reset();
     for (const [name, value] of kept) {
-      const field = form.elements[name];
+      const field = form.elements.namedItem(name);
       if (field && field.type === "checkbox") field.checked = true;
       else if (field) field.value = value;
     }

@@ -20,7 +20,7 @@ from promptcot_jax.evaluation import page
 STYLE = """
 form { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 10px 14px; margin: 18px 0 8px; }
 form label { font-size: 0.84rem; color: var(--soft); display: grid; gap: 3px; align-content: start; } form label.wide { grid-column: 1 / -1; }
-form label.check { display: flex; align-items: center; gap: 7px; align-self: end; padding-bottom: 7px; } [hidden] { display: none !important; }
+form label.check { display: flex; align-items: center; gap: 7px; align-self: end; padding-bottom: 7px; } form label.check:has(button) { padding: 0; } [hidden] { display: none !important; }
 input, select, button { font: inherit; font-size: 0.94rem; color: var(--ink); background: var(--card); border: 1px solid var(--rule); border-radius: 7px; padding: 6px 9px; min-width: 0; }
 input[type=checkbox] { width: 17px; height: 17px; margin: 0; accent-color: var(--accent); } .pair { display: flex; gap: 6px; align-items: center; } .pair input { flex: 1; width: 0; }
 button { cursor: pointer; } button:disabled { opacity: 0.45; cursor: default; } button.chip { background: none; padding: 1px 9px; font-size: 0.8rem; color: var(--soft); }

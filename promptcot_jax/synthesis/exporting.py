@@ -24,6 +24,7 @@ SYNTHESIZED = "synthesized"  # by a model, from concepts
 CORPUS = "corpus"  # of `promptcot corpus`
 UNNAMED = "unnamed"
 
+_MODELS = ("solver", "annotator")  # fields that name one, by its path if it was in JAX
 _HELD_OUT = 2  # purpose of a row's draw, beside those of `annotating`
 
 
@@ -87,7 +88,7 @@ def read(
     bad_rows: rows.BadRows,
     counts: collections.Counter[str],
 ) -> list[Exported]:
-    """The rows of a set, each with its source.
+    """The rows of a set, each with its source; paths of models are cut as `shown_path` does.
 
     Args:
         source: of rows that name none; "": what `source_of` makes of them.
@@ -102,7 +103,8 @@ def read(
         record = rows.record_of(row, typing.Union[record_types])  # noqa: UP007
         if not record.problem.strip():
             raise WrongUse(f"{row.where}: the problem is empty.")
-        return dataclasses.replace(record, source=source_of(row.fields, source))
+        names = {name: shown_path(getattr(record, name)) for name in _MODELS if hasattr(record, name)}
+        return dataclasses.replace(record, source=source_of(row.fields, source), **names)
 
     records: list[Exported] = list(rows.map_rows(path, make, bad_rows=bad_rows, counts=counts))
     if not records:
@@ -149,3 +151,10 @@ def check_licences(licences: Mapping[str, str], sources: Sequence[str]) -> None:
                 f"LICENCES names '{name}', which is no source of this set; its sources are "
                 f"{', '.join(map(repr, sources))}."
             )
+
+
+def shown_path(value: str) -> str:
+    """An absolute path by its end: where a user keeps files is nobody's business."""
+    parts = value.split("/")
+    is_path = value.startswith("/") and len(parts) > 2
+    return "/".join(("...", *parts[-2 if len(parts) > 4 else -1 :])) if is_path else value

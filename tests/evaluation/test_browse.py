@@ -64,7 +64,7 @@ def test_of_too_many_rows_some_are_in_the_page_and_it_says_so():
 
 @needs_browser
 def test_a_hostile_text_is_read_as_it_is(page: browser.Page, file: pathlib.Path):
-    page.go(f"{file.as_uri()}#words=m1+onerror")
+    page.go(f"{file.as_uri()}#words=m1+onerror&length=3&item=x")
     page.wait(f"{SHOWN}.length > 0")
     assert page.value("document.querySelector('article .prose').textContent") == exported_workdir.HOSTILE
     assert page.value("document.title") == "A <set> & more"

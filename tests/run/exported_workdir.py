@@ -29,7 +29,7 @@ RATIONALE = (
     "I begin with a sum of squares, since $\\frac{n(n+1)(2n+1)}{6}$ closes it.\nThen I ask for a residue."
 )
 LINEAGE = {
-    "log_p_z": -41.25,
+    "log_p_z": -41.3,
     "log_p_x": -27.5,
     "model_digest": "0123456789abcdef",
     "round_index": 2,
@@ -70,7 +70,7 @@ def math_row(i: int, rng: random.Random) -> VerifiedMathPrompt:
         votes=tuple(votes),
         num_solutions=8,
         pass_share=num_right / 8,
-        mean_tokens=100.5 + i,
+        mean_tokens=100.1 + i,
         pool="easy" if num_right > 6 else "medium" if num_right > 5 else "hard",
         solver="solver-7b",
         checks=("statement", "judge", "votes"),

@@ -57,6 +57,7 @@ EXTRAS = {
     "endpoint": ["openai>=3.57,<4"],  # teachers and judges behind an OpenAI-compatible server
     "reasoning_gym": ["reasoning-gym>=0.1.25,<0.2"],
     "test": [
+        "datasets>=4,<6",  # what loads an exported set
         "import-linter>=2.17,<3",
         "ml_dtypes>=0.5",
         "openai>=3.57,<4",
@@ -82,6 +83,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["promptcot_jax", "promptcot_jax.*"]),
+    package_data={"promptcot_jax.evaluation": ["browse.js"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,

@@ -65,9 +65,10 @@ def whole_directory(directory: str) -> Iterator[str]:
     os.makedirs(aside)
     try:
         yield aside
-        for entry in os.scandir(aside):
-            flush_to_disk(entry)
-        flush_to_disk(aside)
+        for folder, _, files in os.walk(aside):
+            for file in files:
+                flush_to_disk(os.path.join(folder, file))
+            flush_to_disk(folder)
         if os.path.exists(directory):
             os.rename(directory, retired)  # first: removed in place it would be there in part for a while
         os.rename(aside, directory)

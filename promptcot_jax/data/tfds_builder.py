@@ -13,6 +13,9 @@ then `tfds.load("promptcot/problems", data_dir=DIR)` where this module is import
 `tfds.builder_from_directory("DIR/promptcot/problems/1.0.0")`. An ArrayRecord set is read by
 `builder.as_data_source()` alone, any example by its number; a TFRecord one by `as_dataset()`.
 
+The configurations `exported_KIND_DOMAIN` are of what `promptcot export` wrote: WORKDIR/export is their manual
+directory.
+
 Examples are in the order of the records. TFDS knows no absent feature: what a record does not have is empty
 (a programming problem's `answer`, a mathematics problem's `tests`). Of nested records TFDS reads back a dict
 of lists: `tests` is {"input": [...], "output": [...]}. Its files hold numbers in single precision.
@@ -27,7 +30,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from promptcot_jax.core import file_sets, jsonl, records
+from promptcot_jax.core import exported, file_sets, jsonl, records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import rows
 
@@ -76,6 +79,16 @@ class Promptcot(tfds.core.GeneratorBasedBuilder):
             description="Prompts and a teacher's solutions.",
             record_types=(records.SftTrace,),
             files={"train": "sft_traces.jsonl"},
+        ),
+        *(
+            RecordsConfig(
+                name=f"exported_{kind}_{domain}",
+                description=f"Rows of {kind} that `promptcot export` wrote; the manual directory is its own.",
+                record_types=(record_type,),
+                files={split: f"data/{domain}/{split}.parquet" for split in exported.SPLITS},
+            )
+            for kind, record_types in exported.RECORD_TYPES.items()
+            for domain, record_type in record_types.items()
         ),
     ]
 

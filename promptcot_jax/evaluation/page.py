@@ -1,9 +1,12 @@
 """The report's page: one HTML document with its style inside, and the few building blocks its sections use.
 
 Everything that comes from a file is text of a model or a user and passes through `text` before it enters the
-page; the content policy in the head forbids scripts and any request, should something slip through.
+page; the content policy in the head forbids any request, and scripts but for the page's own, should something
+slip through.
 """
 
+import base64
+import hashlib
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -94,14 +97,24 @@ def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
-def document(title: str, body: str) -> str:
-    """The whole page."""
+def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """The whole page.
+
+    Args:
+        style: more of it.
+        script: the one that the content policy lets run, by its digest; it stands at the end of the page.
+    """
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy += f"; script-src 'sha256-{digest}'"
+        body += f"\n<script>{script}</script>"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        f"<title>{text(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
 

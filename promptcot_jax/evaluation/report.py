@@ -17,7 +17,7 @@ from promptcot_jax.core.records import Problem
 from promptcot_jax.evaluation import accuracy, charts, em_sections, page, workdir_files
 
 STAGE_ORDER = (
-    *("corpus", "annotate", "cold_start", "em", "synthesize", "verify"),
+    *("corpus", "annotate", "cold_start", "em", "synthesize", "verify", "export"),
     *("self_play", "distill", "sft", "evaluate"),
 )
 NUM_PROBLEMS_SHOWN = 10

@@ -186,6 +186,31 @@ STAGES: dict[str, Stage] = {
         ),
         example="promptcot verify --gin_file=stages/verify.gin --workdir=runs/first",
     ),
+    "export": Stage(
+        summary="take a set out: Parquet and JSON lines, a data card, a page to browse it",
+        reads="verified_prompts.jsonl, problems.jsonl or triples.jsonl; manifest.json, the stages' reports",
+        writes="export/: README.md, browse.html, data/ (Parquet), jsonl/; 'datasets' and TFDS load it",
+        outputs=("export",),
+        settings=(
+            ("EXPORT_ROWS", "the rows; default {workdir}/verified_prompts.jsonl"),
+            (
+                "EXPORT_KIND",
+                "'verified_prompts', 'problems' or 'triples', where the file's name does not tell",
+            ),
+            ("SET_NAME", "heading of the data card"),
+            ("LICENCES", "{'source': 'licence'}; those of other sources are unknown, and the card says so"),
+            ("ROW_SOURCE", "source of rows that name none"),
+            ("EXPORT_HELDOUT_SHARE", "of the rows, for the split 'heldout'"),
+            ("EXPORT_SEED", "seed of the choice of held-out rows"),
+            ("ROWS_PER_FILE", "of Parquet and JSON lines"),
+            ("JSON_LINES", "False: Parquet alone"),
+            ("BROWSE_ROWS", "of the browser page at most"),
+            ("BAD_ROWS", "'error', or 'skip' to leave bad rows out and count them"),
+        ),
+        example="""promptcot export --gin_file=stages/export.gin """
+        """--gin.LICENCES="{'synthesized': 'CC-BY-4.0'}" --workdir=runs/first""",
+        needs_all_hosts=False,
+    ),
     "self_play": Stage(
         summary="post-train a policy on verified prompts (grpo, dpo, rejection)",
         reads="verified_prompts.jsonl",

@@ -50,8 +50,8 @@ def report(
         "domains": _counted(triple.domain for triple in triples),
         "levels": _counted(triple.level for triple in triples),
         "words": {
-            "problem": _spread([len(decontamination.words(triple.problem)) for triple in triples]),
-            "rationale": _spread([len(decontamination.words(triple.rationale)) for triple in triples]),
+            "problem": spread([len(decontamination.words(triple.problem)) for triple in triples]),
+            "rationale": spread([len(decontamination.words(triple.rationale)) for triple in triples]),
         },
         "concepts": {
             "distinct": len(concepts),
@@ -59,11 +59,11 @@ def report(
             "most_common": dict(
                 sorted(concepts.items(), key=lambda item: (-item[1], item[0]))[:_COMMON_CONCEPTS]
             ),
-            "coverage": _spread([triple.concept_coverage for triple in triples]),
+            "coverage": spread([triple.concept_coverage for triple in triples]),
         },
         "copying": {
-            "share": _spread([triple.copied_share for triple in triples]),
-            "longest_run": _spread([triple.longest_copy for triple in triples]),
+            "share": spread([triple.copied_share for triple in triples]),
+            "longest_run": spread([triple.longest_copy for triple in triples]),
         },
         "answer_stated": _counted(triple.answer_stated for triple in triples),
         "warning": warning(len(triples)),
@@ -74,14 +74,14 @@ def _counted(values: Any) -> dict[str, int]:
     return dict(sorted(collections.Counter(values).items()))
 
 
-def _spread(values: Sequence[int] | Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[int] | Sequence[float]) -> dict[str, float]:
     """Least, quartiles, 95th percentile, most and mean; nothing of no values."""
     if not values:
         return {}
     names = ("min", "q1", "median", "q3", "p95", "max")
     found = np.quantile(values, (0.0, 0.25, 0.5, 0.75, 0.95, 1.0))
-    spread = {name: round(float(value), 4) for name, value in zip(names, found, strict=True)}
-    return spread | {"mean": round(float(np.mean(values)), 4)}
+    figures = {name: round(float(value), 4) for name, value in zip(names, found, strict=True)}
+    return figures | {"mean": round(float(np.mean(values)), 4)}
 
 
 def warning(num_triples: int) -> str:

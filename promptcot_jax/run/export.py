@@ -1,0 +1,80 @@
+"""`promptcot export`: a set to pass on, its data card, and a page to browse it."""
+
+import collections
+import contextlib
+import os
+from collections.abc import Iterator
+
+from etils import epath
+
+from promptcot_jax.core import building, jsonl, manifest
+from promptcot_jax.core.exported import RECORD_TYPES, Kind
+from promptcot_jax.data import rows, set_files
+from promptcot_jax.evaluation import browse
+from promptcot_jax.run import configuration, stage
+from promptcot_jax.synthesis import data_card, exporting
+from promptcot_jax.synthesis.exporting import ExportConfig
+
+CARD, PAGE = "README.md", "browse.html"
+
+
+def export(
+    *,
+    workdir: str,
+    config: ExportConfig,
+    bad_rows: rows.BadRows,
+    input_rows: configuration.InputPath = "{workdir}/verified_prompts.jsonl",
+    kind: Kind | None = None,
+    triples: configuration.InputPath = "{workdir}/triples.jsonl",
+) -> stage.StageResult:
+    """Writes `export/`: `README.md`, `browse.html`, `data/` (Parquet) and `jsonl/`.
+
+    Args:
+        kind: of the rows; None: their file's name says it.
+        triples: what the concepts of new problems come from, for the card's sources; need not be there.
+
+    Raises:
+        WrongUse: the rows cannot be read or are none, two share an id, or a licence is of no source.
+    """
+    path = configuration.in_workdir(input_rows, workdir)
+    kind = exporting.kind_of(path, kind)
+    counts: collections.Counter[str] = collections.Counter()
+    records = exporting.read(path, kind, source=config.source, bad_rows=bad_rows, counts=counts)
+    seeds = {} if kind == "triples" else exporting.seed_sources(configuration.in_workdir(triples, workdir))
+    exporting.check_licences(config.licences, data_card.sources_of(records, seeds))
+    splits = exporting.split(records, config)
+    made = data_card.provenance(workdir, kind, input_rows, manifest.file_digest(path))
+    with _appearing_whole(os.path.join(workdir, "export")) as directory:
+        for domain, of_domain in splits.items():
+            record_type = RECORD_TYPES[kind][domain]
+            place = os.path.join(directory, "data", domain)
+            set_files.write(place, of_domain, record_type, "parquet", config.rows_per_file)
+            if config.json_lines:
+                place = os.path.join(directory, "jsonl", domain)
+                set_files.write(place, of_domain, record_type, "jsonl", config.rows_per_file)
+        if config.json_lines:
+            front = set_files.front_matter(splits, kind, "", "jsonl", {"pretty_name": config.name})
+            text = f"{front}\nThe rows of `../data` as JSON lines; see `../{CARD}`.\n"
+            jsonl.write_atomically(os.path.join(directory, "jsonl", CARD), text.encode())
+        page = browse.render(config.name, splits, config.browse_rows)
+        jsonl.write_atomically(os.path.join(directory, PAGE), page.encode())
+        card = data_card.render(splits, config, made, seeds)
+        jsonl.write_atomically(os.path.join(directory, CARD), card.encode())  # last: it names the files
+    bad = {f"dropped_{name}": count for name, count in counts.items() if name.startswith("bad_")}
+    of_splits = {
+        f"{domain}_{name}": len(some) for domain, own in splits.items() for name, some in own.items()
+    }
+    return stage.StageResult(
+        counts={"in": len(records) + sum(bad.values()), "out": len(records)} | bad | of_splits
+    )
+
+
+@contextlib.contextmanager
+def _appearing_whole(directory: str) -> Iterator[str]:
+    """Where to write what becomes `directory`; in a bucket, which renames nothing, the place itself."""
+    if "://" in directory:
+        (epath.Path(directory) / CARD).unlink(missing_ok=True)
+        yield directory
+        return
+    with building.whole_directory(directory) as aside:
+        yield aside

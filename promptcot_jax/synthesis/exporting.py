@@ -1,0 +1,160 @@
+"""Which rows make an exported set, which of them are held out, and whose licence each is under."""
+
+import collections
+import dataclasses
+import os
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from promptcot_jax.core import exported, file_sets
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.exported import Exported, Kind, Split
+from promptcot_jax.core.records import Domain
+from promptcot_jax.data import rows
+from promptcot_jax.synthesis import seed_problems
+
+Splits = Mapping[Domain, Mapping[Split, Sequence[Exported]]]
+
+# Sources of rows that name none.
+SYNTHESIZED = "synthesized"  # by a model, from concepts
+CORPUS = "corpus"  # of `promptcot corpus`
+UNNAMED = "unnamed"
+
+_MODELS = ("solver", "annotator")  # fields that name one, by its path if it was in JAX
+_HELD_OUT = 2  # purpose of a row's draw, beside those of `annotating`
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """How a set is laid out and what its card says.
+
+    Attributes:
+        name: of the set, the card's heading.
+        heldout_share: of the rows, by their ids and `seed`: rows that join later move no other.
+        source: of rows that name none.
+        licences: source -> licence; those that are not named are unknown.
+        browse_rows: of the browser page at most, evenly spaced.
+    """
+
+    name: str = "Problems by PromptCoT"
+    heldout_share: float = 0.05
+    seed: int = 0
+    rows_per_file: int = 50_000
+    json_lines: bool = True
+    source: str = ""
+    licences: dict[str, str] = dataclasses.field(default_factory=dict)
+    browse_rows: int = 20_000
+
+    def __post_init__(self):
+        if not self.name.strip():
+            raise ValueError("SET_NAME is empty; it is the heading of the data card.")
+        if not 0.0 <= self.heldout_share < 1.0:
+            raise ValueError(f"EXPORT_HELDOUT_SHARE must be in [0, 1), got {self.heldout_share}.")
+        for macro, value in (("ROWS_PER_FILE", self.rows_per_file), ("BROWSE_ROWS", self.browse_rows)):
+            if value < 1:
+                raise ValueError(f"{macro} must be at least 1, got {value}.")
+        for source, licence in self.licences.items():
+            if not licence.strip():
+                raise ValueError(f"LICENCES has nothing for '{source}'; leave it out if it is unknown.")
+
+
+def kind_of(path: str, kind: Kind | None) -> Kind:
+    """What the rows are: as the setting says, or as the file's name does.
+
+    Raises:
+        WrongUse: neither says it.
+    """
+    if kind is not None:
+        return kind
+    name = re.sub(r"[*?\[].*|\.jsonl$|\.parquet$|-\d{5}-of-\d{5}.*", "", os.path.basename(path))
+    for known in exported.RECORD_TYPES:
+        if name == known:
+            return known
+    raise WrongUse(
+        f"{path}: the name does not tell what its rows are; set EXPORT_KIND to one of "
+        f"{', '.join(map(repr, exported.RECORD_TYPES))}."
+    )
+
+
+def read(
+    path: epath.PathLike,
+    kind: Kind,
+    *,
+    source: str,
+    bad_rows: rows.BadRows,
+    counts: collections.Counter[str],
+) -> list[Exported]:
+    """The rows of a set, each with its source; paths of models are cut as `shown_path` does.
+
+    Args:
+        source: of rows that name none; "": what `source_of` makes of them.
+        counts: see `rows.iter_rows`.
+
+    Raises:
+        WrongUse: the file is missing or empty, two rows share an id, or a row is bad and not to be skipped.
+    """
+    record_types = tuple(dict.fromkeys(exported.RECORD_TYPES[kind].values()))
+
+    def make(row: rows.Row) -> Exported:
+        record = rows.record_of(row, typing.Union[record_types])  # noqa: UP007
+        if not record.problem.strip():
+            raise WrongUse(f"{row.where}: the problem is empty.")
+        names = {name: shown_path(getattr(record, name)) for name in _MODELS if hasattr(record, name)}
+        return dataclasses.replace(record, source=source_of(row.fields, source), **names)
+
+    records: list[Exported] = list(rows.map_rows(path, make, bad_rows=bad_rows, counts=counts))
+    if not records:
+        raise WrongUse(f"{os.fspath(path)} has no rows to export; EXPORT_ROWS names another file.")
+    repeated = [one for one, count in collections.Counter(r.id for r in records).items() if count > 1]
+    if repeated:
+        raise WrongUse(f"{os.fspath(path)}: two rows have the id {repeated[0]!r}; give each its own.")
+    return records
+
+
+def source_of(fields: Mapping[str, Any], default: str = "") -> str:
+    """Where a row is from."""
+    if named := str(fields.get("source") or default):
+        return named
+    return SYNTHESIZED if fields.get("model_digest") else CORPUS if "family" in fields else UNNAMED
+
+
+def seed_sources(path: epath.PathLike) -> dict[str, int]:
+    """Where the triples are from that the concepts of new problems come from; nothing without a file."""
+    if not file_sets.files_named(path):
+        return {}
+    return dict(sorted(collections.Counter(source_of(row.fields) for row in rows.iter_rows(path)).items()))
+
+
+def split(records: Sequence[Exported], config: ExportConfig) -> Splits:
+    """The rows by domain and split; a domain without rows is not there."""
+    found: dict[Domain, dict[Split, list[Exported]]] = {}
+    for record in records:
+        drawn = seed_problems.drawn_number(record.id, config.seed, _HELD_OUT)
+        name = "heldout" if drawn < config.heldout_share else "train"
+        found.setdefault(record.domain, {known: [] for known in exported.SPLITS})[name].append(record)
+    return {domain: found[domain] for domain in ("math", "code") if domain in found}
+
+
+def check_licences(licences: Mapping[str, str], sources: Sequence[str]) -> None:
+    """Refuses a licence of something that the set is not from: a misspelt name would leave one unknown.
+
+    Raises:
+        WrongUse: there is one.
+    """
+    for name in licences:
+        if name not in sources:
+            raise WrongUse(
+                f"LICENCES names '{name}', which is no source of this set; its sources are "
+                f"{', '.join(map(repr, sources))}."
+            )
+
+
+def shown_path(value: str) -> str:
+    """An absolute path by its end: where a user keeps files is nobody's business."""
+    parts = value.split("/")
+    is_path = value.startswith("/") and len(parts) > 2
+    return "/".join(("...", *parts[-2 if len(parts) > 4 else -1 :])) if is_path else value

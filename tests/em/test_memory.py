@@ -26,8 +26,12 @@ SMALL = 0.3  # batches, slots and noise keys beside a toy's parameters
 
 
 def live_bytes():
-    """Memory behind JAX's arrays: it also lists views of others, and those given up but still referred to."""
-    held = [array for array in jax.live_arrays() if not array.is_deleted()]
+    """Memory behind JAX's arrays: it also lists views of others, and those given up but still referred to.
+
+    EM runs on one device here; arrays on several are another test's.
+    """
+    listed = [array for array in jax.live_arrays() if not array.is_deleted()]
+    held = [array for array in listed if len(array.sharding.device_set) == 1]
     return sum({array.unsafe_buffer_pointer(): array.nbytes for array in held}.values())
 
 

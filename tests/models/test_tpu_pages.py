@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.models import causal_lm, paged_cache, plain_pages, scores, tpu_pages
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
@@ -173,7 +174,7 @@ def test_a_page_table_beyond_scalar_memory_is_refused():
     lm, params = make("llama")
     cache = lm.init_cache(2, PAGE, "tpu")
     table = np.zeros((64, 2**12 + 1), np.int32)
-    with pytest.raises(ValueError, match="scalar memory"):
+    with pytest.raises(WrongUse, match="EngineConfig.page_size"):
         extend(lm, params, np.ones((64, 1), np.int32), np.zeros((64, 1), np.int32), table, cache)
 
 

@@ -108,7 +108,12 @@ class OpenAIServer:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                length = int(self.headers["content-length"])
+                content = self.rfile.read(length)
+                if len(content) < length:  # the client was killed while it asked
+                    self.close_connection = True
+                    return
+                body = json.loads(content)
                 with server._counted(body, self.headers.get("authorization", "")) as attempt:
                     play = server._answer(body, attempt)
                     time.sleep(server._seconds)

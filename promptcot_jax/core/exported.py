@@ -15,19 +15,11 @@ SPLITS: tuple[Split, ...] = ("train", "heldout")
 class ExportedMathPrompt(records.VerifiedMathPrompt):
     source: str = ""  # what its licence is that of
     given_answer: str = ""  # which the problem's row stated, before the votes
-    filters: tuple[str, ...] = ()  # of `Problem`, like what follows
-    concepts_in_words: float = 0.0
-    concepts_in_meaning: float = 0.0
-    seed_similarity: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportedProgramPrompt(records.VerifiedProgramPrompt):
     source: str = ""
-    filters: tuple[str, ...] = ()
-    concepts_in_words: float = 0.0
-    concepts_in_meaning: float = 0.0
-    seed_similarity: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

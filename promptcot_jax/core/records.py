@@ -173,7 +173,10 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A synthesized problem with its lineage: concepts, rationale, the model that wrote it, rules passed."""
+    """A synthesized problem with its lineage: concepts, rationale, the model that wrote it, rules passed.
+
+    All of it stays with the problem: the types of verified prompts have every field of this one.
+    """
 
     id: str
     domain: Domain
@@ -233,6 +236,10 @@ class VerifiedMathPrompt:
     round_index: int = -1
     seed: int = 0
     sample: int = 0
+    filters: tuple[str, ...] = ()
+    concepts_in_words: float = 0.0
+    concepts_in_meaning: float = 0.0
+    seed_similarity: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,6 +270,10 @@ class VerifiedProgramPrompt:
     round_index: int = -1
     seed: int = 0
     sample: int = 0
+    filters: tuple[str, ...] = ()
+    concepts_in_words: float = 0.0
+    concepts_in_meaning: float = 0.0
+    seed_similarity: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from promptcot_jax.core.exported import RECORD_TYPES, Kind
 from promptcot_jax.data import rows, set_files
 from promptcot_jax.evaluation import browse
 from promptcot_jax.run import configuration, stage
-from promptcot_jax.synthesis import data_card, exporting
+from promptcot_jax.synthesis import data_card, exporting, provenance
 from promptcot_jax.synthesis.exporting import ExportConfig
 
 CARD, PAGE = "README.md", "browse.html"
@@ -41,9 +41,9 @@ def export(
     counts: collections.Counter[str] = collections.Counter()
     records = exporting.read(path, kind, source=config.source, bad_rows=bad_rows, counts=counts)
     seeds = {} if kind == "triples" else exporting.seed_sources(configuration.in_workdir(triples, workdir))
-    exporting.check_licences(config.licences, data_card.sources_of(records, seeds))
+    exporting.check_licences(config.licences, exporting.sources_of(records, seeds))
     splits = exporting.split(records, config)
-    made = data_card.provenance(workdir, kind, input_rows, manifest.file_digest(path))
+    made = provenance.read(workdir, kind, input_rows, manifest.file_digest(path))
     with _appearing_whole(os.path.join(workdir, "export")) as directory:
         for domain, of_domain in splits.items():
             record_type = RECORD_TYPES[kind][domain]

@@ -24,6 +24,8 @@ SYNTHESIZED = "synthesized"  # by a model, from concepts
 CORPUS = "corpus"  # of `promptcot corpus`
 UNNAMED = "unnamed"
 
+UNKNOWN = "unknown"  # licence of a source that no setting names
+
 _MODELS = ("solver", "annotator")  # fields that name one, by its path if it was in JAX
 _HELD_OUT = 2  # purpose of a row's draw, beside those of `annotating`
 
@@ -127,6 +129,16 @@ def seed_sources(path: epath.PathLike) -> dict[str, int]:
     if not file_sets.files_named(path):
         return {}
     return dict(sorted(collections.Counter(source_of(row.fields) for row in rows.iter_rows(path)).items()))
+
+
+def sources_of(rows: Sequence[Exported], seeds: Mapping[str, int]) -> list[str]:
+    """All that the set is from: of its rows, and of the triples whose concepts they are made of."""
+    return sorted({row.source for row in rows} | seeds.keys())
+
+
+def licences_of(rows: Sequence[Exported], seeds: Mapping[str, int], config: ExportConfig) -> dict[str, str]:
+    """Licence of each source."""
+    return {source: config.licences.get(source, UNKNOWN) for source in sources_of(rows, seeds)}
 
 
 def split(records: Sequence[Exported], config: ExportConfig) -> Splits:

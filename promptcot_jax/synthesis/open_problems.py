@@ -9,14 +9,8 @@ from typing import Any
 from etils import epath
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import Domain, StdioTest, VerifiedMathPrompt
+from promptcot_jax.core.records import Domain, Problem, StdioTest, VerifiedMathPrompt
 from promptcot_jax.data import rows
-
-# Of a `Problem`, onto the verified prompt; both types of verified prompts have these.
-LINEAGE = (
-    *("concepts", "level", "rationale", "log_p_z", "log_p_x"),
-    *("model_digest", "round_index", "seed", "sample"),
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +26,14 @@ class OpenProblem:
     problem: str
     answer: str = ""
     tests: tuple[StdioTest, ...] = ()
+
+
+# Of a `Problem`, all but the problem itself: onto the verified prompt.
+LINEAGE = tuple(
+    field.name
+    for field in dataclasses.fields(Problem)
+    if field.name not in {own.name for own in dataclasses.fields(OpenProblem)}
+)
 
 
 @dataclasses.dataclass(frozen=True)

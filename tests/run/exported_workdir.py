@@ -34,6 +34,10 @@ LINEAGE = {
     "model_digest": "0123456789abcdef",
     "round_index": 2,
     "seed": 7,
+    "filters": ("language",),
+    "concepts_in_words": 0.5,
+    "concepts_in_meaning": 0.0,
+    "seed_similarity": 0.25,
 }
 COUNTS = {
     "synthesize": {"in": 64, "out": 40, "dropped_unfinished": 14, "dropped_contaminated": 10},
@@ -45,12 +49,6 @@ COUNTS = {
         "dropped_votes_low_agreement": 3,
         "dropped_judge_unique_answer": 1,
     },
-}
-_MEASURED = {
-    "concepts_in_words": 0.5,
-    "concepts_in_meaning": 0.0,
-    "seed_similarity": 0.25,
-    "filters": ["language"],
 }
 
 
@@ -107,7 +105,7 @@ def write(workdir: pathlib.Path, *, num_rows: int = 36) -> None:
     """Verified prompts, a quarter of them programs, their seeds, and what the manifest says of them."""
     rng = random.Random(0)
     rows = [code_row(i, rng) if i % 4 == 3 else math_row(i, rng) for i in range(num_rows)]
-    lines = [dataclasses.asdict(row) | _MEASURED for row in rows]
+    lines = [dataclasses.asdict(row) for row in rows]
     lines[0] |= {"source": "mine", "given_answer": "0.0", "colour": "red"}
     jsonl.write_records(workdir / "verified_prompts.jsonl", lines)
     triples = [

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from promptcot_jax.core import manifest
@@ -62,18 +62,37 @@ def kill_when(arguments: Sequence[str], workdir: Path, pattern: str, *, count: i
     """Kills a command as soon as `count` paths in the workdir match `pattern`; it must not end before."""
     process = start(arguments)
     wait_for(workdir, pattern, count, [process])
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    _kill(process)
+
+
+def kill_at_replies(arguments: Sequence[str], workdir: Path, count: int) -> None:
+    """Kills a command as soon as `count` replies that were paid for are on disk; it must not end before."""
+    process = start(arguments)
+
+    def replies() -> int:
+        return sum(path.read_bytes().count(b"\n") for path in workdir.glob("paid_replies/*"))
+
+    _wait_until(lambda: replies() >= count, f"{count} replies", [process])
+    _kill(process)
 
 
 def wait_for(workdir: Path, pattern: str, count: int, processes: Sequence[subprocess.Popen]) -> None:
     """Returns as soon as `count` paths in the workdir match; no process may end before."""
+    _wait_until(lambda: len(list(workdir.glob(pattern))) >= count, pattern, processes)
+
+
+def _wait_until(is_there: Callable[[], bool], what: str, processes: Sequence[subprocess.Popen]) -> None:
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while len(list(workdir.glob(pattern))) < count:
+    while not is_there():
         for process in processes:
-            assert process.poll() is None, f"ended before {pattern} appeared: {process.communicate()[1]}"
-        assert time.monotonic() < deadline, f"{pattern} did not appear within {DEADLINE_SECONDS:.0f} s"
+            assert process.poll() is None, f"ended before {what} appeared: {process.communicate()[1]}"
+        assert time.monotonic() < deadline, f"{what} did not appear within {DEADLINE_SECONDS:.0f} s"
         time.sleep(0.002)
+
+
+def _kill(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
 
 
 def kill_at_random(arguments: Sequence[str], *, longest_seconds: float, seed: int) -> bool:
@@ -82,8 +101,7 @@ def kill_at_random(arguments: Sequence[str], *, longest_seconds: float, seed: in
     try:
         process.communicate(timeout=random.Random(seed).uniform(0.0, longest_seconds))
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        _kill(process)
         return True
     return False
 

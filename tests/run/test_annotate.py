@@ -3,23 +3,19 @@
 import collections
 import json
 import os
-import signal
 import time
 import zlib
 from pathlib import Path
 
-import jax
 import pytest
 
-from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl, manifest, records
 from promptcot_jax.data import annotations
-from promptcot_jax.models import causal_lm
 from promptcot_jax.run import cli, stage
 from promptcot_jax.synthesis import annotating
 from tests import toys
 from tests.openai_server import Drop, Fail, Hang, OpenAIServer, Raw, Say, question
-from tests.run import killing, test_hosts
+from tests.run import asking, killing, test_hosts
 
 GSM8K = toys.SHARED / "data" / "train" / "gsm8k_train.jsonl"
 GIN = "--gin_file=stages/annotate.gin"
@@ -142,9 +138,9 @@ def test_killed_and_gone_on_it_ends_in_the_bytes_of_an_undisturbed_run(tmp_path:
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     with OpenAIServer(held_up) as server:
         arguments = command(server, killed, problems)
-        kill_at_lines(arguments, killed, 11)
+        killing.kill_at_replies(arguments, killed, 11)
         hang_from |= {"concepts": 10**9, "rationales": 7}
-        kill_at_lines(arguments, killed, 30 + 7 + 7)  # with the second requests
+        killing.kill_at_replies(arguments, killed, 30 + 8 + 7)  # 8 are second requests
         hang_from["rationales"] = 10**9
         killing.run_to_end(arguments)
         bills = dict(server.served)
@@ -154,18 +150,6 @@ def test_killed_and_gone_on_it_ends_in_the_bytes_of_an_undisturbed_run(tmp_path:
     assert len(jsonl.read_records(killed / "triples.jsonl", records.Triple)) > 20
     assert "repaired" in (killed / "triples.jsonl").read_text()
     killing.assert_same_outcome(killed, undisturbed)
-
-
-def kill_at_lines(arguments: list[str], workdir: Path, count: int) -> None:
-    """Kills a command as soon as so many replies are on disk."""
-    process = killing.start(arguments)
-    deadline = time.monotonic() + killing.DEADLINE_SECONDS
-    while sum(path.read_bytes().count(b"\n") for path in workdir.glob("paid_replies/*")) < count:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
 
 
 def test_a_server_that_misbehaves_costs_rejects_with_reasons_and_nothing_else(tmp_path: Path, problems: Path):
@@ -241,7 +225,7 @@ def test_a_server_that_misbehaves_costs_rejects_with_reasons_and_nothing_else(tm
         (["--gin.COST_LIMIT=1.0"], "cost_limit is set, but no price is"),
         (
             ["--gin.COST_LIMIT=0.01", "--gin.COMPLETION_PRICE=1.0"],
-            r"at most 245,760 completion tokens: at most about 0.25, and EndpointConfig.cost_limit is 0.01",
+            "at most 245,760 completion tokens: at most about 0.25, and EndpointConfig.cost_limit is 0.01",
         ),
         (["--gin.NUM_CONCEPTS=0"], "num_concepts must be at least 1"),
         (["--gin.DOMAIN='law'"], "domain"),
@@ -255,16 +239,10 @@ def test_wrong_use_is_one_sentence_that_names_the_setting(
     (tmp_path / "text.txt").write_text("x\n")
     (tmp_path / "damaged.jsonl").write_text('{"problem": \n')
 
-    def known(body, attempt):
-        return teach(body, attempt) if body["model"] == "teacher" else Fail(404, message="no such model")
-
-    with OpenAIServer(known) as server:
-        changed = [text.replace("{tmp}", str(tmp_path)) for text in more]
-        assert cli.main([*command(server, tmp_path / "run", problems), *changed]) == 2
+    with OpenAIServer(asking.knowing_no_stranger(teach)) as server:
+        sentence = asking.refusal(command(server, tmp_path / "run", problems), more, tmp_path, capsys)
         assert len(server.asked) <= (16 if "stranger" in more[0] else 0)
-    *_, sentence = capsys.readouterr().err.splitlines()
-    assert sentence.startswith("promptcot: ")
-    assert message.replace("\\", "") in sentence
+    assert message in sentence
     assert not (tmp_path / "run" / "triples.jsonl").exists()
 
 
@@ -296,12 +274,11 @@ def test_how_it_is_asked_may_change_between_attempts_and_what_is_asked_may_not(
 
 def test_a_model_in_jax_answers_and_what_it_cannot_do_is_rejected(tmp_path: Path, problems: Path):
     """A toy of random weights: what it writes is no list, and it is asked for one twice."""
-    lm = causal_lm.CausalLM(toys.toy_config(max_positions=4096))
-    store.save_model(tmp_path / "toy", lm, lm.init(jax.random.key(0)), toys.byte_tokenizer(), provenance={})
+    toy = asking.save_toy(tmp_path / "toy")
     (tmp_path / "some.jsonl").write_text("".join(problems.read_text().splitlines(keepends=True)[:3]))
     bindings = (
         f"PROBLEMS='{tmp_path / 'some.jsonl'}'",
-        f"TEACHER='{tmp_path / 'toy'}'",
+        f"TEACHER='{toy}'",
         "ANNOTATORS=(@annotate/text_models.JaxModel(),)",
         "MAX_REPLY_TOKENS=8",
         "NUM_SLOTS=4",
@@ -311,10 +288,10 @@ def test_a_model_in_jax_answers_and_what_it_cannot_do_is_rejected(tmp_path: Path
     rejects = rejects_of(tmp_path / "one")
     assert set(rejects) == {"p0", "p1", "p2"}
     assert {reject.reason for reject in rejects.values()} <= {"length", "no_list"}
-    assert {reject.annotator for reject in rejects.values()} == {str(tmp_path / "toy")}
+    assert {reject.annotator for reject in rejects.values()} == {toy}
     killing.assert_same_outcome(tmp_path / "one", tmp_path / "other")
     entry = manifest.read(tmp_path / "one")["annotate"]
-    assert entry.inputs[str(tmp_path / "toy")] != "none"
+    assert entry.inputs[toy] != "none"
     assert entry.counts["completion_tokens"] > 0
     assert not (tmp_path / "one" / "paid_replies").exists()
 

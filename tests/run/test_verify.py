@@ -3,23 +3,18 @@
 import ast
 import json
 import shutil
-import signal
-import time
 from pathlib import Path
 
-import jax
 import pytest
 
-from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl, manifest, records
 from promptcot_jax.data import rubric
-from promptcot_jax.models import causal_lm
 from promptcot_jax.run import cli, stage
 from promptcot_jax.synthesis import verifying
 from promptcot_jax.verify import programs, sandbox_host
 from tests import toys
 from tests.openai_server import Drop, Fail, Hang, OpenAIServer, Raw, Say
-from tests.run import killing, test_hosts
+from tests.run import asking, killing, test_hosts
 
 MBPP = toys.SHARED / "data" / "code" / "mbpp_train.jsonl"
 GIN = "--gin_file=stages/verify_endpoints.gin"
@@ -188,7 +183,7 @@ def test_killed_in_a_phase_and_gone_on_it_ends_in_the_bytes_of_an_undisturbed_ru
     before = {"judge": 18, "solver": 20 + 64, "inputs": 20 + 72 + 2, "validator": 20 + 72 + 4 + 2 + 1}[kind]
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     with OpenAIServer(held_up) as server:
-        kill_at_lines(command(server, killed, problems), killed, before)
+        killing.kill_at_replies(command(server, killed, problems), killed, before)
         hangs = False
         killing.run_to_end(command(server, killed, problems))
         assert sum(server.served.values()) == 20 + 72 + 4 + 2 + 2
@@ -214,18 +209,6 @@ def test_killed_while_it_counts_votes_or_runs_programs_it_goes_on(
         assert sum(server.served.values()) == num_served
         killing.run_to_end(command(server, undisturbed, problems))
     killing.assert_same_outcome(killed, undisturbed)
-
-
-def kill_at_lines(arguments: list[str], workdir: Path, count: int) -> None:
-    """Kills a command as soon as so many replies are on disk."""
-    process = killing.start(arguments)
-    deadline = time.monotonic() + killing.DEADLINE_SECONDS
-    while sum(path.read_bytes().count(b"\n") for path in workdir.glob("paid_replies/*")) < count:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
 
 
 def test_a_server_that_misbehaves_costs_votes_with_reasons_and_nothing_else(tmp_path: Path, problems: Path):
@@ -313,14 +296,8 @@ def test_wrong_use_is_one_sentence_that_names_the_setting(
     for name, text in files.items():
         (tmp_path / f"{name}.jsonl").write_text(text)
 
-    def known(body, attempt):
-        return help_out(body, attempt) if body["model"] != "stranger" else Fail(404, message="no such model")
-
-    with OpenAIServer(known) as server:
-        changed = [text.replace("{tmp}", str(tmp_path)) for text in more]
-        assert cli.main([*command(server, tmp_path / "run", problems), *changed]) == 2
-    *_, sentence = capsys.readouterr().err.splitlines()
-    assert sentence.startswith("promptcot: ")
+    with OpenAIServer(asking.knowing_no_stranger(help_out)) as server:
+        sentence = asking.refusal(command(server, tmp_path / "run", problems), more, tmp_path, capsys)
     assert message in sentence
     assert not (tmp_path / "run" / "verified_prompts.jsonl").exists()
 
@@ -353,13 +330,12 @@ def test_what_was_settled_stays_when_how_it_is_asked_changes_and_not_when_what_i
 
 def test_a_model_in_jax_solves_judges_and_writes_tests(tmp_path: Path, problems: Path):
     """A toy of random weights: nothing that it writes can be used, and each problem says why."""
-    lm = causal_lm.CausalLM(toys.toy_config(max_positions=4096))
-    store.save_model(tmp_path / "toy", lm, lm.init(jax.random.key(0)), toys.byte_tokenizer(), provenance={})
+    toy = asking.save_toy(tmp_path / "toy")
     lines = [row for _, _, row in jsonl.iter_rows(problems)]
     jsonl.write_records(tmp_path / "some.jsonl", [lines[0], lines[4], lines[10]])
     bindings = (
         f"VERIFY_PROBLEMS='{tmp_path / 'some.jsonl'}'",
-        f"SOLVER='{tmp_path / 'toy'}'",
+        f"SOLVER='{toy}'",
         "MAX_REPLY_TOKENS=8",
         "MAX_SOLUTION_TOKENS=8",
         "NUM_SLOTS=4",
@@ -381,7 +357,7 @@ def test_a_model_in_jax_solves_judges_and_writes_tests(tmp_path: Path, problems:
         ("statement", "missing_figure"),
     }
     entry = manifest.read(tmp_path / "judged")["verify"]
-    assert entry.inputs[str(tmp_path / "toy")] != "none"
+    assert entry.inputs[toy] != "none"
     assert entry.counts["completion_tokens"] > 0
 
 

@@ -10,7 +10,7 @@ import pytest
 from promptcot_jax.core import exported, jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import rows
-from promptcot_jax.synthesis import data_card, exporting
+from promptcot_jax.synthesis import data_card, exporting, provenance
 from promptcot_jax.synthesis.exporting import ExportConfig
 from tests.run import exported_workdir
 
@@ -85,8 +85,8 @@ def test_a_text_cannot_leave_its_cell_nor_the_yaml_in_front(tmp_path: Path):
     made = [dataclasses.replace(row, concepts=(hostile,), level=hostile) for row in math_rows(3)]
     config = ExportConfig(name='x"\n---\nlicense: mit', heldout_share=0.0)
     splits = exporting.split(made, config)
-    provenance = data_card.provenance(tmp_path, "verified_prompts", "rows.jsonl", "d")
-    card = data_card.render(splits, config, provenance, {})
+    made = provenance.read(tmp_path, "verified_prompts", "rows.jsonl", "d")
+    card = data_card.render(splits, config, made, {})
     cell = "a \\| b ## c \\<img src=x> \\[d](e) \\`f\\`"
     assert card.count(f"| {cell} | 3 |\n") == 2
     assert "\n## c" not in card
@@ -98,10 +98,10 @@ def test_a_text_cannot_leave_its_cell_nor_the_yaml_in_front(tmp_path: Path):
 
 def test_rows_fall_into_the_eighths_that_hold_them():
     splits = exporting.split(math_rows(64), ExportConfig(heldout_share=0.0))
-    provenance = data_card.Provenance(
+    made = provenance.Provenance(
         kind="verified_prompts", entries={}, settings={}, reports={}, rows="r", digest="d"
     )
-    card = data_card.render(splits, ExportConfig(), provenance, {})
+    card = data_card.render(splits, ExportConfig(), made, {})
     counts = collections.Counter(row.agreement for row in splits["math"]["train"])  # type: ignore[union-attr]
     for share, count in counts.items():
         assert f"| {share - 0.125:g} to {share:g} | {count} | {count} |" in card

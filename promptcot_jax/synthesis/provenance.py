@@ -1,0 +1,136 @@
+"""How the rows of an exported set were made, as far as its workdir says: manifest, settings, reports."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from promptcot_jax.core import jsonl, manifest
+from promptcot_jax.core.exported import Kind
+
+_TRIPLE_STAGES = ("corpus", "import_data", "annotate")
+_STAGES: Mapping[Kind, tuple[str, ...]] = {  # that a set of this kind comes from, in order
+    "triples": (*_TRIPLE_STAGES, "decontaminate"),
+    "problems": (*_TRIPLE_STAGES, "cold_start", "em", "synthesize", "decontaminate"),
+    "verified_prompts": (*_TRIPLE_STAGES, "cold_start", "em", "synthesize", "decontaminate", "verify"),
+}
+_MAKERS: Mapping[Kind, str] = {"problems": "synthesize", "verified_prompts": "verify"}
+_ROLES = re.compile(r"(annotators\[\d+\]|solver|judge|test_writer)\.(?:path|model)|(prompt_model)")
+
+
+@dataclasses.dataclass(frozen=True)
+class GivenModel:
+    """A model that a stage was given."""
+
+    stage: str
+    role: str  # the setting that names it
+    name: str  # path, or name at its endpoint
+    digest: str | None  # None: it is behind an endpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Decontamination:
+    """What `decontaminate` did in the workdir.
+
+    Attributes:
+        dropped_by: rows dropped for each benchmark.
+        is_upstream: the set's rows come from what it wrote.
+    """
+
+    rule: str
+    ngram: int
+    output: str
+    dropped: int
+    dropped_by: Mapping[str, int]
+    is_upstream: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What a workdir says of how its rows were made.
+
+    Attributes:
+        entries: of the manifest, those of `_STAGES` that are there.
+        settings: of each stage, by dotted name.
+        reports: of `annotate` and `verify`.
+        rows: the file that is exported, as the setting names it; `digest` of its content.
+    """
+
+    kind: Kind
+    entries: Mapping[str, manifest.StageEntry]
+    settings: Mapping[str, Mapping[str, Any]]
+    reports: Mapping[str, Mapping[str, Any]]
+    rows: str
+    digest: str
+
+    def maker(self) -> manifest.StageEntry | None:
+        """The stage that writes rows of this kind, if it ran here; triples have several."""
+        return self.entries.get(_MAKERS.get(self.kind, ""))
+
+    def given_models(self) -> list[GivenModel]:
+        """All models that the stages' settings name."""
+        found = []
+        for stage, settings in self.settings.items():
+            for key, value in settings.items():
+                role = _ROLES.fullmatch(key.removeprefix(f"{stage}."))
+                if role and isinstance(value, str):
+                    digest = self.entries[stage].inputs.get(value)
+                    found.append(GivenModel(stage, role[1] or role[2], value, digest))
+        return found
+
+    def synthesis_benchmarks(self) -> dict[str, str]:
+        """What `synthesize` compared its problems with, name -> file."""
+        prefix = "synthesize.benchmarks."
+        settings = self.settings.get("synthesize", {})
+        return {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
+
+    def decontamination(self) -> Decontamination | None:
+        """What `decontaminate` did; None where it was not run."""
+        entry = self.entries.get("decontaminate")
+        if entry is None:
+            return None
+        settings = self.settings.get("decontaminate", {})
+        output = _stem(str(settings.get("decontaminate.output", "problems_clean")))
+        later = self.entries.get("verify")
+        read = [self.rows, *(later.inputs if later else ())]
+        prefix = "dropped_contaminated_by_"
+        return Decontamination(
+            rule=settings.get("decontaminate.rule", "ngram"),
+            ngram=settings.get("decontaminate.ngram", 13),
+            output=output,
+            dropped=entry.counts.get("dropped_contaminated", 0),
+            dropped_by={k.removeprefix(prefix): v for k, v in entry.counts.items() if k.startswith(prefix)},
+            is_upstream=any(_stem(os.path.basename(path)) == output for path in read),
+        )
+
+    def packages(self) -> dict[str, str]:
+        """Versions of the packages that the stages ran with; the last stage's where they differ."""
+        return {name: version for entry in self.entries.values() for name, version in entry.versions.items()}
+
+
+def read(workdir: epath.PathLike, kind: Kind, rows: str, digest: str) -> Provenance:
+    """Reads it from the workdir's files.
+
+    Raises:
+        WrongUse: one of them is damaged.
+    """
+    workdir = epath.Path(workdir)
+    there = manifest.read(workdir)
+    entries = {name: there[name] for name in _STAGES[kind] if name in there}
+    files = {name: workdir / "config" / f"{name}.settings.json" for name in entries}
+    reports = {name: workdir / name / "report.json" for name in entries if name in ("annotate", "verify")}
+    return Provenance(
+        kind=kind,
+        entries=entries,
+        settings={name: jsonl.read_json(file) for name, file in files.items() if file.exists()},
+        reports={name: jsonl.read_json(file) for name, file in reports.items() if file.exists()},
+        rows=rows,
+        digest=digest,
+    )
+
+
+def _stem(path: str) -> str:
+    return path.removesuffix(".jsonl")

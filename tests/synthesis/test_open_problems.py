@@ -1,0 +1,66 @@
+"""What a problem's row says of its origin reaches the exported set, whatever fields that has."""
+
+import collections
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptcot_jax.core import exported, jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import Problem, StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.data import rows
+from promptcot_jax.synthesis import exporting, open_problems
+
+HINTS = jsonl.type_hints(Problem)
+FOUND = {VerifiedMathPrompt: {"answer": "2"}, VerifiedProgramPrompt: {"tests": (StdioTest("1", "2"),)}}
+
+
+def distinct(name: str, hint: Any) -> Any:
+    """A value of a field that is not its default, and no other field's."""
+    if typing.get_origin(hint) is tuple:
+        return (distinct(f"{name} 1", typing.get_args(hint)[0]), "another")
+    number = 1 + list(HINTS).index(name) if name in HINTS else 0
+    return {str: f"some {name}", int: number, float: number / 64}[hint]
+
+
+@pytest.mark.parametrize(
+    "record_type",
+    [*FOUND, *(t for kind in ("problems", "verified_prompts") for t in exported.RECORD_TYPES[kind].values())],
+)
+def test_every_field_of_a_problem_is_one_of_the_types_that_it_becomes(record_type: type):
+    theirs = jsonl.type_hints(record_type)
+    assert {name: theirs.get(name) for name in HINTS if name != "domain"} == {
+        name: hint for name, hint in HINTS.items() if name != "domain"
+    }
+
+
+@pytest.mark.parametrize("record_type", FOUND)
+def test_lineage_goes_from_the_problems_file_to_the_exported_row(record_type: type, tmp_path: Path):
+    values = {name: distinct(name, hint) for name, hint in HINTS.items() if name != "domain"}
+    problem = Problem(domain=record_type.domain, **values)
+    assert all(getattr(problem, field.name) != field.default for field in dataclasses.fields(Problem))
+    jsonl.write_records(tmp_path / "problems.jsonl", [problem])
+    given: dict[str, Any] = {"bad_rows": rows.FATAL, "counts": collections.Counter()}
+    (entry,) = open_problems.read(tmp_path / "problems.jsonl", domain="math", **given)
+    prompt = open_problems.typed(entry, record_type, FOUND[record_type])
+    path = tmp_path / "verified_prompts.jsonl"
+    jsonl.write_records(path, [open_problems.line(entry, prompt)])
+    (row,) = exporting.read(path, "verified_prompts", source="", **given)
+    for stage in (prompt, row):
+        assert {name: getattr(stage, name) for name in HINTS} == vars(problem)
+
+
+def test_a_row_without_lineage_has_the_defaults_and_one_of_another_type_is_refused(tmp_path: Path):
+    given: dict[str, Any] = {"domain": "math", "bad_rows": rows.FATAL, "counts": collections.Counter()}
+    jsonl.write_records(tmp_path / "own.jsonl", [{"id": "a", "problem": "1 + 1?"}])
+    (entry,) = open_problems.read(tmp_path / "own.jsonl", **given)
+    assert not entry.lineage
+    prompt = open_problems.typed(entry, VerifiedMathPrompt, FOUND[VerifiedMathPrompt])
+    assert prompt == VerifiedMathPrompt(id="a", problem="1 + 1?", answer="2")
+    for name in set(HINTS) - {"id", "domain", "problem"}:
+        jsonl.write_records(tmp_path / "wrong.jsonl", [{"problem": "1 + 1?", name: {"a": 1}}])
+        with pytest.raises(WrongUse, match=f"field '{name}'"):
+            open_problems.read(tmp_path / "wrong.jsonl", **given)

@@ -1,9 +1,9 @@
 """Which written problems are kept: one small function a rule, each with the figure it decides by.
 
 A rule looks at one problem with its rationale and concepts, and returns a fault or None; `RULES` names them
-in the order in which they are tried. They look at nothing but the text: concept fidelity, seeds, repetitions
-and benchmarks are `selection.py`'s, and whether a problem is well posed is verification's. How often each
-rule refuses real, well-formed problems is in `docs/results.md`.
+in the order in which they are tried. They look at nothing but the text, read as `statements.py` reads it:
+concept fidelity, seeds, repetitions and benchmarks are `selection.py`'s, and whether a problem is well posed
+is verification's. How often each rule refuses real, well-formed problems is in `docs/results.md`.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Domain
 from promptcot_jax.data import validity
+from promptcot_jax.synthesis import statements
 
 _OVERLAP_WORDS = 8  # in a row: what is copied, not said alike
 
@@ -101,22 +102,11 @@ def _found(reason: str, pattern: re.Pattern[str], text: str) -> Fault | None:
     return Fault(reason, 1.0, " ".join(match[0].split())[:80]) if match else None
 
 
-_OPEN_ENDED = re.compile(
-    r"(?:[,;:(=+<-]|\b(?:the|a|an|of|and|or|with|for|to|is|are|that|where|by|in|at|from|than))\s*$",
-    re.IGNORECASE,
-)
-
-
 def unfinished(written: Written, config: FilterConfig) -> Fault | None:
     """A stem such as "the following conditions:" with nothing after it, an open formula, half a sentence."""
-    text = written.problem.rstrip()
-    if not config.unfinished:
+    if not config.unfinished or (end := statements.open_end(written.problem)) is None:
         return None
-    if text.count("$") % 2 and "$$" not in text and not re.search(r"\$\s?\.?\d", text):  # not a price
-        return Fault("unfinished_statement", 1.0, "an open formula")
-    return _found("unfinished_statement", validity.UNFINISHED, text) or _found(
-        "unfinished_statement", _OPEN_ENDED, text[-40:]
-    )
+    return Fault("unfinished_statement", 1.0, end)
 
 
 _PROOF = re.compile(
@@ -154,19 +144,6 @@ def multiple_choice(written: Written, config: FilterConfig) -> Fault | None:
     return _found("multiple_choice", _CHOICE, written.problem)
 
 
-_FORMULA = re.compile(
-    r"\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)|\[asy\].*?\[/asy\]|```.*?```", re.DOTALL
-)
-_SENTENCE_END = re.compile(r"(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)(?<=[.?!])\s+|\n\s*\n")
-
-
-@functools.lru_cache(16)  # several rules look at the same text
-def sentences(text: str) -> list[str]:
-    """Sentences, with "F" for each formula."""
-    parts = _SENTENCE_END.split(_FORMULA.sub(" F ", text))
-    return [" ".join(part.split()) for part in parts if part.strip()]
-
-
 _DECISION = re.compile(
     r"(?:^|[,:;]\s|\b(?:and|then)\s)(?:is|are|was|were|does|do|did|can|could|will|would|must|should|has|have)\s"
     r"[^?]*\?$"
@@ -181,7 +158,7 @@ def yes_no(written: Written, config: FilterConfig) -> Fault | None:
     """A question whose answer is yes or no. A program is judged by its tests and may print either."""
     if not config.yes_no or written.domain == "code":
         return None
-    for sentence in sentences(written.problem):
+    for sentence in statements.sentences(statements.words_only(written.problem)):
         if sentence.endswith("?") and _QUESTION_WORD.search(sentence):
             continue
         if _DECISION.search(sentence):
@@ -189,21 +166,14 @@ def yes_no(written: Written, config: FilterConfig) -> Fault | None:
     return None
 
 
-_COMMAND = re.compile(
-    r"(?:^|[;:]\s|\b(?:and|then|also)\s)(?:(?:please|also|now|then|finally|next)[,\s]+)?"
-    r"(?:find|determine|compute|calculate|evaluate|what|how (?:many|much|long|far|old|often|tall|fast))\b",
-    re.IGNORECASE,
-)
-
-
 def several_questions(written: Written, config: FilterConfig) -> Fault | None:
-    """More sentences that ask for something than allowed. Programs are judged by what they print."""
+    """Asks for more things than allowed. Programs are judged by what they print."""
     if not config.max_questions or written.domain == "code":
         return None
-    asking = [s for s in sentences(written.problem) if s.endswith("?") or _COMMAND.search(s)]
-    if len(asking) <= config.max_questions:
+    asked = statements.questions(written.problem)
+    if len(asked) <= config.max_questions:
         return None
-    return Fault("several_questions", float(len(asking)), asking[-1][-80:])
+    return Fault("several_questions", float(len(asked)), asked[-1])
 
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -221,7 +191,7 @@ def foreign_language(written: Written, config: FilterConfig) -> Fault | None:
     """A statement with other letters than Latin and Greek, or without English's small words."""
     if not config.english:
         return None
-    words = [word.lower() for word in _WORD.findall(_FORMULA.sub(" ", written.problem))]
+    words = [word.lower() for word in _WORD.findall(statements.words_only(written.problem))]
     foreign = [word for word in words if not word.isascii() and max(word) >= "\u0400"]
     if foreign:
         return Fault("foreign_language", len(foreign) / len(words), foreign[0])

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from promptcot_jax.core.records import ConceptSet, Problem
 from promptcot_jax.data import decontamination
 from promptcot_jax.synthesis import drafts as drafts_lib
-from promptcot_jax.synthesis import filters, near_duplicates
+from promptcot_jax.synthesis import filters, near_duplicates, statements
 from promptcot_jax.synthesis.batch_workers import BatchWorkers
 from promptcot_jax.synthesis.drafts import Author, Draft
 from promptcot_jax.synthesis.filters import Fault, FilterConfig, Written
@@ -168,7 +168,10 @@ class Selection:
         """For each concept of each problem whether a sentence of x or z is near to it."""
         if self._config.concept_cosine is None:
             return [[False] * len(own.concepts) for own in written]
-        sentences = [filters.sentences(f"{own.problem}\n\n{own.rationale}") for own in written]
+        sentences = [
+            statements.sentences(statements.words_only(f"{own.problem}\n\n{own.rationale}"))
+            for own in written
+        ]
         concepts = list(dict.fromkeys(concept for own in written for concept in own.concepts))
         places = {concept: place for place, concept in enumerate(concepts)}
         # In float64 products round alike whatever the number of rows.

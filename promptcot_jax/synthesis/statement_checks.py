@@ -13,14 +13,12 @@ import re
 from collections.abc import Callable, Mapping
 
 from promptcot_jax.core.records import Domain
+from promptcot_jax.synthesis import statements
 
 _SHOWN = 80  # characters of a detail
 _LEAST_RETOLD_WORDS = 5  # of a fact that is told twice; "Box 1 holds 3" and "Box 2 holds 3" are two facts
 
-_FORMULA = re.compile(r"\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL)
 _DRAWING = re.compile(r"\[asy\]|\\begin\{(?:tikzpicture|tabular|array|table)|\|.*\|.*\||!\[|<table|<svg")
-_ABBREVIATIONS = r"(?<!\bMr\.)(?<!\bMrs\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)"
-_SENTENCE_END = re.compile(rf"{_ABBREVIATIONS}(?<=[.?!])\s+|\n\s*\n")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
@@ -41,19 +39,6 @@ def first_fault(problem: str, domain: Domain) -> StatementFault | None:
         if fault := rule(problem, domain):
             return fault
     return None
-
-
-_CODE = re.compile(r"\[asy\].*?\[/asy\]|\\(?:begin|end)\{[^}]*\}", re.DOTALL)
-
-
-def _words_only(problem: str) -> str:
-    """The text without drawings' source and with "F" for each formula."""
-    return _FORMULA.sub(" F ", _CODE.sub(" ", problem))
-
-
-def sentences(text: str) -> list[str]:
-    """Sentences on one line each; a full stop of "Dr." ends none."""
-    return [" ".join(part.split()) for part in _SENTENCE_END.split(text) if part.strip()]
 
 
 def _fault(reason: str, match: re.Match[str] | None) -> StatementFault | None:
@@ -86,14 +71,10 @@ def refers_elsewhere(problem: str, domain: Domain) -> StatementFault | None:
     return None if _PART_LABEL.search(problem) else _fault("missing_part", _EARLIER.search(problem))
 
 
-_UNFINISHED = re.compile(
-    r"(?:[,;:(=+<-]|\b(?:the|a|an|of|and|or|with|for|to|is|are|that|where|by|in|at|from|than))\s*$", re.I
-)
-
-
 def unfinished(problem: str, domain: Domain) -> StatementFault | None:
-    """Ends in the middle of a sentence or list."""
-    return _fault("unfinished", _UNFINISHED.search(problem.rstrip()))
+    """Ends in the middle of a sentence, list or formula."""
+    end = statements.open_end(problem)
+    return None if end is None else StatementFault("unfinished", end)
 
 
 _GAP = re.compile(
@@ -105,7 +86,7 @@ _GAP = re.compile(
 
 def gap(problem: str, domain: Domain) -> StatementFault | None:
     """Has a gap where a quantity should be. Programs are often about texts with odd signs in them."""
-    return _fault("gap", _GAP.search(_words_only(problem))) if domain == "math" else None
+    return _fault("gap", _GAP.search(statements.words_only(problem))) if domain == "math" else None
 
 
 _COMMANDS: Mapping[Domain, re.Pattern[str]] = {
@@ -130,25 +111,12 @@ def no_question(problem: str, domain: Domain) -> StatementFault | None:
     return StatementFault("no_question", problem.strip()[-_SHOWN:])
 
 
-_ASKING = re.compile(
-    r"(?:^|[;:,]\s|\b(?:and|then|also)\s)(?:(?:please|also|now|then|finally|next)[,\s]+)?"
-    r"(?:find|determine|compute|calculate|evaluate"
-    r"|what (?:is|are|was|were|do|does|will|would|remainder|number)"
-    r"|how (?:many|much|long|far|old|often|tall|fast))\b",
-    re.IGNORECASE,
-)
-
-
 def several_questions(problem: str, domain: Domain) -> StatementFault | None:
     """Asks for more than one thing, in several sentences or in one. A program may print several."""
     if domain == "code":
         return None
-    asking = [
-        count
-        for sentence in sentences(_words_only(problem))
-        if (count := max(len(_ASKING.findall(sentence)), int(sentence.endswith("?"))))
-    ]
-    return StatementFault("several_questions", f"{sum(asking)} questions") if sum(asking) > 1 else None
+    asked = statements.questions(problem)
+    return StatementFault("several_questions", " / ".join(asked)) if len(asked) > 1 else None
 
 
 _SYMBOL_ASKED = re.compile(
@@ -166,8 +134,10 @@ def undetermined_symbol(problem: str, domain: Domain) -> StatementFault | None:
     if asked is None:
         return None
     before = problem.strip()[: asked.start()]
-    formulas = "".join(_FORMULA.findall(before))
-    if asked[1] in formulas or re.search(rf"(?<![A-Za-z]){asked[1]}(?![a-z]{{2}})", _words_only(before)):
+    formulas = "".join(statements.FORMULA.findall(before))
+    if asked[1] in formulas or re.search(
+        rf"(?<![A-Za-z]){asked[1]}(?![a-z]{{2}})", statements.words_only(before)
+    ):
         return None
     return _fault("undetermined_symbol", asked)
 
@@ -188,7 +158,7 @@ def contradictory(problem: str, domain: Domain) -> StatementFault | None:
             return _fault("contradictory", match)
     if domain == "code":
         return None
-    text = _CODE.sub(" ", problem)
+    text = statements.without_source(problem)
     return _two_values(text) or _retold(text)
 
 
@@ -209,7 +179,7 @@ def _two_values(problem: str) -> StatementFault | None:
 
 def _retold(problem: str) -> StatementFault | None:
     """Two sentences of the same words that differ in one number."""
-    told = [(sentence, _NUMBER.findall(sentence)) for sentence in sentences(problem)]
+    told = [(sentence, _NUMBER.findall(sentence)) for sentence in statements.sentences(problem)]
     for (one, numbers), (other, others) in itertools.combinations(told, 2):
         if len(numbers) != len(others) or _NUMBER.sub("#", one) != _NUMBER.sub("#", other):
             continue

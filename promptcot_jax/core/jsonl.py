@@ -171,10 +171,11 @@ def parse_line(line: bytes) -> dict[str, Any]:
     """The JSON object that a line holds.
 
     Raises:
-        BadLine: it is not UTF-8 (a lone surrogate is not either), or not a JSON object.
+        BadLine: it is not UTF-8 (a lone surrogate is not either), or not a JSON object (NaN and infinities are
+            not JSON, and could never be written again).
     """
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
         if _SURROGATE.search(line):  # a lone one parses, and can never be written again
             json.dumps(row, ensure_ascii=False).encode()
     except UnicodeError as error:
@@ -184,6 +185,10 @@ def parse_line(line: bytes) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise BadLine("json", f"expected a JSON object, got {type(row).__name__}")
     return row
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def iter_rows(path: epath.PathLike) -> Iterator[tuple[str, int, dict[str, Any]]]:

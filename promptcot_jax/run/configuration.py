@@ -271,7 +271,8 @@ def is_set_up(function: Callable[..., Any]) -> bool:
 def _check_type(value: Any, hint: Any, name: str) -> None:
     """Refuses a value that is not of the annotated type, in the fields of dataclasses too."""
     if not is_bearable(value, hint, conf=_INT_IS_FLOAT):
-        expected = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+        expected = str(hint) if typing.get_args(hint) else getattr(hint, "__name__", str(hint))
+        expected = expected.replace("typing.", "")
         raise WrongUse(f"setting {name} must be {expected}, got {value!r}.")
     if dataclasses.is_dataclass(value):
         hints = typing.get_type_hints(type(value), include_extras=True)

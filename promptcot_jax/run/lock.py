@@ -28,7 +28,7 @@ def hold(workdir: str, stage: str) -> Iterator[str]:
     """Holds the workdir's lock and yields the run id.
 
     Raises:
-        WrongUse: another run holds it, or the workdir is no directory and cannot be made.
+        WrongUse: another run holds it, or the workdir is no directory, or cannot be made or written.
     """
     run_id = uuid.uuid4().hex[:12]
     if "://" in workdir:
@@ -39,6 +39,12 @@ def hold(workdir: str, stage: str) -> Iterator[str]:
         os.makedirs(workdir, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise WrongUse(f"{workdir} is, or lies below, a file; give a directory as --workdir.") from None
+    except OSError as error:
+        raise WrongUse(
+            f"{workdir} cannot be made ({error.strerror}); give a directory that can be written as --workdir."
+        ) from None
+    if not os.access(workdir, os.W_OK):
+        raise WrongUse(f"{workdir} cannot be written; give another directory as --workdir.")
     path = os.path.join(os.path.realpath(workdir), ".lock")
     if path in _held:
         raise WrongUse(f"{workdir} is in use by another run of this process; use another --workdir.")

@@ -40,7 +40,7 @@ def synthesize(
     duplicates: DuplicateConfig,
     concept_sets: configuration.InputPath | None = None,
     concept_lists: configuration.InputPath | None = None,
-    triples: configuration.InputPath = "{workdir}/triples.jsonl",
+    triples: configuration.InputPath | None = "{workdir}/triples.jsonl",
     benchmarks: dict[str, configuration.InputPath] | None = None,
     encoder: configuration.InputPath = hashed_tfidf.NAME,
     prompt_model: configuration.InputPath | None = None,
@@ -55,7 +55,8 @@ def synthesize(
     Args:
         concept_sets: a file of lists to write from, instead of lists drawn from a pool.
         concept_lists: a file of lists whose concepts are the pool, instead of those of the triples.
-        triples: the seeds: the pool, and what a problem must not repeat.
+        triples: the seeds: the pool, and what a problem must not repeat. None: there are no seeds,
+            and one of the two files above says what to write from.
         benchmarks: evaluation sets, name -> file, that problems must not overlap with.
         encoder: of texts: "hashed_tfidf", "minilm" (its package must be installed), or a directory of a
             model like it.
@@ -70,7 +71,9 @@ def synthesize(
         raise WrongUse(
             f"score_tokens and filter_processes must be at least 1, got {score_tokens}, {filter_processes}."
         )
-    seeds = list(rows.iter_records(configuration.in_workdir(triples, workdir), Triple))
+    if triples is None and concept_sets is None and concept_lists is None:
+        raise WrongUse("TRIPLES is None, so that nothing says what to write from; set CONCEPT_SETS as well.")
+    seeds = list(rows.iter_records(configuration.in_workdir(triples, workdir), Triple)) if triples else []
     encode = make_encoder(configuration.in_workdir(encoder, workdir), [seed.problem for seed in seeds])
     if concept_sets is not None:
         next_sets = _in_order(
@@ -137,6 +140,11 @@ def make_encoder(name: str, texts: Sequence[str]) -> Encode:
     """
     if name == hashed_tfidf.NAME:
         return hashed_tfidf.HashedTfidf(texts)
+    if name != sentence_encoder.NAME and not epath.Path(name).exists():
+        raise WrongUse(
+            f"ENCODER is '{name}': it must be '{hashed_tfidf.NAME}', '{sentence_encoder.NAME}' or the directory "
+            "of a model like the latter, and there is no such directory."
+        )
     return sentence_encoder.MiniLm(
         sentence_encoder.packaged_minilm() if name == sentence_encoder.NAME else name
     )

@@ -9,7 +9,7 @@ does not say how it draws new ones. Three rules are here:
   temperature): the idea of PromptCoT's version 1, whose own numbers are not published with the paper.
 * `uniform`: all concepts of the domain alike.
 
-No list is drawn twice, in whatever order its concepts stand. List number k is a function of the seed, k and
+No list is drawn twice, in whatever order its concepts stand and however the seeds spell them. List number k is a function of the seed, k and
 the lists before it, so that a resumed run draws the same ones.
 """
 
@@ -98,7 +98,10 @@ class ConceptPool:
         self._config, self._seed = config, seed
         self._drawn: set[tuple[Domain, frozenset[str]]] = set()
         self._num_drawn = 0
-        lists: list[_List] = [(row.domain, row.level, tuple(dict.fromkeys(row.concepts))) for row in seeds]
+        spellings: dict[tuple[Domain, str], str] = {}  # annotators differ in capitals and spaces
+        lists: list[_List] = [
+            (row.domain, row.level, _spelt_alike(row.domain, row.concepts, spellings)) for row in seeds
+        ]
         if not any(concepts for _, _, concepts in lists):
             raise WrongUse("The concept pool is empty: the seeds name no concepts.")
         self._domains: dict[Domain, _Domain] = {
@@ -168,6 +171,16 @@ class ConceptPool:
             if neighbours:
                 return _weighted(neighbours, draw)
         return int(draw.choice([n for n in range(len(domain.names)) if n not in chosen]))
+
+
+def _spelt_alike(
+    domain: Domain, concepts: Sequence[str], spellings: dict[tuple[Domain, str], str]
+) -> tuple[str, ...]:
+    """The concepts as their domain first spelt them, each once; `spellings` grows."""
+    plain = [" ".join(concept.split()) for concept in concepts]
+    return tuple(
+        dict.fromkeys(spellings.setdefault((domain, name.casefold()), name) for name in plain if name)
+    )
 
 
 def _weighted(counts: Mapping[int, int], draw: np.random.Generator) -> int:

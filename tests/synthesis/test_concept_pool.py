@@ -38,6 +38,16 @@ def test_no_list_comes_twice_in_any_order_and_all_is_seeded(rule, balance):
     assert ConceptPool(seeds(), config, seed=4, encode=letters).draw(200) != drawn
 
 
+def test_concepts_that_differ_in_capitals_and_spaces_are_one():
+    spellings = ["Divisors", "divisors", "divisors ", "di visors"]
+    given = [ConceptSet(concepts=(spelling, "Primes")) for spelling in spellings]
+    pool = ConceptPool([*given, ConceptSet(concepts=("primes ", "Sums"))], PoolConfig(), seed=0)
+    assert len(pool) == 4
+    drawn = [frozenset(one.concepts) for one in pool.draw(100)]
+    assert len(drawn) == len(set(drawn)) and frozenset({"Divisors", "Primes"}) in drawn
+    assert {name for names in drawn for name in names} == {"Divisors", "di visors", "Primes", "Sums"}
+
+
 def test_domains_and_levels_come_alike_or_as_the_seeds_have_them():
     given = [
         *[ConceptSet(concepts=(f"a{i}", f"a{i + 1}"), level="1") for i in range(30)],

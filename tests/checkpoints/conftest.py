@@ -42,7 +42,7 @@ def llama() -> ToyModel:
     return toy_model("llama")
 
 
-class _Bucket(memory.MemoryFileSystem):
+class Bucket(memory.MemoryFileSystem):
     """Objects in memory under `gs://`; counts what is read."""
 
     protocol = ("gs", "gcs")
@@ -70,9 +70,9 @@ class _Bucket(memory.MemoryFileSystem):
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> _Bucket:
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """What `gs://` paths lead to, through the file system layer that is used where TensorFlow is absent."""
-    fake = _Bucket()
+    fake = Bucket()
     monkeypatch.setattr("etils.epath.gpath._is_tf_installed", lambda: False)  # or it asks Google
     monkeypatch.setattr("etils.epath.backend._FileSystemSpecBackend._get_filesystem", lambda self, name: fake)
     return fake

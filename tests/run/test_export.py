@@ -15,7 +15,10 @@ import tensorflow_datasets as tfds
 from promptcot_jax.core import exported, jsonl, manifest, records
 from promptcot_jax.data import rows, tfds_builder
 from promptcot_jax.run import cli
+from tests.checkpoints import conftest as checkpoint_toys
 from tests.run import exported_workdir, killing
+
+bucket = checkpoint_toys.bucket
 
 GIN = "--gin_file=stages/export.gin"
 LICENCES = "--gin.LICENCES={'synthesized': 'CC-BY-4.0', 'mine': 'MIT'}"
@@ -240,6 +243,71 @@ def test_killed_in_the_middle_nothing_is_there_and_the_same_command_ends_in_the_
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "undisturbed")
     assert not list((tmp_path / "killed").glob("export.*"))
     killing.assert_same_outcome(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing is written after it, whatever `finally` blocks try."""
+
+
+def export_into(bucket: checkpoint_toys.Bucket, *, num_writes: int | None = None) -> list[str]:
+    """Runs the command on a workdir in the bucket; all that it wrote, in order.
+
+    Args:
+        num_writes: objects after which it is killed.
+    """
+    written: list[str] = []
+    usual = bucket.open
+
+    def opened(path: Any, mode: str = "rb", **options: Any) -> Any:
+        if mode != "rb":
+            if len(written) == num_writes:
+                raise Killed
+            written.append(str(path).partition("bucket/run/")[2])
+        return usual(path, mode, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bucket, "open", opened)
+        try:
+            assert cli.main(["export", GIN, "--workdir=gs://bucket/run", SHARE, SHARDS]) == 0
+        except Killed:
+            assert num_writes is not None
+    return written
+
+
+def test_in_a_bucket_the_card_is_last_and_a_killed_export_ends_in_the_same_bytes(
+    workdir: Path, bucket: checkpoint_toys.Bucket
+):
+    def set_of_bucket() -> dict[str, bytes]:
+        found = bucket.find("gs://bucket/run/export")
+        return {name.partition("bucket/run/")[2]: bucket.cat_file(name) for name in found}
+
+    assert export(workdir, SHARE, SHARDS) == 0
+    whole = files_of(workdir)
+    remove_set(workdir)
+    exported_workdir.write(workdir)  # a manifest without the export
+
+    def fresh_bucket() -> None:
+        if bucket.exists("gs://bucket"):
+            bucket.rm("gs://bucket", recursive=True)
+        for path in workdir.rglob("*"):
+            if path.is_file():
+                bucket.pipe_file(f"gs://bucket/run/{path.relative_to(workdir)}", path.read_bytes())
+
+    fresh_bucket()
+    order = export_into(bucket)
+    assert set_of_bucket() == whole
+    of_set = [name for name in order if name.startswith("export/")]
+    assert of_set[-1] == "export/README.md"
+    assert len(set(of_set)) == len(of_set) == len(whole)
+    # Before the first file and after it, in the middle, before the card and after it.
+    for name, after in ((0, 0), (0, 1), (len(of_set) // 2, 0), (-1, 0), (-1, 1)):
+        num_writes = order.index(of_set[name]) + after
+        fresh_bucket()
+        assert export_into(bucket, num_writes=num_writes) == order[:num_writes]
+        left = set_of_bucket()
+        assert ("export/README.md" in left) == (left == whole) == (of_set[-1] in order[:num_writes])
+        export_into(bucket)
+        assert set_of_bucket() == whole
 
 
 def test_a_set_that_is_there_is_not_written_over(workdir: Path, capsys: pytest.CaptureFixture):

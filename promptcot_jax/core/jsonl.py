@@ -171,8 +171,8 @@ def parse_line(line: bytes) -> dict[str, Any]:
     """The JSON object that a line holds.
 
     Raises:
-        BadLine: it is not UTF-8 (a lone surrogate is not either), or not a JSON object (NaN and infinities are
-            not JSON, and could never be written again).
+        BadLine: it is not UTF-8 (a lone surrogate is not either), or not a JSON object (NaN and infinities
+            are not JSON, and could never be written again).
     """
     try:
         row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)

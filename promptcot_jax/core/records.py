@@ -36,6 +36,7 @@ class SeedProblem:
     answer: str = ""
     solution: str = ""
     source: str = ""
+    license: str = ""  # as data sets spell the column
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

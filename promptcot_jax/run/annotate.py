@@ -18,7 +18,7 @@ from promptcot_jax.synthesis.annotating import AnnotateConfig, Reject
 
 log = logging.getLogger(__name__)
 
-_CARRIED = ("answer", "solution", "source")  # of a seed row onto its triple, where it has them
+_CARRIED = ("answer", "solution", "source", "license")  # of a seed row onto its triple, where it has them
 
 
 def annotate(

@@ -2,12 +2,13 @@
 
 import collections
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 
 from etils import epath
 
-from promptcot_jax.core import building, jsonl, manifest
+from promptcot_jax.core import building, file_sets, jsonl, manifest
 from promptcot_jax.core.exported import RECORD_TYPES, Kind
 from promptcot_jax.data import rows, set_files
 from promptcot_jax.evaluation import browse
@@ -29,6 +30,8 @@ def export(
 ) -> stage.StageResult:
     """Writes `export/`: `README.md`, `browse.html`, `data/` (Parquet) and `jsonl/`.
 
+    Of triples, those of `triples_heldout.jsonl` beside the file are the held-out split.
+
     Args:
         kind: of the rows; None: their file's name says it.
         triples: what the concepts of new problems come from, for the card's sources; need not be there.
@@ -39,10 +42,21 @@ def export(
     path = configuration.in_workdir(input_rows, workdir)
     kind = exporting.kind_of(path, kind)
     counts: collections.Counter[str] = collections.Counter()
-    records = exporting.read(path, kind, source=config.source, bad_rows=bad_rows, counts=counts)
-    seeds = {} if kind == "triples" else exporting.seed_sources(configuration.in_workdir(triples, workdir))
-    exporting.check_licences(config.licences, exporting.sources_of(records, seeds))
-    splits = exporting.split(records, config)
+    own, seeds = exporting.Origins(), exporting.Origins()
+    read = functools.partial(
+        exporting.read, kind=kind, source=config.source, bad_rows=bad_rows, counts=counts, origins=own
+    )
+    records, held_out = read(path), None
+    if kind == "triples":
+        heldout_path = path.removesuffix(".jsonl") + "_heldout.jsonl"
+        if file_sets.files_named(heldout_path):  # what training held out stays so
+            of_file = read(heldout_path)
+            records, held_out = records + of_file, {record.id for record in of_file}
+    else:
+        seeds = exporting.seed_origins(configuration.in_workdir(triples, workdir))
+    exporting.check_ids(records, path)
+    licences = exporting.licences_of(own, seeds, config)
+    splits = exporting.split(records, config, held_out)
     made = provenance.read(workdir, kind, input_rows, manifest.file_digest(path))
     with _appearing_whole(os.path.join(workdir, "export")) as directory:
         for domain, of_domain in splits.items():
@@ -58,7 +72,7 @@ def export(
             jsonl.write_atomically(os.path.join(directory, "jsonl", CARD), text.encode())
         page = browse.render(config.name, splits, config.browse_rows)
         jsonl.write_atomically(os.path.join(directory, PAGE), page.encode())
-        card = data_card.render(splits, config, made, seeds)
+        card = data_card.render(splits, config, made, licences, seeds.counts)
         jsonl.write_atomically(os.path.join(directory, CARD), card.encode())  # last: it names the files
     bad = {f"dropped_{name}": count for name, count in counts.items() if name.startswith("bad_")}
     of_splits = {

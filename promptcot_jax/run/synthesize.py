@@ -142,8 +142,8 @@ def make_encoder(name: str, texts: Sequence[str]) -> Encode:
         return hashed_tfidf.HashedTfidf(texts)
     if name != sentence_encoder.NAME and not epath.Path(name).exists():
         raise WrongUse(
-            f"ENCODER is '{name}': it must be '{hashed_tfidf.NAME}', '{sentence_encoder.NAME}' or the directory "
-            "of a model like the latter, and there is no such directory."
+            f"ENCODER is '{name}': it must be '{hashed_tfidf.NAME}', '{sentence_encoder.NAME}' or the "
+            "directory of a model like the latter, and there is no such directory."
         )
     return sentence_encoder.MiniLm(
         sentence_encoder.packaged_minilm() if name == sentence_encoder.NAME else name

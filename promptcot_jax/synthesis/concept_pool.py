@@ -9,8 +9,8 @@ does not say how it draws new ones. Three rules are here:
   temperature): the idea of PromptCoT's version 1, whose own numbers are not published with the paper.
 * `uniform`: all concepts of the domain alike.
 
-No list is drawn twice, in whatever order its concepts stand and however the seeds spell them. List number k is a function of the seed, k and
-the lists before it, so that a resumed run draws the same ones.
+No list is drawn twice, in whatever order its concepts stand and however the seeds spell them. List number k
+is a function of the seed, k and the lists before it, so that a resumed run draws the same ones.
 """
 
 import collections

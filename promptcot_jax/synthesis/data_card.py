@@ -26,14 +26,20 @@ _SOURCES = {
 _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"))
 
 
-def render(splits: Splits, config: ExportConfig, made: Provenance, seeds: Mapping[str, int]) -> str:
+def render(
+    splits: Splits,
+    config: ExportConfig,
+    made: Provenance,
+    licences: Mapping[str, str],
+    seeds: Mapping[str, int],
+) -> str:
     """The whole card.
 
     Args:
-        seeds: see `exporting.seed_sources`.
+        licences: see `exporting.licences_of`.
+        seeds: how many seed triples are of which source.
     """
     rows = [row for of_domain in splits.values() for some in of_domain.values() for row in some]
-    licences = exporting.licences_of(rows, seeds, config)
     front = set_files.front_matter(splits, made.kind, "data", "parquet", _metadata(rows, licences, config))
     sections = (
         _head(rows, splits, config, licences),
@@ -54,7 +60,13 @@ def render(splits: Splits, config: ExportConfig, made: Provenance, seeds: Mappin
 def _metadata(rows: Sequence[Exported], licences: Mapping[str, str], config: ExportConfig) -> dict[str, Any]:
     """What the hub reads; its word for several licences is "other"."""
     of_all = set(licences.values())
-    licence = UNKNOWN if UNKNOWN in of_all else of_all.pop().lower() if len(of_all) == 1 else "other"
+    licence = (
+        UNKNOWN
+        if UNKNOWN in of_all
+        else of_all.pop().lower().replace(" ", "-")
+        if len(of_all) == 1
+        else "other"
+    )
     size = next((name for limit, name in _SIZES if len(rows) < limit), "n>1M")
     return {
         "pretty_name": config.name,
@@ -183,6 +195,10 @@ def _making(rows: Sequence[Exported], made: Provenance) -> Iterator[str]:
     yield ""
     if not made.entries:
         yield "**Unknown**: the workdir has no manifest of the stages that made these rows."
+    if made.unrelated:
+        named = ", ".join(f"`{name}`" for name in made.unrelated)
+        yield f"Other stages of this workdir, which these rows do not come from: {named}."
+        yield ""
     for name, entry in made.entries.items():
         state = "" if entry.status == "complete" else f", **{entry.status}**"
         yield f"### {name}"
@@ -232,13 +248,13 @@ def _decontamination(made: Provenance) -> Iterator[str]:
     if benchmarks:
         dropped = made.entries["synthesize"].counts.get("dropped_contaminated", 0)
         yield f"`synthesize` dropped {dropped:,} problems that overlap with {_listed(benchmarks)}."
-    if own and own.is_upstream:
+    if own:
         rule = "equal texts" if own.rule == "exact" else f"{own.ngram} words in a row"
         by = ", ".join(f"{plain(name)} {count:,}" for name, count in own.dropped_by.items())
         yield f"`decontaminate` ({rule}) dropped {own.dropped:,} rows: {by}."
-    elif own:
-        yield f"`decontaminate` was run, but **these rows do not come from what it wrote (`{own.output}`)**."
-    if not benchmarks and not (own and own.is_upstream):
+    if "decontaminate" in made.unrelated:
+        yield "`decontaminate` was run, but **these rows do not come from what it wrote**."
+    if not benchmarks and not own:
         yield "**These rows were compared with no benchmark** by a stage of this workdir."
 
 

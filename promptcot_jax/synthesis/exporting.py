@@ -5,7 +5,7 @@ import dataclasses
 import os
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -82,6 +82,22 @@ def kind_of(path: str, kind: Kind | None) -> Kind:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Origins:
+    """Where rows are from: how many of each source, and the licences that they state."""
+
+    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    stated: dict[str, set[str]] = dataclasses.field(default_factory=dict)
+
+    def add(self, fields: Mapping[str, Any], default: str = "") -> str:
+        """Takes in a row; gives its source."""
+        source = source_of(fields, default)
+        self.counts[source] += 1
+        if licence := str(fields.get("license") or "").strip():
+            self.stated.setdefault(source, set()).add(licence)
+        return source
+
+
 def read(
     path: epath.PathLike,
     kind: Kind,
@@ -89,15 +105,17 @@ def read(
     source: str,
     bad_rows: rows.BadRows,
     counts: collections.Counter[str],
+    origins: Origins,
 ) -> list[Exported]:
     """The rows of a set, each with its source; paths of models are cut as `shown_path` does.
 
     Args:
         source: of rows that name none; "": what `source_of` makes of them.
         counts: see `rows.iter_rows`.
+        origins: takes in where the rows are from.
 
     Raises:
-        WrongUse: the file is missing or empty, two rows share an id, or a row is bad and not to be skipped.
+        WrongUse: the file is missing or empty, or a row is bad and not to be skipped.
     """
     record_types = tuple(dict.fromkeys(exported.RECORD_TYPES[kind].values()))
 
@@ -106,15 +124,23 @@ def read(
         if not record.problem.strip():
             raise WrongUse(f"{row.where}: the problem is empty.")
         names = {name: shown_path(getattr(record, name)) for name in _MODELS if hasattr(record, name)}
-        return dataclasses.replace(record, source=source_of(row.fields, source), **names)
+        return dataclasses.replace(record, source=origins.add(row.fields, source), **names)
 
     records: list[Exported] = list(rows.map_rows(path, make, bad_rows=bad_rows, counts=counts))
     if not records:
         raise WrongUse(f"{os.fspath(path)} has no rows to export; EXPORT_ROWS names another file.")
+    return records
+
+
+def check_ids(records: Sequence[Exported], path: epath.PathLike) -> None:
+    """Refuses rows that cannot be told apart.
+
+    Raises:
+        WrongUse: two share an id.
+    """
     repeated = [one for one, count in collections.Counter(r.id for r in records).items() if count > 1]
     if repeated:
         raise WrongUse(f"{os.fspath(path)}: two rows have the id {repeated[0]!r}; give each its own.")
-    return records
 
 
 def source_of(fields: Mapping[str, Any], default: str = "") -> str:
@@ -124,45 +150,59 @@ def source_of(fields: Mapping[str, Any], default: str = "") -> str:
     return SYNTHESIZED if fields.get("model_digest") else CORPUS if "family" in fields else UNNAMED
 
 
-def seed_sources(path: epath.PathLike) -> dict[str, int]:
-    """Where the triples are from that the concepts of new problems come from; nothing without a file."""
-    if not file_sets.files_named(path):
-        return {}
-    return dict(sorted(collections.Counter(source_of(row.fields) for row in rows.iter_rows(path)).items()))
+def seed_origins(path: epath.PathLike) -> Origins:
+    """Of the triples that the concepts of new problems come from; nothing without a file."""
+    origins = Origins()
+    for row in rows.iter_rows(path) if file_sets.files_named(path) else ():
+        origins.add(row.fields)
+    return origins
 
 
-def sources_of(rows: Sequence[Exported], seeds: Mapping[str, int]) -> list[str]:
-    """All that the set is from: of its rows, and of the triples whose concepts they are made of."""
-    return sorted({row.source for row in rows} | seeds.keys())
-
-
-def licences_of(rows: Sequence[Exported], seeds: Mapping[str, int], config: ExportConfig) -> dict[str, str]:
-    """Licence of each source."""
-    return {source: config.licences.get(source, UNKNOWN) for source in sources_of(rows, seeds)}
-
-
-def split(records: Sequence[Exported], config: ExportConfig) -> Splits:
-    """The rows by domain and split; a domain without rows is not there."""
-    found: dict[Domain, dict[Split, list[Exported]]] = {}
-    for record in records:
-        drawn = seed_problems.drawn_number(record.id, config.seed, _HELD_OUT)
-        name = "heldout" if drawn < config.heldout_share else "train"
-        found.setdefault(record.domain, {known: [] for known in exported.SPLITS})[name].append(record)
-    return {domain: found[domain] for domain in ("math", "code") if domain in found}
-
-
-def check_licences(licences: Mapping[str, str], sources: Sequence[str]) -> None:
-    """Refuses a licence of something that the set is not from: a misspelt name would leave one unknown.
+def licences_of(own: Origins, seeds: Origins, config: ExportConfig) -> dict[str, str]:
+    """Licence of each source of a set, of its seeds' too: as the setting says, or as the rows do.
 
     Raises:
-        WrongUse: there is one.
+        WrongUse: the setting names what is no source (a misspelt name would leave one unknown), or rows of
+            one source state two licences.
     """
-    for name in licences:
+    sources = sorted(own.counts.keys() | seeds.counts.keys())
+    for name in config.licences:
         if name not in sources:
             raise WrongUse(
                 f"LICENCES names '{name}', which is no source of this set; its sources are "
                 f"{', '.join(map(repr, sources))}."
             )
+    licences = {}
+    for source in sources:
+        stated = sorted(own.stated.get(source, set()) | seeds.stated.get(source, set()))
+        if len(stated) > 1 and source not in config.licences:
+            raise WrongUse(
+                f"Rows of '{source}' state the licences {', '.join(map(repr, stated))}; give each kind a "
+                f"`source` of its own, or set LICENCES={{'{source}': '...'}}."
+            )
+        licences[source] = config.licences.get(source) or (stated[0] if stated else UNKNOWN)
+    return licences
+
+
+def split(
+    records: Sequence[Exported], config: ExportConfig, held_out: Collection[str] | None = None
+) -> Splits:
+    """The rows by domain and split; a domain without rows is not there.
+
+    Args:
+        held_out: ids; None: they are drawn.
+    """
+
+    def is_held_out(row_id: str) -> bool:
+        if held_out is not None:
+            return row_id in held_out
+        return seed_problems.drawn_number(row_id, config.seed, _HELD_OUT) < config.heldout_share
+
+    found: dict[Domain, dict[Split, list[Exported]]] = {}
+    for record in records:
+        name = "heldout" if is_held_out(record.id) else "train"
+        found.setdefault(record.domain, {known: [] for known in exported.SPLITS})[name].append(record)
+    return {domain: found[domain] for domain in ("math", "code") if domain in found}
 
 
 def shown_path(value: str) -> str:

@@ -17,6 +17,14 @@ _STAGES: Mapping[Kind, tuple[str, ...]] = {  # that a set of this kind comes fro
     "problems": (*_TRIPLE_STAGES, "cold_start", "em", "synthesize", "decontaminate"),
     "verified_prompts": (*_TRIPLE_STAGES, "cold_start", "em", "synthesize", "decontaminate", "verify"),
 }
+_OUTPUTS: Mapping[str, tuple[str, ...]] = {  # of a stage, without their ending; `decontaminate` has a setting
+    "corpus": ("triples", "triples_heldout"),
+    "import_data": ("concept_sets", "sft_traces", "verified_prompts"),
+    "annotate": ("triples", "triples_heldout"),
+    "synthesize": ("problems",),
+    "verify": ("verified_prompts",),
+}
+_BEFORE_SYNTHESIS = ("cold_start", "em")
 _MAKERS: Mapping[Kind, str] = {"problems": "synthesize", "verified_prompts": "verify"}
 _ROLES = re.compile(r"(annotators\[\d+\]|solver|judge|test_writer)\.(?:path|model)|(prompt_model)")
 
@@ -33,19 +41,16 @@ class GivenModel:
 
 @dataclasses.dataclass(frozen=True)
 class Decontamination:
-    """What `decontaminate` did in the workdir.
+    """What `decontaminate` did on the way to the set's rows.
 
     Attributes:
         dropped_by: rows dropped for each benchmark.
-        is_upstream: the set's rows come from what it wrote.
     """
 
     rule: str
     ngram: int
-    output: str
     dropped: int
     dropped_by: Mapping[str, int]
-    is_upstream: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,8 @@ class Provenance:
     """What a workdir says of how its rows were made.
 
     Attributes:
-        entries: of the manifest, those of `_STAGES` that are there.
+        entries: of the manifest, the stages that the rows come from.
+        unrelated: stages of the manifest that may make rows of the kind, and did not make these.
         settings: of each stage, by dotted name.
         reports: of `annotate` and `verify`.
         rows: the file that is exported, as the setting names it; `digest` of its content.
@@ -65,6 +71,7 @@ class Provenance:
     reports: Mapping[str, Mapping[str, Any]]
     rows: str
     digest: str
+    unrelated: tuple[str, ...] = ()
 
     def maker(self) -> manifest.StageEntry | None:
         """The stage that writes rows of this kind, if it ran here; triples have several."""
@@ -88,22 +95,17 @@ class Provenance:
         return {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
 
     def decontamination(self) -> Decontamination | None:
-        """What `decontaminate` did; None where it was not run."""
+        """What `decontaminate` did; None where it was not run on what these rows come from."""
         entry = self.entries.get("decontaminate")
         if entry is None:
             return None
         settings = self.settings.get("decontaminate", {})
-        output = _stem(str(settings.get("decontaminate.output", "problems_clean")))
-        later = self.entries.get("verify")
-        read = [self.rows, *(later.inputs if later else ())]
         prefix = "dropped_contaminated_by_"
         return Decontamination(
             rule=settings.get("decontaminate.rule", "ngram"),
             ngram=settings.get("decontaminate.ngram", 13),
-            output=output,
             dropped=entry.counts.get("dropped_contaminated", 0),
             dropped_by={k.removeprefix(prefix): v for k, v in entry.counts.items() if k.startswith(prefix)},
-            is_upstream=any(_stem(os.path.basename(path)) == output for path in read),
         )
 
     def packages(self) -> dict[str, str]:
@@ -117,20 +119,50 @@ def read(workdir: epath.PathLike, kind: Kind, rows: str, digest: str) -> Provena
     Raises:
         WrongUse: one of them is damaged.
     """
-    workdir = epath.Path(workdir)
-    there = manifest.read(workdir)
-    entries = {name: there[name] for name in _STAGES[kind] if name in there}
-    files = {name: workdir / "config" / f"{name}.settings.json" for name in entries}
-    reports = {name: workdir / name / "report.json" for name in entries if name in ("annotate", "verify")}
+    place = epath.Path(workdir)
+    there = {name: entry for name, entry in manifest.read(place).items() if name in _STAGES[kind]}
+    files = {name: place / "config" / f"{name}.settings.json" for name in there}
+    settings = {name: jsonl.read_json(file) for name, file in files.items() if file.exists()}
+    upstream = _upstream(os.fspath(workdir), there, settings, rows)
+    entries = {name: there[name] for name in _STAGES[kind] if name in upstream}
+    reports = {name: place / name / "report.json" for name in entries if name in ("annotate", "verify")}
     return Provenance(
         kind=kind,
         entries=entries,
-        settings={name: jsonl.read_json(file) for name, file in files.items() if file.exists()},
+        settings={name: settings[name] for name in entries if name in settings},
         reports={name: jsonl.read_json(file) for name, file in reports.items() if file.exists()},
         rows=rows,
         digest=digest,
+        unrelated=tuple(name for name in there if name not in upstream),
     )
 
 
-def _stem(path: str) -> str:
-    return path.removesuffix(".jsonl")
+def _upstream(
+    workdir: str,
+    entries: Mapping[str, manifest.StageEntry],
+    settings: Mapping[str, Mapping[str, Any]],
+    rows: str,
+) -> set[str]:
+    """The stages that wrote a file, of this workdir, or what the file was made from, and so on back."""
+    output = str(settings.get("decontaminate", {}).get("decontaminate.output", "problems_clean"))
+    stems = {**_OUTPUTS, "decontaminate": (output.removesuffix(".jsonl"),)}
+    outputs = {
+        name: {_place(f"{{workdir}}/{stem}.jsonl", workdir) for stem in stems[name]}
+        for name in entries.keys() & stems.keys()
+    }
+    upstream: set[str] = set()
+    new = {rows}
+    while new:
+        reached = {_place(path, workdir) for path in new}
+        found = {name for name, own in outputs.items() if own & reached} - upstream
+        if "synthesize" in found:
+            found |= set(_BEFORE_SYNTHESIS) & entries.keys()
+        upstream |= found
+        new = {path for name in found for path in entries[name].inputs}
+    return upstream
+
+
+def _place(path: str, workdir: str) -> str:
+    """A path, as it was given, in a form that can be compared."""
+    path = path.replace("{workdir}", workdir)
+    return path if "://" in path else os.path.abspath(path)

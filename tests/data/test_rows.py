@@ -152,6 +152,7 @@ def test_a_null_column_is_a_missing_field_and_bytes_are_text(tmp_path: pathlib.P
 BAD_LINES = [
     (b"{not json\n", "json", "not a JSON object"),
     (b"[1]\n", "json", "expected a JSON object, got list"),
+    (b'{"id": "p2", "log_p_z": NaN}\n', "json", "NaN is no number in JSON"),
     (b"[" * 100_000 + b"\n", "json", "recursion"),
     (b'{"id": "\xff"}\n', "utf8", "not a JSON object in UTF-8"),
     (b'{"id": "\\ud800"}\n', "utf8", "not a JSON object in UTF-8"),

@@ -52,6 +52,9 @@ COUNTS = {
 }
 
 
+INPUTS = {"synthesize": "triples.jsonl", "verify": "problems.jsonl"}
+
+
 def math_row(i: int, rng: random.Random) -> VerifiedMathPrompt:
     """Three votes in four or more agree."""
     num_right = rng.choice((4, 5, 6, 7, 8))
@@ -132,7 +135,10 @@ def write(workdir: pathlib.Path, *, num_rows: int = 36) -> None:
             status="complete",
             config_digest=f"digest-of-{stage}",
             seed=11,
-            inputs={"/home/somebody/models/theta": "feedfeedfeedfeed"},
+            inputs={
+                "/home/somebody/models/theta": "feedfeedfeedfeed",
+                f"{{workdir}}/{INPUTS[stage]}": "beadbeadbeadbead",
+            },
             counts=of_stage,
             versions={"python": "3.11.7", "jax": "0.10.2"},
             wall_seconds=random.random(),  # a card must not depend on it

@@ -188,10 +188,32 @@ def test_the_card_says_where_rows_and_manifest_do_not_agree(workdir: Path):
     assert export(workdir) == 0
     card = (workdir / "export" / "README.md").read_text()
     assert "**`verify` of this workdir wrote 36 rows, and these are 30**" in card
-    assert "**these rows do not come from what it wrote (`problems_clean`)**" in card
+    assert "**these rows do not come from what it wrote**" in card
     assert "compared with no benchmark" in card
     assert "No judge has read the statements" in card
     assert "**The licence of `gsm8k`, `mine`, `synthesized` is unknown.**" in card
+
+
+def test_the_card_claims_only_the_stages_that_the_rows_come_from(workdir: Path):
+    """Verified were rows of another file: what `synthesize` here dropped says nothing of them."""
+    entry = manifest.read(workdir)["verify"]
+    manifest.record(workdir, dataclasses.replace(entry, inputs={"/home/somebody/problems.jsonl": "d"}))
+    assert export(workdir) == 0
+    card = (workdir / "export" / "README.md").read_text()
+    assert "### verify" in card
+    assert "### synthesize" not in card
+    assert "Other stages of this workdir, which these rows do not come from: `synthesize`." in card
+    assert "compared with no benchmark" in card
+    assert "dropped 10 problems" not in card
+    remove_set(workdir)
+    clean = {"{workdir}/problems_clean.jsonl": "d"}
+    manifest.record(workdir, dataclasses.replace(entry, inputs=clean))
+    counts = {"in": 40, "out": 38, "dropped_contaminated": 2, "dropped_contaminated_by_aime": 2}
+    manifest.record(workdir, dataclasses.replace(entry, stage="decontaminate", counts=counts))
+    assert export(workdir) == 0
+    card = (workdir / "export" / "README.md").read_text()
+    assert "`decontaminate` (13 words in a row) dropped 2 rows: aime 2." in card
+    assert "dropped 10 problems that overlap with aime24" in card  # through problems.jsonl
 
 
 def test_problems_and_triples_are_taken_out_too(workdir: Path, tmp_path: Path):
@@ -211,6 +233,14 @@ def test_problems_and_triples_are_taken_out_too(workdir: Path, tmp_path: Path):
     assert 'license: "mit"' in card
     assert "unknown" not in card.partition("## Sources")[2].partition("## Loading")[0]
     assert sum(len(some) for some in read_one(workdir).values()) == 5
+
+
+def test_triples_that_training_held_out_are_the_held_out_split(workdir: Path):
+    held_out = records.Triple(id="h", concepts=("a",), rationale="z", problem="x")
+    jsonl.write_records(workdir / "triples_heldout.jsonl", [held_out])
+    assert export(workdir, "--gin.EXPORT_ROWS='{workdir}/triples.jsonl'", SHARE) == 0
+    ids = {name.split("-")[0]: [row["id"] for row in some] for name, some in read_one(workdir).items()}
+    assert ids == {"train": [f"t{i}" for i in range(5)], "heldout": ["h"]}
 
 
 def read_one(workdir: Path) -> dict[str, list[dict[str, Any]]]:

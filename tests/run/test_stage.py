@@ -241,3 +241,9 @@ def test_a_file_is_no_workdir(count_gin: str, tmp_path: Path):
     for workdir in (count_gin, f"{count_gin}/below"):
         with pytest.raises(WrongUse, match="give a directory as --workdir"):
             stage.run_stage("count", (count_gin,), workdir=workdir)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="a place where nobody may write is needed")
+def test_a_workdir_that_cannot_be_made_is_named(count_gin: str):
+    with pytest.raises(WrongUse, match="/proc/nowhere/run cannot be made"):
+        stage.run_stage("count", (count_gin,), workdir="/proc/nowhere/run")

@@ -66,6 +66,20 @@ def test_the_held_out_share_is_met_and_nested_in_a_larger_one():
     assert found[0.1] < found[0.3]
 
 
+def test_a_licence_is_that_of_the_rows_unless_a_setting_names_another():
+    own, seeds = exporting.Origins(), exporting.Origins()
+    for fields in ({"source": "a", "license": "MIT"}, {"source": "a", "license": None}, {"source": "b"}):
+        own.add(fields)
+    seeds.add({"source": "c", "license": "CC-BY-4.0"})
+    assert exporting.licences_of(own, seeds, ExportConfig()) == {"a": "MIT", "b": "unknown", "c": "CC-BY-4.0"}
+    config = ExportConfig(licences={"a": "Apache-2.0", "b": "MIT"})
+    assert exporting.licences_of(own, seeds, config) == {"a": "Apache-2.0", "b": "MIT", "c": "CC-BY-4.0"}
+    seeds.add({"source": "a", "license": "GPL-3.0"})
+    assert exporting.licences_of(own, seeds, config)["a"] == "Apache-2.0"
+    with pytest.raises(WrongUse, match=r"Rows of 'a' state the licences 'GPL-3.0', 'MIT'; .*LICENCES="):
+        exporting.licences_of(own, seeds, ExportConfig())
+
+
 def test_a_users_directories_are_not_in_the_rows(tmp_path: Path):
     row = dataclasses.asdict(math_rows(1)[0]) | {"solver": "/home/somebody/models/solver/policy"}
     jsonl.write_records(tmp_path / "verified_prompts.jsonl", [row])
@@ -75,6 +89,7 @@ def test_a_users_directories_are_not_in_the_rows(tmp_path: Path):
         source="",
         bad_rows=rows.FATAL,
         counts=collections.Counter(),
+        origins=exporting.Origins(),
     )
     assert isinstance(read, exported.ExportedMathPrompt)
     assert read.solver == ".../solver/policy"
@@ -86,7 +101,7 @@ def test_a_text_cannot_leave_its_cell_nor_the_yaml_in_front(tmp_path: Path):
     config = ExportConfig(name='x"\n---\nlicense: mit', heldout_share=0.0)
     splits = exporting.split(made, config)
     made = provenance.read(tmp_path, "verified_prompts", "rows.jsonl", "d")
-    card = data_card.render(splits, config, made, {})
+    card = data_card.render(splits, config, made, {"mine": exporting.UNKNOWN}, {})
     cell = "a \\| b ## c \\<img src=x> \\[d](e) \\`f\\`"
     assert card.count(f"| {cell} | 3 |\n") == 2
     assert "\n## c" not in card
@@ -101,7 +116,7 @@ def test_rows_fall_into_the_eighths_that_hold_them():
     made = provenance.Provenance(
         kind="verified_prompts", entries={}, settings={}, reports={}, rows="r", digest="d"
     )
-    card = data_card.render(splits, ExportConfig(), made, {})
+    card = data_card.render(splits, ExportConfig(), made, {}, {})
     counts = collections.Counter(row.agreement for row in splits["math"]["train"])  # type: ignore[union-attr]
     for share, count in counts.items():
         assert f"| {share - 0.125:g} to {share:g} | {count} | {count} |" in card

@@ -48,7 +48,7 @@ def test_lineage_goes_from_the_problems_file_to_the_exported_row(record_type: ty
     prompt = open_problems.typed(entry, record_type, FOUND[record_type])
     path = tmp_path / "verified_prompts.jsonl"
     jsonl.write_records(path, [open_problems.line(entry, prompt)])
-    (row,) = exporting.read(path, "verified_prompts", source="", **given)
+    (row,) = exporting.read(path, "verified_prompts", source="", origins=exporting.Origins(), **given)
     for stage in (prompt, row):
         assert {name: getattr(stage, name) for name in HINTS} == vars(problem)
 

@@ -162,6 +162,14 @@ def contradictory(problem: str, domain: Domain) -> StatementFault | None:
     return _two_values(text) or _retold(text)
 
 
+# "Evaluate it at x = 2 and at x = 3", "the roots x = 2 and x = 5", "bounded by x = 1, x = 4", "another has
+# a = 5" are no contradictions.
+_MANY_VALUED = re.compile(
+    r"\b(?:or|at|when|if|lines?|between|roots?|zeros?|zeroes|solutions?|bounded|enclosed|region|area|volume"
+    r"|intercepts?|asymptotes?|[Aa]nother|other|second|cases?|respectively)\b"
+)
+
+
 def _two_values(problem: str) -> StatementFault | None:
     values = collections.defaultdict[str, set[str]](set)
     for letter, residue, modulus in _CONGRUENCE.findall(problem):
@@ -170,9 +178,10 @@ def _two_values(problem: str) -> StatementFault | None:
     for match in _ASSIGNED.finditer(rest):
         if not re.search(r"[-+*/^=<>(\\]\s*$", rest[: match.start(1)]):  # not the end of "x + y = 3"
             values[match[1]].add(match[2])
+    if _MANY_VALUED.search(problem):
+        return None
     for name, numbers in values.items():
-        # "Evaluate it at x = 2 and at x = 3", "x = 2 or x = 3" and the like are no contradictions.
-        if len(numbers) > 1 and not re.search(r"\b(?:or|at|when|if|lines?|between)\b", problem):
+        if len(numbers) > 1:
             return StatementFault("contradictory", f"{name} is {' and '.join(sorted(numbers))}")
     return None
 

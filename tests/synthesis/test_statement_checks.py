@@ -83,6 +83,20 @@ def test_a_fault_is_found_and_its_neighbour_passes(reason: str, faulty: str, sou
     assert statement_checks.first_fault(sound, "math") is None
 
 
+@pytest.mark.parametrize(
+    "sound",
+    [
+        "The region bounded by y = 0, x = 1, x = 4 and y = x^2 turns about the x-axis. Find its volume.",
+        "A monic quadratic has the two roots x = 2 and x = 5. What is its constant term?",
+        "A sequence has a = 3 for its first term. Another sequence has a = 5. Find the sum of both.",
+        "What is the chance that two dice show a seven? Express your answer as m/n and find m + n.",
+        "What is the area of the shaded part? It can be written as m/n in lowest terms; find m + n.",
+    ],
+)
+def test_a_sound_statement_passes(sound: str):
+    assert statement_checks.first_fault(sound, "math") is None
+
+
 def test_a_program_may_print_several_things_and_show_odd_texts():
     text = "Read n. Print the sum of its digits. Then compute their product and print it, or ??? if it is 0."
     assert statement_checks.first_fault(text, "code") is None

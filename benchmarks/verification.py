@@ -1,20 +1,19 @@
 """Verification on problems whose truth is known: what each check finds, and how often it is wrong.
 
-    python benchmarks/verification.py statements [REAL.jsonl ...]  # rules: planted faults, real problems
     python benchmarks/verification.py votes WORKDIR [--problems=120] [--figure=FILE.svg]
     python benchmarks/verification.py judge MODEL [--problems=16]  # a model in JAX, by path or name
     python benchmarks/verification.py programs [--problems=24]
 
 The problems are the corpus's own, whose generator knows every answer, and copies with planted faults
-(`data/corpus/faults.py`), one kind each. `votes` wants a workdir of the stages `corpus` and `sft`: its solver
-votes, through `promptcot verify`, in WORKDIR/verification. `judge` shows sound and faulty ones to a model.
-In `programs` no model is asked: the solutions of a problem are its reference program in two texts and, in
-place of some, programs with a planted fault. Figures go to standard output as tables.
+(`data/corpus/faults.py`), one kind each; what rules find of these is `planted_faults.py`'s. `votes` wants a
+workdir of the stages `corpus` and `sft`: its solver votes, through `promptcot verify`, in
+WORKDIR/verification. `judge` shows sound and faulty problems to a model. In `programs` no model is asked: the
+solutions of a problem are its reference program in two texts and, in place of some, programs with a planted
+fault. Figures go to standard output as tables.
 """
 
 import argparse
 import collections
-import os
 import random
 import tempfile
 import time
@@ -35,7 +34,7 @@ from promptcot_jax.data.corpus import faults, generator
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import stage, text_models
 from promptcot_jax.sampling import engine, rollouts, token_choice
-from promptcot_jax.synthesis import judging, program_tests, statement_checks
+from promptcot_jax.synthesis import judging, program_tests
 from promptcot_jax.synthesis.answer_votes import Ballot
 from promptcot_jax.synthesis.input_proposals import Proposals
 from promptcot_jax.synthesis.open_problems import OpenProblem
@@ -61,35 +60,6 @@ def table(headings: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
         print(
             f"| {' | '.join(f'{value:.3f}' if isinstance(value, float) else str(value) for value in line)} |"
         )
-
-
-def statements(real_files: Sequence[str], num_problems: int) -> None:
-    """Recall by kind and form of fault, precision of each rule, and what honest problems lose."""
-    rows = corpus_rows(num_problems, MathCorpusRow)
-    found: dict[tuple[str, str], collections.Counter[str]] = collections.defaultdict(collections.Counter)
-    for kind in KINDS:
-        for row in rows:
-            planted = faults.plant(row, kind, SEED)
-            fault = statement_checks.first_fault(planted.row.problem, "math")
-            found[kind, planted.form][fault.reason if fault else "passes"] += 1
-    lines = []
-    for (kind, form), reasons in sorted(found.items()):
-        total = sum(reasons.values())
-        listed = ", ".join(f"{name} {count}" for name, count in reasons.most_common() if name != "passes")
-        lines.append((kind, form, total, 1 - reasons["passes"] / total, listed))
-    table(("planted fault", "form", "problems", "recall of the rules", "refused as"), lines)
-    honest = {"the corpus, sound": [(row.problem, "math") for row in rows]}
-    for file in real_files:
-        honest[os.path.basename(file)] = [
-            (row["problem"], row.get("domain", "math")) for _, _, row in jsonl.iter_rows(file)
-        ]
-    lines = []
-    for name, problems in honest.items():
-        refused = [fault for problem in problems if (fault := statement_checks.first_fault(*problem))]
-        reasons = collections.Counter(fault.reason for fault in refused)
-        listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
-        lines.append((name, len(problems), f"{len(refused) / len(problems):.4f}", listed))
-    table(("honest problems", "rows", "share refused", "refused as"), lines)
 
 
 def votes(workdir: Path, num_problems: int, figure: str | None) -> None:
@@ -303,14 +273,12 @@ def suites(rows: Sequence[ProgramCorpusRow]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("statements", "votes", "judge", "programs"))
+    parser.add_argument("what", choices=("votes", "judge", "programs"))
     parser.add_argument("arguments", nargs="*")
     parser.add_argument("--problems", type=int)
     parser.add_argument("--figure")
     given = parser.parse_args()
-    if given.what == "statements":
-        statements(given.arguments, given.problems or 1000)
-    elif given.what == "votes":
+    if given.what == "votes":
         votes(Path(given.arguments[0]), given.problems or 120, given.figure)
     elif given.what == "judge":
         judge(given.arguments[0], given.problems or 16)

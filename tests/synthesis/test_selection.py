@@ -7,7 +7,7 @@ import pytest
 
 from promptcot_jax.core.records import ConceptSet
 from promptcot_jax.data import decontamination, templates
-from promptcot_jax.data.corpus import generator
+from promptcot_jax.data.corpus import copies, generator
 from promptcot_jax.models.hashed_tfidf import HashedTfidf
 from promptcot_jax.synthesis import selection as selection_lib
 from promptcot_jax.synthesis.batch_workers import BatchWorkers
@@ -16,6 +16,7 @@ from promptcot_jax.synthesis.filters import FilterConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
 from promptcot_jax.synthesis.selection import Selection
 
+NOTHING_REPEATS = DuplicateConfig(exact=False, minhash_threshold=None, embedding_threshold=None)
 AUTHOR = Author(model_digest="abc", round_index=1, seed=7)
 CORPUS = generator.generate(generator.CorpusConfig(seed=3, num_train=360, num_heldout=0, num_novel=0)).train
 SEEDS, ROWS = [row.problem for row in CORPUS[:120]], CORPUS[120:]
@@ -114,6 +115,34 @@ def test_a_copied_benchmark_is_found_and_its_row_named():
     assert "contaminated" in problems[0].filters
 
 
+@pytest.mark.parametrize(
+    ("edit", "least", "most"),
+    [("none", 1.0, 1.0), ("question_first", 0.8, 1.0), ("two_words", 0.1, 0.5), ("all", 0.0, 0.15)],
+)
+def test_recall_of_paraphrases_falls_as_less_of_the_wording_stays(edit, least, most):
+    some = ROWS[:80]
+    said = [copies.edited(row.problem, edit, seed=1) for row in some]
+    planted = [(i, one) for i, one in enumerate(said) if edit == "none" or one != some[i].problem]
+    selection = new_selection(seed_problems=[])
+    selection.select(drafts_of([(i, row.problem) for i, row in enumerate(some)]), SETS, AUTHOR)
+    _, rejects = selection.select(drafts_of(planted), SETS, AUTHOR)
+    assert all(reject.reason.endswith("_duplicate") for reject in rejects)
+    assert least <= len(rejects) / len(planted) <= most
+
+
+@pytest.mark.parametrize(
+    ("edit", "least"), [("none", 1.0), ("framed", 1.0), ("two_words", 0.85), ("words", 0.5), ("all", 0.5)]
+)
+def test_disguised_copies_of_a_benchmark_are_found(edit, least):
+    copied = ROWS[::3]
+    index = decontamination.Index([(decontamination.Source("bench", r.id), r.problem) for r in copied])
+    selection = new_selection(benchmarks=index, seed_problems=[], duplicates=NOTHING_REPEATS)
+    planted = [(i, copies.edited(row.problem, edit, seed=1)) for i, row in enumerate(copied)]
+    _, rejects = selection.select(drafts_of(planted), SETS, AUTHOR)
+    found = [reject for reject in rejects if reject.reason == "contaminated"]
+    assert len(found) >= least * len(planted), len(found) / len(planted)
+
+
 def test_ignored_concepts_are_found_by_words():
     config = FilterConfig(min_concept_share=0.1)
     drafts = clean_drafts()
@@ -180,8 +209,7 @@ def test_a_draft_out_of_form_is_rejected_under_what_it_lacks():
 
 
 def test_without_seeds_and_with_everything_off_only_form_counts():
-    off = DuplicateConfig(exact=False, minhash_threshold=None, embedding_threshold=None)
-    selection = new_selection(seed_problems=[], duplicates=off)
+    selection = new_selection(seed_problems=[], duplicates=NOTHING_REPEATS)
     problems, rejects = selection.select(drafts_of([(0, ROWS[0].problem)] * 3), SETS, AUTHOR)
     assert (len(problems), rejects) == (3, [])
     assert problems[0].seed_similarity == 0.0

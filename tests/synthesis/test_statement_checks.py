@@ -1,10 +1,11 @@
 """Each rule finds what it is named for, and lets its honest neighbour pass."""
 
+import collections
 import json
 
 import pytest
 
-from promptcot_jax.data.corpus import generator
+from promptcot_jax.data.corpus import faults, generator
 from promptcot_jax.synthesis import statement_checks
 from tests import toys
 
@@ -102,6 +103,40 @@ def test_a_program_may_print_several_things_and_show_odd_texts():
     assert statement_checks.first_fault(text, "code") is None
     assert statement_checks.first_fault("A frog jumps over n stones.", "code").reason == "no_question"
     assert statement_checks.first_fault("Read n (9 <= n <= 3). Print n.", "code").reason == "contradictory"
+
+
+# What the text shows is found always or nearly so; the forms below the line are for a judge or the votes.
+RECALL = {
+    ("missing_quantity", "gap"): (0.98, 1.0, {"gap"}),
+    ("contradictory_data", "retold"): (0.95, 1.0, {"contradictory"}),
+    ("two_questions", "sentence"): (0.98, 1.0, {"several_questions"}),
+    ("two_questions", "clause"): (0.98, 1.0, {"several_questions"}),
+    ("two_questions", "request"): (0.98, 1.0, {"several_questions"}),
+    ("no_question", "dropped"): (0.93, 1.0, {"no_question"}),
+    ("missing_context", "figure"): (0.98, 1.0, {"missing_figure"}),
+    ("missing_context", "earlier"): (0.98, 1.0, {"missing_part"}),
+    # ---
+    ("missing_quantity", "vague"): (0.0, 0.05, set()),
+    ("missing_quantity", "cut"): (0.0, 0.05, {"undetermined_symbol"}),
+    ("contradictory_data", "denied"): (0.0, 0.05, set()),
+    ("two_questions", "wish"): (0.0, 0.05, set()),
+    ("missing_context", "notes"): (0.0, 0.05, {"undetermined_symbol"}),
+}
+
+
+def test_recall_of_planted_faults_by_form():
+    rows = generator.generate(generator.CorpusConfig(seed=5, num_train=300)).train
+    found = collections.defaultdict(list)
+    for row in rows:
+        for kind in faults.ILL_POSED if row.domain == "math" else ():
+            planted = faults.plant(row, kind, seed=1)
+            fault = statement_checks.first_fault(planted.row.problem, "math")
+            found[kind, planted.form].append(fault.reason if fault else "")
+    assert found.keys() == RECALL.keys()
+    for form, (least, most, reasons) in RECALL.items():
+        recall = sum(map(bool, found[form])) / len(found[form])
+        assert least <= recall <= most, form
+        assert set(found[form]) - {""} <= reasons, form
 
 
 def share_refused(problems: list[tuple[str, str]]) -> float:

@@ -143,6 +143,7 @@ _FORMS: Mapping[FaultKind, Mapping[str, _Form]] = {
         "sentence": _asks_also("What is its square?"),
         "clause": _second_clause,
         "request": _asks_also("Give its number of digits too."),
+        "wish": _asks_also("Its last digit is wanted as well."),
     },
     "no_question": {"dropped": lambda text, draw: dataclasses.replace(text, question="")},
     "missing_context": {

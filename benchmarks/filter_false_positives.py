@@ -21,7 +21,7 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import ConceptSet
 from promptcot_jax.data import templates
 from promptcot_jax.data.corpus import generator
-from promptcot_jax.run import synthesize
+from promptcot_jax.run import encoders
 from promptcot_jax.synthesis import filters, near_duplicates
 from promptcot_jax.synthesis.drafts import Author, Draft
 from promptcot_jax.synthesis.filters import FilterConfig, Written
@@ -72,7 +72,7 @@ def on_others(written: Sequence[Written], encoder: str, max_seed_similarity: flo
     selection = Selection(
         FilterConfig(**config),
         near_duplicates.DuplicateConfig(),
-        encode=synthesize.make_encoder(encoder, seeds),
+        encode=encoders.make_encoder(encoder, seeds),
         seed_problems=seeds,
     )
     sets, drafts = {}, []

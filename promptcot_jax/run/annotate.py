@@ -11,8 +11,9 @@ from typing import Any
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import AnnotatedTriple, SeedProblem
 from promptcot_jax.data import rows
+from promptcot_jax.models import hashed_tfidf
 from promptcot_jax.parallel import hosts
-from promptcot_jax.run import configuration, stage, text_models
+from promptcot_jax.run import configuration, encoders, stage, text_models
 from promptcot_jax.synthesis import annotating, cold_start_report, seed_problems
 from promptcot_jax.synthesis.annotating import AnnotateConfig, Reject
 
@@ -28,11 +29,13 @@ def annotate(
     annotators: tuple[text_models.TextModelSource, ...],
     config: AnnotateConfig,
     bad_rows: rows.BadRows,
+    encoder: configuration.InputPath = hashed_tfidf.NAME,
 ) -> stage.StageResult:
     """Writes `triples.jsonl`, `triples_heldout.jsonl` and `annotate/`: replies, rejects, report.
 
     Args:
         annotators: one of them is drawn for each problem.
+        encoder: of problems, see `encoders.make_encoder`; used where `config.duplicates` compares vectors.
 
     Raises:
         WrongUse: the problems cannot be read, a teacher cannot be had or its price is above its limit, or two
@@ -45,7 +48,11 @@ def annotate(
     seeds = seed_problems.read(
         path, domain=config.domain, level=config.level, bad_rows=bad_rows, counts=counts
     )
-    kept, rejects = annotating.without_repeats(seeds, config)
+    encode = None
+    if config.duplicates.embedding_threshold is not None:
+        place = configuration.in_workdir(encoder, workdir)
+        encode = encoders.make_encoder(place, [seed.problem for seed in seeds])
+    kept, rejects = annotating.without_repeats(seeds, config, encode)
     shares = annotating.by_annotator(kept, len(annotators), config.seed)
     directory = os.path.join(workdir, "annotate")
     for source, own in zip(annotators, shares, strict=True):

@@ -91,6 +91,10 @@ STAGES: dict[str, Stage] = {
             ("ANNOTATORS", "a tuple of models, one of which is drawn for each problem; see docs/annotate.md"),
             ("COST_LIMIT", "of each annotator, by PROMPT_PRICE and COMPLETION_PRICE per million tokens"),
             ("NUM_CONCEPTS", "concepts of a problem"),
+            (
+                "DUPLICATE_COSINE",
+                "of problems whose vectors (ENCODER) are nearer the first is kept; None: off",
+            ),
             ("HELDOUT_SHARE", "of the triples, for triples_heldout.jsonl"),
             ("BAD_ROWS", "'error', or 'skip' to leave bad rows out and count them"),
         ),

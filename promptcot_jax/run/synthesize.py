@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 from etils import epath
 
-from promptcot_jax.checkpoints import load, sentence_encoder, store
+from promptcot_jax.checkpoints import load, store
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import ConceptSet, Triple
@@ -15,7 +15,7 @@ from promptcot_jax.data import benchmark_files, rows
 from promptcot_jax.models import hashed_tfidf
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, stage
+from promptcot_jax.run import configuration, encoders, stage
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.synthesis import concept_pool, writing
 from promptcot_jax.synthesis import concept_sets as concept_sets_lib
@@ -24,7 +24,7 @@ from promptcot_jax.synthesis.batch_workers import BatchWorkers
 from promptcot_jax.synthesis.drafts import Author
 from promptcot_jax.synthesis.filters import FilterConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
-from promptcot_jax.synthesis.selection import Encode, Selection
+from promptcot_jax.synthesis.selection import Selection
 
 RoundChoice = Literal["best", "last"]
 
@@ -58,8 +58,7 @@ def synthesize(
         triples: the seeds: the pool, and what a problem must not repeat. None: there are no seeds,
             and one of the two files above says what to write from.
         benchmarks: evaluation sets, name -> file, that problems must not overlap with.
-        encoder: of texts: "hashed_tfidf", "minilm" (its package must be installed), or a directory of a
-            model like it.
+        encoder: of texts, see `encoders.make_encoder`.
         prompt_model: the model that writes; without it, theta of the round `em_round` of `em_log`: the last
             one, or the one whose held-out bound is best (the cold start counts as round -1).
         filter_processes: that filter and look for repetitions, on the first host.
@@ -74,7 +73,9 @@ def synthesize(
     if triples is None and concept_sets is None and concept_lists is None:
         raise WrongUse("TRIPLES is None, so that nothing says what to write from; set CONCEPT_SETS as well.")
     seeds = list(rows.iter_records(configuration.in_workdir(triples, workdir), Triple)) if triples else []
-    encode = make_encoder(configuration.in_workdir(encoder, workdir), [seed.problem for seed in seeds])
+    encode = encoders.make_encoder(
+        configuration.in_workdir(encoder, workdir), [seed.problem for seed in seeds]
+    )
     if concept_sets is not None:
         next_sets = _in_order(
             concept_sets_lib.read_concept_sets(configuration.in_workdir(concept_sets, workdir)), waves
@@ -130,24 +131,6 @@ def _on_mesh(devices: jax.sharding.Mesh, write_drafts: writing.WriteDrafts) -> w
             return write_drafts(*arguments)
 
     return write
-
-
-def make_encoder(name: str, texts: Sequence[str]) -> Encode:
-    """The encoder of that name; word rarities of hashed TF-IDF come from the texts.
-
-    Raises:
-        WrongUse: its weights are not there.
-    """
-    if name == hashed_tfidf.NAME:
-        return hashed_tfidf.HashedTfidf(texts)
-    if name != sentence_encoder.NAME and not epath.Path(name).exists():
-        raise WrongUse(
-            f"ENCODER is '{name}': it must be '{hashed_tfidf.NAME}', '{sentence_encoder.NAME}' or the "
-            "directory of a model like the latter, and there is no such directory."
-        )
-    return sentence_encoder.MiniLm(
-        sentence_encoder.packaged_minilm() if name == sentence_encoder.NAME else name
-    )
 
 
 def _in_order(wanted: list[ConceptSet], waves: writing.WaveConfig) -> writing.NextSets:

@@ -59,8 +59,6 @@ class AnnotateConfig:
             raise ValueError(f"num_concepts must be at least 1, got {self.num_concepts}.")
         if not 0.0 <= self.heldout_share < 1.0:
             raise ValueError(f"heldout_share must lie in [0, 1), got {self.heldout_share}.")
-        if self.duplicates.embedding_threshold is not None:
-            raise ValueError("duplicates.embedding_threshold: annotate has no encoder; set it to None.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,16 +96,26 @@ class _Read(Generic[Value]):
 
 
 def without_repeats(
-    seeds: Sequence[SeedProblem], config: AnnotateConfig
+    seeds: Sequence[SeedProblem], config: AnnotateConfig, encode: near_duplicates.Encode | None = None
 ) -> tuple[list[SeedProblem], list[Reject]]:
-    """The problems that repeat no earlier one, and the others."""
+    """The problems that repeat no earlier one, and the others.
+
+    Args:
+        encode: vectors of texts, for the embedding rule.
+
+    Raises:
+        ValueError: that rule is on, and there is no encoder.
+    """
+    if config.duplicates.embedding_threshold is not None and encode is None:
+        raise ValueError("duplicates.embedding_threshold needs an encoder; pass one, or set it to None.")
     kept, rejects = [], []
-    repeats = near_duplicates.find([seed.problem for seed in seeds], config.duplicates)
+    repeats = near_duplicates.find([seed.problem for seed in seeds], config.duplicates, encode=encode)
     for seed, repeat in zip(seeds, repeats, strict=True):
         if repeat is None:
             kept.append(seed)
             continue
-        message = f"repeats {seeds[repeat.earlier].id} (similarity {repeat.similarity:.3f})"
+        measure = "cosine" if repeat.rule == "embedding" else "similarity"
+        message = f"repeats {seeds[repeat.earlier].id} ({measure} {repeat.similarity:.3f})"
         reason = "duplicate" if repeat.rule == "exact" else "near_duplicate"
         rejects.append(Reject(id=seed.id, part="problem", reason=reason, message=message))
     return kept, rejects

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import random
+from typing import Any
 
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.records import (
@@ -28,7 +29,7 @@ STATEMENT = (
 RATIONALE = (
     "I begin with a sum of squares, since $\\frac{n(n+1)(2n+1)}{6}$ closes it.\nThen I ask for a residue."
 )
-LINEAGE = {
+LINEAGE: dict[str, Any] = {
     "log_p_z": -41.3,
     "log_p_x": -27.5,
     "model_digest": "0123456789abcdef",

@@ -229,6 +229,8 @@ def test_a_server_that_misbehaves_costs_rejects_with_reasons_and_nothing_else(tm
         ),
         (["--gin.NUM_CONCEPTS=0"], "num_concepts must be at least 1"),
         (["--gin.DOMAIN='law'"], "domain"),
+        (["--gin.DUPLICATE_COSINE=2.0"], "embedding_threshold must lie in (0, 1]"),
+        (["--gin.DUPLICATE_COSINE=0.9", "--gin.ENCODER='nowhere'"], "nowhere: no "),
     ],
 )
 def test_wrong_use_is_one_sentence_that_names_the_setting(
@@ -304,6 +306,24 @@ def test_near_duplicates_are_left_out_before_anything_is_asked(tmp_path: Path, p
         assert cli.main(command(server, tmp_path / "run", tmp_path / "twice.jsonl")) == 0
         assert len({question(body) for body in server.asked}) == len(server.asked) == 4
     assert rejects_of(tmp_path / "run")["again"].message == "repeats p0 (similarity 1.000)"
+
+
+def test_near_duplicates_by_vectors_are_left_out_where_a_cosine_is_set(tmp_path: Path, problems: Path):
+    lines = [json.loads(line) for line in problems.read_text().splitlines()][:6]
+    first, *rest = lines[5]["problem"].split(". ")
+    lines += [lines[5] | {"id": "moved", "problem": ". ".join([*rest, first])}]  # the same words
+    jsonl.write_records(tmp_path / "moved.jsonl", lines)
+    with OpenAIServer(teach) as server:
+        for name, cosine, num_kept in (("off", "None", 7), ("on", "0.9", 6)):
+            arguments = command(server, tmp_path / name, tmp_path / "moved.jsonl")
+            more = ["--gin.DUPLICATE_THRESHOLD=None", f"--gin.DUPLICATE_COSINE={cosine}"]
+            assert cli.main([*arguments, *more]) == 0
+            counts = manifest.read(tmp_path / name)["annotate"].counts
+            assert counts["out"] == num_kept
+    assert not rejects_of(tmp_path / "off")
+    (reject,) = rejects_of(tmp_path / "on").values()
+    assert (reject.id, reject.part, reject.reason) == ("moved", "problem", "near_duplicate")
+    assert reject.message.startswith("repeats p5 (cosine 0.9")
 
 
 @pytest.mark.slow

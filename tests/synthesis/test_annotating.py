@@ -13,6 +13,7 @@ from promptcot_jax.data import annotations, rows
 from promptcot_jax.sampling.text_model import Reply
 from promptcot_jax.synthesis import annotating, cold_start_report, seed_problems
 from promptcot_jax.synthesis.annotating import AnnotateConfig
+from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
 
 CONFIG = AnnotateConfig(num_concepts=2)
 CONCEPTS = annotations.concept_list(["running sums", "parity"])
@@ -166,6 +167,12 @@ def test_problems_that_repeat_an_earlier_one_are_not_asked_about():
         ("p2", "near_duplicate"),
     ]
     assert all("repeats p0" in reject.message for reject in rejects)
+
+
+def test_a_rule_about_vectors_is_not_left_out_in_silence_without_an_encoder():
+    duplicates = DuplicateConfig(embedding_threshold=0.9)
+    with pytest.raises(ValueError, match="duplicates.embedding_threshold needs an encoder"):
+        annotating.without_repeats([seed(0)], dataclasses.replace(CONFIG, duplicates=duplicates))
 
 
 def test_the_annotator_of_a_row_follows_from_its_id_and_the_seed():

@@ -12,21 +12,18 @@ import email.utils
 import itertools
 import json
 import random
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.sampling import length_refusals
 from promptcot_jax.sampling.paid_replies import Answer
 from promptcot_jax.sampling.text_model import FinishReason
 
 _MALFORMED_TRIES = 3  # a reply that cannot be read may have been paid for: not asked for without end
 _LONGEST_PAUSE = 60.0  # seconds, of our own choice; `Retry-After` may ask for more
 _PASSING = frozenset({408, 409, 425, 429})  # and 5xx
-_TOO_LONG = re.compile(
-    r"context.?(?:length|window|size)|maximum.*tokens|too long|max_model_len", re.IGNORECASE
-)
 _FINISH_REASONS: Mapping[Any, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -141,19 +138,21 @@ class Client:
             return None
         if status in (400, 413, 422) and error.code == "content_filter":
             return Answer(text="", finish_reason="filtered", prompt_tokens=0, completion_tokens=0)
-        if status in (400, 413, 422) and (error.code == "context_length_exceeded" or _TOO_LONG.search(said)):
+        lengths = about_tokens(body), most_new_tokens(body)
+        if status in (400, 413, 422) and length_refusals.is_of_prompt(said, error.code, *lengths):
             return Answer(text="", finish_reason="too_long", prompt_tokens=0, completion_tokens=0)
-        raise WrongUse(f"{self._base_url} answers {status}: {said}; {_remedy(status, error.code, body)}")
+        raise WrongUse(f"{self._base_url} answers {status}: {said}; {_remedy(error, said, body)}")
 
     def _said(self, error: Any) -> str:
         """The server's words in one short line, without the key, which some repeat."""
         told = error.body.get("message") if isinstance(error.body, dict) else None
         said = " ".join(str(told or error.message).split())
-        return said.replace(self._api_key, "[key]")[:300].rstrip(".")
+        return said.replace(self._api_key, "[key]")[:500].rstrip(".")
 
 
-def _remedy(status: int, code: str | None, body: Mapping[str, Any]) -> str:
-    if code == "insufficient_quota":
+def _remedy(error: Any, said: str, body: Mapping[str, Any]) -> str:
+    status, new_tokens = error.status_code, most_new_tokens(body)
+    if error.code == "insufficient_quota":
         return "the account's credit is used up; the same command goes on when there is more."
     if status in (401, 403):
         return "set EndpointConfig.api_key_variable to an environment variable that holds a valid key."
@@ -161,6 +160,11 @@ def _remedy(status: int, code: str | None, body: Mapping[str, Any]) -> str:
         return (
             f"EndpointConfig.model={body['model']!r} must be a model of this server, and "
             "EndpointConfig.base_url must end where its paths begin (mostly in /v1)."
+        )
+    if new_tokens is not None and length_refusals.is_of_new_tokens(said):
+        return (
+            f"{new_tokens} new tokens are asked for: lower max_new_tokens of EndpointConfig.sampling, or "
+            "what EndpointConfig.extra_body sets in its place."
         )
     return "change the setting it names; EndpointConfig.extra_body adds fields and takes them out."
 
@@ -210,6 +214,12 @@ def read_answer(content: bytes, body: Mapping[str, Any]) -> Answer:
 def about_tokens(body: Mapping[str, Any]) -> int:
     """Tokens of a request's messages as one may guess before a server has counted: four characters each."""
     return sum(-(-len(str(message["content"])) // 4) for message in body["messages"])
+
+
+def most_new_tokens(body: Mapping[str, Any]) -> int | None:
+    """How long a request lets its reply be, in tokens; None where it does not say."""
+    stated = (body.get("max_completion_tokens"), body.get("max_tokens"))
+    return max((tokens for tokens in stated if isinstance(tokens, int)), default=None)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

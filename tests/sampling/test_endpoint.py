@@ -176,7 +176,6 @@ def test_a_wait_that_would_pass_the_deadline_is_not_begun(tmp_path: Path):
         (Say(None, finish_reason="content_filter"), "filtered"),
         (Fail(400, code="content_filter"), "filtered"),
         (Fail(400, code="context_length_exceeded"), "too_long"),
-        (Fail(400, message="This model's maximum context length is 8 tokens"), "too_long"),
         (Raw(b"{"), "malformed"),
     ],
 )
@@ -192,6 +191,76 @@ def test_a_reply_without_use_has_a_reason_and_ends_nothing(tmp_path: Path, play,
     assert len(server.asked) == num_asked == (5 if reason == "malformed" else 3)
     assert [reply.finish_reason for reply in replies] == ["stop", reason, "stop"]
     assert reasons(replies) == {"stop": 2, reason: 1}
+
+
+LONG = "x" * 8000  # about 2,000 tokens
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "This model's maximum context length is 8192 tokens. However, you requested 9032 tokens (9000 in the "
+        "messages, 32 in the completion).",
+        "This model's maximum context length is 8,192 tokens. However, you requested 32 output tokens and "
+        "your prompt contains at least 8161 input tokens, for a total of at least 8193 tokens.",
+        "The decoder prompt (length 9000) is longer than the maximum model length of 8192.",
+        "The input (9000 tokens) is longer than the model's context length (8192 tokens).",
+        "request (9000 tokens) exceeds the available context size (8192 tokens), try increasing it",
+        "prompt is too long: 9000 tokens > 8192 maximum",
+        "input length and `max_tokens` exceed context limit: 9000 + 32 > 8192",
+        "The input token count (9000) exceeds the maximum number of tokens allowed (8192).",
+        "`inputs` tokens + `max_new_tokens` must be <= 8192. Given: 9000 `inputs` tokens",
+        "Range of input length should be [1, 8192]",
+        "Invalid 'messages[0].content': string too long. Expected a string with maximum length 8192",
+    ],
+)
+def test_a_prompt_that_is_too_long_by_itself_is_its_rows_alone(tmp_path: Path, said: str):
+    requests = [REQUESTS[0], dataclasses.replace(REQUESTS[1], messages=user_turn(LONG)), REQUESTS[2]]
+    with OpenAIServer(lambda body, _: Fail(400, message=said) if question(body) == LONG else "yes") as server:
+        replies = complete(server, tmp_path, requests)
+    assert [reply.finish_reason for reply in replies] == ["stop", "too_long", "stop"]
+
+
+@pytest.mark.parametrize(
+    ("new_tokens", "extra_body"), [(8192, {}), (32, {"max_tokens": None, "max_completion_tokens": 8100})]
+)
+@pytest.mark.parametrize(
+    "said",
+    [
+        "'max_tokens' or 'max_completion_tokens' is too large: {new}. This model's maximum context length is "
+        "8192 tokens and your request has 100 input tokens ({new} > 8192 - 100).",
+        "This model's maximum context length is 8192 tokens. However, you requested {sum} tokens (100 in the "
+        "messages, {new} in the completion).",
+        "This model's maximum context length is 8192 tokens. However, you requested {new} output tokens and "
+        "your prompt contains at least 93 input tokens, for a total of at least {sum} tokens.",
+        "max_tokens: {new} > 4096, which is the maximum allowed number of output tokens",
+        "max_tokens is too large: {new}. This model supports at most 4096 completion tokens",
+        "Range of max_tokens should be [1, 4096]",
+    ],
+)
+def test_new_tokens_that_leave_prompts_no_room_are_wrong_use(
+    tmp_path: Path, said: str, new_tokens: int, extra_body: dict
+):
+    sent = extra_body.get("max_completion_tokens", new_tokens)
+    said = said.format(new=sent, sum=sent + 100)
+    sampling = SamplingConfig(max_new_tokens=new_tokens)
+    with (
+        OpenAIServer(lambda body, _: Fail(400, message=said)) as server,
+        pytest.raises(WrongUse, match=rf"{sent} new tokens are asked for: lower max_new_tokens of Endpoint"),
+    ):
+        complete(server, tmp_path, REQUESTS[:2], sampling=sampling, extra_body=extra_body)
+
+
+def test_a_field_that_is_too_long_or_unknown_is_no_prompt_that_is(tmp_path: Path):
+    for said in (
+        "Invalid 'user': string too long. Expected a string with maximum length 64",
+        "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead",
+    ):
+        with (
+            OpenAIServer(lambda body, _, said=said: Fail(400, message=said)) as server,
+            pytest.raises(WrongUse, match="change the setting it names"),
+        ):
+            complete(server, tmp_path)
 
 
 @pytest.mark.parametrize(

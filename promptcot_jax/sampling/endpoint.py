@@ -28,6 +28,8 @@ from promptcot_jax.sampling.token_choice import SamplingConfig
 
 log = logging.getLogger(__name__)
 
+_MOST_UNREADABLE = 8  # requests that ended so, one after another, before any reply could be read
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
@@ -139,7 +141,8 @@ class EndpointModel:
 
         Raises:
             WrongUse: the server refuses the key, the model or a setting, or `cost_limit` is reached.
-            EndpointFailed: it did not answer in time. The same call asks for the missing replies.
+            EndpointFailed: it did not answer in time, or with nothing that can be read. The same call asks
+                for the missing replies.
         """
         path = epath.Path(path)
         hosts.wait_for_first(f"replies of {self.name}", lambda: self._write(requests, path))
@@ -158,7 +161,7 @@ class EndpointModel:
             self._count(key, paid[key])
         if missing:
             log.info("%s: %d of %d replies are missing", name, len(missing), len(set(keys)))
-            _run(self._ask_all(missing, paid, name))
+            _run(self._ask_all(missing, paid, name, was_read=len(missing) < len(set(keys))))
         replies = [
             Reply(id=request.id, sample=request.sample, **dataclasses.asdict(paid[key]))
             for request, key in zip(requests, keys, strict=True)
@@ -192,10 +195,17 @@ class EndpointModel:
         body |= self._config.extra_body
         return {name: value for name, value in body.items() if value is not None}
 
-    async def _ask_all(self, missing: Mapping[str, Mapping[str, Any]], paid: PaidReplies, name: str) -> None:
-        """Asks for all that is missing; the first failure is raised when what was under way has ended."""
+    async def _ask_all(
+        self, missing: Mapping[str, Mapping[str, Any]], paid: PaidReplies, name: str, *, was_read: bool
+    ) -> None:
+        """Asks for all that is missing; the first failure is raised when what was under way has ended.
+
+        Args:
+            was_read: whether a reply to a request of this file could be read already.
+        """
         config, failures = self._config, []
-        waiting, under_way, num_done = iter(missing.items()), 0.0, 0
+        waiting, under_way, num_done, num_unreadable = iter(missing.items()), 0.0, 0, 0
+        most_unreadable = _MOST_UNREADABLE if len(paid) else min(_MOST_UNREADABLE, len(missing))
         client = endpoint_client.Client(
             base_url=config.base_url,
             api_key=_api_key(config),
@@ -205,7 +215,7 @@ class EndpointModel:
         )
 
         async def ask_one_after_another(progress: Progress) -> None:
-            nonlocal under_way, num_done
+            nonlocal under_way, num_done, num_unreadable, was_read
             for key, body in waiting:
                 at_most = config.cost(endpoint_client.about_tokens(body), config.sampling.max_new_tokens)
                 under_way += at_most
@@ -222,6 +232,11 @@ class EndpointModel:
                 self._count(key, answer)
                 num_done += 1
                 progress.update(num_done, f"cost {self._cost:,.2f}" if self._cost else None)
+                was_read |= answer.finish_reason != "malformed"
+                num_unreadable += 1
+                if not was_read and num_unreadable == most_unreadable:
+                    failures.append(client.unreadable(num_unreadable))
+                    client.stop_trying()
                 if failures:
                     return
 

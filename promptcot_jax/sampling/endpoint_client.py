@@ -32,7 +32,7 @@ _FINISH_REASONS: Mapping[Any, FinishReason] = {
 
 
 class EndpointFailed(Exception):
-    """The server did not answer a request in all the time it was given; replies that came are kept."""
+    """There was no answer in all the time a request was given, or none that can be read; others are kept."""
 
 
 class _Malformed(Exception):
@@ -60,7 +60,7 @@ class Client:
         self._base_url, self._api_key = base_url, api_key
         self._attempt_seconds, self._deadline_seconds = attempt_seconds, deadline_seconds
         self._first_pause = first_pause
-        self._is_closing = False
+        self._is_closing, self._last_unreadable = False, ""
         self.retries: collections.Counter[str] = collections.Counter()
 
     async def __aenter__(self) -> "Client":
@@ -77,6 +77,14 @@ class Client:
         """Requests under way end with their present try."""
         self._is_closing = True
 
+    def unreadable(self, count: int) -> EndpointFailed:
+        """What is wrong where nothing that the server said to `count` requests could be read."""
+        return EndpointFailed(
+            f"{self._base_url} answered the first {count} requests with nothing that can be read (the last: "
+            f"{self._last_unreadable}). EndpointConfig.base_url must be that of an OpenAI-compatible server, "
+            "with no proxy that answers in its place. Nothing is kept of this; the same command asks again."
+        )
+
     async def ask(self, body: Mapping[str, Any]) -> Answer:
         """What the server says to one request.
 
@@ -92,7 +100,7 @@ class Client:
                 async with asyncio.timeout(seconds):  # the client's own bounds single reads only
                     return read_answer(await self._post(body), body)
             except _Malformed as error:
-                malformed += 1
+                malformed, self._last_unreadable = malformed + 1, str(error)
                 if malformed == _MALFORMED_TRIES:
                     return Answer(text="", finish_reason="malformed", prompt_tokens=0, completion_tokens=0)
                 reason, said = "malformed", str(error)
@@ -197,7 +205,7 @@ def read_answer(content: bytes, body: Mapping[str, Any]) -> Answer:
         usage = reply.get("usage") or {}
         counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise _Malformed(f"{type(error).__name__}: {error}") from None
+        raise _Malformed(f"{type(error).__name__}: {error}, in {content[:80]!r}") from None
     if text is None and reason != "stop":  # all of it was reasoning, or was held back
         text = ""
     if not isinstance(text, str) or any(not isinstance(count, int | None) for count in counts):

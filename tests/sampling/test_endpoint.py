@@ -18,7 +18,7 @@ from etils import epath
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.sampling import endpoint, endpoint_client
+from promptcot_jax.sampling import endpoint, endpoint_client, paid_replies
 from promptcot_jax.sampling.text_model import Reply, TextRequest, reasons, user_turn
 from promptcot_jax.sampling.token_choice import SamplingConfig
 from tests.checkpoints import conftest as stores
@@ -188,9 +188,45 @@ def test_a_reply_without_use_has_a_reason_and_ends_nothing(tmp_path: Path, play,
         num_asked = len(server.asked)
         (tmp_path / "replies.jsonl").unlink()
         assert complete(server, tmp_path, REQUESTS[:3]) == replies
-    assert len(server.asked) == num_asked == (5 if reason == "malformed" else 3)
+    assert num_asked == (5 if reason == "malformed" else 3)
+    assert len(server.asked) - num_asked == {"malformed": 3, "too_long": 1}.get(reason, 0)  # nothing was paid
     assert [reply.finish_reason for reply in replies] == ["stop", reason, "stop"]
     assert reasons(replies) == {"stop": 2, reason: 1}
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 12])
+def test_a_proxy_that_answers_with_pages_ends_the_work_and_is_not_kept(tmp_path: Path, num_rows: int):
+    page = Raw(b"<html>Sign in")
+    with OpenAIServer(lambda body, attempt: page if broken else echo(body, attempt)) as server:
+        broken = True
+        with pytest.raises(
+            endpoint_client.EndpointFailed, match=r"<html>Sign in.*base_url must.*same command"
+        ):
+            complete(server, tmp_path, REQUESTS[:num_rows])
+        assert len(server.asked) <= 3 * 12
+        assert not (tmp_path / "replies.jsonl").exists()
+        broken = False
+        replies = complete(server, tmp_path, REQUESTS[:num_rows])
+    assert reasons(replies) == {"stop": num_rows}
+
+
+def test_where_one_reply_could_be_read_any_number_that_could_not_ends_nothing(tmp_path: Path):
+    with OpenAIServer(lambda body, _: "yes" if question(body) == "question 0" else Raw(b"<")) as server:
+        complete(server, tmp_path, REQUESTS[:1])
+        (tmp_path / "replies.jsonl").unlink()
+        replies = complete(server, tmp_path)
+        assert reasons(replies) == {"stop": 1, "malformed": 11}
+        num_asked = len(server.asked)
+        assert complete(server, tmp_path) == replies  # the stage's own file stands
+        assert len(server.asked) == num_asked
+
+
+def test_replies_that_earlier_versions_kept_unreadable_are_asked_for_again(tmp_path: Path):
+    path = tmp_path / "paid.replies"
+    for reason, is_kept in (("malformed", False), ("too_long", False), ("length", True)):
+        answer = {"text": "", "finish_reason": reason, "prompt_tokens": 0, "completion_tokens": 0}
+        path.write_text(json.dumps({"key": "k", "answer": answer}) + "\n")
+        assert ("k" in paid_replies.PaidReplies(path)) == is_kept
 
 
 LONG = "x" * 8000  # about 2,000 tokens

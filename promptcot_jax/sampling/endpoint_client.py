@@ -11,9 +11,10 @@ import datetime
 import email.utils
 import itertools
 import json
+import logging
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from promptcot_jax.core.errors import WrongUse
@@ -21,14 +22,19 @@ from promptcot_jax.sampling import length_refusals
 from promptcot_jax.sampling.paid_replies import Answer
 from promptcot_jax.sampling.text_model import FinishReason
 
+log = logging.getLogger(__name__)
+
 _MALFORMED_TRIES = 3  # a reply that cannot be read may have been paid for: not asked for without end
 _LONGEST_PAUSE = 60.0  # seconds, of our own choice; `Retry-After` may ask for more
 _PASSING = frozenset({408, 409, 425, 429})  # and 5xx
-_FINISH_REASONS: Mapping[Any, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "content_filter": "filtered",
+# Other servers' words beside OpenAI's three, in small letters: TGI, Anthropic, Mistral, Gemini and proxies
+# before them; null is what some send for an end like any other.
+_FINISH_REASONS: Mapping[str | None, FinishReason] = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", None), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_length", "model_length"), "length"),
+    **dict.fromkeys(("content_filter", "safety", "refusal"), "filtered"),
 }
+_BROKEN_OFF = frozenset({"error", "abort", "insufficient_system_resource"})  # the server's own fault
 
 
 class EndpointFailed(Exception):
@@ -61,6 +67,7 @@ class Client:
         self._attempt_seconds, self._deadline_seconds = attempt_seconds, deadline_seconds
         self._first_pause = first_pause
         self._is_closing, self._last_unreadable = False, ""
+        self._unknown_reasons: set[str] = set()
         self.retries: collections.Counter[str] = collections.Counter()
 
     async def __aenter__(self) -> "Client":
@@ -98,7 +105,7 @@ class Client:
             seconds = min(self._attempt_seconds, max(deadline - time.monotonic(), 0.001))
             try:
                 async with asyncio.timeout(seconds):  # the client's own bounds single reads only
-                    return read_answer(await self._post(body), body)
+                    return read_answer(await self._post(body), body, self._tell_unknown)
             except _Malformed as error:
                 malformed, self._last_unreadable = malformed + 1, str(error)
                 if malformed == _MALFORMED_TRIES:
@@ -123,6 +130,15 @@ class Client:
                 )
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
+
+    def _tell_unknown(self, reason: str) -> None:
+        if reason not in self._unknown_reasons:
+            self._unknown_reasons.add(reason)
+            log.warning(
+                "%s: finish_reason=%r is not known; replies that have it are taken as ended by themselves",
+                self._base_url,
+                reason,
+            )
 
     async def _post(self, body: Mapping[str, Any]) -> bytes:
         rest = {name: value for name, value in body.items() if name not in ("model", "messages")}
@@ -192,8 +208,13 @@ def openai_package() -> Any:
     return openai
 
 
-def read_answer(content: bytes, body: Mapping[str, Any]) -> Answer:
+def read_answer(
+    content: bytes, body: Mapping[str, Any], tell_unknown: Callable[[str], None] = lambda reason: None
+) -> Answer:
     """The completion that a reply holds; tokens that it does not count are estimated.
+
+    Args:
+        tell_unknown: is told a `finish_reason` that is not known; where there is text, it is an end.
 
     Raises:
         _Malformed: it holds none.
@@ -201,11 +222,17 @@ def read_answer(content: bytes, body: Mapping[str, Any]) -> Answer:
     try:
         reply = json.loads(content)
         choice = reply["choices"][0]
-        text, reason = choice["message"].get("content"), _FINISH_REASONS[choice["finish_reason"]]
+        text, stated = choice["message"].get("content"), choice.get("finish_reason")
+        reason = _FINISH_REASONS.get(stated and str(stated).lower())
         usage = reply.get("usage") or {}
         counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _Malformed(f"{type(error).__name__}: {error}, in {content[:80]!r}") from None
+    if reason is None and text and isinstance(text, str) and str(stated).lower() not in _BROKEN_OFF:
+        tell_unknown(str(stated))
+        reason = "stop"
+    if reason is None:
+        raise _Malformed(f"its finish_reason is {stated!r}")
     if text is None and reason != "stop":  # all of it was reasoning, or was held back
         text = ""
     if not isinstance(text, str) or any(not isinstance(count, int | None) for count in counts):

@@ -107,7 +107,8 @@ def test_the_concurrency_limit_is_used_and_kept(tmp_path: Path):
         (Raw(b'{"choices": []}'), "malformed"),
         (Raw(b'["no object"]'), "malformed"),
         (Say(None), "malformed"),
-        (Say("x", finish_reason="tool_calls"), "malformed"),
+        (Say(None, finish_reason="tool_calls"), "malformed"),
+        (Say("half of it", finish_reason="error"), "malformed"),
     ],
 )
 def test_what_may_pass_is_tried_again_and_counted(tmp_path: Path, play, reason: str, caplog):
@@ -192,6 +193,24 @@ def test_a_reply_without_use_has_a_reason_and_ends_nothing(tmp_path: Path, play,
     assert len(server.asked) - num_asked == {"malformed": 3, "too_long": 1}.get(reason, 0)  # nothing was paid
     assert [reply.finish_reason for reply in replies] == ["stop", reason, "stop"]
     assert reasons(replies) == {"stop": 2, reason: 1}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        *((said, "stop") for said in ("eos_token", "end_turn", "stop_sequence", "STOP", None, "tool_calls")),
+        *((said, "length") for said in ("model_length", "max_tokens", "MAX_TOKENS")),
+        *((said, "filtered") for said in ("safety", "refusal")),
+    ],
+)
+def test_other_servers_reasons_cost_no_second_request(tmp_path: Path, said, reason: str, caplog):
+    caplog.set_level(logging.WARNING)
+    with OpenAIServer(lambda body, attempt: Say("text", finish_reason=said)) as server:
+        replies = complete(server, tmp_path, REQUESTS[:3])
+    assert {(reply.text, reply.finish_reason) for reply in replies} == {("text", reason)}
+    assert len(server.asked) == 3
+    told = "finish_reason='tool_calls' is not known; replies that have it are taken as ended by themselves"
+    assert caplog.text.count(told) == (said == "tool_calls")
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 12])

@@ -47,7 +47,8 @@ class EndpointConfig:
         deadline_seconds: of a request with all its tries and pauses.
         first_pause: seconds before the second try, doubled with each.
         prompt_price, completion_price: of a million tokens, in any currency.
-        cost_limit: what replies may cost in one stage, in that currency; None: no limit.
+        cost_limit: what the replies of this model may cost in one stage, in that currency, where each of a
+            stage's models has a limit of its own; None: no limit.
     """
 
     HOW_ONLY: ClassVar = frozenset(
@@ -88,6 +89,12 @@ class EndpointConfig:
             raise ValueError(
                 "EndpointConfig.cost_limit is set, but no price is; set prompt_price and completion_price."
             )
+        ceiling = {"max_tokens": self.sampling.max_new_tokens} | dict(self.extra_body)
+        if self.cost_limit is not None and endpoint_client.most_new_tokens(ceiling) is None:
+            raise ValueError(
+                "EndpointConfig.cost_limit is set, but extra_body takes max_tokens out and a reply may have "
+                "any length; set max_completion_tokens in its place."
+            )
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Of so many tokens."""
@@ -118,23 +125,27 @@ class EndpointModel:
 
         hosts.wait_for_first(f"look for the key of {self.name}", check)
 
-    def check_cost(self, requests: Sequence[TextRequest]) -> None:
+    def check_cost(self, requests: Sequence[TextRequest]) -> float:
         """See `TextModel.check_cost`. What was paid earlier is not taken off."""
         limit = self._config.cost_limit
-        prompt_tokens = sum(endpoint_client.about_tokens(self._body(request)) for request in requests)
-        completion_tokens = len(requests) * self._config.sampling.max_new_tokens
+        bodies = [self._body(request) for request in requests]
+        prompt_tokens = sum(endpoint_client.about_tokens(body) for body in bodies)
+        completion_tokens = sum(_most_billed(body) for body in bodies)
         cost = self._config.cost(prompt_tokens, completion_tokens)
-        text = (
-            f"{self.name}: {len(requests):,} requests, about {prompt_tokens:,} prompt tokens and at most "
-            f"{completion_tokens:,} completion tokens: "
-            + (f"at most about {cost:,.2f}" if cost else "no prices are set")
-        )
+        text = f"{self.name}: {len(requests):,} requests, about {prompt_tokens:,} prompt tokens and "
+        if requests and not completion_tokens:
+            text += "completion tokens without a limit: no cost can be foreseen"
+        else:
+            text += f"at most {completion_tokens:,} completion tokens: " + (
+                f"about {cost:,.2f} if every reply is as long" if cost else "no prices are set"
+            )
         if limit is not None and cost > limit:
             raise WrongUse(
                 f"{text}, and EndpointConfig.cost_limit is {limit:,.2f}; raise it, or lower max_new_tokens "
                 "or the number of rows."
             )
         log.info("%s", text)
+        return cost
 
     def complete(self, requests: Sequence[TextRequest], path: epath.PathLike) -> list[Reply]:
         """See `TextModel.complete`.
@@ -217,7 +228,7 @@ class EndpointModel:
         async def ask_one_after_another(progress: Progress) -> None:
             nonlocal under_way, num_done, num_unreadable, was_read
             for key, body in waiting:
-                at_most = config.cost(endpoint_client.about_tokens(body), config.sampling.max_new_tokens)
+                at_most = config.cost(endpoint_client.about_tokens(body), _most_billed(body))
                 under_way += at_most
                 try:
                     self._check_limit(under_way)
@@ -263,6 +274,11 @@ class EndpointModel:
         if key not in self._counted:
             self._counted.add(key)
             self._cost += self._config.cost(answer.prompt_tokens, answer.completion_tokens)
+
+
+def _most_billed(body: Mapping[str, Any]) -> int:
+    """Completion tokens that a request may be billed for; 0 where it sets no limit."""
+    return (endpoint_client.most_new_tokens(body) or 0) * int(body.get("n") or 1)
 
 
 def _api_key(config: EndpointConfig) -> str:

@@ -454,11 +454,41 @@ def test_the_cost_is_foreseen_and_a_limit_refuses(tmp_path: Path, caplog):
         model = endpoint.EndpointModel(prices, tmp_path)
         model.check_cost(REQUESTS[:10])  # "question 0" is about 3 tokens
         assert "10 requests, about 30 prompt tokens and at most 320 completion tokens" in caplog.text
-        assert "at most about 670.00" in caplog.text
+        assert "completion tokens: about 670.00 if every reply is as long" in caplog.text
+        assert "at most about" not in caplog.text  # prompt tokens are a guess
         model = endpoint.EndpointModel(dataclasses.replace(prices, cost_limit=669.0), tmp_path)
         with pytest.raises(WrongUse, match=r"cost_limit is 669.00; raise it"):
             model.check_cost(REQUESTS[:10])
     assert not server.asked
+
+
+@pytest.mark.parametrize(
+    ("extra_body", "cost"),
+    [
+        ({"max_tokens": None, "max_completion_tokens": 100}, 203),
+        ({"max_tokens": 100}, 203),
+        ({"max_completion_tokens": 100, "n": 2}, 403),
+    ],
+)
+def test_the_cost_is_that_of_the_request_as_it_is_sent(tmp_path: Path, extra_body: dict, cost: int):
+    changes = {"extra_body": extra_body, "prompt_price": 1e6, "completion_price": 2e6}
+    with OpenAIServer(echo) as server:
+        model = endpoint.EndpointModel(config(server, **changes), tmp_path)
+        assert model.check_cost(REQUESTS[:1]) == cost
+        with pytest.raises(WrongUse, match="may bring it above EndpointConfig.cost_limit"):
+            complete(server, tmp_path, REQUESTS[:1], cost_limit=cost - 1.0, **changes)
+        assert not server.asked
+        complete(server, tmp_path, REQUESTS[:1], cost_limit=float(cost), **changes)
+
+
+def test_a_reply_of_any_length_has_no_foreseen_cost(tmp_path: Path, caplog):
+    caplog.set_level(logging.INFO)
+    endless = {"extra_body": {"max_tokens": None}, "prompt_price": 1e6, "completion_price": 2e6}
+    with OpenAIServer(echo) as server:
+        endpoint.EndpointModel(config(server, **endless), tmp_path).check_cost(REQUESTS)
+        assert "completion tokens without a limit: no cost can be foreseen" in caplog.text
+        with pytest.raises(ValueError, match="cost_limit .* extra_body takes max_tokens out"):
+            config(server, cost_limit=1.0, **endless)
 
 
 def test_the_cost_limit_holds_under_way_and_raising_it_goes_on(tmp_path: Path):

@@ -67,7 +67,7 @@ def opened(source: TextModelSource, workdir: str) -> Iterator[TextModel]:
 def check_costs(
     stage: str, asked: Iterable[tuple[TextModelSource | None, Sequence[TextRequest]]], workdir: str
 ) -> None:
-    """Looks at the keys and prices of all models that are asked, before the first reply; logs each model's cost, and the sum of several.
+    """Looks at the keys and prices of all models that are asked; logs the cost of each, and the sum.
 
     Raises:
         WrongUse: an endpoint's key is not set, or its replies may cost more than its own limit.

@@ -20,7 +20,7 @@ class Say:
     """A reply."""
 
     text: str | None
-    finish_reason: str = "stop"
+    finish_reason: str | None = "stop"
     prompt_tokens: int = 10
     completion_tokens: int = 5
 

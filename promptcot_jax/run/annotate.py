@@ -55,10 +55,8 @@ def annotate(
     kept, rejects = annotating.without_repeats(seeds, config, encode)
     shares = annotating.by_annotator(kept, len(annotators), config.seed)
     directory = os.path.join(workdir, "annotate")
-    for source, own in zip(annotators, shares, strict=True):
-        if isinstance(source, text_models.EndpointConfig):  # all keys and prices, before the first reply
-            with text_models.opened(source, workdir) as teacher:
-                teacher.check_cost(annotating.foreseen(own, config))
+    foreseen = [annotating.foreseen(own, config) for own in shares]
+    text_models.check_costs("annotate", zip(annotators, foreseen, strict=True), workdir)
     triples: list[AnnotatedTriple] = []
     tally: collections.Counter[str] = collections.Counter()
     for i, (source, own) in enumerate(zip(annotators, shares, strict=True)):

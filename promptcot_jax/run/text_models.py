@@ -6,8 +6,9 @@ Stage functions take a `TextModelSource`; gin says which: `@text_models.JaxModel
 
 import contextlib
 import dataclasses
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 
@@ -18,7 +19,9 @@ from promptcot_jax.run import configuration
 from promptcot_jax.sampling import endpoint, jax_text_model
 from promptcot_jax.sampling.endpoint import EndpointConfig
 from promptcot_jax.sampling.rollouts import RolloutConfig
-from promptcot_jax.sampling.text_model import TextModel
+from promptcot_jax.sampling.text_model import TextModel, TextRequest
+
+log = logging.getLogger(__name__)
 
 # In the workdir, beside what the stages write: removing a stage's files to do it again keeps what was paid.
 PAID_REPLIES = "paid_replies"
@@ -59,3 +62,20 @@ def opened(source: TextModelSource, workdir: str) -> Iterator[TextModel]:
         yield jax_text_model.JaxTextModel(
             name_of(source), model.lm, model.params, model.tokenizer, source.config
         )
+
+
+def check_costs(
+    stage: str, asked: Iterable[tuple[TextModelSource | None, Sequence[TextRequest]]], workdir: str
+) -> None:
+    """Looks at the keys and prices of all models that are asked; logs the cost of each, and the sum.
+
+    Raises:
+        WrongUse: an endpoint's key is not set, or its replies may cost more than its own limit.
+    """
+    costs = []
+    for source, requests in asked:
+        if isinstance(source, EndpointConfig) and requests:
+            with opened(source, workdir) as model:
+                costs.append(model.check_cost(requests))
+    if sum(cost > 0 for cost in costs) > 1:
+        log.info("%s: about %s for all models together", stage, f"{sum(costs):,.2f}")

@@ -136,10 +136,7 @@ def _check_costs(
         (solver, solutions.requests(problems, config.solve)),
         (test_writer, sum(input_proposals.requests(code, config.proposals).values(), [])),
     ]
-    for source, requests in asked:
-        if isinstance(source, EndpointConfig) and requests:
-            with text_models.opened(source, workdir) as model:
-                model.check_cost(requests)
+    text_models.check_costs("verify", asked, workdir)
 
 
 def _solve(

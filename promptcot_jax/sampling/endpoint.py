@@ -28,6 +28,8 @@ from promptcot_jax.sampling.token_choice import SamplingConfig
 
 log = logging.getLogger(__name__)
 
+_MOST_UNREADABLE = 8  # requests that ended so, one after another, before any reply could be read
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
@@ -45,7 +47,8 @@ class EndpointConfig:
         deadline_seconds: of a request with all its tries and pauses.
         first_pause: seconds before the second try, doubled with each.
         prompt_price, completion_price: of a million tokens, in any currency.
-        cost_limit: what replies may cost in one stage, in that currency; None: no limit.
+        cost_limit: what the replies of this model may cost in one stage, in that currency, where each of a
+            stage's models has a limit of its own; None: no limit.
     """
 
     HOW_ONLY: ClassVar = frozenset(
@@ -86,6 +89,12 @@ class EndpointConfig:
             raise ValueError(
                 "EndpointConfig.cost_limit is set, but no price is; set prompt_price and completion_price."
             )
+        ceiling = {"max_tokens": self.sampling.max_new_tokens} | dict(self.extra_body)
+        if self.cost_limit is not None and endpoint_client.most_new_tokens(ceiling) is None:
+            raise ValueError(
+                "EndpointConfig.cost_limit is set, but extra_body takes max_tokens out and a reply may have "
+                "any length; set max_completion_tokens in its place."
+            )
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Of so many tokens."""
@@ -116,30 +125,35 @@ class EndpointModel:
 
         hosts.wait_for_first(f"look for the key of {self.name}", check)
 
-    def check_cost(self, requests: Sequence[TextRequest]) -> None:
+    def check_cost(self, requests: Sequence[TextRequest]) -> float:
         """See `TextModel.check_cost`. What was paid earlier is not taken off."""
         limit = self._config.cost_limit
-        prompt_tokens = sum(endpoint_client.about_tokens(self._body(request)) for request in requests)
-        completion_tokens = len(requests) * self._config.sampling.max_new_tokens
+        bodies = [self._body(request) for request in requests]
+        prompt_tokens = sum(endpoint_client.about_tokens(body) for body in bodies)
+        completion_tokens = sum(_most_billed(body) for body in bodies)
         cost = self._config.cost(prompt_tokens, completion_tokens)
-        text = (
-            f"{self.name}: {len(requests):,} requests, about {prompt_tokens:,} prompt tokens and at most "
-            f"{completion_tokens:,} completion tokens: "
-            + (f"at most about {cost:,.2f}" if cost else "no prices are set")
-        )
+        text = f"{self.name}: {len(requests):,} requests, about {prompt_tokens:,} prompt tokens and "
+        if requests and not completion_tokens:
+            text += "completion tokens without a limit: no cost can be foreseen"
+        else:
+            text += f"at most {completion_tokens:,} completion tokens: " + (
+                f"about {cost:,.2f} if every reply is as long" if cost else "no prices are set"
+            )
         if limit is not None and cost > limit:
             raise WrongUse(
                 f"{text}, and EndpointConfig.cost_limit is {limit:,.2f}; raise it, or lower max_new_tokens "
                 "or the number of rows."
             )
         log.info("%s", text)
+        return cost
 
     def complete(self, requests: Sequence[TextRequest], path: epath.PathLike) -> list[Reply]:
         """See `TextModel.complete`.
 
         Raises:
             WrongUse: the server refuses the key, the model or a setting, or `cost_limit` is reached.
-            EndpointFailed: it did not answer in time. The same call asks for the missing replies.
+            EndpointFailed: it did not answer in time, or with nothing that can be read. The same call asks
+                for the missing replies.
         """
         path = epath.Path(path)
         hosts.wait_for_first(f"replies of {self.name}", lambda: self._write(requests, path))
@@ -158,7 +172,7 @@ class EndpointModel:
             self._count(key, paid[key])
         if missing:
             log.info("%s: %d of %d replies are missing", name, len(missing), len(set(keys)))
-            _run(self._ask_all(missing, paid, name))
+            _run(self._ask_all(missing, paid, name, was_read=len(missing) < len(set(keys))))
         replies = [
             Reply(id=request.id, sample=request.sample, **dataclasses.asdict(paid[key]))
             for request, key in zip(requests, keys, strict=True)
@@ -192,10 +206,17 @@ class EndpointModel:
         body |= self._config.extra_body
         return {name: value for name, value in body.items() if value is not None}
 
-    async def _ask_all(self, missing: Mapping[str, Mapping[str, Any]], paid: PaidReplies, name: str) -> None:
-        """Asks for all that is missing; the first failure is raised when what was under way has ended."""
+    async def _ask_all(
+        self, missing: Mapping[str, Mapping[str, Any]], paid: PaidReplies, name: str, *, was_read: bool
+    ) -> None:
+        """Asks for all that is missing; the first failure is raised when what was under way has ended.
+
+        Args:
+            was_read: whether a reply to a request of this file could be read already.
+        """
         config, failures = self._config, []
-        waiting, under_way, num_done = iter(missing.items()), 0.0, 0
+        waiting, under_way, num_done, num_unreadable = iter(missing.items()), 0.0, 0, 0
+        most_unreadable = _MOST_UNREADABLE if len(paid) else min(_MOST_UNREADABLE, len(missing))
         client = endpoint_client.Client(
             base_url=config.base_url,
             api_key=_api_key(config),
@@ -205,9 +226,9 @@ class EndpointModel:
         )
 
         async def ask_one_after_another(progress: Progress) -> None:
-            nonlocal under_way, num_done
+            nonlocal under_way, num_done, num_unreadable, was_read
             for key, body in waiting:
-                at_most = config.cost(endpoint_client.about_tokens(body), config.sampling.max_new_tokens)
+                at_most = config.cost(endpoint_client.about_tokens(body), _most_billed(body))
                 under_way += at_most
                 try:
                     self._check_limit(under_way)
@@ -222,6 +243,11 @@ class EndpointModel:
                 self._count(key, answer)
                 num_done += 1
                 progress.update(num_done, f"cost {self._cost:,.2f}" if self._cost else None)
+                was_read |= answer.finish_reason != "malformed"
+                num_unreadable += 1
+                if not was_read and num_unreadable == most_unreadable:
+                    failures.append(client.unreadable(num_unreadable))
+                    client.stop_trying()
                 if failures:
                     return
 
@@ -248,6 +274,11 @@ class EndpointModel:
         if key not in self._counted:
             self._counted.add(key)
             self._cost += self._config.cost(answer.prompt_tokens, answer.completion_tokens)
+
+
+def _most_billed(body: Mapping[str, Any]) -> int:
+    """Completion tokens that a request may be billed for; 0 where it sets no limit."""
+    return (endpoint_client.most_new_tokens(body) or 0) * int(body.get("n") or 1)
 
 
 def _api_key(config: EndpointConfig) -> str:

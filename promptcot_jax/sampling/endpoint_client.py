@@ -11,31 +11,34 @@ import datetime
 import email.utils
 import itertools
 import json
+import logging
 import random
-import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.sampling import length_refusals
 from promptcot_jax.sampling.paid_replies import Answer
 from promptcot_jax.sampling.text_model import FinishReason
+
+log = logging.getLogger(__name__)
 
 _MALFORMED_TRIES = 3  # a reply that cannot be read may have been paid for: not asked for without end
 _LONGEST_PAUSE = 60.0  # seconds, of our own choice; `Retry-After` may ask for more
 _PASSING = frozenset({408, 409, 425, 429})  # and 5xx
-_TOO_LONG = re.compile(
-    r"context.?(?:length|window|size)|maximum.*tokens|too long|max_model_len", re.IGNORECASE
-)
-_FINISH_REASONS: Mapping[Any, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "content_filter": "filtered",
+# Other servers' words beside OpenAI's three, in small letters: TGI, Anthropic, Mistral, Gemini and proxies
+# before them; null is what some send for an end like any other.
+_FINISH_REASONS: Mapping[str | None, FinishReason] = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", None), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_length", "model_length"), "length"),
+    **dict.fromkeys(("content_filter", "safety", "refusal"), "filtered"),
 }
+_BROKEN_OFF = frozenset({"error", "abort", "insufficient_system_resource"})  # the server's own fault
 
 
 class EndpointFailed(Exception):
-    """The server did not answer a request in all the time it was given; replies that came are kept."""
+    """There was no answer in all the time a request was given, or none that can be read; others are kept."""
 
 
 class _Malformed(Exception):
@@ -63,7 +66,8 @@ class Client:
         self._base_url, self._api_key = base_url, api_key
         self._attempt_seconds, self._deadline_seconds = attempt_seconds, deadline_seconds
         self._first_pause = first_pause
-        self._is_closing = False
+        self._is_closing, self._last_unreadable = False, ""
+        self._unknown_reasons: set[str] = set()
         self.retries: collections.Counter[str] = collections.Counter()
 
     async def __aenter__(self) -> "Client":
@@ -80,6 +84,14 @@ class Client:
         """Requests under way end with their present try."""
         self._is_closing = True
 
+    def unreadable(self, count: int) -> EndpointFailed:
+        """What is wrong where nothing that the server said to `count` requests could be read."""
+        return EndpointFailed(
+            f"{self._base_url} answered the first {count} requests with nothing that can be read (the last: "
+            f"{self._last_unreadable}). EndpointConfig.base_url must be that of an OpenAI-compatible server, "
+            "with no proxy that answers in its place. Nothing is kept of this; the same command asks again."
+        )
+
     async def ask(self, body: Mapping[str, Any]) -> Answer:
         """What the server says to one request.
 
@@ -93,9 +105,9 @@ class Client:
             seconds = min(self._attempt_seconds, max(deadline - time.monotonic(), 0.001))
             try:
                 async with asyncio.timeout(seconds):  # the client's own bounds single reads only
-                    return read_answer(await self._post(body), body)
+                    return read_answer(await self._post(body), body, self._tell_unknown)
             except _Malformed as error:
-                malformed += 1
+                malformed, self._last_unreadable = malformed + 1, str(error)
                 if malformed == _MALFORMED_TRIES:
                     return Answer(text="", finish_reason="malformed", prompt_tokens=0, completion_tokens=0)
                 reason, said = "malformed", str(error)
@@ -119,6 +131,15 @@ class Client:
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
+    def _tell_unknown(self, reason: str) -> None:
+        if reason not in self._unknown_reasons:
+            self._unknown_reasons.add(reason)
+            log.warning(
+                "%s: finish_reason=%r is not known; replies that have it are taken as ended by themselves",
+                self._base_url,
+                reason,
+            )
+
     async def _post(self, body: Mapping[str, Any]) -> bytes:
         rest = {name: value for name, value in body.items() if name not in ("model", "messages")}
         reply = await self._client.chat.completions.with_raw_response.create(
@@ -141,19 +162,21 @@ class Client:
             return None
         if status in (400, 413, 422) and error.code == "content_filter":
             return Answer(text="", finish_reason="filtered", prompt_tokens=0, completion_tokens=0)
-        if status in (400, 413, 422) and (error.code == "context_length_exceeded" or _TOO_LONG.search(said)):
+        lengths = about_tokens(body), most_new_tokens(body)
+        if status in (400, 413, 422) and length_refusals.is_of_prompt(said, error.code, *lengths):
             return Answer(text="", finish_reason="too_long", prompt_tokens=0, completion_tokens=0)
-        raise WrongUse(f"{self._base_url} answers {status}: {said}; {_remedy(status, error.code, body)}")
+        raise WrongUse(f"{self._base_url} answers {status}: {said}; {_remedy(error, said, body)}")
 
     def _said(self, error: Any) -> str:
         """The server's words in one short line, without the key, which some repeat."""
         told = error.body.get("message") if isinstance(error.body, dict) else None
         said = " ".join(str(told or error.message).split())
-        return said.replace(self._api_key, "[key]")[:300].rstrip(".")
+        return said.replace(self._api_key, "[key]")[:500].rstrip(".")
 
 
-def _remedy(status: int, code: str | None, body: Mapping[str, Any]) -> str:
-    if code == "insufficient_quota":
+def _remedy(error: Any, said: str, body: Mapping[str, Any]) -> str:
+    status, new_tokens = error.status_code, most_new_tokens(body)
+    if error.code == "insufficient_quota":
         return "the account's credit is used up; the same command goes on when there is more."
     if status in (401, 403):
         return "set EndpointConfig.api_key_variable to an environment variable that holds a valid key."
@@ -161,6 +184,11 @@ def _remedy(status: int, code: str | None, body: Mapping[str, Any]) -> str:
         return (
             f"EndpointConfig.model={body['model']!r} must be a model of this server, and "
             "EndpointConfig.base_url must end where its paths begin (mostly in /v1)."
+        )
+    if new_tokens is not None and length_refusals.is_of_new_tokens(said):
+        return (
+            f"{new_tokens} new tokens are asked for: lower max_new_tokens of EndpointConfig.sampling, or "
+            "what EndpointConfig.extra_body sets in its place."
         )
     return "change the setting it names; EndpointConfig.extra_body adds fields and takes them out."
 
@@ -180,8 +208,13 @@ def openai_package() -> Any:
     return openai
 
 
-def read_answer(content: bytes, body: Mapping[str, Any]) -> Answer:
+def read_answer(
+    content: bytes, body: Mapping[str, Any], tell_unknown: Callable[[str], None] = lambda reason: None
+) -> Answer:
     """The completion that a reply holds; tokens that it does not count are estimated.
+
+    Args:
+        tell_unknown: is told a `finish_reason` that is not known; where there is text, it is an end.
 
     Raises:
         _Malformed: it holds none.
@@ -189,11 +222,17 @@ def read_answer(content: bytes, body: Mapping[str, Any]) -> Answer:
     try:
         reply = json.loads(content)
         choice = reply["choices"][0]
-        text, reason = choice["message"].get("content"), _FINISH_REASONS[choice["finish_reason"]]
+        text, stated = choice["message"].get("content"), choice.get("finish_reason")
+        reason = _FINISH_REASONS.get(stated and str(stated).lower())
         usage = reply.get("usage") or {}
         counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise _Malformed(f"{type(error).__name__}: {error}") from None
+        raise _Malformed(f"{type(error).__name__}: {error}, in {content[:80]!r}") from None
+    if reason is None and text and isinstance(text, str) and str(stated).lower() not in _BROKEN_OFF:
+        tell_unknown(str(stated))
+        reason = "stop"
+    if reason is None:
+        raise _Malformed(f"its finish_reason is {stated!r}")
     if text is None and reason != "stop":  # all of it was reasoning, or was held back
         text = ""
     if not isinstance(text, str) or any(not isinstance(count, int | None) for count in counts):
@@ -210,6 +249,12 @@ def read_answer(content: bytes, body: Mapping[str, Any]) -> Answer:
 def about_tokens(body: Mapping[str, Any]) -> int:
     """Tokens of a request's messages as one may guess before a server has counted: four characters each."""
     return sum(-(-len(str(message["content"])) // 4) for message in body["messages"])
+
+
+def most_new_tokens(body: Mapping[str, Any]) -> int | None:
+    """How long a request lets its reply be, in tokens; None where it does not say."""
+    stated = (body.get("max_completion_tokens"), body.get("max_tokens"))
+    return max((tokens for tokens in stated if isinstance(tokens, int)), default=None)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -37,8 +37,9 @@ class JaxTextModel:
         self._tokenizer, self._config = tokenizer, config
         self._sampler = rollouts.make_sampler(lm, params, tokenizer, config, "text")
 
-    def check_cost(self, requests: Sequence[TextRequest]) -> None:
+    def check_cost(self, requests: Sequence[TextRequest]) -> float:
         """Replies are free."""
+        return 0.0
 
     def complete(self, requests: Sequence[TextRequest], path: epath.PathLike) -> list[Reply]:
         """See `TextModel.complete`. The files of one stage must differ in name: it keys their noise.

@@ -1,7 +1,8 @@
 """Replies that were paid for, on disk as soon as they are here: a file that only grows, a line a reply.
 
 Replies are found by a digest of everything that was asked, not by place: a stage that starts anew with more
-rows, or with other thresholds, asks only for what it never had.
+rows, or with other thresholds, asks only for what it never had. What nothing was paid for, or what a broken
+proxy may have said, is not kept: the next stage asks again.
 """
 
 import dataclasses
@@ -16,6 +17,9 @@ from etils import epath
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.sampling.text_model import FinishReason
+
+# Of the server as it is today: another address or a longer context may give a reply to the same request.
+_NOT_KEPT: frozenset[FinishReason] = frozenset({"malformed", "too_long"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +75,11 @@ class PaidReplies:
         except jsonl.BadLine as error:
             raise WrongUse(f"{where}: {error}; remove this line, and its reply is asked for again.") from None
         paid = jsonl.record_from_row(_PaidReply, row, where=where)
-        self._answers.setdefault(paid.key, paid.answer)
+        if paid.answer.finish_reason not in _NOT_KEPT:  # earlier versions kept these
+            self._answers.setdefault(paid.key, paid.answer)
+
+    def __len__(self) -> int:
+        return len(self._answers)
 
     def __contains__(self, key: str) -> bool:
         return key in self._answers
@@ -80,8 +88,10 @@ class PaidReplies:
         return self._answers[key]
 
     def add(self, key: str, answer: Answer) -> None:
-        """Returns when the answer would survive a crash."""
+        """Returns when the answer would survive a crash; what is not kept is here until the process ends."""
         self._answers[key] = answer
+        if answer.finish_reason in _NOT_KEPT:
+            return
         line = (jsonl.to_line(_PaidReply(key=key, answer=answer)) + "\n").encode()
         if self._in_bucket:
             self._path.mkdir(parents=True, exist_ok=True)

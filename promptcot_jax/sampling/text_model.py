@@ -55,8 +55,8 @@ class TextModel(Protocol):
         """What the model is called in records and logs."""
         ...
 
-    def check_cost(self, requests: Sequence[TextRequest]) -> None:
-        """Logs what replies to all of these will cost at most; nothing where replies are free.
+    def check_cost(self, requests: Sequence[TextRequest]) -> float:
+        """About what replies to all of these will cost, each as long as it may be; also logged, unless free.
 
         Raises:
             WrongUse: more than the settings allow.

@@ -173,7 +173,8 @@ def test_a_server_that_misbehaves_costs_rejects_with_reasons_and_nothing_else(tm
         arguments.append("--gin.annotate/endpoint.EndpointConfig.attempt_seconds=0.5")
         assert cli.main(arguments) == 0
         assert server.most_at_once <= 16
-        # A second run has nothing to do; without its files it asks for nothing that was answered.
+        # A second run has nothing to do; without its files it asks for nothing that was answered, but three
+        # times again for what could not be read.
         num_asked = len(server.asked)
         assert cli.main(arguments) == 0
         before = (tmp_path / "run" / "triples.jsonl").read_bytes()
@@ -189,7 +190,7 @@ def test_a_server_that_misbehaves_costs_rejects_with_reasons_and_nothing_else(tm
         os.rmdir(tmp_path / "run" / "annotate" / "0-teacher")
         os.rmdir(tmp_path / "run" / "annotate")
         assert cli.main(arguments) == 0
-        assert len(server.asked) == num_asked
+        assert len(server.asked) == num_asked + 3
     assert (tmp_path / "run" / "triples.jsonl").read_bytes() == before
     rejects = rejects_of(tmp_path / "run")
     assert {name: reject.reason for name, reject in rejects.items()} == {
@@ -225,7 +226,8 @@ def test_a_server_that_misbehaves_costs_rejects_with_reasons_and_nothing_else(tm
         (["--gin.COST_LIMIT=1.0"], "cost_limit is set, but no price is"),
         (
             ["--gin.COST_LIMIT=0.01", "--gin.COMPLETION_PRICE=1.0"],
-            "at most 245,760 completion tokens: at most about 0.25, and EndpointConfig.cost_limit is 0.01",
+            "at most 245,760 completion tokens: about 0.25 if every reply is as long, and "
+            "EndpointConfig.cost_limit is 0.01",
         ),
         (["--gin.NUM_CONCEPTS=0"], "num_concepts must be at least 1"),
         (["--gin.DOMAIN='law'"], "domain"),

@@ -18,7 +18,7 @@ from etils import epath
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.sampling import endpoint, endpoint_client
+from promptcot_jax.sampling import endpoint, endpoint_client, paid_replies
 from promptcot_jax.sampling.text_model import Reply, TextRequest, reasons, user_turn
 from promptcot_jax.sampling.token_choice import SamplingConfig
 from tests.checkpoints import conftest as stores
@@ -107,7 +107,8 @@ def test_the_concurrency_limit_is_used_and_kept(tmp_path: Path):
         (Raw(b'{"choices": []}'), "malformed"),
         (Raw(b'["no object"]'), "malformed"),
         (Say(None), "malformed"),
-        (Say("x", finish_reason="tool_calls"), "malformed"),
+        (Say(None, finish_reason="tool_calls"), "malformed"),
+        (Say("half of it", finish_reason="error"), "malformed"),
     ],
 )
 def test_what_may_pass_is_tried_again_and_counted(tmp_path: Path, play, reason: str, caplog):
@@ -176,7 +177,6 @@ def test_a_wait_that_would_pass_the_deadline_is_not_begun(tmp_path: Path):
         (Say(None, finish_reason="content_filter"), "filtered"),
         (Fail(400, code="content_filter"), "filtered"),
         (Fail(400, code="context_length_exceeded"), "too_long"),
-        (Fail(400, message="This model's maximum context length is 8 tokens"), "too_long"),
         (Raw(b"{"), "malformed"),
     ],
 )
@@ -189,9 +189,133 @@ def test_a_reply_without_use_has_a_reason_and_ends_nothing(tmp_path: Path, play,
         num_asked = len(server.asked)
         (tmp_path / "replies.jsonl").unlink()
         assert complete(server, tmp_path, REQUESTS[:3]) == replies
-    assert len(server.asked) == num_asked == (5 if reason == "malformed" else 3)
+    assert num_asked == (5 if reason == "malformed" else 3)
+    assert len(server.asked) - num_asked == {"malformed": 3, "too_long": 1}.get(reason, 0)  # nothing was paid
     assert [reply.finish_reason for reply in replies] == ["stop", reason, "stop"]
     assert reasons(replies) == {"stop": 2, reason: 1}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        *((said, "stop") for said in ("eos_token", "end_turn", "stop_sequence", "STOP", None, "tool_calls")),
+        *((said, "length") for said in ("model_length", "max_tokens", "MAX_TOKENS")),
+        *((said, "filtered") for said in ("safety", "refusal")),
+    ],
+)
+def test_other_servers_reasons_cost_no_second_request(tmp_path: Path, said, reason: str, caplog):
+    caplog.set_level(logging.WARNING)
+    with OpenAIServer(lambda body, attempt: Say("text", finish_reason=said)) as server:
+        replies = complete(server, tmp_path, REQUESTS[:3])
+    assert {(reply.text, reply.finish_reason) for reply in replies} == {("text", reason)}
+    assert len(server.asked) == 3
+    told = "finish_reason='tool_calls' is not known; replies that have it are taken as ended by themselves"
+    assert caplog.text.count(told) == (said == "tool_calls")
+
+
+@pytest.mark.parametrize("num_rows", [1, 3, 12])
+def test_a_proxy_that_answers_with_pages_ends_the_work_and_is_not_kept(tmp_path: Path, num_rows: int):
+    page = Raw(b"<html>Sign in")
+    with OpenAIServer(lambda body, attempt: page if broken else echo(body, attempt)) as server:
+        broken = True
+        with pytest.raises(
+            endpoint_client.EndpointFailed, match=r"<html>Sign in.*base_url must.*same command"
+        ):
+            complete(server, tmp_path, REQUESTS[:num_rows])
+        assert len(server.asked) <= 3 * 12
+        assert not (tmp_path / "replies.jsonl").exists()
+        broken = False
+        replies = complete(server, tmp_path, REQUESTS[:num_rows])
+    assert reasons(replies) == {"stop": num_rows}
+
+
+def test_where_one_reply_could_be_read_any_number_that_could_not_ends_nothing(tmp_path: Path):
+    with OpenAIServer(lambda body, _: "yes" if question(body) == "question 0" else Raw(b"<")) as server:
+        complete(server, tmp_path, REQUESTS[:1])
+        (tmp_path / "replies.jsonl").unlink()
+        replies = complete(server, tmp_path)
+        assert reasons(replies) == {"stop": 1, "malformed": 11}
+        num_asked = len(server.asked)
+        assert complete(server, tmp_path) == replies  # the stage's own file stands
+        assert len(server.asked) == num_asked
+
+
+def test_replies_that_earlier_versions_kept_unreadable_are_asked_for_again(tmp_path: Path):
+    path = tmp_path / "paid.replies"
+    for reason, is_kept in (("malformed", False), ("too_long", False), ("length", True)):
+        answer = {"text": "", "finish_reason": reason, "prompt_tokens": 0, "completion_tokens": 0}
+        path.write_text(json.dumps({"key": "k", "answer": answer}) + "\n")
+        assert ("k" in paid_replies.PaidReplies(path)) == is_kept
+
+
+LONG = "x" * 8000  # about 2,000 tokens
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "This model's maximum context length is 8192 tokens. However, you requested 9032 tokens (9000 in the "
+        "messages, 32 in the completion).",
+        "This model's maximum context length is 8,192 tokens. However, you requested 32 output tokens and "
+        "your prompt contains at least 8161 input tokens, for a total of at least 8193 tokens.",
+        "The decoder prompt (length 9000) is longer than the maximum model length of 8192.",
+        "The input (9000 tokens) is longer than the model's context length (8192 tokens).",
+        "request (9000 tokens) exceeds the available context size (8192 tokens), try increasing it",
+        "prompt is too long: 9000 tokens > 8192 maximum",
+        "input length and `max_tokens` exceed context limit: 9000 + 32 > 8192",
+        "The input token count (9000) exceeds the maximum number of tokens allowed (8192).",
+        "`inputs` tokens + `max_new_tokens` must be <= 8192. Given: 9000 `inputs` tokens",
+        "Range of input length should be [1, 8192]",
+        "Invalid 'messages[0].content': string too long. Expected a string with maximum length 8192",
+    ],
+)
+def test_a_prompt_that_is_too_long_by_itself_is_its_rows_alone(tmp_path: Path, said: str):
+    requests = [REQUESTS[0], dataclasses.replace(REQUESTS[1], messages=user_turn(LONG)), REQUESTS[2]]
+    with OpenAIServer(lambda body, _: Fail(400, message=said) if question(body) == LONG else "yes") as server:
+        replies = complete(server, tmp_path, requests)
+    assert [reply.finish_reason for reply in replies] == ["stop", "too_long", "stop"]
+
+
+@pytest.mark.parametrize(
+    ("new_tokens", "extra_body"), [(8192, {}), (32, {"max_tokens": None, "max_completion_tokens": 8100})]
+)
+@pytest.mark.parametrize(
+    "said",
+    [
+        "'max_tokens' or 'max_completion_tokens' is too large: {new}. This model's maximum context length is "
+        "8192 tokens and your request has 100 input tokens ({new} > 8192 - 100).",
+        "This model's maximum context length is 8192 tokens. However, you requested {sum} tokens (100 in the "
+        "messages, {new} in the completion).",
+        "This model's maximum context length is 8192 tokens. However, you requested {new} output tokens and "
+        "your prompt contains at least 93 input tokens, for a total of at least {sum} tokens.",
+        "max_tokens: {new} > 4096, which is the maximum allowed number of output tokens",
+        "max_tokens is too large: {new}. This model supports at most 4096 completion tokens",
+        "Range of max_tokens should be [1, 4096]",
+    ],
+)
+def test_new_tokens_that_leave_prompts_no_room_are_wrong_use(
+    tmp_path: Path, said: str, new_tokens: int, extra_body: dict
+):
+    sent = extra_body.get("max_completion_tokens", new_tokens)
+    said = said.format(new=sent, sum=sent + 100)
+    sampling = SamplingConfig(max_new_tokens=new_tokens)
+    with (
+        OpenAIServer(lambda body, _: Fail(400, message=said)) as server,
+        pytest.raises(WrongUse, match=rf"{sent} new tokens are asked for: lower max_new_tokens of Endpoint"),
+    ):
+        complete(server, tmp_path, REQUESTS[:2], sampling=sampling, extra_body=extra_body)
+
+
+def test_a_field_that_is_too_long_or_unknown_is_no_prompt_that_is(tmp_path: Path):
+    for said in (
+        "Invalid 'user': string too long. Expected a string with maximum length 64",
+        "'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead",
+    ):
+        with (
+            OpenAIServer(lambda body, _, said=said: Fail(400, message=said)) as server,
+            pytest.raises(WrongUse, match="change the setting it names"),
+        ):
+            complete(server, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -330,11 +454,41 @@ def test_the_cost_is_foreseen_and_a_limit_refuses(tmp_path: Path, caplog):
         model = endpoint.EndpointModel(prices, tmp_path)
         model.check_cost(REQUESTS[:10])  # "question 0" is about 3 tokens
         assert "10 requests, about 30 prompt tokens and at most 320 completion tokens" in caplog.text
-        assert "at most about 670.00" in caplog.text
+        assert "completion tokens: about 670.00 if every reply is as long" in caplog.text
+        assert "at most about" not in caplog.text  # prompt tokens are a guess
         model = endpoint.EndpointModel(dataclasses.replace(prices, cost_limit=669.0), tmp_path)
         with pytest.raises(WrongUse, match=r"cost_limit is 669.00; raise it"):
             model.check_cost(REQUESTS[:10])
     assert not server.asked
+
+
+@pytest.mark.parametrize(
+    ("extra_body", "cost"),
+    [
+        ({"max_tokens": None, "max_completion_tokens": 100}, 203),
+        ({"max_tokens": 100}, 203),
+        ({"max_completion_tokens": 100, "n": 2}, 403),
+    ],
+)
+def test_the_cost_is_that_of_the_request_as_it_is_sent(tmp_path: Path, extra_body: dict, cost: int):
+    changes = {"extra_body": extra_body, "prompt_price": 1e6, "completion_price": 2e6}
+    with OpenAIServer(echo) as server:
+        model = endpoint.EndpointModel(config(server, **changes), tmp_path)
+        assert model.check_cost(REQUESTS[:1]) == cost
+        with pytest.raises(WrongUse, match="may bring it above EndpointConfig.cost_limit"):
+            complete(server, tmp_path, REQUESTS[:1], cost_limit=cost - 1.0, **changes)
+        assert not server.asked
+        complete(server, tmp_path, REQUESTS[:1], cost_limit=float(cost), **changes)
+
+
+def test_a_reply_of_any_length_has_no_foreseen_cost(tmp_path: Path, caplog):
+    caplog.set_level(logging.INFO)
+    endless = {"extra_body": {"max_tokens": None}, "prompt_price": 1e6, "completion_price": 2e6}
+    with OpenAIServer(echo) as server:
+        endpoint.EndpointModel(config(server, **endless), tmp_path).check_cost(REQUESTS)
+        assert "completion tokens without a limit: no cost can be foreseen" in caplog.text
+        with pytest.raises(ValueError, match="cost_limit .* extra_body takes max_tokens out"):
+            config(server, cost_limit=1.0, **endless)
 
 
 def test_the_cost_limit_holds_under_way_and_raising_it_goes_on(tmp_path: Path):

@@ -80,7 +80,8 @@ def _solution(problem: OpenProblem, reply: Reply, config: SolveConfig) -> Soluti
 
 def _answer(problem: OpenProblem, text: str) -> str:
     if problem.domain == "math":
-        return ", ".join(boxes.answer_parts(text))  # several boxes may be one answer
+        parts = boxes.answer_parts(text)  # several boxes may be one answer
+        return ", ".join(part for part in parts if not boxes.is_placeholder(part))
     try:
         return input_requests.read_program(text)
     except Unusable:

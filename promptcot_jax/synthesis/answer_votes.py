@@ -24,6 +24,8 @@ from promptcot_jax.synthesis.open_problems import OpenProblem
 from promptcot_jax.synthesis.solutions import Solution
 from promptcot_jax.verify import math_answers, voting
 
+GivenAnswer = Literal["none", "confirmed", "outvoted", "unconfirmed"]  # of a row; unconfirmed: nobody voted
+
 _SHARD = 128  # problems whose votes are counted between two writes
 
 
@@ -52,7 +54,7 @@ class Ballot:
     votes: tuple[AnswerGroup, ...]  # most first
     endings: tuple[str, ...]  # of each solution, in order
     mean_tokens: float
-    given_answer: Literal["none", "confirmed", "outvoted"]  # what the row stated, by the majority
+    given_answer: GivenAnswer
 
     @property
     def agreement(self) -> float:
@@ -79,10 +81,12 @@ def count(
 
 def _ballot(problem: OpenProblem, solutions: Sequence[Solution]) -> Ballot:
     groups = voting.answer_groups([solution.answer for solution in solutions])
-    given: Literal["none", "confirmed", "outvoted"] = "none"
-    if problem.answer.strip() and groups:
-        is_right = math_answers.grade_math(problem.answer, groups[0].answer)
-        given = "confirmed" if is_right else "outvoted"
+    given: GivenAnswer = "none"
+    if problem.answer.strip():
+        given = "unconfirmed"
+        if groups:
+            is_right = math_answers.grade_math(problem.answer, groups[0].answer)
+            given = "confirmed" if is_right else "outvoted"
     return Ballot(
         id=problem.id,
         votes=tuple(groups),

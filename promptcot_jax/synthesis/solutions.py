@@ -1,9 +1,8 @@
 """Solutions of open problems by a model: what they box, or the programs in their last fence."""
 
-import collections
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from etils import epath
 
@@ -91,9 +90,3 @@ def _answer(problem: OpenProblem, text: str) -> str:
 def mean_tokens(some: Sequence[Solution]) -> float:
     """Of a problem's solutions."""
     return round(sum(solution.num_tokens for solution in some) / len(some), 2)
-
-
-def endings(some: Sequence[Solution]) -> dict[str, int]:
-    """How many solutions ended in each way, those without any left out."""
-    counts = collections.Counter(solution.ending for solution in some)
-    return {name: counts[name] for name in ("answered", "no_answer", *get_args(FinishReason)) if counts[name]}

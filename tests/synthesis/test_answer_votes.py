@@ -167,3 +167,11 @@ def test_a_majority_that_states_no_value_is_refused_unless_a_setting_says_so(tmp
 )
 def test_a_value_is_none_of_the_words_for_no_value(answer):
     assert not answer_votes.states_no_value(answer)
+
+
+def test_an_answer_of_the_row_on_which_nobody_voted_is_unconfirmed(tmp_path):
+    ballot = ballot_of(boxed("", "", ""), tmp_path, answer="2")
+    assert ballot.given_answer == "unconfirmed"
+    fault = answer_votes.fault(ballot, answer_votes.VoteConfig())
+    assert fault is not None
+    assert fault[0] == "no_valid_vote"

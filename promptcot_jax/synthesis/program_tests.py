@@ -2,13 +2,16 @@
 
 The paper's tests are a model's guess, output included. Here a model proposes inputs, word for word or by a
 program that makes them, a validator of its own leaves out those that the task does not allow, and an output
-is accepted only where enough of the solver's programs, of different texts, print it in the sandbox. The suite
-must then fail mutants of a program that passes it (`verify.mutants`). What is left are errors that the
-solver's programs make alike, and misreadings that they share.
+is accepted only where enough of the solver's programs, different ones among them, print it in the sandbox.
+The suite must then fail mutants of a program that passes it (`verify.mutants`). What is left are errors that
+the solver's programs make alike, and misreadings that they share.
 """
 
+import ast
 import collections
 import dataclasses
+import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -40,7 +43,7 @@ class TestConfig:
         max_inputs: that are tried for them.
         max_characters: of an input or an output.
         min_agreement: share of all solutions that must print a test's output.
-        min_programs: of different texts, among these.
+        min_programs: among these, that differ in more than layout and comments.
         max_mutants: of the program whose mutants are tried.
         min_kill_rate: share of the mutants that must fail; some do what the program does.
         mutant_seconds: time limit of a mutant; those that loop for ever are common.
@@ -280,10 +283,21 @@ def _majority(
     is_settled = (
         not is_tied
         and len(samples) >= config.min_agreement * len(solutions)
-        and len({solutions[sample].answer.strip() for sample in samples}) >= config.min_programs
+        and len({_without_layout(solutions[sample].answer) for sample in samples}) >= config.min_programs
         and len(output) <= config.max_characters
     )
     return output, samples, is_settled
+
+
+@functools.lru_cache(1 << 10)  # each input asks for the same programs
+def _without_layout(program: str) -> str:
+    """A program as its syntax tree has it: comments, blank lines and spaces do not tell programs apart."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # of the model's program
+            return ast.unparse(ast.parse(program))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return program.strip()
 
 
 def _equal(expected: str, printed: str, settings: ProgramSettings) -> bool:

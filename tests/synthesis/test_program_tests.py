@@ -69,6 +69,12 @@ def test_an_output_is_accepted_where_enough_programs_print_it(tmp_path):
         ([DOUBLE, SUM, SQUARE, CRASH], TestConfig(min_agreement=0.6), "solutions_disagree"),
         ([DOUBLE, SUM, SQUARE, SQUARE + " "], TestConfig(min_agreement=0.25), "solutions_disagree"),  # a tie
         ([DOUBLE, SUM], TestConfig(min_tests=6), "too_few_tests"),
+        (
+            [DOUBLE, f"# the same\n{DOUBLE}  # again\n\n"],
+            CONFIG,
+            "solutions_disagree",
+        ),  # comments are no witness
+        ([DOUBLE, "print( int( input() )*2 )"], CONFIG, "solutions_disagree"),
         (["", "", ""], CONFIG, "no_program"),
         ([CRASH, CRASH + "\n"], CONFIG, "solutions_disagree"),
         (["pass", "0"], CONFIG, "solutions_disagree"),  # what prints nothing says nothing
@@ -116,14 +122,12 @@ def test_a_validator_catches_inputs_that_the_task_does_not_allow(tmp_path):
 
 def test_tests_that_let_mutants_pass_are_refused(tmp_path):
     program = "n = int(input())\nif n > 100:\n    print(n * 3 + 1)\nelse:\n    print(0)"
-    other = f"{program}\n"
-    weak = trial_of(tmp_path / "weak", [program, f"# the same\n{program}"], inputs=("1", "2", "3"))
+    other = f"{program}\npass"
+    weak = trial_of(tmp_path / "weak", [program, other], inputs=("1", "2", "3"))
     assert len(weak.tests) == 3
     assert 0 < weak.kill_rate < 0.5
     assert reason(weak) == "weak_tests"
-    strong = trial_of(
-        tmp_path / "strong", [other, f"# the same\n{program}"], inputs=("1", "100", "101", "102", "500")
-    )
+    strong = trial_of(tmp_path / "strong", [other, program], inputs=("1", "100", "101", "102", "500"))
     assert strong.kill_rate > 0.8
     assert reason(strong) is None
     assert reason(weak, dataclasses.replace(CONFIG, min_kill_rate=0.0)) is None

@@ -29,7 +29,11 @@ from promptcot_jax.verify.programs import ProgramOutput, ProgramSettings
 
 Origin = Literal["given", "proposed", "made"]
 Verdict = Literal["accepted", "spare", "disputed", "invalid"]
+GivenVerdict = Literal["confirmed", "outvoted", "unconfirmed", "contradicted"]  # of a test of the row's
 SolutionVerdict = Literal["passes", "disagrees", "fails", "none"]
+Validator = Literal[
+    "none", "used", "unusable"
+]  # unusable: it fails, says else, or refuses a test of the row's
 
 _SHARD = 8  # problems whose programs are run between two writes
 
@@ -90,7 +94,6 @@ class TriedInput:
     verdict: Verdict  # spare: its output was accepted when there were tests enough
     output: str = ""  # that most solutions print, as the first of them did
     samples: tuple[int, ...] = ()  # the solutions that print it
-    given_output: Literal["none", "confirmed", "outvoted"] = "none"  # what the row stated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,10 +102,11 @@ class Trial:
 
     id: str
     inputs: tuple[TriedInput, ...]
+    given: tuple[GivenVerdict, ...]  # of each test of the row's; contradicted: by another of them
     endings: tuple[str, ...]  # of each solution as a text
     solutions: tuple[SolutionVerdict, ...]  # of each as a program; none: there is none that counts
     mean_tokens: float
-    validator: Literal["none", "used", "unusable"]  # unusable: it failed, or printed something else
+    validator: Validator
     program: str  # that passes; empty where none does
     num_mutants: int
     num_killed: int
@@ -134,10 +138,11 @@ class _Draft:
     material: Material
     origins: dict[str, Origin] = dataclasses.field(default_factory=dict)  # of the inputs, in order
     invalid: set[str] = dataclasses.field(default_factory=set)
-    validator: Literal["none", "used", "unusable"] = "none"
+    validator: Validator = "none"
     # Of each program, by the input.
     outputs: dict[str, dict[str, ProgramOutput]] = dataclasses.field(default_factory=dict)
     tried: list[TriedInput] = dataclasses.field(default_factory=list)
+    given: list[GivenVerdict] = dataclasses.field(default_factory=list)
     verdicts: list[SolutionVerdict] = dataclasses.field(default_factory=list)
     program: str = ""
 
@@ -175,6 +180,7 @@ def _try_some(materials: Sequence[Material], config: TestConfig, settings: Progr
     _run_solutions(drafts, settings)
     for draft in drafts:
         _vote(draft, config, settings)
+        _judge_given(draft, settings)
         _judge_solutions(draft)
     killed = _kill(drafts, config, settings)
     return [_trial(draft, *figures) for draft, figures in zip(drafts, killed, strict=True)]
@@ -207,17 +213,22 @@ def _whole_lines(text: str) -> str:
 
 
 def _validate(drafts: Sequence[_Draft], settings: ProgramSettings) -> None:
-    """Marks inputs that a problem's validator refuses; one that does not work refuses nothing."""
+    """Marks inputs that a problem's validator refuses; one that does not work refuses nothing.
+
+    Nor does one that refuses an input of the row's own tests: a model's reading of the task does not overrule
+    what the row states, which is for the votes to confirm.
+    """
     checked = [draft for draft in drafts if draft.material.proposals.validator and draft.origins]
     trials = [(draft.material.proposals.validator, list(draft.origins)) for draft in checked]
     for draft, outputs in zip(checked, program_pool.outputs_of_many(trials, settings), strict=True):
         said = [output.output.strip() if output.failure is None else "" for output in outputs]
-        if any(word not in (input_requests.VALID, input_requests.INVALID) for word in said):
-            draft.validator = "unusable"
-            continue
-        draft.validator = "used"
         pairs = zip(draft.origins, said, strict=True)
-        draft.invalid = {text for text, word in pairs if word == input_requests.INVALID}
+        refused = {text for text, word in pairs if word == input_requests.INVALID}
+        speaks = all(word in (input_requests.VALID, input_requests.INVALID) for word in said)
+        if not speaks or any(draft.origins[text] == "given" for text in refused):
+            draft.validator = "unusable"
+        else:
+            draft.validator, draft.invalid = "used", refused
 
 
 def _run_solutions(drafts: Sequence[_Draft], settings: ProgramSettings) -> None:
@@ -238,7 +249,6 @@ def _run_solutions(drafts: Sequence[_Draft], settings: ProgramSettings) -> None:
 def _vote(draft: _Draft, config: TestConfig, settings: ProgramSettings) -> None:
     """Settles each input's output by the votes of the solutions that print something."""
     num_accepted = 0
-    stated = {_whole_lines(test.input): test.output for test in draft.material.problem.tests}
     for text, origin in draft.origins.items():
         if text in draft.invalid:
             draft.tried.append(TriedInput(input=text, origin=origin, verdict="invalid"))
@@ -248,19 +258,24 @@ def _vote(draft: _Draft, config: TestConfig, settings: ProgramSettings) -> None:
         if is_settled:
             verdict = "accepted" if num_accepted < config.max_tests else "spare"
             num_accepted += 1
-        given: Literal["none", "confirmed", "outvoted"] = "none"
-        if is_settled and text in stated:
-            given = "confirmed" if _equal(stated[text], output, settings) else "outvoted"
         draft.tried.append(
-            TriedInput(
-                input=text,
-                origin=origin,
-                verdict=verdict,
-                output=output,
-                samples=tuple(samples),
-                given_output=given,
-            )
+            TriedInput(input=text, origin=origin, verdict=verdict, output=output, samples=tuple(samples))
         )
+
+
+def _judge_given(draft: _Draft, settings: ProgramSettings) -> None:
+    """What became of each test of the row's: one that was not tried, or not settled, is unconfirmed."""
+    settled = {tried.input: tried.output for tried in draft.tried if tried.verdict in ("accepted", "spare")}
+    stated = draft.material.problem.tests
+    for test in stated:
+        text = _whole_lines(test.input)
+        others = [other.output for other in stated if _whole_lines(other.input) == text]
+        if not all(_equal(test.output, other, settings) for other in others):
+            draft.given.append("contradicted")
+        elif text not in settled:
+            draft.given.append("unconfirmed")
+        else:
+            draft.given.append("confirmed" if _equal(test.output, settled[text], settings) else "outvoted")
 
 
 def _majority(
@@ -346,6 +361,7 @@ def _trial(draft: _Draft, num_mutants: int, num_killed: int) -> Trial:
     return Trial(
         id=draft.material.problem.id,
         inputs=tuple(draft.tried),
+        given=tuple(draft.given),
         endings=tuple(solution.ending for solution in solutions),
         solutions=tuple(draft.verdicts),
         mean_tokens=solutions_lib.mean_tokens(solutions),
@@ -389,8 +405,22 @@ def _too_few_tests(trial: Trial, config: TestConfig) -> str | None:
 
 
 def _given_test_outvoted(trial: Trial, config: TestConfig) -> str | None:
-    num_outvoted = sum(tried.given_output == "outvoted" for tried in trial.inputs)
+    num_outvoted = trial.given.count("outvoted")
     return f"{num_outvoted} outputs of the row are not the majority's" if num_outvoted else None
+
+
+def _given_test_unconfirmed(trial: Trial, config: TestConfig) -> str | None:
+    num_open = trial.given.count("unconfirmed")
+    if not num_open:
+        return None
+    return f"{num_open} of {len(trial.given)} tests of the row are disputed, too long, or more than are tried"
+
+
+def _given_tests_contradict(trial: Trial, config: TestConfig) -> str | None:
+    num_contradicted = trial.given.count("contradicted")
+    return (
+        f"{num_contradicted} tests of the row have one input and other outputs" if num_contradicted else None
+    )
 
 
 def _no_solution_passes(trial: Trial, config: TestConfig) -> str | None:
@@ -406,12 +436,14 @@ def _weak_tests(trial: Trial, config: TestConfig) -> str | None:
 _CHECKS: Mapping[str, Check] = {
     check.__name__.removeprefix("_"): check
     for check in (
+        _given_tests_contradict,
         _no_inputs,
         _no_program,
         _invalid_inputs,
         _solutions_disagree,
         _too_few_tests,
         _given_test_outvoted,
+        _given_test_unconfirmed,
         _no_solution_passes,
         _weak_tests,
     )

@@ -30,7 +30,7 @@ from promptcot_jax.verify.programs import ProgramOutput, ProgramSettings
 Origin = Literal["given", "proposed", "made"]
 Verdict = Literal["accepted", "spare", "disputed", "invalid"]
 GivenVerdict = Literal["confirmed", "outvoted", "unconfirmed", "contradicted"]  # of a test of the row's
-SolutionVerdict = Literal["passes", "disagrees", "fails", "none"]
+SolutionVerdict = Literal["passes", "disagrees", "fails", "untested", "none"]
 Validator = Literal[
     "none", "used", "unusable"
 ]  # unusable: it fails, says else, or refuses a test of the row's
@@ -94,6 +94,7 @@ class TriedInput:
     verdict: Verdict  # spare: its output was accepted when there were tests enough
     output: str = ""  # that most solutions print, as the first of them did
     samples: tuple[int, ...] = ()  # the solutions that print it
+    num_outputs: int = 0  # that the solutions print, different ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ class Trial:
     inputs: tuple[TriedInput, ...]
     given: tuple[GivenVerdict, ...]  # of each test of the row's; contradicted: by another of them
     endings: tuple[str, ...]  # of each solution as a text
-    solutions: tuple[SolutionVerdict, ...]  # of each as a program; none: there is none that counts
+    solutions: tuple[SolutionVerdict, ...]  # of each as a program, see `_judge_solutions`
     mean_tokens: float
     validator: Validator
     program: str  # that passes; empty where none does
@@ -253,13 +254,21 @@ def _vote(draft: _Draft, config: TestConfig, settings: ProgramSettings) -> None:
         if text in draft.invalid:
             draft.tried.append(TriedInput(input=text, origin=origin, verdict="invalid"))
             continue
-        output, samples, is_settled = _majority(draft, text, config, settings)
+        groups = _groups(draft, text, settings)
+        output, samples, is_settled = _majority(draft, groups, config)
         verdict: Verdict = "disputed"
         if is_settled:
             verdict = "accepted" if num_accepted < config.max_tests else "spare"
             num_accepted += 1
         draft.tried.append(
-            TriedInput(input=text, origin=origin, verdict=verdict, output=output, samples=tuple(samples))
+            TriedInput(
+                input=text,
+                origin=origin,
+                verdict=verdict,
+                output=output,
+                samples=tuple(samples),
+                num_outputs=len(groups),
+            )
         )
 
 
@@ -278,18 +287,23 @@ def _judge_given(draft: _Draft, settings: ProgramSettings) -> None:
             draft.given.append("confirmed" if _equal(test.output, settled[text], settings) else "outvoted")
 
 
-def _majority(
-    draft: _Draft, text: str, config: TestConfig, settings: ProgramSettings
-) -> tuple[str, list[int], bool]:
-    """The output that most solutions print for an input, which do, and whether that settles it."""
+def _groups(draft: _Draft, text: str, settings: ProgramSettings) -> dict[str, list[int]]:
+    """The solutions that print something for an input, by what they print."""
     groups: dict[str, list[int]] = {}
-    solutions = draft.material.solutions
-    for sample, solution in enumerate(solutions):
+    for sample, solution in enumerate(draft.material.solutions):
         printed = draft.outputs[solution.answer][text] if solution.answer else ProgramOutput()
         if printed.failure is not None or not printed.output.strip():
             continue
         first = next((o for o in groups if _equal(o, printed.output, settings)), printed.output)
         groups.setdefault(first, []).append(sample)
+    return groups
+
+
+def _majority(
+    draft: _Draft, groups: Mapping[str, list[int]], config: TestConfig
+) -> tuple[str, list[int], bool]:
+    """The output that most solutions print for an input, which do, and whether that settles it."""
+    solutions = draft.material.solutions
     ranked = sorted(groups.items(), key=lambda group: -len(group[1]))  # on a tie the first to print it
     if not ranked:
         return "", [], False
@@ -320,18 +334,25 @@ def _equal(expected: str, printed: str, settings: ProgramSettings) -> bool:
 
 
 def _judge_solutions(draft: _Draft) -> None:
-    """What each solution is worth by the accepted tests, and the program whose mutants are tried."""
+    """What each solution is worth, and the program whose mutants are tried.
+
+    That is by the accepted tests. Without any nothing passes: by all valid inputs a solution fails, disagrees
+    where solutions print different outputs, and else is untested.
+    """
     accepted = [tried for tried in draft.tried if tried.verdict == "accepted"]
+    judged_by = accepted or [tried for tried in draft.tried if tried.verdict != "invalid"]
+    is_disputed = any(tried.num_outputs > 1 for tried in judged_by)
     for sample, solution in enumerate(draft.material.solutions):
         if not solution.answer:
             draft.verdicts.append("none")
-        elif all(sample in tried.samples for tried in accepted):
+        elif accepted and all(sample in tried.samples for tried in accepted):
             draft.verdicts.append("passes")
-            draft.program = draft.program or (solution.answer if accepted else "")
+            draft.program = draft.program or solution.answer
         else:
-            printed = [draft.outputs[solution.answer][tried.input] for tried in accepted]
+            printed = [draft.outputs[solution.answer][tried.input] for tried in judged_by]
             has_failed = any(output.failure is not None for output in printed)
-            draft.verdicts.append("fails" if has_failed else "disagrees")
+            without_tests = "disagrees" if is_disputed else "untested"
+            draft.verdicts.append("fails" if has_failed else "disagrees" if accepted else without_tests)
 
 
 def _kill(drafts: Sequence[_Draft], config: TestConfig, settings: ProgramSettings) -> list[tuple[int, int]]:

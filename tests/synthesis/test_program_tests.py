@@ -218,3 +218,19 @@ def test_a_validator_does_not_overrule_the_rows_own_tests(tmp_path):
 def test_every_test_of_the_row_must_be_confirmed(tmp_path, programs, tests, config, given, expected):
     trial = trial_of(tmp_path, programs, tests=tests, config=config)
     assert (trial.given, reason(trial, config)) == (given, expected)
+
+
+def test_without_an_accepted_test_no_solution_passes(tmp_path):
+    triple = "print(int(input()) * 3)"
+    programs = [DOUBLE, triple, "print(int(input()) + 5)", "print(int(input()) - 7)", CRASH, ""]
+    disputed = trial_of(tmp_path / "disputed", programs, inputs=("3", "10", "-4"))
+    assert {tried.verdict for tried in disputed.inputs} == {"disputed"}
+    assert [tried.num_outputs for tried in disputed.inputs] == [4, 4, 4]
+    assert disputed.solutions == (*["disagrees"] * 4, "fails", "none")
+    assert reason(disputed) == "solutions_disagree"
+    nothing = trial_of(tmp_path / "nothing", programs, inputs=())
+    assert nothing.solutions == (*["untested"] * 5, "none")
+    assert nothing.program == ""
+    # Nobody contradicts the only program there is, and nobody vouches for it.
+    alone = trial_of(tmp_path / "alone", [DOUBLE, DOUBLE])
+    assert alone.solutions == ("untested", "untested")

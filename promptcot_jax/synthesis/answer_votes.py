@@ -4,9 +4,14 @@ The paper takes the majority. Here it must have a share of all samples, those wi
 no equal beside it; every vote stays on the row. An answer that the problem's row stated must be the
 majority's. Solutions that were cut off do not vote, unless a setting says so. How often such a majority is
 wrong, by its share, is in `docs/results.md`: samples of one model err alike.
+
+The released scripts drop problems whose answer contains "no", "none" or "inf", and those whose answer is 0 or
+1. Here a majority that states no value is refused, by its words: also yes and true, or questions would stay
+whose answer is yes and go whose answer is no; not an interval to infinity. 0 and 1 are values and stay.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -19,14 +24,22 @@ from promptcot_jax.synthesis.open_problems import OpenProblem
 from promptcot_jax.synthesis.solutions import Solution
 from promptcot_jax.verify import math_answers, voting
 
+GivenAnswer = Literal["none", "confirmed", "outvoted", "unconfirmed"]  # of a row; unconfirmed: nobody voted
+
 _SHARD = 128  # problems whose votes are counted between two writes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VoteConfig:
-    """`min_agreement`: share of all solutions that must give the majority's answer."""
+    """Which majority is an answer.
+
+    Attributes:
+        min_agreement: share of all solutions that must give it.
+        values_only: whether one that states no value is refused: none, no solution, undefined, infinity, yes.
+    """
 
     min_agreement: float = 0.5
+    values_only: bool = True
 
     def __post_init__(self):
         if not 0.0 < self.min_agreement <= 1.0:
@@ -41,7 +54,7 @@ class Ballot:
     votes: tuple[AnswerGroup, ...]  # most first
     endings: tuple[str, ...]  # of each solution, in order
     mean_tokens: float
-    given_answer: Literal["none", "confirmed", "outvoted"]  # what the row stated, by the majority
+    given_answer: GivenAnswer
 
     @property
     def agreement(self) -> float:
@@ -68,10 +81,12 @@ def count(
 
 def _ballot(problem: OpenProblem, solutions: Sequence[Solution]) -> Ballot:
     groups = voting.answer_groups([solution.answer for solution in solutions])
-    given: Literal["none", "confirmed", "outvoted"] = "none"
-    if problem.answer.strip() and groups:
-        is_right = math_answers.grade_math(problem.answer, groups[0].answer)
-        given = "confirmed" if is_right else "outvoted"
+    given: GivenAnswer = "none"
+    if problem.answer.strip():
+        given = "unconfirmed"
+        if groups:
+            is_right = math_answers.grade_math(problem.answer, groups[0].answer)
+            given = "confirmed" if is_right else "outvoted"
     return Ballot(
         id=problem.id,
         votes=tuple(groups),
@@ -90,9 +105,26 @@ def fault(ballot: Ballot, config: VoteConfig) -> tuple[str, str] | None:
         return "low_agreement", f"{len(first.samples)} of {len(ballot.endings)} solutions say {first.answer}"
     if ballot.is_tied:
         return "tied", f"{first.answer} and {ballot.votes[1].answer} have {len(first.samples)} votes each"
+    if config.values_only and states_no_value(first.answer):
+        return "no_value", f"the majority's answer is no value: {first.answer}"
     if ballot.given_answer == "outvoted":
         return "given_answer_outvoted", f"the row's answer is not the majority's, {first.answer}"
     return None
+
+
+_TYPESETTING = re.compile(r"\\(?:text|math)[a-z]*|\\[mh]box|\\[ ,;:!]|[\s{}()$~.,;:!]")
+_NO_VALUE = re.compile(  # with single spaces
+    r"(?i:(?<![a-z\\])(?:no|none|can(?:'|\u2019)t|can ?not|(?:do|does) not exist|(?:do|does)n['\u2019]t exist"
+    r"|not (?:possible|defined|enough|unique|determined|determinable)|undefined|impossible|insufficient"
+    r"|indeterminate|undetermined|unknown|infinite|infinitely|diverges?|divergent)(?![a-z])"
+    r"|^(?:[a-z] ?= ?)?[+-]? ?(?:inf|\\?infty|infinity|\u221e|oo)$"
+    r"|^(?:null|yes|true|false)$)|^(?:N ?/ ?A|DNE|NaN|nan)$"  # n / a is a quotient
+)
+
+
+def states_no_value(answer: str) -> bool:
+    """Whether an answer says that there is none, that it is infinite or unknown, or yes or no."""
+    return bool(_NO_VALUE.search(" ".join(_TYPESETTING.sub(" ", answer).split())))
 
 
 def found(ballot: Ballot) -> dict[str, Any]:

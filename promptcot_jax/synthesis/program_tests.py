@@ -2,13 +2,16 @@
 
 The paper's tests are a model's guess, output included. Here a model proposes inputs, word for word or by a
 program that makes them, a validator of its own leaves out those that the task does not allow, and an output
-is accepted only where enough of the solver's programs, of different texts, print it in the sandbox. The suite
-must then fail mutants of a program that passes it (`verify.mutants`). What is left are errors that the
-solver's programs make alike, and misreadings that they share.
+is accepted only where enough of the solver's programs, different ones among them, print it in the sandbox.
+The suite must then fail mutants of a program that passes it (`verify.mutants`). What is left are errors that
+the solver's programs make alike, and misreadings that they share.
 """
 
+import ast
 import collections
 import dataclasses
+import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -26,7 +29,11 @@ from promptcot_jax.verify.programs import ProgramOutput, ProgramSettings
 
 Origin = Literal["given", "proposed", "made"]
 Verdict = Literal["accepted", "spare", "disputed", "invalid"]
-SolutionVerdict = Literal["passes", "disagrees", "fails", "none"]
+GivenVerdict = Literal["confirmed", "outvoted", "unconfirmed", "contradicted"]  # of a test of the row's
+SolutionVerdict = Literal["passes", "disagrees", "fails", "untested", "none"]
+Validator = Literal[
+    "none", "used", "unusable"
+]  # unusable: it fails, says else, or refuses a test of the row's
 
 _SHARD = 8  # problems whose programs are run between two writes
 
@@ -40,7 +47,7 @@ class TestConfig:
         max_inputs: that are tried for them.
         max_characters: of an input or an output.
         min_agreement: share of all solutions that must print a test's output.
-        min_programs: of different texts, among these.
+        min_programs: among these, that differ in more than layout and comments.
         max_mutants: of the program whose mutants are tried.
         min_kill_rate: share of the mutants that must fail; some do what the program does.
         mutant_seconds: time limit of a mutant; those that loop for ever are common.
@@ -87,7 +94,7 @@ class TriedInput:
     verdict: Verdict  # spare: its output was accepted when there were tests enough
     output: str = ""  # that most solutions print, as the first of them did
     samples: tuple[int, ...] = ()  # the solutions that print it
-    given_output: Literal["none", "confirmed", "outvoted"] = "none"  # what the row stated
+    num_outputs: int = 0  # that the solutions print, different ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,10 +103,11 @@ class Trial:
 
     id: str
     inputs: tuple[TriedInput, ...]
+    given: tuple[GivenVerdict, ...]  # of each test of the row's; contradicted: by another of them
     endings: tuple[str, ...]  # of each solution as a text
-    solutions: tuple[SolutionVerdict, ...]  # of each as a program; none: there is none that counts
+    solutions: tuple[SolutionVerdict, ...]  # of each as a program, see `_judge_solutions`
     mean_tokens: float
-    validator: Literal["none", "used", "unusable"]  # unusable: it failed, or printed something else
+    validator: Validator
     program: str  # that passes; empty where none does
     num_mutants: int
     num_killed: int
@@ -131,10 +139,11 @@ class _Draft:
     material: Material
     origins: dict[str, Origin] = dataclasses.field(default_factory=dict)  # of the inputs, in order
     invalid: set[str] = dataclasses.field(default_factory=set)
-    validator: Literal["none", "used", "unusable"] = "none"
+    validator: Validator = "none"
     # Of each program, by the input.
     outputs: dict[str, dict[str, ProgramOutput]] = dataclasses.field(default_factory=dict)
     tried: list[TriedInput] = dataclasses.field(default_factory=list)
+    given: list[GivenVerdict] = dataclasses.field(default_factory=list)
     verdicts: list[SolutionVerdict] = dataclasses.field(default_factory=list)
     program: str = ""
 
@@ -172,6 +181,7 @@ def _try_some(materials: Sequence[Material], config: TestConfig, settings: Progr
     _run_solutions(drafts, settings)
     for draft in drafts:
         _vote(draft, config, settings)
+        _judge_given(draft, settings)
         _judge_solutions(draft)
     killed = _kill(drafts, config, settings)
     return [_trial(draft, *figures) for draft, figures in zip(drafts, killed, strict=True)]
@@ -204,17 +214,22 @@ def _whole_lines(text: str) -> str:
 
 
 def _validate(drafts: Sequence[_Draft], settings: ProgramSettings) -> None:
-    """Marks inputs that a problem's validator refuses; one that does not work refuses nothing."""
+    """Marks inputs that a problem's validator refuses; one that does not work refuses nothing.
+
+    Nor does one that refuses an input of the row's own tests: a model's reading of the task does not overrule
+    what the row states, which is for the votes to confirm.
+    """
     checked = [draft for draft in drafts if draft.material.proposals.validator and draft.origins]
     trials = [(draft.material.proposals.validator, list(draft.origins)) for draft in checked]
     for draft, outputs in zip(checked, program_pool.outputs_of_many(trials, settings), strict=True):
         said = [output.output.strip() if output.failure is None else "" for output in outputs]
-        if any(word not in (input_requests.VALID, input_requests.INVALID) for word in said):
-            draft.validator = "unusable"
-            continue
-        draft.validator = "used"
         pairs = zip(draft.origins, said, strict=True)
-        draft.invalid = {text for text, word in pairs if word == input_requests.INVALID}
+        refused = {text for text, word in pairs if word == input_requests.INVALID}
+        speaks = all(word in (input_requests.VALID, input_requests.INVALID) for word in said)
+        if not speaks or any(draft.origins[text] == "given" for text in refused):
+            draft.validator = "unusable"
+        else:
+            draft.validator, draft.invalid = "used", refused
 
 
 def _run_solutions(drafts: Sequence[_Draft], settings: ProgramSettings) -> None:
@@ -235,19 +250,16 @@ def _run_solutions(drafts: Sequence[_Draft], settings: ProgramSettings) -> None:
 def _vote(draft: _Draft, config: TestConfig, settings: ProgramSettings) -> None:
     """Settles each input's output by the votes of the solutions that print something."""
     num_accepted = 0
-    stated = {_whole_lines(test.input): test.output for test in draft.material.problem.tests}
     for text, origin in draft.origins.items():
         if text in draft.invalid:
             draft.tried.append(TriedInput(input=text, origin=origin, verdict="invalid"))
             continue
-        output, samples, is_settled = _majority(draft, text, config, settings)
+        groups = _groups(draft, text, settings)
+        output, samples, is_settled = _majority(draft, groups, config)
         verdict: Verdict = "disputed"
         if is_settled:
             verdict = "accepted" if num_accepted < config.max_tests else "spare"
             num_accepted += 1
-        given: Literal["none", "confirmed", "outvoted"] = "none"
-        if is_settled and text in stated:
-            given = "confirmed" if _equal(stated[text], output, settings) else "outvoted"
         draft.tried.append(
             TriedInput(
                 input=text,
@@ -255,23 +267,43 @@ def _vote(draft: _Draft, config: TestConfig, settings: ProgramSettings) -> None:
                 verdict=verdict,
                 output=output,
                 samples=tuple(samples),
-                given_output=given,
+                num_outputs=len(groups),
             )
         )
 
 
-def _majority(
-    draft: _Draft, text: str, config: TestConfig, settings: ProgramSettings
-) -> tuple[str, list[int], bool]:
-    """The output that most solutions print for an input, which do, and whether that settles it."""
+def _judge_given(draft: _Draft, settings: ProgramSettings) -> None:
+    """What became of each test of the row's: one that was not tried, or not settled, is unconfirmed."""
+    settled = {tried.input: tried.output for tried in draft.tried if tried.verdict in ("accepted", "spare")}
+    stated = draft.material.problem.tests
+    for test in stated:
+        text = _whole_lines(test.input)
+        others = [other.output for other in stated if _whole_lines(other.input) == text]
+        if not all(_equal(test.output, other, settings) for other in others):
+            draft.given.append("contradicted")
+        elif text not in settled:
+            draft.given.append("unconfirmed")
+        else:
+            draft.given.append("confirmed" if _equal(test.output, settled[text], settings) else "outvoted")
+
+
+def _groups(draft: _Draft, text: str, settings: ProgramSettings) -> dict[str, list[int]]:
+    """The solutions that print something for an input, by what they print."""
     groups: dict[str, list[int]] = {}
-    solutions = draft.material.solutions
-    for sample, solution in enumerate(solutions):
+    for sample, solution in enumerate(draft.material.solutions):
         printed = draft.outputs[solution.answer][text] if solution.answer else ProgramOutput()
         if printed.failure is not None or not printed.output.strip():
             continue
         first = next((o for o in groups if _equal(o, printed.output, settings)), printed.output)
         groups.setdefault(first, []).append(sample)
+    return groups
+
+
+def _majority(
+    draft: _Draft, groups: Mapping[str, list[int]], config: TestConfig
+) -> tuple[str, list[int], bool]:
+    """The output that most solutions print for an input, which do, and whether that settles it."""
+    solutions = draft.material.solutions
     ranked = sorted(groups.items(), key=lambda group: -len(group[1]))  # on a tie the first to print it
     if not ranked:
         return "", [], False
@@ -280,10 +312,21 @@ def _majority(
     is_settled = (
         not is_tied
         and len(samples) >= config.min_agreement * len(solutions)
-        and len({solutions[sample].answer.strip() for sample in samples}) >= config.min_programs
+        and len({_without_layout(solutions[sample].answer) for sample in samples}) >= config.min_programs
         and len(output) <= config.max_characters
     )
     return output, samples, is_settled
+
+
+@functools.lru_cache(1 << 10)  # each input asks for the same programs
+def _without_layout(program: str) -> str:
+    """A program as its syntax tree has it: comments, blank lines and spaces do not tell programs apart."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # of the model's program
+            return ast.unparse(ast.parse(program))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return program.strip()
 
 
 def _equal(expected: str, printed: str, settings: ProgramSettings) -> bool:
@@ -291,18 +334,25 @@ def _equal(expected: str, printed: str, settings: ProgramSettings) -> bool:
 
 
 def _judge_solutions(draft: _Draft) -> None:
-    """What each solution is worth by the accepted tests, and the program whose mutants are tried."""
+    """What each solution is worth, and the program whose mutants are tried.
+
+    That is by the accepted tests. Without any nothing passes: by all valid inputs a solution fails, disagrees
+    where solutions print different outputs, and else is untested.
+    """
     accepted = [tried for tried in draft.tried if tried.verdict == "accepted"]
+    judged_by = accepted or [tried for tried in draft.tried if tried.verdict != "invalid"]
+    is_disputed = any(tried.num_outputs > 1 for tried in judged_by)
     for sample, solution in enumerate(draft.material.solutions):
         if not solution.answer:
             draft.verdicts.append("none")
-        elif all(sample in tried.samples for tried in accepted):
+        elif accepted and all(sample in tried.samples for tried in accepted):
             draft.verdicts.append("passes")
-            draft.program = draft.program or (solution.answer if accepted else "")
+            draft.program = draft.program or solution.answer
         else:
-            printed = [draft.outputs[solution.answer][tried.input] for tried in accepted]
+            printed = [draft.outputs[solution.answer][tried.input] for tried in judged_by]
             has_failed = any(output.failure is not None for output in printed)
-            draft.verdicts.append("fails" if has_failed else "disagrees")
+            without_tests = "disagrees" if is_disputed else "untested"
+            draft.verdicts.append("fails" if has_failed else "disagrees" if accepted else without_tests)
 
 
 def _kill(drafts: Sequence[_Draft], config: TestConfig, settings: ProgramSettings) -> list[tuple[int, int]]:
@@ -332,6 +382,7 @@ def _trial(draft: _Draft, num_mutants: int, num_killed: int) -> Trial:
     return Trial(
         id=draft.material.problem.id,
         inputs=tuple(draft.tried),
+        given=tuple(draft.given),
         endings=tuple(solution.ending for solution in solutions),
         solutions=tuple(draft.verdicts),
         mean_tokens=solutions_lib.mean_tokens(solutions),
@@ -375,8 +426,22 @@ def _too_few_tests(trial: Trial, config: TestConfig) -> str | None:
 
 
 def _given_test_outvoted(trial: Trial, config: TestConfig) -> str | None:
-    num_outvoted = sum(tried.given_output == "outvoted" for tried in trial.inputs)
+    num_outvoted = trial.given.count("outvoted")
     return f"{num_outvoted} outputs of the row are not the majority's" if num_outvoted else None
+
+
+def _given_test_unconfirmed(trial: Trial, config: TestConfig) -> str | None:
+    num_open = trial.given.count("unconfirmed")
+    if not num_open:
+        return None
+    return f"{num_open} of {len(trial.given)} tests of the row are disputed, too long, or more than are tried"
+
+
+def _given_tests_contradict(trial: Trial, config: TestConfig) -> str | None:
+    num_contradicted = trial.given.count("contradicted")
+    return (
+        f"{num_contradicted} tests of the row have one input and other outputs" if num_contradicted else None
+    )
 
 
 def _no_solution_passes(trial: Trial, config: TestConfig) -> str | None:
@@ -392,12 +457,14 @@ def _weak_tests(trial: Trial, config: TestConfig) -> str | None:
 _CHECKS: Mapping[str, Check] = {
     check.__name__.removeprefix("_"): check
     for check in (
+        _given_tests_contradict,
         _no_inputs,
         _no_program,
         _invalid_inputs,
         _solutions_disagree,
         _too_few_tests,
         _given_test_outvoted,
+        _given_test_unconfirmed,
         _no_solution_passes,
         _weak_tests,
     )

@@ -1,9 +1,8 @@
 """Solutions of open problems by a model: what they box, or the programs in their last fence."""
 
-import collections
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from etils import epath
 
@@ -80,7 +79,8 @@ def _solution(problem: OpenProblem, reply: Reply, config: SolveConfig) -> Soluti
 
 def _answer(problem: OpenProblem, text: str) -> str:
     if problem.domain == "math":
-        return ", ".join(boxes.answer_parts(text))  # several boxes may be one answer
+        parts = boxes.answer_parts(text)  # several boxes may be one answer
+        return ", ".join(part for part in parts if not boxes.is_placeholder(part))
     try:
         return input_requests.read_program(text)
     except Unusable:
@@ -90,9 +90,3 @@ def _answer(problem: OpenProblem, text: str) -> str:
 def mean_tokens(some: Sequence[Solution]) -> float:
     """Of a problem's solutions."""
     return round(sum(solution.num_tokens for solution in some) / len(some), 2)
-
-
-def endings(some: Sequence[Solution]) -> dict[str, int]:
-    """How many solutions ended in each way, those without any left out."""
-    counts = collections.Counter(solution.ending for solution in some)
-    return {name: counts[name] for name in ("answered", "no_answer", *get_args(FinishReason)) if counts[name]}

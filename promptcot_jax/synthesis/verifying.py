@@ -219,7 +219,7 @@ def _tests_report(trials: Sequence[Trial]) -> dict[str, Any]:
         "validators": _counted(trial.validator for trial in trials),
         "mutants": sum(trial.num_mutants for trial in trials),
         "killed": sum(trial.num_killed for trial in trials),
-        "given_tests": _counted(one.given_output for one in tried if one.given_output != "none"),
+        "given_tests": _counted(verdict for trial in trials for verdict in trial.given),
     }
 
 

@@ -77,7 +77,7 @@ def _closed_boxes(text: str) -> list[_Box]:
                     _close(text, boxes, _Box(start, begin, token.start(), token.end()))
         elif mark == "{" or len(mark) > 2:  # two characters are an escape such as `\{`
             open_braces.append((token.start(), token.end(), mark != "{"))
-    return [box for box in boxes if not _is_placeholder(text, box)] or boxes
+    return [box for box in boxes if not is_placeholder(text[box.begin : box.end])] or boxes
 
 
 def _close(text: str, boxes: list[_Box], box: _Box) -> None:
@@ -90,7 +90,6 @@ def _close(text: str, boxes: list[_Box], box: _Box) -> None:
     boxes.append(box)
 
 
-def _is_placeholder(text: str, box: _Box) -> bool:
-    return box.end - box.begin <= _MAX_PLACEHOLDER and bool(
-        _PLACEHOLDER.fullmatch(text[box.begin : box.end].strip())
-    )
+def is_placeholder(content: str) -> bool:
+    """Whether a box's content is what instructions put there, such as `answer` or `...`, or nothing."""
+    return len(content) <= _MAX_PLACEHOLDER and bool(_PLACEHOLDER.fullmatch(content.strip()))

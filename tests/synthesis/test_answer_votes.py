@@ -116,3 +116,62 @@ def test_counted_votes_are_not_counted_again(tmp_path, monkeypatch):
     ballot = ballot_of(texts, tmp_path)
     monkeypatch.setattr(answer_votes.voting, "answer_groups", None)
     assert ballot_of(texts, tmp_path) == ballot
+
+
+@pytest.mark.parametrize("echo", ["answer", "...", r"\text{your answer}", "?", "", "<answer>", r"\ldots"])
+def test_an_echoed_placeholder_is_no_answer(tmp_path, echo):
+    ballot = ballot_of([f"Put it in \\boxed{{{echo}}}."] * 8, tmp_path)
+    assert ballot.votes == ()
+    assert ballot.endings == ("no_answer",) * 8
+    fault = answer_votes.fault(ballot, answer_votes.VoteConfig())
+    assert fault is not None
+    assert fault[0] == "no_valid_vote"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        r"\text{No}",
+        "none",
+        "None.",
+        r"\textbf{no solution}",
+        r"\text{No real solutions}",
+        r"\mathrm{no\ solution}",
+        r"\text{cannot be determined}",
+        r"\text{Not enough information}",
+        r"\text{does not exist}",
+        r"\text{undefined}",
+        "inf",
+        r"\infty",
+        r"x = -\infty",
+        r"\text{infinitely many}",
+        "DNE",
+        "N/A",
+        r"\text{Yes}",
+    ],
+)
+def test_a_majority_that_states_no_value_is_refused_unless_a_setting_says_so(tmp_path, answer):
+    ballot = ballot_of(boxed(answer, answer, answer, "4"), tmp_path, answer=answer)
+    fault = answer_votes.fault(ballot, answer_votes.VoteConfig())
+    assert fault is not None
+    assert fault[0] == "no_value"
+    assert answer_votes.fault(ballot, answer_votes.VoteConfig(values_only=False)) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("0", "1", r"(-\infty, 3)", r"\sum_{n=1}^{\infty} 2^{-n}", r"\text{Noah}", r"\text{nonagon}", "n o"),
+        *(r"x \neq 2", r"\triangle DNE", r"\emptyset", r"\text{Infinity Lane}", r"\notin", "n/a"),
+    ],
+)
+def test_a_value_is_none_of_the_words_for_no_value(answer):
+    assert not answer_votes.states_no_value(answer)
+
+
+def test_an_answer_of_the_row_on_which_nobody_voted_is_unconfirmed(tmp_path):
+    ballot = ballot_of(boxed("", "", ""), tmp_path, answer="2")
+    assert ballot.given_answer == "unconfirmed"
+    fault = answer_votes.fault(ballot, answer_votes.VoteConfig())
+    assert fault is not None
+    assert fault[0] == "no_valid_vote"

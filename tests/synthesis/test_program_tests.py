@@ -69,6 +69,12 @@ def test_an_output_is_accepted_where_enough_programs_print_it(tmp_path):
         ([DOUBLE, SUM, SQUARE, CRASH], TestConfig(min_agreement=0.6), "solutions_disagree"),
         ([DOUBLE, SUM, SQUARE, SQUARE + " "], TestConfig(min_agreement=0.25), "solutions_disagree"),  # a tie
         ([DOUBLE, SUM], TestConfig(min_tests=6), "too_few_tests"),
+        (
+            [DOUBLE, f"# the same\n{DOUBLE}  # again\n\n"],
+            CONFIG,
+            "solutions_disagree",
+        ),  # comments are no witness
+        ([DOUBLE, "print( int( input() )*2 )"], CONFIG, "solutions_disagree"),
         (["", "", ""], CONFIG, "no_program"),
         ([CRASH, CRASH + "\n"], CONFIG, "solutions_disagree"),
         (["pass", "0"], CONFIG, "solutions_disagree"),  # what prints nothing says nothing
@@ -84,18 +90,19 @@ def test_inputs_come_from_the_row_the_proposals_and_a_maker_each_once(tmp_path):
     trial = trial_of(
         tmp_path, [DOUBLE, SUM], tests=tests, inputs=("7", "8"), maker=maker, maker_seeds=("5\n", "7\n", "x")
     )
-    assert [(tried.input, tried.origin, tried.given_output) for tried in trial.inputs] == [
-        ("10\n", "given", "confirmed"),
-        ("7\n", "given", "confirmed"),
-        ("8\n", "proposed", "none"),
-        ("9\n", "made", "none"),
+    assert [(tried.input, tried.origin) for tried in trial.inputs] == [
+        ("10\n", "given"),
+        ("7\n", "given"),
+        ("8\n", "proposed"),
+        ("9\n", "made"),
     ]
+    assert trial.given == ("confirmed", "confirmed")
     assert reason(trial_of(tmp_path / "none", [DOUBLE, SUM], inputs=())) == "no_inputs"
 
 
 def test_a_test_of_the_row_that_is_outvoted_refuses_the_problem(tmp_path):
     trial = trial_of(tmp_path, [DOUBLE, SUM], tests=(StdioTest("7", "15"),))
-    assert trial.inputs[0].given_output == "outvoted"
+    assert trial.given == ("outvoted",)
     assert reason(trial) == "given_test_outvoted"
 
 
@@ -116,14 +123,12 @@ def test_a_validator_catches_inputs_that_the_task_does_not_allow(tmp_path):
 
 def test_tests_that_let_mutants_pass_are_refused(tmp_path):
     program = "n = int(input())\nif n > 100:\n    print(n * 3 + 1)\nelse:\n    print(0)"
-    other = f"{program}\n"
-    weak = trial_of(tmp_path / "weak", [program, f"# the same\n{program}"], inputs=("1", "2", "3"))
+    other = f"{program}\npass"
+    weak = trial_of(tmp_path / "weak", [program, other], inputs=("1", "2", "3"))
     assert len(weak.tests) == 3
     assert 0 < weak.kill_rate < 0.5
     assert reason(weak) == "weak_tests"
-    strong = trial_of(
-        tmp_path / "strong", [other, f"# the same\n{program}"], inputs=("1", "100", "101", "102", "500")
-    )
+    strong = trial_of(tmp_path / "strong", [other, program], inputs=("1", "100", "101", "102", "500"))
     assert strong.kill_rate > 0.8
     assert reason(strong) is None
     assert reason(weak, dataclasses.replace(CONFIG, min_kill_rate=0.0)) is None
@@ -148,3 +153,84 @@ def test_what_was_tried_is_not_run_again(tmp_path, monkeypatch):
     trial = trial_of(tmp_path, [DOUBLE, SUM])
     monkeypatch.setattr(program_pool, "outputs_of_many", None)
     assert trial_of(tmp_path, [DOUBLE, SUM]) == trial
+
+
+def test_a_validator_does_not_overrule_the_rows_own_tests(tmp_path):
+    validator = "print('VALID' if int(input()) >= 0 else 'INVALID')"
+    wrong = trial_of(tmp_path / "wrong", [DOUBLE, SUM], tests=(StdioTest("-7", "99"),), validator=validator)
+    assert (wrong.validator, wrong.given, reason(wrong)) == (
+        "unusable",
+        ("outvoted",),
+        "given_test_outvoted",
+    )
+    right = trial_of(tmp_path / "right", [DOUBLE, SUM], tests=(StdioTest("-7", "-14"),), validator=validator)
+    assert (right.given, reason(right)) == (("confirmed",), None)
+
+
+@pytest.mark.parametrize(
+    ("programs", "tests", "config", "given", "expected"),
+    [
+        # All four programs print something else for 5.
+        (
+            [DOUBLE, SUM, "n = int(input())\nprint(n * 2 if n != 5 else 1)", SUM + " if n != 5 else n"],
+            (StdioTest("5", "10"),),
+            TestConfig(min_agreement=0.75),
+            ("unconfirmed",),
+            "given_test_unconfirmed",
+        ),
+        (
+            [DOUBLE, SUM],
+            (StdioTest("1", "2"), StdioTest("000004", "8")),
+            TestConfig(max_characters=5),
+            ("confirmed", "unconfirmed"),
+            "given_test_unconfirmed",
+        ),
+        (
+            [DOUBLE, SUM],
+            tuple(StdioTest(f"{n}", f"{2 * n}") for n in range(4)),
+            TestConfig(max_inputs=3, max_tests=3),
+            ("confirmed", "confirmed", "confirmed", "unconfirmed"),
+            "given_test_unconfirmed",
+        ),
+        (
+            [DOUBLE, SUM],
+            tuple(StdioTest(f"{n}", f"{2 * n}") for n in range(4)),
+            TestConfig(max_tests=3),  # a spare test is confirmed as well
+            ("confirmed",) * 4,
+            None,
+        ),
+        (
+            [DOUBLE, SUM],
+            (StdioTest("7", "14"), StdioTest("7\n", "15\n"), StdioTest("8", "16")),
+            CONFIG,
+            ("contradicted", "contradicted", "confirmed"),
+            "given_tests_contradict",
+        ),
+        (
+            [DOUBLE, SUM],
+            (StdioTest("7", "14"), StdioTest("7\n", "14\n")),
+            CONFIG,
+            ("confirmed", "confirmed"),
+            None,
+        ),
+    ],
+)
+def test_every_test_of_the_row_must_be_confirmed(tmp_path, programs, tests, config, given, expected):
+    trial = trial_of(tmp_path, programs, tests=tests, config=config)
+    assert (trial.given, reason(trial, config)) == (given, expected)
+
+
+def test_without_an_accepted_test_no_solution_passes(tmp_path):
+    triple = "print(int(input()) * 3)"
+    programs = [DOUBLE, triple, "print(int(input()) + 5)", "print(int(input()) - 7)", CRASH, ""]
+    disputed = trial_of(tmp_path / "disputed", programs, inputs=("3", "10", "-4"))
+    assert {tried.verdict for tried in disputed.inputs} == {"disputed"}
+    assert [tried.num_outputs for tried in disputed.inputs] == [4, 4, 4]
+    assert disputed.solutions == (*["disagrees"] * 4, "fails", "none")
+    assert reason(disputed) == "solutions_disagree"
+    nothing = trial_of(tmp_path / "nothing", programs, inputs=())
+    assert nothing.solutions == (*["untested"] * 5, "none")
+    assert nothing.program == ""
+    # Nobody contradicts the only program there is, and nobody vouches for it.
+    alone = trial_of(tmp_path / "alone", [DOUBLE, DOUBLE])
+    assert alone.solutions == ("untested", "untested")

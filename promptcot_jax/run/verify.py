@@ -88,7 +88,7 @@ def verify(
             )
         else:
             outcome = verifying.by_tests(
-                entry, trials[row_id], config, passed | {"checks": (*checks, "tests", "mutants")}
+                entry, trials[row_id], config, passed | {"checks": (*checks, "tests")}
             )
         if isinstance(outcome, Reject):
             rejects.append(outcome)

@@ -8,11 +8,10 @@ the solver's programs make alike, and misreadings that they share.
 """
 
 import ast
-import collections
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from etils import epath
@@ -20,17 +19,19 @@ from etils import epath
 from promptcot_jax.core import shards
 from promptcot_jax.core.records import StdioTest
 from promptcot_jax.data import input_requests
+from promptcot_jax.synthesis import mutation
 from promptcot_jax.synthesis import solutions as solutions_lib
 from promptcot_jax.synthesis.input_proposals import Proposals
+from promptcot_jax.synthesis.mutation import Control, Kills, Suite
 from promptcot_jax.synthesis.open_problems import OpenProblem
 from promptcot_jax.synthesis.solutions import Solution
-from promptcot_jax.verify import mutants, output_match, program_pool
+from promptcot_jax.verify import output_match, program_pool
 from promptcot_jax.verify.programs import ProgramOutput, ProgramSettings
 
 Origin = Literal["given", "proposed", "made"]
 Verdict = Literal["accepted", "spare", "disputed", "invalid"]
 GivenVerdict = Literal["confirmed", "outvoted", "unconfirmed", "contradicted"]  # of a test of the row's
-SolutionVerdict = Literal["passes", "disagrees", "fails", "untested", "none"]
+SolutionVerdict = Literal["passes", "disagrees", "fails", "untested", "lost", "none"]
 Validator = Literal[
     "none", "used", "unusable"
 ]  # unusable: it fails, says else, or refuses a test of the row's
@@ -50,7 +51,8 @@ class TestConfig:
         min_programs: among these, that differ in more than layout and comments.
         max_mutants: of the program whose mutants are tried.
         min_kill_rate: share of the mutants that must fail; some do what the program does.
-        mutant_seconds: time limit of a mutant; those that loop for ever are common.
+        mutant_seconds: time limit of a mutant of a program that is fast itself, see `mutation`; mutants that
+            loop for ever are common.
     """
 
     min_tests: int = 3
@@ -109,8 +111,10 @@ class Trial:
     mean_tokens: float
     validator: Validator
     program: str  # that passes; empty where none does
+    control: Control
     num_mutants: int
     num_killed: int
+    num_lost: int  # runs of programs, the writer's and mutants included, of which the sandbox failed
 
     @property
     def tests(self) -> list[TriedInput]:
@@ -146,6 +150,7 @@ class _Draft:
     given: list[GivenVerdict] = dataclasses.field(default_factory=list)
     verdicts: list[SolutionVerdict] = dataclasses.field(default_factory=list)
     program: str = ""
+    num_lost: int = 0
 
     @property
     def valid_inputs(self) -> list[str]:
@@ -184,7 +189,7 @@ def _try_some(materials: Sequence[Material], config: TestConfig, settings: Progr
         _judge_given(draft, settings)
         _judge_solutions(draft)
     killed = _kill(drafts, config, settings)
-    return [_trial(draft, *figures) for draft, figures in zip(drafts, killed, strict=True)]
+    return [_trial(draft, kills) for draft, kills in zip(drafts, killed, strict=True)]
 
 
 def _gather_inputs(drafts: Sequence[_Draft], config: TestConfig, settings: ProgramSettings) -> None:
@@ -192,10 +197,10 @@ def _gather_inputs(drafts: Sequence[_Draft], config: TestConfig, settings: Progr
     makers = [draft for draft in drafts if draft.material.proposals.maker]
     trials = [(d.material.proposals.maker, d.material.proposals.maker_seeds) for d in makers]
     printed = program_pool.outputs_of_many(trials, settings)
-    made = {
-        id(draft): [output.output for output in outputs if output.failure is None]
-        for draft, outputs in zip(makers, printed, strict=True)
-    }
+    made: dict[int, list[str]] = {}
+    for draft, outputs in zip(makers, printed, strict=True):
+        draft.num_lost += _num_lost(outputs)
+        made[id(draft)] = [output.output for output in outputs if output.failure is None]
     for draft in drafts:
         sources: Mapping[Origin, Sequence[str]] = {
             "given": [test.input for test in draft.material.problem.tests],
@@ -206,6 +211,10 @@ def _gather_inputs(drafts: Sequence[_Draft], config: TestConfig, settings: Progr
             for text in texts:
                 if len(text) <= config.max_characters and len(draft.origins) < config.max_inputs:
                     draft.origins.setdefault(_whole_lines(text), origin)
+
+
+def _num_lost(outputs: Iterable[ProgramOutput]) -> int:
+    return sum(output.failure == "sandbox_error" for output in outputs)
 
 
 def _whole_lines(text: str) -> str:
@@ -222,6 +231,7 @@ def _validate(drafts: Sequence[_Draft], settings: ProgramSettings) -> None:
     checked = [draft for draft in drafts if draft.material.proposals.validator and draft.origins]
     trials = [(draft.material.proposals.validator, list(draft.origins)) for draft in checked]
     for draft, outputs in zip(checked, program_pool.outputs_of_many(trials, settings), strict=True):
+        draft.num_lost += _num_lost(outputs)
         said = [output.output.strip() if output.failure is None else "" for output in outputs]
         pairs = zip(draft.origins, said, strict=True)
         refused = {text for text, word in pairs if word == input_requests.INVALID}
@@ -244,6 +254,7 @@ def _run_solutions(drafts: Sequence[_Draft], settings: ProgramSettings) -> None:
         [(program, draft.valid_inputs) for draft, program in jobs], settings
     )
     for (draft, program), own in zip(jobs, outputs, strict=True):
+        draft.num_lost += _num_lost(own)
         draft.outputs[program] = dict(zip(draft.valid_inputs, own, strict=True))
 
 
@@ -337,7 +348,8 @@ def _judge_solutions(draft: _Draft) -> None:
     """What each solution is worth, and the program whose mutants are tried.
 
     That is by the accepted tests. Without any nothing passes: by all valid inputs a solution fails, disagrees
-    where solutions print different outputs, and else is untested.
+    where solutions print different outputs, and else is untested. One is lost if the sandbox failed in a run
+    of it, which says nothing of it.
     """
     accepted = [tried for tried in draft.tried if tried.verdict == "accepted"]
     judged_by = accepted or [tried for tried in draft.tried if tried.verdict != "invalid"]
@@ -345,6 +357,8 @@ def _judge_solutions(draft: _Draft) -> None:
     for sample, solution in enumerate(draft.material.solutions):
         if not solution.answer:
             draft.verdicts.append("none")
+        elif _num_lost(draft.outputs[solution.answer].values()):
+            draft.verdicts.append("lost")
         elif accepted and all(sample in tried.samples for tried in accepted):
             draft.verdicts.append("passes")
             draft.program = draft.program or solution.answer
@@ -355,29 +369,20 @@ def _judge_solutions(draft: _Draft) -> None:
             draft.verdicts.append("fails" if has_failed else "disagrees" if accepted else without_tests)
 
 
-def _kill(drafts: Sequence[_Draft], config: TestConfig, settings: ProgramSettings) -> list[tuple[int, int]]:
-    """How many mutants could be judged, and how many of them fail, for each problem."""
-    settings = dataclasses.replace(
+def _kill(drafts: Sequence[_Draft], config: TestConfig, settings: ProgramSettings) -> list[Kills]:
+    """What became of the mutants of each problem's program, where there are tests enough."""
+    return mutation.kill(
+        [
+            Suite(program=draft.program if len(draft.tests) >= config.min_tests else "", tests=draft.tests)
+            for draft in drafts
+        ],
         settings,
-        time_limit_s=min(settings.time_limit_s, config.mutant_seconds),
-        total_time_limit_s=None,
-        stop_at_first_failure=True,
+        max_mutants=config.max_mutants,
+        mutant_seconds=config.mutant_seconds,
     )
-    jobs = [
-        (draft, mutant)
-        for draft in drafts
-        if draft.program and len(draft.tests) >= config.min_tests
-        for mutant in mutants.mutants(draft.program, config.max_mutants)
-    ]
-    reports = program_pool.run_many([(mutant, draft.tests) for draft, mutant in jobs], settings)
-    judged, killed = collections.Counter[int](), collections.Counter[int]()
-    for (draft, _), report in zip(jobs, reports, strict=True):
-        judged[id(draft)] += report.status != "sandbox_error"
-        killed[id(draft)] += report.status not in ("sandbox_error", "passed")
-    return [(judged[id(draft)], killed[id(draft)]) for draft in drafts]
 
 
-def _trial(draft: _Draft, num_mutants: int, num_killed: int) -> Trial:
+def _trial(draft: _Draft, kills: Kills) -> Trial:
     solutions = draft.material.solutions
     return Trial(
         id=draft.material.problem.id,
@@ -388,12 +393,18 @@ def _trial(draft: _Draft, num_mutants: int, num_killed: int) -> Trial:
         mean_tokens=solutions_lib.mean_tokens(solutions),
         validator=draft.validator,
         program=draft.program,
-        num_mutants=num_mutants,
-        num_killed=num_killed,
+        control=kills.control,
+        num_mutants=kills.num_mutants,
+        num_killed=kills.num_killed,
+        num_lost=draft.num_lost + kills.num_lost,
     )
 
 
 Check = Callable[[Trial, TestConfig], str | None]
+
+
+def _sandbox_failed(trial: Trial, config: TestConfig) -> str | None:
+    return f"the sandbox failed in {trial.num_lost} runs of programs" if trial.num_lost else None
 
 
 def _no_inputs(trial: Trial, config: TestConfig) -> str | None:
@@ -448,6 +459,10 @@ def _no_solution_passes(trial: Trial, config: TestConfig) -> str | None:
     return None if trial.program else "no solution prints every test's output"
 
 
+def _unrepeatable(trial: Trial, config: TestConfig) -> str | None:
+    return "a solution that passed does not pass once more" if trial.control == "failed" else None
+
+
 def _weak_tests(trial: Trial, config: TestConfig) -> str | None:
     if not trial.num_mutants or trial.kill_rate >= config.min_kill_rate:
         return None
@@ -457,6 +472,7 @@ def _weak_tests(trial: Trial, config: TestConfig) -> str | None:
 _CHECKS: Mapping[str, Check] = {
     check.__name__.removeprefix("_"): check
     for check in (
+        _sandbox_failed,
         _given_tests_contradict,
         _no_inputs,
         _no_program,
@@ -466,6 +482,7 @@ _CHECKS: Mapping[str, Check] = {
         _given_test_outvoted,
         _given_test_unconfirmed,
         _no_solution_passes,
+        _unrepeatable,
         _weak_tests,
     )
 }

@@ -152,18 +152,23 @@ def by_votes(
 def by_tests(
     entry: Entry, trial: Trial, config: VerifyConfig, passed: Mapping[str, Any]
 ) -> VerifiedProgramPrompt | Reject:
-    """A programming problem with its tests, or why it has none; see `by_votes`."""
+    """A programming problem with its tests, or why it has none; see `by_votes`.
+
+    `mutants` is one of the prompt's checks only where some could be made and judged.
+    """
     if fault := program_tests.fault(trial, config.tests):
         figures = {
             "inputs": dict(sorted(collections.Counter(tried.verdict for tried in trial.inputs).items())),
             "solutions": dict(sorted(collections.Counter(trial.solutions).items())),
             "mutants": trial.num_mutants,
             "killed": trial.num_killed,
+            "lost_runs": trial.num_lost,
             "mean_tokens": trial.mean_tokens,
         }
         return _reject(entry.problem, "tests", *fault, figures)
     found = program_tests.found(trial)
     found |= {"pool": config.pools.pool(found["pass_share"]), **passed}
+    found["checks"] = (*passed["checks"], *(["mutants"] * (trial.num_mutants > 0)))
     return open_problems.typed(entry, VerifiedProgramPrompt, found)
 
 
@@ -219,6 +224,7 @@ def _tests_report(trials: Sequence[Trial]) -> dict[str, Any]:
         "validators": _counted(trial.validator for trial in trials),
         "mutants": sum(trial.num_mutants for trial in trials),
         "killed": sum(trial.num_killed for trial in trials),
+        "lost_runs": sum(trial.num_lost for trial in trials),
         "given_tests": _counted(verdict for trial in trials for verdict in trial.given),
     }
 
@@ -261,6 +267,11 @@ def lines(figures: Mapping[str, Any]) -> list[str]:
         text.append(
             f"tests: inputs {_listed(tests['inputs'])}; solutions {_listed(tests['solutions'])}; "
             f"{tests['killed']:,} of {tests['mutants']:,} mutants killed"
+        )
+    if tests["lost_runs"]:
+        text.append(
+            f"the sandbox failed in {tests['lost_runs']:,} runs of programs; their problems are rejected as "
+            "tests_sandbox_failed, which says nothing of them"
         )
     return text
 

@@ -11,7 +11,7 @@ from promptcot_jax.core import jsonl, manifest, records
 from promptcot_jax.data import rubric
 from promptcot_jax.run import cli, stage
 from promptcot_jax.synthesis import verifying
-from promptcot_jax.verify import programs, sandbox_host
+from promptcot_jax.verify import program_pool, programs, sandbox_host
 from tests import toys
 from tests.openai_server import Drop, Fail, Hang, OpenAIServer, Raw, Say
 from tests.run import asking, killing, test_hosts
@@ -437,3 +437,28 @@ def test_mbpp_programs_become_tests_that_their_own_solutions_pass(tmp_path: Path
             assert plain(ast.literal_eval(printed)) == plain(ast.literal_eval(wanted))
         assert 0.5 <= prompt.kill_rate <= 1.0 or not prompt.num_mutants
     assert sum(prompt.num_mutants > 0 for prompt in prompts.values()) > 15
+
+
+def test_a_failed_sandbox_rejects_with_a_reason_and_programs_run_again_without_new_replies(
+    tmp_path: Path, problems: Path, monkeypatch
+):
+    def lost(trials, settings):
+        return [[programs.ProgramOutput(failure="sandbox_error")] * len(inputs) for _, inputs in trials]
+
+    run = tmp_path / "run"
+    with OpenAIServer(help_out) as server:
+        with monkeypatch.context() as broken:
+            broken.setattr(program_pool, "outputs_of_many", lost)
+            assert cli.main(command(server, run, problems)) == 0
+        assert not {"c0", "c1"} & prompts_of(run).keys()
+        assert {rejects_of(run)[name].reason for name in ("c0", "c1")} == {"sandbox_failed"}
+        report = json.loads((run / "verify" / "report.json").read_text())
+        assert report["tests"]["lost_runs"] > 0
+        assert manifest.read(run)["verify"].counts["dropped_tests_sandbox_failed"] == 2
+        num_asked = len(server.asked)
+        (run / "verified_prompts.jsonl").unlink()
+        shutil.rmtree(run / "verify")
+        assert cli.main(command(server, run, problems)) == 0
+        assert len(server.asked) == num_asked
+    assert {"c0", "c1"} <= prompts_of(run).keys()
+    assert prompts_of(run)["c0"].checks == ("statement", "judge", "tests", "mutants")

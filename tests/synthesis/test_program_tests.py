@@ -4,14 +4,14 @@ import dataclasses
 
 import pytest
 
-from promptcot_jax.core.records import StdioTest
-from promptcot_jax.synthesis import program_tests
+from promptcot_jax.core.records import StdioTest, VerifiedProgramPrompt
+from promptcot_jax.synthesis import program_tests, verifying
 from promptcot_jax.synthesis.input_proposals import Proposals
-from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.synthesis.open_problems import Entry, OpenProblem
 from promptcot_jax.synthesis.program_tests import Material, TestConfig, Trial
 from promptcot_jax.synthesis.solutions import Solution
 from promptcot_jax.verify import program_pool
-from promptcot_jax.verify.programs import ProgramSettings
+from promptcot_jax.verify.programs import ProgramOutput, ProgramSettings, TestReport
 
 DOUBLE = "print(int(input()) * 2)"
 SUM = "n = int(input())\nprint(n + n)"
@@ -234,3 +234,107 @@ def test_without_an_accepted_test_no_solution_passes(tmp_path):
     # Nobody contradicts the only program there is, and nobody vouches for it.
     alone = trial_of(tmp_path / "alone", [DOUBLE, DOUBLE])
     assert alone.solutions == ("untested", "untested")
+
+
+def test_mutants_of_a_slow_program_are_not_killed_by_the_clock(tmp_path):
+    """It sleeps for a second, twice what its mutants have; what they change is never printed."""
+    slow = "import time\nn = int(input())\nm = n + 3\ntime.sleep('ab'.count('a') and len('x'))\nprint('done')"
+    config = TestConfig(mutant_seconds=0.5)
+    trial = trial_of(tmp_path, [slow, f"{slow}\npass"], inputs=("1", "2", "3"), config=config)
+    assert (trial.control, trial.num_mutants, trial.num_killed) == ("passed", 4, 0)
+    assert reason(trial, config) == "weak_tests"
+
+
+def test_a_mutant_that_loops_is_killed_at_the_programs_own_pace(tmp_path):
+    program = "n = int(input())\ni = 0\nwhile i < n:\n    i += 1\nprint(i)"
+    trial = trial_of(tmp_path, [program, f"{program}\npass"], inputs=("1", "2", "3"))
+    assert trial.control == "passed"
+    assert (trial.num_mutants, trial.num_killed) == (7, 5)  # to count from 1 or -1 ends at n as well
+
+
+def test_a_program_that_does_not_pass_once_more_is_refused(tmp_path, monkeypatch):
+    run_many, jobs_run = program_pool.run_many, []
+
+    def once_failed(jobs, settings):
+        jobs_run.append(list(jobs))
+        return run_many([("print('another time')", tests) for _, tests in jobs_run[-1]], settings)
+
+    monkeypatch.setattr(program_pool, "run_many", once_failed)
+    trial = trial_of(tmp_path, [DOUBLE, SUM])
+    assert (trial.control, trial.num_mutants, reason(trial)) == ("failed", 0, "unrepeatable")
+    assert [len(jobs) for jobs in jobs_run] == [1]
+
+
+def sandbox_lost_for(monkeypatch, *programs):
+    """Lets the sandbox fail in all runs of these programs, and of mutants if "mutants" is one of them."""
+    run_many, outputs_of_many = program_pool.run_many, program_pool.outputs_of_many
+    lost = TestReport(passed=False, status="sandbox_error", results=())
+
+    def some_outputs(trials, settings):
+        trials = list(trials)
+        outputs = outputs_of_many(trials, settings)
+        return [
+            [ProgramOutput(failure="sandbox_error")] * len(own) if program in programs else own
+            for (program, _), own in zip(trials, outputs, strict=True)
+        ]
+
+    def some_reports(jobs, settings):
+        jobs = list(jobs)
+        are_mutants = not any(program in (DOUBLE, SUM) for program, _ in jobs)
+        return [lost] * len(jobs) if are_mutants and "mutants" in programs else run_many(jobs, settings)
+
+    monkeypatch.setattr(program_pool, "outputs_of_many", some_outputs)
+    monkeypatch.setattr(program_pool, "run_many", some_reports)
+
+
+@pytest.mark.parametrize(
+    ("lost", "num_lost", "verdicts"),
+    [
+        (SUM, 5, ("passes", "lost", "passes", "passes")),
+        ("print('VALID')", 5, ("passes",) * 4),
+        ("print(input())", 2, ("passes",) * 4),
+        ("mutants", 3, ("passes",) * 4),
+    ],
+)
+def test_where_the_sandbox_fails_a_problem_is_neither_accepted_nor_judged(
+    tmp_path, monkeypatch, lost, num_lost, verdicts
+):
+    sandbox_lost_for(monkeypatch, lost)
+    another, third = "print(2 * int(input()))", "n = input()\nprint(int(n) * 2)"
+    trial = trial_of(
+        tmp_path,
+        [DOUBLE, SUM, another, third],
+        validator="print('VALID')",
+        maker="print(input())",
+        maker_seeds=("0\n", "2\n"),
+    )
+    assert (trial.solutions, trial.num_lost, reason(trial)) == (verdicts, num_lost, "sandbox_failed")
+
+
+def test_mutants_are_a_check_of_a_prompt_only_where_there_are_some(tmp_path):
+    echo = "print(input())"
+    config = verifying.VerifyConfig()
+    for name, programs, checks in (
+        ("echo", [echo, f"{echo}\npass"], ("statement", "tests")),
+        ("double", [DOUBLE, SUM], ("statement", "tests", "mutants")),
+    ):
+        trial = trial_of(tmp_path / name, programs)
+        entry = Entry(OpenProblem(id="p", domain="code", problem="Say n."), {}, {})
+        prompt = verifying.by_tests(entry, trial, config, {"solver": "s", "checks": ("statement", "tests")})
+        assert isinstance(prompt, VerifiedProgramPrompt)
+        assert prompt.checks == checks
+
+
+def test_lost_runs_are_in_the_report(tmp_path, monkeypatch):
+    sandbox_lost_for(monkeypatch, SUM)
+    trial = trial_of(tmp_path, [DOUBLE, SUM])
+    entry = Entry(OpenProblem(id="p", domain="code", problem="Double n."), {}, {})
+    reject = verifying.by_tests(entry, trial, verifying.VerifyConfig(), {"checks": ()})
+    assert isinstance(reject, verifying.Reject)
+    report = verifying.report(
+        num_in=1, prompts=[], rejects=[reject], judgements=None, ballots=[], trials=[trial], replies={}
+    )
+    assert report["rejected_by_reason"] == {"tests_sandbox_failed": 1}
+    assert report["tests"]["lost_runs"] == 5
+    assert report["tests"]["solutions"] == {"lost": 1, "untested": 1}
+    assert "5 runs" in verifying.lines(report)[-1]

@@ -25,7 +25,7 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import ConceptSet, MathCorpusRow
 from promptcot_jax.data import decontamination, templates
 from promptcot_jax.data.corpus import copies, faults, generator
-from promptcot_jax.run import synthesize
+from promptcot_jax.run import encoders
 from promptcot_jax.synthesis import selection, statement_checks, text_sketches
 from promptcot_jax.synthesis.drafts import Author, Draft
 from promptcot_jax.synthesis.filters import FilterConfig
@@ -90,7 +90,7 @@ class Synthesis:
     """The checks of `synthesize` at their defaults, with an evaluation set and no seeds."""
 
     def __init__(self, sound: Sequence[str], evaluation: Sequence[str], encoder: str):
-        self._sound, self._encoder = sound, synthesize.make_encoder(encoder, sound)
+        self._sound, self._encoder = sound, encoders.make_encoder(encoder, sound)
         self._vectors: dict[str, np.ndarray] = {}
         self._benchmarks = decontamination.Index(
             [(decontamination.Source("evaluation", str(i)), text) for i, text in enumerate(evaluation)]

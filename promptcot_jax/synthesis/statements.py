@@ -64,7 +64,9 @@ _ASKING = re.compile(
 
 # "Express your answer as m/n, and find m + n" says how to write what was asked for before.
 _ANSWER_FORM = re.compile(
-    r"\b(?:express|write|put)\b[^.?!]*\b(?:as|in)\b|\b(?:written|expressed) (?:as|in)\b", re.I
+    r"\b(?:express|write|written|put)\b[^.?!]*\b(?:as|in)\b[^.?!]*"
+    r"\b(?:find|compute|determine)\s+(?:F|\w(?:\s*\+\s*\w)+)\W*$",
+    re.IGNORECASE,
 )
 
 
@@ -72,9 +74,10 @@ def questions(text: str) -> list[str]:
     """What a text asks for, each in the words from which on it does; one sentence may ask twice."""
     asked = []
     for sentence in sentences(words_only(text)):
-        found = [match.start() for match in _ASKING.finditer(sentence)]
-        starts = [start for start in found if not _ANSWER_FORM.search(sentence[:start])]
-        if not found and sentence.endswith("?"):
+        if _ANSWER_FORM.search(sentence):
+            continue
+        starts = [match.start() for match in _ASKING.finditer(sentence)]
+        if not starts and sentence.endswith("?"):
             starts = [0]
         asked += [sentence[start:].lstrip(" ,;:")[:_SHOWN] for start in starts]
     return asked

@@ -16,7 +16,7 @@ from promptcot_jax.checkpoints import huggingface, load
 from promptcot_jax.core import jsonl, records
 from tests.checkpoints import conftest as checkpoint_toys
 from tests.run import killing, watched
-from tests.run.test_killing_em import SETTINGS
+from tests.run.test_killing_em import SETTINGS, writing_settings
 
 ON_MESH = [*SETTINGS, "--gin_file=meshes/fsdp.gin", "--gin.COLD_START_EPOCHS=2", "--gin.MAX_ROUNDS=1"]
 
@@ -94,18 +94,8 @@ def test_cold_start_em_and_a_resume_equal_one_process(undisturbed, tmp_path):
 @pytest.mark.parametrize("mesh", [["--gin_file=meshes/fsdp.gin"], ["--gin.mesh.MeshConfig.data=-1"]])
 def test_two_hosts_write_the_problems_that_one_writes_and_the_first_alone_does(undisturbed, tmp_path, mesh):
     """In waves: how many lists the second takes follows from what the first host keeps of the first."""
-    arguments = [
-        "synthesize",
-        *(*SETTINGS, *mesh),
-        f"--gin.PROMPT_MODEL='{undisturbed / 'cold_start' / 'theta'}'",
-        f"--gin.TRIPLES='{undisturbed / 'triples.jsonl'}'",
-        "--gin.NUM_CONCEPT_SETS=0",
-        "--gin.PROBLEM_TEMPERATURE=0.3",  # or this small model hardly ever ends both blocks
-        "--gin.TARGET=8",
-        "--gin.MAX_CONCEPT_SETS=16",
-        "--gin.filters.FilterConfig.max_seed_similarity=None",
-        "--gin.near_duplicates.DuplicateConfig.embedding_threshold=None",
-    ]
+    limits = ["--gin.TARGET=8", "--gin.MAX_CONCEPT_SETS=16"]
+    arguments = [*writing_settings(undisturbed), *mesh, *limits]
     one, two = tmp_path / "one", tmp_path / "two"
     run_hosts([*arguments, f"--workdir={two}"], module="tests.run.watched")
     killing.run_to_end([*arguments, f"--workdir={one}"], num_devices=4)

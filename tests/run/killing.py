@@ -43,17 +43,19 @@ def environment(*, num_devices: int = 1) -> dict[str, str]:
     }
 
 
-def start(arguments: Sequence[str], *, num_devices: int = 1) -> subprocess.Popen:
-    """Starts `promptcot ARGUMENTS` on simulated devices."""
-    command = [sys.executable, "-m", "promptcot_jax", *arguments]
+def start(
+    arguments: Sequence[str], *, num_devices: int = 1, module: str = "promptcot_jax"
+) -> subprocess.Popen:
+    """Starts `promptcot ARGUMENTS`, or what else `module` makes of them, on simulated devices."""
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.Popen(
         command, env=environment(num_devices=num_devices), cwd=ROOT, stderr=subprocess.PIPE, text=True
     )
 
 
-def run_to_end(arguments: Sequence[str]) -> None:
+def run_to_end(arguments: Sequence[str], *, num_devices: int = 1) -> None:
     """Runs a command; it must succeed."""
-    process = start(arguments)
+    process = start(arguments, num_devices=num_devices)
     _, errors = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0, errors
 

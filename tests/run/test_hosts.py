@@ -15,20 +15,20 @@ import pytest
 from promptcot_jax.checkpoints import huggingface, load
 from promptcot_jax.core import jsonl, records
 from tests.checkpoints import conftest as checkpoint_toys
-from tests.run import killing
-from tests.run.test_killing_em import SETTINGS
+from tests.run import killing, watched
+from tests.run.test_killing_em import SETTINGS, writing_settings
 
 ON_MESH = [*SETTINGS, "--gin_file=meshes/fsdp.gin", "--gin.COLD_START_EPOCHS=2", "--gin.MAX_ROUNDS=1"]
 
 
-def start_hosts(arguments, count=2, *, indices=None, **settings):
+def start_hosts(arguments, count=2, *, indices=None, module="promptcot_jax", **settings):
     """The same command on `count` hosts (or those of `indices`), two devices each."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     flags = {"coordinator_address": address, "process_count": count, "start_seconds": 60} | settings
     given = [f"--{name}={value}" for name, value in flags.items()]
     return [
-        killing.start([*arguments, *given, f"--process_index={i}"], num_devices=2)
+        killing.start([*arguments, *given, f"--process_index={i}"], num_devices=2, module=module)
         for i in (range(count) if indices is None else indices)
     ]
 
@@ -53,9 +53,7 @@ def test_cold_start_em_and_a_resume_equal_one_process(undisturbed, tmp_path):
     trained = [f"--gin.em.em.{role}='{undisturbed}/cold_start/{role}'" for role in ("theta", "phi")]
     settings = {"corpus": ON_MESH, "cold_start": ON_MESH, "em": [*ON_MESH, *trained]}
     for stage in ("corpus", "cold_start", "em"):
-        process = killing.start([stage, *settings[stage], f"--workdir={one}"], num_devices=4)
-        _, errors = process.communicate(timeout=killing.DEADLINE_SECONDS)
-        assert process.returncode == 0, errors
+        killing.run_to_end([stage, *settings[stage], f"--workdir={one}"], num_devices=4)
         arguments = [stage, *settings[stage], f"--workdir={two}"]
         if stage == "em":  # both hosts are lost in the fit of phi
             processes = start_hosts(arguments)
@@ -90,6 +88,24 @@ def test_cold_start_em_and_a_resume_equal_one_process(undisturbed, tmp_path):
         assert "nll_bound" in numbers
         np.testing.assert_allclose([a[name] for name in numbers], [b[name] for name in numbers], atol=1e-3)
     assert [p.name for p in sorted((two / "logs").glob("em*"))] == ["em.host-1.log", "em.log"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [["--gin_file=meshes/fsdp.gin"], ["--gin.mesh.MeshConfig.data=-1"]])
+def test_two_hosts_write_the_problems_that_one_writes_and_the_first_alone_does(undisturbed, tmp_path, mesh):
+    """In waves: how many lists the second takes follows from what the first host keeps of the first."""
+    limits = ["--gin.TARGET=8", "--gin.MAX_CONCEPT_SETS=16"]
+    arguments = [*writing_settings(undisturbed), *mesh, *limits]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_hosts([*arguments, f"--workdir={two}"], module="tests.run.watched")
+    killing.run_to_end([*arguments, f"--workdir={one}"], num_devices=4)
+    killing.assert_same_outcome(two, one)
+    kept = jsonl.read_records(two / "problems.jsonl", records.Problem)
+    assert len(kept) > 0
+    assert (two / "synthesize" / "rejects.jsonl").stat().st_size > 0
+    assert (two / "synthesize" / "drafts_001.jsonl").exists()
+    assert any(name.startswith("problems.jsonl") for name in watched.written_by(two, 0))
+    assert not watched.written_by(two, 1)
 
 
 @pytest.mark.slow

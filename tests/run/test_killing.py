@@ -2,14 +2,11 @@
 
 from pathlib import Path
 
-import jax
 import pytest
 
-from promptcot_jax.checkpoints import store
-from promptcot_jax.data import tokenizer as tokenizer_lib
-from promptcot_jax.models import causal_lm
-from tests import toys
+from promptcot_jax.core import jsonl, records
 from tests.run import killing
+from tests.run.test_killing_em import writing_settings
 
 SMALL_SOLVER = [
     "--gin_file=stages/corpus.gin",
@@ -53,32 +50,22 @@ def test_corpus(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_synthesize(tmp_path: Path):
-    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    model = tmp_path / "model"
-    for workdir in (killed, undisturbed):
-        killing.run_to_end([*CORPUS, f"--workdir={workdir}"])
-    tokenizer = tokenizer_lib.Tokenizer.from_directory(killed / "tokenizer")
-    lm = causal_lm.CausalLM(toys.toy_config(vocab_size=tokenizer.vocab_size))
-    store.save_model(model, lm, lm.init(jax.random.key(0)), tokenizer, provenance={})
+def test_synthesize(undisturbed: Path, tmp_path: Path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
     settings = [
-        "synthesize",
-        "--gin_file=stages/synthesize.gin",
-        f"--gin.PROMPT_MODEL='{model}'",
-        "--gin.NUM_CONCEPT_SETS=0",
-        "--gin.TARGET=24",  # of which this model keeps none: two waves, of 12 lists and of the other 8
+        *writing_settings(undisturbed),
+        "--gin.TARGET=24",  # of which this model keeps some: two waves, of 12 lists and of the other 8
         "--gin.MAX_CONCEPT_SETS=20",
         "--gin.SAMPLES_PER_SET=4",
-        "--gin.MAX_PROBLEM_TOKENS=48",
-        "--gin.PROBLEM_TEMPERATURE=1.0",
         "--gin.synthesize/rollouts.RolloutConfig.requests_per_shard=8",
     ]
     for wave, shards in ((0, 1), (0, 4), (1, 2)):
         pattern = f"synthesize/drafts_{wave:03d}-*.jsonl"
         killing.kill_when([*settings, f"--workdir={killed}"], killed, pattern, count=shards)
     killing.run_to_end([*settings, f"--workdir={killed}"])
-    killing.run_to_end([*settings, f"--workdir={undisturbed}"])
-    killing.assert_same_outcome(killed, undisturbed)
+    killing.run_to_end([*settings, f"--workdir={whole}"])
+    killing.assert_same_outcome(killed, whole)
+    assert jsonl.read_records(killed / "problems.jsonl", records.Problem)
 
 
 @pytest.mark.slow

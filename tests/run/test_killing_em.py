@@ -46,6 +46,20 @@ EM_MOMENTS = (
 )
 
 
+def writing_settings(undisturbed: Path) -> list[str]:
+    """`synthesize` by the small run's p_theta, of which some problems are kept and most are refused."""
+    return [
+        "synthesize",
+        *SETTINGS,
+        f"--gin.PROMPT_MODEL='{undisturbed / 'cold_start' / 'theta'}'",
+        f"--gin.TRIPLES='{undisturbed / 'triples.jsonl'}'",
+        "--gin.NUM_CONCEPT_SETS=0",
+        "--gin.PROBLEM_TEMPERATURE=0.3",  # or it hardly ever ends both blocks
+        "--gin.filters.FilterConfig.max_seed_similarity=None",
+        "--gin.near_duplicates.DuplicateConfig.embedding_threshold=None",
+    ]
+
+
 @pytest.mark.slow
 def test_cold_start_and_em(undisturbed: Path, tmp_path: Path):
     killed = tmp_path / "killed"

@@ -286,6 +286,11 @@ def test_a_server_that_misbehaves_costs_votes_with_reasons_and_nothing_else(tmp_
         (["--gin.VERIFY_PROBLEMS='{tmp}/empty.jsonl'"], "empty.jsonl:1: the problem is empty"),
         (["--gin.VERIFY_PROBLEMS='{tmp}/twice.jsonl'"], "two problems have the id 'a'"),
         (["--gin.VERIFY_PROBLEMS='{tmp}/lineage.jsonl'"], "lineage.jsonl:1: field 'round_index'"),
+        (
+            ["--gin.VERIFY_PROBLEMS='{tmp}/assertions.jsonl'"],
+            "assertions.jsonl:1: field 'tests'[0] must be an object, got str; programs are verified by tests "
+            'of standard input and output, {"input": ..., "output": ...}',
+        ),
         (["--gin.VERIFY_PROBLEMS='{tmp}/none.jsonl'"], "none.jsonl: there are no problems in it"),
         (["--gin.SOLVER_TEMPERATURE=0.0"], "raise SOLVER_TEMPERATURE"),
         (["--gin.NUM_SOLUTIONS=1"], "num_solutions must be at least 2"),
@@ -308,6 +313,7 @@ def test_wrong_use_is_one_sentence_that_names_the_setting(
         "empty": '{"problem": " "}\n',
         "twice": '{"id": "a", "problem": "x?"}\n' * 2,
         "lineage": '{"problem": "x?", "round_index": "first"}\n',
+        "assertions": '{"domain": "code", "problem": "Write f.", "tests": ["assert f(1) == 2"]}\n',
         "none": "",
     }
     for name, text in files.items():

@@ -492,3 +492,19 @@ def test_a_failed_sandbox_rejects_with_a_reason_and_programs_run_again_without_n
         assert len(server.asked) == num_asked
     assert {"c0", "c1"} <= prompts_of(run).keys()
     assert prompts_of(run)["c0"].checks == ("statement", "judge", "tests", "mutants")
+
+
+def test_pools_and_what_is_asked_of_the_writer_of_tests_are_settings(tmp_path: Path, problems: Path):
+    lines = [row for _, _, row in jsonl.iter_rows(problems)]
+    jsonl.write_records(tmp_path / "some.jsonl", [lines[0], lines[10]])
+    with OpenAIServer(help_out) as server:
+        more = [
+            "--gin.verifying.PoolConfig.easy_from=0.6",
+            "--gin.verifying.PoolConfig.hard_to=0.1",
+            "--gin.input_proposals.ProposalConfig.num_lists=3",
+            "--gin.input_proposals.ProposalConfig.validator=False",
+        ]
+        assert cli.main(command(server, tmp_path / "run", tmp_path / "some.jsonl", *more)) == 0
+        kinds = [kind_of(body) for body in server.asked]
+    assert (kinds.count("inputs"), kinds.count("validator"), kinds.count("maker")) == (3, 0, 1)
+    assert prompts_of(tmp_path / "run")["p0"].pool == "easy"

@@ -65,7 +65,7 @@ def read(
 
     def make(row: rows.Row) -> Entry:
         stated = {name: value for name, value in row.fields.items() if value is not None}
-        problem = rows.record_of(dataclasses.replace(row, fields={"domain": domain} | stated), OpenProblem)
+        problem = _problem_of(dataclasses.replace(row, fields={"domain": domain} | stated))
         if not problem.problem.strip():
             raise WrongUse(f"{row.where}: the problem is empty.")
         of_row = {name: stated[name] for name in LINEAGE if name in stated} | {"problem": "", "answer": ""}
@@ -83,6 +83,19 @@ def read(
             )
         seen.add(entry.problem.id)
     return entries
+
+
+def _problem_of(row: rows.Row) -> OpenProblem:
+    try:
+        return rows.record_of(row, OpenProblem)
+    except WrongUse as error:
+        if f"{row.where}: field 'tests'" not in str(error):
+            raise
+        raise WrongUse(
+            f"{str(error).rstrip('.')}; programs are verified by tests of standard input and output, "
+            '{"input": ..., "output": ...}: write assertions and calls as such, for a statement that says '
+            "what is read and printed, or leave the field out and tests are made."
+        ) from None
 
 
 def line(entry: Entry, record: Any) -> dict[str, Any]:

@@ -269,6 +269,11 @@ def test_a_server_that_misbehaves_costs_votes_with_reasons_and_nothing_else(tmp_
         (["--gin.VERIFY_PROBLEMS='{tmp}/empty.jsonl'"], "empty.jsonl:1: the problem is empty"),
         (["--gin.VERIFY_PROBLEMS='{tmp}/twice.jsonl'"], "two problems have the id 'a'"),
         (["--gin.VERIFY_PROBLEMS='{tmp}/lineage.jsonl'"], "lineage.jsonl:1: field 'round_index'"),
+        (
+            ["--gin.VERIFY_PROBLEMS='{tmp}/assertions.jsonl'"],
+            "assertions.jsonl:1: field 'tests'[0] must be an object, got str; programs are verified by tests "
+            'of standard input and output, {"input": ..., "output": ...}',
+        ),
         (["--gin.VERIFY_PROBLEMS='{tmp}/none.jsonl'"], "none.jsonl: there are no problems in it"),
         (["--gin.SOLVER_TEMPERATURE=0.0"], "raise SOLVER_TEMPERATURE"),
         (["--gin.NUM_SOLUTIONS=1"], "num_solutions must be at least 2"),
@@ -291,6 +296,7 @@ def test_wrong_use_is_one_sentence_that_names_the_setting(
         "empty": '{"problem": " "}\n',
         "twice": '{"id": "a", "problem": "x?"}\n' * 2,
         "lineage": '{"problem": "x?", "round_index": "first"}\n',
+        "assertions": '{"domain": "code", "problem": "Write f.", "tests": ["assert f(1) == 2"]}\n',
         "none": "",
     }
     for name, text in files.items():
@@ -462,3 +468,19 @@ def test_a_failed_sandbox_rejects_with_a_reason_and_programs_run_again_without_n
         assert len(server.asked) == num_asked
     assert {"c0", "c1"} <= prompts_of(run).keys()
     assert prompts_of(run)["c0"].checks == ("statement", "judge", "tests", "mutants")
+
+
+def test_pools_and_what_is_asked_of_the_writer_of_tests_are_settings(tmp_path: Path, problems: Path):
+    lines = [row for _, _, row in jsonl.iter_rows(problems)]
+    jsonl.write_records(tmp_path / "some.jsonl", [lines[0], lines[10]])
+    with OpenAIServer(help_out) as server:
+        more = [
+            "--gin.verifying.PoolConfig.easy_from=0.6",
+            "--gin.verifying.PoolConfig.hard_to=0.1",
+            "--gin.input_proposals.ProposalConfig.num_lists=3",
+            "--gin.input_proposals.ProposalConfig.validator=False",
+        ]
+        assert cli.main(command(server, tmp_path / "run", tmp_path / "some.jsonl", *more)) == 0
+        kinds = [kind_of(body) for body in server.asked]
+    assert (kinds.count("inputs"), kinds.count("validator"), kinds.count("maker")) == (3, 0, 1)
+    assert prompts_of(tmp_path / "run")["p0"].pool == "easy"

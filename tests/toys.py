@@ -107,6 +107,20 @@ def byte_tokenizer(
     )
 
 
+def chatml_tokenizer(*, has_template: bool = True) -> Tokenizer:
+    """The byte tokenizer with SmolLM2's two tokens of turns, 262 and 263, and its template."""
+    backend = byte_tokenizer().backend
+    backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
+        "{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    return Tokenizer.from_backend(
+        backend, eos_token="<|im_end|>", chat_template=template if has_template else None
+    )
+
+
 def toy_triples() -> list[records.Triple]:
     """Four short triples, one of them on programming, all of different lengths."""
     return [

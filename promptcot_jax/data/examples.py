@@ -205,9 +205,12 @@ def direct_text(row: HasProblem, tokenizer: Tokenizer | None = None) -> TextExam
 
 
 def solver_prompt(tokenizer: Tokenizer, problem: str, domain: records.Domain) -> str:
-    """What the solver reads: through the chat template where the model has one, else the plain prompt."""
+    """What the solver reads: through the chat template where the model has one, else the plain prompt.
+
+    Special tokens in the problem are `quoted`.
+    """
     if tokenizer.chat_template is None:
-        return templates.solver_prompt(problem, domain)
+        return templates.solver_prompt(tokenizer.quoted(problem), domain)
     return tokenizer.render_chat(templates.solver_messages(problem, domain))
 
 

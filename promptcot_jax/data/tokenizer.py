@@ -3,14 +3,17 @@
 Everything that turns text into ids or back goes through `Tokenizer`: examples, sampling, checkpoints, seqio.
 Special tokens are never added behind the caller's back (`prompt_ids` alone puts a BOS in front, where the
 model was trained with one); truncation and padding left on in a `tokenizer.json` are switched off, since they
-cut silently.
+cut silently. What stands in a turn of a conversation is read as ordinary text, special tokens included: the
+template alone begins and ends turns.
 """
 
+import collections
 import dataclasses
 import datetime
 import functools
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +36,11 @@ END_OF_TURN_TOKENS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end
 # What chat templates are told where they ask for today's date: ids must not depend on the day, or a run that
 # goes on tomorrow would read other prompts. It is the date that Llama 3's templates fall back on.
 CHAT_DATE = datetime.datetime(2024, 7, 26)
+
+# Marks the text of a special token as ordinary: it stands after the first character, and texts are encoded
+# apart on its two sides. Noncharacters of Unicode, which are for uses like this one; three, since a text may
+# hold one all the same.
+_CUT = "\ufdd0\ufdef\ufdd0"
 
 _GENERATION = "generation_config.json"
 # Of that file: ids, which the tokenizer has, and what its writer said of itself.
@@ -206,14 +214,45 @@ class Tokenizer:
         tokens = {"eos_token": self.eos_id, "pad_token": self.pad_id, "bos_token": self.bos_id}
         return {name: "" if i is None else self.token_text(i) for name, i in tokens.items()}
 
+    @functools.cached_property
+    def _starts_of_special(self) -> re.Pattern[str] | None:
+        """Matches the first character of every special token in a text, also of those that overlap."""
+        rests = collections.defaultdict(list)
+        for token_id, token in self.backend.get_added_tokens_decoder().items():
+            if (token.special or token_id in self.stop_ids) and len(token.content) > 1:
+                rests[token.content[0]].append(re.escape(token.content[1:]))
+        # Most texts are searched for first characters alone: some vocabularies have hundreds of tokens.
+        starts = [f"{re.escape(first)}(?={'|'.join(some)})" for first, some in rests.items()]
+        return re.compile("|".join(starts)) if starts else None
+
+    def quoted(self, text: str) -> str:
+        """The text, special tokens in it marked for `encode` to read as ordinary text; else unchanged."""
+        starts = self._starts_of_special
+        return text if starts is None else starts.sub(rf"\g<0>{_CUT}", text)
+
+    def _quoted_all(self, value: Any) -> Any:
+        """A message, or a part of one, with all of its texts quoted."""
+        if isinstance(value, Mapping):
+            return {name: self._quoted_all(part) for name, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._quoted_all(part) for part in value]
+        return self.quoted(value) if isinstance(value, str) else value
+
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; adds nothing, and recognises the text of special tokens."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        """Ids of a text; adds nothing, and recognises the text of special tokens that is not `quoted`."""
+        parts = [self.backend.encode(part, add_special_tokens=False) for part in text.split(_CUT)]
+        return parts[0].ids if len(parts) == 1 else [token_id for part in parts for token_id in part.ids]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many texts, in parallel."""
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)  # no offsets
-        return [encoding.ids for encoding in encodings]
+        parts = [text.split(_CUT) for text in texts]
+        encodings = self.backend.encode_batch_fast(  # no offsets
+            [part for own in parts for part in own], add_special_tokens=False
+        )
+        if len(encodings) == len(parts):
+            return [encoding.ids for encoding in encodings]
+        rest = iter(encodings)
+        return [[token_id for _ in own for token_id in next(rest).ids] for own in parts]
 
     def prompt_ids(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence: with a BOS in front where the model was trained with one."""
@@ -239,6 +278,8 @@ class Tokenizer:
     def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """The conversation as the model's chat template writes it; today is always `CHAT_DATE` for it.
 
+        Special tokens in the messages are `quoted`.
+
         Raises:
             WrongUse: the tokenizer has no chat template, or the template fails on these messages.
         """
@@ -249,7 +290,7 @@ class Tokenizer:
             )
         try:
             return _compile_template(self.chat_template).render(
-                messages=list(messages),
+                messages=self._quoted_all(list(messages)),
                 add_generation_prompt=add_generation_prompt,
                 **self._special_texts,
             )

@@ -82,7 +82,7 @@ class JaxTextModel:
         """The conversation as the chat template writes it; a base model reads the turns one after another."""
         if self._tokenizer.chat_template is not None:
             return self._tokenizer.prompt_ids(self._tokenizer.render_chat(messages))
-        turns = "\n\n".join(message["content"].strip() for message in messages)
+        turns = "\n\n".join(self._tokenizer.quoted(message["content"].strip()) for message in messages)
         return self._tokenizer.prompt_ids(f"{turns}\n")  # one question ends like `templates.solver_prompt`
 
     def _reply(self, request: TextRequest, prompt_tokens: int, completion: Completion) -> Reply:

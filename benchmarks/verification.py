@@ -247,7 +247,7 @@ def _material(row: ProgramCorpusRow, num_wrong: int, alike: bool, draw_from: ran
     faulty = mutants.mutants(program, 200)
     wrong = [draw_from.choice(faulty)] * num_wrong if alike else draw_from.sample(faulty, num_wrong)
     texts = [*wrong, *([program] * (8 - num_wrong))]
-    texts = [f"{text}\n# text {i % 2}" for i, text in enumerate(texts)]
+    texts = [text + "\npass" * (i % 2) for i, text in enumerate(texts)]  # a comment would be no other program
     draw_from.shuffle(texts)
     return Material(
         problem=OpenProblem(id=row.id, domain="code", problem=row.problem),

@@ -334,7 +334,7 @@ def _without_layout(program: str) -> str:
     """A program as its syntax tree has it: comments, blank lines and spaces do not tell programs apart."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # of the model's program
+            warnings.simplefilter("ignore")  # what Python thinks of the model's strings
             return ast.unparse(ast.parse(program))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return program.strip()

@@ -144,7 +144,7 @@ def test_killed_and_gone_on_it_ends_in_the_bytes_of_an_undisturbed_run(tmp_path:
         arguments = command(server, killed, problems)
         kill_at_lines(arguments, killed, 11)
         hang_from |= {"concepts": 10**9, "rationales": 7}
-        kill_at_lines(arguments, killed, 30 + 7 + 7)  # with the second requests
+        kill_at_lines(arguments, killed, 30 + 8 + 7)  # with the second requests
         hang_from["rationales"] = 10**9
         killing.run_to_end(arguments)
         bills = dict(server.served)

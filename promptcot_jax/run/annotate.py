@@ -76,6 +76,7 @@ def annotate(
         rejects=rejects,
         rows_of_annotators={name: len(own) for name, own in zip(names, shares, strict=True)},
         replies=tally,
+        left_out={name: count for name, count in counts.items() if name.startswith("bad_")},
     )
     by_id = {seed.id: seed for seed in seeds}
     lines = {triple.id: _line(triple, by_id[triple.id]) for triple in triples}
@@ -84,7 +85,7 @@ def annotate(
         log.info("annotate: %s", line)
     if report["warning"]:
         log.warning("annotate: %s", report["warning"])
-    return stage.StageResult(counts=_counts(counts, report))
+    return stage.StageResult(counts=_counts(report))
 
 
 def _directory_name(number: int, name: str) -> str:
@@ -114,18 +115,12 @@ def _write(
         jsonl.write_records(os.path.join(workdir, name), rows_of_file)
 
 
-def _counts(read: Mapping[str, int], report: Mapping[str, Any]) -> dict[str, int]:
+def _counts(report: Mapping[str, Any]) -> dict[str, int]:
     """What the manifest holds: rows in and out, and what was lost on the way by reason."""
-    bad = {name: count for name, count in read.items() if name.startswith("bad_")}
-    dropped = {f"dropped_{name}": count for name, count in report["rejected_by_reason"].items()}
     rows_read = report["rows"]
+    dropped = report["left_out_by_reason"] | report["rejected_by_reason"]
     return (
-        {
-            "in": rows_read["in"] + sum(bad.values()),
-            "out": rows_read["triples"],
-            "repaired": rows_read["repaired"],
-        }
-        | {f"dropped_{name}": count for name, count in bad.items()}
-        | dropped
+        {"in": rows_read["in"], "out": rows_read["triples"], "repaired": rows_read["repaired"]}
+        | {f"dropped_{name}": count for name, count in dropped.items()}
         | dict(report["replies"])
     )

@@ -1,6 +1,7 @@
 """How usable annotated triples are for the cold start: how many, how long, how varied, what was lost."""
 
 import collections
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,24 +23,28 @@ def report(
     rejects: Sequence[Reject],
     rows_of_annotators: Mapping[str, int],
     replies: Mapping[str, int],
+    left_out: Mapping[str, int] = types.MappingProxyType({}),
 ) -> dict[str, Any]:
     """The figures, as JSON has them.
 
     Args:
-        num_seeds: rows that were read.
+        num_seeds: problems that were read.
         rows_of_annotators: how many problems each was asked about.
         replies: see `annotating.Annotated.tally`.
+        left_out: bad rows by reason.
     """
     concepts = collections.Counter(concept.casefold() for triple in triples for concept in triple.concepts)
     by_annotator = collections.Counter(triple.annotator for triple in triples)
     return {
         "rows": {
-            "in": num_seeds,
+            "in": num_seeds + sum(left_out.values()),
+            "left_out": sum(left_out.values()),
             "triples": len(triples),
             "rejected": len(rejects),
             "share_rejected": round(len(rejects) / max(num_seeds, 1), 4),
             "repaired": sum(triple.repaired for triple in triples),
         },
+        "left_out_by_reason": dict(sorted(left_out.items())),
         "rejected_by_reason": dict(
             sorted(collections.Counter(f"{reject.part}_{reject.reason}" for reject in rejects).items())
         ),
@@ -100,12 +105,16 @@ def warning(num_triples: int) -> str:
 def lines(figures: Mapping[str, Any]) -> list[str]:
     """The report in a few lines for the log."""
     rows, words, concepts = figures["rows"], figures["words"], figures["concepts"]
+    left_out, of = (
+        (f" ({rows['left_out']:,} bad rows left out)", " of the others") if rows["left_out"] else ("", "")
+    )
     text = [
-        f"{rows['triples']:,} triples of {rows['in']:,} problems, {rows['share_rejected']:.1%} rejected, "
-        f"{rows['repaired']:,} after a second request"
+        f"{rows['triples']:,} triples of {rows['in']:,} problems{left_out}, {rows['share_rejected']:.1%}{of} "
+        f"rejected, {rows['repaired']:,} after a second request"
     ]
-    if reasons := figures["rejected_by_reason"]:
-        text.append("rejected: " + ", ".join(f"{reason} {count:,}" for reason, count in reasons.items()))
+    for fate in ("left out", "rejected"):
+        if reasons := figures[f"{fate.replace(' ', '_')}_by_reason"]:
+            text.append(f"{fate}: " + ", ".join(f"{reason} {count:,}" for reason, count in reasons.items()))
     if rows["triples"]:
         text += [
             f"words (medians): problem {words['problem']['median']:.0f}, rationale "

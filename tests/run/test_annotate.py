@@ -152,6 +152,20 @@ def test_killed_and_gone_on_it_ends_in_the_bytes_of_an_undisturbed_run(tmp_path:
     killing.assert_same_outcome(killed, undisturbed)
 
 
+def test_rows_that_are_left_out_are_in_log_report_and_manifest(tmp_path: Path, problems: Path, capsys):
+    first = problems.read_text().splitlines()[0]
+    problems.write_text("\n".join(["{", first, '{"id": "x"}', '{"id": "y", "problem": " "}']) + "\n")
+    with OpenAIServer(teach) as server:
+        assert cli.main(command(server, tmp_path / "run", problems, "--gin.BAD_ROWS='skip'")) == 0
+    told = capsys.readouterr().err
+    assert "annotate: 1 triples of 4 problems (3 bad rows left out), 0.0% of the others rejected" in told
+    report = jsonl.read_json(tmp_path / "run" / "annotate" / "report.json")
+    assert (report["rows"]["in"], report["rows"]["left_out"], report["rows"]["triples"]) == (4, 3, 1)
+    counts = manifest.read(tmp_path / "run")["annotate"].counts
+    assert (counts["in"], counts["out"]) == (4, 1)
+    assert sum(count for name, count in counts.items() if name.startswith("dropped_bad_")) == 3
+
+
 def test_a_server_that_misbehaves_costs_rejects_with_reasons_and_nothing_else(tmp_path: Path, problems: Path):
     plays = {
         0: Fail(429, retry_after="0"),
@@ -232,7 +246,7 @@ def test_a_server_that_misbehaves_costs_rejects_with_reasons_and_nothing_else(tm
         (["--gin.NUM_CONCEPTS=0"], "num_concepts must be at least 1"),
         (["--gin.DOMAIN='law'"], "domain"),
         (["--gin.DUPLICATE_COSINE=2.0"], "embedding_threshold must lie in (0, 1]"),
-        (["--gin.DUPLICATE_COSINE=0.9", "--gin.ENCODER='nowhere'"], "nowhere: no "),
+        (["--gin.DUPLICATE_COSINE=0.9", "--gin.ENCODER='nowhere'"], "ENCODER is 'nowhere'"),
     ],
 )
 def test_wrong_use_is_one_sentence_that_names_the_setting(

@@ -234,13 +234,14 @@ def test_a_server_that_misbehaves_costs_votes_with_reasons_and_nothing_else(tmp_
         arguments = command(server, tmp_path / "run", problems)
         arguments.append("--gin.verify/endpoint.EndpointConfig.attempt_seconds=0.5")
         assert cli.main(arguments) == 0
-        # A second run has nothing to do; without its files it asks for nothing that was answered.
+        # A second run has nothing to do; without its files it asks for nothing that was answered, but three
+        # times for each of the eight replies that nobody could read.
         before, num_asked = (tmp_path / "run" / "verified_prompts.jsonl").read_bytes(), len(server.asked)
         assert cli.main(arguments) == 0
         (tmp_path / "run" / "verified_prompts.jsonl").unlink()
         shutil.rmtree(tmp_path / "run" / "verify")
         assert cli.main(arguments) == 0
-        assert len(server.asked) == num_asked
+        assert len(server.asked) == num_asked + 24
     assert (tmp_path / "run" / "verified_prompts.jsonl").read_bytes() == before
     rejects = rejects_of(tmp_path / "run")
     assert {

@@ -254,6 +254,7 @@ def test_the_report_counts_by_hand(tmp_path):
     )
     assert figures["rows"] == {
         "in": 4,
+        "left_out": 0,
         "triples": 3,
         "rejected": 1,
         "share_rejected": 0.25,
@@ -267,6 +268,23 @@ def test_the_report_counts_by_hand(tmp_path):
     assert figures["concepts"]["used_once"] == 0
     assert figures["answer_stated"] == {"no": 3}
     assert "3 triples of 4 problems, 25.0% rejected" in cold_start_report.lines(figures)[0]
+
+
+def test_the_report_has_the_rows_that_were_left_out(tmp_path):
+    made, _ = annotate(honest, tmp_path, [seed(0)])
+    figures = cold_start_report.report(
+        num_seeds=1,
+        left_out={"bad_json": 1, "bad_field": 2},
+        triples=made.triples,
+        rejects=made.rejects,
+        rows_of_annotators={"teacher": 1},
+        replies=made.tally,
+    )
+    assert (figures["rows"]["in"], figures["rows"]["left_out"], figures["rows"]["triples"]) == (4, 3, 1)
+    assert figures["left_out_by_reason"] == {"bad_field": 2, "bad_json": 1}
+    first, second, *_ = cold_start_report.lines(figures)
+    assert first.startswith("1 triples of 4 problems (3 bad rows left out), 0.0% of the others rejected")
+    assert second == "left out: bad_field 2, bad_json 1"
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ def test_gsm8k_by_two_teachers_becomes_triples(tmp_path: Path):
     report = json.loads((workdir / "annotate" / "report.json").read_text())
     assert report["rows"] == {
         "in": 120,
+        "left_out": 0,
         "triples": 120,
         "rejected": 0,
         "share_rejected": 0.0,

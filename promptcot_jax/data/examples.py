@@ -237,7 +237,7 @@ def solution_text(
     prompt = stated_solver_prompt(tokenizer, row.id, problem, domain)
     solution = _stated(solution, f"Row '{row.id}': the solution")
     if prompt.rstrip().endswith("<think>"):  # the chat template opens the thinking: not a second time
-        solution = solution.removeprefix("<think>").lstrip()
+        solution = solution.removeprefix("<think>").removeprefix("\n" if prompt.endswith("\n") else "")
     return TextExample(row_id=row.id, prompt=prompt, blocks=(solution,))
 
 

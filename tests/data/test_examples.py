@@ -93,7 +93,8 @@ def test_thinking_is_opened_once_by_the_chat_template_or_by_the_trace():
     turn = "{% for m in messages %}[user]{{ m.content }}{% endfor %}[assistant]"
     for template, opened, written in (
         (turn, "", trace.completion),
-        (turn + "<think>\n", "<think>\n", trace.completion.removeprefix("<think>\n")),
+        (turn + "{{ '<think>\\n' }}", "<think>\n", trace.completion.removeprefix("<think>\n")),
+        (turn + "<think>", "<think>", trace.completion.removeprefix("<think>")),
     ):
         chat = toys.byte_tokenizer(template)
         made = example_of(chat, examples.solution_text(trace, chat))

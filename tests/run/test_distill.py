@@ -184,9 +184,11 @@ def test_of_several_samples_the_first_right_ones_stay(tmp_path: Path, prompts: P
     assert reasons_of(tmp_path / "only")["b", 0] == "mismatch"
 
 
-def test_repeated_prompts_and_texts_and_what_overlaps_with_a_benchmark_are_left_out(tmp_path: Path):
+def test_repeated_prompts_and_texts_and_what_overlaps_with_a_benchmark_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     words = "the small red boat sails around seven blue islands before it finally comes home"
-    BY_PROBLEM[f"Where is {words}?"] = "a"
+    monkeypatch.setitem(BY_PROBLEM, f"Where is {words}?", "a")
     rows = [
         {"id": "b", "problem": ROWS[1]["problem"]},
         {"id": "again", "problem": f" {ROWS[1]['problem']}\n"},
@@ -204,6 +206,16 @@ def test_repeated_prompts_and_texts_and_what_overlaps_with_a_benchmark_are_left_
         ("again", -1): "repeated_prompt",
         ("known", -1): "contaminated",
     }
+
+
+def test_where_no_prompt_is_worth_asking_nobody_is_asked(tmp_path: Path, prompts: Path):
+    jsonl.write_records(prompts, [ROWS[4], ROWS[8]])
+    with OpenAIServer(teach) as server:
+        assert cli.main(command(server, tmp_path / "run", prompts, "--gin.VERIFICATION='only'")) == 0
+        assert not server.asked
+    assert not traces_of(tmp_path / "run")
+    counts = manifest.read(tmp_path / "run")["distill"].counts
+    assert (counts["in"], counts["out"], counts["dropped_nothing_to_verify_by"]) == (2, 0, 2)
 
 
 def test_the_scripts_rules_leave_out_prompts_and_traces(tmp_path: Path, prompts: Path):

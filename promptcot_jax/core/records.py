@@ -288,6 +288,22 @@ class SftTrace:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DistilledTrace:
+    """An `SftTrace` that `distill` had a teacher write: of which prompt, by whom, and whether it is right."""
+
+    id: str  # that of the prompt, and the sample
+    domain: Domain
+    prompt: str
+    completion: str  # thinking between <think> and </think>, where there is any, then the answer
+    prompt_id: str
+    teacher: str
+    sample: int
+    seed: int  # of the teacher's replies
+    verified: Literal["yes", "no", "unknown"]  # by the prompt's answer or tests; unknown: not compared
+    completion_tokens: int  # by the teacher's count
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PreferencePair:
     """Two solutions of one prompt for DPO: one of reward 1, one of reward 0 (paper section 2.3)."""
 

@@ -227,7 +227,7 @@ def stated_solver_prompt(tokenizer: Tokenizer, row_id: str, problem: str, domain
 def solution_text(
     row: records.SolvedMathProblem | records.SolvedProgramProblem | records.SftTrace, tokenizer: Tokenizer
 ) -> TextExample:
-    """x -> worked solution, or a trace's prompt -> completion.
+    """x -> worked solution, or a trace's prompt -> completion; thinking that the prompt opens is opened once.
 
     Raises:
         WrongUse: the problem or the solution is empty; the message names the row.
@@ -237,11 +237,11 @@ def solution_text(
     else:
         domain = "math" if isinstance(row, records.SolvedMathProblem) else "code"
         problem, solution = row.problem, row.solution
-    return TextExample(
-        row_id=row.id,
-        prompt=stated_solver_prompt(tokenizer, row.id, problem, domain),
-        blocks=(_stated(solution, f"Row '{row.id}': the solution"),),
-    )
+    prompt = stated_solver_prompt(tokenizer, row.id, problem, domain)
+    solution = _stated(solution, f"Row '{row.id}': the solution")
+    if prompt.rstrip().endswith("<think>"):  # the chat template opens the thinking: not a second time
+        solution = solution.removeprefix("<think>").removeprefix("\n" if prompt.endswith("\n") else "")
+    return TextExample(row_id=row.id, prompt=prompt, blocks=(solution,))
 
 
 def pair_texts(row: records.PreferencePair, tokenizer: Tokenizer) -> tuple[TextExample, TextExample]:

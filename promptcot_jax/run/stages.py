@@ -222,7 +222,29 @@ STAGES: dict[str, Stage] = {
         built=False,
     ),
     "distill": Stage(
-        summary="collect a teacher's valid solution traces", reads="problems", writes="traces", built=False
+        summary="collect a teacher's solutions, thinking included, as traces for sft",
+        reads="verified_prompts.jsonl, or any rows with a problem; a teacher, in JAX or behind an endpoint",
+        writes="sft_traces.jsonl, sft_traces_heldout.jsonl, distill/ (replies, rejects.jsonl, report.json)",
+        outputs=("sft_traces.jsonl", "sft_traces_heldout.jsonl", "distill"),
+        settings=(
+            ("SEED", "seed of the replies, and of the choice of held-out prompts"),
+            ("PROMPTS", "the rows; default {workdir}/verified_prompts.jsonl"),
+            ("TEACHER", "name of a model at BASE_URL, or path of one in JAX"),
+            ("DISTILLED_BY", "@distill/text_models.JaxModel() for a TEACHER in JAX; default: an endpoint"),
+            ("BASE_URL", "an OpenAI-compatible server; default a local one, http://localhost:8000/v1"),
+            ("API_KEY_VARIABLE", "the environment variable that holds its key; None: it wants none"),
+            ("COST_LIMIT", "by PROMPT_PRICE and COMPLETION_PRICE per million tokens"),
+            ("NUM_SAMPLES", "replies to a prompt; the paper's 1"),
+            ("MAX_TRACES", "of a prompt, the first that can be kept; None: all"),
+            ("VALIDITY", "'paper': a boxed answer or a program; 'release': the scripts' rules; 'off'"),
+            ("VERIFICATION", "by the prompts' answers and tests: 'none', 'flag', or 'only' what is right"),
+            ("TRACE_BENCHMARKS", "{'name': 'file'}: evaluation sets that prompts must not overlap with"),
+            ("TRACES_HELDOUT_SHARE", "of the prompts, for sft_traces_heldout.jsonl"),
+            ("ALLOW_WEAK_SANDBOX", "True: run programs where no isolation works"),
+            ("BAD_ROWS", "'error', or 'skip' to leave bad rows out and count them"),
+        ),
+        example="""promptcot distill --gin_file=stages/distill.gin """
+        """--gin.TEACHER="'Qwen/Qwen3-32B'" --workdir=runs/first""",
     ),
     "sft": Stage(
         summary="train a solver on worked solutions",

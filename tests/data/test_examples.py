@@ -88,6 +88,20 @@ def test_solver_examples_end_and_use_the_chat_template_where_there_is_one():
     assert prompt == f"[user]{templates.solver_messages('1+1?', 'math')[0]['content']}[assistant]"
 
 
+def test_thinking_is_opened_once_by_the_chat_template_or_by_the_trace():
+    trace = records.SftTrace(prompt="1+1?", completion="<think>\nTwo.\n</think>\n\n\\boxed{2}")
+    turn = "{% for m in messages %}[user]{{ m.content }}{% endfor %}[assistant]"
+    for template, opened, written in (
+        (turn, "", trace.completion),
+        (turn + "{{ '<think>\\n' }}", "<think>\n", trace.completion.removeprefix("<think>\n")),
+        (turn + "<think>", "<think>", trace.completion.removeprefix("<think>")),
+    ):
+        chat = toys.byte_tokenizer(template)
+        made = example_of(chat, examples.solution_text(trace, chat))
+        assert chat.decode(made.prompt_ids).endswith(f"[assistant]{opened}")
+        assert chat.decode(made.completion_ids) == f"{written}<|endoftext|>"
+
+
 @pytest.mark.parametrize("blank", ["", " \n\t"])
 def test_an_empty_problem_is_refused_by_row(blank):
     solved = {"id": "r", "concepts": ("sums",), "problem": blank, "solution": "So \\boxed{2}."}

@@ -26,6 +26,7 @@ TRAINING = ("stages/cold_start.gin", "stages/em.gin")  # what model, mesh and da
 BEFORE = {
     "stages/annotate_teachers.gin": ("stages/annotate.gin",),
     "stages/verify_models.gin": ("stages/verify.gin",),
+    "stages/distill_teacher.gin": ("stages/distill.gin",),
     "data/corpus.gin": (),
     "data/user_triples.gin": (*TRAINING, "models/smollm2_135m.gin"),
     "data/tasks.gin": ("stages/sft.gin",),

@@ -73,8 +73,8 @@ def distill(
         log.info("distill: %s", line)
     if kept and not report["traces"]["with_thinking"]:
         log.warning(
-            "distill: no trace has a thinking part; the teacher writes none, or its server puts it into a "
-            "field of its own (docs/distill.md)."
+            "distill: no trace has a thinking part; the teacher writes none, or its server keeps it back "
+            "(docs/distill.md)."
         )
     return stage.StageResult(counts=_counts(counts, report))
 

@@ -213,6 +213,9 @@ def read_answer(
 ) -> Answer:
     """The completion that a reply holds; tokens that it does not count are estimated.
 
+    What a server with a reasoning parser puts into a field of its own stands before the answer between
+    `<think>` and `</think>`, where models in JAX have it.
+
     Args:
         tell_unknown: is told a `finish_reason` that is not known; where there is text, it is an end.
 
@@ -222,7 +225,8 @@ def read_answer(
     try:
         reply = json.loads(content)
         choice = reply["choices"][0]
-        text, stated = choice["message"].get("content"), choice.get("finish_reason")
+        message, stated = choice["message"], choice.get("finish_reason")
+        text, thinking = message.get("content"), message.get("reasoning_content") or message.get("reasoning")
         reason = _FINISH_REASONS.get(stated and str(stated).lower())
         usage = reply.get("usage") or {}
         counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
@@ -235,6 +239,8 @@ def read_answer(
         raise _Malformed(f"its finish_reason is {stated!r}")
     if text is None and reason != "stop":  # all of it was reasoning, or was held back
         text = ""
+    if isinstance(text, str) and isinstance(thinking, str) and thinking.strip():
+        text = f"<think>\n{thinking.strip()}" + (f"\n</think>\n\n{text}" if text else "")
     if not isinstance(text, str) or any(not isinstance(count, int | None) for count in counts):
         raise _Malformed("it holds no text")
     prompt_tokens, completion_tokens = counts

@@ -511,6 +511,17 @@ def test_replies_without_counts_of_tokens_get_estimates():
     assert (answer.prompt_tokens, answer.completion_tokens) == (3, 2)
 
 
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+def test_thinking_in_a_field_of_its_own_stands_before_the_answer(field: str):
+    def text_of(content: str | None, finish_reason: str) -> str:
+        message = {"content": content, field: " First, 1 + 1. "}
+        reply = {"choices": [{"message": message, "finish_reason": finish_reason}]}
+        return endpoint_client.read_answer(json.dumps(reply).encode(), {"messages": []}).text
+
+    assert text_of("It is 2.", "stop") == "<think>\nFirst, 1 + 1.\n</think>\n\nIt is 2."
+    assert text_of(None, "length") == "<think>\nFirst, 1 + 1."  # cut off while thinking
+
+
 def test_it_works_inside_a_running_event_loop(tmp_path: Path):
     async def cell(server: OpenAIServer) -> list[Reply]:
         return complete(server, tmp_path, REQUESTS[:2])

@@ -25,7 +25,7 @@ help:
 
 quickstart: install
 	$(BIN)/promptcot run --gin_file=configs/runs/quickstart.gin --workdir=$(WORKDIR)
-	@echo "Open $(WORKDIR)/report.html in a browser."
+	@echo "Open $(WORKDIR)/report.html and $(WORKDIR)/export/browse.html in a browser."
 
 test: install-test
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not tpu and not gpu"

@@ -186,7 +186,7 @@ def run_flow(workdir: Path) -> None:
             f"--gin.BASE_URL='{server.base_url}'",
             "--gin.SOLVED_BY=@verify/solver/text_models.JaxModel()",
             f"--gin.SOLVER='{workdir / 'solver' / 'policy'}'",
-            # At temperature 1 eight samples of this solver agree on no answer: 0 of 113 problems were kept.
+            # At temperature 1 eight samples of this solver agree on no answer: nothing was kept.
             "--gin.SOLVER_TEMPERATURE=0.3",
             "--gin.NUM_SOLUTIONS=4",
             "--gin.JUDGED_BY=None",

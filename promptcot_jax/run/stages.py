@@ -212,10 +212,26 @@ STAGES: dict[str, Stage] = {
         needs_all_hosts=False,
     ),
     "self_play": Stage(
-        summary="post-train a policy on verified prompts (grpo, dpo, rejection)",
-        reads="verified_prompts.jsonl",
-        writes="rollouts/, policy/",
-        built=False,
+        summary="post-train a policy on verified prompts by GRPO (dpo and rejection are not built yet)",
+        reads="verified_prompts.jsonl, a model source",
+        writes="policy/, rollouts/ (every completion with its reward), self_play/ (metrics)",
+        outputs=("policy", "rollouts", "self_play"),
+        settings=(
+            ("SEED", "seed of rollouts, order of prompts and updates"),
+            ("MODEL", "a model source: the policy to begin with"),
+            ("VERIFIED_PROMPTS", "default {workdir}/verified_prompts.jsonl"),
+            ("NUM_WAVES", "between two of them the policy is updated"),
+            ("PROMPTS_PER_WAVE", "prompts of use in a wave"),
+            ("GROUP_SIZE", "completions of a prompt; the paper's 8"),
+            ("MINIBATCHES", "updates of a wave"),
+            ("ROLLOUT_TEMPERATURE", "the paper has 1.2 to 1.25"),
+            ("MAX_SOLUTION_TOKENS", "of a completion"),
+            ("SELF_PLAY_LEARNING_RATE", "the paper's 1e-6"),
+            ("PROMPT_RATES", "{'math': 3.0, 'code': 1.0} mixes the domains by rate"),
+            ("ALLOW_WEAK_SANDBOX", "True: run programs where no isolation works"),
+        ),
+        example="""promptcot self_play --gin_file=stages/self_play.gin --gin_file=models/smollm2_135m.gin """
+        """--gin.NUM_WAVES=50 --workdir=runs/first""",
     ),
     "distill": Stage(
         summary="collect a teacher's valid solution traces", reads="problems", writes="traces", built=False

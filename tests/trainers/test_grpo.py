@@ -9,7 +9,7 @@ import pytest
 
 from promptcot_jax.data import examples, packing
 from promptcot_jax.models import causal_lm
-from promptcot_jax.objectives import token_log_probs
+from promptcot_jax.objectives import advantages, token_log_probs
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import scoring
@@ -211,6 +211,34 @@ def test_eight_devices_equal_one():
             params = jax.device_put(lm.init(jax.random.key(0)), step.shardings.params)
             results.append(jax.device_get(step.run(step.start(params), batch, np.int32(9), {})))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *results)
+
+
+@pytest.mark.parametrize("config", SWITCHES, ids=lambda c: f"{c.ratio}-{c.surrogate}-{c.aggregation}")
+def test_a_bandit_is_solved(config):
+    """Of three arms the least likely one is paid; 16 samples a step, two updates on each."""
+    config = dataclasses.replace(config, kl_beta=0.0, sampler_correction="none")
+    rng, table = np.random.default_rng(0), jnp.array(TABLE)
+
+    @jax.jit
+    def update(table, batch):
+        (total, count), slope = jax.value_and_grad(
+            lambda t: grpo.grpo_loss(BIGRAM, {"table": t}, batch, config=config)[:2], has_aux=True
+        )(table)
+        return table - 0.3 * slope / count
+
+    for _ in range(40):
+        log_p = np.asarray(jax.nn.log_softmax(table[1]), np.float64)  # what follows token 1
+        arms = rng.choice(3, size=16, p=np.exp(log_p) / np.exp(log_p).sum())
+        worth = advantages.group_advantages(
+            jnp.asarray([(arms == 1).astype(np.float32)]), jnp.ones((1, 16), bool), baseline=config.baseline
+        )
+        rows = [
+            [_rollout((1,), (int(arm),), float(a), old=[log_p[arm]])] for arm, a in zip(arms, worth[0], strict=True)
+        ]
+        batch = _batch(rows, row_length=2, config=config)
+        for _ in range(2):
+            table = update(table, batch)
+    assert jax.nn.softmax(table[1])[1] > 0.8
 
 
 def test_entropies_do_not_depend_on_chunks_and_pass_no_gradient():

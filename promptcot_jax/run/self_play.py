@@ -3,7 +3,6 @@
 import collections
 import functools
 import os
-from typing import Literal
 
 import jax
 from etils import epath
@@ -20,9 +19,8 @@ from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.trainers import loop
 from promptcot_jax.trainers import self_play as self_play_lib
 from promptcot_jax.trainers.grading import Grader
-from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.self_play import SelfPlayConfig
+from promptcot_jax.trainers.self_play import Method, SelfPlayConfig
 from promptcot_jax.verify import program_pool, sandbox_host
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import RewardConfig
@@ -35,7 +33,7 @@ def self_play(
     model: ModelSource,
     mesh: mesh_lib.MeshConfig,
     config: SelfPlayConfig,
-    loss: GrpoConfig,
+    method: Method,
     rollouts: RolloutConfig,
     optimizer: OptimizerConfig,
     rewards: RewardConfig,
@@ -43,19 +41,16 @@ def self_play(
     prompts: PromptConfig,
     verified_prompts: configuration.InputPath = "{workdir}/verified_prompts.jsonl",
     lora: LoraConfig | None = None,
-    method: Literal["grpo", "dpo", "rejection"] = "grpo",
 ) -> stage.StageResult:
     """Writes `rollouts/`, `self_play/` (metrics) and `policy/`.
 
     Args:
+        method: GRPO, DPO or rejection sampling, by its settings.
         lora: train an adapter of this shape instead of all parameters.
 
     Raises:
-        WrongUse: the method is not built, a row is no verified prompt, none is of use, or programs cannot be
-            run in isolation.
+        WrongUse: a row is no verified prompt, none is left, or programs cannot be run in isolation.
     """
-    if method != "grpo":
-        raise WrongUse(f"self_play by {method!r} is not built yet in this version; there is 'grpo'.")
     model_source.check_adapter(model, lora)
     policy = os.path.join(workdir, "policy")
     directory = os.path.join(workdir, self_play_lib.DIRECTORY)
@@ -80,7 +75,7 @@ def self_play(
                 run_many=functools.partial(program_pool.run_many, settings=programs),
             ),
             config=config,
-            loss=loss,
+            method=method,
             rollouts=rollouts,
             optimizer=optimizer,
             mesh=devices,

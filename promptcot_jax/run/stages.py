@@ -212,7 +212,7 @@ STAGES: dict[str, Stage] = {
         needs_all_hosts=False,
     ),
     "self_play": Stage(
-        summary="post-train a policy on verified prompts by GRPO (dpo and rejection are not built yet)",
+        summary="post-train a policy on verified prompts by GRPO, DPO or rejection sampling",
         reads="verified_prompts.jsonl, a model source",
         writes="policy/, rollouts/ (every completion with its reward), self_play/ (metrics)",
         outputs=("policy", "rollouts", "self_play"),

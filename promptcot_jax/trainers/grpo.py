@@ -5,20 +5,27 @@ values of a batch must hold follows from the switches (`value_names`).
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Params
+from promptcot_jax.core.records import Rollout
+from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
-from promptcot_jax.objectives import policy_gradient, token_log_probs
+from promptcot_jax.objectives import advantages, policy_gradient, token_log_probs
 from promptcot_jax.objectives.advantages import Baseline
 from promptcot_jax.objectives.policy_gradient import Aggregation, KlEstimator, RatioLevel
+from promptcot_jax.sampling import journal
 from promptcot_jax.trainers import loss_figures, sft
 from promptcot_jax.trainers.loss_figures import LossFigures
+from promptcot_jax.trainers.rollout_groups import Group
+from promptcot_jax.trainers.train_step import Loss
 
 Surrogate = Literal["clip", "cispo"]
 SamplerCorrection = Literal["none", "token", "sequence"]
@@ -87,6 +94,60 @@ class GrpoConfig:
         names += ["reference_log_probs"] if self.kl_beta else []
         return tuple(sorted(names))
 
+    def is_of_use(self, group: Group) -> bool:
+        """Whether the verdicts on a prompt's samples differ.
+
+        Where they are all right or all wrong there is no advantage to give, whatever other terms of the
+        reward tell them apart: kept, such a group would dilute the mean of the batch (DAPO's dynamic
+        sampling, arXiv 2503.14476, equation 11).
+        """
+        return group.kind == "mixed"
+
+    def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[tuple[TokenExample, ...]]:
+        """Each graded sample with its advantage and the sampler's log-probabilities.
+
+        Args:
+            num_groups: of a full wave; smaller ones are filled up, so that one shape is compiled.
+        """
+        size = max((len(group.rollouts) for group in groups), default=0)
+        rewards = np.zeros((max(num_groups, len(groups)), size), np.float32)
+        is_graded = np.zeros(rewards.shape, bool)
+        for row, group in enumerate(groups):
+            rewards[row] = [rollout.reward for rollout in group.rollouts]
+            is_graded[row] = [rollout.graded for rollout in group.rollouts]
+        worth = np.asarray(
+            advantages.group_advantages(jnp.asarray(rewards), jnp.asarray(is_graded), baseline=self.baseline)
+        )
+        return [
+            (_example(rollout, float(worth[row, column])),)
+            for row, group in enumerate(groups)
+            for column, rollout in enumerate(group.rollouts)
+            if rollout.graded and not (self.mask_cut_off and rollout.finish_reason == "length")
+        ]
+
+    def loss(self, temperature: float) -> Loss:
+        """The loss for completions sampled at a temperature."""
+        return functools.partial(grpo_loss, config=self, temperature=temperature)
+
+    def scoring_temperature(self, temperature: float) -> float:
+        """Of the log-probabilities that ratios are made of, for completions sampled at a temperature."""
+        return temperature
+
+    def figures_of(self, steps: Sequence[LossFigures]) -> dict[str, float]:
+        """Metrics of some steps."""
+        return figures_of(steps)
+
+
+def _example(rollout: Rollout, advantage: float) -> TokenExample:
+    return TokenExample(
+        prompt_ids=rollout.prompt_ids,
+        completion_ids=rollout.token_ids,
+        token_values={
+            "advantages": np.full(len(rollout.token_ids), advantage),
+            "sampler_log_probs": journal.floats_of(rollout.sampler_log_probs),
+        },
+    )
+
 
 def grpo_loss(
     lm: LanguageModel,
@@ -145,15 +206,15 @@ def token_losses(
     Args:
         values: by name as `grpo_loss` describes them, at the positions that predict.
     """
-    old, advantages = values["old_log_probs"], values["advantages"]
+    old, worth = values["old_log_probs"], values["advantages"]
     log_probs = jnp.where(is_label, log_probs, old)  # ratio 1 where nothing is trained
     log_ratio = policy_gradient.log_ratios(log_probs, old, segment_ids, is_label, level=config.ratio)
     clips = {"clip_low": config.clip_low, "clip_high": config.clip_high}
     if config.surrogate == "clip":
-        losses = policy_gradient.clipped_surrogate(log_ratio, advantages, **clips)
+        losses = policy_gradient.clipped_surrogate(log_ratio, worth, **clips)
     else:
-        losses = policy_gradient.cispo(log_probs, log_ratio, advantages, **clips)
-    is_low, is_high = policy_gradient.clipped_where(log_ratio, advantages, **clips)
+        losses = policy_gradient.cispo(log_probs, log_ratio, worth, **clips)
+    is_low, is_high = policy_gradient.clipped_where(log_ratio, worth, **clips)
 
     shares = {"labels": is_label, "clip_low": is_low, "clip_high": is_high}
     sums = {name: where.astype(jnp.float32) for name, where in shares.items()}

@@ -1,18 +1,19 @@
-"""Self-play by GRPO (paper section 2.3): a policy improves on verified prompts by rewards of its own tries.
+"""Self-play (paper section 2.3): a policy improves on verified prompts by rewards of its own tries.
 
 The run goes in waves: `wave_draws` draws and grades rollouts of the policy as it is, then the policy is
-updated on minibatches of them. Old log-probabilities, to which ratios refer, are those of the policy before
-the wave's first update.
+updated on minibatches of them, by one of three methods: GRPO, DPO (the paper's runs) or rejection sampling.
+Old log-probabilities, to which GRPO's ratios refer, are those of the policy before the wave's first update,
+which is DPO's reference too.
 
 The outcome is a function of settings and seed, whatever interrupts it. Rollouts are kept by the store, state
 and place in the stream of prompts by checkpoints; between two of those a resumed run makes its updates again
-from the stored rollouts, which are never drawn twice. The paper's runs use DPO (not built); GRPO is named by
-the paper as compatible with the method.
+from the stored rollouts, which are never drawn twice.
 """
 
 import collections
 import dataclasses
 import functools
+import itertools
 import logging
 import math
 import time
@@ -39,13 +40,15 @@ from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts, placing
 from promptcot_jax.sampling import rollout_store, scoring
 from promptcot_jax.sampling.rollouts import RolloutConfig
-from promptcot_jax.trainers import grpo, rollout_groups
+from promptcot_jax.trainers import rollout_groups
+from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.in_flight import StepsInFlight
 from promptcot_jax.trainers.metrics import MetricsLog
 from promptcot_jax.trainers.minibatches import Minibatches
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.rejection import RejectionConfig
 from promptcot_jax.trainers.rollout_groups import Group
 from promptcot_jax.trainers.train_step import TrainState, TrainStep, make_train_step
 from promptcot_jax.trainers.wave_draws import WaveDrawer
@@ -53,6 +56,8 @@ from promptcot_jax.trainers.wave_draws import WaveDrawer
 log = logging.getLogger(__name__)
 
 DIRECTORY = "self_play"
+Method = GrpoConfig | DpoConfig | RejectionConfig
+Unit = tuple[TokenExample, ...]  # what must share a row
 # What a resumed run may have otherwise in `metrics.jsonl`.
 WALL_TIME_PREFIXES = ("seconds", "tokens_per_second")
 
@@ -130,7 +135,7 @@ class SelfPlay:
     stream: PromptStream
     grader: Grader
     config: SelfPlayConfig
-    loss: GrpoConfig
+    method: Method
     rollouts: RolloutConfig
     optimizer: OptimizerConfig
     mesh: Mesh
@@ -152,20 +157,27 @@ class SelfPlay:
                 "Self-play draws from the whole distribution: with top_p, top_k or min_p the policy that is "
                 "trained would not be the one that was sampled. Set them to 1, 0 and 0."
             )
-        if self.config.old_log_probs == "sampled" and self.loss.sampler_correction != "none":
+        is_sampled = self.config.old_log_probs == "sampled"
+        if is_sampled and isinstance(self.method, GrpoConfig) and self.method.sampler_correction != "none":
             raise WrongUse(
                 "With old_log_probs = 'sampled' there is nothing to correct by; set sampler_correction to "
                 "'none'."
             )
         if self.row_length < self._longest:
             raise WrongUse(
-                f"row_length={self.row_length}, but a prompt and its completion may have {self._longest} "
-                "tokens; raise it, or set it to 0."
+                f"row_length={self.row_length}, but what must share a row may have {self._longest} tokens (a "
+                "prompt and its completion; for DPO two of each); raise it, or set it to 0."
             )
 
     @property
     def _longest(self) -> int:
-        return self.stream.longest_prompt + self.rollouts.sampling.max_new_tokens
+        longest = self.stream.longest_prompt + self.rollouts.sampling.max_new_tokens
+        return 2 * longest if isinstance(self.method, DpoConfig) else longest  # of a unit of the method
+
+    @property
+    def _keeps_start(self) -> bool:
+        """Whether the policy at the start is needed all along: for a KL term."""
+        return isinstance(self.method, GrpoConfig) and self.method.kl_beta > 0
 
     @property
     def row_length(self) -> int:
@@ -180,6 +192,7 @@ class SelfPlay:
             stream=self.stream,
             grader=self.grader,
             config=self.rollouts,
+            is_of_use=self.method.is_of_use,
             wanted=self.config.prompts_per_wave,
             max_tries=self.config.max_tries,
             directory=self.directory / rollout_store.DIRECTORY,
@@ -189,9 +202,7 @@ class SelfPlay:
     def _train_step(self) -> TrainStep:
         return make_train_step(
             self.lm,
-            functools.partial(
-                grpo.grpo_loss, config=self.loss, temperature=self.rollouts.sampling.temperature
-            ),
+            self.method.loss(self.rollouts.sampling.temperature),
             self.optimizer,
             self.mesh,
             num_micro_batches=self.config.micro_batches,
@@ -222,7 +233,7 @@ class SelfPlay:
                     0,
                     self._start(trained),
                 )
-                reference = params if self.loss.kl_beta else None
+                reference = params if self._keeps_start else None
                 if reference is None:
                     for leaf in jax.tree.leaves(trained):
                         leaf.delete()
@@ -280,12 +291,12 @@ class SelfPlay:
             "groups/used": len(drawn.used),
         }
         clock.lap()
-        sequences = self._with_log_probs(drawn.used, params, reference)
-        row["sequences"] = len(sequences)
+        units = self._units(drawn.used, params, reference)
+        row["sequences"] = sum(map(len, units))
         seconds["scoring"] = clock.lap()
         state = position.state
-        if sequences:
-            state, figures = self._update(wave, sequences, state, frozen)
+        if units:
+            state, figures = self._update(wave, units, state, frozen)
             row |= figures
         else:
             log.info("wave %d: no update; %s", wave, _why_not(drawn.groups))
@@ -297,52 +308,59 @@ class SelfPlay:
 
     # Updates
 
-    def _with_log_probs(
-        self, groups: Sequence[Group], params: Params, reference: Params | None
-    ) -> list[TokenExample]:
-        """What the loss needs of the groups' sequences; one with a number that is not finite is left out."""
-        num_groups = self.config.prompts_per_wave
-        sequences = rollout_groups.examples_of(groups, self.loss, num_groups=num_groups)
-        columns = {"sampler_log_probs": [row.token_values["sampler_log_probs"] for row in sequences]}
-        if self.config.old_log_probs == "scored":
-            columns["old_log_probs"] = self._scores(sequences, params)
-        else:
-            columns["old_log_probs"] = columns["sampler_log_probs"]
-        if reference is not None:
-            columns["reference_log_probs"] = self._scores(sequences, reference)
-        columns["advantages"] = [row.token_values["advantages"] for row in sequences]
-        complete = [{name: columns[name][i] for name in self.loss.value_names} for i in range(len(sequences))]
-        return [
-            dataclasses.replace(row, token_values=values)
-            for row, values in zip(sequences, complete, strict=True)
-            if all(np.isfinite(numbers).all() for numbers in values.values())
-        ]
+    def _units(self, groups: Sequence[Group], params: Params, start: Params | None) -> list[Unit]:
+        """What the method learns from, with the log-probabilities that it needs.
 
-    def _scores(self, sequences: Sequence[TokenExample], params: Params) -> list[np.ndarray]:
-        """Log-probabilities of the completions' tokens at the temperature of sampling."""
+        A unit with a number that is not finite is left out.
+
+        Args:
+            params: of the policy before the wave's first update.
+            start: of the policy at the start, where it is the reference.
+        """
+        units = self.method.units_of(groups, num_groups=self.config.prompts_per_wave)
+        rows, names = [row for unit in units for row in unit], self.method.value_names
+        columns = {
+            name: [row.token_values[name] for row in rows] for name in (rows[0].token_values if rows else ())
+        }
+        if "reference_log_probs" in names:
+            columns["reference_log_probs"] = self._scores(rows, params if start is None else start)
+        if "old_log_probs" in names:
+            is_sampled = self.config.old_log_probs == "sampled"
+            columns["old_log_probs"] = (
+                columns["sampler_log_probs"] if is_sampled else self._scores(rows, params)
+            )
+        scored = iter(
+            dataclasses.replace(row, token_values={name: columns[name][i] for name in names})
+            for i, row in enumerate(rows)
+        )
+        complete = [tuple(itertools.islice(scored, len(unit))) for unit in units]
+        return [unit for unit in complete if all(_is_finite(row) for row in unit)]
+
+    def _scores(self, rows: Sequence[TokenExample], params: Params) -> list[np.ndarray]:
+        """Log-probabilities of the completions' tokens."""
         return scoring.score(
             self.lm,
             params,
-            [row.prompt_ids.tolist() for row in sequences],
-            [row.completion_ids.tolist() for row in sequences],
-            temperature=self.rollouts.sampling.temperature,
+            [row.prompt_ids.tolist() for row in rows],
+            [row.completion_ids.tolist() for row in rows],
+            temperature=self.method.scoring_temperature(self.rollouts.sampling.temperature),
             batch_tokens=self.config.score_tokens,
             pad_id=self.tokenizer.pad_id,
         )
 
     def _update(
-        self, wave: int, sequences: Sequence[TokenExample], state: TrainState, frozen: Params
+        self, wave: int, units: Sequence[Unit], state: TrainState, frozen: Params
     ) -> tuple[TrainState, dict[str, float]]:
         """The state after the wave's updates, and their figures."""
         config, step = self.config, self._train_step
         batches = Minibatches(
-            sequences,
+            units,
             num_minibatches=config.minibatches_per_wave,
             num_passes=config.passes_per_wave,
             row_length=self.row_length,
             rows_multiple=step.rows_multiple,
             seed=prng.derived_seed(self.seed, wave),
-            value_names=self.loss.value_names,
+            value_names=self.method.value_names,
             pad_id=self.tokenizer.pad_id,
         )
         batches.own_rows = placing.own_rows(step.batch_sharding, batches.rows_per_batch)
@@ -367,7 +385,7 @@ class SelfPlay:
             "updates": len(done),
             "num_skipped": int(done[-1]["num_skipped"]),
             "num_tokens": sum(float(metrics["tokens"]) for metrics in done),
-            **grpo.figures_of([metrics["figures"] for metrics in done]),
+            **self.method.figures_of([metrics["figures"] for metrics in done if "figures" in metrics]),
         }
 
 
@@ -404,11 +422,15 @@ class _Clock:
         return {name: round(value, 4) for name, value in figures.items()}
 
 
+def _is_finite(row: TokenExample) -> bool:
+    return all(np.isfinite(numbers).all() for numbers in row.token_values.values())
+
+
 def _why_not(groups: Sequence[Group]) -> str:
     """Why a wave has nothing to learn from."""
     kinds = collections.Counter(group.kind for group in groups)
     return (
         f"of {len(groups)} prompts all samples are right for {kinds['all_right']}, all wrong for "
-        f"{kinds['all_wrong']}, not graded for {kinds['ungraded']}; take harder or easier prompts, more "
-        "samples a prompt, or a higher temperature"
+        f"{kinds['all_wrong']}, not graded for {kinds['ungraded']}, too often right for the "
+        "rest; take harder or easier prompts, more samples a prompt, or a higher temperature"
     )

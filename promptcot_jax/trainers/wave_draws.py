@@ -1,8 +1,8 @@
 """What a wave of self-play draws: prompts, G completions each, graded, until enough prompts are of use.
 
-Prompts whose samples are all right or all wrong teach nothing; further prompts are drawn in their place, in
-as many tries as it takes up to a limit. Grading runs beside decoding. Finished tries are files of the rollout
-store, and are read from there ever after.
+A prompt may teach nothing, such as one whose samples are all right; further prompts are drawn in its place,
+in as many tries as it takes up to a limit. Grading runs beside decoding. Finished tries are files of the
+rollout store, and are read from there ever after.
 """
 
 import dataclasses
@@ -44,6 +44,7 @@ class WaveDrawer:
     """How waves are drawn.
 
     Attributes:
+        is_of_use: whether there is something to learn from a prompt's samples.
         wanted: prompts of use in a wave.
         directory: of the rollout store.
     """
@@ -53,6 +54,7 @@ class WaveDrawer:
     stream: PromptStream
     grader: Grader
     config: RolloutConfig
+    is_of_use: Callable[[Group], bool]
     wanted: int
     max_tries: int
     directory: epath.Path
@@ -73,7 +75,7 @@ class WaveDrawer:
             first = first_prompt + len(groups)
             rolled = self._rollouts(wave, num_tries, first, count, sampler, times)
             groups += rollout_groups.groups_of(rolled)
-            used = [group for group in groups if group.kind == "mixed"]
+            used = [group for group in groups if self.is_of_use(group)]
             num_tries += 1
         return Drawn(groups, used[: self.wanted], num_tries, times)
 

@@ -33,6 +33,8 @@ BEFORE = {
     "stages/em_settings.gin": ("stages/em.gin",),
     "stages/synthesize_settings.gin": ("stages/synthesize.gin",),
     "stages/self_play_settings.gin": ("stages/self_play.gin",),
+    "stages/self_play_dpo.gin": ("stages/self_play.gin",),
+    "stages/self_play_rejection.gin": ("stages/self_play.gin",),
     "stages/plan.gin": ("stages/cold_start.gin",),
 }
 AFTER = {
@@ -40,6 +42,8 @@ AFTER = {
     "stages/sft.gin": ("models/smollm2_135m.gin",),
     "stages/self_play.gin": ("models/smollm2_135m.gin",),
     "stages/self_play_settings.gin": ("models/smollm2_135m.gin",),
+    "stages/self_play_dpo.gin": ("models/smollm2_135m.gin",),
+    "stages/self_play_rejection.gin": ("models/smollm2_135m.gin",),
     "data/tasks.gin": ("models/smollm2_135m.gin",),
     "models/lora.gin": ("models/smollm2_135m.gin",),
     "data/corpus.gin": ("stages/corpus.gin",),

@@ -226,14 +226,15 @@ def test_a_bandit_is_solved(config):
         )(table)
         return table - 0.3 * slope / count
 
-    for _ in range(40):
+    for _ in range(80):
         log_p = np.asarray(jax.nn.log_softmax(table[1]), np.float64)  # what follows token 1
         arms = rng.choice(3, size=16, p=np.exp(log_p) / np.exp(log_p).sum())
         worth = advantages.group_advantages(
             jnp.asarray([(arms == 1).astype(np.float32)]), jnp.ones((1, 16), bool), baseline=config.baseline
         )
         rows = [
-            [_rollout((1,), (int(arm),), float(a), old=[log_p[arm]])] for arm, a in zip(arms, worth[0], strict=True)
+            [_rollout((1,), (int(arm),), float(a), old=[log_p[arm]])]
+            for arm, a in zip(arms, worth[0], strict=True)
         ]
         batch = _batch(rows, row_length=2, config=config)
         for _ in range(2):

@@ -14,7 +14,9 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import engine, journal, rollout_store, scoring
 from promptcot_jax.trainers import self_play, train_step
+from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers.rejection import RejectionConfig
 from promptcot_jax.verify.rewards import RewardConfig
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import CONFIG, SAMPLING, TOKENIZER, by_bytes
@@ -166,6 +168,32 @@ def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner,
     assert metrics_of(tmp_path) == metrics_of(directory)
 
 
+@pytest.mark.parametrize("method", [DpoConfig(solved_below=1.0), RejectionConfig(solved_below=1.0)])
+def test_the_other_methods_learn_from_the_same_store_and_resume_alike(tmp_path, monkeypatch, method):
+    config = dataclasses.replace(CONFIG, num_waves=3)
+    undisturbed = toy_self_play.run(tmp_path / "whole", method=method, config=config)
+    assert undisturbed.num_updates == 6
+    with monkeypatch.context() as patch:
+        _kill_at(patch, train_step.TrainStep, "place", 6)
+        with pytest.raises(Killed):
+            toy_self_play.run(tmp_path / "killed", method=method, config=config)
+    again = toy_self_play.run(tmp_path / "killed", method=method, config=config)
+    jax.tree.map(np.testing.assert_array_equal, again.params, undisturbed.params)
+    rows = metrics_of(tmp_path / "killed")
+    assert rows == metrics_of(tmp_path / "whole")
+    pairs_or_right = [row["sequences"] for row in rows]
+    by_wave = [[r for r in rollouts_of(tmp_path / "whole") if r.wave == wave] for wave in range(3)]
+    if isinstance(method, RejectionConfig):
+        assert all(
+            0 < n <= sum(r.correct for r in own) for n, own in zip(pairs_or_right, by_wave, strict=True)
+        )
+    else:
+        assert all(n % 2 == 0 for n in pairs_or_right)
+        # The reference is the policy that drew the wave: the first update begins at log 2.
+        assert all(0.3 < row["loss"] < np.log(2) + 0.05 for row in rows)
+        assert {"rewards/margins", "rewards/accuracies"} <= rows[0].keys()
+
+
 def _kill_while_drawing(patch, *, completions):
     """Kills the run when so many completions have been drawn, of which some had reached the journal."""
     stream, drawn = engine.Engine.stream, []
@@ -245,9 +273,9 @@ def test_what_could_not_be_graded_drops_out_and_the_others_keep_their_worth(tmp_
     seen = []
     update = self_play.SelfPlay._update
 
-    def watched(self, wave, sequences, state, frozen):
-        seen.extend(sequences)
-        return update(self, wave, sequences, state, frozen)
+    def watched(self, wave, units, state, frozen):
+        seen.extend(row for unit in units for row in unit)
+        return update(self, wave, units, state, frozen)
 
     monkeypatch.setattr(self_play.SelfPlay, "_update", watched)
 
@@ -289,7 +317,7 @@ def test_the_reference_of_a_kl_term_is_the_policy_at_the_start(tmp_path):
     config = dataclasses.replace(CONFIG, num_waves=3)
     kl = {}
     for beta in (1e-9, 10.0):
-        toy_self_play.run(tmp_path / str(beta), loss=GrpoConfig(kl_beta=beta), config=config)
+        toy_self_play.run(tmp_path / str(beta), method=GrpoConfig(kl_beta=beta), config=config)
         kl[beta] = [row["kl"] for row in metrics_of(tmp_path / str(beta))]
     assert 0 < kl[1e-9][0] < kl[1e-9][1] < kl[1e-9][2]
     assert kl[10.0][2] < 0.5 * kl[1e-9][2]

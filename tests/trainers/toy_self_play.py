@@ -95,7 +95,7 @@ def run(
     lm = lm or toy_lm()
     settings = {
         "config": CONFIG,
-        "loss": GrpoConfig(),
+        "method": GrpoConfig(),
         "rollouts": SAMPLING,
         "optimizer": OPTIMIZER,
         "grader": graded_by(verdict),

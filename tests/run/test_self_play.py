@@ -197,12 +197,12 @@ def test_kill_9_in_sampling_grading_and_update(guesser: str, tmp_path: Path):
         "self_play",
         "--gin_file=stages/self_play.gin",
         f"--gin_file={gin}",
-        "--gin.NUM_WAVES=8",
+        "--gin.NUM_WAVES=4",
         "--gin.PROMPTS_PER_WAVE=8",
         "--gin.GROUP_SIZE=8",
         "--gin.MAX_SOLUTION_TOKENS=12",
         "--gin.SELF_PLAY_LEARNING_RATE=1e-3",
-        "--gin.CHECKPOINT_EVERY=3",
+        "--gin.CHECKPOINT_EVERY=2",
         "--gin.waves.SelfPlayConfig.tensorboard=False",
         "--gin.self_play/rollouts.RolloutConfig.requests_per_shard=8",
     ]
@@ -211,10 +211,8 @@ def test_kill_9_in_sampling_grading_and_update(guesser: str, tmp_path: Path):
         jsonl.write_records(workdir / "verified_prompts.jsonl", PROMPTS)
     moments = (
         ("rollouts/wave_00000_try_00-0*.jsonl", 1),  # while others are drawn and graded
-        ("rollouts/wave_00001_try_00.jsonl", 1),  # in the updates of the second wave
+        ("rollouts/wave_00001_try_00.jsonl", 1),  # before the updates of the second wave
         ("self_play/checkpoints/*/COMPLETE", 1),
-        ("rollouts/wave_00004_try_00-0*.jsonl", 3),
-        ("rollouts/wave_00007_try_00.jsonl", 1),
         ("policy*", 1),  # while the policy is written
     )
     for pattern, count in moments:
@@ -222,4 +220,4 @@ def test_kill_9_in_sampling_grading_and_update(guesser: str, tmp_path: Path):
     killing.run_to_end([*command, f"--workdir={killed}"])
     killing.run_to_end([*command, f"--workdir={undisturbed}"])
     killing.assert_same_outcome(killed, undisturbed)
-    assert jsonl.read_records(killed / "rollouts" / "wave_00007_try_00.jsonl", Rollout)
+    assert jsonl.read_records(killed / "rollouts" / "wave_00003_try_00.jsonl", Rollout)

@@ -10,6 +10,7 @@ import pytest
 
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.models import lora
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import engine, journal, rollout_store, scoring
@@ -321,6 +322,24 @@ def test_the_reference_of_a_kl_term_is_the_policy_at_the_start(tmp_path):
         kl[beta] = [row["kl"] for row in metrics_of(tmp_path / str(beta))]
     assert 0 < kl[1e-9][0] < kl[1e-9][1] < kl[1e-9][2]
     assert kl[10.0][2] < 0.5 * kl[1e-9][2]
+
+
+def test_an_adapter_is_trained_beside_a_frozen_base_and_resumes(tmp_path, monkeypatch):
+    settings = {
+        "adapter": lora.LoraConfig(rank=2, alpha=4.0),
+        "method": GrpoConfig(kl_beta=0.01),
+        "config": dataclasses.replace(CONFIG, num_waves=2, checkpoint_every=1),
+    }
+    undisturbed = toy_self_play.run(tmp_path / "whole", **settings)
+    base = toy_self_play.toy_lm().init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, lora.base_of(undisturbed.params), base)
+    assert np.abs(undisturbed.params["layers"]["self_attn"]["q_proj"]["lora_b"]).max() > 0
+    with monkeypatch.context() as patch:
+        _kill_at(patch, train_step.TrainStep, "place", 4)
+        with pytest.raises(Killed):
+            toy_self_play.run(tmp_path / "killed", **settings)
+    again = toy_self_play.run(tmp_path / "killed", **settings)
+    jax.tree.map(np.testing.assert_array_equal, again.params, undisturbed.params)
 
 
 def test_eight_devices_give_the_losses_of_one(whole, tmp_path):

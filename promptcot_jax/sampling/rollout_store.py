@@ -20,12 +20,7 @@ def file_of(directory: epath.PathLike, wave: int, attempt: int) -> epath.Path:
     return epath.Path(directory) / f"wave_{wave:05d}_try_{attempt:02d}.jsonl"
 
 
-def read_file(file: epath.PathLike) -> list[Rollout]:
-    """The rollouts of one finished file."""
-    return jsonl.read_file(file, Rollout)
-
-
 def read(directory: epath.PathLike) -> Iterator[Rollout]:
     """All rollouts of finished files, in the order in which they were drawn."""
     for file in sorted(epath.Path(directory).glob("wave_?????_try_??.jsonl")):
-        yield from read_file(file)
+        yield from jsonl.read_file(file, Rollout)

@@ -186,7 +186,7 @@ def map_draws(
     work: Callable[[Sequence[Draw[Row]], Sequence[Completion]], Sequence[Record]],
     record_type: type[Record],
     *,
-    sampler: Sampler,
+    sampler: Sampler | Callable[[], Sampler],
     prompt_ids: Callable[[Row], Sequence[int]],
     shard_size: int,
     name: str,
@@ -197,6 +197,7 @@ def map_draws(
 
     Args:
         work: makes the records of one shard, consecutive draws with their completions.
+        sampler: or what makes it, called where shards are missing.
         name: of the work, for the log.
         beside: `work` runs in a thread while others are drawn; it must not use the devices.
         times: gets what was drawn and how long it took added.
@@ -214,8 +215,9 @@ def map_draws(
     hosts.barrier(f"begin {name}")
     if waiting:
         try:
+            made = sampler if isinstance(sampler, Sampler) else sampler()
             with _Worker(work, beside) as worker:
-                _draw_shards(waiting, sharded, worker, sampler, prompt_ids, drawn, name, times or Times())
+                _draw_shards(waiting, sharded, worker, made, prompt_ids, drawn, name, times or Times())
         finally:
             if hosts.is_first():
                 drawn.flush()

@@ -96,10 +96,6 @@ class WaveDrawer:
         self, wave: int, attempt: int, first_prompt: int, count: int, sampler: "_OnceMade", times: Times
     ) -> list[Rollout]:
         """The graded rollouts of one try: read where they are stored, else drawn."""
-        path = rollout_store.file_of(self.directory, wave, attempt)
-        if hosts.decided_by_first("stored rollouts", path.exists):
-            return rollout_store.read_file(path)
-        drawer, digest = sampler()
         group_size = self.config.samples_per_row
 
         def grade(some: Sequence[Draw[Task]], completions: Sequence[Completion]) -> list[Rollout]:
@@ -111,17 +107,17 @@ class WaveDrawer:
                 wave=wave,
                 group_size=group_size,
                 seed=self.config.seed,
-                policy_digest=digest,
+                policy_digest=sampler()[1],
             )
 
         return rollouts.map_draws(
-            path,
+            rollout_store.file_of(self.directory, wave, attempt),
             rollouts.draws_of(
                 self.stream.take(first_prompt, count), group_size, first=first_prompt * group_size
             ),
             grade,
             Rollout,
-            sampler=drawer,
+            sampler=lambda: sampler()[0],
             prompt_ids=lambda task: task.prompt_ids,
             shard_size=self.config.requests_per_shard,
             name=f"wave {wave}, try {attempt}",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from promptcot_jax.checkpoints import store
+from promptcot_jax.core import shards
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.models import lora
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -38,6 +39,7 @@ def rollouts_of(directory):
 
 
 def files_of(directory):
+    """Records, whole or in shards, and what is left of journals."""
     return {
         str(path.relative_to(directory)): path.read_bytes()
         for path in (directory / "rollouts").rglob("*.jsonl")
@@ -151,6 +153,8 @@ def _kill_at(monkeypatch, owner, name, call):
         (self_play.MetricsLog, "write", 3),  # updates done, row not written
         (self_play.TrainingCheckpoints, "save", 2),
         (scoring, "score", 5),
+        (journal, "remove", 2),  # the file is whole, and its shards are still there
+        (shards.ShardedRecords, "put_together", 2),
     ],
 )
 def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner, name, call):

@@ -11,6 +11,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Params
 from promptcot_jax.core.records import Rollout
@@ -49,6 +50,8 @@ class GrpoConfig:
         kl_beta: weight of the KL to the model that training began with; at 0 that model is not kept.
         kl_estimator: k2 or k3; k1's gradient has mean 0, and k2's is the one that k1 has within the reward.
         sampler_correction: weigh tokens or sequences by p_old / p_sampler, at most `sampler_cap`.
+        single_update: a wave makes one update, so that old log-probabilities are those of its own pass:
+            ratios are 1, and no pass is spent on them. Self-play sets it where it is so.
         mask_cut_off: completions that ran out of tokens stay in their group's baseline, and train nothing.
     """
 
@@ -63,6 +66,7 @@ class GrpoConfig:
     kl_estimator: KlEstimator = "k3"
     sampler_correction: SamplerCorrection = "token"
     sampler_cap: float = 2.0
+    single_update: bool = False
     mask_cut_off: bool = False
 
     def __post_init__(self):
@@ -89,7 +93,8 @@ class GrpoConfig:
     @property
     def value_names(self) -> tuple[str, ...]:
         """What each token of a batch must come with."""
-        names = ["advantages", "old_log_probs"]
+        names = ["advantages"]
+        names += [] if self.single_update else ["old_log_probs"]
         names += ["sampler_log_probs"] if self.sampler_correction != "none" else []
         names += ["reference_log_probs"] if self.kl_beta else []
         return tuple(sorted(names))
@@ -163,7 +168,7 @@ def grpo_loss(
     `batch.values` holds for each completion token the advantage of its sample ("advantages") and
     log-probabilities at `temperature`: under the policy before the wave's first update, as the trainer
     computes them ("old_log_probs"), as the sampler did ("sampler_log_probs"), and under the reference
-    ("reference_log_probs"), the last two where the settings need them.
+    ("reference_log_probs"), each where the settings need it.
     """
     labels, is_label = sft.next_token_labels(batch)
     hidden, *routers = sft.hidden_states(lm, params, batch, remat=remat)
@@ -206,7 +211,8 @@ def token_losses(
     Args:
         values: by name as `grpo_loss` describes them, at the positions that predict.
     """
-    old, worth = values["old_log_probs"], values["advantages"]
+    worth = values["advantages"]
+    old = lax.stop_gradient(log_probs) if config.single_update else values["old_log_probs"]
     log_probs = jnp.where(is_label, log_probs, old)  # ratio 1 where nothing is trained
     log_ratio = policy_gradient.log_ratios(log_probs, old, segment_ids, is_label, level=config.ratio)
     clips = {"clip_low": config.clip_low, "clip_high": config.clip_high}

@@ -70,8 +70,9 @@ class SelfPlayConfig:
         minibatches_per_wave: updates of one pass over a wave, each on its share of the sequences.
         passes_per_wave: how often a wave's sequences are gone through.
         max_tries: how often prompts are drawn for a wave at most, until enough of them are of use.
-        old_log_probs: `scored`: by the trainer's own forward pass, so that ratios begin at 1; `sampled`: the
-            sampler's, which saves that pass and is for sampling in float32.
+        old_log_probs: `scored`: by the trainer's own forward pass, so that ratios begin at 1 (of a wave with
+            one update that is the update's own, at no cost); `sampled`: the sampler's, which saves that pass
+            and is for sampling in float32.
         row_length: of packed rows; 0: of the longest prompt and completion, up to the next 64.
         checkpoint_every: waves; a killed run makes at most the updates of so many again.
         score_tokens: padded tokens that are scored at once.
@@ -163,6 +164,12 @@ class SelfPlay:
                 "With old_log_probs = 'sampled' there is nothing to correct by; set sampler_correction to "
                 "'none'."
             )
+        num_updates = self.config.minibatches_per_wave * self.config.passes_per_wave
+        if isinstance(self.method, GrpoConfig) and self.method.single_update and num_updates > 1:
+            raise WrongUse(
+                f"single_update is set, but a wave makes {num_updates} updates; leave it unset: ratios need "
+                "the log-probabilities from before the first."
+            )
         if self.row_length < self._longest:
             raise WrongUse(
                 f"row_length={self.row_length}, but what must share a row may have {self._longest} tokens (a "
@@ -185,6 +192,14 @@ class SelfPlay:
         return self.config.row_length or -(-self._longest // 64) * 64
 
     @functools.cached_property
+    def _method(self) -> Method:
+        """The method, spared what a single update does not need."""
+        is_single = self.config.minibatches_per_wave * self.config.passes_per_wave == 1
+        if isinstance(self.method, GrpoConfig) and is_single and self.config.old_log_probs == "scored":
+            return dataclasses.replace(self.method, single_update=True)
+        return self.method
+
+    @functools.cached_property
     def _drawer(self) -> WaveDrawer:
         return WaveDrawer(
             lm=self.lm,
@@ -192,7 +207,7 @@ class SelfPlay:
             stream=self.stream,
             grader=self.grader,
             config=self.rollouts,
-            is_of_use=self.method.is_of_use,
+            is_of_use=self._method.is_of_use,
             wanted=self.config.prompts_per_wave,
             max_tries=self.config.max_tries,
             directory=self.directory / rollout_store.DIRECTORY,
@@ -202,7 +217,7 @@ class SelfPlay:
     def _train_step(self) -> TrainStep:
         return make_train_step(
             self.lm,
-            self.method.loss(self.rollouts.sampling.temperature),
+            self._method.loss(self.rollouts.sampling.temperature),
             self.optimizer,
             self.mesh,
             num_micro_batches=self.config.micro_batches,
@@ -317,8 +332,8 @@ class SelfPlay:
             params: of the policy before the wave's first update.
             start: of the policy at the start, where it is the reference.
         """
-        units = self.method.units_of(groups, num_groups=self.config.prompts_per_wave)
-        rows, names = [row for unit in units for row in unit], self.method.value_names
+        units = self._method.units_of(groups, num_groups=self.config.prompts_per_wave)
+        rows, names = [row for unit in units for row in unit], self._method.value_names
         columns = {
             name: [row.token_values[name] for row in rows] for name in (rows[0].token_values if rows else ())
         }
@@ -343,7 +358,7 @@ class SelfPlay:
             params,
             [row.prompt_ids.tolist() for row in rows],
             [row.completion_ids.tolist() for row in rows],
-            temperature=self.method.scoring_temperature(self.rollouts.sampling.temperature),
+            temperature=self._method.scoring_temperature(self.rollouts.sampling.temperature),
             batch_tokens=self.config.score_tokens,
             pad_id=self.tokenizer.pad_id,
         )
@@ -360,7 +375,7 @@ class SelfPlay:
             row_length=self.row_length,
             rows_multiple=step.rows_multiple,
             seed=prng.derived_seed(self.seed, wave),
-            value_names=self.method.value_names,
+            value_names=self._method.value_names,
             pad_id=self.tokenizer.pad_id,
         )
         batches.own_rows = placing.own_rows(step.batch_sharding, batches.rows_per_batch)
@@ -385,7 +400,7 @@ class SelfPlay:
             "updates": len(done),
             "num_skipped": int(done[-1]["num_skipped"]),
             "num_tokens": sum(float(metrics["tokens"]) for metrics in done),
-            **self.method.figures_of([metrics["figures"] for metrics in done if "figures" in metrics]),
+            **self._method.figures_of([metrics["figures"] for metrics in done if "figures" in metrics]),
         }
 
 

@@ -173,6 +173,33 @@ def test_ratios_are_one_on_policy_at_the_temperature_of_sampling(temperature):
         assert np.all(np.abs(extremes - 1) < 1e-5) == right
 
 
+def test_a_single_update_needs_no_old_log_probs():
+    """Loss and gradient are those with the policy's own ones, and ratios are 1 to the last bit."""
+    lm, rows = toy_fit.toy_lm(), _toy_rollouts()
+    params = lm.init(jax.random.key(0))
+    scores = scoring.score(
+        lm, params, [r.prompt_ids.tolist() for r in rows], [r.completion_ids.tolist() for r in rows]
+    )
+    rows = [
+        dataclasses.replace(row, token_values={**row.token_values, "old_log_probs": old})
+        for row, old in zip(rows, scores, strict=True)
+    ]
+    single = dataclasses.replace(EVERYTHING, single_update=True)
+    found = []
+    for config in (EVERYTHING, single):
+        batch = _batch([[row] for row in rows], config=config)
+        found.append(
+            jax.value_and_grad(
+                lambda p, batch=batch, config=config: grpo.grpo_loss(lm, p, batch, config=config)[0]
+            )(params)
+        )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *found)
+    *_, figures = grpo.grpo_loss(lm, params, _batch([[row] for row in rows], config=single), config=single)
+    shown = grpo.figures_of([jax.device_get(figures)])
+    assert shown["ratio/min"] == shown["ratio/max"] == 1.0
+    assert shown["policy_kl"] == 0.0
+
+
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
 @pytest.mark.parametrize("num_micro_batches", [2, 4])
 def test_micro_batches_equal_the_whole(aggregation, num_micro_batches):

@@ -178,8 +178,8 @@ def test_contaminated_texts_are_found_by_the_names_of_the_api():
 
 
 def test_run_stage_refuses_as_the_command_line_does(tmp_path):
-    with pytest.raises(WrongUse, match="self_play"):
-        api.run_stage("self_play", workdir=tmp_path)
+    with pytest.raises(WrongUse, match="distill"):
+        api.run_stage("distill", workdir=tmp_path)
     with pytest.raises(WrongUse, match="workdir"):
         api.run_stage("corpus")
 

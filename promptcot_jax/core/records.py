@@ -312,3 +312,28 @@ class PreferencePair:
     prompt: str
     chosen: str
     rejected: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One completion of a policy in self-play, with its verdict and reward (paper section 2.3)."""
+
+    prompt_id: str  # of the verified prompt
+    domain: Domain
+    wave: int  # between two of which the policy is updated
+    group: int  # number of the prompt among all that the run has drawn; its samples share it
+    sample: int  # 0 .. G-1
+    index: int  # group * G + sample: keys the noise
+    seed: int
+    policy_digest: str  # of the parameters that drew it
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]  # as sampled, the end token included when it came
+    sampler_log_probs: str  # of each token at the temperature; float32 bits, see `journal.float_text`
+    completion: str  # the text, without end token
+    finish_reason: Literal["stop", "length"]
+    graded: bool  # False: no verdict, for a reason that is not the completion's; no reward then
+    correct: bool  # the raw verdict: groups are compared and filtered by it
+    reward: float  # correctness and the weighted terms beside it
+    format: float  # these terms by themselves, see `rewards.Reward`
+    length: float
+    status: str  # of the verdict

@@ -56,7 +56,7 @@ class RolloutGroups(RowConverter):
 
     Task features: `inputs` [P]; `completions` and `sampler_log_probs`, ragged [G, C]; `rewards` [G]. Model
     features: those of `PackedBatch`; `old_log_probs`, 0 outside the completions; `rewards` as they came, for
-    an advantage is an objective's business (`objectives.bounds.group_advantages`): see `to_rollout_batch`.
+    an advantage is an objective's business (`advantages.group_advantages`): see `to_rollout_batch`.
 
     The length of `completions` asked of seqio is that of one completion. seqio itself cuts the first axis of
     such a feature, which is the group, at that number; the group is then refused here for its size.
@@ -123,8 +123,8 @@ def to_rollout_batch(
     Args:
         advantages: of each completion, made from `fields["rewards"]`; given to every token of it.
     """
-    weights = np.where(fields["loss_mask"], np.asarray(advantages, np.float32)[..., None], 0.0)
-    values = {"weight": weights.astype(np.float32), "old_log_probs": fields["old_log_probs"]}
+    of_tokens = np.where(fields["loss_mask"], np.asarray(advantages, np.float32)[..., None], 0.0)
+    values = {"advantages": of_tokens.astype(np.float32), "old_log_probs": fields["old_log_probs"]}
     return converters.to_packed_batch(fields, values)
 
 

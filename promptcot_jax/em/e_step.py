@@ -14,7 +14,7 @@ from promptcot_jax.core.records import Candidate
 from promptcot_jax.data import examples
 from promptcot_jax.em.pairs import Pair, Rationale
 from promptcot_jax.em.settings import EStepConfig
-from promptcot_jax.objectives import bounds
+from promptcot_jax.objectives import advantages, bounds
 
 Propose = Callable[[Sequence[Pair]], list[list[Rationale]]]  # G rationales a pair
 LogJoint = Callable[[Sequence[Pair], Sequence[Sequence[Rationale]]], tuple[np.ndarray, np.ndarray]]
@@ -101,7 +101,7 @@ def target_weights(
         log_weights = rewards if config.reward == "elbo" else rewards - log_q
         return np.asarray(bounds.posterior_weights(jnp.asarray(_centred(log_weights, is_valid))))
     centred = _centred(rewards, is_valid)
-    return np.asarray(bounds.group_advantages(jnp.asarray(centred), jnp.asarray(is_valid)))
+    return np.asarray(advantages.group_advantages(jnp.asarray(centred), jnp.asarray(is_valid)))
 
 
 def _centred(values: np.ndarray, is_valid: np.ndarray) -> np.ndarray:
@@ -120,11 +120,12 @@ def phi_targets(
     for candidate in candidates:
         if candidate.weight == 0.0:
             continue
-        values = (
-            {}
-            if config.objective == "best_of_g"
-            else {"weight": (candidate.weight,) * len(candidate.token_ids)}
-        )
+        of_each_token = (candidate.weight,) * len(candidate.token_ids)
+        values = {
+            "best_of_g": {},
+            "reward_weighted": {"weight": of_each_token},
+            "grpo": {"advantages": of_each_token},
+        }[config.objective]
         targets.append(
             examples.TokenExample(
                 prompt_ids=by_id[candidate.pair_id].phi_prompt_ids,

@@ -30,7 +30,10 @@ def phi_loss(e_step: EStepConfig) -> train_step.Loss:
         return sft.sft_loss
     if e_step.objective == "reward_weighted":
         return sft.weighted_sft_loss
-    return functools.partial(grpo.grpo_loss, clip_epsilon=e_step.clip_epsilon)
+    config = grpo.GrpoConfig(
+        clip_low=e_step.clip_epsilon, clip_high=e_step.clip_epsilon, sampler_correction="none"
+    )
+    return functools.partial(grpo.grpo_loss, config=config)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -57,12 +57,8 @@ class CausalLM:
 
     def logical_axes(self) -> Params:
         """Names of every parameter's dimensions, in the tree structure of the scanned parameters."""
-        shapes = jax.eval_shape(
-            functools.partial(_boxed_init, decoder.Decoder(self.config)), jax.random.key(0)
-        )
-        return jax.tree.map(
-            lambda box: tuple(box.names), shapes, is_leaf=lambda x: isinstance(x, nn.Partitioned)
-        )
+        known = _logical_axes(self.config)
+        return jax.tree.map(lambda names: names, known, is_leaf=lambda x: isinstance(x, tuple))
 
     def hidden_states(
         self,
@@ -240,6 +236,12 @@ def _rotations(
 
 def _apply(module: nn.Module, params: Params, *arguments: Any) -> Any:
     return module.apply({"params": params}, *arguments)
+
+
+@functools.lru_cache(maxsize=64)  # self-play asks in each wave, and a trace of the model takes a while
+def _logical_axes(config: config_lib.DecoderConfig) -> Params:
+    shapes = jax.eval_shape(functools.partial(_boxed_init, decoder.Decoder(config)), jax.random.key(0))
+    return jax.tree.map(lambda box: tuple(box.names), shapes, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
 def _boxed_init(module: decoder.Decoder, key: Array) -> Params:

@@ -52,17 +52,3 @@ def effective_sample_size(log_weights: Float[Array, "B G"]) -> Float[Array, " B"
     """1 / sum of squared posterior weights: G when all are equal, 1 when one has all, 0 when none ended."""
     squares = jnp.sum(posterior_weights(log_weights) ** 2, axis=-1)
     return jnp.where(squares > 0, 1.0 / jnp.maximum(squares, 1e-30), 0.0)
-
-
-def group_advantages(
-    rewards: Float[Array, "B G"], is_valid: Bool[Array, "B G"], *, epsilon: float = 1e-4
-) -> Float[Array, "B G"]:
-    """(reward - mean) / (std + epsilon) over the valid samples of a row; zero for the others.
-
-    `epsilon` is far above rounding, so that rewards which differ by rounding alone give advantages near zero.
-    """
-    count = jnp.maximum(jnp.sum(is_valid, axis=-1, keepdims=True), 1)
-    mean = jnp.sum(jnp.where(is_valid, rewards, 0.0), axis=-1, keepdims=True) / count
-    centred = jnp.where(is_valid, rewards - mean, 0.0)
-    std = jnp.sqrt(jnp.sum(centred**2, axis=-1, keepdims=True) / count)
-    return centred / (std + epsilon)

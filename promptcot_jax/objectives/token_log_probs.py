@@ -60,7 +60,35 @@ def chunked_label_log_probs(
         chunk: tokens whose logits a device has at one time; changes memory and speed, not the result.
         rules: with rules, each device of the mesh entered with `jax.set_mesh` works on its own tokens.
     """
-    of_shard = functools.partial(_label_log_probs, soft_cap, chunk)
+    of_shard = functools.partial(_label_log_probs, soft_cap, chunk, False)
+    return _over_tokens(of_shard, hidden, output_embedding, labels, temperature, rules)[0]
+
+
+def chunked_log_probs_and_entropies(
+    hidden: Float[Array, "B T D"],
+    output_embedding: Float[Array, "D V"],
+    labels: Int[Array, "B T"],
+    *,
+    temperature: float | Float[Array, ""] = 1.0,
+    soft_cap: float | None = None,
+    chunk: int = CHUNK_TOKENS,
+    rules: rules_lib.LogicalRules = (),
+) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
+    """`chunked_label_log_probs`, and the entropy of each softmax in nats, through which no gradient flows."""
+    of_shard = functools.partial(_label_log_probs, soft_cap, chunk, True)
+    log_probs, entropies = _over_tokens(of_shard, hidden, output_embedding, labels, temperature, rules)
+    return log_probs, entropies
+
+
+def _over_tokens(
+    of_shard: Any,
+    hidden: Array,
+    output_embedding: Array,
+    labels: Array,
+    temperature: float | Array,
+    rules: rules_lib.LogicalRules,
+) -> tuple[Array, ...]:
+    """Runs on each shard of tokens; gives [B, T] arrays."""
     arguments = hidden, output_embedding, labels, jnp.asarray(temperature)
     split = _split_of(hidden, rules)
     if not split.axes:
@@ -75,25 +103,35 @@ def chunked_label_log_probs(
 def _label_log_probs(
     soft_cap: float | None,
     chunk: int,
+    with_entropies: bool,
     hidden: Array,
     output_embedding: Array,
     labels: Array,
     temperature: Array,
-) -> Array:
+) -> tuple[Array, ...]:
     num_rows, length, _ = hidden.shape
     width = _chunk_width(num_rows, length, chunk)
 
     @jax.checkpoint
-    def of_chunk(inputs: tuple[Array, Array]) -> Array:
+    def of_chunk(inputs: tuple[Array, Array]) -> tuple[Array, ...]:
         chunk_hidden, chunk_labels = inputs
         logits = _logits(chunk_hidden.reshape(-1, chunk_hidden.shape[-1]), output_embedding)
         logits = _capped(logits, soft_cap) / temperature
-        return label_log_probs(logits[None], chunk_labels.reshape(1, -1)).reshape(chunk_labels.shape)
+        found = [label_log_probs(logits[None], chunk_labels.reshape(1, -1))]
+        if with_entropies:
+            found.append(_entropies(lax.stop_gradient(logits)))
+        return tuple(values.reshape(chunk_labels.shape) for values in found)
 
     if width >= length:
         return of_chunk((hidden, labels))
-    log_probs = lax.map(of_chunk, (_in_chunks(hidden, width), _in_chunks(labels, width)))  # [chunks, B, C]
-    return jnp.moveaxis(log_probs, 0, 1).reshape(num_rows, -1)[:, :length]
+    chunks = lax.map(of_chunk, (_in_chunks(hidden, width), _in_chunks(labels, width)))  # [chunks, B, C]
+    return tuple(jnp.moveaxis(values, 0, 1).reshape(num_rows, -1)[:, :length] for values in chunks)
+
+
+def _entropies(logits: Float[Array, "N V"]) -> Float[Array, " N"]:
+    """-sum_v p_v log p_v; a logit of -inf adds nothing."""
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    return -jnp.sum(jnp.where(log_probs > -jnp.inf, jnp.exp(log_probs) * log_probs, 0.0), axis=-1)
 
 
 def weighted_nll(

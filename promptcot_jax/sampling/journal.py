@@ -26,7 +26,7 @@ class JournalRow:
 
     index: int
     token_ids: tuple[int, ...]
-    log_probs: str  # little-endian float32 in base64
+    log_probs: str  # see `float_text`
     sampler_log_probs: str
     finish_reason: Literal["stop", "length", "none"]
     has_end: bool = False
@@ -52,7 +52,7 @@ class Journal:
     def _read(self, path: epath.Path) -> None:
         rows = jsonl.read_records(path, JournalRow)
         for row in rows:
-            arrays = (row.token_ids, _array(row.log_probs), _array(row.sampler_log_probs))
+            arrays = (row.token_ids, floats_of(row.log_probs), floats_of(row.sampler_log_probs))
             if row.finish_reason == "none":
                 self.begun[row.index] = Begun(*arrays)
             else:
@@ -68,8 +68,8 @@ class Journal:
             JournalRow(
                 index=index,
                 token_ids=completion.token_ids,
-                log_probs=_text(completion.log_probs),
-                sampler_log_probs=_text(completion.sampler_log_probs),
+                log_probs=float_text(completion.log_probs),
+                sampler_log_probs=float_text(completion.sampler_log_probs),
                 finish_reason=completion.finish_reason,
                 has_end=completion.has_end,
                 num_continued=completion.num_continued,
@@ -99,8 +99,8 @@ class Journal:
                 JournalRow(
                     index=index,
                     token_ids=begun.token_ids,
-                    log_probs=_text(begun.log_probs),
-                    sampler_log_probs=_text(begun.sampler_log_probs),
+                    log_probs=float_text(begun.log_probs),
+                    sampler_log_probs=float_text(begun.sampler_log_probs),
                     finish_reason="none",
                 )
                 for index, begun in under_way.items()
@@ -127,9 +127,11 @@ def remove(directory: epath.PathLike) -> None:
         directory.rmdir()
 
 
-def _text(values: np.ndarray) -> str:
+def float_text(values: np.ndarray) -> str:
+    """The very bits of float32 numbers: little-endian, in base64."""
     return base64.b64encode(np.asarray(values, "<f4").tobytes()).decode()
 
 
-def _array(text: str) -> np.ndarray:
+def floats_of(text: str) -> np.ndarray:
+    """What `float_text` wrote."""
     return np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32)

@@ -7,8 +7,10 @@ journal, so that a killed stage goes on with exactly the missing draws.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -184,16 +186,21 @@ def map_draws(
     work: Callable[[Sequence[Draw[Row]], Sequence[Completion]], Sequence[Record]],
     record_type: type[Record],
     *,
-    sampler: Sampler,
+    sampler: Sampler | Callable[[], Sampler],
     prompt_ids: Callable[[Row], Sequence[int]],
     shard_size: int,
     name: str,
+    beside: bool = False,
+    times: "Times | None" = None,
 ) -> list[Record]:
     """Draws everything and makes records of it, in order, also written to `path` (ending in `.jsonl`).
 
     Args:
         work: makes the records of one shard, consecutive draws with their completions.
+        sampler: or what makes it, called where shards are missing.
         name: of the work, for the log.
+        beside: `work` runs in a thread while others are drawn; it must not use the devices.
+        times: gets what was drawn and how long it took added.
 
     Raises:
         WrongUse: shards of other settings are in the way; a prompt and the budget exceed the model's
@@ -208,7 +215,9 @@ def map_draws(
     hosts.barrier(f"begin {name}")
     if waiting:
         try:
-            _draw_shards(waiting, sharded, work, sampler, prompt_ids, drawn, name)
+            made = sampler if isinstance(sampler, Sampler) else sampler()
+            with _Worker(work, beside) as worker:
+                _draw_shards(waiting, sharded, worker, made, prompt_ids, drawn, name, times or Times())
         finally:
             if hosts.is_first():
                 drawn.flush()
@@ -221,14 +230,56 @@ def map_draws(
     return sharded.read()
 
 
+@dataclasses.dataclass
+class Times:
+    """What drawing took, in seconds of the host's clock."""
+
+    sampling_seconds: float = 0.0
+    waited_seconds: float = 0.0  # for the work on what was drawn
+    new_tokens: int = 0
+
+
+class _Worker(Generic[Row, Record]):
+    """Makes the records of finished shards, at once or in a thread; they are handed out in this one."""
+
+    def __init__(
+        self, work: Callable[[Sequence[Draw[Row]], Sequence[Completion]], Sequence[Record]], beside: bool
+    ):
+        self._work = work
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "rollouts") if beside else None
+        self._under_way: dict[int, concurrent.futures.Future[Sequence[Record]]] = {}
+
+    def __enter__(self) -> "_Worker[Row, Record]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+    def begin(self, shard: int, draws: Sequence[Draw[Row]], completions: Sequence[Completion]) -> None:
+        """Takes a shard on."""
+        if self._thread is not None:
+            self._under_way[shard] = self._thread.submit(self._work, draws, completions)
+            return
+        made: concurrent.futures.Future[Sequence[Record]] = concurrent.futures.Future()
+        made.set_result(self._work(draws, completions))
+        self._under_way[shard] = made
+
+    def finished(self, *, wait: bool = False) -> Iterator[tuple[int, Sequence[Record]]]:
+        """The shards whose records are there; with `wait` all that were taken on."""
+        for shard in [shard for shard, future in self._under_way.items() if wait or future.done()]:
+            yield shard, self._under_way.pop(shard).result()
+
+
 def _draw_shards(
     waiting: dict[int, list[Draw[Row]]],
     sharded: shards.ShardedRecords[Record],
-    work: Callable[[Sequence[Draw[Row]], Sequence[Completion]], Sequence[Record]],
+    worker: _Worker[Row, Record],
     sampler: Sampler,
     prompt_ids: Callable[[Row], Sequence[int]],
     drawn: journal.Journal,
     name: str,
+    times: Times,
 ) -> None:
     """Draws what is missing of the waiting shards; a shard is written with its last completion."""
     shard_of = {draw.index: shard for shard, members in waiting.items() for draw in members}
@@ -241,23 +292,35 @@ def _draw_shards(
     if completions:
         log.info("%s: %d of %d completions were drawn before", name, len(completions), len(shard_of))
 
-    def write(shard: int) -> None:
-        members = waiting.pop(shard)
-        records = work(members, [completions.pop(draw.index) for draw in members])
-        if writes:
-            sharded.write(shard, records)
-            drawn.forget([draw.index for draw in members])
+    def begin(shard: int) -> None:
+        worker.begin(shard, waiting[shard], [completions.pop(draw.index) for draw in waiting[shard]])
+        write()
+
+    def write(*, wait: bool = False) -> None:
+        for shard, records in worker.finished(wait=wait):
+            members = waiting.pop(shard)
+            if writes:
+                sharded.write(shard, records)
+                drawn.forget([draw.index for draw in members])
+
+    def write_rest() -> None:
+        began = time.monotonic()
+        write(wait=True)
+        times.waited_seconds += time.monotonic() - began
 
     for shard in [shard for shard in waiting if not num_missing[shard]]:
-        write(shard)
+        begin(shard)
     if not to_draw:
+        write_rest()
         return
+    began = time.monotonic()
     wave = sampler.start(to_draw, prompt_ids, drawn.begun if sampler.continue_partial else {})
     num_drawn_before, metrics, num_continued = len(shard_of) - len(to_draw), wave.engine.metrics, 0
     with Progress(name, unit="completion", start=num_drawn_before, total=len(shard_of)) as progress:
 
         def after_burst() -> None:
             progress.update(num_drawn_before + metrics.requests, *metrics.figures())
+            write()
             if writes and drawn.is_due():
                 drawn.flush(wave.engine.under_way() if sampler.continue_partial else None)
 
@@ -269,7 +332,10 @@ def _draw_shards(
             shard = shard_of[draw.index]
             num_missing[shard] -= 1
             if not num_missing[shard]:
-                write(shard)
+                begin(shard)
+    times.sampling_seconds += time.monotonic() - began
+    times.new_tokens += metrics.new_tokens
+    write_rest()
     log.info("%s: %s", name, metrics.text())
     if num_continued:
         log.warning(

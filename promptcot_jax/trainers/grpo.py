@@ -1,13 +1,157 @@
-"""Policy-gradient loss on packed completions; the E-step's `grpo` objective trains phi with it."""
+"""GRPO and its relatives on packed completions: self-play trains a policy with it, the E-step's `grpo` phi.
+
+One loss with a switch for each part in which the published ones differ; `GrpoConfig` names them. What the
+values of a batch must hold follows from the switches (`value_names`).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
-from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.arrays import Array, Bool, Float, Params
+from promptcot_jax.core.records import Rollout
+from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
-from promptcot_jax.objectives import policy_gradient, token_log_probs
-from promptcot_jax.trainers import sft
+from promptcot_jax.objectives import advantages, policy_gradient, token_log_probs
+from promptcot_jax.objectives.advantages import Baseline
+from promptcot_jax.objectives.policy_gradient import Aggregation, KlEstimator, RatioLevel
+from promptcot_jax.sampling import journal
+from promptcot_jax.trainers import loss_figures, sft
+from promptcot_jax.trainers.loss_figures import LossFigures
+from promptcot_jax.trainers.rollout_groups import Group
+from promptcot_jax.trainers.train_step import Loss
+
+Surrogate = Literal["clip", "cispo"]
+SamplerCorrection = Literal["none", "token", "sequence"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GrpoConfig:
+    """The loss. Defaults: GRPO with DAPO's aggregation and wider upper clip, and without KL.
+
+    | published as | settings |
+    |---|---|
+    | GRPO | aggregation="sequence", clip_high=0.2, kl_beta=0.04 |
+    | Dr. GRPO | baseline="mean", aggregation="constant", clip_high=0.2 |
+    | RLOO | baseline="leave_one_out" |
+    | DAPO | the defaults, with a length term of `rewards.RewardConfig` or `mask_cut_off` |
+    | GSPO | ratio="sequence", aggregation="sequence", clip_low=3e-4, clip_high=4e-4 |
+    | CISPO | surrogate="cispo", clip_low=1.0, clip_high=2.0 |
+
+    Attributes:
+        constant_length: what `aggregation="constant"` divides by; the longest completion allowed.
+        kl_beta: weight of the KL to the model that training began with; at 0 that model is not kept.
+        kl_estimator: k2 or k3; k1's gradient has mean 0, and k2's is the one that k1 has within the reward.
+        sampler_correction: weigh tokens or sequences by p_old / p_sampler, at most `sampler_cap`.
+        single_update: a wave makes one update, so that old log-probabilities are those of its own pass:
+            ratios are 1, and no pass is spent on them. Self-play sets it where it is so.
+        mask_cut_off: completions that ran out of tokens stay in their group's baseline, and train nothing.
+    """
+
+    baseline: Baseline = "mean_and_std"
+    ratio: RatioLevel = "token"
+    surrogate: Surrogate = "clip"
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    aggregation: Aggregation = "token"
+    constant_length: int = 0
+    kl_beta: float = 0.0
+    kl_estimator: KlEstimator = "k3"
+    sampler_correction: SamplerCorrection = "token"
+    sampler_cap: float = 2.0
+    single_update: bool = False
+    mask_cut_off: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
+            raise ValueError(
+                f"clip_low must lie in [0, 1] and clip_high be 0 or more, got {self.clip_low} and "
+                f"{self.clip_high}."
+            )
+        if (self.aggregation == "constant") != (self.constant_length > 0):
+            raise ValueError(
+                f"constant_length={self.constant_length} with aggregation={self.aggregation!r}: it must be "
+                "positive for 'constant', and 0 otherwise."
+            )
+        if self.kl_beta < 0:
+            raise ValueError(f"kl_beta must be 0 (no KL) or positive, got {self.kl_beta}.")
+        if self.kl_beta and self.kl_estimator == "k1":
+            raise ValueError(
+                "kl_estimator 'k1' as a term of the loss has a gradient of mean 0; use 'k2', whose gradient "
+                "is that of k1 in the reward, or 'k3'."
+            )
+        if self.sampler_cap <= 0:
+            raise ValueError(f"sampler_cap must be positive, got {self.sampler_cap}.")
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """What each token of a batch must come with."""
+        names = ["advantages"]
+        names += [] if self.single_update else ["old_log_probs"]
+        names += ["sampler_log_probs"] if self.sampler_correction != "none" else []
+        names += ["reference_log_probs"] if self.kl_beta else []
+        return tuple(sorted(names))
+
+    def is_of_use(self, group: Group) -> bool:
+        """Whether the verdicts on a prompt's samples differ.
+
+        Where they are all right or all wrong there is no advantage to give, whatever other terms of the
+        reward tell them apart: kept, such a group would dilute the mean of the batch (DAPO's dynamic
+        sampling, arXiv 2503.14476, equation 11).
+        """
+        return group.kind == "mixed"
+
+    def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[tuple[TokenExample, ...]]:
+        """Each graded sample with its advantage and the sampler's log-probabilities.
+
+        Args:
+            num_groups: of a full wave; smaller ones are filled up, so that one shape is compiled.
+        """
+        size = max((len(group.rollouts) for group in groups), default=0)
+        rewards = np.zeros((max(num_groups, len(groups)), size), np.float32)
+        is_graded = np.zeros(rewards.shape, bool)
+        for row, group in enumerate(groups):
+            rewards[row] = [rollout.reward for rollout in group.rollouts]
+            is_graded[row] = [rollout.graded for rollout in group.rollouts]
+        worth = np.asarray(
+            advantages.group_advantages(jnp.asarray(rewards), jnp.asarray(is_graded), baseline=self.baseline)
+        )
+        return [
+            (_example(rollout, float(worth[row, column])),)
+            for row, group in enumerate(groups)
+            for column, rollout in enumerate(group.rollouts)
+            if rollout.graded and not (self.mask_cut_off and rollout.finish_reason == "length")
+        ]
+
+    def loss(self, temperature: float) -> Loss:
+        """The loss for completions sampled at a temperature."""
+        return functools.partial(grpo_loss, config=self, temperature=temperature)
+
+    def scoring_temperature(self, temperature: float) -> float:
+        """Of the log-probabilities that ratios are made of, for completions sampled at a temperature."""
+        return temperature
+
+    def figures_of(self, steps: Sequence[LossFigures]) -> dict[str, float]:
+        """Metrics of some steps."""
+        return figures_of(steps)
+
+
+def _example(rollout: Rollout, advantage: float) -> TokenExample:
+    return TokenExample(
+        prompt_ids=rollout.prompt_ids,
+        completion_ids=rollout.token_ids,
+        token_values={
+            "advantages": np.full(len(rollout.token_ids), advantage),
+            "sampler_log_probs": journal.floats_of(rollout.sampler_log_probs),
+        },
+    )
 
 
 def grpo_loss(
@@ -15,28 +159,119 @@ def grpo_loss(
     params: Params,
     batch: PackedBatch,
     *,
-    clip_epsilon: float,
+    config: GrpoConfig,
+    temperature: float = 1.0,
     remat: Remat = "projections",
 ) -> sft.LossSums:
-    """Clipped surrogate summed over completion tokens, and how many there are.
+    """Weighted sum of the token losses, what to divide it by, and figures for `figures_of`.
 
-    `batch.values` holds per token the advantage of its sample ("weight") and the log-probability under the
-    policy that drew it ("old_log_probs").
+    `batch.values` holds for each completion token the advantage of its sample ("advantages") and
+    log-probabilities at `temperature`: under the policy before the wave's first update, as the trainer
+    computes them ("old_log_probs"), as the sampler did ("sampler_log_probs"), and under the reference
+    ("reference_log_probs"), each where the settings need it.
     """
     labels, is_label = sft.next_token_labels(batch)
     hidden, *routers = sft.hidden_states(lm, params, batch, remat=remat)
-    log_probs = token_log_probs.chunked_label_log_probs(
+    log_probs, entropies = token_log_probs.chunked_log_probs_and_entropies(
         hidden,
         lm.output_embedding(params),
         labels,
+        temperature=temperature,
         soft_cap=lm.config.logit_soft_cap,
         rules=lm.rules,
     )
-    old_log_probs = sft.of_next_token(batch.values["old_log_probs"])
-    losses = policy_gradient.grpo_token_loss(
-        jnp.where(is_label, log_probs, old_log_probs),  # ratio 1 where nothing is trained
-        old_log_probs,
-        sft.of_next_token(batch.values["weight"]),
-        clip_epsilon=clip_epsilon,
+    losses, figures = token_losses(
+        log_probs,
+        {name: sft.of_next_token(batch.values[name]) for name in config.value_names},
+        jnp.asarray(batch.segment_ids),
+        is_label,
+        config=config,
     )
-    return *token_log_probs.masked_total(losses, is_label), *routers
+    weights, count = policy_gradient.aggregation_weights(
+        jnp.asarray(batch.segment_ids),
+        is_label,
+        aggregation=config.aggregation,
+        constant_length=config.constant_length,
+    )
+    figures.sums["entropy"] = token_log_probs.masked_total(entropies, is_label)[0]
+    total = jnp.sum(jnp.where(is_label, weights * losses, 0.0))
+    return total, count, *routers, figures
+
+
+def token_losses(
+    log_probs: Float[Array, "B T"],
+    values: dict[str, Array],
+    segment_ids: Array,
+    is_label: Bool[Array, "B T"],
+    *,
+    config: GrpoConfig,
+) -> tuple[Float[Array, "B T"], LossFigures]:
+    """Loss of each label under the settings, and the figures but for the entropy.
+
+    Args:
+        values: by name as `grpo_loss` describes them, at the positions that predict.
+    """
+    worth = values["advantages"]
+    old = lax.stop_gradient(log_probs) if config.single_update else values["old_log_probs"]
+    log_probs = jnp.where(is_label, log_probs, old)  # ratio 1 where nothing is trained
+    log_ratio = policy_gradient.log_ratios(log_probs, old, segment_ids, is_label, level=config.ratio)
+    clips = {"clip_low": config.clip_low, "clip_high": config.clip_high}
+    if config.surrogate == "clip":
+        losses = policy_gradient.clipped_surrogate(log_ratio, worth, **clips)
+    else:
+        losses = policy_gradient.cispo(log_probs, log_ratio, worth, **clips)
+    is_low, is_high = policy_gradient.clipped_where(log_ratio, worth, **clips)
+
+    shares = {"labels": is_label, "clip_low": is_low, "clip_high": is_high}
+    sums = {name: where.astype(jnp.float32) for name, where in shares.items()}
+    ratio = jnp.exp(log_ratio)
+    extremes = {"max_ratio": ratio, "max_minus_ratio": -ratio}
+    # From samples of the old policy: how far the updates of this wave have gone.
+    sums["policy_kl"] = policy_gradient.kl_estimate(old, log_probs, estimator="k3")
+    if config.sampler_correction != "none":
+        sampler = values["sampler_log_probs"]
+        weights = policy_gradient.sampler_weights(
+            old, sampler, segment_ids, is_label, level=config.sampler_correction, cap=config.sampler_cap
+        )
+        losses = losses * weights
+        gap = jnp.abs(jnp.where(is_label, old - sampler, 0.0))
+        sums |= {"sampler_gap": gap, "sampler_weight": weights}
+        extremes |= {"max_sampler_gap": gap, "max_minus_sampler_weight": -weights}
+    if config.kl_beta:
+        kl = policy_gradient.kl_estimate(
+            log_probs, values["reference_log_probs"], estimator=config.kl_estimator
+        )
+        losses = losses + config.kl_beta * kl
+        sums["kl"] = kl
+    return losses, LossFigures(
+        {name: token_log_probs.masked_total(value, is_label)[0] for name, value in sums.items()},
+        {
+            name: jnp.max(jnp.where(is_label, value, -jnp.inf), initial=-jnp.inf)
+            for name, value in extremes.items()
+        },
+    )
+
+
+def figures_of(steps: Sequence[LossFigures]) -> dict[str, float]:
+    """Metrics of some steps by name, those that TRL has under its names; means are per trained token."""
+    sums, maxima = loss_figures.over_steps(steps)
+    num_labels = max(sums["labels"], 1.0)
+    means = {name: total / num_labels for name, total in sums.items()}
+    figures = {
+        "entropy": means["entropy"],
+        "policy_kl": means["policy_kl"],
+        "clip_ratio/low_mean": means["clip_low"],
+        "clip_ratio/high_mean": means["clip_high"],
+        "ratio/min": -maxima["max_minus_ratio"],
+        "ratio/max": maxima["max_ratio"],
+    }
+    if "kl" in means:
+        figures["kl"] = means["kl"]
+    if "sampler_gap" in means:
+        figures |= {
+            "sampling/sampling_logp_difference/mean": means["sampler_gap"],
+            "sampling/sampling_logp_difference/max": maxima["max_sampler_gap"],
+            "sampling/importance_sampling_ratio/mean": means["sampler_weight"],
+            "sampling/importance_sampling_ratio/min": -maxima["max_minus_sampler_weight"],
+        }
+    return figures

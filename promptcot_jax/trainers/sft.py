@@ -21,9 +21,11 @@ from promptcot_jax.models.mlp import RouterTotals
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
+from promptcot_jax.trainers.loss_figures import LossFigures
 
-# Sum of a batch's losses and what to divide it by; of a mixture of experts also what its routers did.
-LossSums = tuple[Array, Array, *tuple[RouterTotals, ...]]
+# Sum of a batch's losses and what to divide it by; of a mixture of experts also what its routers did, and of
+# some losses figures to report.
+LossSums = tuple[Array, Array, *tuple[RouterTotals | LossFigures, ...]]
 
 
 def sft_loss(

@@ -24,15 +24,18 @@ from promptcot_jax.models import flops, lora
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
+from promptcot_jax.models.mlp import RouterTotals
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
+from promptcot_jax.trainers import loss_figures, sft
 from promptcot_jax.trainers import optimizer as optimizer_lib
 from promptcot_jax.trainers import router_losses as router_losses_lib
-from promptcot_jax.trainers import sft
+from promptcot_jax.trainers.loss_figures import LossFigures
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.router_losses import RouterLossConfig
 
-Metrics = dict[str, Any]  # numbers; "routers" of a mixture of experts are their `RouterTotals`
+# Numbers; "routers" of a mixture of experts are their `RouterTotals`, "figures" of a loss its `LossFigures`.
+Metrics = dict[str, Any]
 NO_ROUTER_LOSSES = RouterLossConfig()
 
 
@@ -40,8 +43,8 @@ NO_ROUTER_LOSSES = RouterLossConfig()
 class Loss(Protocol):
     """Sum of a batch's losses and what to divide it by. Hashable: a step is compiled once per loss.
 
-    Of a mixture of experts a third may come with them, what the routers did, which the step makes losses and
-    metrics of.
+    Of a mixture of experts what the routers did may come with them, which the step makes losses and metrics
+    of, and last `LossFigures`, which become metrics.
     """
 
     def __call__(
@@ -153,9 +156,10 @@ def _make_train_step(
         """What is differentiated, and the sums that are reported."""
         whole_model = lora.join(params, frozen) if frozen else params
         sums = loss(lm, whole_model, batch, remat=remat, **dict(loss_settings))
-        total, count, *routers = sums
-        if routers and router_losses.is_on:
-            total = total + router_losses_lib.total(router_losses, routers[0], count)
+        total, count, *reports = sums
+        for report in reports:
+            if router_losses.is_on and isinstance(report, RouterTotals):
+                total = total + router_losses_lib.total(router_losses, report, count)
         return total, sums
 
     def gradient_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[sft.LossSums, Params]:
@@ -169,20 +173,17 @@ def _make_train_step(
         micro_batches = _split(batch, num_micro_batches, batch_sharding)
 
         def add(sums: tuple[sft.LossSums, Params], micro_batch: PackedBatch):
-            return jax.tree.map(jnp.add, sums, gradient_of(params, frozen, micro_batch)), None
+            (before, gradient), (more, more_gradient) = sums, gradient_of(params, frozen, micro_batch)
+            return (_merged(before, more), jax.tree.map(jnp.add, gradient, more_gradient)), None
 
         first = jax.tree.map(lambda x: x[0], micro_batches)
         shapes, _ = jax.eval_shape(gradient_of, params, frozen, first)
-        zeros = (
-            jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes),
-            jax.tree.map(jnp.zeros_like, params),
-        )
-        return jax.lax.scan(add, zeros, micro_batches)[0]
+        return jax.lax.scan(add, (_none_yet(shapes), jax.tree.map(jnp.zeros_like, params)), micro_batches)[0]
 
     def run(
         state: TrainState, batch: PackedBatch, schedule_end: Array, frozen: Params
     ) -> tuple[TrainState, Metrics]:
-        (total, count, *routers), gradient = sums_of(state.params, frozen, batch)
+        (total, count, *reports), gradient = sums_of(state.params, frozen, batch)
         # No label at all: nan, and the update is skipped.
         gradient = jax.tree.map(lambda g: g / count, gradient)
         gradient_norm = optax.tree.norm(gradient)
@@ -203,7 +204,7 @@ def _make_train_step(
             "learning_rate": rate,
             "num_skipped": num_skipped,
             **_tokens(lm, batch),
-            **({"routers": routers[0]} if routers else {}),
+            **{_name_of(report): report for report in reports},
         }
         return TrainState(state.step + 1, params, opt_state, num_skipped), metrics
 
@@ -240,6 +241,30 @@ def state_shardings(
         transform_non_params=lambda _: whole,
     )
     return TrainState(whole, params, opt_state, whole)
+
+
+def _name_of(report: RouterTotals | LossFigures) -> str:
+    """Its name among the metrics."""
+    return "figures" if isinstance(report, LossFigures) else "routers"
+
+
+def _merged(one: sft.LossSums, other: sft.LossSums) -> Any:
+    """The sums of two micro-batches together."""
+
+    def merge(a: Any, b: Any) -> Any:
+        return loss_figures.merged(a, b) if isinstance(a, LossFigures) else jax.tree.map(jnp.add, a, b)
+
+    return tuple(map(merge, one, other))
+
+
+def _none_yet(shapes: sft.LossSums) -> Any:
+    """The sums of no micro-batch."""
+    return tuple(
+        loss_figures.none_yet(part)
+        if isinstance(part, LossFigures)
+        else jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), part)
+        for part in shapes
+    )
 
 
 def _tokens(lm: LanguageModel, batch: PackedBatch) -> Metrics:

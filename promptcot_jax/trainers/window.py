@@ -16,7 +16,7 @@ from promptcot_jax.models import flops
 from promptcot_jax.models.config import DecoderConfig
 from promptcot_jax.models.language_model import ModelConfig
 from promptcot_jax.parallel import hardware
-from promptcot_jax.trainers import router_losses
+from promptcot_jax.trainers import grpo, router_losses
 from promptcot_jax.trainers.goodput import Goodput
 from promptcot_jax.trainers.train_step import Metrics
 
@@ -101,5 +101,6 @@ class Window:
             **{name: float(steps[-1][name]) for name in ("gradient_norm", "learning_rate")},
             "num_skipped": int(steps[-1]["num_skipped"]),
             **(router_losses.figures([step["routers"] for step in steps]) if "routers" in steps[0] else {}),
+            **(grpo.figures_of([step["figures"] for step in steps]) if "figures" in steps[0] else {}),
             **speed,
         }

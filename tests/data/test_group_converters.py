@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import converters, group_converters
-from promptcot_jax.objectives import bounds
+from promptcot_jax.objectives import advantages as advantages_lib
 from promptcot_jax.trainers import grpo
 from tests.data import seqio_data
 from tests.trainers import test_sft
@@ -142,11 +142,14 @@ def test_a_group_is_dropped_whole():
 def test_the_policy_gradient_of_a_group_with_a_pencil():
     converter = group_converters.RolloutGroups(group_size=3)
     (fields,) = converter(groups(GROUP), GROUP_LENGTHS).batch(1).as_numpy_iterator()
-    advantages = bounds.group_advantages(jnp.asarray(fields["rewards"]), jnp.ones((1, 3), bool), epsilon=0.0)
+    advantages = advantages_lib.group_advantages(
+        jnp.asarray(fields["rewards"]), jnp.ones((1, 3), bool), epsilon=0.0
+    )
     np.testing.assert_allclose(advantages[0], [math.sqrt(2), -math.sqrt(0.5), -math.sqrt(0.5)], rtol=1e-6)
     batch = group_converters.to_rollout_batch(fields, advantages)
-    assert batch.token_ids.shape == batch.values["weight"].shape == (3, 5)
-    total, count = grpo.grpo_loss(test_sft.BIGRAM, {"table": test_sft.TABLE}, batch, clip_epsilon=100.0)
+    assert batch.token_ids.shape == batch.values["advantages"].shape == (3, 5)
+    config = grpo.GrpoConfig(clip_low=1.0, clip_high=1000.0, sampler_correction="none")
+    total, count, _ = grpo.grpo_loss(test_sft.BIGRAM, {"table": test_sft.TABLE}, batch, config=config)
     # Probabilities of the bigram model, in eighths: 1 -> 2 six, 2 -> 0 five, 1 -> 1 one.
     ratios = [
         6 / 8 * math.exp(1) + 5 / 8 * math.exp(2),

@@ -69,7 +69,7 @@ def test_help_answers_at_once_and_imports_nothing_heavy(stage: str):
         assert f"  {name} " in done.stdout
 
 
-@pytest.mark.parametrize("stage", ["self_play", "analyze"])
+@pytest.mark.parametrize("stage", ["analyze"])
 def test_a_stage_not_built_yet_says_so(stage: str, capsys: pytest.CaptureFixture):
     assert f"'{stage}' is not built yet" in refused(capsys, stage, "--workdir=w")
     assert cli.main([stage, "--help"]) == 0

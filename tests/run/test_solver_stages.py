@@ -127,7 +127,7 @@ def test_a_problem_names_the_round_of_the_model_that_wrote_it(
         ({}, "nothing to write: set num_concept_sets or target"),
         ({"waves": WaveConfig(target=3)}, "names? no concepts"),
         ({"concept_sets": "{workdir}/sets.jsonl", "waves": WaveConfig(num_concept_sets=3)}, "has 2 lists"),
-        ({"encoder": "{workdir}/none"}, "no config.json in it"),
+        ({"encoder": "{workdir}/none"}, "ENCODER is "),
     ],
 )
 def test_synthesize_refuses_settings_that_mean_nothing(tmp_path: Path, settings: dict, message: str):

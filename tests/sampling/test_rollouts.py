@@ -1,6 +1,7 @@
 """Facts of a stage's sampling: draw numbers, records as they come, exactly the missing drawn again."""
 
 import dataclasses
+import threading
 
 import jax
 import numpy as np
@@ -219,3 +220,36 @@ def test_a_cache_too_small_for_one_request_is_wrong_use(sampler):
     small = dataclasses.replace(sampler, engine=engine.EngineConfig(page_size=8, cache_tokens=16))
     with pytest.raises(WrongUse, match="raise cache_tokens or lower max_new_tokens"):
         small.complete(rollouts.draws_of(["four"], 1), TOKENIZER.encode)
+
+
+def test_work_beside_decoding_runs_while_others_are_drawn_and_gives_the_same_records(
+    sampler, whole, tmp_path, monkeypatch
+):
+    """The first shard's work waits for a completion of the last one, which it would for ever in its place."""
+    is_drawn = threading.Event()
+    stream = engine.Engine.stream
+
+    def watched(self, params, requests, key, **settings):
+        for request, completion in stream(self, params, requests, key, **settings):
+            if request.id >= 12:
+                is_drawn.set()
+            yield request, completion
+
+    def waiting(draws, completions):
+        assert is_drawn.wait(timeout=60)
+        return work(draws, completions)
+
+    monkeypatch.setattr(engine.Engine, "stream", watched)
+    times = rollouts.Times()
+    map_draws(tmp_path / "written.jsonl", sampler, work=waiting, beside=True, times=times)
+    assert (tmp_path / "written.jsonl").read_bytes() == whole.read_bytes()
+    assert times.sampling_seconds > 0
+    assert times.new_tokens == sum(len(record.token_ids) for record in jsonl.read_records(whole, Written))
+
+
+def test_what_fails_beside_decoding_ends_the_stage(sampler, tmp_path):
+    def failing(draws, completions):
+        raise RuntimeError("no verdict")
+
+    with pytest.raises(RuntimeError, match="no verdict"):
+        map_draws(tmp_path / "written.jsonl", sampler, work=failing, beside=True)

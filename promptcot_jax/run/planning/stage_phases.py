@@ -22,7 +22,7 @@ from promptcot_jax.trainers import sft
 from promptcot_jax.trainers.fitter import Fitter
 
 PLANNED = ("cold_start", "em", "synthesize", "sft", "evaluate")
-_VALUES = {"best_of_g": (), "reward_weighted": ("weight",), "grpo": ("weight", "old_log_probs")}
+_VALUES = {"best_of_g": (), "reward_weighted": ("weight",), "grpo": ("advantages", "old_log_probs")}
 
 
 def of_stage(

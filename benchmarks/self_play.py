@@ -1,0 +1,126 @@
+"""Waves of GRPO self-play on a small decoder with random weights: where the time of a wave goes.
+
+    python benchmarks/self_play.py                  # 4 prompts x 8 samples, 64 + 64 tokens, KL on
+    python benchmarks/self_play.py --without_mesh   # as a notebook has it: no sharding rules in the model
+    python benchmarks/self_play.py --vocab_size=2048
+
+Every wave is one update, of completions that all have their full length (a stop token is one of thousands).
+Verdicts are made up from a sample's number, so grading costs next to nothing; what it would cost beside decoding
+is another measurement (`benchmarks/verification.py`). Printed are medians over the waves after the first
+three, which compile.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+SHAPE = {
+    "embed_dim": 256,
+    "mlp_dim": 1024,
+    "num_layers": 4,
+    "num_heads": 4,
+    "num_kv_heads": 4,
+    "head_dim": 64,
+}
+PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS, COMPILING_WAVES = 4, 8, 64, 64, 3
+
+
+def byte_tokenizer():
+    """One id per byte, and an end token."""
+    import tokenizers
+    from tokenizers import decoders, models, pre_tokenizers
+
+    from promptcot_jax.data.tokenizer import Tokenizer
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(
+        models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|endoftext|>"])
+    return Tokenizer.from_backend(backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+
+
+def run(directory: Path, vocab_size: int, num_waves: int, with_mesh: bool) -> list[dict[str, float]]:
+    """Rows of the metrics."""
+    import jax
+    import numpy as np
+    from etils import epath
+
+    from promptcot_jax.core.records import VerifiedMathPrompt
+    from promptcot_jax.data.prompt_stream import PromptStream, Task
+    from promptcot_jax.models import causal_lm, config, language_model
+    from promptcot_jax.parallel import mesh as mesh_lib
+    from promptcot_jax.sampling import engine, rollouts, token_choice
+    from promptcot_jax.trainers import self_play
+    from promptcot_jax.trainers.grading import Grader
+    from promptcot_jax.trainers.grpo import GrpoConfig
+    from promptcot_jax.trainers.optimizer import OptimizerConfig
+    from promptcot_jax.verify.math_answers import MathGrade
+    from promptcot_jax.verify.rewards import Reward, RewardConfig
+
+    class MadeUp(Grader):
+        def _verdicts(self, draws, texts, num_tokens):
+            right = [draw.index % 2 == 0 for draw in draws]
+            return [Reward(correct=float(r), format=1.0, length=0.0, status="match") for r in right]
+
+    rng = np.random.default_rng(0)
+    tasks = [
+        Task(
+            prompt=VerifiedMathPrompt(id=str(i), problem="?", answer="1"),
+            prompt_ids=tuple(rng.integers(0, 256, PROMPT_TOKENS).tolist()),
+        )
+        for i in range(64)
+    ]
+    lm = causal_lm.CausalLM(config.DecoderConfig(vocab_size=vocab_size, tie_embeddings=True, **SHAPE))
+    model = language_model.on_mesh(lm) if with_mesh else lm
+    tokenizer = byte_tokenizer()
+    self_play.SelfPlay(
+        lm=model,
+        tokenizer=tokenizer,
+        stream=PromptStream(tasks, seed=0),
+        grader=MadeUp(
+            tokenizer=tokenizer,
+            config=RewardConfig(),
+            run_many=lambda jobs: [],
+            grade_many=lambda pairs: [MathGrade(True, "match") for _ in pairs],
+        ),
+        config=self_play.SelfPlayConfig(
+            num_waves=num_waves, prompts_per_wave=PROMPTS, checkpoint_every=num_waves, tensorboard=False
+        ),
+        method=GrpoConfig(kl_beta=0.04),
+        rollouts=rollouts.RolloutConfig(
+            sampling=token_choice.SamplingConfig(max_new_tokens=NEW_TOKENS),
+            engine=engine.EngineConfig(num_slots=PROMPTS * SAMPLES),
+            samples_per_row=SAMPLES,
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-6),
+        mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig()),
+        directory=epath.Path(directory),
+        seed=0,
+    ).run(lm.init(jax.random.key(0)))
+    path = directory / self_play.DIRECTORY / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def main() -> None:
+    """Prints the split."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--vocab_size", type=int, default=32_000)
+    parser.add_argument("--waves", type=int, default=13)
+    parser.add_argument("--without_mesh", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        rows = run(Path(directory), arguments.vocab_size, arguments.waves, not arguments.without_mesh)
+    rows = rows[COMPILING_WAVES:]
+    whole = statistics.median(row["seconds"] for row in rows)
+    print(f"a wave: {whole:.3f} s, median of {len(rows)}")
+    for name in ("sampling", "grading", "scoring", "training", "other"):
+        part = statistics.median(row[f"seconds/{name}"] for row in rows)
+        print(f"  {name:9} {part:7.3f} s  {100 * part / whole:5.1f} %")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""Verified prompts in the order in which self-play draws them: endless, mixed by rate, fixed by the seed.
+
+The place in the stream is one number. Each epoch holds the prompts in an order of its own; with rates each
+domain gives its share of the epoch (`example_sets.Mixed`).
+"""
+
+import collections
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.data import example_sets, examples, rows
+from promptcot_jax.data.tokenizer import Tokenizer
+
+Prompt = VerifiedMathPrompt | VerifiedProgramPrompt
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """Which verified prompts are drawn.
+
+    Attributes:
+        pools: of difficulty for the solver that voted in `verify`; () takes all.
+        solved_below: leaves out prompts that this solver solved in this share of its tries, or more (the
+            paper: half of 8); 1.01 takes all. A prompt without tries stays.
+        rates: of the domains, such as {"math": 3.0, "code": 1.0}; None: each prompt counts once.
+    """
+
+    pools: tuple[str, ...] = ()
+    solved_below: float = 1.01
+    rates: Mapping[str, float] | None = None
+    bad_rows: rows.BadRows = rows.FATAL
+
+    def takes(self, prompt: Prompt) -> bool:
+        """Whether a prompt is drawn."""
+        is_easy = prompt.num_solutions > 0 and prompt.pass_share >= self.solved_below
+        return not is_easy and (not self.pools or prompt.pool in self.pools)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """A prompt and the ids that the policy reads."""
+
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+
+
+class PromptStream:
+    """Tasks by their number in the stream."""
+
+    def __init__(self, tasks: Sequence[Task], *, seed: int, rates: Mapping[str, float] | None = None):
+        """Fixes the order.
+
+        Raises:
+            WrongUse: there are no tasks, or the rates do not fit the domains.
+        """
+        if not tasks:
+            raise WrongUse("There are no verified prompts to draw; look at the counts of what was dropped.")
+        by_domain: dict[str, list[Task]] = collections.defaultdict(list)
+        for task in tasks:
+            by_domain[task.prompt.domain].append(task)
+        self._seed = seed
+        self._order = example_sets.Mixed(
+            {domain: _Numbered(len(own)) for domain, own in by_domain.items()},
+            rates,
+        )
+        self._tasks = [task for domain in self._order.parts for task in by_domain[domain]]
+        self._epoch = (-1, np.zeros(0, np.int64))
+
+    def take(self, first: int, count: int) -> list[Task]:
+        """The tasks `first`, `first + 1`, ... of the stream."""
+        return [self._task(number) for number in range(first, first + count)]
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(len(task.prompt_ids) for task in self._tasks)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def _task(self, number: int) -> Task:
+        epoch, place = divmod(number, len(self._order))
+        if epoch != self._epoch[0]:
+            self._epoch = (epoch, self._order.order(self._seed, epoch))
+        return self._tasks[int(self._epoch[1][place])]
+
+
+class _Numbered(example_sets.Listed):
+    """So many things of which only the order matters."""
+
+    def __init__(self, number: int):
+        super().__init__([])
+        self._number = number
+        self.prompt_lengths = self.completion_lengths = np.zeros(number, np.int32)
+
+    def __len__(self) -> int:
+        return self._number
+
+
+def read_tasks(
+    path: epath.PathLike,
+    tokenizer: Tokenizer,
+    config: PromptConfig,
+    *,
+    longest: int,
+    counts: collections.Counter[str],
+) -> list[Task]:
+    """The prompts of a file, tokenized; `counts` gets what was read and what was left out by reason.
+
+    Args:
+        longest: tokens that a prompt may have, beside its completion.
+
+    Raises:
+        WrongUse: a row is bad and bad rows are not to be skipped, or two prompts share an id.
+    """
+    found = rows.iter_records(path, Prompt, bad_rows=config.bad_rows, counts=counts)
+    prompts: list[Prompt] = []
+    for prompt in found:
+        if config.takes(prompt):
+            prompts.append(prompt)
+        else:
+            counts["dropped_difficulty"] += 1
+    repeated = [name for name, n in collections.Counter(prompt.id for prompt in prompts).items() if n > 1]
+    if repeated:
+        raise WrongUse(f"Prompt id {repeated[0]!r} occurs twice; give each row its own id.")
+    texts = [
+        examples.stated_solver_prompt(tokenizer, prompt.id, prompt.problem, prompt.domain)
+        for prompt in prompts
+    ]
+    ids = tokenizer.prompt_ids_many(texts)
+    tasks = [Task(prompt=prompt, prompt_ids=tuple(own)) for prompt, own in zip(prompts, ids, strict=True)]
+    kept = [task for task in tasks if len(task.prompt_ids) <= longest]
+    counts["dropped_too_long"] += len(tasks) - len(kept)
+    return kept

@@ -1,0 +1,111 @@
+"""`promptcot self_play`: a policy post-trained on verified prompts by the rewards of its own completions."""
+
+import collections
+import functools
+import os
+
+import jax
+from etils import epath
+
+from promptcot_jax.checkpoints import adapters, store
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import prompt_stream
+from promptcot_jax.data.prompt_stream import PromptConfig, PromptStream
+from promptcot_jax.models.lora import LoraConfig
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.run import configuration, model_source, stage
+from promptcot_jax.run.model_source import ModelSource
+from promptcot_jax.sampling.rollouts import RolloutConfig
+from promptcot_jax.trainers import loop
+from promptcot_jax.trainers import self_play as self_play_lib
+from promptcot_jax.trainers.grading import Grader
+from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.self_play import Method, SelfPlayConfig
+from promptcot_jax.verify import program_pool, sandbox_host
+from promptcot_jax.verify.programs import ProgramSettings
+from promptcot_jax.verify.rewards import RewardConfig
+
+
+def self_play(
+    *,
+    workdir: str,
+    seed: int,
+    model: ModelSource,
+    mesh: mesh_lib.MeshConfig,
+    config: SelfPlayConfig,
+    method: Method,
+    rollouts: RolloutConfig,
+    optimizer: OptimizerConfig,
+    rewards: RewardConfig,
+    programs: ProgramSettings,
+    prompts: PromptConfig,
+    verified_prompts: configuration.InputPath = "{workdir}/verified_prompts.jsonl",
+    lora: LoraConfig | None = None,
+) -> stage.StageResult:
+    """Writes `rollouts/`, `self_play/` (metrics) and `policy/`.
+
+    Args:
+        method: GRPO, DPO or rejection sampling, by its settings.
+        lora: train an adapter of this shape instead of all parameters.
+
+    Raises:
+        WrongUse: a row is no verified prompt, none is left, or programs cannot be run in isolation.
+    """
+    model_source.check_adapter(model, lora)
+    policy = os.path.join(workdir, "policy")
+    directory = os.path.join(workdir, self_play_lib.DIRECTORY)
+    devices = mesh_lib.make_mesh(mesh)
+    with jax.set_mesh(devices):
+        base = model.load(workdir=workdir, seed=seed, mesh=devices)
+        counts: collections.Counter[str] = collections.Counter()
+        place = configuration.in_workdir(verified_prompts, workdir)
+        room = base.lm.config.max_positions - rollouts.sampling.max_new_tokens
+        tasks = prompt_stream.read_tasks(place, base.tokenizer, prompts, longest=room, counts=counts)
+        if not tasks:
+            raise WrongUse(f"{verified_prompts}: there are no prompts to play on in it ({dict(counts)}).")
+        if any(task.prompt.domain == "code" for task in tasks):
+            sandbox_host.find_host(programs.allow_weak_sandbox)
+        run = self_play_lib.SelfPlay(
+            lm=base.lm,
+            tokenizer=base.tokenizer,
+            stream=PromptStream(tasks, seed=seed, rates=prompts.rates),
+            grader=Grader(
+                tokenizer=base.tokenizer,
+                config=rewards,
+                run_many=functools.partial(program_pool.run_many, settings=programs),
+            ),
+            config=config,
+            method=method,
+            rollouts=rollouts,
+            optimizer=optimizer,
+            mesh=devices,
+            directory=epath.Path(workdir),
+            seed=seed,
+            adapter=lora or (base.adapter and base.adapter.config),
+        )
+        if not store.is_complete_for_all(policy):  # else killed between writing the policy and the manifest
+            outcome = run.run(base.params)
+            facts = {
+                "waves": config.num_waves,
+                "prompts_drawn": outcome.num_prompts,
+                "rollouts": outcome.num_prompts * rollouts.samples_per_row,
+                "updates": outcome.num_updates,
+                "skipped_updates": outcome.num_skipped,
+            }
+            provenance = {"stage": "self_play", "base": base.source, "seed": seed, "counts": facts}
+            adapter = adapters.after_fit(base.adapter, lora, base.source, base.params)
+            store.save_model(
+                policy, base.lm, outcome.params, base.tokenizer, provenance=provenance, adapter=adapter
+            )
+        of_run = store.load_provenance(policy)["counts"]
+    loop.remove_checkpoints(directory)
+    num_read = counts.pop("read")
+    bad = {f"dropped_{name}" if name.startswith("bad_") else name: n for name, n in counts.items()}
+    return stage.StageResult(
+        counts={
+            "in": num_read + sum(n for name, n in bad.items() if name.startswith("dropped_bad_")),
+            "out": len(tasks),
+            **bad,
+            **of_run,
+        }
+    )

@@ -1,0 +1,26 @@
+"""The rollout store: every completion of a policy in self-play, with log-probabilities, verdict and reward.
+
+`rollouts/wave_WWWWW_try_TT.jsonl` holds the `Rollout`s that were drawn together. A file is written by
+`rollouts.map_draws`, so a killed run draws and grades exactly what is missing of it; once it is whole it is
+never written again. All trainers read from here.
+"""
+
+from collections.abc import Iterator
+
+from etils import epath
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.records import Rollout
+
+DIRECTORY = "rollouts"
+
+
+def file_of(directory: epath.PathLike, wave: int, attempt: int) -> epath.Path:
+    """Where the rollouts of one try of a wave are."""
+    return epath.Path(directory) / f"wave_{wave:05d}_try_{attempt:02d}.jsonl"
+
+
+def read(directory: epath.PathLike) -> Iterator[Rollout]:
+    """All rollouts of finished files, in the order in which they were drawn."""
+    for file in sorted(epath.Path(directory).glob("wave_?????_try_??.jsonl")):
+        yield from jsonl.read_file(file, Rollout)

@@ -1,0 +1,137 @@
+"""DPO on pairs of a policy's own completions, a right and a wrong one (the paper's self-play, section 2.3).
+
+Both completions of a pair lie in one packed row, the preferred one first: segments 1 and 2, 3 and 4, ... of
+a row are pairs, so that no cut into micro-batches or devices parts them. The paper gives neither beta nor
+the number of pairs of a prompt; the released script takes as many as there are completions of the rarer kind,
+and notes a limit of 2 or 4 where the answer was voted.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from promptcot_jax.core.arrays import Array, Params
+from promptcot_jax.core.records import Rollout
+from promptcot_jax.data.examples import TokenExample
+from promptcot_jax.data.packing import PackedBatch
+from promptcot_jax.models.decoder import Remat
+from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.objectives import preference, token_log_probs
+from promptcot_jax.trainers import loss_figures, sft
+from promptcot_jax.trainers.loss_figures import LossFigures
+from promptcot_jax.trainers.rollout_groups import Group
+from promptcot_jax.trainers.train_step import Loss
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DpoConfig:
+    """Pairs and loss. The reference is the policy as it was when the wave was drawn.
+
+    Attributes:
+        length_normalized: compares means over tokens instead of sums; beta is then larger, 2 to 10.
+        solved_below: prompts that are solved in this share of their samples, or more, are of no use (the
+            paper: half of 8).
+        pairs_per_prompt: at most; 0: as many as there are of the rarer kind.
+    """
+
+    beta: float = 0.1
+    label_smoothing: float = 0.0
+    length_normalized: bool = False
+    solved_below: float = 0.5
+    pairs_per_prompt: int = 0
+
+    value_names = ("reference_log_probs",)
+
+    def __post_init__(self):
+        if self.beta <= 0:
+            raise ValueError(f"beta must be positive, got {self.beta}.")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ValueError(f"label_smoothing must lie in [0, 0.5), got {self.label_smoothing}.")
+        if self.pairs_per_prompt < 0:
+            raise ValueError(f"pairs_per_prompt must be 0 (all) or more, got {self.pairs_per_prompt}.")
+
+    def is_of_use(self, group: Group) -> bool:
+        """Whether a prompt gives a pair."""
+        return group.kind == "mixed" and group.pass_share < self.solved_below
+
+    def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[tuple[TokenExample, ...]]:
+        """The pairs: the first right completion with the first wrong one, and so on."""
+        units = []
+        for group in groups:
+            chosen = [rollout for rollout in group.graded if rollout.correct]
+            rejected = [rollout for rollout in group.graded if not rollout.correct]
+            pairs = list(zip(chosen, rejected, strict=False))[: self.pairs_per_prompt or None]
+            units += [(_example(one), _example(other)) for one, other in pairs]
+        return units
+
+    def loss(self, temperature: float) -> Loss:
+        """Log-probabilities are those of the policy as it is, whatever the temperature of sampling."""
+        return functools.partial(dpo_loss, config=self)
+
+    def scoring_temperature(self, temperature: float) -> float:
+        return 1.0
+
+    def figures_of(self, steps: Sequence[LossFigures]) -> dict[str, float]:
+        """Metrics of some steps under TRL's names, means over pairs."""
+        sums, _ = loss_figures.over_steps(steps)
+        num_pairs = max(sums.pop("pairs"), 1.0)
+        return {name: total / num_pairs for name, total in sums.items()}
+
+
+def _example(rollout: Rollout) -> TokenExample:
+    return TokenExample(prompt_ids=rollout.prompt_ids, completion_ids=rollout.token_ids)
+
+
+def dpo_loss(
+    lm: LanguageModel,
+    params: Params,
+    batch: PackedBatch,
+    *,
+    config: DpoConfig,
+    remat: Remat = "projections",
+) -> sft.LossSums:
+    """Sum of the losses of the pairs, their number, and figures for `DpoConfig.figures_of`.
+
+    `batch.values["reference_log_probs"]` holds the log-probability of each completion token under the
+    reference.
+    """
+    labels, is_label = sft.next_token_labels(batch)
+    hidden, *routers = sft.hidden_states(lm, params, batch, remat=remat)
+    log_probs = token_log_probs.chunked_label_log_probs(
+        hidden,
+        lm.output_embedding(params),
+        labels,
+        soft_cap=lm.config.logit_soft_cap,
+        rules=lm.rules,
+    )
+    segment_ids = jnp.asarray(batch.segment_ids)
+    reference = sft.of_next_token(batch.values["reference_log_probs"])
+    lengths = _by_pair(jnp.ones_like(log_probs), segment_ids, is_label)  # two [B, pairs] each
+    log_ratios = _by_pair(log_probs - reference, segment_ids, is_label)
+    if config.length_normalized:
+        log_ratios = tuple(x / jnp.maximum(n, 1.0) for x, n in zip(log_ratios, lengths, strict=True))
+    chosen, rejected = log_ratios
+    is_pair = (lengths[0] > 0) & (lengths[1] > 0)
+    losses = preference.dpo_losses(chosen, rejected, beta=config.beta, label_smoothing=config.label_smoothing)
+    of_each = {
+        "pairs": jnp.ones_like(chosen),
+        "rewards/chosen": config.beta * chosen,
+        "rewards/rejected": config.beta * rejected,
+        "rewards/margins": config.beta * (chosen - rejected),
+        "rewards/accuracies": (chosen > rejected).astype(jnp.float32),
+        **dict(
+            zip(("logps/chosen", "logps/rejected"), _by_pair(log_probs, segment_ids, is_label), strict=True)
+        ),
+    }
+    sums = {name: token_log_probs.masked_total(value, is_pair)[0] for name, value in of_each.items()}
+    return *token_log_probs.masked_total(losses, is_pair), *routers, LossFigures(sums, {})
+
+
+def _by_pair(values: Array, segment_ids: Array, is_label: Array) -> tuple[Array, Array]:
+    """Sums over the labels of the odd and of the even segments of each row: two [B, pairs]."""
+    num_rows, length = values.shape
+    sums = jnp.zeros((num_rows, 2 * (length // 2) + 3), values.dtype)
+    sums = sums.at[jnp.arange(num_rows)[:, None], segment_ids].add(jnp.where(is_label, values, 0.0))
+    return sums[:, 1::2], sums[:, 2::2]

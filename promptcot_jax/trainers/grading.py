@@ -1,0 +1,106 @@
+"""Completions of verified prompts become `Rollout`s: verdict, reward and its terms, all by themselves.
+
+Mathematics by the boxed answer, programs by their tests (`verify.rewards`). What could not be graded for a
+reason that is not the completion's is marked so and has no part in anything that follows.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from promptcot_jax.core.records import Rollout, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.data import templates
+from promptcot_jax.data.prompt_stream import Task
+from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.sampling import journal
+from promptcot_jax.sampling.completions import Completion
+from promptcot_jax.sampling.rollouts import Draw
+from promptcot_jax.verify import math_answers, rewards
+from promptcot_jax.verify.rewards import GradeMany, Reward, RewardConfig, RunMany, Ungraded
+
+NOT_FINITE = "not_finite"  # status of a completion with a log-probability that is no number
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Grader:
+    """How completions are graded; uses no devices, so that it may run beside decoding."""
+
+    tokenizer: Tokenizer
+    config: RewardConfig
+    run_many: RunMany  # see `program_pool.run_many`, with its settings filled in
+    grade_many: GradeMany = math_answers.grade_many
+
+    def rollouts(
+        self,
+        draws: Sequence[Draw[Task]],
+        completions: Sequence[Completion],
+        *,
+        wave: int,
+        group_size: int,
+        seed: int,
+        policy_digest: str,
+    ) -> list[Rollout]:
+        """The records of some draws, in order; draw `index` is of group `index // group_size`."""
+        texts = self.tokenizer.decode_many([completion.ids_without_end for completion in completions])
+        verdicts = self._verdicts(draws, texts, [len(completion.token_ids) for completion in completions])
+        return [
+            Rollout(
+                wave=wave,
+                group=draw.index // group_size,
+                seed=seed,
+                policy_digest=policy_digest,
+                **self._facts(draw, completion, text, verdict),
+            )
+            for draw, completion, text, verdict in zip(draws, completions, texts, verdicts, strict=True)
+        ]
+
+    def _verdicts(
+        self, draws: Sequence[Draw[Task]], texts: Sequence[str], num_tokens: Sequence[int]
+    ) -> list[Reward | Ungraded]:
+        prompts = [draw.row.prompt for draw in draws]
+        math = [(i, p) for i, p in enumerate(prompts) if isinstance(p, VerifiedMathPrompt)]
+        code = [(i, p) for i, p in enumerate(prompts) if isinstance(p, VerifiedProgramPrompt)]
+        verdicts: dict[int, Reward | Ungraded] = {}
+        of_math = rewards.math_rewards(
+            [prompt.answer for _, prompt in math],
+            [texts[i] for i, _ in math],
+            [num_tokens[i] for i, _ in math],
+            self.config,
+            grade_many=self.grade_many,
+        )
+        of_code = rewards.program_rewards(
+            [templates.last_code_fence(templates.answer_part(texts[i])) for i, _ in code],
+            [prompt.tests for _, prompt in code],
+            [num_tokens[i] for i, _ in code],
+            self.config,
+            run_many=self.run_many,
+        )
+        for (i, _), verdict in zip((*math, *code), (*of_math, *of_code), strict=True):
+            verdicts[i] = verdict
+        return [verdicts[i] for i in range(len(prompts))]
+
+    def _facts(
+        self, draw: Draw[Task], completion: Completion, text: str, verdict: Reward | Ungraded
+    ) -> dict[str, Any]:
+        if not np.isfinite(completion.sampler_log_probs).all():
+            verdict = Ungraded(status=NOT_FINITE)
+        is_graded = isinstance(verdict, Reward)
+        return {
+            "prompt_id": draw.row.prompt.id,
+            "domain": draw.row.prompt.domain,
+            "sample": draw.sample,
+            "index": draw.index,
+            "prompt_ids": draw.row.prompt_ids,
+            "token_ids": completion.token_ids,
+            "sampler_log_probs": journal.float_text(completion.sampler_log_probs),
+            "completion": text,
+            "finish_reason": completion.finish_reason,
+            "graded": is_graded,
+            "correct": is_graded and verdict.correct == 1.0,
+            "reward": verdict.total(self.config) if is_graded else 0.0,
+            "format": verdict.format if is_graded else 0.0,
+            "length": verdict.length if is_graded else 0.0,
+            "status": verdict.status,
+        }

@@ -1,0 +1,138 @@
+"""What a wave of self-play draws: prompts, G completions each, graded, until enough prompts are of use.
+
+A prompt may teach nothing, such as one whose samples are all right; further prompts are drawn in its place,
+in as many tries as it takes up to a limit. Grading runs beside decoding. Finished tries are files of the
+rollout store, and are read from there ever after.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from etils import epath
+
+from promptcot_jax.checkpoints import store
+from promptcot_jax.core import prng
+from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.records import Rollout
+from promptcot_jax.data.prompt_stream import PromptStream, Task
+from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.parallel import hosts
+from promptcot_jax.sampling import rollout_store, rollouts
+from promptcot_jax.sampling.completions import Completion
+from promptcot_jax.sampling.rollouts import Draw, RolloutConfig, Sampler, Times
+from promptcot_jax.trainers import rollout_groups
+from promptcot_jax.trainers.grading import Grader
+from promptcot_jax.trainers.rollout_groups import Group
+
+_LEAST_SHARE = 0.25  # of the prompts of a further try that are taken to be of use
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What a wave drew."""
+
+    groups: list[Group]  # all of them
+    used: list[Group]
+    num_tries: int
+    times: Times
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WaveDrawer:
+    """How waves are drawn.
+
+    Attributes:
+        is_of_use: whether there is something to learn from a prompt's samples.
+        wanted: prompts of use in a wave.
+        directory: of the rollout store.
+    """
+
+    lm: LanguageModel
+    tokenizer: Tokenizer
+    stream: PromptStream
+    grader: Grader
+    config: RolloutConfig
+    is_of_use: Callable[[Group], bool]
+    wanted: int
+    max_tries: int
+    directory: epath.Path
+
+    def draw(self, wave: int, params: Params, first_prompt: int) -> Drawn:
+        """Draws the prompts from `first_prompt` on, as many as the wave takes.
+
+        A further try takes as many as are likely to fill the wave, by the share that was of use so far; what
+        is of use beyond the wave's size is left out.
+        """
+        groups: list[Group] = []
+        used: list[Group] = []
+        times, num_tries = Times(), 0
+        sampler = _OnceMade(lambda: self._sampler(wave, params))
+        while len(used) < self.wanted and num_tries < self.max_tries:
+            share = max(len(used) / len(groups), _LEAST_SHARE) if groups else 1.0
+            count = min(self.wanted, math.ceil((self.wanted - len(used)) / share))
+            first = first_prompt + len(groups)
+            rolled = self._rollouts(wave, num_tries, first, count, sampler, times)
+            groups += rollout_groups.groups_of(rolled)
+            used = [group for group in groups if self.is_of_use(group)]
+            num_tries += 1
+        return Drawn(groups, used[: self.wanted], num_tries, times)
+
+    def _sampler(self, wave: int, params: Params) -> tuple[Sampler, str]:
+        """What draws a wave, and the digest of its parameters."""
+        sampler = Sampler(
+            lm=self.lm,
+            params=self.lm.decoding_layout(params),
+            sampling=self.config.sampling,
+            stop_ids=tuple(self.tokenizer.stop_ids),
+            key=prng.stream_key(self.config.seed, "rollout", wave),
+            engine=self.config.engine,
+            continue_partial=self.config.continue_partial,
+        )
+        return sampler, store.params_digest(params)
+
+    def _rollouts(
+        self, wave: int, attempt: int, first_prompt: int, count: int, sampler: "_OnceMade", times: Times
+    ) -> list[Rollout]:
+        """The graded rollouts of one try: read where they are stored, else drawn."""
+        group_size = self.config.samples_per_row
+
+        def grade(some: Sequence[Draw[Task]], completions: Sequence[Completion]) -> list[Rollout]:
+            if not hosts.is_first():  # time limits would make verdicts differ; all read what the first wrote
+                return []
+            return self.grader.rollouts(
+                some,
+                completions,
+                wave=wave,
+                group_size=group_size,
+                seed=self.config.seed,
+                policy_digest=sampler()[1],
+            )
+
+        return rollouts.map_draws(
+            rollout_store.file_of(self.directory, wave, attempt),
+            rollouts.draws_of(
+                self.stream.take(first_prompt, count), group_size, first=first_prompt * group_size
+            ),
+            grade,
+            Rollout,
+            sampler=lambda: sampler()[0],
+            prompt_ids=lambda task: task.prompt_ids,
+            shard_size=self.config.requests_per_shard,
+            name=f"wave {wave}, try {attempt}",
+            beside=True,
+            times=times,
+        )
+
+
+class _OnceMade:
+    """A sampler that is made when it is first asked for: stored rollouts need none."""
+
+    def __init__(self, make: Callable[[], tuple[Sampler, str]]):
+        self._make = make
+        self._made: tuple[Sampler, str] | None = None
+
+    def __call__(self) -> tuple[Sampler, str]:
+        self._made = self._made or self._make()
+        return self._made

@@ -1,0 +1,223 @@
+"""`self_play` as a stage and as a command, with the stage's own grading of boxed answers.
+
+The policy to begin with answers each of five problems with one of five boxed digits, the right one twice as
+often as each of the others.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import (
+    Rollout,
+    SolvedMathProblem,
+    StdioTest,
+    VerifiedMathPrompt,
+    VerifiedProgramPrompt,
+)
+from promptcot_jax.data import training_sets
+from promptcot_jax.data.prompt_stream import PromptConfig
+from promptcot_jax.models import causal_lm
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.run import model_source, self_play, sft
+from promptcot_jax.sampling import engine, rollout_store, rollouts, token_choice
+from promptcot_jax.trainers import fitter, loop
+from promptcot_jax.trainers.dpo import DpoConfig
+from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.rejection import RejectionConfig
+from promptcot_jax.trainers.self_play import Method, SelfPlayConfig
+from promptcot_jax.verify.programs import ProgramSettings
+from promptcot_jax.verify.rewards import RewardConfig
+from tests import toys
+from tests.run import killing
+
+NUMBER = 5
+PROMPTS = [
+    VerifiedMathPrompt(id=f"p{i}", problem=f"{i}+1=", answer=str(i + 1), pool="hard" if i else "easy")
+    for i in range(NUMBER)
+]
+
+
+@pytest.fixture(scope="module")
+def guesser(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of the policy that guesses."""
+    workdir = tmp_path_factory.mktemp("guesser")
+    toys.byte_tokenizer().save(workdir / "tokenizer")
+    rows = [
+        SolvedMathProblem(
+            id=f"{prompt.id}-{place}",
+            concepts=("sums",),
+            problem=prompt.problem,
+            answer=str(answer),
+            solution=f"\\boxed{{{answer}}}",
+        )
+        for prompt in PROMPTS
+        for place, answer in enumerate((*range(1, NUMBER + 1), int(prompt.answer)))
+    ]
+    jsonl.write_records(workdir / "triples.jsonl", rows)
+    jsonl.write_records(workdir / "triples_heldout.jsonl", rows[:1])
+    sft.sft(
+        workdir=str(workdir),
+        seed=0,
+        model=model_source.FromScratch(model=causal_lm.CausalLM(toys.toy_config())),
+        mesh=mesh_lib.MeshConfig(),
+        fit=fitter.FitConfig(row_length=96, rows_per_batch=16, num_epochs=60, pack=False),
+        optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=10, schedule="cosine"),
+        loop_config=loop.LoopConfig(tensorboard=False),
+        data=training_sets.DataConfig(),
+    )
+    return str(workdir / "policy")
+
+
+def play(workdir: Path, policy: str, **changes):
+    settings = {
+        "seed": 0,
+        "model": model_source.Pretrained(path=policy),
+        "mesh": mesh_lib.MeshConfig(),
+        "config": SelfPlayConfig(
+            num_waves=3,
+            prompts_per_wave=NUMBER,
+            minibatches_per_wave=2,
+            checkpoint_every=2,
+            tensorboard=False,
+        ),
+        "method": GrpoConfig(),
+        "rollouts": rollouts.RolloutConfig(
+            sampling=token_choice.SamplingConfig(max_new_tokens=12),
+            engine=engine.EngineConfig(num_slots=64, page_size=32),
+            samples_per_row=8,
+            requests_per_shard=16,
+        ),
+        "optimizer": OptimizerConfig(learning_rate=1e-3),
+        "rewards": RewardConfig(),
+        "programs": ProgramSettings(allow_weak_sandbox=True),
+        "prompts": PromptConfig(),
+    }
+    jsonl.write_records(workdir / "verified_prompts.jsonl", PROMPTS)
+    return self_play.self_play(workdir=str(workdir), **(settings | changes))
+
+
+def metrics_of(workdir: Path):
+    return [json.loads(line) for line in (workdir / "self_play" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_stage_counts_what_it_did_and_leaves_a_policy(guesser: str, tmp_path: Path):
+    counts = play(tmp_path, guesser, prompts=PromptConfig(pools=("hard",))).counts
+    found = list(rollout_store.read(tmp_path / "rollouts"))
+    assert (counts["in"], counts["out"], counts["dropped_difficulty"]) == (5, 4, 1)
+    assert counts["rollouts"] == len(found) == counts["prompts_drawn"] * 8
+    assert counts["updates"] == sum(row.get("updates", 0) for row in metrics_of(tmp_path)) > 0
+    assert "p0" not in {rollout.prompt_id for rollout in found}
+    assert {rollout.status for rollout in found} <= {"match", "mismatch", "no_answer"}
+    assert not list((tmp_path / "self_play").glob("checkpoints/*"))
+    # Killed between writing the policy and the manifest.
+    assert play(tmp_path, guesser, prompts=PromptConfig(pools=("hard",))).counts == counts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "num_waves", "learning_rate"),
+    [
+        (GrpoConfig(), 12, 3e-3),
+        (DpoConfig(beta=0.1, solved_below=1.0), 20, 1e-3),
+        (RejectionConfig(solved_below=1.0), 20, 3e-3),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_self_play_learns_sums_from_sparse_reward(
+    guesser: str, tmp_path: Path, method: Method, num_waves: int, learning_rate: float
+):
+    """From a third of the answers to most of them, by reward alone."""
+    config = SelfPlayConfig(
+        num_waves=num_waves,
+        prompts_per_wave=NUMBER,
+        minibatches_per_wave=2,
+        checkpoint_every=100,
+        tensorboard=False,
+    )
+    play(
+        tmp_path,
+        guesser,
+        method=method,
+        config=config,
+        optimizer=OptimizerConfig(learning_rate=learning_rate),
+    )
+    rewards = [row["reward/correct"] for row in metrics_of(tmp_path)]
+    assert np.mean(rewards[:2]) < 0.5
+    assert np.mean(rewards[-3:]) > 0.6
+
+
+def test_math_and_code_are_mixed_by_rate_and_graded_each_in_its_way(guesser: str, tmp_path: Path):
+    program = VerifiedProgramPrompt(id="c", problem="Print 1.", tests=(StdioTest("", "1\n"),))
+    path = tmp_path / "both.jsonl"
+    jsonl.write_records(path, [*PROMPTS, program])
+    play(
+        tmp_path,
+        guesser,
+        verified_prompts=str(path),
+        prompts=PromptConfig(rates={"math": 1.0, "code": 1.0}),
+        config=SelfPlayConfig(num_waves=2, prompts_per_wave=6, max_tries=1, tensorboard=False),
+    )
+    found = list(rollout_store.read(tmp_path / "rollouts"))
+    by_domain = {domain: [r for r in found if r.domain == domain] for domain in ("math", "code")}
+    assert abs(len(by_domain["math"]) - len(by_domain["code"])) <= 2 * 8
+    assert {rollout.status for rollout in by_domain["code"]} == {"no_program"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": PromptConfig(pools=("medium",))}, "there are no prompts to play on .*difficulty': 5"),
+        ({"prompts": PromptConfig(rates={"math": 1.0, "code": 1.0})}, "There is no 'code' to mix"),
+    ],
+)
+def test_wrong_use_is_refused_before_anything_is_written(guesser: str, tmp_path: Path, changes, message):
+    with pytest.raises(WrongUse, match=message):
+        play(tmp_path, guesser, **changes)
+    assert [path.name for path in tmp_path.iterdir()] == ["verified_prompts.jsonl"]
+
+
+@pytest.mark.slow
+def test_kill_9_in_sampling_grading_and_update(guesser: str, tmp_path: Path):
+    """The outcome of the command is that of an undisturbed one, bit for bit."""
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    gin = tmp_path / "policy.gin"
+    gin.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from promptcot_jax.run import model_source\n"
+        "MODEL = @model_source.Pretrained()\n"
+        f"model_source.Pretrained.path = '{guesser}'\n"
+    )
+    command = [
+        "self_play",
+        "--gin_file=stages/self_play.gin",
+        f"--gin_file={gin}",
+        "--gin.NUM_WAVES=4",
+        "--gin.PROMPTS_PER_WAVE=8",
+        "--gin.GROUP_SIZE=8",
+        "--gin.MAX_SOLUTION_TOKENS=12",
+        "--gin.SELF_PLAY_LEARNING_RATE=1e-3",
+        "--gin.CHECKPOINT_EVERY=2",
+        "--gin.waves.SelfPlayConfig.tensorboard=False",
+        "--gin.self_play/rollouts.RolloutConfig.requests_per_shard=8",
+    ]
+    for workdir in (killed, undisturbed):
+        workdir.mkdir()
+        jsonl.write_records(workdir / "verified_prompts.jsonl", PROMPTS)
+    moments = (
+        ("rollouts/wave_00000_try_00-0*.jsonl", 1),  # while others are drawn and graded
+        ("rollouts/wave_00001_try_00.jsonl", 1),  # before the updates of the second wave
+        ("self_play/checkpoints/*/COMPLETE", 1),
+        ("policy*", 1),  # while the policy is written
+    )
+    for pattern, count in moments:
+        killing.kill_when([*command, f"--workdir={killed}"], killed, pattern, count=count)
+    killing.run_to_end([*command, f"--workdir={killed}"])
+    killing.run_to_end([*command, f"--workdir={undisturbed}"])
+    killing.assert_same_outcome(killed, undisturbed)
+    assert jsonl.read_records(killed / "rollouts" / "wave_00003_try_00.jsonl", Rollout)

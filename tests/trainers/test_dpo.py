@@ -1,0 +1,227 @@
+import dataclasses
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from promptcot_jax.core.records import Rollout
+from promptcot_jax.data import examples
+from promptcot_jax.objectives import preference
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.sampling import journal
+from promptcot_jax.trainers import dpo, optimizer, rejection, sft, train_step
+from promptcot_jax.trainers.minibatches import Minibatches
+from promptcot_jax.trainers.rollout_groups import Group
+from tests.trainers import toy_fit
+from tests.trainers.test_sft import BIGRAM, TABLE
+
+CONFIG = dpo.DpoConfig(beta=0.5)
+
+
+def _unit(prompt, chosen, rejected, reference=(0.0, 0.0)):
+    """A pair whose reference gives each completion this log-probability a token."""
+    return tuple(
+        examples.TokenExample(
+            prompt_ids=prompt,
+            completion_ids=completion,
+            token_values={"reference_log_probs": np.full(len(completion), log_prob)},
+        )
+        for completion, log_prob in zip((chosen, rejected), reference, strict=True)
+    )
+
+
+def _batch(units, *, row_length=24, rows_multiple=1):
+    source = Minibatches(
+        units,
+        num_minibatches=1,
+        num_passes=1,
+        row_length=row_length,
+        rows_multiple=rows_multiple,
+        seed=0,
+        value_names=CONFIG.value_names,
+    )
+    return source.batch(0)
+
+
+def _toy_units(number=6):
+    rng = np.random.default_rng(0)
+
+    def completion():
+        return tuple(rng.integers(2, toy_fit.VOCAB_SIZE, rng.integers(1, 5)).tolist())
+
+    return [_unit((2, 3), completion(), completion(), rng.normal(-2, 0.3, 2)) for _ in range(number)]
+
+
+def test_the_loss_with_a_pencil():
+    """1 -> 2 -> 0 has probability 6/8 * 5/8, 1 -> 1 has 1/8."""
+    batch = _batch([_unit((0, 1), (2, 0), (1,), (np.log(0.5), np.log(0.25)))])
+    total, count, figures = dpo.dpo_loss(BIGRAM, {"table": TABLE}, batch, config=CONFIG)
+    chosen, rejected = np.log(6 / 8 * 5 / 8 / 0.25), np.log(1 / 8 / 0.25)
+    margin = 0.5 * (chosen - rejected)
+    np.testing.assert_allclose(total, np.log1p(np.exp(-margin)), rtol=1e-5)
+    assert count == 1
+    found = CONFIG.figures_of([jax.device_get(figures)])
+    expected = {
+        "rewards/chosen": 0.5 * chosen,
+        "rewards/rejected": 0.5 * rejected,
+        "rewards/margins": margin,
+        "rewards/accuracies": 1.0,
+        "logps/chosen": np.log(6 / 8 * 5 / 8),
+        "logps/rejected": np.log(1 / 8),
+    }
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+    # By length: the chosen has two tokens. Smoothed: a tenth of the pairs is the wrong way round.
+    by_length = dataclasses.replace(CONFIG, length_normalized=True, label_smoothing=0.1)
+    total, _, _ = dpo.dpo_loss(BIGRAM, {"table": TABLE}, batch, config=by_length)
+    margin = 0.5 * (chosen / 2 - rejected)
+    np.testing.assert_allclose(
+        total, 0.9 * np.log1p(np.exp(-margin)) + 0.1 * np.log1p(np.exp(margin)), rtol=1e-5
+    )
+
+
+def test_at_the_reference_the_loss_is_log_2_and_far_from_it_finite():
+    far = jnp.array([0.0, 1e6, -1e6])
+    losses = preference.dpo_losses(far, -far, beta=0.1)
+    np.testing.assert_allclose(losses[:2], [np.log(2), 0.0], atol=1e-6)
+    assert np.isfinite(losses).all()
+
+
+@pytest.mark.parametrize("length_normalized", [False, True])
+def test_the_gradient_by_finite_differences(length_normalized):
+    config = dataclasses.replace(CONFIG, length_normalized=length_normalized, label_smoothing=0.1)
+    batch = _batch([_unit((0, 1), (2, 0), (1,), (-0.7, -1.0)), _unit((2,), (1, 1, 0), (0,), (-1.0, -0.5))])
+
+    def loss(table):
+        return dpo.dpo_loss(BIGRAM, {"table": table}, batch, config=config)[0]
+
+    gradient = np.asarray(jax.grad(loss)(TABLE))
+    for i, j in np.ndindex(3, 3):
+        up, down = (float(loss(TABLE.at[i, j].add(sign * 1e-2))) for sign in (1, -1))
+        np.testing.assert_allclose(gradient[i, j], (up - down) / 2e-2, atol=2e-3)
+    assert np.abs(gradient).max() > 0.05
+
+
+@pytest.mark.parametrize("row_length", [15, 16, 40])
+def test_packed_pairs_equal_pairs_in_rows_of_their_own(row_length):
+    lm, units = toy_fit.toy_lm(), _toy_units()
+    params = lm.init(jax.random.key(0))
+    value_and_gradient = jax.jit(
+        jax.value_and_grad(lambda p, b: dpo.dpo_loss(lm, p, b, config=CONFIG)[:2], has_aux=True)
+    )
+    (total, count), gradient = value_and_gradient(params, _batch(units, row_length=row_length))
+    alone = [value_and_gradient(params, _batch([unit], row_length=12)) for unit in units]
+    assert count == len(units)
+    np.testing.assert_allclose(total, sum(float(t) for (t, _), _ in alone), rtol=1e-5)
+    summed = jax.tree.map(lambda *parts: sum(parts), *(g for _, g in alone))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), gradient, summed)
+
+
+def test_micro_batches_equal_the_whole():
+    """A pair is never parted by the cut."""
+    lm, batch = toy_fit.toy_lm(), _batch(_toy_units(8), row_length=14, rows_multiple=4)
+    assert (batch.segment_ids.max(axis=1) % 2 == 0).all()
+    mesh, results = mesh_lib.make_mesh(mesh_lib.MeshConfig()), []
+    for number in (1, 4):
+        step = train_step.make_train_step(
+            lm,
+            CONFIG.loss(1.0),
+            optimizer.OptimizerConfig(learning_rate=1e-2),
+            mesh,
+            num_micro_batches=number,
+        )
+        with jax.set_mesh(mesh):
+            results.append(jax.device_get(step.run(step.start(lm.init(jax.random.key(0))), batch, 9, {})))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *results)
+
+
+def test_dpo_orders_a_pair_and_its_margin_rises():
+    lm = toy_fit.toy_lm()
+    mesh, margins = mesh_lib.make_mesh(mesh_lib.MeshConfig()), []
+    batch = _batch([_unit((2, 3), (5, 6), (7, 8), (-2.8, -2.8))])
+    step = train_step.make_train_step(
+        lm, CONFIG.loss(1.0), optimizer.OptimizerConfig(learning_rate=3e-3), mesh
+    )
+    with jax.set_mesh(mesh):
+        state = step.start(lm.init(jax.random.key(0)))
+        for _ in range(20):
+            state, metrics = step.run(state, batch, np.int32(20), {})
+            margins.append(CONFIG.figures_of([jax.device_get(metrics["figures"])])["rewards/margins"])
+    assert all(later > earlier for earlier, later in itertools.pairwise(margins))
+    assert margins[-1] > margins[0] + 1.0
+
+
+def _group(verdicts, tokens=None):
+    """A group with these verdicts; None: not graded."""
+    return Group(
+        tuple(
+            Rollout(
+                prompt_id="p",
+                domain="math",
+                wave=0,
+                group=0,
+                sample=i,
+                index=i,
+                seed=0,
+                policy_digest="",
+                prompt_ids=(1,),
+                token_ids=(10 + i,) if tokens is None else tokens[i],
+                sampler_log_probs=journal.float_text(np.zeros(1)),
+                completion="",
+                finish_reason="stop",
+                graded=verdict is not None,
+                correct=bool(verdict),
+                reward=0.0,
+                format=0.0,
+                length=0.0,
+                status="",
+            )
+            for i, verdict in enumerate(verdicts)
+        )
+    )
+
+
+def test_pairs_are_as_many_as_the_rarer_kind_gives_and_none_of_prompts_that_are_too_easy():
+    def pairs(group, **settings):
+        config = dataclasses.replace(CONFIG, **settings)
+        units = config.units_of([group], num_groups=1) if config.is_of_use(group) else []
+        return [tuple(int(row.completion_ids[0]) - 10 for row in unit) for unit in units]
+
+    mixed = [False, True, None, False, True, False, False, False]
+    assert pairs(_group(mixed)) == [(1, 0), (4, 3)]
+    assert pairs(_group(mixed), pairs_per_prompt=1) == [(1, 0)]
+    half = [True] * 4 + [False] * 4
+    assert pairs(_group(half)) == []  # solved in half of 8
+    assert len(pairs(_group(half), solved_below=0.51)) == 4  # the released script's rule
+    assert pairs(_group([False] * 8)) == pairs(_group([True] * 8)) == pairs(_group([None] * 8)) == []
+
+
+def test_rejection_takes_each_right_completion_once():
+    tokens = [(1,), (2,), (1,), (3,), (4,), (5,), (6,), (7,)]
+    group = _group([True, False, True, True, None, False, False, False], tokens)
+    config = rejection.RejectionConfig()
+    assert config.is_of_use(group)
+    taken = [int(row.completion_ids[0]) for (row,) in config.units_of([group], num_groups=1)]
+    assert taken == [1, 3]
+    capped = rejection.RejectionConfig(completions_per_prompt=1)
+    assert len(capped.units_of([group], num_groups=1)) == 1
+    assert not config.is_of_use(_group([False] * 4))
+    assert not config.is_of_use(_group([True, True, False, False]))
+    assert config.loss(1.2) is sft.sft_loss
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beta": 0.0}, "beta"),
+        ({"label_smoothing": 0.5}, "label_smoothing"),
+        ({"pairs_per_prompt": -1}, "pairs"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        dpo.DpoConfig(**settings)

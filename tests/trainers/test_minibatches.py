@@ -1,0 +1,102 @@
+import collections
+
+import numpy as np
+import pytest
+
+from promptcot_jax.data import examples
+from promptcot_jax.sampling import batching
+from promptcot_jax.trainers.minibatches import Minibatches
+
+
+def _units(sizes):
+    """Units of one sequence, each of tokens of its own number; a size is prompt and completion together."""
+    return [
+        (
+            examples.TokenExample(
+                prompt_ids=(i,),
+                completion_ids=(i,) * (size - 1),
+                token_values={"x": (float(i),) * (size - 1)},
+            ),
+        )
+        for i, size in enumerate(sizes, start=1)
+    ]
+
+
+def _source(units, **changes):
+    settings = {"num_minibatches": 4, "num_passes": 2, "row_length": 16, "rows_multiple": 1, "seed": 3}
+    return Minibatches(units, value_names=("x",), **(settings | changes))
+
+
+def _members(batch):
+    """How often each unit is in a batch, by its number."""
+    return collections.Counter(
+        int(row[(segments == s).argmax()])
+        for row, segments in zip(batch.token_ids, batch.segment_ids, strict=True)
+        for s in range(1, segments.max() + 1)
+    )
+
+
+SIZES = [2, 16, 5, 9, 3, 3, 12, 7, 4, 4, 8, 2, 2]
+
+
+def test_each_pass_has_each_unit_once_in_an_order_of_its_own():
+    source = _source(_units(SIZES))
+    assert source.num_steps == 8
+    batches = [source.batch(i) for i in range(8)]
+    for first in (0, 4):
+        together = sum((_members(batch) for batch in batches[first : first + 4]), collections.Counter())
+        assert together == dict.fromkeys(range(1, 14), 1)
+    assert [_members(b) for b in batches[:4]] != [_members(b) for b in batches[4:]]
+    counts = [sum(_members(batch).values()) for batch in batches]
+    assert max(counts) - min(counts) <= 1  # equal shares of the units, not of the tokens
+    again = _source(_units(SIZES))
+    np.testing.assert_array_equal(again.batch(5).token_ids, batches[5].token_ids)
+    assert not np.array_equal(_source(_units(SIZES), seed=4).batch(5).token_ids, batches[5].token_ids)
+
+
+@pytest.mark.parametrize("rows_multiple", [1, 4])
+def test_all_batches_have_one_shape_of_few(rows_multiple):
+    found = set()
+    for seed in range(20):
+        source = _source(_units(SIZES), seed=seed, rows_multiple=rows_multiple)
+        shapes = {source.batch(i).token_ids.shape for i in range(source.num_steps)}
+        assert shapes == {(source.rows_per_batch, 16)}
+        assert source.rows_per_batch % rows_multiple == 0
+        found.add(source.rows_per_batch // rows_multiple)
+    assert all(count == batching.few_counts(count) for count in found)
+
+
+def test_the_sequences_of_a_unit_share_a_row_in_order():
+    units = [
+        tuple(
+            examples.TokenExample(prompt_ids=(i,), completion_ids=(side,) * n)
+            for side, n in ((100, 2), (200, 3))
+        )
+        for i in range(1, 8)
+    ]
+    source = Minibatches(
+        units, num_minibatches=2, num_passes=1, row_length=20, rows_multiple=1, seed=0, value_names=()
+    )
+    for step in range(2):
+        batch = source.batch(step)
+        for row, segments in zip(batch.token_ids, batch.segment_ids, strict=True):
+            for s in range(1, segments.max() + 1):
+                prompt, side = row[segments == s][:2]
+                assert side == (100 if s % 2 else 200)
+                partner = row[segments == (s + 1 if s % 2 else s - 1)]
+                assert partner[0] == prompt
+
+
+def test_few_units_make_fewer_updates_and_none_are_refused():
+    source = _source(_units([3, 4]))
+    assert source.num_steps == 4  # two of each pass
+    assert all(sum(_members(source.batch(i)).values()) == 1 for i in range(4))
+    with pytest.raises(ValueError, match="nothing to train on"):
+        _source([])
+
+
+def test_a_host_gets_its_own_rows():
+    source = _source(_units(SIZES))
+    whole = source.batch(1)
+    source.own_rows = [0, source.rows_per_batch - 1]
+    np.testing.assert_array_equal(source.batch(1).token_ids, whole.token_ids[source.own_rows])

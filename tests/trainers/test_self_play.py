@@ -1,0 +1,384 @@
+"""The waves of self-play: what is drawn, left out and trained on, and that a kill changes nothing."""
+
+import dataclasses
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from promptcot_jax.checkpoints import store
+from promptcot_jax.core import shards
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.models import lora
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel import rules
+from promptcot_jax.sampling import engine, journal, rollout_store, scoring
+from promptcot_jax.trainers import self_play, train_step
+from promptcot_jax.trainers.dpo import DpoConfig
+from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers.rejection import RejectionConfig
+from promptcot_jax.verify.rewards import RewardConfig
+from tests.trainers import toy_self_play
+from tests.trainers.toy_self_play import CONFIG, SAMPLING, TOKENIZER, by_bytes
+
+
+def metrics_of(directory, *, with_times=False):
+    rows = [json.loads(line) for line in (directory / "self_play" / "metrics.jsonl").read_text().splitlines()]
+    if with_times:
+        return rows
+    return [
+        {name: n for name, n in row.items() if not name.startswith(self_play.WALL_TIME_PREFIXES)}
+        for row in rows
+    ]
+
+
+def rollouts_of(directory):
+    return list(rollout_store.read(directory / "rollouts"))
+
+
+def files_of(directory):
+    """Records, whole or in shards, and what is left of journals."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in (directory / "rollouts").rglob("*.jsonl")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Directory and outcome of a run that nothing disturbs."""
+    directory = tmp_path_factory.mktemp("whole")
+    return directory, toy_self_play.run(directory)
+
+
+def test_a_rollout_says_where_it_comes_from(whole):
+    directory, outcome = whole
+    found = rollouts_of(directory)
+    group_size, lm = SAMPLING.samples_per_row, toy_self_play.toy_lm()
+    assert [rollout.index for rollout in found] == list(range(outcome.num_prompts * group_size))
+    assert all(rollout.index == rollout.group * group_size + rollout.sample for rollout in found)
+    assert {rollout.wave for rollout in found} == set(range(CONFIG.num_waves))
+    digests = {rollout.wave: rollout.policy_digest for rollout in found}
+    assert digests[0] == store.params_digest(lm.init(jax.random.key(0)))
+    assert len({*digests.values()}) == CONFIG.num_waves  # the policy changes from wave to wave
+    for rollout in found:
+        ended = rollout.finish_reason == "stop"
+        assert rollout.completion == TOKENIZER.decode(rollout.token_ids[: -1 if ended else None])
+        assert rollout.correct == by_bytes("", rollout.completion) == rollout.reward
+        assert (rollout.token_ids[-1] in TOKENIZER.stop_ids) == ended
+
+
+def test_the_samplers_log_probs_are_those_of_the_policy_at_the_temperature(tmp_path):
+    sampling = dataclasses.replace(SAMPLING.sampling, temperature=0.7)
+    toy_self_play.run(
+        tmp_path,
+        rollouts=dataclasses.replace(SAMPLING, sampling=sampling),
+        config=dataclasses.replace(CONFIG, num_waves=1, minibatches_per_wave=1),
+    )
+    lm, found = toy_self_play.toy_lm(), rollouts_of(tmp_path)
+    scores = scoring.score(
+        lm,
+        lm.init(jax.random.key(0)),
+        [rollout.prompt_ids for rollout in found],
+        [rollout.token_ids for rollout in found],
+        temperature=0.7,
+    )
+    for rollout, expected in zip(found, scores, strict=True):
+        np.testing.assert_allclose(journal.floats_of(rollout.sampler_log_probs), expected, atol=1e-4)
+    (row,) = metrics_of(tmp_path)  # one update: on policy, by its own pass
+    assert row["ratio/max"] == row["ratio/min"] == 1.0
+    assert row["sampling/sampling_logp_difference/max"] < 1e-4
+
+
+def test_ratios_refer_to_the_policy_that_drew_the_wave(whole):
+    """The second update of a wave is off policy by what the first one did (a single one: see above)."""
+    directory, _ = whole
+    for row in metrics_of(directory):
+        assert row["updates"] == 2
+        assert max(row["ratio/max"] - 1, 1 - row["ratio/min"]) > 1e-2
+        assert row["policy_kl"] > 0
+
+
+def test_figures_of_a_wave_are_those_of_its_rollouts(whole):
+    directory, _ = whole
+    for row in metrics_of(directory, with_times=True):
+        own = [rollout for rollout in rollouts_of(directory) if rollout.wave == row["step"] - 1]
+        groups = {rollout.group: [] for rollout in own}
+        for rollout in own:
+            groups[rollout.group].append(rollout.correct)
+        alike = [len({*verdicts}) == 1 for verdicts in groups.values()]
+        assert row["groups/drawn"] == len(groups)
+        assert row["groups/used"] == min(len(groups) - sum(alike), CONFIG.prompts_per_wave)
+        assert row["sequences"] == row["groups/used"] * SAMPLING.samples_per_row
+        np.testing.assert_allclose(row["frac_reward_zero_std"], np.mean(alike))
+        np.testing.assert_allclose(row["reward"], np.mean([rollout.reward for rollout in own]))
+        lengths = [len(rollout.token_ids) for rollout in own]
+        np.testing.assert_allclose(row["completions/mean_length"], np.mean(lengths))
+        cut_off = [rollout.finish_reason == "length" for rollout in own]
+        np.testing.assert_allclose(row["completions/clipped_ratio"], np.mean(cut_off))
+        parts = [row[f"seconds/{name}"] for name in ("sampling", "grading", "scoring", "training", "other")]
+        np.testing.assert_allclose(sum(parts), row["seconds"], atol=1e-3)
+        assert min(parts) >= 0
+
+
+class Killed(BaseException):
+    """In the place of kill -9: nothing of the run catches it."""
+
+
+def _kill_at(monkeypatch, owner, name, call):
+    """The call of this number kills the run before it does anything."""
+    function, calls = getattr(owner, name), []
+
+    def watched(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise Killed
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, watched)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [
+        (engine.Engine, "stream", 0),  # with some completions drawn
+        (toy_self_play.ToyGrader, "_verdicts", 2),  # in the first wave
+        (toy_self_play.ToyGrader, "_verdicts", 9),
+        (train_step.TrainStep, "place", 2),  # between the updates of the first wave
+        (train_step.TrainStep, "place", 6),  # after a checkpoint
+        (train_step.TrainStep, "place", 8),
+        (self_play.MetricsLog, "write", 3),  # updates done, row not written
+        (self_play.TrainingCheckpoints, "save", 2),
+        (scoring, "score", 5),
+        (journal, "remove", 2),  # the file is whole, and its shards are still there
+        (shards.ShardedRecords, "put_together", 2),
+    ],
+)
+def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner, name, call):
+    directory, outcome = whole
+    with monkeypatch.context() as patch:
+        if call:
+            _kill_at(patch, owner, name, call)
+        else:
+            _kill_while_drawing(patch, completions=21)
+        with pytest.raises(Killed):
+            toy_self_play.run(tmp_path)
+    again = toy_self_play.run(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.params, outcome.params)
+    assert (again.num_prompts, again.num_updates) == (outcome.num_prompts, outcome.num_updates)
+    assert files_of(tmp_path) == files_of(directory)
+    assert metrics_of(tmp_path) == metrics_of(directory)
+
+
+@pytest.mark.parametrize("method", [DpoConfig(solved_below=1.0), RejectionConfig(solved_below=1.0)])
+def test_the_other_methods_learn_from_the_same_store_and_resume_alike(tmp_path, monkeypatch, method):
+    config = dataclasses.replace(CONFIG, num_waves=3)
+    undisturbed = toy_self_play.run(tmp_path / "whole", method=method, config=config)
+    assert undisturbed.num_updates == 6
+    with monkeypatch.context() as patch:
+        _kill_at(patch, train_step.TrainStep, "place", 6)
+        with pytest.raises(Killed):
+            toy_self_play.run(tmp_path / "killed", method=method, config=config)
+    again = toy_self_play.run(tmp_path / "killed", method=method, config=config)
+    jax.tree.map(np.testing.assert_array_equal, again.params, undisturbed.params)
+    rows = metrics_of(tmp_path / "killed")
+    assert rows == metrics_of(tmp_path / "whole")
+    pairs_or_right = [row["sequences"] for row in rows]
+    by_wave = [[r for r in rollouts_of(tmp_path / "whole") if r.wave == wave] for wave in range(3)]
+    if isinstance(method, RejectionConfig):
+        assert all(
+            0 < n <= sum(r.correct for r in own) for n, own in zip(pairs_or_right, by_wave, strict=True)
+        )
+    else:
+        assert all(n % 2 == 0 for n in pairs_or_right)
+        # The reference is the policy that drew the wave: the first update begins at log 2.
+        assert all(0.3 < row["loss"] < np.log(2) + 0.05 for row in rows)
+        assert {"rewards/margins", "rewards/accuracies"} <= rows[0].keys()
+
+
+def _kill_while_drawing(patch, *, completions):
+    """Kills the run when so many completions have been drawn, of which some had reached the journal."""
+    stream, drawn = engine.Engine.stream, []
+    patch.setattr(journal, "_COMPLETIONS_PER_PART", 2)
+
+    def watched(self, *args, **kwargs):
+        for item in stream(self, *args, **kwargs):
+            drawn.append(1)
+            if len(drawn) == completions:
+                raise Killed
+            yield item
+
+    patch.setattr(engine.Engine, "stream", watched)
+
+
+def test_stored_rollouts_are_not_drawn_again(whole, tmp_path, monkeypatch):
+    """After a kill in the last update all is drawn: the updates since the checkpoint are made again."""
+    with monkeypatch.context() as patch:
+        _kill_at(patch, train_step.TrainStep, "place", 10)
+        with pytest.raises(Killed):
+            toy_self_play.run(tmp_path)
+    monkeypatch.setattr(engine.Engine, "stream", None)
+    again = toy_self_play.run(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole[1].params)
+
+
+def test_prompts_without_contrast_leave_and_others_take_their_place(tmp_path):
+    """Answers 0 to 4 are always right, 5 always wrong; the others tell their samples apart."""
+
+    def verdict(answer, text):
+        return answer < "5" or (answer > "5" and by_bytes(answer, text))
+
+    config = dataclasses.replace(CONFIG, num_waves=3, prompts_per_wave=3, max_tries=8)
+    toy_self_play.run(tmp_path, verdict=verdict, config=config)
+    rows = metrics_of(tmp_path)
+    assert all(row["groups/used"] == 3 for row in rows)
+    assert any(row["tries"] > 1 for row in rows)
+    assert sum(row["groups/all_right"] for row in rows) > 0
+    for row in rows:
+        shares = [row[f"groups/{kind}"] for kind in ("mixed", "all_right", "all_wrong", "ungraded")]
+        np.testing.assert_allclose(sum(shares), 1)
+        np.testing.assert_allclose(row["frac_reward_zero_std"], shares[1] + shares[2])
+
+
+def test_a_shaped_reward_does_not_make_a_contrast(tmp_path):
+    """All are wrong and their lengths differ: that is not what the policy is to learn from."""
+    shaped = RewardConfig(length_weight=1.0, length_limit=3, length_buffer=2)
+
+    class Shaped(toy_self_play.ToyGrader):
+        def _verdicts(self, draws, texts, num_tokens):
+            wrong = super()._verdicts(draws, texts, num_tokens)
+            return [dataclasses.replace(w, length=-n / 3) for w, n in zip(wrong, num_tokens, strict=True)]
+
+    grader = Shaped(
+        tokenizer=TOKENIZER, config=shaped, run_many=lambda jobs: [], verdict=lambda answer, text: False
+    )
+    config = dataclasses.replace(CONFIG, num_waves=1, max_tries=2)
+    outcome = toy_self_play.run(tmp_path, grader=grader, config=config)
+    assert outcome.num_updates == 0
+    assert len({rollout.reward for rollout in rollouts_of(tmp_path)}) > 1
+
+
+def test_a_wave_without_use_leaves_the_policy_and_says_why(tmp_path, caplog):
+    config = dataclasses.replace(CONFIG, num_waves=2, max_tries=2)
+    with caplog.at_level(logging.INFO, "promptcot_jax"):
+        outcome = toy_self_play.run(tmp_path, verdict=lambda answer, text: True, config=config)
+    start = toy_self_play.toy_lm().init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, outcome.params, start)
+    assert (outcome.num_updates, outcome.num_prompts) == (0, 2 * 2 * 4)
+    assert "no update; of 8 prompts all samples are right for 8, all wrong for 0" in caplog.text
+    for row in metrics_of(tmp_path):
+        assert (row["tries"], row["groups/used"], row["frac_reward_zero_std"]) == (2, 0, 1.0)
+        assert "loss" not in row
+
+
+def test_what_could_not_be_graded_drops_out_and_the_others_keep_their_worth(tmp_path, monkeypatch):
+    seen = []
+    update = self_play.SelfPlay._update
+
+    def watched(self, wave, units, state, frozen):
+        seen.extend(row for unit in units for row in unit)
+        return update(self, wave, units, state, frozen)
+
+    monkeypatch.setattr(self_play.SelfPlay, "_update", watched)
+
+    def verdict(answer, text):
+        number = sum(text.encode())
+        return "sandbox_error" if number % 5 == 0 else number % 3 == 0
+
+    config = dataclasses.replace(CONFIG, num_waves=2)
+    toy_self_play.run(tmp_path, verdict=verdict, config=config)
+    by_ids = {(r.prompt_ids, r.token_ids): r for r in rollouts_of(tmp_path)}
+    assert any(not rollout.graded for rollout in by_ids.values())
+    for row in seen:
+        rollout = by_ids[tuple(row.prompt_ids.tolist()), tuple(row.completion_ids.tolist())]
+        assert rollout.graded
+        assert (row.token_values["advantages"] > 0).all() == rollout.correct
+    assert all(0 < row["reward/ungraded"] < 1 for row in metrics_of(tmp_path))
+    for row in metrics_of(tmp_path):
+        np.testing.assert_allclose(row["reward/status/sandbox_error"], row["reward/ungraded"])
+
+
+def test_a_log_prob_that_is_no_number_never_reaches_an_update(tmp_path, monkeypatch):
+    score = scoring.score
+
+    def broken(*args, **kwargs):
+        scores = score(*args, **kwargs)
+        return [s * np.nan if i == 1 else s for i, s in enumerate(scores)]
+
+    monkeypatch.setattr(scoring, "score", broken)
+    outcome = toy_self_play.run(tmp_path, config=dataclasses.replace(CONFIG, num_waves=1))
+    (row,) = metrics_of(tmp_path)
+    assert row["sequences"] == row["groups/used"] * SAMPLING.samples_per_row - 1
+    assert row["num_skipped"] == 0
+    assert np.isfinite(row["loss"])
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outcome.params))
+
+
+def test_the_reference_of_a_kl_term_is_the_policy_at_the_start(tmp_path):
+    """It grows from wave to wave where it weighs nothing, and holds the policy back where it weighs much."""
+    config = dataclasses.replace(CONFIG, num_waves=3)
+    kl = {}
+    for beta in (1e-9, 10.0):
+        toy_self_play.run(tmp_path / str(beta), method=GrpoConfig(kl_beta=beta), config=config)
+        kl[beta] = [row["kl"] for row in metrics_of(tmp_path / str(beta))]
+    assert 0 < kl[1e-9][0] < kl[1e-9][1] < kl[1e-9][2]
+    assert kl[10.0][2] < 0.5 * kl[1e-9][2]
+
+
+def test_an_adapter_is_trained_beside_a_frozen_base_and_resumes(tmp_path, monkeypatch):
+    settings = {
+        "adapter": lora.LoraConfig(rank=2, alpha=4.0),
+        "method": GrpoConfig(kl_beta=0.01),
+        "config": dataclasses.replace(CONFIG, num_waves=2, checkpoint_every=1),
+    }
+    undisturbed = toy_self_play.run(tmp_path / "whole", **settings)
+    base = toy_self_play.toy_lm().init(jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, lora.base_of(undisturbed.params), base)
+    assert np.abs(undisturbed.params["layers"]["self_attn"]["q_proj"]["lora_b"]).max() > 0
+    with monkeypatch.context() as patch:
+        _kill_at(patch, train_step.TrainStep, "place", 4)
+        with pytest.raises(Killed):
+            toy_self_play.run(tmp_path / "killed", **settings)
+    again = toy_self_play.run(tmp_path / "killed", **settings)
+    jax.tree.map(np.testing.assert_array_equal, again.params, undisturbed.params)
+
+
+def test_eight_devices_give_the_losses_of_one(whole, tmp_path):
+    lm = toy_self_play.toy_lm()
+    toy_self_play.run(
+        tmp_path,
+        lm=type(lm)(lm.config, rules.DEFAULT_RULES),
+        mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2)),
+        config=dataclasses.replace(CONFIG, num_waves=2, micro_batches=2),
+    )
+    assert [r.token_ids for r in rollouts_of(tmp_path)] == [
+        r.token_ids for r in rollouts_of(whole[0]) if r.wave < 2
+    ]
+    for row, expected in zip(metrics_of(tmp_path), metrics_of(whole[0]), strict=False):
+        for name in ("loss", "grad_norm", "entropy", "ratio/max", "reward"):
+            np.testing.assert_allclose(row[name], expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rollouts": dataclasses.replace(SAMPLING, samples_per_row=1)}, "samples_per_row to at least 2"),
+        (
+            {
+                "rollouts": dataclasses.replace(
+                    SAMPLING, sampling=dataclasses.replace(SAMPLING.sampling, top_p=0.9)
+                )
+            },
+            "Set them to 1, 0 and 0",
+        ),
+        ({"config": dataclasses.replace(CONFIG, row_length=4)}, "row_length=4, but .* 5 tokens"),
+        ({"config": dataclasses.replace(CONFIG, old_log_probs="sampled")}, "sampler_correction to 'none'"),
+        ({"method": GrpoConfig(single_update=True)}, "a wave makes 2 updates"),
+    ],
+)
+def test_what_would_train_on_something_else_is_refused(tmp_path, changes, message):
+    with pytest.raises(WrongUse, match=message):
+        toy_self_play.run(tmp_path, **changes)
+    assert not list(tmp_path.iterdir())

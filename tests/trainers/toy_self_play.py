@@ -1,0 +1,111 @@
+"""Self-play of a tiny decoder on problems of one digit, in seconds.
+
+A model of bytes would take long to find `\\boxed{}`, so verdicts are a test's own; the rest is the stage's.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+from etils import epath
+
+from promptcot_jax.core.records import VerifiedMathPrompt
+from promptcot_jax.data.prompt_stream import PromptStream, Task
+from promptcot_jax.models import causal_lm
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.sampling import engine, rollouts, token_choice
+from promptcot_jax.trainers import self_play
+from promptcot_jax.trainers.grading import Grader
+from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.verify.rewards import Reward, RewardConfig, Ungraded
+from tests import toys
+
+TOKENIZER = toys.byte_tokenizer()
+SAMPLING = rollouts.RolloutConfig(
+    sampling=token_choice.SamplingConfig(max_new_tokens=3),
+    engine=engine.EngineConfig(num_slots=16, page_size=8),
+    samples_per_row=4,
+    requests_per_shard=8,
+)
+CONFIG = self_play.SelfPlayConfig(
+    num_waves=5,
+    prompts_per_wave=4,
+    minibatches_per_wave=2,
+    max_tries=3,
+    checkpoint_every=2,
+    tensorboard=False,
+)
+OPTIMIZER = OptimizerConfig(learning_rate=3e-3)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ToyGrader(Grader):
+    """Verdicts by a function of (answer, text): whether it is right, or a status."""
+
+    verdict: Callable[[str, str], bool | str]
+
+    def _verdicts(self, draws, texts, num_tokens):
+        found = [self.verdict(draw.row.prompt.answer, text) for draw, text in zip(draws, texts, strict=True)]
+        return [
+            Ungraded(status=verdict)
+            if isinstance(verdict, str)
+            else Reward(
+                correct=float(verdict), format=1.0, length=0.0, status="match" if verdict else "mismatch"
+            )
+            for verdict in found
+        ]
+
+
+def by_bytes(answer: str, text: str) -> bool:
+    """A verdict that looks random, and is one of every three on average."""
+    return sum(text.encode()) % 3 == 0
+
+
+def graded_by(verdict: Callable[[str, str], bool | str]) -> ToyGrader:
+    return ToyGrader(tokenizer=TOKENIZER, config=RewardConfig(), run_many=lambda jobs: [], verdict=verdict)
+
+
+def toy_lm() -> causal_lm.CausalLM:
+    return causal_lm.CausalLM(toys.toy_config())
+
+
+def tasks(number: int = 10) -> list[Task]:
+    """Prompts "0=", "1=", ... whose answer is their digit."""
+    return [
+        Task(
+            prompt=VerifiedMathPrompt(id=f"p{i}", problem=f"{i}=", answer=str(i)),
+            prompt_ids=tuple(TOKENIZER.encode(f"{i}=")),
+        )
+        for i in range(number)
+    ]
+
+
+def run(
+    directory,
+    *,
+    verdict: Callable[[str, str], bool | str] = by_bytes,
+    lm: causal_lm.CausalLM | None = None,
+    params=None,
+    some_tasks: Sequence[Task] = (),
+    mesh=None,
+    **changes,
+) -> self_play.Outcome:
+    """A run; `changes` are fields of `SelfPlay`."""
+    lm = lm or toy_lm()
+    settings = {
+        "config": CONFIG,
+        "method": GrpoConfig(),
+        "rollouts": SAMPLING,
+        "optimizer": OPTIMIZER,
+        "grader": graded_by(verdict),
+        "seed": 0,
+    }
+    return self_play.SelfPlay(
+        lm=lm,
+        tokenizer=TOKENIZER,
+        stream=PromptStream(some_tasks or tasks(), seed=0),
+        mesh=mesh or mesh_lib.make_mesh(mesh_lib.MeshConfig()),
+        directory=epath.Path(directory),
+        **(settings | changes),
+    ).run(lm.init(jax.random.key(0)) if params is None else params)

@@ -5,9 +5,9 @@
     python benchmarks/self_play.py --vocab_size=2048
 
 Every wave is one update, of completions that all have their full length (a stop token is one of thousands).
-Verdicts are made up from a sample's number, so grading costs next to nothing; what it would cost beside decoding
-is another measurement (`benchmarks/verification.py`). Printed are medians over the waves after the first
-three, which compile.
+Verdicts are made up from a sample's number, so grading costs next to nothing; what it would cost beside
+decoding is another measurement (`benchmarks/verification.py`). Printed are medians over the waves after the
+first three, which compile.
 """
 
 import argparse

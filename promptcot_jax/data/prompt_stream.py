@@ -6,6 +6,7 @@ domain gives its share of the epoch (`example_sets.Mixed`).
 
 import collections
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -125,9 +126,7 @@ def read_tasks(
             prompts.append(prompt)
         else:
             counts["dropped_difficulty"] += 1
-    repeated = [name for name, n in collections.Counter(prompt.id for prompt in prompts).items() if n > 1]
-    if repeated:
-        raise WrongUse(f"Prompt id {repeated[0]!r} occurs twice; give each row its own id.")
+    rows.check_ids((prompt.id for prompt in prompts), os.fspath(path))
     texts = [
         examples.stated_solver_prompt(tokenizer, prompt.id, prompt.problem, prompt.domain)
         for prompt in prompts

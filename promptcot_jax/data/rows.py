@@ -15,7 +15,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from etils import epath
@@ -132,6 +132,17 @@ def record_of(row: Row, record_type: type[Record] | Any) -> Record:
     fields = _nested(row.fields, record_type) if row.is_flat else row.fields
     default_id = os.path.basename(row.where)
     return jsonl.record_from_row(record_type, fields, where=row.where, default_id=default_id)
+
+
+def check_ids(ids: Iterable[str], where: str) -> None:
+    """Refuses rows that cannot be told apart.
+
+    Raises:
+        WrongUse: two of them share an id; the message begins with `where`.
+    """
+    repeated = [one for one, count in collections.Counter(ids).items() if count > 1]
+    if repeated:
+        raise WrongUse(f"{where}: the id {repeated[0]!r} occurs twice; give each row its own.")
 
 
 class _Ledger:

@@ -13,7 +13,7 @@ from etils import epath
 
 from promptcot_jax.core import records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import examples, tasks, templates
+from promptcot_jax.data import examples, rows, tasks, templates
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.sampling import completions
 
@@ -78,9 +78,7 @@ def tokenize_pairs(
         WrongUse: a triple cannot be written and the rules do not skip it, or two triples share an id:
             candidates and rationales are joined to their pair by it.
     """
-    repeated = [name for name, n in collections.Counter(triple.id for triple in triples).items() if n > 1]
-    if repeated:
-        raise WrongUse(f"Triple id {repeated[0]!r} occurs twice; give each row its own id.")
+    rows.check_ids((triple.id for triple in triples), "the triples")
 
     def make(some: Sequence[records.Triple]) -> list[Pair]:
         theta_prompts = tokenizer.prompt_ids_many([examples.theta_prompt(triple) for triple in some])

@@ -54,7 +54,7 @@ def export(
             records, held_out = records + of_file, {record.id for record in of_file}
     else:
         seeds = exporting.seed_origins(configuration.in_workdir(triples, workdir))
-    exporting.check_ids(records, path)
+    rows.check_ids((record.id for record in records), path)
     licences = exporting.licences_of(own, seeds, config)
     splits = exporting.split(records, config, held_out)
     made = provenance.read(workdir, kind, input_rows, manifest.file_digest(path))

@@ -18,11 +18,8 @@ def read_concept_sets(path: epath.PathLike) -> list[ConceptSet]:
     concept_sets = list(rows.iter_records(path, ConceptSet))
     if not concept_sets:
         raise WrongUse(f"{os.fspath(path)}: no concept sets in it.")
-    seen: set[str] = set()
     for concept_set in concept_sets:
         if not any(concept.strip() for concept in concept_set.concepts):
             raise WrongUse(f"{os.fspath(path)}: concept set {concept_set.id!r} names no concept.")
-        if concept_set.id in seen:
-            raise WrongUse(f"{os.fspath(path)}: two concept sets have the id {concept_set.id!r}.")
-        seen.add(concept_set.id)
+    rows.check_ids((concept_set.id for concept_set in concept_sets), os.fspath(path))
     return concept_sets

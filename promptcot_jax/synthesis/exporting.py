@@ -132,17 +132,6 @@ def read(
     return records
 
 
-def check_ids(records: Sequence[Exported], path: epath.PathLike) -> None:
-    """Refuses rows that cannot be told apart.
-
-    Raises:
-        WrongUse: two share an id.
-    """
-    repeated = [one for one, count in collections.Counter(r.id for r in records).items() if count > 1]
-    if repeated:
-        raise WrongUse(f"{os.fspath(path)}: two rows have the id {repeated[0]!r}; give each its own.")
-
-
 def source_of(fields: Mapping[str, Any], default: str = "") -> str:
     """Where a row is from."""
     if named := str(fields.get("source") or default):

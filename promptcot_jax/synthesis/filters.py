@@ -277,7 +277,7 @@ REASONS = tuple(switched_on(FilterConfig()))
 
 
 _SMALL = frozenset("a an and by for from in into its of on or over the their to under via with".split())
-_PREFIX_LETTERS = 5  # "congruences" is used where "congruent" stands, "divisors" where "divisor" does
+_PREFIX_LETTERS = 5  # "congruences" is used where "congruent" stands; "sums" where "sum" does, by its ending
 
 
 def concepts_in_words(concepts: tuple[str, ...], text: str) -> list[bool]:
@@ -293,4 +293,4 @@ def concepts_in_words(concepts: tuple[str, ...], text: str) -> list[bool]:
 @functools.lru_cache(1 << 12)
 def _prefixes(text: str) -> frozenset[str]:
     words = re.findall(r"[^\W\d_]+", text.lower())
-    return frozenset(word[:_PREFIX_LETTERS] for word in words if word not in _SMALL)
+    return frozenset(word.removesuffix("s")[:_PREFIX_LETTERS] for word in words if word not in _SMALL)

@@ -75,13 +75,7 @@ def read(
     entries = list(rows.map_rows(path, make, bad_rows=bad_rows, counts=counts))
     if not entries:
         raise WrongUse(f"{os.fspath(path)}: there are no problems in it.")
-    seen: set[str] = set()
-    for entry in entries:
-        if entry.problem.id in seen:
-            raise WrongUse(
-                f"{os.fspath(path)}: two problems have the id {entry.problem.id!r}; give each its own."
-            )
-        seen.add(entry.problem.id)
+    rows.check_ids((entry.problem.id for entry in entries), os.fspath(path))
     return entries
 
 

@@ -10,9 +10,7 @@ from typing import Literal
 
 from promptcot_jax.data import decontamination
 from promptcot_jax.data.annotations import Unusable
-
-_STEM_LETTERS = 5  # of a word that are compared: "counting" is in "counts"
-_SHORTEST_TELLING = 4  # "of", "and", "the" say nothing
+from promptcot_jax.synthesis import filters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,25 +69,9 @@ def _runs(words: Sequence[str], length: int) -> set[tuple[str, ...]]:
 
 
 def concept_coverage(concepts: Sequence[str], texts: Sequence[str]) -> float:
-    """Share of the concepts of which one of the texts speaks: it has half of a concept's words, or more.
-
-    Words of four letters or more count, without a plural's "s" and by their first five letters; a concept
-    that has none is compared whole.
-    """
-    words = {word for text in texts for word in decontamination.words(text)}
-    stems = {_stem(word) for word in words}
-
-    def is_spoken_of(concept: str) -> bool:
-        of_concept = decontamination.words(concept)
-        found = [_stem(word) in stems for word in of_concept if len(word) >= _SHORTEST_TELLING]
-        found = found or [word in words for word in of_concept]
-        return bool(found) and 2 * sum(found) >= len(found)
-
-    return sum(map(is_spoken_of, concepts)) / max(len(concepts), 1)
-
-
-def _stem(word: str) -> str:
-    return word.removesuffix("s")[:_STEM_LETTERS]
+    """Share of the concepts of which one of the texts speaks, see `filters.concepts_in_words`."""
+    found = filters.concepts_in_words(tuple(concepts), "\n".join(texts))
+    return sum(found) / max(len(found), 1)
 
 
 def answer_stated(answer: str, problem: str, rationale: str) -> Literal["yes", "no", "unknown"]:

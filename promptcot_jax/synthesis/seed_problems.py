@@ -46,11 +46,7 @@ def read(
     seeds = list(rows.map_rows(path, make, bad_rows=bad_rows, counts=counts))
     if not seeds:
         raise WrongUse(f"{os.fspath(path)}: there are no problems in it.")
-    seen: set[str] = set()
-    for seed in seeds:
-        if seed.id in seen:
-            raise WrongUse(f"{os.fspath(path)}: two problems have the id {seed.id!r}; give each its own.")
-        seen.add(seed.id)
+    rows.check_ids((seed.id for seed in seeds), os.fspath(path))
     return seeds
 
 

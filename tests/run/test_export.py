@@ -383,7 +383,7 @@ def test_wrong_use_is_named(workdir: Path, settings: list[str], said: str, capsy
     ("text", "said"),
     [
         ("", "has no rows to export; EXPORT_ROWS"),
-        ('{"id": "a", "problem": "x", "answer": "1"}\n' * 2, "two rows have the id 'a'"),
+        ('{"id": "a", "problem": "x", "answer": "1"}\n' * 2, "the id 'a' occurs twice"),
         ('{"id": "a", "problem": " ", "answer": "1"}\n', "the problem is empty"),
     ],
 )

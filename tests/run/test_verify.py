@@ -268,7 +268,7 @@ def test_a_server_that_misbehaves_costs_votes_with_reasons_and_nothing_else(tmp_
             "question.jsonl:1: field 'problem' of",
         ),
         (["--gin.VERIFY_PROBLEMS='{tmp}/empty.jsonl'"], "empty.jsonl:1: the problem is empty"),
-        (["--gin.VERIFY_PROBLEMS='{tmp}/twice.jsonl'"], "two problems have the id 'a'"),
+        (["--gin.VERIFY_PROBLEMS='{tmp}/twice.jsonl'"], "the id 'a' occurs twice"),
         (["--gin.VERIFY_PROBLEMS='{tmp}/lineage.jsonl'"], "lineage.jsonl:1: field 'round_index'"),
         (
             ["--gin.VERIFY_PROBLEMS='{tmp}/assertions.jsonl'"],

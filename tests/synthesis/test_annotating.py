@@ -224,7 +224,7 @@ def test_rows_are_read_with_defaults_for_what_they_do_not_say(tmp_path):
         ([{"problem": "a"}, {"problem": " "}], "set.jsonl:2: the problem is empty"),
         ([{"problem": "<!-- BEGIN PROBLEM -->"}], "holds the marker"),
         ([{"problem": "a", "domain": "law"}], "field 'domain' must be one of"),
-        ([{"id": "x", "problem": "a"}, {"id": "x", "problem": "b"}], "two problems have the id 'x'"),
+        ([{"id": "x", "problem": "a"}, {"id": "x", "problem": "b"}], "the id 'x' occurs twice"),
         ([], "there are no problems in it"),
     ],
 )

@@ -19,7 +19,7 @@ def test_a_file_of_sets_is_read_and_unusable_rows_are_named(tmp_path):
     with pytest.raises(WrongUse, match="'a' names no concept"):
         concept_sets.read_concept_sets(path)
     path.write_text('{"id": "a", "concepts": ["p"]}\n{"id": "a", "concepts": ["q"]}\n')
-    with pytest.raises(WrongUse, match="two concept sets"):
+    with pytest.raises(WrongUse, match="the id 'a' occurs twice"):
         concept_sets.read_concept_sets(path)
     path.write_text("\n")
     with pytest.raises(WrongUse, match="no concept sets"):

@@ -13,7 +13,7 @@ from promptcot_jax.parallel import hosts
 from promptcot_jax.run import configuration, stage, text_models
 from promptcot_jax.run.text_models import EndpointConfig, TextModelSource
 from promptcot_jax.sampling.text_model import Reply
-from promptcot_jax.synthesis import distill_report, distilling, open_problems
+from promptcot_jax.synthesis import distill_report, distilling, open_problems, solutions
 from promptcot_jax.synthesis.distilling import DistillConfig, Grade, Reject
 from promptcot_jax.synthesis.open_problems import OpenProblem
 from promptcot_jax.verify import sandbox_host
@@ -86,7 +86,7 @@ def _ask(
     directory: str,
     config: DistillConfig,
 ) -> list[Reply]:
-    requests = distilling.requests(asked, config)
+    requests = solutions.requests(asked, config.num_samples)
     if not requests:
         return []
     with text_models.opened(teacher, workdir) as model:

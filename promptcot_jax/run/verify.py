@@ -133,7 +133,7 @@ def _check_costs(
     code = [problem for problem in problems if problem.domain == "code"]
     asked = [
         (judge, judging.requests(problems, config.judge)),
-        (solver, solutions.requests(problems, config.solve)),
+        (solver, solutions.requests(problems, config.solve.num_solutions)),
         (test_writer, sum(input_proposals.requests(code, config.proposals).values(), [])),
     ]
     text_models.check_costs("verify", asked, workdir)

@@ -15,10 +15,10 @@ from etils import epath
 from promptcot_jax.core import shards
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import DistilledTrace, Domain, VerifiedMathPrompt
-from promptcot_jax.data import decontamination, templates, validity
+from promptcot_jax.data import decontamination, validity
 from promptcot_jax.data.annotations import Unusable
 from promptcot_jax.data.validity import Validity
-from promptcot_jax.sampling.text_model import FinishReason, Reply, TextRequest
+from promptcot_jax.sampling.text_model import FinishReason, Reply
 from promptcot_jax.synthesis import seed_problems, traces
 from promptcot_jax.synthesis.open_problems import OpenProblem
 from promptcot_jax.verify import program_pool, rewards
@@ -156,19 +156,6 @@ def _can_be_graded(problem: OpenProblem) -> bool:
 def runs_programs(problems: Sequence[OpenProblem], config: DistillConfig) -> bool:
     """Whether a sandbox is needed."""
     return config.verification != "none" and any(p.domain == "code" and p.tests for p in problems)
-
-
-def requests(problems: Sequence[OpenProblem], config: DistillConfig) -> list[TextRequest]:
-    """What is asked, the samples of a prompt side by side; the conversation that `sft` trains on."""
-    return [
-        TextRequest(
-            id=problem.id,
-            messages=tuple(templates.solver_messages(problem.problem, problem.domain)),
-            sample=sample,
-        )
-        for problem in problems
-        for sample in range(config.num_samples)
-    ]
 
 
 def read(

@@ -41,8 +41,8 @@ class Solution:
     num_tokens: int
 
 
-def requests(problems: Sequence[OpenProblem], config: SolveConfig) -> list[TextRequest]:
-    """What is asked, the samples of a problem side by side."""
+def requests(problems: Sequence[OpenProblem], num_samples: int) -> list[TextRequest]:
+    """What is asked, the samples of a problem side by side; the conversation that `sft` trains on."""
     return [
         TextRequest(
             id=problem.id,
@@ -50,7 +50,7 @@ def requests(problems: Sequence[OpenProblem], config: SolveConfig) -> list[TextR
             sample=sample,
         )
         for problem in problems
-        for sample in range(config.num_solutions)
+        for sample in range(num_samples)
     ]
 
 
@@ -62,8 +62,8 @@ def solve(
     Raises:
         WrongUse: as the solver.
     """
-    replies = solver.complete(requests(problems, config), epath.Path(directory) / "solutions.jsonl")
     size = config.num_solutions
+    replies = solver.complete(requests(problems, size), epath.Path(directory) / "solutions.jsonl")
     return [
         tuple(_solution(problem, reply, config) for reply in replies[i * size : (i + 1) * size])
         for i, problem in enumerate(problems)

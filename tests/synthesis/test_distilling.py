@@ -6,7 +6,7 @@ import pytest
 
 from promptcot_jax.core.records import StdioTest
 from promptcot_jax.sampling.text_model import Reply
-from promptcot_jax.synthesis import distill_report, distilling
+from promptcot_jax.synthesis import distill_report, distilling, solutions
 from promptcot_jax.synthesis.distilling import DistillConfig
 from promptcot_jax.synthesis.open_problems import OpenProblem
 from promptcot_jax.verify import program_pool
@@ -59,7 +59,7 @@ def test_traces_of_a_prompt_are_held_out_together_and_about_as_many_as_asked_for
             prompt_tokens=1,
             completion_tokens=1,
         )
-        for request in distilling.requests(problems, config)
+        for request in solutions.requests(problems, config.num_samples)
     ]
     made, _ = distilling.read(problems, replies, config, teacher="t", seed=0)
     held_out = [trace.prompt_id for trace in made if distilling.is_held_out(trace, config)]

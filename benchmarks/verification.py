@@ -34,11 +34,12 @@ from promptcot_jax.data.corpus import faults, generator
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import stage, text_models
 from promptcot_jax.sampling import engine, rollouts, token_choice
-from promptcot_jax.synthesis import judging, program_tests
+from promptcot_jax.synthesis import judging, program_tests, program_trials
 from promptcot_jax.synthesis.answer_votes import Ballot
 from promptcot_jax.synthesis.input_proposals import Proposals
 from promptcot_jax.synthesis.open_problems import OpenProblem
-from promptcot_jax.synthesis.program_tests import Material, TestConfig
+from promptcot_jax.synthesis.program_tests import Material
+from promptcot_jax.synthesis.program_trials import TestConfig
 from promptcot_jax.synthesis.solutions import Solution
 from promptcot_jax.verify import math_answers, mutants
 from promptcot_jax.verify.programs import ProgramSettings
@@ -220,7 +221,9 @@ def programs(num_problems: int) -> None:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "trials.jsonl"
             trials = program_tests.try_all(materials, path, TestConfig(), ProgramSettings())
-        outcomes = collections.Counter((program_tests.fault(t, TestConfig()) or ("kept",))[0] for t in trials)
+        outcomes = collections.Counter(
+            (program_trials.fault(t, TestConfig()) or ("kept",))[0] for t in trials
+        )
         expected = [{test.input: test.output for test in row.tests} for row in rows]
         settled = [
             tried.output.split() == known[tried.input].split()

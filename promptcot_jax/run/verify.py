@@ -25,7 +25,8 @@ from promptcot_jax.synthesis import (
 from promptcot_jax.synthesis.answer_votes import Ballot
 from promptcot_jax.synthesis.input_proposals import Proposals
 from promptcot_jax.synthesis.open_problems import Entry, OpenProblem
-from promptcot_jax.synthesis.program_tests import Material, Trial
+from promptcot_jax.synthesis.program_tests import Material
+from promptcot_jax.synthesis.program_trials import Trial
 from promptcot_jax.synthesis.solutions import Solution
 from promptcot_jax.synthesis.verifying import Reject, VerifyConfig
 from promptcot_jax.verify import sandbox_host

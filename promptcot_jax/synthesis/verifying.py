@@ -14,12 +14,12 @@ import numpy as np
 
 from promptcot_jax.core.records import Domain, Pool, VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.sampling.text_model import Reply, reasons
-from promptcot_jax.synthesis import answer_votes, judging, open_problems, program_tests, statement_checks
+from promptcot_jax.synthesis import answer_votes, judging, open_problems, program_trials, statement_checks
 from promptcot_jax.synthesis.answer_votes import Ballot, VoteConfig
 from promptcot_jax.synthesis.input_proposals import ProposalConfig
 from promptcot_jax.synthesis.judging import JudgeConfig, Judgement
 from promptcot_jax.synthesis.open_problems import Entry, OpenProblem
-from promptcot_jax.synthesis.program_tests import TestConfig, Trial
+from promptcot_jax.synthesis.program_trials import TestConfig, Trial
 from promptcot_jax.synthesis.solutions import SolveConfig
 
 _SHARES = (0.5, 0.625, 0.75, 0.875, 1.0)  # of the report: how many problems agree at least so far
@@ -156,7 +156,7 @@ def by_tests(
 
     `mutants` is one of the prompt's checks only where some could be made and judged.
     """
-    if fault := program_tests.fault(trial, config.tests):
+    if fault := program_trials.fault(trial, config.tests):
         figures = {
             "inputs": dict(sorted(collections.Counter(tried.verdict for tried in trial.inputs).items())),
             "solutions": dict(sorted(collections.Counter(trial.solutions).items())),
@@ -166,7 +166,7 @@ def by_tests(
             "mean_tokens": trial.mean_tokens,
         }
         return _reject(entry.problem, "tests", *fault, figures)
-    found = program_tests.found(trial)
+    found = program_trials.found(trial)
     found |= {"pool": config.pools.pool(found["pass_share"]), **passed}
     found["checks"] = (*passed["checks"], *(["mutants"] * (trial.num_mutants > 0)))
     return open_problems.typed(entry, VerifiedProgramPrompt, found)

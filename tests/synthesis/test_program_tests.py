@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 
 from promptcot_jax.core.records import StdioTest, VerifiedProgramPrompt
-from promptcot_jax.synthesis import program_tests, verifying
+from promptcot_jax.synthesis import program_tests, program_trials, verifying
 from promptcot_jax.synthesis.input_proposals import Proposals
 from promptcot_jax.synthesis.open_problems import Entry, OpenProblem
-from promptcot_jax.synthesis.program_tests import Material, TestConfig, Trial
+from promptcot_jax.synthesis.program_tests import Material
+from promptcot_jax.synthesis.program_trials import TestConfig, Trial
 from promptcot_jax.synthesis.solutions import Solution
 from promptcot_jax.verify import program_pool
 from promptcot_jax.verify.programs import ProgramOutput, ProgramSettings, TestReport
@@ -38,7 +39,7 @@ def trial_of(tmp_path, programs, *, config=CONFIG, tests=(), **proposed) -> Tria
 
 
 def reason(trial: Trial, config: TestConfig = CONFIG) -> str | None:
-    fault = program_tests.fault(trial, config)
+    fault = program_trials.fault(trial, config)
     return fault and fault[0]
 
 
@@ -53,7 +54,7 @@ def test_an_output_is_accepted_where_enough_programs_print_it(tmp_path):
     )
     assert trial.program == DOUBLE
     assert reason(trial) is None
-    found = program_tests.found(trial)
+    found = program_trials.found(trial)
     assert found["tests"] == tuple(StdioTest(t.input, t.output) for t in trial.inputs)
     assert found["agreement"] == 0.5 == found["pass_share"]
     assert found["test_agreements"] == (0.75, 0.75, 0.5, 0.5, 0.5)

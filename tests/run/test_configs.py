@@ -112,6 +112,12 @@ def test_the_file_has_its_header_and_is_short(file: str):
         assert heading in header
 
 
+def test_synthesize_draws_as_the_released_generator():
+    configuration.load(["stages/synthesize.gin"], [])
+    drawn = configuration.arguments_of("synthesize", stages.stage_function("synthesize"))["config"].sampling
+    assert (drawn.temperature, drawn.max_new_tokens, drawn.top_p) == (0.8, 4096, 1.0)
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_the_file_parses_and_builds(file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(tmp_path)  # found through the packaged configs, not the current directory

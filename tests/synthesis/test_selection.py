@@ -3,6 +3,7 @@
 import dataclasses
 import random
 
+import numpy as np
 import pytest
 
 from promptcot_jax.core.records import ConceptSet
@@ -157,6 +158,29 @@ def test_ignored_concepts_are_found_by_words():
     assert len(ignored) > 0.4 * len(drafts)
     assert {reject.figure for reject in ignored} == {0.0}
     assert all(problem.concepts_in_words > 0 or problem.concepts_in_meaning > 0 for problem in own)
+
+
+def test_concepts_are_found_by_meaning_where_no_word_names_them():
+    """By an encoder that knows what a dozen and a pair are, and nothing else."""
+    meanings = (("multiples of twelve", "dozen"), ("doubling", "pair"))
+
+    def encode(texts):
+        known = [[any(word in text for word in own) for own in meanings] for text in texts]
+        vectors = np.array(known, np.float32).reshape(len(texts), len(meanings))
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+    sets = {"set0": ConceptSet(concepts=("multiples of twelve", "doubling"))}
+    drafts = [
+        draft(0, "Begin with eggs.", "Eggs come by the dozen. How many are there in five such boxes?", 0)
+    ]
+    settings = {"encode": encode, "seed_problems": [], "duplicates": NOTHING_REPEATS}
+    config = FilterConfig(concept_cosine=0.9, min_concept_share=0.5)
+    (problem,), _ = new_selection(config=config, **settings).select(drafts, sets, AUTHOR)
+    assert (problem.concepts_in_words, problem.concepts_in_meaning) == (0.0, 0.5)
+    for changes in ({"concept_cosine": None}, {"min_concept_share": 0.6}):
+        stricter = dataclasses.replace(config, **changes)
+        kept, (reject,) = new_selection(config=stricter, **settings).select(drafts, sets, AUTHOR)
+        assert (kept, reject.reason) == ([], "ignored_concepts")
 
 
 def mixed_drafts():

@@ -20,7 +20,8 @@ from promptcot_jax.trainers import loop
 from promptcot_jax.trainers import self_play as self_play_lib
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.self_play import Method, SelfPlayConfig
+from promptcot_jax.trainers.self_play import SelfPlayConfig
+from promptcot_jax.trainers.wave_updates import Method
 from promptcot_jax.verify import program_pool, sandbox_host
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import RewardConfig

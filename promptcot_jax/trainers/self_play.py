@@ -1,9 +1,8 @@
 """Self-play (paper section 2.3): a policy improves on verified prompts by rewards of its own tries.
 
 The run goes in waves: `wave_draws` draws and grades rollouts of the policy as it is, then the policy is
-updated on minibatches of them, by one of three methods: GRPO, DPO (the paper's runs) or rejection sampling.
-Old log-probabilities, to which GRPO's ratios refer, are those of the policy before the wave's first update,
-which is DPO's reference too.
+updated on minibatches of them (`wave_updates`), by one of three methods: GRPO, DPO (the paper's runs) or
+rejection sampling.
 
 The outcome is a function of settings and seed, whatever interrupts it. Rollouts are kept by the store, state
 and place in the stream of prompts by checkpoints; between two of those a resumed run makes its updates again
@@ -13,9 +12,7 @@ from the stored rollouts, which are never drawn twice.
 import collections
 import dataclasses
 import functools
-import itertools
 import logging
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -30,34 +27,29 @@ from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
-from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.data.prompt_stream import PromptStream
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models import lora
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
-from promptcot_jax.parallel import hosts, placing
-from promptcot_jax.sampling import rollout_store, scoring
+from promptcot_jax.parallel import hosts
+from promptcot_jax.sampling import rollout_store
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.trainers import rollout_groups
 from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.grpo import GrpoConfig
-from promptcot_jax.trainers.in_flight import StepsInFlight
 from promptcot_jax.trainers.metrics import MetricsLog
-from promptcot_jax.trainers.minibatches import Minibatches
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.rejection import RejectionConfig
 from promptcot_jax.trainers.rollout_groups import Group
-from promptcot_jax.trainers.train_step import TrainState, TrainStep, make_train_step
+from promptcot_jax.trainers.train_step import TrainStep, make_train_step
 from promptcot_jax.trainers.wave_draws import WaveDrawer
+from promptcot_jax.trainers.wave_updates import Method, WaveUpdates
 
 log = logging.getLogger(__name__)
 
 DIRECTORY = "self_play"
-Method = GrpoConfig | DpoConfig | RejectionConfig
-Unit = tuple[TokenExample, ...]  # what must share a row
 # What a resumed run may have otherwise in `metrics.jsonl`.
 WALL_TIME_PREFIXES = ("seconds", "tokens_per_second")
 
@@ -214,6 +206,28 @@ class SelfPlay:
         )
 
     @functools.cached_property
+    def _updates(self) -> WaveUpdates:
+        config = self.config
+        num_updates = config.minibatches_per_wave * config.passes_per_wave
+        return WaveUpdates(
+            lm=self.lm,
+            method=self._method,
+            step=self._train_step,
+            groups_per_wave=config.prompts_per_wave,
+            num_minibatches=config.minibatches_per_wave,
+            num_passes=config.passes_per_wave,
+            most_updates=config.num_waves * num_updates,
+            row_length=self.row_length,
+            temperature=self.rollouts.sampling.temperature,
+            are_old_sampled=config.old_log_probs == "sampled",
+            score_tokens=config.score_tokens,
+            max_skipped=config.max_skipped,
+            pad_id=self.tokenizer.pad_id,
+            directory=self.directory / DIRECTORY,
+            seed=self.seed,
+        )
+
+    @functools.cached_property
     def _train_step(self) -> TrainStep:
         return make_train_step(
             self.lm,
@@ -306,12 +320,12 @@ class SelfPlay:
             "groups/used": len(drawn.used),
         }
         clock.lap()
-        units = self._units(drawn.used, params, reference)
+        units = self._updates.units(drawn.used, params, reference)
         row["sequences"] = sum(map(len, units))
         seconds["scoring"] = clock.lap()
         state = position.state
         if units:
-            state, figures = self._update(wave, units, state, frozen)
+            state, figures = self._updates.update(wave, units, state, frozen)
             row |= figures
         else:
             log.info("wave %d: no update; %s", wave, _why_not(drawn.groups))
@@ -320,88 +334,6 @@ class SelfPlay:
         return _Position(state, num_prompts), row | clock.figures(
             seconds, drawn.times.new_tokens, row.get("num_tokens", 0.0)
         )
-
-    # Updates
-
-    def _units(self, groups: Sequence[Group], params: Params, start: Params | None) -> list[Unit]:
-        """What the method learns from, with the log-probabilities that it needs.
-
-        A unit with a number that is not finite is left out.
-
-        Args:
-            params: of the policy before the wave's first update.
-            start: of the policy at the start, where it is the reference.
-        """
-        units = self._method.units_of(groups, num_groups=self.config.prompts_per_wave)
-        rows, names = [row for unit in units for row in unit], self._method.value_names
-        columns = {
-            name: [row.token_values[name] for row in rows] for name in (rows[0].token_values if rows else ())
-        }
-        if "reference_log_probs" in names:
-            columns["reference_log_probs"] = self._scores(rows, params if start is None else start)
-        if "old_log_probs" in names:
-            is_sampled = self.config.old_log_probs == "sampled"
-            columns["old_log_probs"] = (
-                columns["sampler_log_probs"] if is_sampled else self._scores(rows, params)
-            )
-        scored = iter(
-            dataclasses.replace(row, token_values={name: columns[name][i] for name in names})
-            for i, row in enumerate(rows)
-        )
-        complete = [tuple(itertools.islice(scored, len(unit))) for unit in units]
-        return [unit for unit in complete if all(_is_finite(row) for row in unit)]
-
-    def _scores(self, rows: Sequence[TokenExample], params: Params) -> list[np.ndarray]:
-        """Log-probabilities of the completions' tokens."""
-        return scoring.score(
-            self.lm,
-            params,
-            [row.prompt_ids.tolist() for row in rows],
-            [row.completion_ids.tolist() for row in rows],
-            temperature=self._method.scoring_temperature(self.rollouts.sampling.temperature),
-            batch_tokens=self.config.score_tokens,
-            pad_id=self.tokenizer.pad_id,
-        )
-
-    def _update(
-        self, wave: int, units: Sequence[Unit], state: TrainState, frozen: Params
-    ) -> tuple[TrainState, dict[str, float]]:
-        """The state after the wave's updates, and their figures."""
-        config, step = self.config, self._train_step
-        batches = Minibatches(
-            units,
-            num_minibatches=config.minibatches_per_wave,
-            num_passes=config.passes_per_wave,
-            row_length=self.row_length,
-            rows_multiple=step.rows_multiple,
-            seed=prng.derived_seed(self.seed, wave),
-            value_names=self._method.value_names,
-            pad_id=self.tokenizer.pad_id,
-        )
-        batches.own_rows = placing.own_rows(step.batch_sharding, batches.rows_per_batch)
-        most_updates = config.num_waves * config.minibatches_per_wave * config.passes_per_wave
-        in_flight = StepsInFlight(
-            self.directory / DIRECTORY, num_skipped=int(state.num_skipped), max_skipped=config.max_skipped
-        )
-        first, pending = int(state.step) + 1, []
-        for i in range(batches.num_steps):
-            batch = batches.batch(i)
-            placed = step.place(batch, batches)
-            state, metrics = step.run(state, placed, np.int32(most_updates), frozen)
-            in_flight.add(first + i, batch, metrics["num_skipped"])
-            pending.append(metrics)
-        in_flight.settle()
-        done = jax.device_get(pending)
-        total, count = (sum(float(metrics[name]) for metrics in done) for name in ("total", "count"))
-        return state, {
-            "loss": total / count if count else math.nan,
-            "grad_norm": float(np.mean([metrics["gradient_norm"] for metrics in done])),
-            "learning_rate": float(done[-1]["learning_rate"]),
-            "updates": len(done),
-            "num_skipped": int(done[-1]["num_skipped"]),
-            "num_tokens": sum(float(metrics["tokens"]) for metrics in done),
-            **self._method.figures_of([metrics["figures"] for metrics in done if "figures" in metrics]),
-        }
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("state", "num_prompts"), meta_fields=())
@@ -435,10 +367,6 @@ class _Clock:
             for name, number in speeds.items()
         }
         return {name: round(value, 4) for name, value in figures.items()}
-
-
-def _is_finite(row: TokenExample) -> bool:
-    return all(np.isfinite(numbers).all() for numbers in row.token_values.values())
 
 
 def _why_not(groups: Sequence[Group]) -> str:

@@ -30,7 +30,8 @@ from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.rejection import RejectionConfig
-from promptcot_jax.trainers.self_play import Method, SelfPlayConfig
+from promptcot_jax.trainers.self_play import SelfPlayConfig
+from promptcot_jax.trainers.wave_updates import Method
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import RewardConfig
 from tests import toys

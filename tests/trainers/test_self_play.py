@@ -15,7 +15,7 @@ from promptcot_jax.models import lora
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import engine, journal, rollout_store, scoring
-from promptcot_jax.trainers import self_play, train_step
+from promptcot_jax.trainers import self_play, train_step, wave_updates
 from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.rejection import RejectionConfig
@@ -275,13 +275,13 @@ def test_a_wave_without_use_leaves_the_policy_and_says_why(tmp_path, caplog):
 
 def test_what_could_not_be_graded_drops_out_and_the_others_keep_their_worth(tmp_path, monkeypatch):
     seen = []
-    update = self_play.SelfPlay._update
+    update = wave_updates.WaveUpdates.update
 
     def watched(self, wave, units, state, frozen):
         seen.extend(row for unit in units for row in unit)
         return update(self, wave, units, state, frozen)
 
-    monkeypatch.setattr(self_play.SelfPlay, "_update", watched)
+    monkeypatch.setattr(wave_updates.WaveUpdates, "update", watched)
 
     def verdict(answer, text):
         number = sum(text.encode())

@@ -1,0 +1,147 @@
+"""Updates of a wave of self-play: rollouts with the log-probabilities that the method needs, then steps.
+
+Old log-probabilities, to which GRPO's ratios refer, are those of the policy before the wave's first update,
+which is DPO's reference too.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from etils import epath
+
+from promptcot_jax.core import prng
+from promptcot_jax.core.arrays import Params
+from promptcot_jax.data.examples import TokenExample
+from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.parallel import placing
+from promptcot_jax.sampling import scoring
+from promptcot_jax.trainers.dpo import DpoConfig
+from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers.in_flight import StepsInFlight
+from promptcot_jax.trainers.minibatches import Minibatches
+from promptcot_jax.trainers.rejection import RejectionConfig
+from promptcot_jax.trainers.rollout_groups import Group
+from promptcot_jax.trainers.train_step import TrainState, TrainStep
+
+Method = GrpoConfig | DpoConfig | RejectionConfig
+Unit = tuple[TokenExample, ...]  # what must share a row
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WaveUpdates:
+    """How a wave's rollouts become updates.
+
+    Attributes:
+        groups_per_wave: how many groups a full wave has.
+        most_updates: of the whole run, where the learning rate's schedule ends.
+        temperature: of the sampling.
+        are_old_sampled: whether old log-probabilities are the sampler's.
+        directory: for the batches of skipped updates.
+        seed: of the order within waves.
+    """
+
+    lm: LanguageModel
+    method: Method
+    step: TrainStep
+    groups_per_wave: int
+    num_minibatches: int
+    num_passes: int
+    most_updates: int
+    row_length: int
+    temperature: float
+    are_old_sampled: bool
+    score_tokens: int
+    max_skipped: int
+    pad_id: int
+    directory: epath.Path
+    seed: int
+
+    def units(self, groups: Sequence[Group], params: Params, start: Params | None) -> list[Unit]:
+        """What the method learns from, with the log-probabilities that it needs.
+
+        A unit with a number that is not finite is left out.
+
+        Args:
+            params: of the policy before the wave's first update.
+            start: of the policy at the start, where it is the reference.
+        """
+        units = self.method.units_of(groups, num_groups=self.groups_per_wave)
+        rows, names = [row for unit in units for row in unit], self.method.value_names
+        columns = {
+            name: [row.token_values[name] for row in rows] for name in (rows[0].token_values if rows else ())
+        }
+        if "reference_log_probs" in names:
+            columns["reference_log_probs"] = self._scores(rows, params if start is None else start)
+        if "old_log_probs" in names:
+            columns["old_log_probs"] = (
+                columns["sampler_log_probs"] if self.are_old_sampled else self._scores(rows, params)
+            )
+        scored = iter(
+            dataclasses.replace(row, token_values={name: columns[name][i] for name in names})
+            for i, row in enumerate(rows)
+        )
+        complete = [tuple(itertools.islice(scored, len(unit))) for unit in units]
+        return [unit for unit in complete if all(_is_finite(row) for row in unit)]
+
+    def _scores(self, rows: Sequence[TokenExample], params: Params) -> list[np.ndarray]:
+        """Log-probabilities of the completions' tokens."""
+        return scoring.score(
+            self.lm,
+            params,
+            [row.prompt_ids.tolist() for row in rows],
+            [row.completion_ids.tolist() for row in rows],
+            temperature=self.method.scoring_temperature(self.temperature),
+            batch_tokens=self.score_tokens,
+            pad_id=self.pad_id,
+        )
+
+    def update(
+        self, wave: int, units: Sequence[Unit], state: TrainState, frozen: Params
+    ) -> tuple[TrainState, dict[str, float]]:
+        """The state after the wave's updates, and their figures.
+
+        Raises:
+            in_flight.TooManySkippedUpdates: more than `max_skipped` updates were not finite.
+        """
+        step = self.step
+        batches = Minibatches(
+            units,
+            num_minibatches=self.num_minibatches,
+            num_passes=self.num_passes,
+            row_length=self.row_length,
+            rows_multiple=step.rows_multiple,
+            seed=prng.derived_seed(self.seed, wave),
+            value_names=self.method.value_names,
+            pad_id=self.pad_id,
+        )
+        batches.own_rows = placing.own_rows(step.batch_sharding, batches.rows_per_batch)
+        in_flight = StepsInFlight(
+            self.directory, num_skipped=int(state.num_skipped), max_skipped=self.max_skipped
+        )
+        first, pending = int(state.step) + 1, []
+        for i in range(batches.num_steps):
+            batch = batches.batch(i)
+            placed = step.place(batch, batches)
+            state, metrics = step.run(state, placed, np.int32(self.most_updates), frozen)
+            in_flight.add(first + i, batch, metrics["num_skipped"])
+            pending.append(metrics)
+        in_flight.settle()
+        done = jax.device_get(pending)
+        total, count = (sum(float(metrics[name]) for metrics in done) for name in ("total", "count"))
+        return state, {
+            "loss": total / count if count else math.nan,
+            "grad_norm": float(np.mean([metrics["gradient_norm"] for metrics in done])),
+            "learning_rate": float(done[-1]["learning_rate"]),
+            "updates": len(done),
+            "num_skipped": int(done[-1]["num_skipped"]),
+            "num_tokens": sum(float(metrics["tokens"]) for metrics in done),
+            **self.method.figures_of([metrics["figures"] for metrics in done if "figures" in metrics]),
+        }
+
+
+def _is_finite(row: TokenExample) -> bool:
+    return all(np.isfinite(numbers).all() for numbers in row.token_values.values())

@@ -21,14 +21,16 @@ from tests.run.test_killing_em import SETTINGS, writing_settings
 ON_MESH = [*SETTINGS, "--gin_file=meshes/fsdp.gin", "--gin.COLD_START_EPOCHS=2", "--gin.MAX_ROUNDS=1"]
 
 
-def start_hosts(arguments, count=2, *, indices=None, module="promptcot_jax", **settings):
+def start_hosts(arguments, count=2, *, indices=None, module="promptcot_jax", as_here=False, **settings):
     """The same command on `count` hosts (or those of `indices`), two devices each."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     flags = {"coordinator_address": address, "process_count": count, "start_seconds": 60} | settings
     given = [f"--{name}={value}" for name, value in flags.items()]
     return [
-        killing.start([*arguments, *given, f"--process_index={i}"], num_devices=2, module=module)
+        killing.start(
+            [*arguments, *given, f"--process_index={i}"], num_devices=2, module=module, as_here=as_here
+        )
         for i in (range(count) if indices is None else indices)
     ]
 

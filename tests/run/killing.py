@@ -62,9 +62,9 @@ def start(
     return subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-def run_to_end(arguments: Sequence[str], *, num_devices: int = 1) -> None:
+def run_to_end(arguments: Sequence[str], *, num_devices: int = 1, as_here: bool = False) -> None:
     """Runs a command; it must succeed."""
-    process = start(arguments, num_devices=num_devices)
+    process = start(arguments, num_devices=num_devices, as_here=as_here)
     _, errors = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0, errors
 

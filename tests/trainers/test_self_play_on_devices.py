@@ -8,6 +8,7 @@ parameters, after six steps of Adam at 3e-3 each (measured: 1e-5 or less of any 
 import dataclasses
 import functools
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import journal, rollout_store
 from promptcot_jax.trainers import self_play
-from tests.run import test_hosts, watched
+from tests.run import killing, test_hosts, watched
 from tests.trainers import toy_self_play
 
 MESHES = {"data": {"data": 8}, "fsdp": {"fsdp": 8}, "tensor": {"data": 2, "tensor": 4}}
@@ -127,3 +128,31 @@ def test_two_hosts_play_as_one_device_by_the_verdicts_of_the_first(alone, tmp_pa
     others = [Path(name).parts[1:3] for name in watched.written_by(workdir, 1)]
     assert {*others} <= {("self_play", "checkpoints")}
     assert ("self_play", "metrics.jsonl") in [Path(n).parts[1:3] for n in watched.written_by(workdir, 0)]
+
+
+@pytest.mark.slow
+def test_when_one_of_two_hosts_is_killed_the_other_ends_and_the_run_goes_on_to_the_same_bits(tmp_path):
+    """kill -9 of the second after the draws of a wave, of the first after a checkpoint."""
+
+    def command(workdir):
+        return ["grpo", json.dumps(MESHES_OF_HOSTS[0]), f"--workdir={workdir}"]
+
+    how = {"module": "tests.trainers.self_play_host", "as_here": True}
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    moments = ((1, "rollouts/wave_00001_try_00.jsonl"), (0, "self_play/checkpoints/*/COMPLETE"))
+    for index, pattern in moments:
+        processes = test_hosts.start_hosts(command(killed), **how)
+        killing.wait_for(killed / "grpo", pattern, 1, processes)
+        processes[index].send_signal(signal.SIGKILL)
+        for process in processes:  # the other one notices after some missing heartbeats
+            process.communicate(timeout=killing.DEADLINE_SECONDS)
+            assert process.returncode != 0
+    for workdir in (killed, undisturbed):
+        test_hosts.run_hosts(command(workdir), **how)
+    one, other = killed / "grpo", undisturbed / "grpo"
+    assert [*rollout_store.read(one / "rollouts")] == [*rollout_store.read(other / "rollouts")]
+    assert metrics_of(one) == metrics_of(other)
+    with np.load(one / "final.npz") as params, np.load(other / "final.npz") as expected:
+        assert {*params} == {*expected}
+        for name in expected:
+            np.testing.assert_array_equal(params[name], expected[name])

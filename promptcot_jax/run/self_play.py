@@ -12,6 +12,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import prompt_stream
 from promptcot_jax.data.prompt_stream import PromptConfig, PromptStream
 from promptcot_jax.models.lora import LoraConfig
+from promptcot_jax.parallel import hosts
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, model_source, stage
 from promptcot_jax.run.model_source import ModelSource
@@ -65,7 +66,7 @@ def self_play(
         if not tasks:
             raise WrongUse(f"{verified_prompts}: there are no prompts to play on in it ({dict(counts)}).")
         if any(task.prompt.domain == "code" for task in tasks):
-            sandbox_host.find_host(programs.allow_weak_sandbox)
+            hosts.wait_for_first("sandbox", lambda: sandbox_host.find_host(programs.allow_weak_sandbox))
         run = self_play_lib.SelfPlay(
             lm=base.lm,
             tokenizer=base.tokenizer,

@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from promptcot_jax.data.packing import PackedBatch
+from promptcot_jax.parallel import hosts
 from promptcot_jax.trainers import offending
 
 logger = logging.getLogger(__name__)
@@ -29,10 +30,13 @@ class StepsInFlight:
         """Nothing is in flight.
 
         Args:
+            directory: of the fit; of several hosts each keeps its rows of a batch in one of its number there.
             num_skipped: of the steps before.
             max_skipped: how many are tolerated.
         """
-        self._directory = directory
+        self._directory = epath.Path(directory)
+        if hosts.count() > 1:
+            self._directory /= f"host_{hosts.index():03d}"
         self._num_skipped = num_skipped
         self._max_skipped = max_skipped
         self._steps: collections.deque[tuple[int, PackedBatch, Any]] = collections.deque()

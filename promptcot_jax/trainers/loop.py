@@ -182,7 +182,7 @@ def fit(
                     goodput=goodput,
                     window=Window(goodput, Speedometer.of(lm.config, mesh, trains_weights=adapter is None)),
                     in_flight=StepsInFlight(
-                        _of_this_host(directory),
+                        directory,
                         num_skipped=int(state.num_skipped),
                         max_skipped=config.max_skipped,
                     ),
@@ -261,12 +261,6 @@ def _give_up(arrays: Any) -> None:
     """Frees memory that callers still refer to."""
     for leaf in jax.tree.leaves(arrays):
         leaf.delete()
-
-
-def _of_this_host(directory: epath.PathLike) -> epath.Path:
-    """Where a host keeps what is its own: of several, each in a directory of its number."""
-    directory = epath.Path(directory)
-    return directory if hosts.count() == 1 else directory / f"host_{hosts.index():03d}"
 
 
 def _profiler(

@@ -40,12 +40,12 @@ FIT = FitConfig(row_length=128, rows_per_batch=4, num_epochs=1)
 E_STEP = EStepConfig(num_samples=3, max_rationale_tokens=16)
 
 
-def fitter(seed):
+def fitter(seed, mesh=MESH):
     return Fitter(
         fit=FIT,
         optimizer=OptimizerConfig(learning_rate=1e-3),
         loop=LoopConfig(checkpoint_every=2, eval_every=0, log_every=2, tensorboard=False),
-        mesh=MESH,
+        mesh=mesh,
         seed=seed,
     )
 
@@ -81,13 +81,13 @@ def _text(triple):
     return prompt + templates.theta_prompt(triple.concepts, triple.level, triple.domain) + triple.rationale
 
 
-def make_role(name, lm, tokenizer, e_step, keeps):
+def make_role(name, lm, tokenizer, e_step, keeps, mesh=MESH):
     loss = role_lib.phi_loss(e_step) if name == "phi" else sft.sft_loss
     return role_lib.Role(
         name=name,
         lm=lm,
         tokenizer=tokenizer,
-        fitter=role_lib.role_fitter(fitter(seed=1), 1, name),
+        fitter=role_lib.role_fitter(fitter(1, mesh), 1, name),
         loss=loss,
         keeps_optimizer=keeps,
     )
@@ -96,7 +96,7 @@ def make_role(name, lm, tokenizer, e_step, keeps):
 SIZES = models.BatchSizes(engine=engine.EngineConfig(num_slots=24), score_tokens=8192)
 
 
-def make_em(cold_started, directory, **settings):
+def make_em(cold_started, directory, mesh=MESH, **settings):
     _, tokenizer, lm = cold_started
     e_step, keeps = settings.pop("e_step_config", E_STEP), settings.get("optimizer_between_rounds") == "keep"
     defaults = {"max_rounds": 2, "patience": 9, "pairs_per_shard": 4, "pairs_per_round": 8}
@@ -107,16 +107,16 @@ def make_em(cold_started, directory, **settings):
         e_step=e_step,
         em=EmConfig(**(defaults | settings)),
         held_out=HeldOutConfig(num_pairs=4, num_samples=2, num_concept_sets=2, problems_per_set=2),
-        phi_role=make_role("phi", lm, tokenizer, e_step, keeps),
-        theta_role=make_role("theta", lm, tokenizer, e_step, keeps),
+        phi_role=make_role("phi", lm, tokenizer, e_step, keeps, mesh),
+        theta_role=make_role("theta", lm, tokenizer, e_step, keeps, mesh),
         directory=epath.Path(directory),
     )
 
 
-def run(cold_started, em):
+def run(cold_started, em, mesh=MESH):
     directory, _, lm = cold_started
-    with jax.set_mesh(MESH):
-        theta, phi = (models.read_params(directory / role, lm, MESH) for role in ("theta", "phi"))
+    with jax.set_mesh(mesh):
+        theta, phi = (models.read_params(directory / role, lm, mesh) for role in ("theta", "phi"))
         return em.run(theta, phi, lambda: {"nll_direct": 1.0})
 
 
@@ -302,6 +302,34 @@ def test_other_objectives_and_a_kept_optimizer_run(cold_started, tmp_path, objec
         target = 1.0 if objective == "reward_weighted" else 0.0
         if row:
             np.testing.assert_allclose(sum(c.weight for c in row), target, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objective", "sizes"),
+    [
+        ("grpo", {"data": 4, "tensor": 2}),
+        ("grpo", {"fsdp": 4, "tensor": 2}),
+        ("reward_weighted", {"data": 2, "fsdp": 2, "tensor": 2}),
+        ("best_of_g", {"fsdp": 4, "tensor": 2}),
+    ],
+)
+def test_eight_devices_give_the_rounds_of_one(cold_started, tmp_path, objective, sizes):
+    """The same rationales; 1e-3 of their summed scores and 1e-4 of parameters after two rounds of fits."""
+    e_step = dataclasses.replace(E_STEP, objective=objective)
+    for name, mesh in (("one", MESH), ("eight", mesh_lib.make_mesh(mesh_lib.MeshConfig(**sizes)))):
+        run(cold_started, make_em(cold_started, tmp_path / name, mesh, e_step_config=e_step), mesh)
+    for round_index in range(2):
+        one, eight = (tmp_path / name / f"round_00{round_index}" for name in ("one", "eight"))
+        drawn = [jsonl.read_records(place / "candidates.jsonl", records.Candidate) for place in (eight, one)]
+        assert any(candidate.weight for candidate in drawn[1])
+        for ours, theirs in zip(*drawn, strict=True):
+            assert (ours.token_ids, ours.won) == (theirs.token_ids, theirs.won)
+            terms = [(c.log_p_z, c.log_p_x, c.log_q, c.weight) for c in (ours, theirs)]
+            np.testing.assert_allclose(*terms, rtol=1e-3, atol=1e-3)
+        for role in ("theta", "phi"):
+            ours, theirs = (params_of(place / role, cold_started[2]) for place in (eight, one))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
 
 
 @pytest.mark.parametrize(

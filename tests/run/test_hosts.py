@@ -21,14 +21,16 @@ from tests.run.test_killing_em import SETTINGS, writing_settings
 ON_MESH = [*SETTINGS, "--gin_file=meshes/fsdp.gin", "--gin.COLD_START_EPOCHS=2", "--gin.MAX_ROUNDS=1"]
 
 
-def start_hosts(arguments, count=2, *, indices=None, module="promptcot_jax", **settings):
+def start_hosts(arguments, count=2, *, indices=None, module="promptcot_jax", as_here=False, **settings):
     """The same command on `count` hosts (or those of `indices`), two devices each."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     flags = {"coordinator_address": address, "process_count": count, "start_seconds": 60} | settings
     given = [f"--{name}={value}" for name, value in flags.items()]
     return [
-        killing.start([*arguments, *given, f"--process_index={i}"], num_devices=2, module=module)
+        killing.start(
+            [*arguments, *given, f"--process_index={i}"], num_devices=2, module=module, as_here=as_here
+        )
         for i in (range(count) if indices is None else indices)
     ]
 
@@ -45,6 +47,30 @@ def rows_without_times(path: Path):
     """Metrics but for what tells times."""
     keep = ("step", "loss", "labels", "gradient_norm", "num_skipped", "eval/nll")
     return [{name: row[name] for name in keep if name in row} for _, _, row in jsonl.iter_rows(path)]
+
+
+def assert_same_round(one: Path, two: Path):
+    """Rationales, models and held-out figures of EM's first round."""
+    for role in ("theta", "phi"):
+        models = [load.load_model(directory / "em/round_000" / role).params for directory in (one, two)]
+        for a, b in zip(*map(jax.tree.leaves, models), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+    drawn = [
+        jsonl.read_records(directory / "em/round_000/candidates.jsonl", records.Candidate)
+        for directory in (one, two)
+    ]
+    for a, b in zip(*drawn, strict=True):
+        assert (a.pair_id, a.sample, a.token_ids, a.won) == (b.pair_id, b.sample, b.token_ids, b.won)
+        np.testing.assert_allclose(
+            (a.log_p_z, a.log_p_x, a.log_q), (b.log_p_z, b.log_p_x, b.log_q), rtol=1e-3
+        )
+    logged = [[row for _, _, row in jsonl.iter_rows(directory / "em/nll.jsonl")] for directory in (one, two)]
+    assert [row["round"] for row in logged[0]] == [-1, 0]
+    for a, b in zip(*logged, strict=True):
+        numbers = [name for name, value in a.items() if isinstance(value, float)]
+        assert a.keys() == b.keys()
+        assert "nll_bound" in numbers
+        np.testing.assert_allclose([a[name] for name in numbers], [b[name] for name in numbers], atol=1e-3)
 
 
 @pytest.mark.slow
@@ -68,26 +94,21 @@ def test_cold_start_em_and_a_resume_equal_one_process(undisturbed, tmp_path):
         assert [row["step"] for row in ours] == [row["step"] for row in theirs]
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
-        models = [load.load_model(directory / "em/round_000" / role).params for directory in (one, two)]
-        for a, b in zip(*map(jax.tree.leaves, models), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-4)
-    drawn = [
-        jsonl.read_records(directory / "em/round_000/candidates.jsonl", records.Candidate)
-        for directory in (one, two)
-    ]
-    for a, b in zip(*drawn, strict=True):
-        assert (a.pair_id, a.sample, a.token_ids, a.won) == (b.pair_id, b.sample, b.token_ids, b.won)
-        np.testing.assert_allclose(
-            (a.log_p_z, a.log_p_x, a.log_q), (b.log_p_z, b.log_p_x, b.log_q), rtol=1e-3
-        )
-    logged = [[row for _, _, row in jsonl.iter_rows(directory / "em/nll.jsonl")] for directory in (one, two)]
-    assert [row["round"] for row in logged[0]] == [-1, 0]
-    for a, b in zip(*logged, strict=True):
-        numbers = [name for name, value in a.items() if isinstance(value, float)]
-        assert a.keys() == b.keys()
-        assert "nll_bound" in numbers
-        np.testing.assert_allclose([a[name] for name in numbers], [b[name] for name in numbers], atol=1e-3)
+    assert_same_round(one, two)
     assert [p.name for p in sorted((two / "logs").glob("em*"))] == ["em.host-1.log", "em.log"]
+
+
+@pytest.mark.slow
+def test_an_e_step_by_grpo_equals_one_process(undisturbed, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    trained = [f"--gin.em.em.{role}='{undisturbed}/cold_start/{role}'" for role in ("theta", "phi")]
+    settings = {"corpus": ON_MESH, "em": [*ON_MESH, *trained, "--gin.settings.EStepConfig.objective='grpo'"]}
+    for stage, of_stage in settings.items():
+        killing.run_to_end([stage, *of_stage, f"--workdir={one}"], num_devices=4, as_here=True)
+        run_hosts([stage, *of_stage, f"--workdir={two}"], as_here=True)
+    assert_same_round(one, two)
+    drawn = jsonl.read_records(two / "em/round_000/candidates.jsonl", records.Candidate)
+    assert any(candidate.weight < 0 for candidate in drawn)
 
 
 @pytest.mark.slow

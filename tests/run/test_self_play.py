@@ -7,9 +7,11 @@ often as each of the others.
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
+from promptcot_jax.checkpoints import load
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import (
@@ -35,7 +37,7 @@ from promptcot_jax.trainers.wave_updates import Method
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import RewardConfig
 from tests import toys
-from tests.run import killing
+from tests.run import killing, test_hosts, watched
 
 NUMBER = 5
 PROMPTS = [
@@ -183,33 +185,43 @@ def test_wrong_use_is_refused_before_anything_is_written(guesser: str, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["verified_prompts.jsonl"]
 
 
-@pytest.mark.slow
-def test_kill_9_in_sampling_grading_and_update(guesser: str, tmp_path: Path):
-    """The outcome of the command is that of an undisturbed one, bit for bit."""
-    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    gin = tmp_path / "policy.gin"
+def command_of(directory: Path, policy: str, *more: str) -> list[str]:
+    """A small run from a policy, without its workdir."""
+    gin = directory / "policy.gin"
     gin.write_text(
         "from __gin__ import dynamic_registration\n"
         "from promptcot_jax.run import model_source\n"
         "MODEL = @model_source.Pretrained()\n"
-        f"model_source.Pretrained.path = '{guesser}'\n"
+        f"model_source.Pretrained.path = '{policy}'\n"
     )
-    command = [
+    return [
         "self_play",
         "--gin_file=stages/self_play.gin",
+        *more,
         f"--gin_file={gin}",
         "--gin.NUM_WAVES=4",
         "--gin.PROMPTS_PER_WAVE=8",
         "--gin.GROUP_SIZE=8",
+        "--gin.MINIBATCHES=2",
         "--gin.MAX_SOLUTION_TOKENS=12",
         "--gin.SELF_PLAY_LEARNING_RATE=1e-3",
         "--gin.CHECKPOINT_EVERY=2",
         "--gin.waves.SelfPlayConfig.tensorboard=False",
         "--gin.self_play/rollouts.RolloutConfig.requests_per_shard=8",
     ]
-    for workdir in (killed, undisturbed):
-        workdir.mkdir()
-        jsonl.write_records(workdir / "verified_prompts.jsonl", PROMPTS)
+
+
+def with_prompts(workdir: Path) -> Path:
+    workdir.mkdir()
+    jsonl.write_records(workdir / "verified_prompts.jsonl", PROMPTS)
+    return workdir
+
+
+@pytest.mark.slow
+def test_kill_9_in_sampling_grading_and_update(guesser: str, tmp_path: Path):
+    """The outcome of the command is that of an undisturbed one, bit for bit."""
+    killed, undisturbed = with_prompts(tmp_path / "killed"), with_prompts(tmp_path / "undisturbed")
+    command = command_of(tmp_path, guesser)
     moments = (
         ("rollouts/wave_00000_try_00-0*.jsonl", 1),  # while others are drawn and graded
         ("rollouts/wave_00001_try_00.jsonl", 1),  # before the updates of the second wave
@@ -222,3 +234,33 @@ def test_kill_9_in_sampling_grading_and_update(guesser: str, tmp_path: Path):
     killing.run_to_end([*command, f"--workdir={undisturbed}"])
     killing.assert_same_outcome(killed, undisturbed)
     assert jsonl.read_records(killed / "rollouts" / "wave_00003_try_00.jsonl", Rollout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["", "stages/self_play_dpo.gin", "stages/self_play_rejection.gin"])
+def test_two_hosts_play_as_one_process_and_the_first_alone_writes(guesser: str, tmp_path: Path, method: str):
+    """On the same four devices; tolerance 1e-4 after eight steps of Adam at 1e-3."""
+    one, two = with_prompts(tmp_path / "one"), with_prompts(tmp_path / "two")
+    command = command_of(
+        tmp_path, guesser, "--gin_file=meshes/fsdp.gin", *([f"--gin_file={method}"] * bool(method))
+    )
+    killing.run_to_end([*command, f"--workdir={one}"], num_devices=4, as_here=True)
+    test_hosts.run_hosts([*command, f"--workdir={two}"], module="tests.run.watched", as_here=True)
+    drawn = [[*rollout_store.read(workdir / "rollouts")] for workdir in (one, two)]
+    assert [(r.token_ids, r.status, r.reward) for r in drawn[0]] == [
+        (r.token_ids, r.status, r.reward) for r in drawn[1]
+    ]
+    for ours, theirs in zip(metrics_of(two), metrics_of(one), strict=True):
+        for name in ("loss", "grad_norm", "updates", "sequences", "tries", "reward"):
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    policies = [jax.tree.leaves(load.load_model(workdir / "policy").params) for workdir in (two, one)]
+    for ours, theirs in zip(*policies, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert {Path(name).parts[0] for name in watched.written_by(two, 0)} >= {
+        "rollouts",
+        "self_play",
+        "policy.part",
+    }
+    # Its part of the arrays in checkpoints and policy is all that the second writes.
+    written = [Path(name).parts[:2] for name in watched.written_by(two, 1)]
+    assert {*written} <= {("self_play", "checkpoints"), ("policy.part", "params")}

@@ -22,7 +22,8 @@ def _list_of(workdir: Path, index: int | str) -> Path:
     return workdir.with_name(f"{workdir.name}.written-{index}")
 
 
-def _watch(arguments: list[str]) -> None:
+def watch(arguments: list[str]) -> None:
+    """Begins the list of this host, by the flags of its command."""
     flags = dict(argument.removeprefix("--").split("=", 1) for argument in arguments if "=" in argument)
     workdir = Path(flags["workdir"])
     path = _list_of(workdir, flags["process_index"])
@@ -41,5 +42,5 @@ def _watch(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _watch(sys.argv[1:])
+    watch(sys.argv[1:])
     sys.exit(cli.main())

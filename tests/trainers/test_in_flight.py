@@ -2,9 +2,11 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from promptcot_jax.parallel import hosts
 from promptcot_jax.trainers import in_flight, metrics, offending, sft
 from tests.trainers import toy_fit
 
@@ -122,3 +124,16 @@ def test_the_step_just_dispatched_is_never_waited_for(tmp_path):
     assert steps.is_idle()
     steps.settle()
     assert counts[3].was_asked
+
+
+def test_of_several_hosts_each_keeps_its_rows_in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(hosts, "count", lambda: 2)
+    for index in (0, 1):
+        monkeypatch.setattr(hosts, "index", lambda index=index: index)
+        steps = in_flight.StepsInFlight(tmp_path, num_skipped=0, max_skipped=1)
+        steps.add(3, toy_fit.toy_batches().batch(index), jnp.int32(1))
+        steps.settle()
+    for index in (0, 1):
+        (path,) = offending.saved_batches(tmp_path / f"host_{index:03d}")
+        _assert_equal(offending.load_batch(path), toy_fit.toy_batches().batch(index))
+    assert not offending.saved_batches(tmp_path)

@@ -193,9 +193,18 @@ def test_a_loss_that_is_not_finite_is_null_in_the_metrics(tmp_path):
     assert int(state.num_skipped) == 1
 
 
-def test_resumed_on_a_mesh_equals_one_device(straight, tmp_path):
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"data": 2, "fsdp": 2, "tensor": 2},
+        pytest.param({"data": 4, "tensor": 2}, marks=pytest.mark.slow),
+        pytest.param({"fsdp": 4, "tensor": 2}, marks=pytest.mark.slow),
+        pytest.param({"data": 4}, marks=pytest.mark.slow),
+    ],
+)
+def test_resumed_on_a_mesh_equals_one_device(straight, tmp_path, sizes):
     state, directory = straight
-    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(**sizes))
     with pytest.raises(Interruption):
         toy_fit.fit(tmp_path, toy_fit.FailingAt(toy_fit.toy_batches(), 6, _interrupt), mesh=mesh)
     sharded = toy_fit.fit(tmp_path, mesh=mesh)

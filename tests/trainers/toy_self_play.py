@@ -11,13 +11,15 @@ from etils import epath
 
 from promptcot_jax.core.records import VerifiedMathPrompt
 from promptcot_jax.data.prompt_stream import PromptStream, Task
-from promptcot_jax.models import causal_lm
+from promptcot_jax.models import causal_lm, lora
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import engine, rollouts, token_choice
 from promptcot_jax.trainers import self_play
+from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.rejection import RejectionConfig
 from promptcot_jax.verify.rewards import Reward, RewardConfig, Ungraded
 from tests import toys
 
@@ -36,7 +38,18 @@ CONFIG = self_play.SelfPlayConfig(
     checkpoint_every=2,
     tensorboard=False,
 )
+SHORT = dataclasses.replace(CONFIG, num_waves=3)
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3)
+# Every trainer of self-play, by the fields of `SelfPlay` that make it.
+TRAINERS = {
+    "grpo": {"method": GrpoConfig(kl_beta=0.05)},
+    "dpo": {"method": DpoConfig(solved_below=1.0)},
+    "rejection": {"method": RejectionConfig(solved_below=1.0)},
+    "adapter": {
+        "method": GrpoConfig(kl_beta=0.05),
+        "adapter": lora.LoraConfig(rank=2, targets=("q_proj", "v_proj", "o_proj")),
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +73,11 @@ class ToyGrader(Grader):
 def by_bytes(answer: str, text: str) -> bool:
     """A verdict that looks random, and is one of every three on average."""
     return sum(text.encode()) % 3 == 0
+
+
+def some_are_easy(answer: str, text: str) -> bool:
+    """As `by_bytes`, but 0 to 3 are always right: those prompts leave, and others are drawn for them."""
+    return answer < "4" or by_bytes(answer, text)
 
 
 def graded_by(verdict: Callable[[str, str], bool | str]) -> ToyGrader:

@@ -1,0 +1,158 @@
+"""Self-play on eight devices, and on two processes as two hosts: what one device draws, learns and reports.
+
+One device makes a step of whole minibatches, the others of two micro-batches. The same tokens and verdicts
+are asked for in every wave, hence after updates, too. Tolerance: 1e-4 for metrics, log-probabilities and
+parameters, after six steps of Adam at 3e-3 each (measured: 1e-5 or less of any of them).
+"""
+
+import dataclasses
+import functools
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from promptcot_jax.checkpoints import store
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel import rules
+from promptcot_jax.sampling import journal, rollout_store
+from promptcot_jax.trainers import self_play
+from tests.run import killing, test_hosts, watched
+from tests.trainers import toy_self_play
+
+MESHES = {"data": {"data": 8}, "fsdp": {"fsdp": 8}, "tensor": {"data": 2, "tensor": 4}}
+# Each mesh, and an adapter's parameters on it, cost some seconds of compiling.
+FAST = (("grpo", "tensor"), ("dpo", "fsdp"), ("rejection", "fsdp"))
+# Of two devices a host: rows on both hosts, a part of each matrix on both, and all rows on both.
+MESHES_OF_HOSTS = ({"fsdp": 4}, {"data": 2, "tensor": 2}, {"tensor": 4})
+# Whether a right completion has become likelier than a wrong one, before the first step: noise decides.
+TIES = ("rewards/accuracies",)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """By trainer the directory of its run on one device and the parameters by name."""
+
+    @functools.cache
+    def run(trainer):
+        directory = tmp_path_factory.mktemp(trainer)
+        settings = toy_self_play.TRAINERS[trainer]
+        outcome = toy_self_play.run(
+            directory, verdict=toy_self_play.some_are_easy, config=toy_self_play.SHORT, **settings
+        )
+        return directory, named(outcome.params)
+
+    return run
+
+
+def named(params):
+    return {name: np.asarray(leaf) for name, leaf in store.named_leaves(params).items()}
+
+
+def metrics_of(directory: Path):
+    lines = (directory / "self_play" / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: n for name, n in json.loads(line).items() if not name.startswith(left_out())} for line in lines
+    ]
+
+
+def left_out():
+    return (*self_play.WALL_TIME_PREFIXES, *TIES)
+
+
+def assert_same_run(directory: Path, params, expected):
+    """Rollouts, metrics and the policy of a run are those of another."""
+    other, other_params = expected
+    drawn, others = ([*rollout_store.read(place / "rollouts")] for place in (directory, other))
+    assert len({rollout.wave for rollout in drawn}) == toy_self_play.SHORT.num_waves
+    for rollout, theirs in zip(drawn, others, strict=True):
+        one, two = (floats_apart(record) for record in (rollout, theirs))
+        assert one[0] == two[0]
+        np.testing.assert_allclose(one[1], two[1], atol=1e-4)
+    rows, other_rows = metrics_of(directory), metrics_of(other)
+    assert max(row["tries"] for row in other_rows) > 1
+    for row, theirs in zip(rows, other_rows, strict=True):
+        assert row.keys() == theirs.keys()
+        for name, value in theirs.items():
+            np.testing.assert_allclose(row[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    assert params.keys() == other_params.keys()
+    for name, array in other_params.items():
+        np.testing.assert_allclose(params[name], array, atol=1e-4, err_msg=name)
+
+
+def floats_apart(rollout):
+    """A rollout without what rounding changes, and its log-probabilities."""
+    exact = dataclasses.replace(rollout, sampler_log_probs="", policy_digest="")
+    return exact, journal.floats_of(rollout.sampler_log_probs)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "mesh"),
+    [
+        pytest.param(trainer, mesh, marks=() if (trainer, mesh) in FAST else pytest.mark.slow)
+        for mesh in MESHES
+        for trainer in toy_self_play.TRAINERS
+    ],
+)
+def test_eight_devices_play_as_one(alone, tmp_path, trainer, mesh):
+    lm = toy_self_play.toy_lm()
+    outcome = toy_self_play.run(
+        tmp_path,
+        lm=type(lm)(lm.config, rules.DEFAULT_RULES),
+        mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig(**MESHES[mesh])),
+        verdict=toy_self_play.some_are_easy,
+        config=dataclasses.replace(toy_self_play.SHORT, micro_batches=2),
+        **toy_self_play.TRAINERS[trainer],
+    )
+    assert_same_run(tmp_path, named(outcome.params), alone(trainer))
+
+
+@pytest.mark.parametrize(
+    ("trainers", "mesh"),
+    [
+        pytest.param(("grpo",), MESHES_OF_HOSTS[0]),
+        *(pytest.param((*toy_self_play.TRAINERS,), mesh, marks=pytest.mark.slow) for mesh in MESHES_OF_HOSTS),
+    ],
+    ids=lambda value: "-".join(value),
+)
+def test_two_hosts_play_as_one_device_by_the_verdicts_of_the_first(alone, tmp_path, trainers, mesh):
+    workdir = tmp_path / "run"
+    arguments = [",".join(trainers), json.dumps(mesh), f"--workdir={workdir}"]
+    test_hosts.run_hosts(arguments, module="tests.trainers.self_play_host", as_here=True)
+    for trainer in trainers:
+        with np.load(workdir / trainer / "final.npz") as params:
+            assert_same_run(workdir / trainer, dict(params), alone(trainer))
+    # Its part of the checkpoints is all that the second writes.
+    others = [Path(name).parts[1:3] for name in watched.written_by(workdir, 1)]
+    assert {*others} <= {("self_play", "checkpoints")}
+    assert ("self_play", "metrics.jsonl") in [Path(n).parts[1:3] for n in watched.written_by(workdir, 0)]
+
+
+@pytest.mark.slow
+def test_when_one_of_two_hosts_is_killed_the_other_ends_and_the_run_goes_on_to_the_same_bits(tmp_path):
+    """kill -9 of the second after the draws of a wave, of the first after a checkpoint."""
+
+    def command(workdir):
+        return ["grpo", json.dumps(MESHES_OF_HOSTS[0]), f"--workdir={workdir}"]
+
+    how = {"module": "tests.trainers.self_play_host", "as_here": True}
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    moments = ((1, "rollouts/wave_00001_try_00.jsonl"), (0, "self_play/checkpoints/*/COMPLETE"))
+    for index, pattern in moments:
+        processes = test_hosts.start_hosts(command(killed), **how)
+        killing.wait_for(killed / "grpo", pattern, 1, processes)
+        processes[index].send_signal(signal.SIGKILL)
+        for process in processes:  # the other one notices after some missing heartbeats
+            process.communicate(timeout=killing.DEADLINE_SECONDS)
+            assert process.returncode != 0
+    for workdir in (killed, undisturbed):
+        test_hosts.run_hosts(command(workdir), **how)
+    one, other = killed / "grpo", undisturbed / "grpo"
+    assert [*rollout_store.read(one / "rollouts")] == [*rollout_store.read(other / "rollouts")]
+    assert metrics_of(one) == metrics_of(other)
+    with np.load(one / "final.npz") as params, np.load(other / "final.npz") as expected:
+        assert {*params} == {*expected}
+        for name in expected:
+            np.testing.assert_array_equal(params[name], expected[name])

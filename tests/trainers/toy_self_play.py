@@ -34,6 +34,7 @@ CONFIG = self_play.SelfPlayConfig(
     minibatches_per_wave=2,
     max_tries=3,
     checkpoint_every=2,
+    samples_every=3,
     tensorboard=False,
 )
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3)

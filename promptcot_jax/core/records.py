@@ -337,3 +337,31 @@ class Rollout:
     format: float  # these terms by themselves, see `rewards.Reward`
     length: float
     status: str  # of the verdict
+
+
+SampleKind = Literal["best", "worst", "random"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompletionSample:
+    """A `Rollout` picked for people to read, with its prompt and answers in words."""
+
+    wave: int  # this and what follows: see `Rollout`
+    kind: SampleKind
+    prompt_id: str
+    domain: Domain
+    group: int
+    sample: int
+    prompt: str  # what the policy read, special tokens included
+    problem: str
+    reference: str  # the answer of a mathematics problem; empty: a program's are its tests
+    completion: str
+    answer: str  # what was boxed, or the program; empty where there is none
+    graded: bool
+    correct: bool
+    reward: float
+    format: float
+    length: float
+    status: str
+    finish_reason: Literal["stop", "length"]
+    num_tokens: int  # of the completion, the end token included

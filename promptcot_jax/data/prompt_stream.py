@@ -81,6 +81,11 @@ class PromptStream:
         """Tokens of the longest prompt."""
         return max(len(task.prompt_ids) for task in self._tasks)
 
+    @property
+    def prompts(self) -> dict[str, Prompt]:
+        """All prompts by id."""
+        return {task.prompt.id: task.prompt for task in self._tasks}
+
     def __len__(self) -> int:
         return len(self._tasks)
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 WIDTH, HEIGHT = 460, 270  # of the drawing's own units; narrow, so that its text stays legible on a telephone
-LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 40
 NUM_COLOURS = 7
 
 
@@ -21,6 +21,7 @@ class Line:
 
     label: str
     points: tuple[tuple[float, float], ...]
+    errors: tuple[float, ...] = ()  # of the points, up and down; empty: none are known
     colour: int  # 0 .. NUM_COLOURS - 1
     is_dashed: bool = False
     is_flat: bool = False
@@ -42,7 +43,7 @@ def line_chart(
     x_low, x_high = min(xs), max(xs)
     if x_low == x_high:
         x_low, x_high = x_low - 0.5, x_high + 0.5
-    y_low, y_high = y_range or _padded([y for line in lines for _, y in line.points])
+    y_low, y_high = y_range or _padded([y for line in lines for _, *ys in _bars(line) for y in ys])
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
@@ -71,10 +72,18 @@ def line_chart(
         path = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
         dashes = " dashed" if line.is_dashed or line.is_flat else ""
         parts.append(f'<polyline class="line c{line.colour}{dashes}" points="{path}"/>')
+        for x, low, high in _bars(line) if line.errors else ():
+            (across, bottom), (_, top) = place(x, low), place(x, high)
+            parts.append(
+                f'<line class="line error c{line.colour}" x1="{across:.1f}" x2="{across:.1f}" '
+                f'y1="{bottom:.1f}" y2="{top:.1f}"/>'
+            )
         if not line.is_flat and len(points) <= 40:
-            for x, y in points:
+            errors = line.errors or (0.0,) * len(points)
+            for (x, y), error in zip(points, errors, strict=True):  # so few points are not thinned
                 across, down = place(x, y)
-                hint = _escaped(f"{line.label}: {number(y, 4)} at {number(x)}")
+                spread = f" \u00b1 {number(error)}" if error else ""
+                hint = _escaped(f"{line.label}: {number(y, 4)}{spread} at {number(x)}")
                 parts.append(
                     f'<circle class="dot c{line.colour}" cx="{across:.1f}" cy="{down:.1f}" r="3.2">'
                     f"<title>{hint}</title></circle>"
@@ -95,14 +104,17 @@ def line_of_rows(
     colour: int,
     is_dashed: bool = False,
     x: str = "round",
+    error: str = "",
 ) -> Line:
-    """The line of one field of records; rows without it are passed over."""
-    points = tuple(
-        (float(row[x]), float(row[field]))
-        for row in rows
-        if isinstance(row.get(field), int | float) and row.get(x) is not None
-    )
-    return Line(label=label, points=points, colour=colour, is_dashed=is_dashed)
+    """The line of one field of records; rows without it are passed over.
+
+    Args:
+        error: the field of its standard error, where it has one.
+    """
+    rows = [row for row in rows if isinstance(row.get(field), int | float) and row.get(x) is not None]
+    points = tuple((float(row[x]), float(row[field])) for row in rows)
+    errors = tuple(float(row.get(error) or 0.0) for row in rows) if error else ()
+    return Line(label=label, points=points, errors=errors, colour=colour, is_dashed=is_dashed)
 
 
 def share_bars(
@@ -150,6 +162,12 @@ def ticks(low: float | int, high: float | int, about: int = 6) -> list[float]:
     first = math.ceil(low / step - 1e-9)
     count = math.floor(high / step + 1e-9) - first
     return [round((first + i) * step, 12) for i in range(count + 1)]
+
+
+def _bars(line: Line) -> list[tuple[float, float, float]]:
+    """The points as (x, least y, largest y) with their errors."""
+    errors = line.errors or (0.0,) * len(line.points)
+    return [(x, y - error, y + error) for (x, y), error in zip(line.points, errors, strict=True)]
 
 
 def _x_ticks(xs: Sequence[float], low: float, high: float) -> list[float]:

@@ -57,7 +57,7 @@ dt.drop, dd.drop { color: var(--warn-ink); }
 figure { margin: 0; padding: 14px 16px 10px; min-width: 0; } figcaption { font-weight: 600; margin-bottom: 4px; }
 figure svg { display: block; width: 100%; height: auto; max-width: 640px; } figure .note { margin: 6px 0 0; }
 svg text { fill: var(--soft); font-size: 12.5px; font-family: inherit; } .grid { stroke: var(--rule); stroke-width: 1; }
-.axis { stroke: var(--soft); stroke-width: 1; } .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; } .line.dashed { stroke-dasharray: 6 5; }
+.axis { stroke: var(--soft); stroke-width: 1; } .line { fill: none; stroke-width: 2.2; stroke-linejoin: round; } .line.dashed { stroke-dasharray: 6 5; } .line.error { stroke-width: 1.4; }
 .legend { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 0.84rem; color: var(--soft); margin-bottom: 6px; }
 .key { display: inline-flex; align-items: center; gap: 6px; } .swatch { width: 14px; height: 4px; border-radius: 2px; display: inline-block; }
 .swatch.dashed { background-image: linear-gradient(90deg, transparent 0 38%, var(--card) 38% 62%, transparent 62%); }

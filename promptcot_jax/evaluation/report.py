@@ -14,7 +14,15 @@ from etils import epath
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Problem
-from promptcot_jax.evaluation import accuracy, charts, em_sections, page, workdir_files
+from promptcot_jax.evaluation import (
+    accuracy,
+    charts,
+    em_sections,
+    page,
+    samples_page,
+    self_play_sections,
+    workdir_files,
+)
 
 STAGE_ORDER = (
     *("corpus", "annotate", "cold_start", "em", "synthesize", "verify", "export"),
@@ -39,6 +47,7 @@ def render(workdir: epath.PathLike) -> str:
         ("e-step", "E-step", em_sections.e_step_section),
         ("candidates", "Candidates", em_sections.candidates_section),
         ("problems", "Problems", problems_section),
+        ("self-play", "Self-play", self_play_sections.self_play_section),
         ("solver", "Solver", solver_section),
         ("training", "Training", training_section),
         ("settings", "Settings", settings_section),
@@ -53,7 +62,9 @@ def render(workdir: epath.PathLike) -> str:
         f"{_or_notice(headline, workdir)}<nav>{links}</nav></header>"
     )
     return page.document(
-        f"PromptCoT report: {name}", header + "".join(_or_notice(build, workdir) for _, _, build in sections)
+        f"PromptCoT report: {name}",
+        header + "".join(_or_notice(build, workdir) for _, _, build in sections),
+        style=samples_page.STYLE,
     )
 
 
@@ -86,6 +97,7 @@ def headline(workdir: epath.Path) -> str:
     if (entry := entries.get("synthesize")) and "out" in entry.counts:
         drafts = f" kept of {charts.number(entry.counts['in'])} drafts" if "in" in entry.counts else " kept"
         tiles.append(page.tile(charts.number(entry.counts["out"]), f"new problems{drafts}"))
+    tiles += self_play_sections.tiles(workdir)
     for name, result in workdir_files.results(workdir).items():
         if result.get("accuracy") is not None:
             tiles.append(page.tile(page.accuracy(result), f"solver accuracy on {name}"))

@@ -11,6 +11,7 @@ from promptcot_jax.checkpoints import adapters, store
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import prompt_stream
 from promptcot_jax.data.prompt_stream import PromptConfig, PromptStream
+from promptcot_jax.evaluation import samples_page
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -44,7 +45,7 @@ def self_play(
     verified_prompts: configuration.InputPath = "{workdir}/verified_prompts.jsonl",
     lora: LoraConfig | None = None,
 ) -> stage.StageResult:
-    """Writes `rollouts/`, `self_play/` (metrics) and `policy/`.
+    """Writes `rollouts/`, `self_play/` (metrics, completions to read) and `policy/`.
 
     Args:
         method: GRPO, DPO or rejection sampling, by its settings.
@@ -84,6 +85,7 @@ def self_play(
             directory=epath.Path(workdir),
             seed=seed,
             adapter=lora or (base.adapter and base.adapter.config),
+            show_samples=functools.partial(samples_page.write, os.path.join(directory, samples_page.FILE)),
         )
         if not store.is_complete_for_all(policy):  # else killed between writing the policy and the manifest
             outcome = run.run(base.params)

@@ -218,7 +218,7 @@ STAGES: dict[str, Stage] = {
     "self_play": Stage(
         summary="post-train a policy on verified prompts by GRPO, DPO or rejection sampling",
         reads="verified_prompts.jsonl, a model source",
-        writes="policy/, rollouts/ (every completion with its reward), self_play/ (metrics)",
+        writes="policy/, rollouts/ (every completion with its reward), self_play/ (metrics, samples.html)",
         outputs=("policy", "rollouts", "self_play"),
         settings=(
             ("SEED", "seed of rollouts, order of prompts and updates"),
@@ -231,6 +231,7 @@ STAGES: dict[str, Stage] = {
             ("ROLLOUT_TEMPERATURE", "the paper has 1.2 to 1.25"),
             ("MAX_SOLUTION_TOKENS", "of a completion"),
             ("SELF_PLAY_LEARNING_RATE", "the paper's 1e-6"),
+            ("SAMPLES_EVERY", "waves, from one with completions to read in samples.html to the next"),
             ("PROMPT_RATES", "{'math': 3.0, 'code': 1.0} mixes the domains by rate"),
             ("ALLOW_WEAK_SANDBOX", "True: run programs where no isolation works"),
         ),

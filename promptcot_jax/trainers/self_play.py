@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -27,6 +27,7 @@ from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
+from promptcot_jax.core.records import CompletionSample
 from promptcot_jax.data.prompt_stream import PromptStream
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models import lora
@@ -37,6 +38,7 @@ from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import rollout_store
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.trainers import rollout_groups
+from promptcot_jax.trainers.completion_samples import SampleLog
 from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.grpo import GrpoConfig
@@ -67,12 +69,16 @@ class SelfPlayConfig:
             and is for sampling in float32.
         row_length: of packed rows; 0: of the longest prompt and completion, up to the next 64.
         checkpoint_every: waves; a killed run makes at most the updates of so many again.
+        samples_every: waves, from one with samples to read to the next; 0: none.
         score_tokens: padded tokens that are scored at once.
         max_skipped: updates with a non-finite gradient or loss that are tolerated.
     """
 
     HOW_ONLY: ClassVar = frozenset(
-        {"checkpoint_every", "keep", "micro_batches", "remat", "score_tokens", "max_skipped", "tensorboard"}
+        {
+            *("checkpoint_every", "samples_every", "keep", "micro_batches", "remat"),
+            *("score_tokens", "max_skipped", "tensorboard"),
+        }
     )
 
     num_waves: int
@@ -83,6 +89,7 @@ class SelfPlayConfig:
     old_log_probs: Literal["scored", "sampled"] = "scored"
     row_length: int = 0
     checkpoint_every: int = 10
+    samples_every: int = 10
     keep: int = 2
     micro_batches: int = 1
     remat: Remat = "projections"
@@ -104,7 +111,7 @@ class SelfPlayConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("row_length", "max_skipped"):
+        for name in ("row_length", "samples_every", "max_skipped"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
 
@@ -135,6 +142,7 @@ class SelfPlay:
     directory: epath.Path
     seed: int  # of the updates' data order and a new adapter; that of the noise is the rollouts' own
     adapter: LoraConfig | None = None
+    show_samples: Callable[[Sequence[CompletionSample]], None] | None = None  # see `SampleLog`
 
     def __post_init__(self):
         """Refuses what would train on something else than it samples.
@@ -225,6 +233,19 @@ class SelfPlay:
             pad_id=self.tokenizer.pad_id,
             directory=self.directory / DIRECTORY,
             seed=self.seed,
+        )
+
+    @functools.cached_property
+    def _samples(self) -> SampleLog:
+        return SampleLog(
+            self.directory / DIRECTORY,
+            every=self.config.samples_every,
+            num_waves=self.config.num_waves,
+            seed=self.seed,
+            prompts=self.stream.prompts,
+            tokenizer=self.tokenizer,
+            show=self.show_samples,
+            writes=hosts.is_first(),
         )
 
     @functools.cached_property
@@ -319,6 +340,7 @@ class SelfPlay:
             "groups/drawn": len(drawn.groups),
             "groups/used": len(drawn.used),
         }
+        self._samples.add(wave, drawn.groups)
         clock.lap()
         units = self._updates.units(drawn.used, params, reference)
         row["sequences"] = sum(map(len, units))

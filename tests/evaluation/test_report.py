@@ -7,10 +7,13 @@ import shutil
 import pytest
 from etils import epath
 
-from promptcot_jax.evaluation import charts, em_sections, page, report
+from promptcot_jax.evaluation import charts, em_sections, page, report, self_play_sections
 from tests.evaluation import workdirs
 
-ANCHORS = ("flow", "likelihood", "e-step", "candidates", "problems", "solver", "training", "settings")
+ANCHORS = (
+    *("flow", "likelihood", "e-step", "candidates", "problems", "self-play", "solver", "training"),
+    "settings",
+)
 VOID = {"meta"}
 
 
@@ -56,7 +59,9 @@ def test_the_page_is_one_file_that_asks_for_nothing(workdir):
     report.write_report(workdir)
     parser = outline((workdir / "report.html").read_text())
     assert not parser.tags & {"script", "img", "link", "iframe"}
-    assert all(link.startswith("#") and link[1:] in parser.ids for link in parser.links)
+    links = [link for link in parser.links if link != "self_play/samples.html"]
+    assert len(parser.links) == len(links) + 1  # for readers to follow, beside the page
+    assert all(link.startswith("#") and link[1:] in parser.ids for link in links)
     assert "url(" not in page.STYLE
     assert parser.ids == list(ANCHORS)
 
@@ -96,6 +101,9 @@ def test_an_empty_workdir_gives_a_page_that_says_what_is_missing(tmp_path):
         ("manifest.json", "manifest.json is not there"),
         ("em", "em/nll.jsonl is not there"),
         ("problems.jsonl", "problems.jsonl is not there"),
+        ("self_play", "self_play/metrics.jsonl is not there"),
+        ("self_play/samples.jsonl", "self_play/samples.jsonl is not there"),
+        ("self_play/samples.html", None),  # no link then
         ("results.json", "results.json is not there"),
         ("evaluate/attempts.jsonl", "evaluate/attempts.jsonl is not there"),
         ("triples.jsonl", None),  # candidates are shown without their problem
@@ -118,6 +126,64 @@ def test_a_damaged_file_spoils_its_own_part_only(workdir, tmp_path):
     rendered = report.render(copy)
     assert "problems.jsonl:25: not a JSON object" in rendered
     assert [anchor for anchor in ANCHORS if anchor not in outline(rendered).ids] == ["problems"]
+
+
+def test_a_damaged_sample_of_self_play_is_named(workdir, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir, copy)
+    (copy / "self_play" / "samples.jsonl").write_text('{"wave": 1}\n')
+    rendered = report.render(copy)
+    assert re.search(r"samples.jsonl:1: field &#x27;kind&#x27; of CompletionSample is missing", rendered)
+    assert [anchor for anchor in ANCHORS if anchor not in outline(rendered).ids] == ["self-play"]
+
+
+def figure_of(section, title):
+    (figure,) = [part for part in section.split("<figure") if f"<figcaption>{title}</figcaption>" in part]
+    return figure
+
+
+def points_of(figure, colour):
+    return [
+        tuple(map(float, point.split(",")))
+        for points in re.findall(rf'<polyline class="line c{colour}"[^>]* points="([^"]*)"', figure)
+        for point in points.split()
+    ]
+
+
+def test_self_play_is_drawn_wave_by_wave_where_a_wave_has_the_figure(workdir):
+    section = self_play_sections.self_play_section(epath.Path(workdir))
+    assert len(points_of(figure_of(section, "Reward"), 0)) == 30
+    assert len(points_of(figure_of(section, "Entropy (nats a token)"), 0)) == 29  # one wave had no update
+    assert len(points_of(figure_of(section, "Gradient norm"), 0)) == 28  # and one a norm that is no number
+    assert len(points_of(figure_of(section, "Length of completions (tokens)"), 1)) == 29  # none ended in one
+    assert "Implicit rewards" not in section  # DPO's
+    assert re.search(r'width:60.00%" title="sampling: 60.0%"', section)
+
+
+def test_held_out_accuracy_has_bars_of_its_standard_error(workdir):
+    figure = figure_of(self_play_sections.self_play_section(epath.Path(workdir)), "Held-out accuracy")
+    points = points_of(figure, 2)
+    bars = re.findall(r'<line class="line error c2" x1="(.*?)" x2="(.*?)" y1="(.*?)" y2="(.*?)"', figure)
+    bars = [tuple(map(float, bar)) for bar in bars]
+    assert len(points) == len(bars) == 3
+    unit = (points[0][1] - points[1][1]) / 0.1  # of the drawing, for an accuracy of 1
+    for (across, down), (x1, x2, bottom, top) in zip(points, bars, strict=True):
+        assert x1 == x2 == across
+        assert (bottom - down, down - top) == pytest.approx((0.05 * unit, 0.05 * unit), abs=0.11)
+        assert charts.TOP <= top < bottom <= charts.HEIGHT - charts.BOTTOM
+    assert "0.29 \u00b1 0.05 at 10" in figure
+
+
+def test_the_counts_of_self_play_are_sums_over_its_waves(workdir):
+    section = self_play_sections.self_play_section(epath.Path(workdir))
+    cells = dict(re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td></tr>", section))
+    assert cells["prompts drawn"] == "600"
+    assert cells["completions trained on"] == "3,840"
+    assert (cells["updates"], cells["waves without an update"]) == ("58", "1")
+    assert (cells["updates left out as not finite"], cells["completions drawn"]) == ("1", "4,800")
+    assert "<td>match</td><td>30.0%</td><td>59.0%</td><td>44.5%</td>" in section
+    assert section.count('<article class="card">') == 6  # the first and the newest wave with samples
+    assert "0.29 \u2192 0.49" in report.render(workdir)
 
 
 def test_a_chart_places_its_points_on_scale():

@@ -5,8 +5,8 @@ import pathlib
 import random
 
 from promptcot_jax.core import jsonl, manifest
-from promptcot_jax.core.records import Candidate, MathCorpusRow, Problem
-from promptcot_jax.evaluation import accuracy
+from promptcot_jax.core.records import Candidate, CompletionSample, MathCorpusRow, Problem, SampleKind
+from promptcot_jax.evaluation import accuracy, samples_page
 
 PLANS = {
     "vague": "Combine the two ideas so that the second one closes what the first one opens.",
@@ -47,6 +47,7 @@ def write(workdir: pathlib.Path, *, num_rounds: int = 5, num_pairs: int = 6) -> 
             for s in range(0, 400, 10)
         ]
         jsonl.write_records(workdir / place / "metrics.jsonl", losses)
+    _write_self_play(workdir / "self_play", rng)
     _write_manifest(workdir)
     (workdir / "config").mkdir(exist_ok=True)
     (workdir / "config" / "em.operative.gin").write_text("em.max_rounds = 5\nEStepConfig.num_samples = 8\n")
@@ -191,6 +192,70 @@ def _write_attempts(workdir: pathlib.Path, rows: list[MathCorpusRow], rng: rando
     accuracy.write_results(workdir / "results.json", {"triples_heldout": result, "triples_novel": result})
 
 
+def completion_sample(*, wave: int, kind: SampleKind) -> CompletionSample:
+    """What a policy wrote, right and with its thinking."""
+    return CompletionSample(
+        wave=wave,
+        kind=kind,
+        prompt_id="math-0001",
+        domain="math",
+        group=wave * 4,
+        sample=2,
+        prompt="<|user|>Find S mod 7.<|assistant|>",
+        problem="Find S mod 7.",
+        reference="3",
+        completion=f"<think>\n{HOSTILE}\n</think>\nSo \\boxed{{3}}.",
+        answer="3",
+        graded=True,
+        correct=True,
+        reward=1.0,
+        format=1.0,
+        length=0.0,
+        status="match",
+        finish_reason="stop",
+        num_tokens=70,
+    )
+
+
+def _write_self_play(directory: pathlib.Path, rng: random.Random) -> None:
+    rows = []
+    for wave in range(30):
+        reward = 0.3 + 0.01 * wave
+        row = {
+            "step": wave + 1,
+            "reward": reward,
+            "reward_std": 0.4 * rng.random(),
+            "frac_reward_zero_std": 0.2,
+            "reward/correct": reward,
+            "reward/status/match": reward,
+            "reward/status/no_answer": 1 - reward,
+            "completions/mean_length": 400 - 3 * wave,
+            "completions/mean_terminated_length": 0.0 if wave == 4 else 350.0,
+            "completions/clipped_ratio": 1.0 if wave == 4 else 0.1,
+            "groups/drawn": 20,
+            "groups/used": 16,
+            "sequences": 128,
+            "seconds/sampling": 6.0,
+            "seconds/training": 4.0,
+        }
+        if wave != 7:  # nothing to learn from
+            row |= {
+                "loss": 0.01,
+                "grad_norm": None if wave == 9 else 0.5,
+                "entropy": 0.6,
+                "updates": 2,
+                "num_skipped": 1,
+            }
+        if wave % 10 == 9:
+            row |= {"eval/avg_at_k": 0.2 + 0.01 * wave, "eval/standard_error": 0.05}
+        rows.append(row)
+    jsonl.write_records(directory / "metrics.jsonl", rows)
+    kinds: tuple[SampleKind, ...] = ("best", "worst", "random")
+    samples = [completion_sample(wave=wave, kind=kind) for wave in (0, 10, 20, 29) for kind in kinds]
+    jsonl.write_records(directory / "samples.jsonl", samples)
+    samples_page.write(directory / "samples.html", samples)
+
+
 def _write_manifest(workdir: pathlib.Path) -> None:
     stages = {
         "corpus": {"train": 6000, "heldout": 400, "novel": 400, "vocabulary": 1024},
@@ -211,6 +276,14 @@ def _write_manifest(workdir: pathlib.Path) -> None:
             "dropped_duplicate": 31,
             "dropped_duplicate_of_seed": 3,
             "retokenized": 5,
+        },
+        "self_play": {
+            "in": 300,
+            "out": 290,
+            "waves": 30,
+            "prompts_drawn": 600,
+            "rollouts": 4800,
+            "updates": 58,
         },
         "sft": {"rows": 5990, "tokens": 812_345},
         "evaluate": {"in": 440, "out": 400, "dropped_not_graded": 40},

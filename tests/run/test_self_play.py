@@ -15,6 +15,7 @@ from promptcot_jax.checkpoints import load
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import (
+    CompletionSample,
     Rollout,
     SolvedMathProblem,
     StdioTest,
@@ -23,6 +24,7 @@ from promptcot_jax.core.records import (
 )
 from promptcot_jax.data import training_sets
 from promptcot_jax.data.prompt_stream import PromptConfig
+from promptcot_jax.evaluation import samples_page
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import model_source, self_play, sft
@@ -118,6 +120,9 @@ def test_the_stage_counts_what_it_did_and_leaves_a_policy(guesser: str, tmp_path
     assert "p0" not in {rollout.prompt_id for rollout in found}
     assert {rollout.status for rollout in found} <= {"match", "mismatch", "no_answer"}
     assert not list((tmp_path / "self_play").glob("checkpoints/*"))
+    samples = jsonl.read_records(tmp_path / "self_play" / "samples.jsonl", CompletionSample)
+    assert {sample.wave for sample in samples} == {0, 2}
+    assert (tmp_path / "self_play" / "samples.html").read_text() == samples_page.render(samples)
     # Killed between writing the policy and the manifest.
     assert play(tmp_path, guesser, prompts=PromptConfig(pools=("hard",))).counts == counts
 
@@ -206,6 +211,7 @@ def command_of(directory: Path, policy: str, *more: str) -> list[str]:
         "--gin.MAX_SOLUTION_TOKENS=12",
         "--gin.SELF_PLAY_LEARNING_RATE=1e-3",
         "--gin.CHECKPOINT_EVERY=2",
+        "--gin.SAMPLES_EVERY=2",
         "--gin.waves.SelfPlayConfig.tensorboard=False",
         "--gin.self_play/rollouts.RolloutConfig.requests_per_shard=8",
     ]
@@ -233,6 +239,8 @@ def test_kill_9_in_sampling_grading_and_update(guesser: str, tmp_path: Path):
     killing.run_to_end([*command, f"--workdir={killed}"])
     killing.run_to_end([*command, f"--workdir={undisturbed}"])
     killing.assert_same_outcome(killed, undisturbed)
+    pages = [(workdir / "self_play" / "samples.html").read_bytes() for workdir in (killed, undisturbed)]
+    assert pages[0] == pages[1]
     assert jsonl.read_records(killed / "rollouts" / "wave_00003_try_00.jsonl", Rollout)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from promptcot_jax.checkpoints import store
-from promptcot_jax.core import shards
+from promptcot_jax.core import jsonl, shards
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import CompletionSample
 from promptcot_jax.models import lora
 from promptcot_jax.sampling import engine, journal, rollout_store, scoring
 from promptcot_jax.trainers import self_play, train_step, wave_updates
@@ -42,6 +43,10 @@ def files_of(directory):
         str(path.relative_to(directory)): path.read_bytes()
         for path in (directory / "rollouts").rglob("*.jsonl")
     }
+
+
+def samples_of(directory):
+    return (directory / "self_play" / "samples.jsonl").read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +153,7 @@ def _kill_at(monkeypatch, owner, name, call):
         (train_step.TrainStep, "place", 6),  # after a checkpoint
         (train_step.TrainStep, "place", 8),
         (self_play.MetricsLog, "write", 3),  # updates done, row not written
+        (self_play.SampleLog, "add", 4),  # drawn, samples not written
         (self_play.TrainingCheckpoints, "save", 2),
         (scoring, "score", 5),
         (journal, "remove", 2),  # the file is whole, and its shards are still there
@@ -168,6 +174,21 @@ def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner,
     assert (again.num_prompts, again.num_updates) == (outcome.num_prompts, outcome.num_updates)
     assert files_of(tmp_path) == files_of(directory)
     assert metrics_of(tmp_path) == metrics_of(directory)
+    assert samples_of(tmp_path) == samples_of(directory)
+
+
+def test_samples_to_read_are_rollouts_of_their_wave_with_their_prompt(whole):
+    directory, _ = whole
+    samples = jsonl.read_records(directory / "self_play" / "samples.jsonl", CompletionSample)
+    assert sorted({sample.wave for sample in samples}) == [0, 3, 4]
+    stored = {(rollout.wave, rollout.group, rollout.sample): rollout for rollout in rollouts_of(directory)}
+    for sample in samples:
+        rollout = stored[sample.wave, sample.group, sample.sample]
+        assert (sample.completion, sample.reward) == (rollout.completion, rollout.reward)
+        assert sample.prompt == sample.problem == f"{sample.reference}=" == f"{rollout.prompt_id[1:]}="
+        if sample.kind != "random":
+            rewards = [other.reward for place, other in stored.items() if place[0] == sample.wave]
+            assert sample.reward == (max if sample.kind == "best" else min)(rewards)
 
 
 @pytest.mark.parametrize("method", [DpoConfig(solved_below=1.0), RejectionConfig(solved_below=1.0)])

@@ -36,6 +36,7 @@ CONFIG = self_play.SelfPlayConfig(
     minibatches_per_wave=2,
     max_tries=3,
     checkpoint_every=2,
+    samples_every=3,
     tensorboard=False,
 )
 SHORT = dataclasses.replace(CONFIG, num_waves=3)

@@ -1,0 +1,128 @@
+"""Completions of self-play picked to be read: of some waves the best, the worst, and some at random.
+
+The choice is a function of the wave's rollouts and the seed, and what was picked of this wave or later ones
+is replaced, so that a resumed run leaves the file of an undisturbed one. `rollouts/` has all completions.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from etils import epath
+
+from promptcot_jax.core import jsonl, prng
+from promptcot_jax.core.records import CompletionSample, Rollout, SampleKind, VerifiedMathPrompt
+from promptcot_jax.data import templates
+from promptcot_jax.data.prompt_stream import Prompt
+from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.trainers.rollout_groups import Group
+from promptcot_jax.verify import math_answers
+
+FILE = "samples.jsonl"
+OF_EACH_KIND = 3
+
+
+def pick(groups: Sequence[Group], *, seed: int, wave: int) -> dict[SampleKind, list[Rollout]]:
+    """The best, the worst and random rollouts of a wave.
+
+    Best and worst are by reward among the graded ones, one of a prompt, ties in an order of the seed's; none
+    is both. The random ones are drawn from all, so that one of them may be among the others too.
+    """
+    generator = prng.stream_generator(seed, "samples", wave)
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    graded = [rollouts[i] for i in generator.permutation(len(rollouts)) if rollouts[i].graded]
+    best = _of_prompts(sorted(graded, key=lambda rollout: -rollout.reward))  # a stable sort: ties stay
+    taken = {rollout.index for rollout in best}
+    rest = [rollout for rollout in graded if rollout.index not in taken]
+    count = min(OF_EACH_KIND, len(rollouts))
+    drawn = generator.choice(len(rollouts), size=count, replace=False)
+    return {
+        "best": best,
+        "worst": _of_prompts(sorted(rest, key=lambda rollout: rollout.reward)),
+        "random": [rollouts[i] for i in drawn],
+    }
+
+
+def _of_prompts(rollouts: Iterable[Rollout]) -> list[Rollout]:
+    """The first few that are of different prompts."""
+    firsts: dict[str, Rollout] = {}
+    for rollout in rollouts:
+        firsts.setdefault(rollout.prompt_id, rollout)
+    return list(firsts.values())[:OF_EACH_KIND]
+
+
+class SampleLog:
+    """`samples.jsonl` of one run: rows of the first wave, of every so manyth after it, and of the last."""
+
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        *,
+        every: int,
+        num_waves: int,
+        seed: int,
+        prompts: Mapping[str, Prompt],
+        tokenizer: Tokenizer,
+        show: Callable[[Sequence[CompletionSample]], None] | None = None,
+        writes: bool = True,
+    ):
+        """Takes up what an earlier attempt has written.
+
+        Args:
+            every: waves; 0: no samples.
+            prompts: by id.
+            show: gets all samples of the run whenever there are more.
+            writes: False on all hosts of a run but one; there nothing is done.
+
+        Raises:
+            WrongUse: a row of the file is no `CompletionSample`.
+        """
+        self._path = epath.Path(directory) / FILE
+        self._every = every if writes else 0
+        self._last, self._seed = num_waves - 1, seed
+        self._prompts, self._tokenizer = prompts, tokenizer
+        self._show = show
+        has_some = self._every and self._path.exists()
+        self._samples = jsonl.read_file(self._path, CompletionSample) if has_some else []
+
+    def add(self, wave: int, groups: Sequence[Group]) -> None:
+        """Writes the samples of a wave, if it is one that has some."""
+        if not self._every or (wave % self._every and wave != self._last):
+            return
+        self._samples = [sample for sample in self._samples if sample.wave < wave]
+        for kind, rollouts in pick(groups, seed=self._seed, wave=wave).items():
+            self._samples += [self._sample(kind, rollout) for rollout in rollouts]
+        jsonl.write_atomically(
+            self._path, "".join(jsonl.to_line(sample) + "\n" for sample in self._samples).encode()
+        )
+        if self._show is not None:
+            self._show(self._samples)
+
+    def _sample(self, kind: SampleKind, rollout: Rollout) -> CompletionSample:
+        prompt = self._prompts[rollout.prompt_id]
+        return CompletionSample(
+            wave=rollout.wave,
+            kind=kind,
+            prompt_id=rollout.prompt_id,
+            domain=rollout.domain,
+            group=rollout.group,
+            sample=rollout.sample,
+            prompt=self._tokenizer.decode(rollout.prompt_ids),
+            problem=prompt.problem,
+            reference=prompt.answer if isinstance(prompt, VerifiedMathPrompt) else "",
+            completion=rollout.completion,
+            answer=_answer(prompt, rollout.completion),
+            graded=rollout.graded,
+            correct=rollout.correct,
+            reward=rollout.reward,
+            format=rollout.format,
+            length=rollout.length,
+            status=rollout.status,
+            finish_reason=rollout.finish_reason,
+            num_tokens=len(rollout.token_ids),
+        )
+
+
+def _answer(prompt: Prompt, completion: str) -> str:
+    """What is graded of a completion; empty where there is nothing to grade."""
+    if isinstance(prompt, VerifiedMathPrompt):
+        return math_answers.extract_answer(completion) or ""
+    return templates.last_code_fence(templates.answer_part(completion)) or ""

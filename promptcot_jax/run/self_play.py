@@ -16,7 +16,7 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, model_source, stage
 from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.sampling.rollouts import RolloutConfig
-from promptcot_jax.trainers import loop
+from promptcot_jax.trainers import loop, reference_cache
 from promptcot_jax.trainers import self_play as self_play_lib
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.optimizer import OptimizerConfig
@@ -100,6 +100,7 @@ def self_play(
             )
         of_run = store.load_provenance(policy)["counts"]
     loop.remove_checkpoints(directory)
+    reference_cache.remove(directory)
     num_read = counts.pop("read")
     bad = {f"dropped_{name}" if name.startswith("bad_") else name: n for name, n in counts.items()}
     return stage.StageResult(

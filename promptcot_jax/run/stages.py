@@ -228,6 +228,7 @@ STAGES: dict[str, Stage] = {
             ("PROMPTS_PER_WAVE", "prompts of use in a wave"),
             ("GROUP_SIZE", "completions of a prompt; the paper's 8"),
             ("MINIBATCHES", "updates of a wave"),
+            ("MAX_STALENESS", "1: a wave is drawn while the updates of the one before it are made"),
             ("ROLLOUT_TEMPERATURE", "the paper has 1.2 to 1.25"),
             ("MAX_SOLUTION_TOKENS", "of a completion"),
             ("SELF_PLAY_LEARNING_RATE", "the paper's 1e-6"),

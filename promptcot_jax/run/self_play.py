@@ -1,6 +1,7 @@
 """`promptcot self_play`: a policy post-trained on verified prompts by the rewards of its own completions."""
 
 import collections
+import dataclasses
 import functools
 import os
 
@@ -60,6 +61,10 @@ def self_play(
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
         counts: collections.Counter[str] = collections.Counter()
         place = configuration.in_workdir(verified_prompts, workdir)
+        if prompts.solved_in is not None:
+            prompts = dataclasses.replace(
+                prompts, solved_in=configuration.in_workdir(prompts.solved_in, workdir)
+            )
         room = base.lm.config.max_positions - rollouts.sampling.max_new_tokens
         tasks = prompt_stream.read_tasks(place, base.tokenizer, prompts, longest=room, counts=counts)
         if not tasks:

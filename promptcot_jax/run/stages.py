@@ -233,6 +233,11 @@ STAGES: dict[str, Stage] = {
             ("MAX_SOLUTION_TOKENS", "of a completion"),
             ("SELF_PLAY_LEARNING_RATE", "the paper's 1e-6"),
             ("PROMPT_RATES", "{'math': 3.0, 'code': 1.0} mixes the domains by rate"),
+            (
+                "SOLVED_BELOW",
+                "0.5 leaves out what was solved in half of its tries by the solver of `verify`,",
+            ),
+            ("SOLVED_IN", "or by the policy, as rollouts say: stages/self_play_measure.gin"),
             ("ALLOW_WEAK_SANDBOX", "True: run programs where no isolation works"),
         ),
         example="""promptcot self_play --gin_file=stages/self_play.gin --gin_file=models/smollm2_135m.gin """

@@ -91,7 +91,9 @@ def register(
     seqio.TaskRegistry.remove(name)
     seqio.TaskRegistry.add(
         name,
-        source=seqio.FunctionDataSource(read, splits=_SPLITS),
+        source=seqio.FunctionDataSource(  # pyright: ignore[reportArgumentType]  # seqio's own class
+            read, splits=_SPLITS
+        ),
         preprocessors=[
             seqio.CacheDatasetPlaceholder(),
             functools.partial(

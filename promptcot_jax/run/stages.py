@@ -233,10 +233,7 @@ STAGES: dict[str, Stage] = {
             ("MAX_SOLUTION_TOKENS", "of a completion"),
             ("SELF_PLAY_LEARNING_RATE", "the paper's 1e-6"),
             ("PROMPT_RATES", "{'math': 3.0, 'code': 1.0} mixes the domains by rate"),
-            (
-                "SOLVED_BELOW",
-                "0.5 leaves out what was solved in half of its tries by the solver of `verify`,",
-            ),
+            ("SOLVED_BELOW", "0.5: without prompts that verify's solver solved in half of its tries,"),
             ("SOLVED_IN", "or by the policy, as rollouts say: stages/self_play_measure.gin"),
             ("ALLOW_WEAK_SANDBOX", "True: run programs where no isolation works"),
         ),

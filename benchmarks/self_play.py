@@ -3,17 +3,20 @@
     python benchmarks/self_play.py                  # 4 prompts x 8 samples, 64 + 64 tokens, KL on
     python benchmarks/self_play.py --without_mesh   # as a notebook has it: no sharding rules in the model
     python benchmarks/self_play.py --vocab_size=2048
+    python benchmarks/self_play.py --vocab_size=2048 --compare_staleness=3 --grading_seconds=1
 
 Every wave is one update, of completions that all have their full length (a stop token is one of thousands).
 Verdicts are made up from a sample's number, so grading costs next to nothing; what it would cost beside
-decoding is another measurement (`benchmarks/verification.py`). Printed are medians over the waves after the
-first three, which compile.
+decoding is another measurement (`benchmarks/verification.py`). With --grading_seconds it sleeps so long for a
+wave, in the place of sandboxes that work elsewhere. Printed are medians over the waves after the first three,
+which compile; with --compare_staleness of so many runs each with MAX_STALENESS 0 and 1, by turns.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
+import time
 from pathlib import Path
 
 SHAPE = {
@@ -43,7 +46,14 @@ def byte_tokenizer():
     return Tokenizer.from_backend(backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
-def run(directory: Path, vocab_size: int, num_waves: int, with_mesh: bool) -> list[dict[str, float]]:
+def run(
+    directory: Path,
+    vocab_size: int,
+    num_waves: int,
+    with_mesh: bool,
+    max_staleness: int = 0,
+    grading_seconds: float = 0.0,
+) -> list[dict[str, float]]:
     """Rows of the metrics."""
     import jax
     import numpy as np
@@ -63,6 +73,7 @@ def run(directory: Path, vocab_size: int, num_waves: int, with_mesh: bool) -> li
 
     class MadeUp(Grader):
         def _verdicts(self, draws, texts, num_tokens):
+            time.sleep(grading_seconds * len(draws) / (PROMPTS * SAMPLES))
             right = [draw.index % 2 == 0 for draw in draws]
             return [Reward(correct=float(r), format=1.0, length=0.0, status="match") for r in right]
 
@@ -88,7 +99,11 @@ def run(directory: Path, vocab_size: int, num_waves: int, with_mesh: bool) -> li
             grade_many=lambda pairs: [MathGrade(True, "match") for _ in pairs],
         ),
         config=self_play.SelfPlayConfig(
-            num_waves=num_waves, prompts_per_wave=PROMPTS, checkpoint_every=num_waves, tensorboard=False
+            num_waves=num_waves,
+            prompts_per_wave=PROMPTS,
+            checkpoint_every=num_waves,
+            max_staleness=max_staleness,
+            tensorboard=False,
         ),
         method=GrpoConfig(kl_beta=0.04),
         rollouts=rollouts.RolloutConfig(
@@ -105,15 +120,49 @@ def run(directory: Path, vocab_size: int, num_waves: int, with_mesh: bool) -> li
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def compare_staleness(arguments: argparse.Namespace) -> None:
+    """Prints what a wave takes with each staleness, of runs by turns."""
+    seconds: dict[int, list[float]] = {0: [], 1: []}
+    for number in range(2 * arguments.compare_staleness):
+        with tempfile.TemporaryDirectory() as directory:
+            rows = run(
+                Path(directory),
+                arguments.vocab_size,
+                arguments.waves,
+                not arguments.without_mesh,
+                number % 2,
+                arguments.grading_seconds,
+            )
+        # Without the last one, which draws no next one ahead.
+        seconds[number % 2] += [row["seconds"] for row in rows[COMPILING_WAVES:-1]]
+    for staleness, found in seconds.items():
+        quarters = statistics.quantiles(found)
+        print(
+            f"max_staleness={staleness}: a wave {quarters[1]:.3f} s, median of {len(found)} "
+            f"(middle half {quarters[0]:.3f} to {quarters[2]:.3f})"
+        )
+
+
 def main() -> None:
     """Prints the split."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--vocab_size", type=int, default=32_000)
     parser.add_argument("--waves", type=int, default=13)
     parser.add_argument("--without_mesh", action="store_true")
+    parser.add_argument("--grading_seconds", type=float, default=0.0)
+    parser.add_argument("--compare_staleness", type=int, default=0, metavar="RUNS")
     arguments = parser.parse_args()
+    if arguments.compare_staleness:
+        compare_staleness(arguments)
+        return
     with tempfile.TemporaryDirectory() as directory:
-        rows = run(Path(directory), arguments.vocab_size, arguments.waves, not arguments.without_mesh)
+        rows = run(
+            Path(directory),
+            arguments.vocab_size,
+            arguments.waves,
+            not arguments.without_mesh,
+            grading_seconds=arguments.grading_seconds,
+        )
     rows = rows[COMPILING_WAVES:]
     whole = statistics.median(row["seconds"] for row in rows)
     print(f"a wave: {whole:.3f} s, median of {len(rows)}")

@@ -30,7 +30,7 @@ from promptcot_jax.data import tokenizer as tokenizer_lib
 from promptcot_jax.models import description, hf_export, lora
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.language_model import LanguageModel
-from promptcot_jax.parallel import hosts
+from promptcot_jax.parallel import hosts, launching
 
 MARKER = "COMPLETE"
 PROVENANCE = "provenance.json"
@@ -161,6 +161,7 @@ def params_digest(params: Params) -> str:
     return digest.hexdigest()[:16]
 
 
+@launching.in_turn
 @jax.jit
 def _bits_summed(array: Array) -> Array:
     """Two sums over the bits of an array, each bit pattern mixed with its place; order does not matter."""

@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
-from promptcot_jax.data import example_sets, examples, rows
+from promptcot_jax.data import example_sets, examples, rollout_sets, rows
+from promptcot_jax.data.rollout_sets import Tries
 from promptcot_jax.data.tokenizer import Tokenizer
 
 Prompt = VerifiedMathPrompt | VerifiedProgramPrompt
@@ -28,17 +30,28 @@ class PromptConfig:
         pools: of difficulty for the solver that voted in `verify`; () takes all.
         solved_below: leaves out prompts that this solver solved in this share of its tries, or more (the
             paper: half of 8); 1.01 takes all. A prompt without tries stays.
+        solved_in: a rollout store whose tries count for `solved_below` in the place of the solver's: those of
+            the policy itself.
         rates: of the domains, such as {"math": 3.0, "code": 1.0}; None: each prompt counts once.
     """
 
     pools: tuple[str, ...] = ()
     solved_below: float = 1.01
+    solved_in: manifest.InputPath | None = None
     rates: Mapping[str, float] | None = None
     bad_rows: rows.BadRows = rows.FATAL
 
-    def takes(self, prompt: Prompt) -> bool:
-        """Whether a prompt is drawn."""
-        is_easy = prompt.num_solutions > 0 and prompt.pass_share >= self.solved_below
+    def takes(self, prompt: Prompt, tries: Mapping[str, Tries]) -> bool:
+        """Whether a prompt is drawn.
+
+        Args:
+            tries: of the store `solved_in`.
+        """
+        num_tries, pass_share = prompt.num_solutions, prompt.pass_share
+        if self.solved_in is not None:
+            own = tries.get(prompt.id, Tries())
+            num_tries, pass_share = own.num_graded, own.pass_share
+        is_easy = num_tries > 0 and pass_share >= self.solved_below
         return not is_easy and (not self.pools or prompt.pool in self.pools)
 
 
@@ -122,12 +135,14 @@ def read_tasks(
         longest: tokens that a prompt may have, beside its completion.
 
     Raises:
-        WrongUse: a row is bad and bad rows are not to be skipped, or two prompts share an id.
+        WrongUse: a row is bad and bad rows are not to be skipped, two prompts share an id, or there is no
+            store `solved_in`.
     """
     found = rows.iter_records(path, Prompt, bad_rows=config.bad_rows, counts=counts)
+    tries = {} if config.solved_in is None else rollout_sets.tries_by_prompt(config.solved_in)
     prompts: list[Prompt] = []
     for prompt in found:
-        if config.takes(prompt):
+        if config.takes(prompt, tries):
             prompts.append(prompt)
         else:
             counts["dropped_difficulty"] += 1

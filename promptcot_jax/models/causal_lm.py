@@ -22,8 +22,8 @@ from jax.sharding import AbstractMesh, Mesh
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import caches, decoder, linear, lora, mlp, paged_cache, platforms, rope
 from promptcot_jax.models import config as config_lib
+from promptcot_jax.parallel import launching, stretches
 from promptcot_jax.parallel import rules as rules_lib
-from promptcot_jax.parallel import stretches
 
 Remat = decoder.Remat
 
@@ -270,6 +270,7 @@ def _decoding_layout(lm: CausalLM, params: Params) -> Params:
     }
 
 
+@launching.in_turn
 @functools.partial(jax.jit, static_argnums=0)
 def _for_decoding(lm: CausalLM, params: Params) -> Params:
     """Parameters where products want them, in the compute type, but for scales of norms and sinks."""

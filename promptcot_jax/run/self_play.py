@@ -1,6 +1,7 @@
 """`promptcot self_play`: a policy post-trained on verified prompts by the rewards of its own completions."""
 
 import collections
+import dataclasses
 import functools
 import os
 
@@ -18,7 +19,7 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, model_source, stage
 from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.sampling.rollouts import RolloutConfig
-from promptcot_jax.trainers import loop
+from promptcot_jax.trainers import loop, reference_cache
 from promptcot_jax.trainers import self_play as self_play_lib
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.optimizer import OptimizerConfig
@@ -62,6 +63,10 @@ def self_play(
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
         counts: collections.Counter[str] = collections.Counter()
         place = configuration.in_workdir(verified_prompts, workdir)
+        if prompts.solved_in is not None:
+            prompts = dataclasses.replace(
+                prompts, solved_in=configuration.in_workdir(prompts.solved_in, workdir)
+            )
         room = base.lm.config.max_positions - rollouts.sampling.max_new_tokens
         tasks = prompt_stream.read_tasks(place, base.tokenizer, prompts, longest=room, counts=counts)
         if not tasks:
@@ -103,6 +108,7 @@ def self_play(
             )
         of_run = store.load_provenance(policy)["counts"]
     loop.remove_checkpoints(directory)
+    reference_cache.remove(directory)
     num_read = counts.pop("read")
     bad = {f"dropped_{name}" if name.startswith("bad_") else name: n for name, n in counts.items()}
     return stage.StageResult(

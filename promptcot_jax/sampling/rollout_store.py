@@ -2,25 +2,18 @@
 
 `rollouts/wave_WWWWW_try_TT.jsonl` holds the `Rollout`s that were drawn together. A file is written by
 `rollouts.map_draws`, so a killed run draws and grades exactly what is missing of it; once it is whole it is
-never written again. All trainers read from here.
+never written again. All trainers read from here, and `data.rollout_sets` reads it as a data set.
 """
-
-from collections.abc import Iterator
 
 from etils import epath
 
-from promptcot_jax.core import jsonl
-from promptcot_jax.core.records import Rollout
+from promptcot_jax.data import rollout_sets
 
 DIRECTORY = "rollouts"
+
+read = rollout_sets.read
 
 
 def file_of(directory: epath.PathLike, wave: int, attempt: int) -> epath.Path:
     """Where the rollouts of one try of a wave are."""
     return epath.Path(directory) / f"wave_{wave:05d}_try_{attempt:02d}.jsonl"
-
-
-def read(directory: epath.PathLike) -> Iterator[Rollout]:
-    """All rollouts of finished files, in the order in which they were drawn."""
-    for file in sorted(epath.Path(directory).glob("wave_?????_try_??.jsonl")):
-        yield from jsonl.read_file(file, Rollout)

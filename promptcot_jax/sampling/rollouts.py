@@ -192,6 +192,7 @@ def map_draws(
     name: str,
     beside: bool = False,
     times: "Times | None" = None,
+    check: Callable[[], None] = lambda: None,
 ) -> list[Record]:
     """Draws everything and makes records of it, in order, also written to `path` (ending in `.jsonl`).
 
@@ -201,6 +202,8 @@ def map_draws(
         name: of the work, for the log.
         beside: `work` runs in a thread while others are drawn; it must not use the devices.
         times: gets what was drawn and how long it took added.
+        check: called between bursts of decoding and between shards; what it raises ends the work, and what
+            was drawn by then is kept.
 
     Raises:
         WrongUse: shards of other settings are in the way; a prompt and the budget exceed the model's
@@ -217,7 +220,7 @@ def map_draws(
         try:
             made = sampler if isinstance(sampler, Sampler) else sampler()
             with _Worker(work, beside) as worker:
-                _draw_shards(waiting, sharded, worker, made, prompt_ids, drawn, name, times or Times())
+                _draw_shards(waiting, sharded, worker, made, prompt_ids, drawn, name, times or Times(), check)
         finally:
             if hosts.is_first():
                 drawn.flush()
@@ -280,6 +283,7 @@ def _draw_shards(
     drawn: journal.Journal,
     name: str,
     times: Times,
+    check: Callable[[], None],
 ) -> None:
     """Draws what is missing of the waiting shards; a shard is written with its last completion."""
     shard_of = {draw.index: shard for shard, members in waiting.items() for draw in members}
@@ -297,11 +301,13 @@ def _draw_shards(
         write()
 
     def write(*, wait: bool = False) -> None:
+        check()
         for shard, records in worker.finished(wait=wait):
             members = waiting.pop(shard)
             if writes:
                 sharded.write(shard, records)
                 drawn.forget([draw.index for draw in members])
+            check()
 
     def write_rest() -> None:
         began = time.monotonic()

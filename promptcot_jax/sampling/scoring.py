@@ -16,7 +16,7 @@ from jax import lax
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import language_model
 from promptcot_jax.objectives import token_log_probs
-from promptcot_jax.parallel import placing, stretches
+from promptcot_jax.parallel import launching, placing, stretches
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.sampling import batching
 
@@ -122,6 +122,7 @@ def _stretch(lm: language_model.LanguageModel, num_rows: int, length: int, head_
     return min(length, of_length * max(1, head_tokens // num_rows))
 
 
+@launching.in_turn
 @functools.partial(jax.jit, static_argnames=("lm", "head_tokens"))
 def _score_rows(
     lm: language_model.LanguageModel,

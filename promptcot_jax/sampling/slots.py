@@ -19,7 +19,7 @@ from jax import lax
 
 from promptcot_jax.core.arrays import Array, Bool, Float, HostOrDevice, Int, Params, UInt
 from promptcot_jax.models import language_model, paged_cache
-from promptcot_jax.parallel import placing
+from promptcot_jax.parallel import launching, placing
 from promptcot_jax.sampling import token_choice
 from promptcot_jax.sampling.completions import Request
 
@@ -61,6 +61,7 @@ class _State:
     cache: paged_cache.PagedCache
 
 
+@launching.in_turn
 @functools.partial(jax.jit, static_argnames=("lm", "max_steps"), donate_argnames="cache")
 def decode_burst(
     lm: language_model.LanguageModel,
@@ -128,6 +129,7 @@ class Blocks(NamedTuple):
     page_table: Int[HostOrDevice, "R W"]
 
 
+@launching.in_turn
 @functools.partial(jax.jit, static_argnames=("lm",), donate_argnames="cache")
 def read_blocks(
     lm: language_model.LanguageModel, params: Params, cache: paged_cache.PagedCache, blocks: Blocks
@@ -148,6 +150,7 @@ class Copies(NamedTuple):
     targets: Int[HostOrDevice, " B"]
 
 
+@launching.in_turn
 @functools.partial(jax.jit, static_argnames=("lm",), donate_argnames="cache")
 def copy_pages(
     lm: language_model.LanguageModel, cache: paged_cache.PagedCache, copies: Copies
@@ -156,6 +159,7 @@ def copy_pages(
     return paged_cache.copy_pages(cache, *copies, num_layers=lm.config.num_layers, rules=lm.rules)
 
 
+@launching.in_turn
 @functools.partial(jax.jit, static_argnames=("lm", "num_pages", "page_size"))
 def empty_cache(lm: language_model.LanguageModel, num_pages: int, page_size: int) -> paged_cache.PagedCache:
     """A cache, laid out over the mesh by the model's rules; it never exists elsewhere."""

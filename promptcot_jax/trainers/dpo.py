@@ -8,6 +8,7 @@ and notes a limit of 2 or 4 where the answer was voted.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ from promptcot_jax.trainers.train_step import Loss
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DpoConfig:
-    """Pairs and loss. The reference is the policy as it was when the wave was drawn.
+    """Pairs and loss. The reference is the policy as it is before the wave's first update.
 
     Attributes:
         length_normalized: compares means over tokens instead of sums; beta is then larger, 2 to 10.
@@ -45,7 +46,7 @@ class DpoConfig:
     value_names = ("reference_log_probs",)
 
     def __post_init__(self):
-        if self.beta <= 0:
+        if not 0 < self.beta < math.inf:
             raise ValueError(f"beta must be positive, got {self.beta}.")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing must lie in [0, 0.5), got {self.label_smoothing}.")
@@ -54,17 +55,23 @@ class DpoConfig:
 
     def is_of_use(self, group: Group) -> bool:
         """Whether a prompt gives a pair."""
-        return group.kind == "mixed" and group.pass_share < self.solved_below
+        return group.kind == "mixed" and group.pass_share < self.solved_below and bool(self._pairs(group))
 
     def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[tuple[TokenExample, ...]]:
-        """The pairs: the first right completion with the first wrong one, and so on."""
-        units = []
-        for group in groups:
-            chosen = [rollout for rollout in group.graded if rollout.correct]
-            rejected = [rollout for rollout in group.graded if not rollout.correct]
-            pairs = list(zip(chosen, rejected, strict=False))[: self.pairs_per_prompt or None]
-            units += [(_example(one), _example(other)) for one, other in pairs]
-        return units
+        """The pairs of all groups."""
+        return [(_example(one), _example(other)) for group in groups for one, other in self._pairs(group)]
+
+    def _pairs(self, group: Group) -> list[tuple[Rollout, Rollout]]:
+        """The first right completion with the first wrong one, and so on.
+
+        One that came out both right and wrong, as a program near its time limit may, says nothing.
+        """
+        right = {rollout.token_ids for rollout in group.graded if rollout.correct}
+        wrong = {rollout.token_ids for rollout in group.graded if not rollout.correct}
+        told_apart = [r for r in group.graded if r.token_ids not in right & wrong]
+        chosen = [rollout for rollout in told_apart if rollout.correct]
+        rejected = [rollout for rollout in told_apart if not rollout.correct]
+        return list(zip(chosen, rejected, strict=False))[: self.pairs_per_prompt or None]
 
     def loss(self, temperature: float) -> Loss:
         """Log-probabilities are those of the policy as it is, whatever the temperature of sampling."""

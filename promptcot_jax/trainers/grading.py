@@ -20,7 +20,9 @@ from promptcot_jax.sampling.rollouts import Draw
 from promptcot_jax.verify import math_answers, rewards
 from promptcot_jax.verify.rewards import GradeMany, Reward, RewardConfig, RunMany, Ungraded
 
-NOT_FINITE = "not_finite"  # status of a completion with a log-probability that is no number
+# Statuses of completions that nothing can be learned from, whatever their verdict.
+NOT_FINITE = "not_finite"  # a log-probability or a term of the reward is no number
+EMPTY = "empty"  # there is no token
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,9 @@ class Grader:
     def _facts(
         self, draw: Draw[Task], completion: Completion, text: str, verdict: Reward | Ungraded
     ) -> dict[str, Any]:
-        if not np.isfinite(completion.sampler_log_probs).all():
+        if not completion.token_ids:
+            verdict = Ungraded(status=EMPTY)
+        elif not np.isfinite(completion.sampler_log_probs).all() or not self._is_finite(verdict):
             verdict = Ungraded(status=NOT_FINITE)
         is_graded = isinstance(verdict, Reward)
         return {
@@ -104,3 +108,8 @@ class Grader:
             "length": verdict.length if is_graded else 0.0,
             "status": verdict.status,
         }
+
+    def _is_finite(self, verdict: Reward | Ungraded) -> bool:
+        if isinstance(verdict, Ungraded):
+            return True
+        return bool(np.isfinite([verdict.total(self.config), verdict.format, verdict.length]).all())

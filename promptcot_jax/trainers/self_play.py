@@ -37,14 +37,16 @@ from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import rollout_store
 from promptcot_jax.sampling.rollouts import RolloutConfig
-from promptcot_jax.trainers import rollout_groups
+from promptcot_jax.trainers import reference_cache, rollout_groups
 from promptcot_jax.trainers.completion_samples import SampleLog
 from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.metrics import MetricsLog
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.reference_cache import ReferenceCache
 from promptcot_jax.trainers.rollout_groups import Group
+from promptcot_jax.trainers.run_ahead import RunAhead
 from promptcot_jax.trainers.train_step import TrainStep, make_train_step
 from promptcot_jax.trainers.wave_draws import WaveDrawer
 from promptcot_jax.trainers.wave_updates import Method, WaveUpdates
@@ -72,6 +74,8 @@ class SelfPlayConfig:
         samples_every: waves, from one with samples to read to the next; 0: none.
         score_tokens: padded tokens that are scored at once.
         max_skipped: updates with a non-finite gradient or loss that are tolerated.
+        max_staleness: 1: a wave is drawn and graded while the updates of the wave before it are made, by the
+            policy from before these (`run_ahead`); 0: by the policy that it improves.
     """
 
     HOW_ONLY: ClassVar = frozenset(
@@ -95,6 +99,7 @@ class SelfPlayConfig:
     remat: Remat = "projections"
     score_tokens: int = 16384
     max_skipped: int = 10
+    max_staleness: int = 0
     tensorboard: bool = True
 
     def __post_init__(self):
@@ -114,6 +119,8 @@ class SelfPlayConfig:
         for name in ("row_length", "samples_every", "max_skipped"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
+        if self.max_staleness not in (0, 1):
+            raise ValueError(f"max_staleness must be 0 or 1, got {self.max_staleness}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,10 +177,31 @@ class SelfPlay:
                 f"single_update is set, but a wave makes {num_updates} updates; leave it unset: ratios need "
                 "the log-probabilities from before the first."
             )
+        if self.config.max_staleness:
+            self._check_staleness()
         if self.row_length < self._longest:
             raise WrongUse(
                 f"row_length={self.row_length}, but what must share a row may have {self._longest} tokens (a "
                 "prompt and its completion; for DPO two of each); raise it, or set it to 0."
+            )
+
+    def _check_staleness(self) -> None:
+        """Refuses stale rollouts that would be taken for the policy's own, and several processes."""
+        method = self.method
+        is_corrected = not isinstance(method, GrpoConfig) or method.sampler_correction != "none"
+        is_ratio_to_sampler = self.config.old_log_probs == "sampled" and not (
+            isinstance(method, GrpoConfig) and method.single_update
+        )
+        if not (is_corrected or is_ratio_to_sampler):
+            raise WrongUse(
+                "With max_staleness = 1 another policy draws than the one that is trained, and "
+                "sampler_correction = 'none' would take its rollouts for the policy's own; set it to 'token' "
+                "or 'sequence', or have old_log_probs = 'sampled', so that ratios refer to what drew them."
+            )
+        if hosts.count() > 1:
+            raise WrongUse(
+                f"max_staleness = 1 is for one process, and this run has {hosts.count()}: programs of two "
+                "threads would be launched in different orders on different hosts. Set MAX_STALENESS to 0."
             )
 
     @property
@@ -232,6 +260,10 @@ class SelfPlay:
             max_skipped=config.max_skipped,
             pad_id=self.tokenizer.pad_id,
             directory=self.directory / DIRECTORY,
+            references=ReferenceCache(
+                directory=self.directory / DIRECTORY / reference_cache.DIRECTORY,
+                keep=config.checkpoint_every + 1,  # those that a resumed run may make again
+            ),
             seed=self.seed,
         )
 
@@ -258,6 +290,13 @@ class SelfPlay:
             num_micro_batches=self.config.micro_batches,
             remat=self.config.remat,
             adapter=self.adapter,
+        )
+
+    def _ahead(self) -> RunAhead:
+        """What draws the waves of one attempt."""
+        config = self.config
+        return RunAhead(
+            self._drawer, self.mesh, num_waves=config.num_waves, max_staleness=config.max_staleness
         )
 
     def run(self, params: Params) -> Outcome:
@@ -295,12 +334,14 @@ class SelfPlay:
                         writes=hosts.is_first(),
                     ) as rows,
                     Progress("self-play", unit="wave", start=first, total=self.config.num_waves) as shown,
+                    self._ahead() as ahead,
                 ):
                     for wave in range(first, self.config.num_waves):
-                        position, row = self._wave(wave, position, frozen, reference)
+                        position, row = self._wave(wave, position, frozen, reference, ahead)
                         rows.write(wave + 1, row)
                         shown.update(wave + 1, f"reward {row['reward']:.3f}")
                         if (wave + 1) % self.config.checkpoint_every == 0:
+                            ahead.settle()  # a resumed run has no more the policy that draws the next wave
                             checkpoints.save(wave + 1, position)
                 checkpoints.wait()
         finally:
@@ -328,21 +369,28 @@ class SelfPlay:
         )
 
     def _wave(
-        self, wave: int, position: "_Position", frozen: Params, reference: Params | None
+        self,
+        wave: int,
+        position: "_Position",
+        frozen: Params,
+        reference: Params | None,
+        ahead: RunAhead,
     ) -> tuple["_Position", dict[str, float]]:
         """The position after a wave, and its row of the metrics."""
         clock = _Clock()
         params = lora.join(position.state.params, frozen)
-        drawn = self._drawer.draw(wave, params, int(position.num_prompts))
-        seconds = {"sampling": drawn.times.sampling_seconds, "grading": drawn.times.waited_seconds}
+        drawn = ahead.draw(wave, params, position.state.params, int(position.num_prompts))
+        drawing = {"sampling": drawn.times.sampling_seconds, "grading": drawn.times.waited_seconds}
+        seconds = {"waiting": clock.lap()} if self.config.max_staleness else dict(drawing)
         row = rollout_groups.figures_of(drawn.groups) | {
+            "staleness": ahead.staleness(wave),
             "tries": drawn.num_tries,
             "groups/drawn": len(drawn.groups),
             "groups/used": len(drawn.used),
         }
         self._samples.add(wave, drawn.groups)
         clock.lap()
-        units = self._updates.units(drawn.used, params, reference)
+        units = self._updates.units(wave, drawn.used, params, reference)
         row["sequences"] = sum(map(len, units))
         seconds["scoring"] = clock.lap()
         state = position.state
@@ -354,7 +402,7 @@ class SelfPlay:
         seconds["training"] = clock.lap()
         num_prompts = np.int32(int(position.num_prompts) + len(drawn.groups))
         return _Position(state, num_prompts), row | clock.figures(
-            seconds, drawn.times.new_tokens, row.get("num_tokens", 0.0)
+            seconds, drawing, drawn.times.new_tokens, row.get("num_tokens", 0.0)
         )
 
 
@@ -378,16 +426,23 @@ class _Clock:
         last, self._last = self._last, time.monotonic()
         return self._last - last
 
-    def figures(self, seconds: Mapping[str, float], new_tokens: int, num_tokens: float) -> dict[str, float]:
-        """Time split and speed; `other` is what nothing accounts for."""
+    def figures(
+        self, seconds: Mapping[str, float], drawing: Mapping[str, float], new_tokens: int, num_tokens: float
+    ) -> dict[str, float]:
+        """Time split and speed; `other` is what nothing accounts for.
+
+        Args:
+            seconds: add up to the wave.
+            drawing: of the wave's rollouts, part of `seconds` or in a thread beside it.
+        """
         whole = time.monotonic() - self._began
-        figures = {f"seconds/{name}": value for name, value in seconds.items()}
+        figures = {f"seconds/{name}": value for name, value in {**drawing, **seconds}.items()}
         figures |= {"seconds/other": whole - sum(seconds.values()), "seconds": whole}
-        speeds = {"sampling": new_tokens, "training": num_tokens}
-        figures |= {
-            f"tokens_per_second/{name}": number / seconds[name] if seconds[name] else 0.0
-            for name, number in speeds.items()
-        }
+        for name, number, took in (
+            ("sampling", new_tokens, drawing["sampling"]),
+            ("training", num_tokens, seconds["training"]),
+        ):
+            figures[f"tokens_per_second/{name}"] = number / took if took else 0.0
         return {name: round(value, 4) for name, value in figures.items()}
 
 

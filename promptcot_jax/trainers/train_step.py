@@ -25,7 +25,7 @@ from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.models.mlp import RouterTotals
-from promptcot_jax.parallel import placing
+from promptcot_jax.parallel import launching, placing
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.trainers import loss_figures, sft
 from promptcot_jax.trainers import optimizer as optimizer_lib
@@ -213,11 +213,13 @@ def _make_train_step(
         return TrainState(jnp.int32(0), params, direction.init(params), jnp.int32(0))
 
     return TrainStep(
-        run=jax.jit(
-            run,
-            in_shardings=(shardings, batch_sharding, whole, lora.frozen_shardings(lm, adapter, mesh)),
-            out_shardings=(shardings, whole),
-            donate_argnums=0,
+        run=launching.in_turn(
+            jax.jit(
+                run,
+                in_shardings=(shardings, batch_sharding, whole, lora.frozen_shardings(lm, adapter, mesh)),
+                out_shardings=(shardings, whole),
+                donate_argnums=0,
+            )
         ),
         start=jax.jit(start, out_shardings=shardings),
         shardings=shardings,

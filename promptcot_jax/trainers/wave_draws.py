@@ -6,6 +6,7 @@ rollout store, and are read from there ever after.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -39,6 +40,14 @@ class Drawn:
     times: Times
 
 
+@dataclasses.dataclass(frozen=True)
+class Drawer:
+    """A policy that draws a wave."""
+
+    sampler: Sampler
+    policy_digest: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WaveDrawer:
     """How waves are drawn.
@@ -59,28 +68,39 @@ class WaveDrawer:
     max_tries: int
     directory: epath.Path
 
-    def draw(self, wave: int, params: Params, first_prompt: int) -> Drawn:
+    def draw(
+        self,
+        wave: int,
+        drawer: Callable[[], Drawer],
+        first_prompt: int,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> Drawn:
         """Draws the prompts from `first_prompt` on, as many as the wave takes.
 
         A further try takes as many as are likely to fill the wave, by the share that was of use so far; what
         is of use beyond the wave's size is left out.
+
+        Args:
+            drawer: gives what draws; called where rollouts are missing, for stored ones need none.
+            check: see `rollouts.map_draws`.
         """
         groups: list[Group] = []
         used: list[Group] = []
         times, num_tries = Times(), 0
-        sampler = _OnceMade(lambda: self._sampler(wave, params))
+        drawer = functools.cache(drawer)
         while len(used) < self.wanted and num_tries < self.max_tries:
             share = max(len(used) / len(groups), _LEAST_SHARE) if groups else 1.0
             count = min(self.wanted, math.ceil((self.wanted - len(used)) / share))
             first = first_prompt + len(groups)
-            rolled = self._rollouts(wave, num_tries, first, count, sampler, times)
+            rolled = self._rollouts(wave, num_tries, first, count, drawer, times, check)
             groups += rollout_groups.groups_of(rolled)
             used = [group for group in groups if self.is_of_use(group)]
             num_tries += 1
         return Drawn(groups, used[: self.wanted], num_tries, times)
 
-    def _sampler(self, wave: int, params: Params) -> tuple[Sampler, str]:
-        """What draws a wave, and the digest of its parameters."""
+    def drawer(self, wave: int, params: Params) -> Drawer:
+        """What draws a wave with a policy."""
         sampler = Sampler(
             lm=self.lm,
             params=self.lm.decoding_layout(params),
@@ -90,10 +110,17 @@ class WaveDrawer:
             engine=self.config.engine,
             continue_partial=self.config.continue_partial,
         )
-        return sampler, store.params_digest(params)
+        return Drawer(sampler, store.params_digest(params))
 
     def _rollouts(
-        self, wave: int, attempt: int, first_prompt: int, count: int, sampler: "_OnceMade", times: Times
+        self,
+        wave: int,
+        attempt: int,
+        first_prompt: int,
+        count: int,
+        drawer: Callable[[], Drawer],
+        times: Times,
+        check: Callable[[], None],
     ) -> list[Rollout]:
         """The graded rollouts of one try: read where they are stored, else drawn."""
         group_size = self.config.samples_per_row
@@ -107,7 +134,7 @@ class WaveDrawer:
                 wave=wave,
                 group_size=group_size,
                 seed=self.config.seed,
-                policy_digest=sampler()[1],
+                policy_digest=drawer().policy_digest,
             )
 
         return rollouts.map_draws(
@@ -117,22 +144,11 @@ class WaveDrawer:
             ),
             grade,
             Rollout,
-            sampler=lambda: sampler()[0],
+            sampler=lambda: drawer().sampler,
             prompt_ids=lambda task: task.prompt_ids,
             shard_size=self.config.requests_per_shard,
             name=f"wave {wave}, try {attempt}",
             beside=True,
             times=times,
+            check=check,
         )
-
-
-class _OnceMade:
-    """A sampler that is made when it is first asked for: stored rollouts need none."""
-
-    def __init__(self, make: Callable[[], tuple[Sampler, str]]):
-        self._make = make
-        self._made: tuple[Sampler, str] | None = None
-
-    def __call__(self) -> tuple[Sampler, str]:
-        self._made = self._made or self._make()
-        return self._made

@@ -1,11 +1,13 @@
 """Updates of a wave of self-play: rollouts with the log-probabilities that the method needs, then steps.
 
 Old log-probabilities, to which GRPO's ratios refer, are those of the policy before the wave's first update,
-which is DPO's reference too.
+which is DPO's reference too, whichever policy drew the wave (`run_ahead`): what lies between that one and the
+sampler's log-probabilities is made up for by `sampler_correction`.
 """
 
 import dataclasses
 import itertools
+import logging
 import math
 from collections.abc import Sequence
 
@@ -13,22 +15,27 @@ import jax
 import numpy as np
 from etils import epath
 
+from promptcot_jax.checkpoints import store
 from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import placing
 from promptcot_jax.sampling import scoring
+from promptcot_jax.trainers import reference_cache
 from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.in_flight import StepsInFlight
 from promptcot_jax.trainers.minibatches import Minibatches
+from promptcot_jax.trainers.reference_cache import ReferenceCache, ScoredBy
 from promptcot_jax.trainers.rejection import RejectionConfig
 from promptcot_jax.trainers.rollout_groups import Group
 from promptcot_jax.trainers.train_step import TrainState, TrainStep
 
 Method = GrpoConfig | DpoConfig | RejectionConfig
 Unit = tuple[TokenExample, ...]  # what must share a row
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +48,7 @@ class WaveUpdates:
         temperature: of the sampling.
         are_old_sampled: whether old log-probabilities are the sampler's.
         directory: for the batches of skipped updates.
+        references: where the reference's log-probabilities are kept.
         seed: of the order within waves.
     """
 
@@ -58,9 +66,10 @@ class WaveUpdates:
     max_skipped: int
     pad_id: int
     directory: epath.Path
+    references: ReferenceCache
     seed: int
 
-    def units(self, groups: Sequence[Group], params: Params, start: Params | None) -> list[Unit]:
+    def units(self, wave: int, groups: Sequence[Group], params: Params, start: Params | None) -> list[Unit]:
         """What the method learns from, with the log-probabilities that it needs.
 
         A unit with a number that is not finite is left out.
@@ -71,11 +80,13 @@ class WaveUpdates:
         """
         units = self.method.units_of(groups, num_groups=self.groups_per_wave)
         rows, names = [row for unit in units for row in unit], self.method.value_names
-        columns = {
-            name: [row.token_values[name] for row in rows] for name in (rows[0].token_values if rows else ())
-        }
+        if not rows:
+            return []
+        columns = {name: [row.token_values[name] for row in rows] for name in rows[0].token_values}
         if "reference_log_probs" in names:
-            columns["reference_log_probs"] = self._scores(rows, params if start is None else start)
+            columns["reference_log_probs"] = self._reference_scores(
+                wave, rows, params if start is None else start
+            )
         if "old_log_probs" in names:
             columns["old_log_probs"] = (
                 columns["sampler_log_probs"] if self.are_old_sampled else self._scores(rows, params)
@@ -85,7 +96,29 @@ class WaveUpdates:
             for i, row in enumerate(rows)
         )
         complete = [tuple(itertools.islice(scored, len(unit))) for unit in units]
-        return [unit for unit in complete if all(_is_finite(row) for row in unit)]
+        finite = [unit for unit in complete if all(_is_finite(row) for row in unit)]
+        if len(finite) < len(units):
+            log.warning(
+                "wave %d: %d of %d %s left out, with a log-probability that is no number",
+                wave,
+                len(units) - len(finite),
+                len(units),
+                "pairs" if isinstance(self.method, DpoConfig) else "completions",
+            )
+        return finite
+
+    def _reference_scores(
+        self, wave: int, rows: Sequence[TokenExample], reference: Params
+    ) -> list[np.ndarray]:
+        """As `_scores`, kept for when the wave is made again."""
+        scored_by = ScoredBy(
+            reference=store.params_digest(reference),
+            temperature=self.method.scoring_temperature(self.temperature),
+            sequences=reference_cache.digest_of(rows),
+            devices=reference_cache.devices_of_mesh(),
+        )
+        lengths = [len(row.completion_ids) for row in rows]
+        return self.references.scores(wave, scored_by, lengths, lambda: self._scores(rows, reference))
 
     def _scores(self, rows: Sequence[TokenExample], params: Params) -> list[np.ndarray]:
         """Log-probabilities of the completions' tokens."""

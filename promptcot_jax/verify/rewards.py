@@ -8,6 +8,7 @@ the response's has no reward at all and is to be dropped from the batch.
 
 import collections
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from promptcot_jax.core.records import ProgramTest
@@ -32,8 +33,8 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         for name in ("format_weight", "length_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)}.")
         if not 0 <= self.length_buffer <= self.length_limit:
             raise ValueError(
                 f"length_buffer must lie between 0 and length_limit ({self.length_limit}), "

@@ -36,6 +36,7 @@ BEFORE = {
     "stages/self_play_settings.gin": ("stages/self_play.gin",),
     "stages/self_play_dpo.gin": ("stages/self_play.gin",),
     "stages/self_play_rejection.gin": ("stages/self_play.gin",),
+    "stages/self_play_measure.gin": ("stages/self_play.gin",),
     "stages/plan.gin": ("stages/cold_start.gin",),
 }
 AFTER = {
@@ -45,6 +46,7 @@ AFTER = {
     "stages/self_play_settings.gin": ("models/smollm2_135m.gin",),
     "stages/self_play_dpo.gin": ("models/smollm2_135m.gin",),
     "stages/self_play_rejection.gin": ("models/smollm2_135m.gin",),
+    "stages/self_play_measure.gin": ("models/smollm2_135m.gin",),
     "data/tasks.gin": ("models/smollm2_135m.gin",),
     "models/lora.gin": ("models/smollm2_135m.gin",),
     "data/corpus.gin": ("stages/corpus.gin",),
@@ -54,6 +56,7 @@ REQUIRED = {"TRIPLES": "'mine.jsonl'", "TRIPLES_HELDOUT": "'held.jsonl'", "MODEL
 REQUIRED |= {"SOURCE": "'model'", "OUTPUT": "'converted'", "BENCHMARKS": "('test.jsonl',)"}
 REQUIRED |= {"PROBLEMS": "'mine.jsonl'", "TEACHER": "'teacher'", "SOLVER": "'solver'"}
 REQUIRED |= {"TASKS": "('p_theta',)", "TOPOLOGY": "'v5e-8'", "NUM_WAVES": "10"}
+REQUIRED |= {"PROMPTS_PER_WAVE": "16"}
 
 # Published sizes: what the hub counts in the checkpoints' safetensors. The cards round: Qwen3-30B-A3B 30.5B,
 # Llama 3.1 8B 8.03B, Gemma 2 2B 2.61B, gpt-oss 20.9B and 116.8B (its card, table 1). Of Gemma 3 4B, 4.30B of

@@ -200,6 +200,19 @@ def test_pairs_are_as_many_as_the_rarer_kind_gives_and_none_of_prompts_that_are_
     assert pairs(_group([False] * 8)) == pairs(_group([True] * 8)) == pairs(_group([None] * 8)) == []
 
 
+def test_a_completion_that_came_out_both_ways_is_in_no_pair():
+    """Verdicts that hang on the clock: such a pair would teach nothing, and the loss would count it."""
+    same = [(1,), (1,), (1,), (1,)]
+    assert not dataclasses.replace(CONFIG, solved_below=1.0).is_of_use(
+        _group([True, False, True, False], same)
+    )
+    group = _group([True, False, True, False, False], [(1,), (1,), (2,), (3,), (4,)])
+    config = dataclasses.replace(CONFIG, solved_below=1.0)
+    assert config.is_of_use(group)
+    ((chosen, rejected),) = config.units_of([group], num_groups=1)
+    assert (chosen.completion_ids.tolist(), rejected.completion_ids.tolist()) == ([2], [3])
+
+
 def test_rejection_takes_each_right_completion_once():
     tokens = [(1,), (2,), (1,), (3,), (4,), (5,), (6,), (7,)]
     group = _group([True, False, True, True, None, False, False, False], tokens)
@@ -218,6 +231,7 @@ def test_rejection_takes_each_right_completion_once():
     ("settings", "message"),
     [
         ({"beta": 0.0}, "beta"),
+        ({"beta": float("nan")}, "beta"),
         ({"label_smoothing": 0.5}, "label_smoothing"),
         ({"pairs_per_prompt": -1}, "pairs"),
     ],

@@ -1,7 +1,6 @@
 """The waves of self-play: what is drawn, left out and trained on, and that a kill changes nothing."""
 
 import dataclasses
-import json
 import logging
 
 import jax
@@ -13,36 +12,24 @@ from promptcot_jax.core import jsonl, shards
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import CompletionSample
 from promptcot_jax.models import lora
-from promptcot_jax.sampling import engine, journal, rollout_store, scoring
+from promptcot_jax.sampling import engine, journal, scoring
 from promptcot_jax.trainers import self_play, train_step, wave_updates
 from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.rejection import RejectionConfig
 from promptcot_jax.verify.rewards import RewardConfig
 from tests.trainers import toy_self_play
-from tests.trainers.toy_self_play import CONFIG, SAMPLING, TOKENIZER, by_bytes
-
-
-def metrics_of(directory, *, with_times=False):
-    rows = [json.loads(line) for line in (directory / "self_play" / "metrics.jsonl").read_text().splitlines()]
-    if with_times:
-        return rows
-    return [
-        {name: n for name, n in row.items() if not name.startswith(self_play.WALL_TIME_PREFIXES)}
-        for row in rows
-    ]
-
-
-def rollouts_of(directory):
-    return list(rollout_store.read(directory / "rollouts"))
-
-
-def files_of(directory):
-    """Records, whole or in shards, and what is left of journals."""
-    return {
-        str(path.relative_to(directory)): path.read_bytes()
-        for path in (directory / "rollouts").rglob("*.jsonl")
-    }
+from tests.trainers.toy_self_play import (
+    CONFIG,
+    SAMPLING,
+    TOKENIZER,
+    Killed,
+    by_bytes,
+    files_of,
+    kill_at,
+    metrics_of,
+    rollouts_of,
+)
 
 
 def samples_of(directory):
@@ -126,23 +113,6 @@ def test_figures_of_a_wave_are_those_of_its_rollouts(whole):
         assert min(parts) >= 0
 
 
-class Killed(BaseException):
-    """In the place of kill -9: nothing of the run catches it."""
-
-
-def _kill_at(monkeypatch, owner, name, call):
-    """The call of this number kills the run before it does anything."""
-    function, calls = getattr(owner, name), []
-
-    def watched(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == call:
-            raise Killed
-        return function(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, watched)
-
-
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
@@ -164,7 +134,7 @@ def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner,
     directory, outcome = whole
     with monkeypatch.context() as patch:
         if call:
-            _kill_at(patch, owner, name, call)
+            kill_at(patch, owner, name, call)
         else:
             _kill_while_drawing(patch, completions=21)
         with pytest.raises(Killed):
@@ -197,7 +167,7 @@ def test_the_other_methods_learn_from_the_same_store_and_resume_alike(tmp_path, 
     undisturbed = toy_self_play.run(tmp_path / "whole", method=method, config=config)
     assert undisturbed.num_updates == 6
     with monkeypatch.context() as patch:
-        _kill_at(patch, train_step.TrainStep, "place", 6)
+        kill_at(patch, train_step.TrainStep, "place", 6)
         with pytest.raises(Killed):
             toy_self_play.run(tmp_path / "killed", method=method, config=config)
     again = toy_self_play.run(tmp_path / "killed", method=method, config=config)
@@ -235,7 +205,7 @@ def _kill_while_drawing(patch, *, completions):
 def test_stored_rollouts_are_not_drawn_again(whole, tmp_path, monkeypatch):
     """After a kill in the last update all is drawn: the updates since the checkpoint are made again."""
     with monkeypatch.context() as patch:
-        _kill_at(patch, train_step.TrainStep, "place", 10)
+        kill_at(patch, train_step.TrainStep, "place", 10)
         with pytest.raises(Killed):
             toy_self_play.run(tmp_path)
     monkeypatch.setattr(engine.Engine, "stream", None)
@@ -335,6 +305,82 @@ def test_a_log_prob_that_is_no_number_never_reaches_an_update(tmp_path, monkeypa
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outcome.params))
 
 
+METHODS = [GrpoConfig(), DpoConfig(solved_below=1.0), RejectionConfig(solved_below=1.0)]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("fault", ["sampler", "reward", "empty"])
+def test_what_cannot_be_learned_from_drops_out_under_every_method(tmp_path, monkeypatch, method, fault):
+    """A sampler's log-probability or a reward that is no number, and a completion of no tokens."""
+
+    class Broken(toy_self_play.ToyGrader):
+        def _verdicts(self, draws, texts, num_tokens):
+            verdicts = super()._verdicts(draws, texts, num_tokens)
+            if fault == "reward":
+                verdicts[0] = dataclasses.replace(verdicts[0], length=np.nan)
+            return verdicts
+
+        def rollouts(self, draws, completions, **settings):
+            first = completions[0]
+            if fault == "sampler":
+                values = first.sampler_log_probs.copy()
+                values[0] = np.nan
+                first = dataclasses.replace(first, sampler_log_probs=values)
+            elif fault == "empty":
+                none = np.zeros(0, np.float32)
+                first = dataclasses.replace(first, token_ids=(), log_probs=none, sampler_log_probs=none)
+            return super().rollouts(draws, [first, *completions[1:]], **settings)
+
+    grader = Broken(
+        tokenizer=TOKENIZER,
+        config=RewardConfig(length_weight=1.0, length_limit=3),
+        run_many=lambda jobs: [],
+        verdict=by_bytes,
+    )
+    config = dataclasses.replace(CONFIG, num_waves=2)
+    outcome = toy_self_play.run(tmp_path, grader=grader, method=method, config=config)
+    status = "empty" if fault == "empty" else "not_finite"
+    for row in metrics_of(tmp_path):
+        assert row["reward/ungraded"] == row[f"reward/status/{status}"] > 0
+        assert row["num_skipped"] == 0
+        assert np.isfinite(row["loss"])
+    assert outcome.num_updates == 4
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outcome.params))
+    for rollout in rollouts_of(tmp_path):
+        assert rollout.graded or (rollout.reward, rollout.correct) == (0.0, False)
+
+
+def test_a_pair_with_a_reference_that_is_no_number_leaves_whole(tmp_path, monkeypatch, caplog):
+    score = scoring.score
+
+    def broken(*args, **kwargs):
+        return [s * np.nan if i == 1 else s for i, s in enumerate(score(*args, **kwargs))]
+
+    monkeypatch.setattr(scoring, "score", broken)
+    method, config = DpoConfig(solved_below=1.0), dataclasses.replace(CONFIG, num_waves=1)
+    with caplog.at_level(logging.WARNING, "promptcot_jax"):
+        toy_self_play.run(tmp_path, method=method, config=config)
+    (row,) = metrics_of(tmp_path)
+    groups = {}
+    for rollout in rollouts_of(tmp_path):
+        groups.setdefault(rollout.group, []).append(rollout.correct)
+    mixed = [own for own in groups.values() if len({*own}) == 2][: CONFIG.prompts_per_wave]
+    num_pairs = sum(min(own.count(True), own.count(False)) for own in mixed)
+    assert row["sequences"] == 2 * (num_pairs - 1)
+    assert (row["num_skipped"], np.isfinite(row["loss"])) == (0, True)
+    assert f"wave 0: 1 of {num_pairs} pairs left out" in caplog.text
+
+
+def test_a_wave_without_use_is_passed_over_with_the_samplers_log_probs_too(tmp_path):
+    outcome = toy_self_play.run(
+        tmp_path,
+        verdict=lambda answer, text: False,
+        method=GrpoConfig(sampler_correction="none"),
+        config=dataclasses.replace(CONFIG, num_waves=1, max_tries=1, old_log_probs="sampled"),
+    )
+    assert outcome.num_updates == 0
+
+
 def test_the_reference_of_a_kl_term_is_the_policy_at_the_start(tmp_path):
     """It grows from wave to wave where it weighs nothing, and holds the policy back where it weighs much."""
     config = dataclasses.replace(CONFIG, num_waves=3)
@@ -357,7 +403,7 @@ def test_an_adapter_is_trained_beside_a_frozen_base_and_resumes(tmp_path, monkey
     jax.tree.map(np.testing.assert_array_equal, lora.base_of(undisturbed.params), base)
     assert np.abs(undisturbed.params["layers"]["self_attn"]["q_proj"]["lora_b"]).max() > 0
     with monkeypatch.context() as patch:
-        _kill_at(patch, train_step.TrainStep, "place", 4)
+        kill_at(patch, train_step.TrainStep, "place", 4)
         with pytest.raises(Killed):
             toy_self_play.run(tmp_path / "killed", **settings)
     again = toy_self_play.run(tmp_path / "killed", **settings)

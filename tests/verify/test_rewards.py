@@ -85,6 +85,8 @@ def test_the_length_term_falls_over_the_buffer():
     "settings",
     [
         {"format_weight": -0.1},
+        {"format_weight": float("nan")},
+        {"length_weight": float("inf"), "length_limit": 9},
         {"length_weight": 0.1},
         {"length_limit": 10, "length_buffer": 11},
         {"length_limit": -1},

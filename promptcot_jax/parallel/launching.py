@@ -1,0 +1,38 @@
+"""Programs of two threads on the same devices, launched one after the other.
+
+Self-play may draw rollouts in one thread while it trains in another (`trainers.run_ahead`). A program on
+several devices is put into a queue of each. Two threads that launch at once could fill these queues in
+different orders, and a collective that waits on one device for the other program and on another device for
+this one waits for ever. What both threads launch is therefore launched in turn, so that all devices see one
+order. A launch does not wait for its program, so the other thread is not held up by it for long; on a single
+device nothing is held up at all.
+"""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+_turn = threading.RLock()
+
+
+def in_turn(program: Callable[..., Any]) -> Any:
+    """A jitted function that is launched while no other such function is; `lower` and the rest as it was."""
+    return _InTurn(program)
+
+
+class _InTurn:
+    def __init__(self, program: Callable[..., Any]):
+        functools.update_wrapper(self, program)
+        self._program = program
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        is_one = jax.sharding.get_abstract_mesh().size <= 1
+        with contextlib.nullcontext() if is_one else _turn:
+            return self._program(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._program, name)

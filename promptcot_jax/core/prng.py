@@ -15,6 +15,7 @@ STREAMS = {
     "rows": 8,  # order of an epoch's packed rows
     "adapter": 9,  # new LoRA matrices
     "text": 10,  # replies to conversations
+    "evaluation": 12,  # attempts at held-out problems between the waves of self-play
 }
 
 

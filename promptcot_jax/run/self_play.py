@@ -13,12 +13,14 @@ from promptcot_jax.data import prompt_stream
 from promptcot_jax.data.prompt_stream import PromptConfig, PromptStream
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, model_source, stage
+from promptcot_jax.run import configuration, held_out_problems, model_source, stage
 from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.sampling.rollouts import RolloutConfig
+from promptcot_jax.trainers import held_out as held_out_lib
 from promptcot_jax.trainers import loop
 from promptcot_jax.trainers import self_play as self_play_lib
 from promptcot_jax.trainers.grading import Grader
+from promptcot_jax.trainers.held_out import HeldOut, HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.self_play import SelfPlayConfig
 from promptcot_jax.trainers.wave_updates import Method
@@ -42,12 +44,14 @@ def self_play(
     prompts: PromptConfig,
     verified_prompts: configuration.InputPath = "{workdir}/verified_prompts.jsonl",
     lora: LoraConfig | None = None,
+    held_out: HeldOutConfig | None = None,
 ) -> stage.StageResult:
-    """Writes `rollouts/`, `self_play/` (metrics) and `policy/`.
+    """Writes `rollouts/`, `self_play/` (metrics, evaluations) and `policy/`.
 
     Args:
         method: GRPO, DPO or rejection sampling, by its settings.
         lora: train an adapter of this shape instead of all parameters.
+        held_out: what the policy is evaluated on between waves, where it names a file.
 
     Raises:
         WrongUse: a row is no verified prompt, none is left, or programs cannot be run in isolation.
@@ -64,17 +68,39 @@ def self_play(
         tasks = prompt_stream.read_tasks(place, base.tokenizer, prompts, longest=room, counts=counts)
         if not tasks:
             raise WrongUse(f"{verified_prompts}: there are no prompts to play on in it ({dict(counts)}).")
-        if any(task.prompt.domain == "code" for task in tasks):
+        unseen = None
+        if held_out is not None and held_out.prompts is not None:
+            unseen = held_out_problems.read(
+                held_out,
+                base.tokenizer,
+                workdir=workdir,
+                longest=base.lm.config.max_positions - held_out.rollouts.sampling.max_new_tokens,
+                trained_on=tasks,
+                bad_rows=prompts.bad_rows,
+            )
+        every_task = [*tasks, *(unseen.tasks if unseen else ())]
+        if any(task.prompt.domain == "code" for task in every_task):
             sandbox_host.find_host(programs.allow_weak_sandbox)
+        grader = Grader(
+            tokenizer=base.tokenizer,
+            config=rewards,
+            run_many=functools.partial(program_pool.run_many, settings=programs),
+        )
+        evaluations = None
+        if held_out is not None and unseen is not None:
+            evaluations = HeldOut(
+                lm=base.lm,
+                tokenizer=base.tokenizer,
+                grader=grader,
+                tasks=unseen.tasks,
+                config=held_out,
+                directory=epath.Path(directory) / held_out_lib.DIRECTORY,
+            )
         run = self_play_lib.SelfPlay(
             lm=base.lm,
             tokenizer=base.tokenizer,
             stream=PromptStream(tasks, seed=seed, rates=prompts.rates),
-            grader=Grader(
-                tokenizer=base.tokenizer,
-                config=rewards,
-                run_many=functools.partial(program_pool.run_many, settings=programs),
-            ),
+            grader=grader,
             config=config,
             method=method,
             rollouts=rollouts,
@@ -83,6 +109,7 @@ def self_play(
             directory=epath.Path(workdir),
             seed=seed,
             adapter=lora or (base.adapter and base.adapter.config),
+            held_out=evaluations,
         )
         if not store.is_complete_for_all(policy):  # else killed between writing the policy and the manifest
             outcome = run.run(base.params)
@@ -107,6 +134,7 @@ def self_play(
             "in": num_read + sum(n for name, n in bad.items() if name.startswith("dropped_bad_")),
             "out": len(tasks),
             **bad,
+            **(unseen.counts if unseen else {}),
             **of_run,
         }
     )

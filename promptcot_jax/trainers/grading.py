@@ -12,7 +12,7 @@ import numpy as np
 
 from promptcot_jax.core.records import Rollout, VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.data import templates
-from promptcot_jax.data.prompt_stream import Task
+from promptcot_jax.data.prompt_stream import Prompt, Task
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.sampling import journal
 from promptcot_jax.sampling.completions import Completion
@@ -21,6 +21,13 @@ from promptcot_jax.verify import math_answers, rewards
 from promptcot_jax.verify.rewards import GradeMany, Reward, RewardConfig, RunMany, Ungraded
 
 NOT_FINITE = "not_finite"  # status of a completion with a log-probability that is no number
+
+
+def answer_of(prompt: Prompt, text: str) -> str:
+    """What of a completion is graded: the boxed answer or the last program; empty where there is none."""
+    if isinstance(prompt, VerifiedMathPrompt):
+        return math_answers.extract_answer(text) or ""
+    return templates.last_code_fence(templates.answer_part(text)) or ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -40,11 +40,13 @@ from promptcot_jax.trainers import rollout_groups
 from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers.held_out import HeldOut
 from promptcot_jax.trainers.metrics import MetricsLog
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.rollout_groups import Group
 from promptcot_jax.trainers.train_step import TrainStep, make_train_step
 from promptcot_jax.trainers.wave_draws import WaveDrawer
+from promptcot_jax.trainers.wave_ends import WaveEnds
 from promptcot_jax.trainers.wave_updates import Method, WaveUpdates
 
 log = logging.getLogger(__name__)
@@ -135,6 +137,7 @@ class SelfPlay:
     directory: epath.Path
     seed: int  # of the updates' data order and a new adapter; that of the noise is the rollouts' own
     adapter: LoraConfig | None = None
+    held_out: HeldOut | None = None  # evaluations of the policy between waves
 
     def __post_init__(self):
         """Refuses what would train on something else than it samples.
@@ -269,18 +272,25 @@ class SelfPlay:
                 with (
                     MetricsLog(
                         place,
-                        resume_step=first,
+                        resume_step=first or -1,  # a new run has a row before its first wave
                         tensorboard=self.config.tensorboard,
                         writes=hosts.is_first(),
                     ) as rows,
                     Progress("self-play", unit="wave", start=first, total=self.config.num_waves) as shown,
                 ):
+                    ends = WaveEnds(
+                        num_waves=self.config.num_waves,
+                        checkpoint_every=self.config.checkpoint_every,
+                        rows=rows,
+                        shown=shown,
+                        save=checkpoints.save,
+                        policy=lambda position: lora.join(position.state.params, frozen),
+                        held_out=self.held_out,
+                    )
+                    ends.begin(first, position)
                     for wave in range(first, self.config.num_waves):
                         position, row = self._wave(wave, position, frozen, reference)
-                        rows.write(wave + 1, row)
-                        shown.update(wave + 1, f"reward {row['reward']:.3f}")
-                        if (wave + 1) % self.config.checkpoint_every == 0:
-                            checkpoints.save(wave + 1, position)
+                        ends.after(wave + 1, position, row)
                 checkpoints.wait()
         finally:
             checkpoints.close()

@@ -1,6 +1,7 @@
 """`promptcot self_play`: a policy post-trained on verified prompts by the rewards of its own completions."""
 
 import collections
+import dataclasses
 import functools
 import os
 
@@ -16,8 +17,8 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, held_out_problems, model_source, stage
 from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.sampling.rollouts import RolloutConfig
+from promptcot_jax.trainers import best_policy, loop
 from promptcot_jax.trainers import held_out as held_out_lib
-from promptcot_jax.trainers import loop
 from promptcot_jax.trainers import self_play as self_play_lib
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.held_out import HeldOut, HeldOutConfig
@@ -114,19 +115,26 @@ def self_play(
         if not store.is_complete_for_all(policy):  # else killed between writing the policy and the manifest
             outcome = run.run(base.params)
             facts = {
-                "waves": config.num_waves,
+                "waves": outcome.num_waves,
                 "prompts_drawn": outcome.num_prompts,
                 "rollouts": outcome.num_prompts * rollouts.samples_per_row,
                 "updates": outcome.num_updates,
                 "skipped_updates": outcome.num_skipped,
             }
             provenance = {"stage": "self_play", "base": base.source, "seed": seed, "counts": facts}
+            if outcome.num_waves < config.num_waves:
+                facts["stopped_early"] = 1
+                provenance["stopped_at"] = config.stop_at
+            if outcome.kept is not None:
+                facts["policy_of_wave"] = outcome.kept.step
+                provenance["best"] = dataclasses.asdict(outcome.kept)
             adapter = adapters.after_fit(base.adapter, lora, base.source, base.params)
             store.save_model(
                 policy, base.lm, outcome.params, base.tokenizer, provenance=provenance, adapter=adapter
             )
         of_run = store.load_provenance(policy)["counts"]
     loop.remove_checkpoints(directory)
+    best_policy.remove(directory)
     num_read = counts.pop("read")
     bad = {f"dropped_{name}" if name.startswith("bad_") else name: n for name, n in counts.items()}
     return stage.StageResult(

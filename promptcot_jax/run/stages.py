@@ -218,7 +218,7 @@ STAGES: dict[str, Stage] = {
     "self_play": Stage(
         summary="post-train a policy on verified prompts by GRPO, DPO or rejection sampling",
         reads="verified_prompts.jsonl, a model source",
-        writes="policy/, rollouts/ (every completion with its reward), self_play/ (metrics)",
+        writes="policy/, rollouts/ (every completion with its reward), self_play/ (metrics, evaluations)",
         outputs=("policy", "rollouts", "self_play"),
         settings=(
             ("SEED", "seed of rollouts, order of prompts and updates"),
@@ -232,6 +232,11 @@ STAGES: dict[str, Stage] = {
             ("MAX_SOLUTION_TOKENS", "of a completion"),
             ("SELF_PLAY_LEARNING_RATE", "the paper's 1e-6"),
             ("PROMPT_RATES", "{'math': 3.0, 'code': 1.0} mixes the domains by rate"),
+            ("EVAL_PROMPTS", "held-out problems, attempted between waves; None: no evaluations"),
+            ("EVAL_EVERY", "waves from one evaluation to the next"),
+            ("EVAL_SAMPLES", "attempts at each problem; accuracy is their average"),
+            ("KEEP_BEST", "'eval/avg_at_k': policy/ is the best evaluated policy, not the last"),
+            ("STOP_AT", "such as 'eval/avg_at_k >= 0.9': the run is complete when it is reached"),
             ("ALLOW_WEAK_SANDBOX", "True: run programs where no isolation works"),
         ),
         example="""promptcot self_play --gin_file=stages/self_play.gin --gin_file=models/smollm2_135m.gin """

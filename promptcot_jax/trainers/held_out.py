@@ -27,12 +27,16 @@ from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import rollouts
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.rollouts import Draw, RolloutConfig
-from promptcot_jax.trainers import grading
+from promptcot_jax.trainers import best_policy, grading
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.verify import problem_accuracy
 from promptcot_jax.verify.rewards import UNGRADED
 
 DIRECTORY = "evaluations"
+METRICS = (
+    *("eval/avg_at_k", "eval/standard_error", "eval/pass_at_k", "eval/mean_length", "eval/clipped_ratio"),
+    *("eval/ungraded", "eval/num_problems"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,18 +50,25 @@ class HeldOutConfig:
         every: waves from one evaluation to the next. The policy to begin with and that after the last wave
             are evaluated too.
         max_problems: the first so many of the file that are not trained on; 0: all.
+        keep_best: metric by which the best of the evaluated policies is what the run ends with, instead of
+            the last: one of `best_policy.METRICS`.
     """
 
     rollouts: RolloutConfig
     prompts: InputPath | None = None
     every: int = 10
     max_problems: int = 0
+    keep_best: str | None = None
 
     def __post_init__(self):
         if self.every < 1:
             raise ValueError(f"every must be at least 1, got {self.every}; prompts = None: no evaluations.")
         if self.max_problems < 0:
             raise ValueError(f"max_problems must be 0 (all) or more, got {self.max_problems}.")
+        if self.keep_best is not None and self.keep_best not in best_policy.METRICS:
+            raise ValueError(f"keep_best must be one of {best_policy.METRICS}, got {self.keep_best!r}.")
+        if self.keep_best is not None and self.prompts is None:
+            raise ValueError("keep_best needs evaluations; set prompts, the file of their problems.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,16 +129,17 @@ class HeldOut:
 def figures_of(attempts: Sequence[AttemptRecord]) -> dict[str, float]:
     """Metrics of one evaluation; what is undefined is no number."""
     accuracy = problem_accuracy.over_problems(attempts)
-    figures = {
-        "eval/avg_at_k": accuracy["accuracy"],
-        "eval/standard_error": accuracy["standard_error"],
-        "eval/pass_at_k": problem_accuracy.pass_at_k(attempts),
-        "eval/mean_length": float(np.mean([attempt.num_tokens for attempt in attempts])),
-        "eval/clipped_ratio": float(np.mean([attempt.finish_reason == "length" for attempt in attempts])),
-        "eval/ungraded": float(np.mean([attempt.status in UNGRADED for attempt in attempts])),
-        "eval/num_problems": float(len({attempt.problem_id for attempt in attempts})),
-    }
-    return {name: float("nan") if value is None else value for name, value in figures.items()}
+    figures = (
+        accuracy["accuracy"],
+        accuracy["standard_error"],
+        problem_accuracy.pass_at_k(attempts),
+        float(np.mean([attempt.num_tokens for attempt in attempts])),
+        float(np.mean([attempt.finish_reason == "length" for attempt in attempts])),
+        float(np.mean([attempt.status in UNGRADED for attempt in attempts])),
+        float(len({attempt.problem_id for attempt in attempts})),
+    )
+    pairs = zip(METRICS, figures, strict=True)
+    return {name: float("nan") if value is None else value for name, value in pairs}
 
 
 def _attempt(draw: Draw[Task], rollout: Rollout) -> AttemptRecord:

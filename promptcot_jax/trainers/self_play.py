@@ -36,15 +36,20 @@ from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import rollout_store
 from promptcot_jax.sampling.rollouts import RolloutConfig
+from promptcot_jax.trainers import held_out as held_out_lib
 from promptcot_jax.trainers import rollout_groups
+from promptcot_jax.trainers.best_policy import Best, BestPolicy
 from promptcot_jax.trainers.dpo import DpoConfig
+from promptcot_jax.trainers.goals import Goal
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.held_out import HeldOut
+from promptcot_jax.trainers.leaving import Leaving
 from promptcot_jax.trainers.metrics import MetricsLog
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.rollout_groups import Group
 from promptcot_jax.trainers.train_step import TrainStep, make_train_step
+from promptcot_jax.trainers.watching import NOT_WATCHED, WatchConfig
 from promptcot_jax.trainers.wave_draws import WaveDrawer
 from promptcot_jax.trainers.wave_ends import WaveEnds
 from promptcot_jax.trainers.wave_updates import Method, WaveUpdates
@@ -71,10 +76,15 @@ class SelfPlayConfig:
         checkpoint_every: waves; a killed run makes at most the updates of so many again.
         score_tokens: padded tokens that are scored at once.
         max_skipped: updates with a non-finite gradient or loss that are tolerated.
+        stop_at: such as 'eval/avg_at_k >= 0.9': the run ends, complete, after the wave whose row says so.
+        watch: where metrics go, and until when the run may last.
     """
 
     HOW_ONLY: ClassVar = frozenset(
-        {"checkpoint_every", "keep", "micro_batches", "remat", "score_tokens", "max_skipped", "tensorboard"}
+        {
+            *("checkpoint_every", "keep", "micro_batches", "remat", "score_tokens", "max_skipped"),
+            *("tensorboard", "watch"),
+        }
     )
 
     num_waves: int
@@ -91,8 +101,16 @@ class SelfPlayConfig:
     score_tokens: int = 16384
     max_skipped: int = 10
     tensorboard: bool = True
+    stop_at: str | None = None
+    watch: WatchConfig = NOT_WATCHED
+
+    @property
+    def goal(self) -> Goal | None:
+        """`stop_at` as what it means."""
+        return None if self.stop_at is None else Goal.of(self.stop_at)
 
     def __post_init__(self):
+        _ = self.goal  # refuses what is none
         for name in (
             "num_waves",
             "prompts_per_wave",
@@ -116,6 +134,8 @@ class Outcome:
     """A policy after its waves, and what it took."""
 
     params: Params
+    kept: Best | None  # which policy that is, where the best is kept; None: that of the last wave
+    num_waves: int  # fewer than were wanted where the run reached its goal
     num_prompts: int  # drawn, those included that were of no use
     num_updates: int
     num_skipped: int  # updates left out because gradient or loss was not finite
@@ -164,6 +184,12 @@ class SelfPlay:
             raise WrongUse(
                 f"single_update is set, but a wave makes {num_updates} updates; leave it unset: ratios need "
                 "the log-probabilities from before the first."
+            )
+        goal, measured = self.config.goal, held_out_lib.METRICS if self.held_out is not None else ()
+        if goal is not None and goal.metric.startswith("eval/") and goal.metric not in measured:
+            raise WrongUse(
+                f"The run would never reach '{goal}': its evaluations measure {measured or 'nothing'}; set "
+                "EVAL_PROMPTS, or another metric in STOP_AT."
             )
         if self.row_length < self._longest:
             raise WrongUse(
@@ -250,6 +276,7 @@ class SelfPlay:
                 reference of a KL term.
 
         Raises:
+            Interrupted: the run left before its end, for SIGTERM or a deadline.
             in_flight.TooManySkippedUpdates: see `SelfPlayConfig.max_skipped`.
         """
         if self.adapter is not None and not lora.is_adapted(params):
@@ -259,6 +286,7 @@ class SelfPlay:
         trained, frozen = lora.split(params)
         place = self.directory / DIRECTORY
         checkpoints = TrainingCheckpoints(place / "checkpoints", keep=self.config.keep)
+        best = self._best_policy()
         try:
             with jax.set_mesh(self.mesh):
                 first, position = checkpoints.restore_latest(self._like(trained)) or (
@@ -277,29 +305,48 @@ class SelfPlay:
                         writes=hosts.is_first(),
                     ) as rows,
                     Progress("self-play", unit="wave", start=first, total=self.config.num_waves) as shown,
+                    Leaving(self.config.watch, unit="wave") as leaving,
                 ):
                     ends = WaveEnds(
                         num_waves=self.config.num_waves,
                         checkpoint_every=self.config.checkpoint_every,
                         rows=rows,
                         shown=shown,
+                        leaving=leaving,
                         save=checkpoints.save,
                         policy=lambda position: lora.join(position.state.params, frozen),
                         held_out=self.held_out,
+                        best=best,
+                        goal=self.config.goal,
                     )
-                    ends.begin(first, position)
-                    for wave in range(first, self.config.num_waves):
-                        position, row = self._wave(wave, position, frozen, reference)
-                        ends.after(wave + 1, position, row)
+                    num_waves, is_over = first, ends.begin(first, position)
+                    while not is_over:
+                        position, row = self._wave(num_waves, position, frozen, reference)
+                        num_waves += 1
+                        is_over = ends.after(num_waves, position, row)
                 checkpoints.wait()
         finally:
             checkpoints.close()
         state = position.state
+        num_updates, num_skipped = int(state.step), int(state.num_skipped)
+        params = state.params if best is None else best.chosen(num_waves, state)
         return Outcome(
-            params=lora.join(state.params, frozen),
+            params=lora.join(params, frozen),
+            kept=None if best is None else best.best,
+            num_waves=num_waves,
             num_prompts=int(position.num_prompts),
-            num_updates=int(state.step),
-            num_skipped=int(state.num_skipped),
+            num_updates=num_updates,
+            num_skipped=num_skipped,
+        )
+
+    def _best_policy(self) -> BestPolicy | None:
+        """What keeps the best policy, where that is wanted."""
+        held_out = self.held_out
+        if held_out is None or held_out.config.keep_best is None:
+            return None
+        metric = held_out.config.keep_best
+        return BestPolicy(
+            self.directory / DIRECTORY, metric, value_at=lambda step: held_out.stored(step)[metric]
         )
 
     def _start(self, trained: Params) -> "_Position":

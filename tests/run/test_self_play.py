@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import (
@@ -148,6 +149,25 @@ def test_what_is_trained_on_is_not_evaluated_on(guesser: str, tmp_path: Path, ca
     for attempt in found:  # graded by the boxed answer, as rollouts are
         assert attempt.correct == (attempt.answer == attempt.reference) == (attempt.status == "match")
     assert [row["eval/num_problems"] for row in metrics_of(tmp_path)] == [3, 3]
+
+
+def test_manifest_and_provenance_say_which_policy_is_kept_and_that_the_run_stopped(
+    guesser: str, tmp_path: Path
+):
+    """The goal is reached at the start, by attempts of which none is right."""
+    unseen = [VerifiedMathPrompt(id="u", problem="2+2=", answer="100")]
+    jsonl.write_records(tmp_path / "unseen.jsonl", unseen)
+    held_out = dataclasses.replace(EVALUATION, keep_best="eval/avg_at_k")
+    config = SelfPlayConfig(
+        num_waves=3, prompts_per_wave=2, tensorboard=False, stop_at="eval/avg_at_k <= 0.0"
+    )
+    counts = play(tmp_path, guesser, held_out=held_out, config=config).counts
+    assert (counts["waves"], counts["stopped_early"], counts["policy_of_wave"]) == (0, 1, 0)
+    facts = store.load_provenance(tmp_path / "policy")
+    assert facts["best"] == {"step": 0, "metric": "eval/avg_at_k", "value": 0.0}
+    assert facts["stopped_at"] == "eval/avg_at_k <= 0.0"
+    assert facts["params_digest"] == store.load_provenance(guesser)["params_digest"]
+    assert not (tmp_path / "self_play" / "best").exists()
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -14,15 +13,9 @@ from promptcot_jax.core.records import AttemptRecord
 from promptcot_jax.sampling import engine
 from promptcot_jax.trainers import held_out, self_play
 from tests.trainers import toy_self_play
-from tests.trainers.toy_self_play import CONFIG, by_bytes
+from tests.trainers.toy_self_play import CONFIG, Killed, by_bytes, kill_at, metrics_of
 
 THREE = dataclasses.replace(CONFIG, num_waves=3)
-
-
-def rows_of(directory):
-    lines = (directory / "self_play" / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    return [{k: v for k, v in row.items() if not k.startswith(self_play.WALL_TIME_PREFIXES)} for row in rows]
 
 
 def without_evaluations(rows):
@@ -59,7 +52,7 @@ def test_a_run_with_evaluations_makes_the_waves_of_one_without(whole, tmp_path):
     directory, outcome = whole
     plain = toy_self_play.run(tmp_path, config=THREE)
     jax.tree.map(np.testing.assert_array_equal, outcome.params, plain.params)
-    assert without_evaluations(rows_of(directory)) == rows_of(tmp_path)
+    assert without_evaluations(metrics_of(directory)) == metrics_of(tmp_path)
     rollouts = {name: data for name, data in files_of(directory).items() if "evaluations" not in name}
     assert rollouts == files_of(tmp_path)
 
@@ -67,9 +60,9 @@ def test_a_run_with_evaluations_makes_the_waves_of_one_without(whole, tmp_path):
 def test_the_start_every_second_wave_and_the_end_are_evaluated(whole):
     """And the figures are those of the attempts that are kept, by the verdict's own definition."""
     directory, _ = whole
-    measured = {row["step"]: row for row in rows_of(directory) if "eval/avg_at_k" in row}
+    measured = {row["step"]: row for row in metrics_of(directory) if "eval/avg_at_k" in row}
     assert list(measured) == [0, 2, 3]
-    assert [row["step"] for row in rows_of(directory)] == [0, 1, 2, 3]
+    assert [row["step"] for row in metrics_of(directory)] == [0, 1, 2, 3]
     for step, row in measured.items():
         right = collections.defaultdict(list)
         for attempt in attempts_of(directory, step):
@@ -127,23 +120,6 @@ def test_lengths_cut_off_and_what_could_not_be_graded_are_told():
     assert np.isnan(found["eval/standard_error"])  # of one problem
 
 
-class Killed(BaseException):
-    """In the place of kill -9: nothing of the run catches it."""
-
-
-def kill_at(patch, owner, name, call):
-    """The call of this number kills the run before it does anything."""
-    function, calls = getattr(owner, name), []
-
-    def watched(*args, **kwargs):
-        calls.append(1)
-        if len(calls) == call:
-            raise Killed
-        return function(*args, **kwargs)
-
-    patch.setattr(owner, name, watched)
-
-
 def drawn_in(patch):
     """Counts the completions that evaluations draw."""
     stream, drawn = engine.Engine.stream, []
@@ -181,5 +157,5 @@ def test_a_run_killed_around_an_evaluation_ends_in_the_same_bits(
     again = run(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, again.params, outcome.params)
     assert files_of(tmp_path) == files_of(directory)
-    assert rows_of(tmp_path) == rows_of(directory)
+    assert metrics_of(tmp_path) == metrics_of(directory)
     assert len(drawn) == outcome.num_prompts * 4 + 3 * 12

@@ -4,6 +4,7 @@ A model of bytes would take long to find `\\boxed{}`, so verdicts are a test's o
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 
 import jax
@@ -13,7 +14,7 @@ from promptcot_jax.core.records import VerifiedMathPrompt
 from promptcot_jax.data.prompt_stream import PromptStream, Task
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.sampling import engine, rollouts, token_choice
+from promptcot_jax.sampling import engine, rollout_store, rollouts, token_choice
 from promptcot_jax.trainers import self_play
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.grpo import GrpoConfig
@@ -132,3 +133,42 @@ def run(
         directory=epath.Path(directory),
         **(settings | changes),
     ).run(lm.init(jax.random.key(0)) if params is None else params)
+
+
+def metrics_of(directory, *, with_times=False):
+    rows = [json.loads(line) for line in (directory / "self_play" / "metrics.jsonl").read_text().splitlines()]
+    if with_times:
+        return rows
+    return [
+        {name: n for name, n in row.items() if not name.startswith(self_play.WALL_TIME_PREFIXES)}
+        for row in rows
+    ]
+
+
+def rollouts_of(directory):
+    return list(rollout_store.read(directory / "rollouts"))
+
+
+def files_of(directory):
+    """Records, whole or in shards, and what is left of journals."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in (directory / "rollouts").rglob("*.jsonl")
+    }
+
+
+class Killed(BaseException):
+    """In the place of kill -9: nothing of the run catches it."""
+
+
+def kill_at(monkeypatch, owner, name, call):
+    """The call of this number kills the run before it does anything."""
+    function, calls = getattr(owner, name), []
+
+    def watched(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise Killed
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, watched)

@@ -52,6 +52,7 @@ from promptcot_jax.trainers.window import Speedometer, Window
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+TABLE_COLUMNS = ("loss", "gradient_norm", "learning_rate", "tokens_per_second", "eval/nll", "goodput")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,8 @@ def fit(
                 resume_step=first,
                 tensorboard=config.tensorboard,
                 writes=hosts.is_first(),
+                watch=config.watch,
+                columns=TABLE_COLUMNS,
             )
             goodput.go_on_from(log.kept, log.newest)
             with (

@@ -57,6 +57,10 @@ from promptcot_jax.trainers.wave_updates import Method, WaveUpdates
 log = logging.getLogger(__name__)
 
 DIRECTORY = "self_play"
+TABLE_COLUMNS = (
+    *("reward", "frac_reward_zero_std", "completions/mean_length", "loss", "entropy", "grad_norm"),
+    *("eval/avg_at_k", "seconds"),
+)
 # What a resumed run may have otherwise in `metrics.jsonl`.
 WALL_TIME_PREFIXES = ("seconds", "tokens_per_second")
 
@@ -303,6 +307,8 @@ class SelfPlay:
                         resume_step=first or -1,  # a new run has a row before its first wave
                         tensorboard=self.config.tensorboard,
                         writes=hosts.is_first(),
+                        watch=self.config.watch,
+                        columns=TABLE_COLUMNS,
                     ) as rows,
                     Progress("self-play", unit="wave", start=first, total=self.config.num_waves) as shown,
                     Leaving(self.config.watch, unit="wave") as leaving,

@@ -7,16 +7,24 @@ from typing import ClassVar
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WatchConfig:
-    """Until when a run may last.
+    """Where metrics go beside `metrics.jsonl` and TensorBoard, and until when a run may last.
 
     Attributes:
+        wandb_project: of Weights & Biases; None: nothing is sent there.
+        table: print the newest metrics as a line of a table.
+        table_columns: the metrics in it; (): those that the kind of run picks.
         deadline_minutes: after the process's start; 0: none.
         deadline: a time such as '2026-05-01T12:00+02:00'; None: none. The earlier of the two counts.
         margin_seconds: before the deadline, for the last checkpoint to be written.
     """
 
-    HOW_ONLY: ClassVar = frozenset({"deadline_minutes", "deadline", "margin_seconds"})
+    HOW_ONLY: ClassVar = frozenset(
+        {"wandb_project", "table", "table_columns", "deadline_minutes", "deadline", "margin_seconds"}
+    )
 
+    wandb_project: str | None = None
+    table: bool = False
+    table_columns: tuple[str, ...] = ()
     deadline_minutes: float = 0.0
     deadline: str | None = None
     margin_seconds: float = 60.0

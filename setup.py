@@ -55,6 +55,7 @@ EXTRAS = {
     "cuda": ["jax[cuda12]>=0.10.2,<0.12"],
     "gcs": ["gcsfs>=2026.1"],
     "endpoint": ["openai>=3.57,<4"],  # teachers and judges behind an OpenAI-compatible server
+    "wandb": ["wandb>=0.31,<0.40"],  # metrics to Weights & Biases, by WANDB_PROJECT
     "reasoning_gym": ["reasoning-gym>=0.1.25,<0.2"],
     "test": [
         "datasets>=4,<6",  # what loads an exported set

@@ -66,10 +66,10 @@ watch_run() {
       return
     fi
     # Wrong use is what it is. A process that was killed takes the others down with errors of their own: look for it
-    # first. Hosts that did not find each other are not the program's fault either.
+    # first. Hosts that did not find each other are not the program's fault either, nor is one that left (75).
     OUTCOME=$(awk '
       $3 == "lost" || $3 == "not_set_up" || $3 == "none" {lost = 1}
-      $3 == "dead" || ($3 == "exited" && ($4 > 128 || /HostsMissing/)) {killed = 1}
+      $3 == "dead" || ($3 == "exited" && ($4 > 128 || $4 == 75 || /HostsMissing/)) {killed = 1}
       $3 == "exited" && $4 > 0 && $4 <= 128 {failed = 1}
       $3 == "exited" && ($4 == 2 || $4 == 3) {refused = 1}
       END {print refused ? "refused" : lost ? "lost" : killed ? "killed" : failed ? "failed" : ""}' <<< "$states")

@@ -10,3 +10,7 @@ class WrongUse(Exception):
 
 class DoesNotFit(Exception):
     """What a plan ends with when a program needs more memory than a chip has; exit code 3."""
+
+
+class Interrupted(Exception):
+    """Work that left before its end, with all that it did saved; exit code 75: the same command goes on."""

@@ -365,3 +365,18 @@ class CompletionSample:
     status: str
     finish_reason: Literal["stop", "length"]
     num_tokens: int  # of the completion, the end token included
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttemptRecord:
+    """One graded attempt of a solver at a held-out problem."""
+
+    problem_id: str
+    sample: int
+    completion: str
+    answer: str  # what was boxed, or the program; empty where there is none, and then never correct
+    reference: str  # of a mathematics problem; a program's are its tests
+    correct: bool
+    status: str  # of the verdict, see `math_answers` and `programs`; no_answer where there is none to grade
+    finish_reason: Literal["stop", "length"]
+    num_tokens: int

@@ -8,7 +8,6 @@ failed has no part in the accuracy.
 
 import collections
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,13 +15,13 @@ import numpy as np
 from etils import epath
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
-from promptcot_jax.data import templates
+from promptcot_jax.core.records import AttemptRecord, VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.sampling.rollouts import Draw, draws_of
-from promptcot_jax.verify import math_answers
+from promptcot_jax.trainers import grading
+from promptcot_jax.verify import math_answers, problem_accuracy
 from promptcot_jax.verify.program_pool import Job
 from promptcot_jax.verify.programs import TestReport
-from promptcot_jax.verify.rewards import UNGRADED, RunMany
+from promptcot_jax.verify.rewards import RunMany
 
 Problem = VerifiedMathPrompt | VerifiedProgramPrompt
 
@@ -34,21 +33,6 @@ class Solution:
     text: str
     finish_reason: Literal["stop", "length"]
     num_tokens: int  # the end token included
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AttemptRecord:
-    """One graded attempt."""
-
-    problem_id: str
-    sample: int
-    completion: str
-    answer: str  # what was boxed, or the program; empty where there is none, and then never correct
-    reference: str  # of a mathematics problem; a program's are its tests
-    correct: bool
-    status: str  # of the verdict, see `math_answers` and `programs`; no_answer where there is none to grade
-    finish_reason: Literal["stop", "length"]
-    num_tokens: int
 
 
 Grade = Callable[[Sequence[Draw[Problem]], Sequence[Solution]], list[AttemptRecord]]
@@ -85,7 +69,9 @@ def graded(
     draws: Sequence[Draw[Problem]], solutions: Sequence[Solution], run_programs: RunMany
 ) -> list[AttemptRecord]:
     """The verdicts on solutions: only a boxed answer, or the program in the last code fence, can be right."""
-    answers = [_answer(draw.row, solution) for draw, solution in zip(draws, solutions, strict=True)]
+    answers = [
+        grading.answer_of(draw.row, solution.text) for draw, solution in zip(draws, solutions, strict=True)
+    ]
     reports = iter(
         run_programs(
             [
@@ -127,12 +113,6 @@ def graded(
     return records
 
 
-def _answer(problem: Problem, solution: Solution) -> str:
-    if isinstance(problem, VerifiedMathPrompt):
-        return math_answers.extract_answer(solution.text) or ""
-    return templates.last_code_fence(templates.answer_part(solution.text)) or ""
-
-
 def summary(
     attempts: Sequence[AttemptRecord],
     problems: Sequence[Problem],
@@ -155,7 +135,7 @@ def summary(
     not_graded = len(problems) - len(attempted)
     statuses = collections.Counter(attempt.status for attempt in attempts)
     return {
-        **accuracy_over_problems(attempts),
+        **problem_accuracy.over_problems(attempts),
         "problems": len(attempts_of),
         "attempts_per_problem": max(attempts_of.values(), default=0),
         "correct_attempts": sum(attempt.correct for attempt in attempts),
@@ -172,19 +152,6 @@ def summary(
     }
 
 
-def accuracy_over_problems(attempts: Sequence[AttemptRecord]) -> dict[str, float | None]:
-    """Mean over problems of the share of right attempts, and its standard error; None where undefined."""
-    verdicts: dict[str, list[bool]] = collections.defaultdict(list)
-    for attempt in attempts:
-        if attempt.status not in UNGRADED:
-            verdicts[attempt.problem_id].append(attempt.correct)
-    shares = np.array([np.mean(row) for row in verdicts.values()])
-    return {
-        "accuracy": float(shares.mean()) if len(shares) else None,
-        "standard_error": float(shares.std(ddof=1) / math.sqrt(len(shares))) if len(shares) > 1 else None,
-    }
-
-
 def _by_group(attempts: Sequence[AttemptRecord], group_of: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     groups: dict[str, list[AttemptRecord]] = collections.defaultdict(list)
     for attempt in attempts:
@@ -192,7 +159,7 @@ def _by_group(attempts: Sequence[AttemptRecord], group_of: Mapping[str, str]) ->
             groups[group_of[attempt.problem_id]].append(attempt)
     return {
         group: {
-            **accuracy_over_problems(rows),
+            **problem_accuracy.over_problems(rows),
             "problems": len({row.problem_id for row in rows}),
         }
         for group, rows in sorted(groups.items())

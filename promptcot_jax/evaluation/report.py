@@ -13,9 +13,8 @@ from etils import epath
 
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import Problem
+from promptcot_jax.core.records import AttemptRecord, Problem
 from promptcot_jax.evaluation import (
-    accuracy,
     charts,
     em_sections,
     page,
@@ -245,7 +244,7 @@ def solver_section(workdir: epath.Path) -> str:
         parts.append(page.missing("evaluate/attempts.jsonl is not there, so no attempts are shown."))
         return page.section("solver", heading, lead, *parts)
     attempts = [
-        jsonl.record_from_row(accuracy.AttemptRecord, dict(row), where=f"{file}:{number}")
+        jsonl.record_from_row(AttemptRecord, dict(row), where=f"{file}:{number}")
         for file, number, row in itertools.islice(jsonl.iter_rows(path), workdir_files.NUM_ROWS_SCANNED)
     ]
     shown = [
@@ -260,7 +259,7 @@ def solver_section(workdir: epath.Path) -> str:
     return page.section("solver", heading, lead, *parts)
 
 
-def _attempt_card(attempt: accuracy.AttemptRecord, problem: workdir_files.Row | None) -> str:
+def _attempt_card(attempt: AttemptRecord, problem: workdir_files.Row | None) -> str:
     tag = '<span class="tag win">right</span>' if attempt.correct else '<span class="tag no">wrong</span>'
     cut = '<span class="tag no">cut off</span>' if attempt.finish_reason == "length" else ""
     verdict = f"<span>verdict <b>{page.text(attempt.status)}</b></span>"

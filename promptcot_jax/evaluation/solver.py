@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from promptcot_jax.checkpoints import load
-from promptcot_jax.core.records import VerifiedMathPrompt
+from promptcot_jax.core.records import AttemptRecord, VerifiedMathPrompt
 from promptcot_jax.data import examples
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.sampling import completions, rollouts
@@ -29,12 +29,12 @@ def solution_sampler(model: load.LoadedModel, config: rollouts.RolloutConfig) ->
 
     def solve(
         path: epath.PathLike, draws: Sequence[rollouts.Draw[accuracy.Problem]], grade: accuracy.Grade
-    ) -> list[accuracy.AttemptRecord]:
+    ) -> list[AttemptRecord]:
         return rollouts.map_draws(
             path,
             draws,
             lambda some, drawn: grade(some, [to_solution(completion) for completion in drawn]),
-            accuracy.AttemptRecord,
+            AttemptRecord,
             sampler=sampler,
             prompt_ids=prompt_ids,
             shard_size=config.requests_per_shard,

@@ -89,7 +89,7 @@ def start(config: HostsConfig, greeting: str) -> None:
         return
     log.info("host %d of %d: waiting for the others", place.index, place.count)
     roll_call.hold(place, greeting, config.start_seconds)
-    # It keeps SIGTERM to itself, for loops that ask it; ours save often instead, and end when told to.
+    # It keeps SIGTERM to itself, for loops that ask it; ours listen themselves (`trainers.leaving`).
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(place.address, place.count, place.index)
     log.info(

@@ -1,8 +1,8 @@
 """The command line: `promptcot STAGE --gin_file=F ... --gin.NAME=VALUE ... --workdir=DIR`.
 
 Exit codes: 0 done, 1 failed at work (traceback in `WORKDIR/logs/STAGE.log`), 2 wrong use, 3 a plan that does
-not fit, each said in one sentence. Only flags and help are handled before the heavy imports, so that `--help`
-answers at once.
+not fit, 75 left before the end for SIGTERM or a deadline, where the same command goes on; each said in one
+sentence. Only flags and help are handled before the heavy imports, so that `--help` answers at once.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from promptcot_jax.core.errors import DoesNotFit, WrongUse
+from promptcot_jax.core.errors import DoesNotFit, Interrupted, WrongUse
 from promptcot_jax.run import stages
 
 _USAGE = "promptcot STAGE [--gin_file=F ...] [--gin_search_paths=D,E] [--gin.NAME=VALUE ...] --workdir=DIR"
@@ -131,6 +131,9 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
     except DoesNotFit as error:
         print(f"promptcot: {' '.join(configuration.plain_message(error).split())}", file=sys.stderr)
         return 3
+    except Interrupted as error:
+        print(f"promptcot: '{name}' {configuration.plain_message(error)}", file=sys.stderr)
+        return 75  # EX_TEMPFAIL: try again
     except KeyboardInterrupt:
         print("promptcot: interrupted; the same command goes on from here", file=sys.stderr)
         return 1

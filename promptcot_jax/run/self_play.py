@@ -16,12 +16,14 @@ from promptcot_jax.evaluation import samples_page
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, model_source, stage
+from promptcot_jax.run import configuration, held_out_problems, model_source, stage
 from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.sampling.rollouts import RolloutConfig
-from promptcot_jax.trainers import loop, reference_cache
+from promptcot_jax.trainers import best_policy, loop, reference_cache
+from promptcot_jax.trainers import held_out as held_out_lib
 from promptcot_jax.trainers import self_play as self_play_lib
 from promptcot_jax.trainers.grading import Grader
+from promptcot_jax.trainers.held_out import HeldOut, HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.self_play import SelfPlayConfig
 from promptcot_jax.trainers.wave_updates import Method
@@ -45,12 +47,14 @@ def self_play(
     prompts: PromptConfig,
     verified_prompts: configuration.InputPath = "{workdir}/verified_prompts.jsonl",
     lora: LoraConfig | None = None,
+    held_out: HeldOutConfig | None = None,
 ) -> stage.StageResult:
-    """Writes `rollouts/`, `self_play/` (metrics, completions to read) and `policy/`.
+    """Writes `rollouts/`, `self_play/` (metrics, evaluations, completions to read) and `policy/`.
 
     Args:
         method: GRPO, DPO or rejection sampling, by its settings.
         lora: train an adapter of this shape instead of all parameters.
+        held_out: what the policy is evaluated on between waves, where it names a file.
 
     Raises:
         WrongUse: a row is no verified prompt, none is left, or programs cannot be run in isolation.
@@ -71,17 +75,39 @@ def self_play(
         tasks = prompt_stream.read_tasks(place, base.tokenizer, prompts, longest=room, counts=counts)
         if not tasks:
             raise WrongUse(f"{verified_prompts}: there are no prompts to play on in it ({dict(counts)}).")
-        if any(task.prompt.domain == "code" for task in tasks):
+        unseen = None
+        if held_out is not None and held_out.prompts is not None:
+            unseen = held_out_problems.read(
+                held_out,
+                base.tokenizer,
+                workdir=workdir,
+                longest=base.lm.config.max_positions - held_out.rollouts.sampling.max_new_tokens,
+                trained_on=tasks,
+                bad_rows=prompts.bad_rows,
+            )
+        every_task = [*tasks, *(unseen.tasks if unseen else ())]
+        if any(task.prompt.domain == "code" for task in every_task):
             hosts.wait_for_first("sandbox", lambda: sandbox_host.find_host(programs.allow_weak_sandbox))
+        grader = Grader(
+            tokenizer=base.tokenizer,
+            config=rewards,
+            run_many=functools.partial(program_pool.run_many, settings=programs),
+        )
+        evaluations = None
+        if held_out is not None and unseen is not None:
+            evaluations = HeldOut(
+                lm=base.lm,
+                tokenizer=base.tokenizer,
+                grader=grader,
+                tasks=unseen.tasks,
+                config=held_out,
+                directory=epath.Path(directory) / held_out_lib.DIRECTORY,
+            )
         run = self_play_lib.SelfPlay(
             lm=base.lm,
             tokenizer=base.tokenizer,
             stream=PromptStream(tasks, seed=seed, rates=prompts.rates),
-            grader=Grader(
-                tokenizer=base.tokenizer,
-                config=rewards,
-                run_many=functools.partial(program_pool.run_many, settings=programs),
-            ),
+            grader=grader,
             config=config,
             method=method,
             rollouts=rollouts,
@@ -91,17 +117,24 @@ def self_play(
             seed=seed,
             adapter=lora or (base.adapter and base.adapter.config),
             show_samples=functools.partial(samples_page.write, os.path.join(directory, samples_page.FILE)),
+            held_out=evaluations,
         )
         if not store.is_complete_for_all(policy):  # else killed between writing the policy and the manifest
             outcome = run.run(base.params)
             facts = {
-                "waves": config.num_waves,
+                "waves": outcome.num_waves,
                 "prompts_drawn": outcome.num_prompts,
                 "rollouts": outcome.num_prompts * rollouts.samples_per_row,
                 "updates": outcome.num_updates,
                 "skipped_updates": outcome.num_skipped,
             }
             provenance = {"stage": "self_play", "base": base.source, "seed": seed, "counts": facts}
+            if outcome.num_waves < config.num_waves:
+                facts["stopped_early"] = 1
+                provenance["stopped_at"] = config.stop_at
+            if outcome.kept is not None:
+                facts["policy_of_wave"] = outcome.kept.step
+                provenance["best"] = dataclasses.asdict(outcome.kept)
             adapter = adapters.after_fit(base.adapter, lora, base.source, base.params)
             store.save_model(
                 policy, base.lm, outcome.params, base.tokenizer, provenance=provenance, adapter=adapter
@@ -109,6 +142,7 @@ def self_play(
         of_run = store.load_provenance(policy)["counts"]
     loop.remove_checkpoints(directory)
     reference_cache.remove(directory)
+    best_policy.remove(directory)
     num_read = counts.pop("read")
     bad = {f"dropped_{name}" if name.startswith("bad_") else name: n for name, n in counts.items()}
     return stage.StageResult(
@@ -116,6 +150,7 @@ def self_play(
             "in": num_read + sum(n for name, n in bad.items() if name.startswith("dropped_bad_")),
             "out": len(tasks),
             **bad,
+            **(unseen.counts if unseen else {}),
             **of_run,
         }
     )

@@ -22,7 +22,7 @@ from etils import epath
 
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl, manifest
-from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.errors import Interrupted, WrongUse
 from promptcot_jax.parallel import hosts
 from promptcot_jax.run import compilation_cache, configuration, lock, stages
 
@@ -111,6 +111,9 @@ def _logging_to(path: str) -> Iterator[None]:
     package.addHandler(handler)
     try:
         yield
+    except Interrupted as reason:
+        logger.info("%s", reason)
+        raise
     except BaseException:
         failure = ("stage", logging.ERROR, __file__, 0, "failed", (), sys.exc_info())
         handler.handle(logging.LogRecord(*failure))

@@ -218,7 +218,7 @@ STAGES: dict[str, Stage] = {
     "self_play": Stage(
         summary="post-train a policy on verified prompts by GRPO, DPO or rejection sampling",
         reads="verified_prompts.jsonl, a model source",
-        writes="policy/, rollouts/ (every completion with its reward), self_play/ (metrics, samples.html)",
+        writes="policy/, rollouts/ (every completion), self_play/ (metrics, evaluations, samples.html)",
         outputs=("policy", "rollouts", "self_play"),
         settings=(
             ("SEED", "seed of rollouts, order of prompts and updates"),
@@ -236,6 +236,11 @@ STAGES: dict[str, Stage] = {
             ("PROMPT_RATES", "{'math': 3.0, 'code': 1.0} mixes the domains by rate"),
             ("SOLVED_BELOW", "0.5: without prompts that verify's solver solved in half of its tries,"),
             ("SOLVED_IN", "or by the policy, as rollouts say: stages/self_play_measure.gin"),
+            ("EVAL_PROMPTS", "held-out problems, attempted between waves; None: no evaluations"),
+            ("EVAL_EVERY", "waves from one evaluation to the next"),
+            ("EVAL_SAMPLES", "attempts at each problem; accuracy is their average"),
+            ("KEEP_BEST", "'eval/avg_at_k': policy/ is the best evaluated policy, not the last"),
+            ("STOP_AT", "such as 'eval/avg_at_k >= 0.9': the run is complete when it is reached"),
             ("ALLOW_WEAK_SANDBOX", "True: run programs where no isolation works"),
         ),
         example="""promptcot self_play --gin_file=stages/self_play.gin --gin_file=models/smollm2_135m.gin """

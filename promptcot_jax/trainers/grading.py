@@ -12,7 +12,7 @@ import numpy as np
 
 from promptcot_jax.core.records import Rollout, VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.data import templates
-from promptcot_jax.data.prompt_stream import Task
+from promptcot_jax.data.prompt_stream import Prompt, Task
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.sampling import journal
 from promptcot_jax.sampling.completions import Completion
@@ -23,6 +23,13 @@ from promptcot_jax.verify.rewards import GradeMany, Reward, RewardConfig, RunMan
 # Statuses of completions that nothing can be learned from, whatever their verdict.
 NOT_FINITE = "not_finite"  # a log-probability or a term of the reward is no number
 EMPTY = "empty"  # there is no token
+
+
+def answer_of(prompt: Prompt, text: str) -> str:
+    """What of a completion is graded: the boxed answer or the last program; empty where there is none."""
+    if isinstance(prompt, VerifiedMathPrompt):
+        return math_answers.extract_answer(text) or ""
+    return templates.last_code_fence(templates.answer_part(text)) or ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

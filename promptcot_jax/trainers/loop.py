@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints.training import TrainingCheckpoints
 from promptcot_jax.core.arrays import Params
-from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.errors import Interrupted, WrongUse
 from promptcot_jax.core.progress import Progress
 from promptcot_jax.data import packing
 from promptcot_jax.data.packing import BatchSource, PackedBatch
@@ -35,6 +35,7 @@ from promptcot_jax.trainers import metrics as metrics_lib
 from promptcot_jax.trainers import optimizer as optimizer_lib
 from promptcot_jax.trainers.goodput import Goodput
 from promptcot_jax.trainers.in_flight import StepsInFlight
+from promptcot_jax.trainers.leaving import Leaving
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.profile import Profiler
 from promptcot_jax.trainers.router_losses import RouterLossConfig
@@ -45,11 +46,13 @@ from promptcot_jax.trainers.train_step import (
     TrainStep,
     make_train_step,
 )
+from promptcot_jax.trainers.watching import NOT_WATCHED, WatchConfig
 from promptcot_jax.trainers.window import Speedometer, Window
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+TABLE_COLUMNS = ("loss", "gradient_norm", "learning_rate", "tokens_per_second", "eval/nll", "goodput")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +64,8 @@ class LoopConfig:
     of each layer instead of computing it again: "none" (everything is kept), "projections", "offload" (the
     same, in the host's memory) or "full" (the layer's input only). `max_skipped`: updates with a non-finite
     gradient or loss that are tolerated. The profiler traces `profile_steps` steps (0: none) from step
-    `profile_first` on, on a CPU only with `profile_cpu`.
+    `profile_first` on, on a CPU only with `profile_cpu`. `watch`: where metrics go, and until when the run
+    may last; it leaves at a step with a row.
     """
 
     HOW_ONLY: ClassVar = frozenset(
@@ -77,6 +81,7 @@ class LoopConfig:
             "profile_first",
             "profile_steps",
             "profile_cpu",
+            "watch",
         }
     )
 
@@ -91,6 +96,7 @@ class LoopConfig:
     profile_first: int = 12  # the step is compiled, and the next rows are some steps away
     profile_steps: int = 3
     profile_cpu: bool = False
+    watch: WatchConfig = NOT_WATCHED
 
     def __post_init__(self):
         for name in ("micro_batches", "log_every", "checkpoint_every", "keep", "profile_first"):
@@ -138,6 +144,7 @@ def fit(
         donate: gives up the arrays of `opt_state`, and of what is trained of `params`, once they are copied.
 
     Raises:
+        Interrupted: the fit left before its end, for SIGTERM or a deadline.
         in_flight.TooManySkippedUpdates: see `LoopConfig.max_skipped`; the last batch was saved.
         ValueError: a batch's rows do not divide over micro-batches and devices.
     """
@@ -165,10 +172,19 @@ def fit(
             if first == batches.num_steps:
                 return state
             log = metrics_lib.MetricsLog(
-                directory, resume_step=first, tensorboard=config.tensorboard, writes=hosts.is_first()
+                directory,
+                resume_step=first,
+                tensorboard=config.tensorboard,
+                writes=hosts.is_first(),
+                watch=config.watch,
+                columns=TABLE_COLUMNS,
             )
             goodput.go_on_from(log.kept, log.newest)
-            with log, Progress(name, unit="step", start=first, total=batches.num_steps) as progress:
+            with (
+                log,
+                Progress(name, unit="step", start=first, total=batches.num_steps) as progress,
+                Leaving(config.watch, unit="row") as leaving,
+            ):
                 run = _Run(
                     train_step=train_step,
                     frozen=frozen,
@@ -177,6 +193,7 @@ def fit(
                     config=config,
                     log=log,
                     progress=progress,
+                    leaving=leaving,
                     checkpoints=checkpoints,
                     evaluate=evaluate,
                     goodput=goodput,
@@ -282,6 +299,7 @@ class _Run:
     config: LoopConfig
     log: metrics_lib.MetricsLog
     progress: Progress
+    leaving: Leaving
     checkpoints: TrainingCheckpoints
     evaluate: Callable[[Params], dict[str, float]] | None
     goodput: Goodput
@@ -336,9 +354,15 @@ class _Run:
                 figures = self.evaluate(lora.join(state.params, self.frozen))
                 row |= {f"eval/{name}": value for name, value in figures.items()}
         self.log.write(step, row | self.goodput.row())
-        if self._is_due(self.config.checkpoint_every, step):
+        reason = "" if step == self.batches.num_steps else self.leaving.reason()
+        if reason or self._is_due(self.config.checkpoint_every, step):
             with self.goodput.spent_on("checkpoint"):
                 self.checkpoints.save(step, state)
+        if reason:
+            raise Interrupted(
+                f"left after step {step} of {self.batches.num_steps} for {reason}, with a checkpoint; the "
+                "same command goes on"
+            )
         self.window.open()
 
     @property

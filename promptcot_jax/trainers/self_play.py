@@ -37,23 +37,34 @@ from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import rollout_store
 from promptcot_jax.sampling.rollouts import RolloutConfig
+from promptcot_jax.trainers import held_out as held_out_lib
 from promptcot_jax.trainers import reference_cache, rollout_groups
+from promptcot_jax.trainers.best_policy import Best, BestPolicy
 from promptcot_jax.trainers.completion_samples import SampleLog
 from promptcot_jax.trainers.dpo import DpoConfig
+from promptcot_jax.trainers.goals import Goal
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers.held_out import HeldOut
+from promptcot_jax.trainers.leaving import Leaving
 from promptcot_jax.trainers.metrics import MetricsLog
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.reference_cache import ReferenceCache
 from promptcot_jax.trainers.rollout_groups import Group
 from promptcot_jax.trainers.run_ahead import RunAhead
 from promptcot_jax.trainers.train_step import TrainStep, make_train_step
+from promptcot_jax.trainers.watching import NOT_WATCHED, WatchConfig
 from promptcot_jax.trainers.wave_draws import WaveDrawer
+from promptcot_jax.trainers.wave_ends import WaveEnds
 from promptcot_jax.trainers.wave_updates import Method, WaveUpdates
 
 log = logging.getLogger(__name__)
 
 DIRECTORY = "self_play"
+TABLE_COLUMNS = (
+    *("reward", "frac_reward_zero_std", "completions/mean_length", "loss", "entropy", "grad_norm"),
+    *("eval/avg_at_k", "seconds"),
+)
 # What a resumed run may have otherwise in `metrics.jsonl`.
 WALL_TIME_PREFIXES = ("seconds", "tokens_per_second")
 
@@ -76,12 +87,14 @@ class SelfPlayConfig:
         max_skipped: updates with a non-finite gradient or loss that are tolerated.
         max_staleness: 1: a wave is drawn and graded while the updates of the wave before it are made, by the
             policy from before these (`run_ahead`); 0: by the policy that it improves.
+        stop_at: such as 'eval/avg_at_k >= 0.9': the run ends, complete, after the wave whose row says so.
+        watch: where metrics go, and until when the run may last.
     """
 
     HOW_ONLY: ClassVar = frozenset(
         {
             *("checkpoint_every", "samples_every", "keep", "micro_batches", "remat"),
-            *("score_tokens", "max_skipped", "tensorboard"),
+            *("score_tokens", "max_skipped", "tensorboard", "watch"),
         }
     )
 
@@ -101,8 +114,16 @@ class SelfPlayConfig:
     max_skipped: int = 10
     max_staleness: int = 0
     tensorboard: bool = True
+    stop_at: str | None = None
+    watch: WatchConfig = NOT_WATCHED
+
+    @property
+    def goal(self) -> Goal | None:
+        """`stop_at` as what it means."""
+        return None if self.stop_at is None else Goal.of(self.stop_at)
 
     def __post_init__(self):
+        _ = self.goal  # refuses what is none
         for name in (
             "num_waves",
             "prompts_per_wave",
@@ -128,6 +149,8 @@ class Outcome:
     """A policy after its waves, and what it took."""
 
     params: Params
+    kept: Best | None  # which policy that is, where the best is kept; None: that of the last wave
+    num_waves: int  # fewer than were wanted where the run reached its goal
     num_prompts: int  # drawn, those included that were of no use
     num_updates: int
     num_skipped: int  # updates left out because gradient or loss was not finite
@@ -150,6 +173,7 @@ class SelfPlay:
     seed: int  # of the updates' data order and a new adapter; that of the noise is the rollouts' own
     adapter: LoraConfig | None = None
     show_samples: Callable[[Sequence[CompletionSample]], None] | None = None  # see `SampleLog`
+    held_out: HeldOut | None = None  # evaluations of the policy between waves
 
     def __post_init__(self):
         """Refuses what would train on something else than it samples.
@@ -179,6 +203,12 @@ class SelfPlay:
             )
         if self.config.max_staleness:
             self._check_staleness()
+        goal, measured = self.config.goal, held_out_lib.METRICS if self.held_out is not None else ()
+        if goal is not None and goal.metric.startswith("eval/") and goal.metric not in measured:
+            raise WrongUse(
+                f"The run would never reach '{goal}': its evaluations measure {measured or 'nothing'}; set "
+                "EVAL_PROMPTS, or another metric in STOP_AT."
+            )
         if self.row_length < self._longest:
             raise WrongUse(
                 f"row_length={self.row_length}, but what must share a row may have {self._longest} tokens (a "
@@ -307,6 +337,7 @@ class SelfPlay:
                 reference of a KL term.
 
         Raises:
+            Interrupted: the run left before its end, for SIGTERM or a deadline.
             in_flight.TooManySkippedUpdates: see `SelfPlayConfig.max_skipped`.
         """
         if self.adapter is not None and not lora.is_adapted(params):
@@ -316,6 +347,7 @@ class SelfPlay:
         trained, frozen = lora.split(params)
         place = self.directory / DIRECTORY
         checkpoints = TrainingCheckpoints(place / "checkpoints", keep=self.config.keep)
+        best = self._best_policy()
         try:
             with jax.set_mesh(self.mesh):
                 first, position = checkpoints.restore_latest(self._like(trained)) or (
@@ -329,29 +361,61 @@ class SelfPlay:
                 with (
                     MetricsLog(
                         place,
-                        resume_step=first,
+                        resume_step=first or -1,  # a new run has a row before its first wave
                         tensorboard=self.config.tensorboard,
                         writes=hosts.is_first(),
+                        watch=self.config.watch,
+                        columns=TABLE_COLUMNS,
                     ) as rows,
                     Progress("self-play", unit="wave", start=first, total=self.config.num_waves) as shown,
                     self._ahead() as ahead,
+                    Leaving(self.config.watch, unit="wave") as leaving,
                 ):
-                    for wave in range(first, self.config.num_waves):
-                        position, row = self._wave(wave, position, frozen, reference, ahead)
-                        rows.write(wave + 1, row)
-                        shown.update(wave + 1, f"reward {row['reward']:.3f}")
-                        if (wave + 1) % self.config.checkpoint_every == 0:
-                            ahead.settle()  # a resumed run has no more the policy that draws the next wave
-                            checkpoints.save(wave + 1, position)
+
+                    def save(step: int, position: "_Position") -> None:
+                        ahead.settle()  # a resumed run has no more the policy that draws the next wave
+                        checkpoints.save(step, position)
+
+                    ends = WaveEnds(
+                        num_waves=self.config.num_waves,
+                        checkpoint_every=self.config.checkpoint_every,
+                        rows=rows,
+                        shown=shown,
+                        leaving=leaving,
+                        save=save,
+                        policy=lambda position: lora.join(position.state.params, frozen),
+                        held_out=self.held_out,
+                        best=best,
+                        goal=self.config.goal,
+                    )
+                    num_waves, is_over = first, ends.begin(first, position)
+                    while not is_over:
+                        position, row = self._wave(num_waves, position, frozen, reference, ahead)
+                        num_waves += 1
+                        is_over = ends.after(num_waves, position, row)
                 checkpoints.wait()
         finally:
             checkpoints.close()
         state = position.state
+        num_updates, num_skipped = int(state.step), int(state.num_skipped)
+        params = state.params if best is None else best.chosen(num_waves, state)
         return Outcome(
-            params=lora.join(state.params, frozen),
+            params=lora.join(params, frozen),
+            kept=None if best is None else best.best,
+            num_waves=num_waves,
             num_prompts=int(position.num_prompts),
-            num_updates=int(state.step),
-            num_skipped=int(state.num_skipped),
+            num_updates=num_updates,
+            num_skipped=num_skipped,
+        )
+
+    def _best_policy(self) -> BestPolicy | None:
+        """What keeps the best policy, where that is wanted."""
+        held_out = self.held_out
+        if held_out is None or held_out.config.keep_best is None:
+            return None
+        metric = held_out.config.keep_best
+        return BestPolicy(
+            self.directory / DIRECTORY, metric, value_at=lambda step: held_out.stored(step)[metric]
         )
 
     def _start(self, trained: Params) -> "_Position":

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from promptcot_jax.core import shards
-from promptcot_jax.core.records import StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.records import AttemptRecord, StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.verify import programs
 
@@ -55,7 +55,7 @@ def attempt_all(problems, directory, *, solve=solve, run_programs=None):
         def work(some):
             return grade(some, solve(some))
 
-        return shards.map_in_shards(path, draws, work, accuracy.AttemptRecord, shard_size=4, name="attempts")
+        return shards.map_in_shards(path, draws, work, AttemptRecord, shard_size=4, name="attempts")
 
     return accuracy.attempt_all(
         problems,

@@ -5,7 +5,14 @@ import pathlib
 import random
 
 from promptcot_jax.core import jsonl, manifest
-from promptcot_jax.core.records import Candidate, CompletionSample, MathCorpusRow, Problem, SampleKind
+from promptcot_jax.core.records import (
+    AttemptRecord,
+    Candidate,
+    CompletionSample,
+    MathCorpusRow,
+    Problem,
+    SampleKind,
+)
 from promptcot_jax.evaluation import accuracy, samples_page
 
 PLANS = {
@@ -166,7 +173,7 @@ def _write_attempts(workdir: pathlib.Path, rows: list[MathCorpusRow], rng: rando
         for sample in range(2):
             is_right = rng.random() < 0.5
             attempts.append(
-                accuracy.AttemptRecord(
+                AttemptRecord(
                     problem_id=f"held-{row.id}",
                     sample=sample,
                     completion="The closed form gives n(n+1)(2n+1)/6, so S mod 7 is "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from promptcot_jax.core import manifest
 from promptcot_jax.run import cli, stages
 from tests.run import toy_stage
 
@@ -181,6 +182,17 @@ def test_a_failure_at_work_is_one_line_and_a_traceback_in_the_log(
     assert error == f"promptcot: 'count' failed: RuntimeError: the disk is full (traceback: {log})"
     assert "Traceback" in log.read_text()
     assert cli.main(command) == 0  # nothing was written, so other settings may be taken
+
+
+def test_a_run_that_left_in_time_has_an_exit_code_of_its_own_and_no_traceback(
+    count_gin: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    command = ["count", f"--gin_file={count_gin}", "--gin.LIMIT=3", f"--workdir={tmp_path / 'w'}"]
+    assert cli.main([*command, "--gin.toy_stage.count.failure='Interrupted'"]) == 75
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "promptcot: 'count' left after wave 2 of 4 for SIGTERM"
+    assert "Traceback" not in (tmp_path / "w" / "logs" / "count.log").read_text()
+    assert manifest.read(tmp_path / "w")["count"].status == "running"
 
 
 def test_python_m_is_the_same_command():

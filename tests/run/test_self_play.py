@@ -5,6 +5,7 @@ often as each of the others.
 """
 
 import collections
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import jax
 import numpy as np
 import pytest
 
-from promptcot_jax.checkpoints import load
+from promptcot_jax.checkpoints import load, store
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import (
+    AttemptRecord,
     CompletionSample,
     Rollout,
     SolvedMathProblem,
@@ -34,6 +36,7 @@ from promptcot_jax.sampling import engine, rollout_store, rollouts, token_choice
 from promptcot_jax.trainers import fitter, loop
 from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers.held_out import HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.rejection import RejectionConfig
 from promptcot_jax.trainers.self_play import SelfPlayConfig
@@ -129,6 +132,52 @@ def test_the_stage_counts_what_it_did_and_leaves_a_policy(guesser: str, tmp_path
     assert play(tmp_path, guesser, prompts=PromptConfig(pools=("hard",))).counts == counts
 
 
+EVALUATION = HeldOutConfig(
+    prompts="{workdir}/unseen.jsonl",
+    rollouts=rollouts.RolloutConfig(
+        sampling=token_choice.SamplingConfig(max_new_tokens=12),
+        engine=engine.EngineConfig(num_slots=64, page_size=32),
+        samples_per_row=4,
+    ),
+)
+
+
+def test_what_is_trained_on_is_not_evaluated_on(guesser: str, tmp_path: Path, caplog):
+    """A problem in other spacing is the same problem, and counted; the others are."""
+    again = VerifiedMathPrompt(id="again", problem=" 0+1=\n", answer="1")
+    unseen = [VerifiedMathPrompt(id=f"u{i}", problem=f"{i}+2=", answer=str(i + 2)) for i in range(3)]
+    jsonl.write_records(tmp_path / "unseen.jsonl", [again, *unseen])
+    config = SelfPlayConfig(num_waves=1, prompts_per_wave=2, tensorboard=False)
+    with caplog.at_level("WARNING", "promptcot_jax"):
+        counts = play(tmp_path, guesser, held_out=EVALUATION, config=config).counts
+    assert "1 of 4 problems are trained on" in caplog.text
+    assert (counts["heldout_in"], counts["heldout_out"], counts["heldout_dropped_trained_on"]) == (4, 3, 1)
+    found = jsonl.read_records(tmp_path / "self_play" / "evaluations" / "step_00001.jsonl", AttemptRecord)
+    assert [attempt.problem_id for attempt in found] == [f"u{i}" for i in range(3) for _ in range(4)]
+    for attempt in found:  # graded by the boxed answer, as rollouts are
+        assert attempt.correct == (attempt.answer == attempt.reference) == (attempt.status == "match")
+    assert [row["eval/num_problems"] for row in metrics_of(tmp_path)] == [3, 3]
+
+
+def test_manifest_and_provenance_say_which_policy_is_kept_and_that_the_run_stopped(
+    guesser: str, tmp_path: Path
+):
+    """The goal is reached at the start, by attempts of which none is right."""
+    unseen = [VerifiedMathPrompt(id="u", problem="2+2=", answer="100")]
+    jsonl.write_records(tmp_path / "unseen.jsonl", unseen)
+    held_out = dataclasses.replace(EVALUATION, keep_best="eval/avg_at_k")
+    config = SelfPlayConfig(
+        num_waves=3, prompts_per_wave=2, tensorboard=False, stop_at="eval/avg_at_k <= 0.0"
+    )
+    counts = play(tmp_path, guesser, held_out=held_out, config=config).counts
+    assert (counts["waves"], counts["stopped_early"], counts["policy_of_wave"]) == (0, 1, 0)
+    facts = store.load_provenance(tmp_path / "policy")
+    assert facts["best"] == {"step": 0, "metric": "eval/avg_at_k", "value": 0.0}
+    assert facts["stopped_at"] == "eval/avg_at_k <= 0.0"
+    assert facts["params_digest"] == store.load_provenance(guesser)["params_digest"]
+    assert not (tmp_path / "self_play" / "best").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "num_waves", "learning_rate"),
@@ -184,6 +233,10 @@ def test_math_and_code_are_mixed_by_rate_and_graded_each_in_its_way(guesser: str
     [
         ({"prompts": PromptConfig(pools=("medium",))}, "there are no prompts to play on .*difficulty': 5"),
         ({"prompts": PromptConfig(rates={"math": 1.0, "code": 1.0})}, "There is no 'code' to mix"),
+        (
+            {"held_out": dataclasses.replace(EVALUATION, prompts="{workdir}/verified_prompts.jsonl")},
+            "nothing to evaluate on .*of 5 problems 5 are trained on",
+        ),
     ],
 )
 def test_wrong_use_is_refused_before_anything_is_written(guesser: str, tmp_path: Path, changes, message):

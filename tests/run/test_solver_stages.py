@@ -11,9 +11,15 @@ import pytest
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import ConceptSet, SolvedMathProblem, SolvedProgramProblem, StdioTest, Triple
+from promptcot_jax.core.records import (
+    AttemptRecord,
+    ConceptSet,
+    SolvedMathProblem,
+    SolvedProgramProblem,
+    StdioTest,
+    Triple,
+)
 from promptcot_jax.data import training_sets
-from promptcot_jax.evaluation import accuracy
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import evaluate, model_source, sft, synthesize
@@ -233,5 +239,5 @@ def test_evaluate_keeps_its_attempts_in_a_directory_of_its_own(workdir: str):
         **settings,
     )
     assert result.counts["attempts"] == 2
-    assert len(jsonl.read_records(Path(workdir) / "evaluate" / "attempts.jsonl", accuracy.AttemptRecord)) == 2
+    assert len(jsonl.read_records(Path(workdir) / "evaluate" / "attempts.jsonl", AttemptRecord)) == 2
     assert set(json.loads((Path(workdir) / "results.json").read_text())["results"]) == {"triples"}

@@ -7,7 +7,7 @@ import time
 from typing import ClassVar
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.errors import Interrupted, WrongUse
 from promptcot_jax.run import cli, configuration, stage, stages
 
 
@@ -39,6 +39,8 @@ def count(
     time.sleep(seconds)
     if failure == "WrongUse":
         raise WrongUse("words.jsonl:3: field 'word' is missing.")
+    if failure == "Interrupted":
+        raise Interrupted("left after wave 2 of 4 for SIGTERM")
     if failure:
         raise RuntimeError(failure)
     rows = [{"value": i * config.step} for i in range(config.limit)]

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from promptcot_jax.core.errors import Interrupted
 from promptcot_jax.data import example_sets, packing
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import generation
 from promptcot_jax.sampling.token_choice import SamplingConfig
 from promptcot_jax.trainers import in_flight, loop, metrics, optimizer, sft
+from promptcot_jax.trainers.watching import WatchConfig
 from tests.trainers import toy_fit
 
 
@@ -77,6 +80,28 @@ def test_resumed_equals_uninterrupted(straight, tmp_path, step):
         toy_fit.fit(tmp_path, toy_fit.FailingAt(toy_fit.toy_batches(), step, _interrupt))
     _assert_equal(toy_fit.fit(tmp_path), state)
     assert _rows(tmp_path) == _rows(directory)
+
+
+def test_sigterm_ends_a_fit_at_a_row_with_a_checkpoint(straight, tmp_path):
+    """Of step 3 or 6, where none is due: a window is never cut in two."""
+    state, directory = straight
+    batches = toy_fit.FailingAt(toy_fit.toy_batches(), 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    config = dataclasses.replace(toy_fit.CONFIG, checkpoint_every=100)
+    with pytest.raises(Interrupted, match="after step [369] of 12 for SIGTERM, with a checkpoint"):
+        toy_fit.fit(tmp_path, batches, config=config)
+    last = _rows(tmp_path)[-1]["step"]
+    assert (tmp_path / loop.CHECKPOINTS / f"step_{last:08d}" / "COMPLETE").exists()
+    _assert_equal(toy_fit.fit(tmp_path, config=config), state)
+    toy_fit.fit(tmp_path / "undisturbed", config=config)
+    assert _rows(tmp_path) == _rows(tmp_path / "undisturbed")
+
+
+def test_a_deadline_ends_a_fit_but_not_at_its_last_step(tmp_path):
+    late = dataclasses.replace(toy_fit.CONFIG, watch=WatchConfig(deadline_minutes=1e-6))
+    with pytest.raises(Interrupted, match="after step 3 of 12 for the deadline in 0.0 minutes"):
+        toy_fit.fit(tmp_path / "late", config=late)
+    at_the_end = dataclasses.replace(late, log_every=12, checkpoint_every=12, eval_every=0)
+    assert int(toy_fit.fit(tmp_path / "end", config=at_the_end).step) == 12
 
 
 def test_a_finished_fit_returns_its_state_without_a_step(straight, tmp_path):

@@ -19,6 +19,7 @@ from promptcot_jax.trainers import self_play
 from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers.held_out import HeldOut, HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.rejection import RejectionConfig
 from promptcot_jax.verify.rewards import Reward, RewardConfig, Ungraded
@@ -90,15 +91,37 @@ def toy_lm() -> causal_lm.CausalLM:
     return causal_lm.CausalLM(toys.toy_config())
 
 
-def tasks(number: int = 10) -> list[Task]:
+def tasks(number: int = 10, sign: str = "=") -> list[Task]:
     """Prompts "0=", "1=", ... whose answer is their digit."""
     return [
         Task(
-            prompt=VerifiedMathPrompt(id=f"p{i}", problem=f"{i}=", answer=str(i)),
-            prompt_ids=tuple(TOKENIZER.encode(f"{i}=")),
+            prompt=VerifiedMathPrompt(id=f"p{i}", problem=f"{i}{sign}", answer=str(i)),
+            prompt_ids=tuple(TOKENIZER.encode(f"{i}{sign}")),
         )
         for i in range(number)
     ]
+
+
+def held_out(
+    directory,
+    *,
+    verdict: Callable[[str, str], bool | str] = by_bytes,
+    number: int = 3,
+    every: int = 2,
+    samples: int = 4,
+    **sampling,
+) -> HeldOut:
+    """Evaluations on "0+", "1+", ...; `sampling` are fields of `SamplingConfig`."""
+    chosen = token_choice.SamplingConfig(**({"max_new_tokens": 3} | sampling))
+    settings = dataclasses.replace(SAMPLING, sampling=chosen, samples_per_row=samples, requests_per_shard=4)
+    return HeldOut(
+        lm=toy_lm(),
+        tokenizer=TOKENIZER,
+        grader=graded_by(verdict),
+        tasks=tasks(number, "+"),
+        config=HeldOutConfig(rollouts=settings, every=every),
+        directory=epath.Path(directory) / "self_play" / "evaluations",
+    )
 
 
 def run(

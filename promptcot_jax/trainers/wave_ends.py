@@ -1,0 +1,103 @@
+"""What follows a wave of self-play: the policy's evaluation, the row of metrics, a checkpoint, and whether
+the run goes on.
+
+The order is what makes a resumed run the same: what a step's row says is on disk before its checkpoint is, so
+a run that goes on from there has nothing to look at again.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.errors import Interrupted
+from promptcot_jax.core.progress import Progress
+from promptcot_jax.parallel import hosts
+from promptcot_jax.trainers.best_policy import BestPolicy
+from promptcot_jax.trainers.goals import Goal
+from promptcot_jax.trainers.held_out import HeldOut
+from promptcot_jax.trainers.leaving import Leaving
+from promptcot_jax.trainers.metrics import MetricsLog
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WaveEnds:
+    """The ends of one attempt's waves; a step is the number of waves done.
+
+    Attributes:
+        save: writes the checkpoint of a step.
+        policy: all parameters of a position.
+        best: where the best policy is kept; None: nowhere.
+        goal: at which the run ends; None: after all waves.
+    """
+
+    num_waves: int
+    checkpoint_every: int
+    rows: MetricsLog
+    shown: Progress
+    leaving: Leaving
+    save: Callable[[int, Any], None]
+    policy: Callable[[Any], Params]
+    held_out: HeldOut | None
+    best: BestPolicy | None
+    goal: Goal | None
+
+    def begin(self, step: int, position: Any) -> bool:
+        """Before the first wave of the attempt: a new run evaluates the policy that it begins with.
+
+        Returns: whether the run is over.
+        """
+        if step == 0 and self.held_out is not None:
+            row = self._evaluated(self.held_out, 0, position)
+            self.rows.write(0, row)
+        else:
+            row = self.rows.kept or {}
+        is_reached = hosts.decided_by_first("goal", lambda: self._is_reached(step, row))
+        is_over = is_reached or step == self.num_waves
+        if not is_over:
+            self._leave(step, self.leaving.reason())
+        return is_over
+
+    def after(self, step: int, position: Any, row: Mapping[str, float]) -> bool:
+        """After a wave.
+
+        Returns: whether the run is over.
+
+        Raises:
+            Interrupted: it is to leave here, with its checkpoint.
+        """
+        held_out, row = self.held_out, dict(row)
+        is_last = step == self.num_waves or self._is_reached(step, row)
+        if held_out is not None and (is_last or step % held_out.config.every == 0):
+            row |= self._evaluated(held_out, step, position)
+        self.rows.write(step, row)
+        self.shown.update(step, f"reward {row['reward']:.3f}")
+        is_over = is_last or self._is_reached(step, row)
+        reason = "" if is_over else self.leaving.reason()
+        if is_over or reason or step % self.checkpoint_every == 0:
+            self.save(step, position)
+        self._leave(step, reason)
+        return is_over
+
+    def _evaluated(self, held_out: HeldOut, step: int, position: Any) -> dict[str, float]:
+        """The figures of the policy, which is kept where it is the best so far."""
+        figures = held_out.measure(step, self.policy(position))
+        if self.best is not None:
+            self.best.offer(step, figures[self.best.metric], position.state.params)
+        return figures
+
+    def _is_reached(self, step: int, row: Mapping[str, Any]) -> bool:
+        if self.goal is None or not self.goal.is_reached(row):
+            return False
+        log.info("the goal %s is reached after wave %d: %g", self.goal, step, row[self.goal.metric])
+        return True
+
+    def _leave(self, step: int, reason: str) -> None:
+        if reason:
+            raise Interrupted(
+                f"left after wave {step} of {self.num_waves} for {reason}, with a checkpoint; the same "
+                "command goes on"
+            )

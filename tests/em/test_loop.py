@@ -38,6 +38,7 @@ TRIPLES = [
 DISTINCT = TRIPLES[:6]  # the others repeat these, under ids of their own
 FIT = FitConfig(row_length=128, rows_per_batch=4, num_epochs=1)
 E_STEP = EStepConfig(num_samples=3, max_rationale_tokens=16)
+UNSURE = 0.6  # sharpness of a q_phi that writes unlike rationales, which objectives compare
 
 
 def fitter(seed, mesh=MESH):
@@ -61,7 +62,7 @@ COLD_START = Fitter(
 
 @pytest.fixture(scope="module")
 def cold_started(tmp_path_factory):
-    """theta and phi: q_phi ends its rationales, and still writes unlike ones, which grpo needs to compare."""
+    """theta and phi: q_phi ends its rationales, and writes one for each pair but where it is run `UNSURE`."""
     directory = tmp_path_factory.mktemp("cold")
     tokenizer = tokenizer_training.train_tokenizer([_text(triple) for triple in TRIPLES], 400)
     lm = CausalLM(toys.toy_config(vocab_size=400), rules.DEFAULT_RULES)
@@ -113,10 +114,12 @@ def make_em(cold_started, directory, mesh=MESH, **settings):
     )
 
 
-def run(cold_started, em, mesh=MESH):
+def run(cold_started, em, mesh=MESH, *, sharpness=1.0):
+    """EM from the cold-started models; phi's logits are multiplied by `sharpness`."""
     directory, _, lm = cold_started
     with jax.set_mesh(mesh):
         theta, phi = (models.read_params(directory / role, lm, mesh) for role in ("theta", "phi"))
+        phi |= {"norm": {"scale": sharpness * phi["norm"]["scale"]}}
         return em.run(theta, phi, lambda: {"nll_direct": 1.0})
 
 
@@ -294,9 +297,11 @@ def test_other_objectives_and_a_kept_optimizer_run(cold_started, tmp_path, objec
         e_step_config=dataclasses.replace(E_STEP, objective=objective),
         optimizer_between_rounds="keep",
     )
-    counts = run(cold_started, em)
+    counts = run(cold_started, em, sharpness=UNSURE)
     assert counts["rounds"] == 2
     candidates = jsonl.read_records(tmp_path / "round_000" / "candidates.jsonl", records.Candidate)
+    groups = [[c.weight for c in candidates[i : i + 3] if c.valid] for i in range(0, len(candidates), 3)]
+    assert any(len({*weights}) > 1 for weights in groups)  # or nothing would be compared
     for i in range(0, len(candidates), 3):
         row = [c for c in candidates[i : i + 3] if c.valid]
         target = 1.0 if objective == "reward_weighted" else 0.0
@@ -318,11 +323,12 @@ def test_eight_devices_give_the_rounds_of_one(cold_started, tmp_path, objective,
     """The same rationales; 1e-3 of their summed scores and 1e-4 of parameters after two rounds of fits."""
     e_step = dataclasses.replace(E_STEP, objective=objective)
     for name, mesh in (("one", MESH), ("eight", mesh_lib.make_mesh(mesh_lib.MeshConfig(**sizes)))):
-        run(cold_started, make_em(cold_started, tmp_path / name, mesh, e_step_config=e_step), mesh)
+        em = make_em(cold_started, tmp_path / name, mesh, e_step_config=e_step)
+        run(cold_started, em, mesh, sharpness=UNSURE)
     for round_index in range(2):
         one, eight = (tmp_path / name / f"round_00{round_index}" for name in ("one", "eight"))
         drawn = [jsonl.read_records(place / "candidates.jsonl", records.Candidate) for place in (eight, one)]
-        assert any(candidate.weight for candidate in drawn[1])
+        assert any(c.weight for c in drawn[1] if not c.won) == (objective != "best_of_g")
         for ours, theirs in zip(*drawn, strict=True):
             assert (ours.token_ids, ours.won) == (theirs.token_ids, theirs.won)
             terms = [(c.log_p_z, c.log_p_x, c.log_q, c.weight) for c in (ours, theirs)]

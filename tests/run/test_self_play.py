@@ -382,4 +382,4 @@ def test_two_hosts_play_as_one_process_and_the_first_alone_writes(guesser: str, 
     }
     # Its part of the arrays in checkpoints and policy is all that the second writes.
     written = [Path(name).parts[:2] for name in watched.written_by(two, 1)]
-    assert {*written} <= {("self_play", "checkpoints"), ("policy.part", "params")}
+    assert {*written} <= {("self_play", "checkpoints"), ("policy.part", "params.orbax-checkpoint-tmp")}

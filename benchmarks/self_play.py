@@ -134,7 +134,11 @@ def compare_staleness(arguments: argparse.Namespace) -> None:
                 arguments.grading_seconds,
             )
         # Without the last one, which draws no next one ahead.
-        seconds[number % 2] += [row["seconds"] for row in rows[COMPILING_WAVES:-1]]
+        found = [row["seconds"] for row in rows[COMPILING_WAVES:-1]]
+        print(
+            f"run {number}, max_staleness={number % 2}: a wave {statistics.median(found):.3f} s", flush=True
+        )
+        seconds[number % 2] += found
     for staleness, found in seconds.items():
         quarters = statistics.quantiles(found)
         print(

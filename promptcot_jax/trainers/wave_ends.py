@@ -55,8 +55,7 @@ class WaveEnds:
             self.rows.write(0, row)
         else:
             row = self.rows.kept or {}
-        is_reached = hosts.decided_by_first("goal", lambda: self._is_reached(step, row))
-        is_over = is_reached or step == self.num_waves
+        is_over = step == self.num_waves or self._is_reached(step, row)
         if not is_over:
             self._leave(step, self.leaving.reason())
         return is_over
@@ -73,6 +72,7 @@ class WaveEnds:
         is_last = step == self.num_waves or self._is_reached(step, row)
         if held_out is not None and (is_last or step % held_out.config.every == 0):
             row |= self._evaluated(held_out, step, position)
+        self._warn_of_unknown_goal(step, row)
         self.rows.write(step, row)
         self.shown.update(step, f"reward {row['reward']:.3f}")
         is_over = is_last or self._is_reached(step, row)
@@ -90,10 +90,22 @@ class WaveEnds:
         return figures
 
     def _is_reached(self, step: int, row: Mapping[str, Any]) -> bool:
-        if self.goal is None or not self.goal.is_reached(row):
+        """Whether the run is where it was to go; the same on all hosts, whose clocks differ."""
+        goal = self.goal
+        if goal is None or not hosts.decided_by_first("goal", lambda: goal.is_reached(row)):
             return False
-        log.info("the goal %s is reached after wave %d: %g", self.goal, step, row[self.goal.metric])
+        log.info("the goal %s is reached after wave %d", goal, step)
         return True
+
+    def _warn_of_unknown_goal(self, step: int, row: Mapping[str, Any]) -> None:
+        """Says so where a wave's row lacks what the run is to stop at, which may be a slip of the pen."""
+        if self.goal is not None and self.goal.metric not in row and not self.goal.metric.startswith("eval/"):
+            log.warning(
+                "wave %d has no '%s', at which the run is to stop; it has %s",
+                step,
+                self.goal.metric,
+                ", ".join(row),
+            )
 
     def _leave(self, step: int, reason: str) -> None:
         if reason:

@@ -7,6 +7,7 @@ often as each of the others.
 import collections
 import dataclasses
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -337,18 +338,42 @@ def with_prompts(workdir: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_kill_9_in_sampling_grading_and_update(guesser: str, tmp_path: Path):
+def test_kill_9_in_sampling_grading_update_and_evaluation_and_a_notice(guesser: str, tmp_path: Path):
     """The outcome of the command is that of an undisturbed one, bit for bit."""
     killed, undisturbed = with_prompts(tmp_path / "killed"), with_prompts(tmp_path / "undisturbed")
-    command = command_of(tmp_path, guesser)
-    moments = (
-        ("rollouts/wave_00000_try_00-0*.jsonl", 1),  # while others are drawn and graded
-        ("rollouts/wave_00001_try_00.jsonl", 1),  # before the updates of the second wave
-        ("self_play/checkpoints/*/COMPLETE", 1),
-        ("policy*", 1),  # while the policy is written
+    unseen = [VerifiedMathPrompt(id=f"u{i}", problem=f"1+{i}=", answer=str(i + 1)) for i in range(4)]
+    for workdir in (killed, undisturbed):
+        jsonl.write_records(workdir / "unseen.jsonl", unseen)
+    command = [
+        *command_of(tmp_path, guesser),
+        "--gin.EVAL_PROMPTS='{workdir}/unseen.jsonl'",
+        "--gin.EVAL_EVERY=2",
+        "--gin.KEEP_BEST='eval/avg_at_k'",
+        "--gin.evaluation/rollouts.RolloutConfig.requests_per_shard=8",
+    ]
+    before, after = (
+        (
+            "self_play/evaluations/step_00000-0*.jsonl",
+            "self_play/best/*/COMPLETE",
+            "rollouts/wave_00000_try_00-0*.jsonl",  # while others are drawn and graded
+        ),
+        (
+            "rollouts/wave_00001_try_00.jsonl",  # before the updates of the second wave
+            "self_play/evaluations/step_00002.jsonl",
+            "self_play/checkpoints/step_00000002/COMPLETE",
+            "policy*",  # while the policy is written
+        ),
     )
-    for pattern, count in moments:
-        killing.kill_when([*command, f"--workdir={killed}"], killed, pattern, count=count)
+    for pattern in before:
+        killing.kill_when([*command, f"--workdir={killed}"], killed, pattern)
+    process = killing.start([*command, f"--workdir={killed}"])
+    killing.wait_for(killed, "rollouts/wave_00000_try_00.jsonl", 1, [process])
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=killing.DEADLINE_SECONDS)
+    assert process.returncode == 75, errors
+    assert "'self_play' left after wave 1 of 4 for SIGTERM, with a checkpoint" in errors
+    for pattern in after:
+        killing.kill_when([*command, f"--workdir={killed}"], killed, pattern)
     killing.run_to_end([*command, f"--workdir={killed}"])
     killing.run_to_end([*command, f"--workdir={undisturbed}"])
     killing.assert_same_outcome(killed, undisturbed)

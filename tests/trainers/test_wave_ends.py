@@ -52,7 +52,7 @@ def test_a_run_ends_at_its_goal_and_a_resumed_one_does_not_go_on(tmp_path, monke
     held_out = toy_self_play.held_out(tmp_path, every=3, number=1)
     with caplog.at_level(logging.INFO, "promptcot_jax"):
         outcome = toy_self_play.run(tmp_path, config=AT_ONCE, held_out=held_out)
-    assert "the goal num_skipped <= 0 is reached after wave 1: 0" in caplog.text
+    assert "the goal num_skipped <= 0 is reached after wave 1" in caplog.text
     assert (outcome.num_waves, outcome.num_updates) == (1, 1)
     assert [row["step"] for row in metrics_of(tmp_path) if "eval/avg_at_k" in row] == [0, 1]
     before = metrics_of(tmp_path)
@@ -61,6 +61,13 @@ def test_a_run_ends_at_its_goal_and_a_resumed_one_does_not_go_on(tmp_path, monke
     assert (seen, again.num_waves) == ([], 1)
     jax.tree.map(np.testing.assert_array_equal, again.params, outcome.params)
     assert metrics_of(tmp_path) == before
+
+
+def test_a_goal_of_no_wave_is_told(tmp_path, caplog):
+    config = dataclasses.replace(CONFIG, num_waves=1, stop_at="rewrad >= 1")
+    with caplog.at_level(logging.WARNING, "promptcot_jax"):
+        assert toy_self_play.run(tmp_path, config=config).num_waves == 1
+    assert "wave 1 has no 'rewrad', at which the run is to stop; it has reward, " in caplog.text
 
 
 def test_a_run_killed_as_it_reaches_its_goal_ends_there(tmp_path, monkeypatch):

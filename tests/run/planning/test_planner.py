@@ -368,3 +368,12 @@ def test_wrong_use_is_said_in_a_sentence(
 ):
     assert cli.main(command(tmp_path, "--gin.PLAN_STAGES=('evaluate',)", binding)) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_a_teacher_behind_an_endpoint_is_nothing_to_plan(tmp_path: Path, capsys: pytest.CaptureFixture):
+    files = ("stages/distill.gin", "models/smollm2_135m.gin", "stages/plan.gin")
+    bindings = ("TOPOLOGY='v5e-8'", "TEACHER='any'")
+    arguments = [*(f"--gin_file={file}" for file in files), *(f"--gin.{binding}" for binding in bindings)]
+    assert cli.main(["plan", *arguments, f"--workdir={tmp_path}"]) == 2
+    assert "distill: the model is behind an endpoint" in capsys.readouterr().err

@@ -138,6 +138,7 @@ def test_the_plan_counts_what_lies_there(case, fsdp, tmp_path):
     expected = by_hand(width, fsdp > 1)
     assert found.keys() == counted.keys() == expected.keys()
     for name, sizes in counted.items():
-        assert found[name] == pytest.approx(expected[name], abs=SMALL), found
+        beside = SMALL if adapter is None else 0.8 * width  # the small things, and no second base
+        assert expected[name] - SMALL <= found[name] <= expected[name] + beside, found
         for size in sizes:
             assert size == pytest.approx(found[name], abs=SMALL), (found, counted)

@@ -24,6 +24,7 @@ _BINDINGS = ("MODEL_PATH='model'", "TRIPLES='triples.jsonl'", "TRIPLES_HELDOUT='
 # Run, mesh ("" where the run includes one), model for stages that read a path, topology, stages.
 ROWS = (
     ("paper_em", "v5p_64", "", "v5p-64", ("cold_start", "em")),
+    ("paper_self_play", "v5p_32", "", "v5p-32", ("self_play",)),
     ("paper_sft", "v5p_128", "", "v5p-128", ("sft",)),
     ("paper_evaluate", "v5e_16", "qwen3_4b_thinking", "v5litepod-16", ("evaluate",)),
     ("paper_evaluate", "v5p_32", "qwen3_30b_a3b", "v5p-32", ("evaluate",)),
@@ -31,6 +32,7 @@ ROWS = (
     ("slice_v5e_16", "", "", "v5litepod-16", ("cold_start", "em")),
     ("slice_v4_8", "", "", "v4-8", ("cold_start", "em")),
     ("slice_v6e_8", "", "", "v6e-8", ("cold_start", "em")),
+    ("slice_v6e_8_self_play", "", "", "v6e-8", ("self_play",)),
 )
 
 

@@ -136,12 +136,14 @@ class CausalLM:
         The parameters themselves, where nothing of this applies, else a copy; make it once for a set of
         parameters.
 
-        * Float32 masters of a model that computes in bfloat16 are cast: else every call would do it.
+        * Float32 masters of a model that computes in bfloat16 are cast: else every call would do it. What the
+          arrays are counts, not `param_dtype`: training has masters of a model that was loaded in bfloat16.
         * On a mesh, matrices lie as `rules.for_decoding` says, so that no step gathers weights.
         * On a CPU, without rules, each layer's arrays are apart, with fused matrices and the output matrix in
           full, which is what makes decoding fast there.
         """
-        if self.config.param_dtype != self.config.dtype or self._lies_otherwise_to_decode(params):
+        is_in_type = params["embed_tokens"]["embedding"].dtype == self.config.dtype
+        if not is_in_type or self._lies_otherwise_to_decode(params):
             params = _for_decoding(self, params)
         if self.rules or jax.default_backend() != "cpu":
             return params

@@ -7,7 +7,7 @@ data are read. Exit code 3 says that it does not fit.
 import importlib.metadata
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promptcot_jax.core import jsonl
@@ -36,23 +36,23 @@ def plan(
     Args:
         topology: a slice by the cloud's name ("v5litepod-16", "v5e-16", "v5p-64") or by its grid ("v5e:4x4");
             there are `MeshConfig.num_slices` of it.
-        model: shape of the models that stages read from a path.
+        model: shape of the models that stages read from a path, the teacher of traces among them.
         stages: what to plan; () is what the run lists, or all that the gin files set up.
-        prompt_tokens: longest prompt of synthesis and evaluation; training stages bound theirs.
+        prompt_tokens: longest prompt of what samples; cold start, EM and SFT bound theirs.
         search: where a stage does not fit, compile it with other settings until it does.
 
     Raises:
-        WrongUse: the cloud has no such slice, the mesh does not match its chips, a model has no stated shape,
-            or the compiler is not installed.
+        WrongUse: the cloud has no such slice, the mesh does not match its chips, a model has no stated shape
+            or runs behind an endpoint, or the compiler is not installed.
         DoesNotFit: a program does not fit; `plan.json` is written.
     """
     if prompt_tokens < 1:
         raise WrongUse(f"plan.prompt_tokens must be at least 1, got {prompt_tokens}.")
     names = stages or _stages_of_run()
-    arguments = {name: _arguments(name) for name in names}
-    sliced = {given["mesh"].num_slices for given in arguments.values()}
+    arguments = _with_programs({name: _arguments(name) for name in names})
+    sliced = {stage_phases.mesh_of(given).num_slices for given in arguments.values()}
     if len(sliced) > 1:
-        raise WrongUse(f"stages {', '.join(names)} have meshes of {sliced} slices; plan them one by one.")
+        raise WrongUse(f"stages {', '.join(arguments)} have meshes of {sliced} slices; plan them one by one.")
     slice_ = topologies.named(topology, sliced.pop())
     os.environ.update({**topologies.ENVIRONMENT, **os.environ})
     compilation_cache.switch_on("off")  # what is kept for a topology cannot be read back, and times are told
@@ -74,7 +74,7 @@ def plan(
             log.info("%s", line)
         return made
 
-    plans = [planned(name) for name in names]
+    plans = [planned(name) for name in arguments]
     about = {"topology": _described(slice_), "versions": _versions()}
     path = os.path.join(workdir, "plan.json")
     jsonl.write_json(path, report.record(plans, about))
@@ -111,9 +111,22 @@ def _arguments(name: str) -> dict[str, Any]:
     return configuration.arguments_of(name, stages_lib.stage_function(name))
 
 
+def _with_programs(arguments: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The arguments of the stages that run something on the slice."""
+    found = {name: given for name, given in arguments.items() if stage_phases.has_programs(given)}
+    elsewhere = ", ".join(arguments.keys() - found.keys())
+    reason = f"{elsewhere}: the model is behind an endpoint; nothing of it runs on the slice"
+    if not found:
+        raise WrongUse(f"{reason}.")
+    if elsewhere:
+        log.info("plan: %s", reason)
+    return found
+
+
 def _adapter(stage: str) -> LoraConfig | None:
     """The adapter that a stage finds in its model: the one that was trained before it."""
-    for trained_by in ("sft", "cold_start") if stage == "evaluate" else ("cold_start",):
+    before = {"evaluate": ("self_play", "sft", "cold_start"), "distill": ()}
+    for trained_by in before.get(stage, ("cold_start",)):
         function = stages_lib.stage_function(trained_by)
         if configuration.is_set_up(function):
             return configuration.arguments_of(trained_by, function)["lora"]

@@ -44,6 +44,8 @@ class DpoConfig:
     pairs_per_prompt: int = 0
 
     value_names = ("reference_log_probs",)
+    sequences_per_unit = 2
+    keeps_start = False  # the reference is the policy that is there before a wave's first update
 
     def __post_init__(self):
         if not 0 < self.beta < math.inf:
@@ -52,6 +54,11 @@ class DpoConfig:
             raise ValueError(f"label_smoothing must lie in [0, 0.5), got {self.label_smoothing}.")
         if self.pairs_per_prompt < 0:
             raise ValueError(f"pairs_per_prompt must be 0 (all) or more, got {self.pairs_per_prompt}.")
+
+    def most_units(self, group_size: int) -> int:
+        """Of one prompt."""
+        pairs = [min(n, group_size - n) for n in range(group_size) if n / group_size < self.solved_below]
+        return min(max(pairs, default=0), self.pairs_per_prompt or group_size)
 
     def is_of_use(self, group: Group) -> bool:
         """Whether a prompt gives a pair."""

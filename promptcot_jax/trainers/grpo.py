@@ -69,6 +69,8 @@ class GrpoConfig:
     single_update: bool = False
     mask_cut_off: bool = False
 
+    sequences_per_unit = 1
+
     def __post_init__(self):
         if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
             raise ValueError(
@@ -98,6 +100,15 @@ class GrpoConfig:
         names += ["sampler_log_probs"] if self.sampler_correction != "none" else []
         names += ["reference_log_probs"] if self.kl_beta else []
         return tuple(sorted(names))
+
+    @property
+    def keeps_start(self) -> bool:
+        """Whether the policy at the start is needed all along."""
+        return self.kl_beta > 0
+
+    def most_units(self, group_size: int) -> int:
+        """Of one prompt."""
+        return group_size
 
     def is_of_use(self, group: Group) -> bool:
         """Whether the verdicts on a prompt's samples differ.

@@ -52,7 +52,7 @@ class Minibatches:
             order = prng.stream_generator(seed, "order", number).permutation(len(units))
             self._members += np.array_split(order, num_minibatches)
         most_rows = 1 + max(int(self._rows_of(members).max()) for members in self._members)
-        self.rows_per_batch = batching.few_counts(-(-most_rows // rows_multiple)) * rows_multiple
+        self.rows_per_batch = _whole(most_rows, rows_multiple)
         self.own_rows: Sequence[int] = range(self.rows_per_batch)
 
     def _rows_of(self, members: np.ndarray) -> np.ndarray:
@@ -77,3 +77,12 @@ class Minibatches:
             value_names=self._value_names,
             pad_id=self._pad_id,
         )
+
+
+def most_rows(num_units: int, unit_length: int, *, row_length: int, rows_multiple: int) -> int:
+    """`rows_per_batch` of so many units in a minibatch, each as long as one may be."""
+    return _whole(-(-num_units // (row_length // unit_length)), rows_multiple)
+
+
+def _whole(num_rows: int, multiple: int) -> int:
+    return batching.few_counts(-(-num_rows // multiple)) * multiple

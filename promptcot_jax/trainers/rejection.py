@@ -24,12 +24,19 @@ class RejectionConfig:
     completions_per_prompt: int = 0
 
     value_names = ()
+    sequences_per_unit = 1
+    keeps_start = False
 
     def __post_init__(self):
         if self.completions_per_prompt < 0:
             raise ValueError(
                 f"completions_per_prompt must be 0 (all) or more, got {self.completions_per_prompt}."
             )
+
+    def most_units(self, group_size: int) -> int:
+        """Of one prompt."""
+        right = [n for n in range(group_size + 1) if n / group_size < self.solved_below]
+        return min(max(right, default=0), self.completions_per_prompt or group_size)
 
     def is_of_use(self, group: Group) -> bool:
         """Whether a prompt gives a completion to train on."""

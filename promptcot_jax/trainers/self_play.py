@@ -41,7 +41,6 @@ from promptcot_jax.trainers import held_out as held_out_lib
 from promptcot_jax.trainers import reference_cache, rollout_groups
 from promptcot_jax.trainers.best_policy import Best, BestPolicy
 from promptcot_jax.trainers.completion_samples import SampleLog
-from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.goals import Goal
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.grpo import GrpoConfig
@@ -143,6 +142,29 @@ class SelfPlayConfig:
         if self.max_staleness not in (0, 1):
             raise ValueError(f"max_staleness must be 0 or 1, got {self.max_staleness}.")
 
+    @property
+    def updates_per_wave(self) -> int:
+        """At most: of few sequences come fewer."""
+        return self.minibatches_per_wave * self.passes_per_wave
+
+    def most_units(self, method: Method, group_size: int) -> int:
+        """What the method learns from in one update at most."""
+        return -(-self.prompts_per_wave * method.most_units(group_size) // self.minibatches_per_wave)
+
+    def spared(self, method: Method) -> Method:
+        """The method, spared what a single update of a wave does not need."""
+        if isinstance(method, GrpoConfig) and self.updates_per_wave == 1 and self.old_log_probs == "scored":
+            return dataclasses.replace(method, single_update=True)
+        return method
+
+    def tokens_of_row(self, longest: int) -> int:
+        """Of the updates.
+
+        Args:
+            longest: tokens of what must share a row.
+        """
+        return self.row_length or -(-longest // 64) * 64
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -195,7 +217,7 @@ class SelfPlay:
                 "With old_log_probs = 'sampled' there is nothing to correct by; set sampler_correction to "
                 "'none'."
             )
-        num_updates = self.config.minibatches_per_wave * self.config.passes_per_wave
+        num_updates = self.config.updates_per_wave
         if isinstance(self.method, GrpoConfig) and self.method.single_update and num_updates > 1:
             raise WrongUse(
                 f"single_update is set, but a wave makes {num_updates} updates; leave it unset: ratios need "
@@ -237,25 +259,16 @@ class SelfPlay:
     @property
     def _longest(self) -> int:
         longest = self.stream.longest_prompt + self.rollouts.sampling.max_new_tokens
-        return 2 * longest if isinstance(self.method, DpoConfig) else longest  # of a unit of the method
-
-    @property
-    def _keeps_start(self) -> bool:
-        """Whether the policy at the start is needed all along: for a KL term."""
-        return isinstance(self.method, GrpoConfig) and self.method.kl_beta > 0
+        return self.method.sequences_per_unit * longest
 
     @property
     def row_length(self) -> int:
         """Tokens of a row of the updates."""
-        return self.config.row_length or -(-self._longest // 64) * 64
+        return self.config.tokens_of_row(self._longest)
 
     @functools.cached_property
     def _method(self) -> Method:
-        """The method, spared what a single update does not need."""
-        is_single = self.config.minibatches_per_wave * self.config.passes_per_wave == 1
-        if isinstance(self.method, GrpoConfig) and is_single and self.config.old_log_probs == "scored":
-            return dataclasses.replace(self.method, single_update=True)
-        return self.method
+        return self.config.spared(self.method)
 
     @functools.cached_property
     def _drawer(self) -> WaveDrawer:
@@ -354,7 +367,7 @@ class SelfPlay:
                     0,
                     self._start(trained),
                 )
-                reference = params if self._keeps_start else None
+                reference = params if self.method.keeps_start else None
                 if reference is None:
                     for leaf in jax.tree.leaves(trained):
                         leaf.delete()

@@ -359,8 +359,11 @@ def test_rules_without_a_mesh_are_an_error_and_not_dropped():
         lm.hidden_states(make(CONFIG)[1], random_ids(1, 4))
 
 
-def test_float32_masters_are_cast_once_for_decoding_but_for_the_scales_of_norms():
-    config = dataclasses.replace(CONFIG, dtype="bfloat16")
+@pytest.mark.parametrize(
+    "param_dtype", ["float32", "bfloat16"]
+)  # that of the file, in a fit not of the masters
+def test_float32_masters_are_cast_once_for_decoding_but_for_the_scales_of_norms(param_dtype):
+    config = dataclasses.replace(CONFIG, dtype="bfloat16", param_dtype=param_dtype)
     with jax.set_mesh(mesh_lib.make_mesh(mesh_lib.MeshConfig())):
         for lm in (causal_lm.CausalLM(config), causal_lm.CausalLM(config, rules.DEFAULT_RULES)):
             params = causal_lm.CausalLM(CONFIG).init(jax.random.key(0))
@@ -369,6 +372,8 @@ def test_float32_masters_are_cast_once_for_decoding_but_for_the_scales_of_norms(
                 assert leaf.dtype == ("float32" if is_scale else "bfloat16"), jax.tree_util.keystr(path)
         same = causal_lm.CausalLM(CONFIG, rules.DEFAULT_RULES)
         assert same.decoding_layout(params) is params  # no second copy
+        loaded = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), params)
+        assert causal_lm.CausalLM(config, rules.DEFAULT_RULES).decoding_layout(loaded) is loaded
 
 
 @pytest.mark.parametrize("layout", ["scanned", "decoding"])

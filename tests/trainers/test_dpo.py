@@ -12,7 +12,7 @@ from promptcot_jax.data import examples
 from promptcot_jax.objectives import preference
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import journal
-from promptcot_jax.trainers import dpo, optimizer, rejection, sft, train_step
+from promptcot_jax.trainers import dpo, grpo, optimizer, rejection, sft, train_step
 from promptcot_jax.trainers.minibatches import Minibatches
 from promptcot_jax.trainers.rollout_groups import Group
 from tests.trainers import toy_fit
@@ -225,6 +225,20 @@ def test_rejection_takes_each_right_completion_once():
     assert not config.is_of_use(_group([False] * 4))
     assert not config.is_of_use(_group([True, True, False, False]))
     assert config.loss(1.2) is sft.sft_loss
+
+
+@pytest.mark.parametrize("solved_below", [0.2, 0.5, 0.51, 0.8, 1.01])
+@pytest.mark.parametrize("most", [0, 2])
+def test_the_most_units_of_a_prompt_are_what_the_most_fruitful_verdicts_give(solved_below, most):
+    size = 5
+    groups = [_group(verdicts) for verdicts in itertools.product((True, False, None), repeat=size)]
+    for config in (
+        dpo.DpoConfig(solved_below=solved_below, pairs_per_prompt=most),
+        rejection.RejectionConfig(solved_below=solved_below, completions_per_prompt=most),
+        grpo.GrpoConfig(),
+    ):
+        found = [len(config.units_of([group], num_groups=1)) for group in groups if config.is_of_use(group)]
+        assert config.most_units(size) == max(found, default=0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from promptcot_jax.data import examples
 from promptcot_jax.sampling import batching
-from promptcot_jax.trainers.minibatches import Minibatches
+from promptcot_jax.trainers.minibatches import Minibatches, most_rows
 
 
 def _units(sizes):
@@ -100,3 +100,15 @@ def test_a_host_gets_its_own_rows():
     whole = source.batch(1)
     source.own_rows = [0, source.rows_per_batch - 1]
     np.testing.assert_array_equal(source.batch(1).token_ids, whole.token_ids[source.own_rows])
+
+
+def test_the_most_rows_are_those_of_units_that_are_all_as_long_as_may_be():
+    generator = np.random.default_rng(0)
+    for longest in (3, 5, 8, 9, 16):
+        for multiple in (1, 4):
+            bound = most_rows(7, longest, row_length=16, rows_multiple=multiple)
+            sizes = {"num_minibatches": 3, "num_passes": 1, "rows_multiple": multiple}
+            assert _source(_units([longest] * 20), **sizes).rows_per_batch == bound
+            for _ in range(20):
+                units = _units(generator.integers(2, longest + 1, 20).tolist())
+                assert _source(units, **sizes).rows_per_batch <= bound

@@ -20,6 +20,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models import causal_lm, lora
 from promptcot_jax.models.config import FloatType
+from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import rules
@@ -29,6 +30,8 @@ from promptcot_jax.sampling import batching, scoring, slots
 from promptcot_jax.sampling import engine as engine_lib
 from promptcot_jax.trainers import train_step
 from promptcot_jax.trainers.fitter import Fitter
+from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.router_losses import RouterLossConfig
 
 Tree = TypeVar("Tree")
 
@@ -126,45 +129,79 @@ def fit(
     resident: Mapping[str, Any],
     values: tuple[str, ...] = (),
 ) -> Phase:
-    """A training step.
+    """A training step of a fit.
 
     Args:
         values: names of the batch's numbers by token, of losses that take some.
     """
-    config, mesh, sizes = fitter.loop, fitter.mesh, fitter.fit
-    step = train_step.make_train_step(
+    config, sizes = fitter.loop, fitter.fit
+    return update(
+        name,
         lm,
+        fitter.mesh,
         loss,
         fitter.optimizer,
-        mesh,
-        num_micro_batches=config.micro_batches,
+        num_rows=sizes.rows_per_batch,
+        row_length=sizes.row_length,
+        micro_batches=config.micro_batches,
         remat=config.remat,
         adapter=fitter.adapter,
         router_losses=sizes.router_losses,
+        resident=resident,
+        values=values,
     )
-    base_dtype = "float32" if fitter.adapter is None else lm.config.param_dtype
-    trained, frozen = lora.split(parameters(lm, mesh, base_dtype, fitter.adapter))
+
+
+def update(
+    name: str,
+    lm: causal_lm.CausalLM,
+    mesh: Mesh,
+    loss: train_step.Loss,
+    optimizer: OptimizerConfig,
+    *,
+    num_rows: int,
+    row_length: int,
+    micro_batches: int,
+    remat: Remat,
+    adapter: LoraConfig | None,
+    resident: Mapping[str, Any],
+    values: tuple[str, ...],
+    router_losses: RouterLossConfig = train_step.NO_ROUTER_LOSSES,
+) -> Phase:
+    """A training step on a batch of so many rows."""
+    step = train_step.make_train_step(
+        lm,
+        loss,
+        optimizer,
+        mesh,
+        num_micro_batches=micro_batches,
+        remat=remat,
+        adapter=adapter,
+        router_losses=router_losses,
+    )
+    base_dtype = "float32" if adapter is None else lm.config.param_dtype
+    trained, frozen = lora.split(parameters(lm, mesh, base_dtype, adapter))
     state = placed(jax.eval_shape(step.start, trained), step.shardings)
     whole = NamedSharding(mesh, PartitionSpec())
-    batch = _batch(sizes.rows_per_batch, sizes.row_length, values, step.batch_sharding)
+    batch = _batch(num_rows, row_length, values, step.batch_sharding)
     end = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
-    rows_of_shard = sizes.rows_per_batch // step.rows_multiple
+    rows_of_shard = num_rows // step.rows_multiple
     return Phase(
         name=name,
         mesh=mesh,
         lower=functools.partial(step.run.lower, state, batch, end, frozen),
         parts={"parameters": (state.params, frozen), "optimizer": state.opt_state, "batch": batch},
         resident=resident,
-        turns=_head_pieces(rows_of_shard, sizes.row_length // rules.num_shards(mesh, "length", lm.rules)),
+        turns=_head_pieces(rows_of_shard, row_length // rules.num_shards(mesh, "length", lm.rules)),
         work=roofline.of_training(
             lm.config,
             mesh,
-            num_rows=sizes.rows_per_batch,
-            length=sizes.row_length,
-            micro_batches=config.micro_batches,
-            remat=config.remat,
+            num_rows=num_rows,
+            length=row_length,
+            micro_batches=micro_batches,
+            remat=remat,
             num_trained=sum(leaf.size for leaf in jax.tree.leaves(trained)),
-            is_adapter=fitter.adapter is not None,
+            is_adapter=adapter is not None,
         ),
         settings=("micro_batches", "remat", "mesh"),
     )

@@ -109,7 +109,11 @@ def _measured_with(
     compile_phase: Compile,
 ) -> list[Measured] | None:
     """Measures with a change, those that did not fit before first; None as soon as one does not fit."""
-    known = {} if "mesh" in change else {one.name: one for one in plan.measured if one.fits}
+    known = (
+        {}
+        if any(name.endswith("mesh") for name in change)
+        else {one.name: one for one in plan.measured if one.fits}
+    )
     found: dict[str, Measured] = {}
     for phase in sorted(phases, key=lambda phase: phase.name not in tight):
         found[phase.name] = known.get(phase.name) or compile_phase(phase, hardware)

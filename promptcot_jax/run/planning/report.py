@@ -18,6 +18,11 @@ _IN_GIN = {
     "loop_config.remat": "{stage}/loop.LoopConfig.remat",
     "batch_sizes.engine.num_slots": "{stage}/engine.EngineConfig.num_slots",
     "config.engine.num_slots": "{stage}/engine.EngineConfig.num_slots",
+    "teacher.config.engine.num_slots": "NUM_SLOTS",
+    "rollouts.engine.num_slots": "NUM_SLOTS",
+    "config.micro_batches": "waves.SelfPlayConfig.micro_batches",
+    "config.remat": "waves.SelfPlayConfig.remat",
+    "config.score_tokens": "waves.SelfPlayConfig.score_tokens",
     "batch_sizes.score_tokens": "models.BatchSizes.score_tokens",
 }
 

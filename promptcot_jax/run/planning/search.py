@@ -7,6 +7,7 @@ further is tried.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -26,7 +27,7 @@ def changes(arguments: Mapping[str, Any], settings: tuple[str, ...], num_chips: 
         settings: what matters to the phases that do not fit, as `Phase.settings` names it.
     """
     if "micro_batches" in settings:
-        yield from _of_training(arguments)
+        yield from _of_training(arguments, num_chips)
     if "cache_tokens" in settings or "score_tokens" in settings:
         yield from _of_sampling(arguments)
     if "mesh" in settings:
@@ -49,10 +50,10 @@ def _replaced(value: Any, path: list[str], new: Any) -> Any:
     return dataclasses.replace(value, **{path[0]: inner})
 
 
-def _of_training(arguments: Mapping[str, Any]) -> Iterator[Change]:
-    loop, rows = arguments["loop_config"], _rows(arguments)
-    numbers = [n for n in _doublings(loop.micro_batches, _MOST_MICRO_BATCHES) if rows % n == 0]
-    names = ("loop_config.micro_batches", "loop_config.remat")
+def _of_training(arguments: Mapping[str, Any], num_chips: int) -> Iterator[Change]:
+    where = _place_of(arguments, "micro_batches")
+    loop, names = _at(arguments, where), (f"{where}.micro_batches", f"{where}.remat")
+    numbers = _micro_batch_counts(arguments, loop.micro_batches, num_chips)
     for remat in dict.fromkeys((loop.remat, "full")):
         # The step in between is seldom the answer, and each try is a compilation.
         few = numbers if len(numbers) < 4 else [numbers[1], numbers[len(numbers) // 2], numbers[-1]]
@@ -62,20 +63,42 @@ def _of_training(arguments: Mapping[str, Any]) -> Iterator[Change]:
                 yield change
 
 
+def _micro_batch_counts(arguments: Mapping[str, Any], first: int, num_chips: int) -> list[int]:
+    """Of a fit those that divide its rows; self-play fills them up, and stops at a row of each shard."""
+    rows = _rows(arguments)
+    if "rollouts" not in arguments:
+        return [n for n in _doublings(first, _MOST_MICRO_BATCHES) if rows % n == 0]
+    shards = _row_shards(_resolved(arguments["mesh"], num_chips))
+    return _doublings(first, max(first, min(_MOST_MICRO_BATCHES, -(-rows // shards))))
+
+
 def _of_sampling(arguments: Mapping[str, Any]) -> Iterator[Change]:
-    where = "batch_sizes.engine" if "batch_sizes" in arguments else "config.engine"
-    engine: Any = arguments[where.split(".")[0]].engine
+    where, scores = _place_of(arguments, "engine"), _place_of(arguments, "score_tokens")
+    engine = _at(arguments, where).engine
     for slots in _halvings(engine.num_slots, 1):
-        change: Change = {f"{where}.num_slots": slots}
-        if "batch_sizes" in arguments:
-            tokens = arguments["batch_sizes"].score_tokens
-            change["batch_sizes.score_tokens"] = max(1, tokens * slots // engine.num_slots)
+        change: Change = {f"{where}.engine.num_slots": slots}
+        if scores:
+            tokens = _at(arguments, scores).score_tokens
+            change[f"{scores}.score_tokens"] = max(1, tokens * slots // engine.num_slots)
         yield change
+
+
+def _place_of(arguments: Mapping[str, Any], setting: str) -> str:
+    """Which of the arguments has a setting, by its dotted name; "" where none has it."""
+    places = ("loop_config", "batch_sizes", "rollouts", "teacher.config", "config")
+    found = (place for place in places if place.split(".")[0] in arguments)
+    return next((place for place in found if hasattr(_at(arguments, place), setting)), "")
+
+
+def _at(arguments: Mapping[str, Any], place: str) -> Any:
+    first, *rest = place.split(".")
+    return functools.reduce(getattr, rest, arguments[first])
 
 
 def _of_mesh(arguments: Mapping[str, Any], settings: tuple[str, ...], num_chips: int) -> Iterator[Change]:
     """Meshes that split what lies on a chip further, with the micro-batches that they allow."""
-    config, tried = _resolved(arguments["mesh"], num_chips), set()
+    where = "teacher.mesh" if "teacher" in arguments else "mesh"
+    config, tried = _resolved(_at(arguments, where), num_chips), set()
     slices = config.num_slices
     for tensor in (config.tensor, *_TENSOR):
         inside = num_chips // slices
@@ -86,12 +109,18 @@ def _of_mesh(arguments: Mapping[str, Any], settings: tuple[str, ...], num_chips:
         if shape in tried or shape == config:
             continue
         tried.add(shape)
-        change: Change = {"mesh": shape}
+        change: Change = {where: shape}
         if "micro_batches" in settings:
-            most = max(1, _rows(arguments) // (shape.data * shape.fsdp * shape.expert))
+            most = max(1, _rows(arguments) // _row_shards(shape))
             few = [n for n in _doublings(1, most) if _rows(arguments) % n == 0]
-            change |= {"loop_config.micro_batches": few[-1], "loop_config.remat": "full"}
+            loop = _place_of(arguments, "micro_batches")
+            change |= {f"{loop}.micro_batches": few[-1], f"{loop}.remat": "full"}
         yield change
+
+
+def _row_shards(mesh: mesh_lib.MeshConfig) -> int:
+    """Into how many parts a mesh without open axes splits rows."""
+    return mesh.data * mesh.fsdp * mesh.expert
 
 
 def _resolved(config: mesh_lib.MeshConfig, num_chips: int) -> mesh_lib.MeshConfig:
@@ -104,6 +133,10 @@ def _resolved(config: mesh_lib.MeshConfig, num_chips: int) -> mesh_lib.MeshConfi
 
 
 def _rows(arguments: Mapping[str, Any]) -> int:
+    """Of a training step; of self-play where no two of what it learns from share one."""
+    if "rollouts" in arguments:
+        group_size = arguments["rollouts"].samples_per_row
+        return arguments["config"].most_units(arguments["method"], group_size)
     fits = [arguments[name] for name in ("fit", "phi_fit", "theta_fit") if name in arguments]
     return min(fit.rows_per_batch for fit in fits)
 

@@ -2,7 +2,7 @@
 
 What is resident follows `run/` and `em/` as they are: cold start keeps the base that its roles start from, a
 fit of EM gives up the parameters it starts from, and EM keeps both roles' parameters on the chips all the
-time; `tests/em/test_memory.py` measures it.
+time; `tests/em/test_memory.py` measures it. Of self-play `self_play_phases` says it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,24 @@ from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run.model_source import ModelSource
-from promptcot_jax.run.planning import phases
+from promptcot_jax.run.planning import phases, self_play_phases
 from promptcot_jax.run.planning.phases import Phase
+from promptcot_jax.run.text_models import JaxModel
 from promptcot_jax.trainers import sft
 from promptcot_jax.trainers.fitter import Fitter
 
-PLANNED = ("cold_start", "em", "synthesize", "sft", "evaluate")
+PLANNED = ("cold_start", "em", "synthesize", "distill", "self_play", "sft", "evaluate")
 _VALUES = {"best_of_g": (), "reward_weighted": ("weight",), "grpo": ("advantages", "old_log_probs")}
+
+
+def has_programs(arguments: Mapping[str, Any]) -> bool:
+    """Whether a stage runs anything on the slice: a teacher behind an endpoint runs elsewhere."""
+    return isinstance(arguments.get("teacher", None), JaxModel | None)
+
+
+def mesh_of(arguments: Mapping[str, Any]) -> mesh_lib.MeshConfig:
+    """The mesh of a stage, or of the model that it asks."""
+    return arguments["teacher"].mesh if "teacher" in arguments else arguments["mesh"]
 
 
 def of_stage(
@@ -44,9 +55,11 @@ def of_stage(
     Raises:
         WrongUse: a model's shape is not stated, or settings do not go together with the mesh.
     """
-    mesh = _mesh(arguments["mesh"], chips)
+    mesh = _mesh(mesh_of(arguments), chips)
     if stage in ("cold_start", "sft"):
         return _of_fit(stage, arguments, mesh)
+    if stage == "self_play":
+        return self_play_phases.of_self_play(arguments, mesh, prompt_tokens)
     if model is None:
         raise WrongUse(
             f"'{stage}' reads its model from a path; name its shape with a file of configs/models/ after "
@@ -54,6 +67,9 @@ def of_stage(
         )
     if stage == "em":
         return _of_em(arguments, mesh, model, adapter)
+    if stage == "distill":
+        teacher = arguments["teacher"]
+        arguments, adapter = {"config": teacher.config, "dtype": teacher.dtype}, None
     return _of_rollouts(stage, arguments, mesh, model, adapter, prompt_tokens)
 
 
@@ -146,7 +162,7 @@ def _of_rollouts(
     adapter: LoraConfig | None,
     prompt_tokens: int,
 ) -> list[Phase]:
-    """Synthesis and evaluation: one model in one type, sampled, and of synthesis scored."""
+    """Synthesis, evaluation, a teacher: one model in one type, sampled, and of synthesis scored."""
     config, dtype = arguments["config"], arguments["dtype"]
     lm = phases.language_model(model, dtype=dtype, param_dtype=dtype)
     length = prompt_tokens + config.sampling.max_new_tokens

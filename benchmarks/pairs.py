@@ -12,7 +12,9 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 # SmolLM2-135M: the shape of all speed comparisons.
 SHAPE_135M = {
@@ -46,14 +48,45 @@ def torch_model(max_positions: int = 2048):
     return transformers.LlamaForCausalLM(config).eval()
 
 
-def serve(work: Callable[[], float]) -> None:
-    """Worker side: runs `work` for each line of standard input; answers its seconds and the peak so far."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
-    for _ in sys.stdin:
-        seconds = work()
+class Server:
+    """Worker side: a run for each line of standard input, answered with its seconds, in parts or whole."""
+
+    def __init__(self):
+        self._answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # what libraries print must not mix with the answers
+
+    def is_asked(self) -> bool:
+        """Waits to be asked for a run; False when there are to be no more."""
+        return bool(sys.stdin.readline())
+
+    def answer(self, seconds: float, parts: dict[str, float] | None = None) -> None:
+        """Of a run that is done: its seconds, what they went to, and the peak so far."""
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "peak_mb": peak_mb}), file=answers, flush=True)
+        found = {"seconds": seconds, "peak_mb": peak_mb, "parts": parts or {}}
+        print(json.dumps(found), file=self._answers, flush=True)
+
+
+def serve(work: Callable[[], float]) -> None:
+    """Worker side where a run is a call."""
+    server = Server()
+    while server.is_asked():
+        server.answer(work())
+
+
+class Steps:
+    """Worker side where the loop belongs to a library, which calls `next` before each of its steps."""
+
+    def __init__(self):
+        self._server, self._began, self._cpu_seconds = Server(), 0.0, 0.0
+
+    def next(self, parts: dict[str, float]) -> bool:
+        """Answers for the step before, waits to be asked for another; False when there are to be no more."""
+        if self._began:
+            cpu_seconds = time.process_time() - self._cpu_seconds
+            self._server.answer(time.perf_counter() - self._began, parts | {"cpu": cpu_seconds})
+        is_asked = self._server.is_asked()
+        self._began, self._cpu_seconds = time.perf_counter(), time.process_time()
+        return is_asked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +95,9 @@ class Measured:
 
     seconds: list[float]
     peak_mb: float
+    parts: list[dict[str, float]] = dataclasses.field(
+        default_factory=list
+    )  # of each run, where they are known
 
 
 def alternate(commands: dict[str, list[str]], num_pairs: int, warm_ups: int = 1) -> dict[str, Measured]:
@@ -70,7 +106,7 @@ def alternate(commands: dict[str, list[str]], num_pairs: int, warm_ups: int = 1)
         side: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for side, command in commands.items()
     }
-    answers: dict[str, list[dict[str, float]]] = {side: [] for side in workers}
+    answers: dict[str, list[dict[str, Any]]] = {side: [] for side in workers}
     try:
         for _ in range(num_pairs + warm_ups):
             for side, worker in workers.items():
@@ -86,7 +122,11 @@ def alternate(commands: dict[str, list[str]], num_pairs: int, warm_ups: int = 1)
             worker.stdin.close()
             worker.wait()
     return {
-        side: Measured([run["seconds"] for run in runs[warm_ups:]], runs[-1]["peak_mb"])
+        side: Measured(
+            [run["seconds"] for run in runs[warm_ups:]],
+            runs[-1]["peak_mb"],
+            [run["parts"] for run in runs[warm_ups:]],
+        )
         for side, runs in answers.items()
     }
 
@@ -104,3 +144,32 @@ def report(title: str, num_tokens: int, sides: dict[str, Measured]) -> None:
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         print(f"  ratio         {statistics.median(ratios):8.2f} ({each})")
     sys.stdout.flush()
+
+
+def report_parts(title: str, names: Sequence[str], sides: dict[str, Measured]) -> None:
+    """A row of a table for each side, medians of seconds; then ratios of speeds, and the load."""
+    print(title)
+    print(f"| | a step | {' | '.join(names)} | rest | processor time | peak, MB |")
+    print("| --- " * (len(names) + 5) + "|")
+    for side, measured in sides.items():
+        whole = statistics.median(measured.seconds)
+        parts = [statistics.median(run[name] for run in measured.parts) for name in names]
+        rest = statistics.median(
+            seconds - sum(run[name] for name in names)
+            for seconds, run in zip(measured.seconds, measured.parts, strict=True)
+        )
+        cells = [f"{part:.2f} s ({100 * part / whole:.1f} %)" for part in (*parts, rest)]
+        cells.append(f"{statistics.median(run['cpu'] for run in measured.parts):.2f} s")
+        print(f"| {side} | {whole:.2f} s | {' | '.join(cells)} | {measured.peak_mb:.0f} |")
+    for name, without in {"of steps": (), "without sampling": ("sampling",)}.items():
+        ours, theirs = (
+            [
+                seconds - sum(run[part] for part in without)
+                for seconds, run in zip(measured.seconds, measured.parts, strict=True)
+            ]
+            for measured in sides.values()
+        )
+        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        print(f"ratio {name} {statistics.median(ratios):.2f} ({each})")
+    print(f"load {os.getloadavg()[0]:.1f}", flush=True)

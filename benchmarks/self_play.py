@@ -17,7 +17,9 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 SHAPE = {
     "embed_dim": 256,
@@ -28,6 +30,7 @@ SHAPE = {
     "head_dim": 64,
 }
 PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS, COMPILING_WAVES = 4, 8, 64, 64, 3
+KL_BETA, LEARNING_RATE = 0.04, 1e-6
 
 
 def byte_tokenizer():
@@ -46,50 +49,62 @@ def byte_tokenizer():
     return Tokenizer.from_backend(backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
+def toy(vocab_size: int) -> tuple[Any, Any, list[list[int]]]:
+    """A small decoder, a tokenizer and prompts."""
+    import numpy as np
+
+    from promptcot_jax.models import causal_lm, config
+
+    rng = np.random.default_rng(0)
+    lm = causal_lm.CausalLM(config.DecoderConfig(vocab_size=vocab_size, tie_embeddings=True, **SHAPE))
+    return lm, byte_tokenizer(), rng.integers(0, 256, (64, PROMPT_TOKENS)).tolist()
+
+
 def run(
     directory: Path,
-    vocab_size: int,
+    lm: Any,
+    params: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
     num_waves: int,
-    with_mesh: bool,
+    method: Any,
+    *,
+    prompts_per_wave: int = PROMPTS,
+    samples: int = SAMPLES,
+    remat: str = "projections",
     max_staleness: int = 0,
     grading_seconds: float = 0.0,
+    make: Callable[..., Any] | None = None,
 ) -> list[dict[str, float]]:
-    """Rows of the metrics."""
-    import jax
-    import numpy as np
+    """Rows of the metrics.
+
+    Args:
+        make: of the run, in place of `self_play.SelfPlay`.
+    """
     from etils import epath
 
     from promptcot_jax.core.records import VerifiedMathPrompt
     from promptcot_jax.data.prompt_stream import PromptStream, Task
-    from promptcot_jax.models import causal_lm, config, language_model
     from promptcot_jax.parallel import mesh as mesh_lib
     from promptcot_jax.sampling import engine, rollouts, token_choice
     from promptcot_jax.trainers import self_play
     from promptcot_jax.trainers.grading import Grader
-    from promptcot_jax.trainers.grpo import GrpoConfig
     from promptcot_jax.trainers.optimizer import OptimizerConfig
     from promptcot_jax.verify.math_answers import MathGrade
     from promptcot_jax.verify.rewards import Reward, RewardConfig
 
     class MadeUp(Grader):
         def _verdicts(self, draws, texts, num_tokens):
-            time.sleep(grading_seconds * len(draws) / (PROMPTS * SAMPLES))
+            time.sleep(grading_seconds * len(draws) / (prompts_per_wave * samples))
             right = [draw.index % 2 == 0 for draw in draws]
             return [Reward(correct=float(r), format=1.0, length=0.0, status="match") for r in right]
 
-    rng = np.random.default_rng(0)
     tasks = [
-        Task(
-            prompt=VerifiedMathPrompt(id=str(i), problem="?", answer="1"),
-            prompt_ids=tuple(rng.integers(0, 256, PROMPT_TOKENS).tolist()),
-        )
-        for i in range(64)
+        Task(prompt=VerifiedMathPrompt(id=str(i), problem="?", answer="1"), prompt_ids=tuple(prompt))
+        for i, prompt in enumerate(prompts)
     ]
-    lm = causal_lm.CausalLM(config.DecoderConfig(vocab_size=vocab_size, tie_embeddings=True, **SHAPE))
-    model = language_model.on_mesh(lm) if with_mesh else lm
-    tokenizer = byte_tokenizer()
-    self_play.SelfPlay(
-        lm=model,
+    made = (make or self_play.SelfPlay)(
+        lm=lm,
         tokenizer=tokenizer,
         stream=PromptStream(tasks, seed=0),
         grader=MadeUp(
@@ -100,39 +115,59 @@ def run(
         ),
         config=self_play.SelfPlayConfig(
             num_waves=num_waves,
-            prompts_per_wave=PROMPTS,
+            prompts_per_wave=prompts_per_wave,
             checkpoint_every=num_waves,
-            max_staleness=max_staleness,
             tensorboard=False,
+            remat=remat,
+            max_staleness=max_staleness,
         ),
-        method=GrpoConfig(kl_beta=0.04),
+        method=method,
         rollouts=rollouts.RolloutConfig(
             sampling=token_choice.SamplingConfig(max_new_tokens=NEW_TOKENS),
-            engine=engine.EngineConfig(num_slots=PROMPTS * SAMPLES),
-            samples_per_row=SAMPLES,
+            engine=engine.EngineConfig(num_slots=prompts_per_wave * samples),
+            samples_per_row=samples,
         ),
-        optimizer=OptimizerConfig(learning_rate=1e-6),
+        optimizer=OptimizerConfig(learning_rate=LEARNING_RATE),
         mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig()),
         directory=epath.Path(directory),
         seed=0,
-    ).run(lm.init(jax.random.key(0)))
+    )
+    made.run(params)
     path = directory / self_play.DIRECTORY / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def compare_staleness(arguments: argparse.Namespace) -> None:
+def in_turns(num_steps: int, *arguments: Any, **settings: Any) -> None:
+    """Worker side of a comparison: waves that begin when they are asked for.
+
+    One more is planned than is done, because the end of a run saves a checkpoint.
+    """
+    import jax
+    import pairs
+
+    from promptcot_jax.trainers import self_play
+
+    steps, parts = pairs.Steps(), {}
+
+    class InTurns(self_play.SelfPlay):
+        def _wave(self, wave: int, *arguments: Any) -> Any:
+            if not steps.next(parts):
+                raise SystemExit
+            position, row = super()._wave(wave, *arguments)
+            jax.block_until_ready(position.state)
+            parts.update({name: row[f"seconds/{name}"] for name in ("sampling", "scoring", "training")})
+            return position, row
+
+    with tempfile.TemporaryDirectory() as directory:
+        run(Path(directory), *arguments, num_waves=num_steps + 1, make=InTurns, **settings)
+
+
+def compare_staleness(num_runs: int, play: Callable[..., list[dict[str, float]]]) -> None:
     """Prints what a wave takes with each staleness, of runs by turns."""
     seconds: dict[int, list[float]] = {0: [], 1: []}
-    for number in range(2 * arguments.compare_staleness):
+    for number in range(2 * num_runs):
         with tempfile.TemporaryDirectory() as directory:
-            rows = run(
-                Path(directory),
-                arguments.vocab_size,
-                arguments.waves,
-                not arguments.without_mesh,
-                number % 2,
-                arguments.grading_seconds,
-            )
+            rows = play(Path(directory), max_staleness=number % 2)
         # Without the last one, which draws no next one ahead.
         found = [row["seconds"] for row in rows[COMPILING_WAVES:-1]]
         print(
@@ -149,24 +184,40 @@ def compare_staleness(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Prints the split."""
+    import jax
+
+    from promptcot_jax.models import language_model
+    from promptcot_jax.trainers.grpo import GrpoConfig
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--vocab_size", type=int, default=32_000)
     parser.add_argument("--waves", type=int, default=13)
     parser.add_argument("--without_mesh", action="store_true")
+    parser.add_argument("--remat", default="projections")
     parser.add_argument("--grading_seconds", type=float, default=0.0)
     parser.add_argument("--compare_staleness", type=int, default=0, metavar="RUNS")
     arguments = parser.parse_args()
+    lm, tokenizer, prompts = toy(arguments.vocab_size)
+
+    def play(directory: Path, **settings: Any) -> list[dict[str, float]]:
+        return run(
+            directory,
+            lm if arguments.without_mesh else language_model.on_mesh(lm),
+            lm.init(jax.random.key(0)),
+            tokenizer,
+            prompts,
+            arguments.waves,
+            GrpoConfig(kl_beta=KL_BETA),
+            remat=arguments.remat,
+            grading_seconds=arguments.grading_seconds,
+            **settings,
+        )
+
     if arguments.compare_staleness:
-        compare_staleness(arguments)
+        compare_staleness(arguments.compare_staleness, play)
         return
     with tempfile.TemporaryDirectory() as directory:
-        rows = run(
-            Path(directory),
-            arguments.vocab_size,
-            arguments.waves,
-            not arguments.without_mesh,
-            grading_seconds=arguments.grading_seconds,
-        )
+        rows = play(Path(directory))
     rows = rows[COMPILING_WAVES:]
     whole = statistics.median(row["seconds"] for row in rows)
     print(f"a wave: {whole:.3f} s, median of {len(rows)}")

@@ -58,7 +58,11 @@ def random_llama(rng: np.random.Generator) -> model.Llama3:
         norm_eps=1e-5,
         weight_tying=True,
     )
-    # Drawn array by array, so that the peak of memory is decoding's. Tunix's own leaves the MLPs at zero.
+    return drawn(config, rng)
+
+
+def drawn(config: model.ModelConfig, rng: np.random.Generator) -> model.Llama3:
+    """Random weights, drawn array by array for a low peak of memory. Tunix's own leaves the MLPs at zero."""
     graph, shapes = nnx.split(nnx.eval_shape(lambda: model.Llama3(config, rngs=nnx.Rngs(0))))
     params = jax.tree.map(
         lambda array: jax.device_put(0.02 * rng.standard_normal(array.shape, np.float32)), shapes

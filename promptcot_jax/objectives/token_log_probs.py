@@ -44,6 +44,7 @@ def chunked_label_log_probs(
     output_embedding: Float[Array, "D V"],
     labels: Int[Array, "B T"],
     *,
+    is_label: Bool[Array, "B T"] | None = None,
     temperature: float | Float[Array, ""] = 1.0,
     soft_cap: float | None = None,
     chunk: int = CHUNK_TOKENS,
@@ -55,13 +56,15 @@ def chunked_label_log_probs(
     log-probabilities with known weights, `weighted_nll` is cheaper.
 
     Args:
+        is_label: where they are wanted; elsewhere they mean nothing and are for the caller to mask, and cost
+            next to nothing, as with `weighted_nll`. None: everywhere.
         temperature: positive; may be traced.
         soft_cap: logits are cap * tanh(logits / cap) before the temperature divides them (Gemma 2).
         chunk: tokens whose logits a device has at one time; changes memory and speed, not the result.
         rules: with rules, each device of the mesh entered with `jax.set_mesh` works on its own tokens.
     """
-    of_shard = functools.partial(_label_log_probs, soft_cap, chunk, False)
-    return _over_tokens(of_shard, hidden, output_embedding, labels, temperature, rules)[0]
+    settings = _Settings(soft_cap, chunk, rules)
+    return _over_tokens(settings, False, hidden, output_embedding, labels, is_label, temperature)[0]
 
 
 def chunked_log_probs_and_entropies(
@@ -69,69 +72,105 @@ def chunked_log_probs_and_entropies(
     output_embedding: Float[Array, "D V"],
     labels: Int[Array, "B T"],
     *,
+    is_label: Bool[Array, "B T"] | None = None,
     temperature: float | Float[Array, ""] = 1.0,
     soft_cap: float | None = None,
     chunk: int = CHUNK_TOKENS,
     rules: rules_lib.LogicalRules = (),
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """`chunked_label_log_probs`, and the entropy of each softmax in nats, through which no gradient flows."""
-    of_shard = functools.partial(_label_log_probs, soft_cap, chunk, True)
-    log_probs, entropies = _over_tokens(of_shard, hidden, output_embedding, labels, temperature, rules)
+    settings = _Settings(soft_cap, chunk, rules)
+    log_probs, entropies = _over_tokens(
+        settings, True, hidden, output_embedding, labels, is_label, temperature
+    )
     return log_probs, entropies
 
 
 def _over_tokens(
-    of_shard: Any,
+    settings: "_Settings",
+    with_entropies: bool,
     hidden: Array,
     output_embedding: Array,
     labels: Array,
+    is_label: Array | None,
     temperature: float | Array,
-    rules: rules_lib.LogicalRules,
 ) -> tuple[Array, ...]:
     """Runs on each shard of tokens; gives [B, T] arrays."""
-    arguments = hidden, output_embedding, labels, jnp.asarray(temperature)
-    split = _split_of(hidden, rules)
+    split = _split_of(hidden, settings.rules)
+    of_shard = functools.partial(_label_log_probs, split, settings, with_entropies, is_label is not None)
+    is_label = jnp.ones(labels.shape, bool) if is_label is None else is_label
+    arguments = hidden, output_embedding, labels, is_label, jnp.asarray(temperature)
     if not split.axes:
         return of_shard(*arguments)
     whole = PartitionSpec()
-    specs = (split.tokens, whole, split.tokens, whole)
+    specs = (split.tokens, whole, split.tokens, split.tokens, whole)
     return jax.shard_map(of_shard, in_specs=specs, out_specs=split.tokens, axis_names={*split.axes})(
         *arguments
     )
 
 
 def _label_log_probs(
-    soft_cap: float | None,
-    chunk: int,
+    split: "_Split",
+    settings: "_Settings",
     with_entropies: bool,
+    is_masked: bool,
     hidden: Array,
     output_embedding: Array,
     labels: Array,
+    is_label: Array,
     temperature: Array,
 ) -> tuple[Array, ...]:
     num_rows, length, _ = hidden.shape
-    width = _chunk_width(num_rows, length, chunk)
+    width = _chunk_width(num_rows, length, settings.chunk)
 
-    @jax.checkpoint
-    def of_chunk(inputs: tuple[Array, Array]) -> tuple[Array, ...]:
-        chunk_hidden, chunk_labels = inputs
+    def of_chunk(chunk_hidden: Array, chunk_labels: Array) -> tuple[Array, ...]:
         logits = _logits(chunk_hidden.reshape(-1, chunk_hidden.shape[-1]), output_embedding)
-        logits = _capped(logits, soft_cap) / temperature
+        logits = _capped(logits, settings.soft_cap) / temperature
         found = [label_log_probs(logits[None], chunk_labels.reshape(1, -1))]
         if with_entropies:
             found.append(_entropies(lax.stop_gradient(logits)))
         return tuple(values.reshape(chunk_labels.shape) for values in found)
 
+    def nothing(chunk_hidden: Array, chunk_labels: Array) -> tuple[Array, ...]:
+        zeros = 0.0 * chunk_labels.astype(jnp.float32)  # differs from shard to shard like what it stands for
+        return (zeros,) * (1 + with_entropies)
+
     if width >= length:
-        return of_chunk((hidden, labels))
-    chunks = lax.map(of_chunk, (_in_chunks(hidden, width), _in_chunks(labels, width)))  # [chunks, B, C]
-    return tuple(jnp.moveaxis(values, 0, 1).reshape(num_rows, -1)[:, :length] for values in chunks)
+        return jax.checkpoint(of_chunk)(hidden, labels)
+    if not is_masked:
+        chunks = lax.map(
+            lambda inputs: jax.checkpoint(of_chunk)(*inputs),
+            (_in_chunks(hidden, width), _in_chunks(labels, width)),
+        )
+        return tuple(_from_chunks(values)[:, :length] for values in chunks)  # of [chunks, B, C]
+
+    # Each row's wanted positions come first; chunks beyond the last of them are passed over.
+    order = jnp.argsort(~is_label, axis=1, stable=True)
+    num_wanted = split.maximum(jnp.max(jnp.sum(is_label, axis=1)))
+
+    @jax.checkpoint  # around the choice: what a branch keeps would be kept for every chunk
+    def of_chunk_if_wanted(inputs: tuple[Array, Array, Array]) -> tuple[Array, ...]:
+        first, *of_tokens = inputs
+        return lax.cond(first < num_wanted, of_chunk, nothing, *of_tokens)
+
+    in_order = _in_chunks(_reordered(hidden, order), width), _in_chunks(_reordered(labels, order), width)
+    firsts = width * jnp.arange(len(in_order[0]))
+    back = jnp.argsort(order, axis=1)
+    chunks = lax.map(of_chunk_if_wanted, (firsts, *in_order))
+    return tuple(_reordered(_from_chunks(values)[:, :length], back) for values in chunks)
+
+
+def _reordered(values: Array, order: Int[Array, "B T"]) -> Array:
+    """values[b, order[b, t]] of [B, T, ...]; each position is taken once."""
+    take = functools.partial(jnp.take, axis=0, unique_indices=True, mode="clip")
+    return jax.vmap(take)(values, order)
 
 
 def _entropies(logits: Float[Array, "N V"]) -> Float[Array, " N"]:
     """-sum_v p_v log p_v; a logit of -inf adds nothing."""
-    log_probs = jax.nn.log_softmax(logits, axis=-1)
-    return -jnp.sum(jnp.where(log_probs > -jnp.inf, jnp.exp(log_probs) * log_probs, 0.0), axis=-1)
+    # A floor under log p, at which exp is 0; a choice by it (`where`) is far slower on a CPU.
+    log_probs = jnp.maximum(logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True), -1e4)
+    return -jnp.sum(jnp.exp(log_probs) * log_probs, axis=-1)
 
 
 def weighted_nll(
@@ -349,6 +388,11 @@ def _logits(flat_hidden: Array, output_embedding: Array) -> Array:
 def _capped(logits: Array, soft_cap: float | None) -> Array:
     """cap * tanh(logits / cap), or as they are."""
     return logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
+
+
+def _from_chunks(x: Array) -> Array:
+    """[chunks, B, width] -> [B, chunks * width]."""
+    return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)
 
 
 def _chunk_width(num_rows: int, length: int, chunk: int) -> int:

@@ -117,6 +117,7 @@ def dpo_loss(
         hidden,
         lm.output_embedding(params),
         labels,
+        is_label=is_label,
         soft_cap=lm.config.logit_soft_cap,
         rules=lm.rules,
     )

@@ -187,6 +187,7 @@ def grpo_loss(
         hidden,
         lm.output_embedding(params),
         labels,
+        is_label=is_label,
         temperature=temperature,
         soft_cap=lm.config.logit_soft_cap,
         rules=lm.rules,

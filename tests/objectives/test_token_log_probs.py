@@ -186,6 +186,62 @@ def test_a_mesh_changes_neither_total_nor_gradients(shape: dict[str, int], soft_
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", [3, 6, 12, 1000])
+def test_where_log_probs_are_wanted_they_and_their_gradients_do_not_depend_on_the_others(chunk):
+    hidden, embedding, labels, weights = _inputs()
+    is_label = weights > 0
+
+    def total(hidden, embedding, **settings):
+        log_probs, entropies = token_log_probs.chunked_log_probs_and_entropies(
+            hidden, embedding, labels, temperature=0.7, **settings
+        )
+        return jnp.sum(weights * log_probs), (log_probs, entropies)
+
+    def value_and_gradients(**settings):
+        of = functools.partial(total, **settings)
+        (value, of_tokens), slopes = jax.value_and_grad(of, (0, 1), has_aux=True)(hidden, embedding)
+        return value, [jnp.where(is_label, values, 0.0) for values in of_tokens], slopes
+
+    got, want = value_and_gradients(is_label=is_label, chunk=chunk), value_and_gradients()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
+
+
+def test_chunks_without_a_label_are_passed_over():
+    """Not a number stands where none is; two labels a row fill the first of the chunks."""
+    hidden, embedding, labels, _ = _inputs()
+    is_label = jnp.zeros(labels.shape, bool).at[:, jnp.array([2, 5])].set(True)
+    hidden = jnp.where(is_label[..., None], hidden, jnp.nan)
+
+    def total(hidden, embedding):
+        log_probs = token_log_probs.chunked_label_log_probs(
+            hidden, embedding, labels, is_label=is_label, chunk=6
+        )
+        return token_log_probs.masked_total(log_probs, is_label)[0]
+
+    found = jax.value_and_grad(total, (0, 1))(hidden, embedding)
+    expected = jnp.sum(jnp.where(is_label, _naive(hidden, embedding, labels), 0.0))
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize("shape", [{"fsdp": 4, "tensor": 2}, {"data": 2, "fsdp": 2, "sequence": 2}])
+def test_a_mesh_does_not_change_wanted_log_probs_and_entropies(shape: dict[str, int]):
+    hidden, embedding, labels, weights = _inputs(num_rows=8, length=12, embed_dim=8, vocab_size=10)
+    is_label = (weights > 0) & (jnp.arange(8) > 1)[:, None]  # a shard has none
+
+    def total(hidden, embedding, **settings):
+        log_probs, entropies = token_log_probs.chunked_log_probs_and_entropies(
+            hidden, embedding, labels, is_label=is_label, **settings
+        )
+        return jnp.sum(jnp.where(is_label, weights * log_probs, 0.0)), jnp.where(is_label, entropies, 0.0)
+
+    expected = jax.value_and_grad(total, (0, 1), has_aux=True)(hidden, embedding)
+    over_mesh = functools.partial(total, rules=rules.DEFAULT_RULES, chunk=4)
+    with jax.set_mesh(mesh_lib.make_mesh(mesh_lib.MeshConfig(**shape))):
+        got = jax.jit(jax.value_and_grad(over_mesh, (0, 1), has_aux=True))(hidden, embedding)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, expected)
+
+
 def test_no_collective_is_inside_the_loop_over_chunks():
     hidden, embedding, labels, weights = _inputs(num_rows=8, length=12, embed_dim=8, vocab_size=10)
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(fsdp=8))

@@ -90,6 +90,7 @@ def run(
     from promptcot_jax.trainers import self_play
     from promptcot_jax.trainers.grading import Grader
     from promptcot_jax.trainers.optimizer import OptimizerConfig
+    from promptcot_jax.trainers.self_play_config import SelfPlayConfig
     from promptcot_jax.verify.math_answers import MathGrade
     from promptcot_jax.verify.rewards import Reward, RewardConfig
 
@@ -113,7 +114,7 @@ def run(
             run_many=lambda jobs: [],
             grade_many=lambda pairs: [MathGrade(True, "match") for _ in pairs],
         ),
-        config=self_play.SelfPlayConfig(
+        config=SelfPlayConfig(
             num_waves=num_waves,
             prompts_per_wave=prompts_per_wave,
             checkpoint_every=num_waves,

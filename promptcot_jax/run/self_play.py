@@ -25,7 +25,7 @@ from promptcot_jax.trainers import self_play as self_play_lib
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.held_out import HeldOut, HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.self_play import SelfPlayConfig
+from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.trainers.wave_updates import Method
 from promptcot_jax.verify import program_pool, sandbox_host
 from promptcot_jax.verify.programs import ProgramSettings

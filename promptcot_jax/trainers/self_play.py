@@ -15,7 +15,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,7 +31,6 @@ from promptcot_jax.core.records import CompletionSample
 from promptcot_jax.data.prompt_stream import PromptStream
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models import lora
-from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
@@ -41,9 +40,7 @@ from promptcot_jax.trainers import held_out as held_out_lib
 from promptcot_jax.trainers import reference_cache, rollout_groups
 from promptcot_jax.trainers.best_policy import Best, BestPolicy
 from promptcot_jax.trainers.completion_samples import SampleLog
-from promptcot_jax.trainers.goals import Goal
 from promptcot_jax.trainers.grading import Grader
-from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.held_out import HeldOut
 from promptcot_jax.trainers.leaving import Leaving
 from promptcot_jax.trainers.metrics import MetricsLog
@@ -51,8 +48,8 @@ from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.reference_cache import ReferenceCache
 from promptcot_jax.trainers.rollout_groups import Group
 from promptcot_jax.trainers.run_ahead import RunAhead
+from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.trainers.train_step import TrainStep, make_train_step
-from promptcot_jax.trainers.watching import NOT_WATCHED, WatchConfig
 from promptcot_jax.trainers.wave_draws import WaveDrawer
 from promptcot_jax.trainers.wave_ends import WaveEnds
 from promptcot_jax.trainers.wave_updates import Method, WaveUpdates
@@ -66,104 +63,6 @@ TABLE_COLUMNS = (
 )
 # What a resumed run may have otherwise in `metrics.jsonl`.
 WALL_TIME_PREFIXES = ("seconds", "tokens_per_second")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SelfPlayConfig:
-    """The waves; how many samples a prompt gets is `RolloutConfig.samples_per_row`.
-
-    Attributes:
-        minibatches_per_wave: updates of one pass over a wave, each on its share of the sequences.
-        passes_per_wave: how often a wave's sequences are gone through.
-        max_tries: how often prompts are drawn for a wave at most, until enough of them are of use.
-        old_log_probs: `scored`: by the trainer's own forward pass, so that ratios begin at 1 (of a wave with
-            one update that is the update's own, at no cost); `sampled`: the sampler's, which saves that pass
-            and is for sampling in float32.
-        row_length: of packed rows; 0: of the longest prompt and completion, up to the next 64.
-        checkpoint_every: waves; a killed run makes at most the updates of so many again.
-        samples_every: waves, from one with samples to read to the next; 0: none.
-        score_tokens: padded tokens that are scored at once.
-        max_skipped: updates with a non-finite gradient or loss that are tolerated.
-        max_staleness: 1: a wave is drawn and graded while the updates of the wave before it are made, by the
-            policy from before these (`run_ahead`); 0: by the policy that it improves.
-        stop_at: such as 'eval/avg_at_k >= 0.9': the run ends, complete, after the wave whose row says so.
-        watch: where metrics go, and until when the run may last.
-    """
-
-    HOW_ONLY: ClassVar = frozenset(
-        {
-            *("checkpoint_every", "samples_every", "keep", "micro_batches", "remat"),
-            *("score_tokens", "max_skipped", "tensorboard", "watch"),
-        }
-    )
-
-    num_waves: int
-    prompts_per_wave: int = 16
-    minibatches_per_wave: int = 1
-    passes_per_wave: int = 1
-    max_tries: int = 4
-    old_log_probs: Literal["scored", "sampled"] = "scored"
-    row_length: int = 0
-    checkpoint_every: int = 10
-    samples_every: int = 10
-    keep: int = 2
-    micro_batches: int = 1
-    remat: Remat = "projections"
-    score_tokens: int = 16384
-    max_skipped: int = 10
-    max_staleness: int = 0
-    tensorboard: bool = True
-    stop_at: str | None = None
-    watch: WatchConfig = NOT_WATCHED
-
-    @property
-    def goal(self) -> Goal | None:
-        """`stop_at` as what it means."""
-        return None if self.stop_at is None else Goal.of(self.stop_at)
-
-    def __post_init__(self):
-        _ = self.goal  # refuses what is none
-        for name in (
-            "num_waves",
-            "prompts_per_wave",
-            "minibatches_per_wave",
-            "passes_per_wave",
-            "max_tries",
-            "checkpoint_every",
-            "keep",
-            "micro_batches",
-            "score_tokens",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("row_length", "samples_every", "max_skipped"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
-        if self.max_staleness not in (0, 1):
-            raise ValueError(f"max_staleness must be 0 or 1, got {self.max_staleness}.")
-
-    @property
-    def updates_per_wave(self) -> int:
-        """At most: of few sequences come fewer."""
-        return self.minibatches_per_wave * self.passes_per_wave
-
-    def most_units(self, method: Method, group_size: int) -> int:
-        """What the method learns from in one update at most."""
-        return -(-self.prompts_per_wave * method.most_units(group_size) // self.minibatches_per_wave)
-
-    def spared(self, method: Method) -> Method:
-        """The method, spared what a single update of a wave does not need."""
-        if isinstance(method, GrpoConfig) and self.updates_per_wave == 1 and self.old_log_probs == "scored":
-            return dataclasses.replace(method, single_update=True)
-        return method
-
-    def tokens_of_row(self, longest: int) -> int:
-        """Of the updates.
-
-        Args:
-            longest: tokens of what must share a row.
-        """
-        return self.row_length or -(-longest // 64) * 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,28 +102,7 @@ class SelfPlay:
         Raises:
             WrongUse: says what to set.
         """
-        sampling = self.rollouts.sampling
-        if self.rollouts.samples_per_row < 2:
-            raise WrongUse("GRPO compares the samples of a prompt; set samples_per_row to at least 2.")
-        if (sampling.top_p, sampling.top_k, sampling.min_p) != (1.0, 0, 0.0):
-            raise WrongUse(
-                "Self-play draws from the whole distribution: with top_p, top_k or min_p the policy that is "
-                "trained would not be the one that was sampled. Set them to 1, 0 and 0."
-            )
-        is_sampled = self.config.old_log_probs == "sampled"
-        if is_sampled and isinstance(self.method, GrpoConfig) and self.method.sampler_correction != "none":
-            raise WrongUse(
-                "With old_log_probs = 'sampled' there is nothing to correct by; set sampler_correction to "
-                "'none'."
-            )
-        num_updates = self.config.updates_per_wave
-        if isinstance(self.method, GrpoConfig) and self.method.single_update and num_updates > 1:
-            raise WrongUse(
-                f"single_update is set, but a wave makes {num_updates} updates; leave it unset: ratios need "
-                "the log-probabilities from before the first."
-            )
-        if self.config.max_staleness:
-            self._check_staleness()
+        self.config.check(self.method, self.rollouts)
         goal, measured = self.config.goal, held_out_lib.METRICS if self.held_out is not None else ()
         if goal is not None and goal.metric.startswith("eval/") and goal.metric not in measured:
             raise WrongUse(
@@ -235,25 +113,6 @@ class SelfPlay:
             raise WrongUse(
                 f"row_length={self.row_length}, but what must share a row may have {self._longest} tokens (a "
                 "prompt and its completion; for DPO two of each); raise it, or set it to 0."
-            )
-
-    def _check_staleness(self) -> None:
-        """Refuses stale rollouts that would be taken for the policy's own, and several processes."""
-        method = self.method
-        is_corrected = not isinstance(method, GrpoConfig) or method.sampler_correction != "none"
-        is_ratio_to_sampler = self.config.old_log_probs == "sampled" and not (
-            isinstance(method, GrpoConfig) and method.single_update
-        )
-        if not (is_corrected or is_ratio_to_sampler):
-            raise WrongUse(
-                "With max_staleness = 1 another policy draws than the one that is trained, and "
-                "sampler_correction = 'none' would take its rollouts for the policy's own; set it to 'token' "
-                "or 'sequence', or have old_log_probs = 'sampled', so that ratios refer to what drew them."
-            )
-        if hosts.count() > 1:
-            raise WrongUse(
-                f"max_staleness = 1 is for one process, and this run has {hosts.count()}: programs of two "
-                "threads would be launched in different orders on different hosts. Set MAX_STALENESS to 0."
             )
 
     @property
@@ -287,7 +146,6 @@ class SelfPlay:
     @functools.cached_property
     def _updates(self) -> WaveUpdates:
         config = self.config
-        num_updates = config.minibatches_per_wave * config.passes_per_wave
         return WaveUpdates(
             lm=self.lm,
             method=self._method,
@@ -295,7 +153,7 @@ class SelfPlay:
             groups_per_wave=config.prompts_per_wave,
             num_minibatches=config.minibatches_per_wave,
             num_passes=config.passes_per_wave,
-            most_updates=config.num_waves * num_updates,
+            most_updates=config.num_waves * config.updates_per_wave,
             row_length=self.row_length,
             temperature=self.rollouts.sampling.temperature,
             are_old_sampled=config.old_log_probs == "sampled",

@@ -40,7 +40,7 @@ from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.held_out import HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.rejection import RejectionConfig
-from promptcot_jax.trainers.self_play import SelfPlayConfig
+from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.trainers.wave_updates import Method
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import RewardConfig

@@ -22,6 +22,7 @@ from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.held_out import HeldOut, HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.rejection import RejectionConfig
+from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.verify.rewards import Reward, RewardConfig, Ungraded
 from tests import toys
 
@@ -32,7 +33,7 @@ SAMPLING = rollouts.RolloutConfig(
     samples_per_row=4,
     requests_per_shard=8,
 )
-CONFIG = self_play.SelfPlayConfig(
+CONFIG = SelfPlayConfig(
     num_waves=5,
     prompts_per_wave=4,
     minibatches_per_wave=2,

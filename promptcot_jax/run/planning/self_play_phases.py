@@ -26,7 +26,8 @@ from promptcot_jax.run.planning.phases import Phase
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.trainers import minibatches
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.self_play import Method, SelfPlayConfig
+from promptcot_jax.trainers.self_play_config import SelfPlayConfig
+from promptcot_jax.trainers.wave_updates import Method
 
 _Arrays = Mapping[str, Any]
 

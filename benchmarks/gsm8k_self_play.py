@@ -1,0 +1,114 @@
+"""GRPO of SmolLM2-135M on short problems of GSM8K, all of it real: its first steps, for two CPU cores.
+
+    python benchmarks/gsm8k_self_play.py gsm8k_train.jsonl runs/gsm8k [--waves=30]
+
+Of the training problems that take one or two calculations, most make the model write solutions with a boxed
+answer (`sft`; before that it boxes nothing), others are played on (`self_play`), and the rest are held out.
+Reward curve and completions to read: runs/gsm8k/played/report.html and self_play/samples.html in that folder.
+What is complete is not done again.
+"""
+
+import argparse
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+NUM_SOLVED, NUM_PLAYED, NUM_HELD_OUT = 480, 160, 24
+
+
+def promptcot(stage: str, workdir: Path, *files: str, **settings: object) -> None:
+    command = [f"--gin_file={file}" for file in files]
+    command += [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    print("promptcot", stage, *command, f"--workdir={workdir}", flush=True)
+    started = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "promptcot_jax", stage, *command, f"--workdir={workdir}"], check=True
+    )
+    print(f"{time.perf_counter() - started:,.0f} s", flush=True)
+
+
+def is_short(row: dict) -> bool:
+    """Whether one or two calculations, which GSM8K marks by << >>, lead to an integer."""
+    few = 1 <= row["solution"].count("<<") <= 2
+    return few and len(row["problem"]) < 200 and len(row["solution"]) < 180 and row["answer"].isdigit()
+
+
+def solved(row: dict) -> dict:
+    """A problem as a worked solution; the notes to a calculator are left out."""
+    solution = re.sub(r"<<.*?>>", "", row["solution"])
+    return {
+        "id": row["id"],
+        "concepts": ["arithmetic"],
+        "problem": row["problem"],
+        "answer": row["answer"],
+        "solution": f"{solution}\nThe answer is $\\boxed{{{row['answer']}}}$.",
+    }
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as out:
+        out.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def write_problems(gsm8k: Path, workdir: Path) -> None:
+    """Three disjoint sets."""
+    with gsm8k.open() as lines:
+        rows = [row for row in map(json.loads, lines) if is_short(row)]
+    random.Random(0).shuffle(rows)
+    write_rows(workdir / "solver" / "triples.jsonl", list(map(solved, rows[:NUM_SOLVED])))
+    rest = rows[NUM_SOLVED:]
+    write_rows(workdir / "solver" / "triples_heldout.jsonl", list(map(solved, rest[:NUM_HELD_OUT])))
+    prompts = [{name: row[name] for name in ("id", "problem", "answer")} for row in rest]
+    write_rows(workdir / "held_out.jsonl", prompts[:NUM_HELD_OUT])
+    write_rows(
+        workdir / "played" / "verified_prompts.jsonl", prompts[NUM_HELD_OUT : NUM_HELD_OUT + NUM_PLAYED]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("gsm8k", type=Path)
+    parser.add_argument("workdir", type=Path)
+    parser.add_argument("--waves", type=int, default=30)
+    arguments = parser.parse_args()
+    workdir = arguments.workdir.resolve()
+    write_problems(arguments.gsm8k, workdir)
+    promptcot(
+        "sft",
+        workdir / "solver",
+        "stages/sft.gin",
+        "models/smollm2_135m.gin",
+        SFT_ROW_LENGTH=256,
+        SFT_BATCH=4,
+        SFT_EPOCHS=1,
+        SFT_LEARNING_RATE=1e-4,
+        SFT_WARMUP=4,
+    )
+    promptcot(
+        "self_play",
+        workdir / "played",
+        "stages/self_play.gin",
+        "models/pretrained.gin",
+        MODEL_PATH=str(workdir / "solver" / "policy"),
+        NUM_WAVES=arguments.waves,
+        PROMPTS_PER_WAVE=4,
+        MAX_TRIES=2,
+        MINIBATCHES=1,
+        MAX_SOLUTION_TOKENS=96,
+        NUM_SLOTS=32,
+        SELF_PLAY_LEARNING_RATE=5e-6,
+        EVAL_PROMPTS=str(workdir / "held_out.jsonl"),
+        EVAL_EVERY=arguments.waves,
+        EVAL_SAMPLES=4,
+        SAMPLES_EVERY=5,
+    )
+    promptcot("report", workdir / "played")
+
+
+if __name__ == "__main__":
+    main()

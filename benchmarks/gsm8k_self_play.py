@@ -1,6 +1,6 @@
 """GRPO of SmolLM2-135M on short problems of GSM8K, all of it real: its first steps, for two CPU cores.
 
-    python benchmarks/gsm8k_self_play.py gsm8k_train.jsonl runs/gsm8k [--waves=30]
+    python benchmarks/gsm8k_self_play.py gsm8k_train.jsonl runs/gsm8k [--waves=24]
 
 Of the training problems that take one or two calculations, most make the model write solutions with a boxed
 answer (`sft`; before that it boxes nothing), others are played on (`self_play`), and the rest are held out.
@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-NUM_SOLVED, NUM_PLAYED, NUM_HELD_OUT = 480, 160, 24
+NUM_SOLVED, NUM_PLAYED, NUM_HELD_OUT = 200, 160, 24
 
 
 def promptcot(stage: str, workdir: Path, *files: str, **settings: object) -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("gsm8k", type=Path)
     parser.add_argument("workdir", type=Path)
-    parser.add_argument("--waves", type=int, default=30)
+    parser.add_argument("--waves", type=int, default=24)
     arguments = parser.parse_args()
     workdir = arguments.workdir.resolve()
     write_problems(arguments.gsm8k, workdir)
@@ -97,9 +97,9 @@ def main() -> None:
         MODEL_PATH=str(workdir / "solver" / "policy"),
         NUM_WAVES=arguments.waves,
         PROMPTS_PER_WAVE=4,
-        MAX_TRIES=2,
+        MAX_TRIES=1,
         MINIBATCHES=1,
-        MAX_SOLUTION_TOKENS=96,
+        MAX_SOLUTION_TOKENS=80,
         NUM_SLOTS=32,
         SELF_PLAY_LEARNING_RATE=5e-6,
         EVAL_PROMPTS=str(workdir / "held_out.jsonl"),

@@ -4,6 +4,8 @@ import collections
 import dataclasses
 import functools
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 from etils import epath
@@ -25,6 +27,7 @@ from promptcot_jax.trainers import self_play as self_play_lib
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.held_out import HeldOut, HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.self_play import Outcome, SelfPlay
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.trainers.wave_updates import Method
 from promptcot_jax.verify import program_pool, sandbox_host
@@ -103,7 +106,7 @@ def self_play(
                 config=held_out,
                 directory=epath.Path(directory) / held_out_lib.DIRECTORY,
             )
-        run = self_play_lib.SelfPlay(
+        run = SelfPlay(
             lm=base.lm,
             tokenizer=base.tokenizer,
             stream=PromptStream(tasks, seed=seed, rates=prompts.rates),
@@ -121,20 +124,7 @@ def self_play(
         )
         if not store.is_complete_for_all(policy):  # else killed between writing the policy and the manifest
             outcome = run.run(base.params)
-            facts = {
-                "waves": outcome.num_waves,
-                "prompts_drawn": outcome.num_prompts,
-                "rollouts": outcome.num_prompts * rollouts.samples_per_row,
-                "updates": outcome.num_updates,
-                "skipped_updates": outcome.num_skipped,
-            }
-            provenance = {"stage": "self_play", "base": base.source, "seed": seed, "counts": facts}
-            if outcome.num_waves < config.num_waves:
-                facts["stopped_early"] = 1
-                provenance["stopped_at"] = config.stop_at
-            if outcome.kept is not None:
-                facts["policy_of_wave"] = outcome.kept.step
-                provenance["best"] = dataclasses.asdict(outcome.kept)
+            provenance = {"stage": "self_play", "base": base.source, "seed": seed, **_made_by(outcome, run)}
             adapter = adapters.after_fit(base.adapter, lora, base.source, base.params)
             store.save_model(
                 policy, base.lm, outcome.params, base.tokenizer, provenance=provenance, adapter=adapter
@@ -143,14 +133,32 @@ def self_play(
     loop.remove_checkpoints(directory)
     reference_cache.remove(directory)
     best_policy.remove(directory)
-    num_read = counts.pop("read")
-    bad = {f"dropped_{name}" if name.startswith("bad_") else name: n for name, n in counts.items()}
-    return stage.StageResult(
-        counts={
-            "in": num_read + sum(n for name, n in bad.items() if name.startswith("dropped_bad_")),
-            "out": len(tasks),
-            **bad,
-            **(unseen.counts if unseen else {}),
-            **of_run,
-        }
-    )
+    of_held_out = unseen.counts if unseen else {}
+    return stage.StageResult(counts={**_of_prompts(counts, len(tasks)), **of_held_out, **of_run})
+
+
+def _made_by(outcome: Outcome, run: SelfPlay) -> dict[str, Any]:
+    """What provenance says of the run beside its base."""
+    counts = {
+        "waves": outcome.num_waves,
+        "prompts_drawn": outcome.num_prompts,
+        "rollouts": outcome.num_prompts * run.rollouts.samples_per_row,
+        "updates": outcome.num_updates,
+        "skipped_updates": outcome.num_skipped,
+    }
+    said: dict[str, Any] = {"counts": counts}
+    if outcome.num_waves < run.config.num_waves:
+        counts["stopped_early"] = 1
+        said["stopped_at"] = run.config.stop_at
+    if outcome.kept is not None:
+        counts["policy_of_wave"] = outcome.kept.step
+        said["best"] = dataclasses.asdict(outcome.kept)
+    return said
+
+
+def _of_prompts(counts: Mapping[str, int], num_kept: int) -> dict[str, int]:
+    """The manifest's counts of the prompts; bad rows count as read."""
+    rest = {name: n for name, n in counts.items() if name != "read"}
+    bad = {f"dropped_{name}" if name.startswith("bad_") else name: n for name, n in rest.items()}
+    num_bad = sum(n for name, n in rest.items() if name.startswith("bad_"))
+    return {"in": counts["read"] + num_bad, "out": num_kept, **bad}

@@ -31,7 +31,7 @@ ROLLOUTS = WAVES * PROMPTS_PER_WAVE * GROUP_SIZE  # of each arm
 FAMILY = "vieta"
 SETS = ("synthesized", "seed")
 METHODS = ("grpo", "dpo", "rejection", "sft")
-# In a pilot of GRPO (another seed, seed problems) accuracy fell by 2 points at 3e-4 and by 15 at 1e-3.
+# In a pilot of GRPO (another seed, seed problems) accuracy fell by 3 points at 3e-4 and by 15 at 1e-3.
 SETTINGS = {
     "grpo": {"SELF_PLAY_LEARNING_RATE": 1e-4, "MINIBATCHES": 4},
     "dpo": {"SELF_PLAY_LEARNING_RATE": 3e-5, "MINIBATCHES": 4},

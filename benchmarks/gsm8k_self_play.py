@@ -9,26 +9,12 @@ What is complete is not done again.
 """
 
 import argparse
-import json
 import random
-import re
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+from flows import promptcot, rows_of, solved, write_rows
+
 NUM_SOLVED, NUM_PLAYED, NUM_HELD_OUT = 200, 160, 24
-
-
-def promptcot(stage: str, workdir: Path, *files: str, **settings: object) -> None:
-    command = [f"--gin_file={file}" for file in files]
-    command += [f"--gin.{name}={value!r}" for name, value in settings.items()]
-    print("promptcot", stage, *command, f"--workdir={workdir}", flush=True)
-    started = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "promptcot_jax", stage, *command, f"--workdir={workdir}"], check=True
-    )
-    print(f"{time.perf_counter() - started:,.0f} s", flush=True)
 
 
 def is_short(row: dict) -> bool:
@@ -37,28 +23,9 @@ def is_short(row: dict) -> bool:
     return few and len(row["problem"]) < 200 and len(row["solution"]) < 180 and row["answer"].isdigit()
 
 
-def solved(row: dict) -> dict:
-    """A problem as a worked solution; the notes to a calculator are left out."""
-    solution = re.sub(r"<<.*?>>", "", row["solution"])
-    return {
-        "id": row["id"],
-        "concepts": ["arithmetic"],
-        "problem": row["problem"],
-        "answer": row["answer"],
-        "solution": f"{solution}\nThe answer is $\\boxed{{{row['answer']}}}$.",
-    }
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as out:
-        out.writelines(json.dumps(row) + "\n" for row in rows)
-
-
 def write_problems(gsm8k: Path, workdir: Path) -> None:
     """Three disjoint sets."""
-    with gsm8k.open() as lines:
-        rows = [row for row in map(json.loads, lines) if is_short(row)]
+    rows = [row for row in rows_of(gsm8k) if is_short(row)]
     random.Random(0).shuffle(rows)
     write_rows(workdir / "solver" / "triples.jsonl", list(map(solved, rows[:NUM_SOLVED])))
     rest = rows[NUM_SOLVED:]

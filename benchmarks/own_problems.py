@@ -18,6 +18,8 @@ import sys
 import time
 from pathlib import Path
 
+from flows import solved
+
 from promptcot_jax.core import jsonl
 from promptcot_jax.data import annotations
 from promptcot_jax.data.input_requests import VALID
@@ -138,18 +140,6 @@ def write_seeds(gsm8k: Path, mbpp: Path, workdir: Path, num_seeds: int) -> None:
     )
     jsonl.write_records(workdir / "solver" / "triples.jsonl", list(map(solved, short[-NUM_SOLUTIONS:-16])))
     jsonl.write_records(workdir / "solver" / "triples_heldout.jsonl", list(map(solved, short[-16:])))
-
-
-def solved(row: dict) -> dict:
-    """A row of GSM8K as a worked solution; its notes to a calculator are left out."""
-    solution = re.sub(r"<<.*?>>", "", row["solution"])
-    return {
-        "id": row["id"],
-        "concepts": ["arithmetic"],
-        "problem": row["problem"],
-        "answer": row["answer"],
-        "solution": f"{solution}\nThe answer is $\\boxed{{{row['answer']}}}$.",
-    }
 
 
 def promptcot(*arguments: str) -> None:

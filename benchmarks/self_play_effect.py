@@ -13,15 +13,12 @@ problems and seeds. What is complete is not done again.
 """
 
 import argparse
-import json
 import random
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from flows import GinText, promptcot, rows_of, write_rows
 
 matplotlib.use("Agg")
 from matplotlib import pyplot
@@ -38,31 +35,6 @@ SETTINGS = {
     "rejection": {"SELF_PLAY_LEARNING_RATE": 1e-4, "MINIBATCHES": 4},
 }
 NUM_RESAMPLES = 10_000
-
-
-def promptcot(stage: str, workdir: Path, *files: str, **settings: object) -> None:
-    """Runs a stage, unless it is complete."""
-    command = [f"--gin_file={file}" for file in files]
-    command += [f"--gin.{name}={value!r}" for name, value in settings.items()]
-    started = time.perf_counter()
-    print("promptcot", stage, *command, f"--workdir={workdir}", flush=True)
-    subprocess.run(
-        [sys.executable, "-m", "promptcot_jax", stage, *command, f"--workdir={workdir}"],
-        check=True,
-        stderr=(workdir.parent / "log.txt").open("a"),
-    )
-    print(f"{time.perf_counter() - started:,.0f} s", flush=True)
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with path.open("w") as out:
-        out.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def rows_of(path: Path) -> list[dict]:
-    with path.open() as lines:
-        return [json.loads(line) for line in lines]
 
 
 def make_start(workdir: Path) -> None:
@@ -120,16 +92,6 @@ def make_held_out(workdir: Path, known: set[str]) -> None:
     )
     unseen = [row for row in rows_of(workdir / "triples_heldout.jsonl") if row["problem"] not in known]
     write_rows(workdir / "problems.jsonl", unseen)
-
-
-class GinText:
-    """Text that gin reads as it stands."""
-
-    def __init__(self, text: str):
-        self._text = text
-
-    def __repr__(self) -> str:
-        return self._text
 
 
 def prompts_of(workdir: Path, name: str) -> Path:

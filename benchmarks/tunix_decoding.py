@@ -10,6 +10,7 @@ Compare under one version of JAX: at one row, 0.12.0 takes 1.7 times as long as 
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,8 +47,14 @@ class FixedPrompts:
 def random_llama(rng: np.random.Generator) -> model.Llama3:
     """The shape of all speed comparisons, float32."""
     shape = pairs.SHAPE_135M
-    config = model.ModelConfig(
-        vocab_size=shape["vocab_size"],
+    config = config_of(shape, shape["vocab_size"])
+    return drawn(config, rng)
+
+
+def config_of(shape: dict, vocab_size: int, **more: Any) -> model.ModelConfig:
+    """Tunix's configuration of one of our shapes."""
+    return model.ModelConfig(
+        vocab_size=vocab_size,
         embed_dim=shape["embed_dim"],
         hidden_dim=shape["mlp_dim"],
         num_layers=shape["num_layers"],
@@ -57,8 +64,8 @@ def random_llama(rng: np.random.Generator) -> model.Llama3:
         rope_theta=10000,
         norm_eps=1e-5,
         weight_tying=True,
+        **more,
     )
-    return drawn(config, rng)
 
 
 def drawn(config: model.ModelConfig, rng: np.random.Generator) -> model.Llama3:

@@ -24,17 +24,9 @@ from tunix.rl.rollout import base_rollout
 def llama(vocab_size: int, remat: bool) -> model.Llama3:
     """The shape of `self_play.py` with the weights of one seed, float32."""
     shape = waves.SHAPE
-    config = model.ModelConfig(
-        vocab_size=vocab_size,
-        embed_dim=shape["embed_dim"],
-        hidden_dim=shape["mlp_dim"],
-        num_layers=shape["num_layers"],
-        num_heads=shape["num_heads"],
-        num_kv_heads=shape["num_kv_heads"],
-        head_dim=shape["head_dim"],
-        rope_theta=10000,
-        norm_eps=1e-5,
-        weight_tying=True,
+    config = tunix_decoding.config_of(
+        shape,
+        vocab_size,
         remat_config=model.RematConfig.DECODER if remat else model.RematConfig.NONE,
     )
     return tunix_decoding.drawn(config, np.random.default_rng(0))

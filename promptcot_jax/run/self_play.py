@@ -11,6 +11,7 @@ import jax
 from etils import epath
 
 from promptcot_jax.checkpoints import adapters, store
+from promptcot_jax.checkpoints.load import LoadedModel
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import prompt_stream
 from promptcot_jax.data.prompt_stream import PromptConfig, PromptStream
@@ -19,6 +20,7 @@ from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration, held_out_problems, model_source, stage
+from promptcot_jax.run.held_out_problems import HeldOutProblems
 from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.trainers import best_policy, loop, reference_cache
@@ -96,16 +98,6 @@ def self_play(
             config=rewards,
             run_many=functools.partial(program_pool.run_many, settings=programs),
         )
-        evaluations = None
-        if held_out is not None and unseen is not None:
-            evaluations = HeldOut(
-                lm=base.lm,
-                tokenizer=base.tokenizer,
-                grader=grader,
-                tasks=unseen.tasks,
-                config=held_out,
-                directory=epath.Path(directory) / held_out_lib.DIRECTORY,
-            )
         run = SelfPlay(
             lm=base.lm,
             tokenizer=base.tokenizer,
@@ -120,7 +112,7 @@ def self_play(
             seed=seed,
             adapter=lora or (base.adapter and base.adapter.config),
             show_samples=functools.partial(samples_page.write, os.path.join(directory, samples_page.FILE)),
-            held_out=evaluations,
+            held_out=_evaluations(held_out, unseen, base, grader, directory) if held_out and unseen else None,
         )
         if not store.is_complete_for_all(policy):  # else killed between writing the policy and the manifest
             outcome = run.run(base.params)
@@ -135,6 +127,20 @@ def self_play(
     best_policy.remove(directory)
     of_held_out = unseen.counts if unseen else {}
     return stage.StageResult(counts={**_of_prompts(counts, len(tasks)), **of_held_out, **of_run})
+
+
+def _evaluations(
+    config: HeldOutConfig, unseen: HeldOutProblems, base: LoadedModel, grader: Grader, directory: str
+) -> HeldOut:
+    """The evaluations between waves, on problems that are not trained on."""
+    return HeldOut(
+        lm=base.lm,
+        tokenizer=base.tokenizer,
+        grader=grader,
+        tasks=unseen.tasks,
+        config=config,
+        directory=epath.Path(directory) / held_out_lib.DIRECTORY,
+    )
 
 
 def _made_by(outcome: Outcome, run: SelfPlay) -> dict[str, Any]:

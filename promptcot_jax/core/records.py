@@ -377,6 +377,8 @@ class AttemptRecord:
     answer: str  # what was boxed, or the program; empty where there is none, and then never correct
     reference: str  # of a mathematics problem; a program's are its tests
     correct: bool
-    status: str  # of the verdict, see `math_answers` and `programs`; no_answer where there is none to grade
-    finish_reason: Literal["stop", "length"]
+    # Of the verdict, see `math_answers` and `programs`; no_answer where there is none to grade, or why there
+    # is no reply.
+    status: str
+    finish_reason: Literal["stop", "length", "filtered", "too_long", "malformed"]  # see `text_model.Reply`
     num_tokens: int

@@ -275,10 +275,18 @@ class Tokenizer:
         """Texts of many rows of ids, in parallel; special tokens appear as their text."""
         return self.backend.decode_batch(list(rows), skip_special_tokens=False)
 
-    def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = True,
+        settings: Mapping[str, Any] | None = None,
+    ) -> str:
         """The conversation as the model's chat template writes it; today is always `CHAT_DATE` for it.
 
         Special tokens in the messages are `quoted`.
+
+        Args:
+            settings: further variables of the template, such as Qwen3's {'enable_thinking': False}.
 
         Raises:
             WrongUse: the tokenizer has no chat template, or the template fails on these messages.
@@ -292,7 +300,7 @@ class Tokenizer:
             return _compile_template(self.chat_template).render(
                 messages=self._quoted_all(list(messages)),
                 add_generation_prompt=add_generation_prompt,
-                **self._special_texts,
+                **self._special_texts | dict(settings or {}),
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise WrongUse(f"The chat template refuses these messages: {error}") from error

@@ -1,116 +1,149 @@
-"""Accuracy of a solver: greedy, or the average over k samples (avg@k; the paper reports avg@16).
+"""Accuracy of a policy: greedy, or over k samples (the paper reports avg@16), with pass@k and maj@k.
 
-Every attempt is kept. The standard error is over problems, since attempts at one problem are not independent.
-An attempt that ran out of tokens is graded like any other and counted as cut off. A programming problem needs
-a sandbox: where none works it is left out and counted as not graded. An attempt over which the grader itself
-failed has no part in the accuracy.
+Every attempt is kept. An attempt that ran out of tokens is graded like any other and counted as cut off; one
+whose prompt leaves no room, or whose reply the server held back, is wrong. A programming problem needs a
+sandbox: where none works it is left out and counted as not graded. An attempt over which the grader or the
+server itself failed has no part in the accuracy.
 """
 
 import collections
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
-from promptcot_jax.core import jsonl
+from promptcot_jax.core import jsonl, shards
 from promptcot_jax.core.records import AttemptRecord, VerifiedMathPrompt, VerifiedProgramPrompt
-from promptcot_jax.sampling.rollouts import Draw, draws_of
+from promptcot_jax.evaluation.solver_prompts import SolverPrompts
+from promptcot_jax.parallel import hosts
+from promptcot_jax.sampling.text_model import Reply, TextModel, TextRequest
 from promptcot_jax.trainers import grading
-from promptcot_jax.verify import math_answers, problem_accuracy
+from promptcot_jax.verify import math_answers, problem_accuracy, voting
 from promptcot_jax.verify.program_pool import Job
 from promptcot_jax.verify.programs import TestReport
 from promptcot_jax.verify.rewards import RunMany
 
 Problem = VerifiedMathPrompt | VerifiedProgramPrompt
+_SHARD = 128  # attempts that are graded between two writes
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Solution:
-    """What the solver wrote for one request."""
-
-    text: str
-    finish_reason: Literal["stop", "length"]
-    num_tokens: int  # the end token included
-
-
-Grade = Callable[[Sequence[Draw[Problem]], Sequence[Solution]], list[AttemptRecord]]
-Solve = Callable[[epath.PathLike, Sequence[Draw[Problem]], Grade], list[AttemptRecord]]
+def requests(
+    problems: Sequence[Problem], prompts: SolverPrompts, attempts_per_problem: int
+) -> list[TextRequest]:
+    """What the policy is asked, the attempts at a problem side by side."""
+    return [
+        TextRequest(id=problem.id, messages=prompts.messages(problem), sample=sample)
+        for problem in problems
+        for sample in range(attempts_per_problem)
+    ]
 
 
 def attempt_all(
     problems: Sequence[Problem],
+    policy: TextModel,
+    directory: epath.PathLike,
     *,
-    solve: Solve,
-    run_programs: RunMany | None,
+    prompts: SolverPrompts,
     attempts_per_problem: int,
-    attempts_path: epath.PathLike,
+    run_programs: RunMany,
 ) -> list[AttemptRecord]:
-    """Attempts every problem that can be graded and writes the graded attempts, shard by shard.
+    """Asks for all attempts (`replies.jsonl`), and grades them shard by shard (`attempts.jsonl`).
+
+    All hosts ask; the first grades, since time limits could make verdicts differ, and all read them.
 
     Args:
-        solve: samples all draws and grades them into a file, see `solver.solution_sampler`.
-        run_programs: see `program_pool.run_many`; None leaves programming problems out.
+        run_programs: see `program_pool.run_many`.
     """
-    attempted = [p for p in problems if run_programs is not None or isinstance(p, VerifiedMathPrompt)]
+    directory = epath.Path(directory)
+    asked = requests(problems, prompts, attempts_per_problem)
+    replies = policy.complete(asked, directory / "replies.jsonl")
+    pairs = [(problems[i // attempts_per_problem], reply) for i, reply in enumerate(replies)]
 
-    def grade(draws: Sequence[Draw[Problem]], solutions: Sequence[Solution]) -> list[AttemptRecord]:
-        return graded(draws, solutions, run_programs or _no_programs)
+    def grade() -> None:
+        shards.map_in_shards(
+            directory / "attempts.jsonl",
+            pairs,
+            lambda some: graded([problem for problem, _ in some], [reply for _, reply in some], run_programs),
+            AttemptRecord,
+            shard_size=_SHARD,
+            name="grading",
+        )
 
-    return solve(attempts_path, draws_of(attempted, attempts_per_problem), grade)
-
-
-def _no_programs(jobs: Sequence[Job]) -> list[TestReport]:
-    return []
+    hosts.wait_for_first("grade attempts", grade)
+    return jsonl.read_file(directory / "attempts.jsonl", AttemptRecord)
 
 
 def graded(
-    draws: Sequence[Draw[Problem]], solutions: Sequence[Solution], run_programs: RunMany
+    problems: Sequence[Problem], replies: Sequence[Reply], run_programs: RunMany
 ) -> list[AttemptRecord]:
-    """The verdicts on solutions: only a boxed answer, or the program in the last code fence, can be right."""
-    answers = [
-        grading.answer_of(draw.row, solution.text) for draw, solution in zip(draws, solutions, strict=True)
-    ]
-    reports = iter(
-        run_programs(
-            [
-                (answer, draw.row.tests)
-                for draw, answer in zip(draws, answers, strict=True)
-                if answer and isinstance(draw.row, VerifiedProgramPrompt)
-            ]
-        )
-    )
-    grades = iter(
-        math_answers.grade_many(
-            (draw.row.answer, solution.text)  # in full, since several boxes may be one answer
-            for draw, solution, answer in zip(draws, solutions, answers, strict=True)
-            if answer and isinstance(draw.row, VerifiedMathPrompt)
-        )
-    )
+    """The verdicts on replies: only a boxed answer, or the program in the last code fence, can be right."""
+    pairs = list(zip(problems, replies, strict=True))
+    answers = [grading.answer_of(problem, reply.text) for problem, reply in pairs]
+    verdicts = _verdicts(pairs, answers, run_programs)
     records = []
-    for draw, solution, answer in zip(draws, solutions, answers, strict=True):
-        problem, correct, status = draw.row, False, "no_answer"
-        if answer and isinstance(problem, VerifiedProgramPrompt):
-            report = next(reports)
-            correct, status = report.passed, report.status
-        elif answer and isinstance(problem, VerifiedMathPrompt):
-            grade = next(grades)
-            correct, status = grade.match, grade.status
+    for (problem, reply), answer in zip(pairs, answers, strict=True):
+        correct, status = next(verdicts) if answer else (False, _why_no_answer(reply))
         records.append(
             AttemptRecord(
                 problem_id=problem.id,
-                sample=draw.sample,
-                completion=solution.text,
+                sample=reply.sample,
+                completion=reply.text,
                 answer=answer,
                 reference=problem.answer if isinstance(problem, VerifiedMathPrompt) else "",
                 correct=correct,
                 status=status,
-                finish_reason=solution.finish_reason,
-                num_tokens=solution.num_tokens,
+                finish_reason=reply.finish_reason,
+                num_tokens=reply.completion_tokens,
             )
         )
     return records
+
+
+def _verdicts(
+    pairs: Sequence[tuple[Problem, Reply]], answers: Sequence[str], run_programs: RunMany
+) -> Iterator[tuple[bool, str]]:
+    """Whether each reply that has an answer is right, and the verdict's status, in order."""
+    jobs: list[Job] = []
+    answered: list[tuple[str, str]] = []
+    for (problem, reply), answer in zip(pairs, answers, strict=True):
+        if answer and isinstance(problem, VerifiedProgramPrompt):
+            jobs.append((answer, problem.tests))
+        elif answer and isinstance(problem, VerifiedMathPrompt):
+            answered.append((problem.answer, reply.text))  # in full, since several boxes may be one answer
+    reports: Iterator[TestReport] = iter(run_programs(jobs) if jobs else ())
+    grades = iter(math_answers.grade_many(answered))
+    for (problem, _), answer in zip(pairs, answers, strict=True):
+        if answer and isinstance(problem, VerifiedProgramPrompt):
+            report = next(reports)
+            yield report.passed, report.status
+        elif answer:
+            grade = next(grades)
+            yield grade.match, grade.status
+
+
+def _why_no_answer(reply: Reply) -> str:
+    return "no_answer" if reply.finish_reason in ("stop", "length") else reply.finish_reason
+
+
+def maj_at_k(attempts: Sequence[AttemptRecord]) -> float | None:
+    """Share of mathematics problems whose most frequent answer is right, of all attempts at each.
+
+    Equivalent answers vote together; attempts without an answer have no vote, and a problem without any vote
+    is wrong. Of answers with equally many votes each counts by its share, as if one were drawn at random.
+    None where nothing was graded.
+    """
+    by_problem: dict[str, list[AttemptRecord]] = collections.defaultdict(list)
+    for attempt in attempts:
+        if attempt.status not in problem_accuracy.NOT_GRADED:
+            by_problem[attempt.problem_id].append(attempt)
+    shares = []
+    for own in by_problem.values():
+        groups = voting.answer_groups([attempt.answer for attempt in own])
+        tied = [group for group in groups if len(group.samples) == len(groups[0].samples)]
+        right = [own[group.samples[0]].correct for group in tied]
+        shares.append(float(np.mean(right)) if right else 0.0)
+    return float(np.mean(shares)) if shares else None
 
 
 def summary(
@@ -120,7 +153,7 @@ def summary(
     why_not_graded: str = "",
     splits: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
-    """Accuracy with its standard error, and how the attempts ended.
+    """Accuracy with its errors and interval, pass@k, maj@k, and how the attempts ended.
 
     Args:
         why_not_graded: why the problems without an attempt have none.
@@ -130,14 +163,21 @@ def summary(
     attempted = [problem for problem in problems if problem.id in attempts_of]
     own_splits = {
         "level": {problem.id: problem.level or "not stated" for problem in attempted},
-        "domain": {p.id: "math" if isinstance(p, VerifiedMathPrompt) else "code" for p in attempted},
+        "domain": {problem.id: problem.domain for problem in attempted},
     }
     not_graded = len(problems) - len(attempted)
     statuses = collections.Counter(attempt.status for attempt in attempts)
+    most = max(attempts_of.values(), default=0)
+    of_math = {problem.id for problem in attempted if isinstance(problem, VerifiedMathPrompt)}
+    ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < most] + ([most] if most else [])
     return {
         **problem_accuracy.over_problems(attempts),
+        "standard_error_samples": problem_accuracy.error_over_samples(attempts),
+        "interval": problem_accuracy.interval(attempts),
+        "pass_at_k": {str(k): problem_accuracy.pass_at_k(attempts, k) for k in ks},
+        "maj_at_k": maj_at_k([a for a in attempts if a.problem_id in of_math]) if most > 1 else None,
         "problems": len(attempts_of),
-        "attempts_per_problem": max(attempts_of.values(), default=0),
+        "attempts_per_problem": most,
         "correct_attempts": sum(attempt.correct for attempt in attempts),
         "cut_off_share": _share([attempt.finish_reason == "length" for attempt in attempts]),
         "no_answer_share": _share([not attempt.answer for attempt in attempts]),
@@ -171,5 +211,5 @@ def _share(flags: Sequence[bool]) -> float | None:
 
 
 def write_results(path: epath.PathLike, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes `results.json`: {"results": {data set: summary with the solver and settings it belongs to}}."""
+    """Writes `results.json`: {"results": {data set: summary with the policy and settings it belongs to}}."""
     jsonl.write_json(path, {"results": {name: dict(result) for name, result in results.items()}})

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from promptcot_jax.core.records import StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.evaluation import accuracy
-from promptcot_jax.sampling.rollouts import Draw
+from promptcot_jax.sampling.text_model import Reply
 from promptcot_jax.verify import program_pool
 from promptcot_jax.verify.programs import ProgramSettings
 
@@ -50,11 +50,11 @@ def program_accuracy(
 def _shares(
     problems: Sequence[accuracy.Problem], predictions: Sequence[str], run_programs: accuracy.RunMany
 ) -> dict[str, float]:
-    records = accuracy.graded(
-        [Draw(index=i, row=problem, sample=0) for i, problem in enumerate(problems)],
-        [accuracy.Solution(text=text, finish_reason="stop", num_tokens=0) for text in predictions],
-        run_programs,
-    )
+    replies = [
+        Reply(id=p.id, sample=0, text=text, finish_reason="stop", prompt_tokens=0, completion_tokens=0)
+        for p, text in zip(problems, predictions, strict=True)
+    ]
+    records = accuracy.graded(problems, replies, run_programs)
     return {
         "accuracy": sum(record.correct for record in records) / max(len(records), 1),
         "no_answer": sum(record.status == "no_answer" for record in records) / max(len(records), 1),

@@ -70,13 +70,16 @@ def _command(arguments: list[str]) -> int:
         return 0
     if not stages.STAGES[name].built:
         raise WrongUse(f"the stage '{name}' is not built yet in this version.")
-    flags, bindings = _parse(rest)
+    flags, bindings = _parse(name, rest)
     return _do(name, flags, bindings)
 
 
-def _parse(rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Flags, and the `NAME=VALUE` of each `--gin.NAME=VALUE`."""
+def _parse(name: str, rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Flags, and the `NAME=VALUE` of each `--gin.NAME=VALUE`, words of the stage's own among them."""
     parser = _Flags(add_help=False, allow_abbrev=False)
+    macros = stages.STAGES[name].words
+    if macros:
+        parser.add_argument("words", nargs="*")
     parser.add_argument("--gin_file", action="append", default=[])
     parser.add_argument("--gin_search_paths", default="")
     parser.add_argument("--seqio_additional_cache_dirs", default="")
@@ -90,6 +93,14 @@ def _parse(rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--compilation_cache_dir")
     bindings = [argument.removeprefix("--gin.") for argument in rest if argument.startswith("--gin.")]
     flags = parser.parse_args([argument for argument in rest if not argument.startswith("--gin.")])
+    if macros and flags.words:
+        if len(flags.words) != len(macros):
+            raise WrongUse(f"'{name}' takes {' and '.join(macros)}, got {len(flags.words)} of them.")
+        bindings += [f"{macro}={word!r}" for macro, word in zip(macros, flags.words, strict=True)]
+        flags.gin_file = flags.gin_file or [f"stages/{name}.gin"]
+        if not flags.workdir and not os.path.isdir(flags.words[-1]):
+            raise WrongUse(f"{flags.words[-1]} is no workdir; give one of {macros[-1]}, or --workdir=DIR.")
+        flags.workdir = flags.workdir or flags.words[-1]
     if not flags.workdir:
         raise WrongUse("--workdir=DIR is missing: the directory that holds a run's files.")
     return flags, bindings
@@ -182,7 +193,8 @@ def _overview() -> str:
 def _stage_help(name: str) -> str:
     """Text of `promptcot STAGE --help`."""
     stage = stages.STAGES[name]
-    text = f"promptcot {name}: {stage.summary}\n\n"
+    words = "".join(f" {macro}" for macro in stage.words)
+    text = f"promptcot {name}{words}: {stage.summary}\n\n"
     if not stage.built:
         text += "This stage is not built yet in this version; it will exit with code 2.\n\n"
     text += f"reads:  {stage.reads}\nwrites: {stage.writes}\n\n"

@@ -1,4 +1,4 @@
-"""`promptcot evaluate`: a solver's accuracy on problems with known answers or tests, every attempt kept."""
+"""`promptcot evaluate`: a policy's accuracy on problems with known answers or tests, every attempt kept."""
 
 import collections
 import dataclasses
@@ -6,22 +6,17 @@ import functools
 import itertools
 import logging
 import os
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-import jax
-
-from promptcot_jax.checkpoints import load, store
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.records import AttemptRecord, VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.data import rows
 from promptcot_jax.evaluation import accuracy
-from promptcot_jax.evaluation import solver as solver_lib
-from promptcot_jax.models.config import FloatType
+from promptcot_jax.evaluation.solver_prompts import SolverPrompts
 from promptcot_jax.parallel import hosts
-from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, stage
-from promptcot_jax.sampling.rollouts import RolloutConfig
+from promptcot_jax.run import configuration, stage, text_models
+from promptcot_jax.run.text_models import EndpointConfig, TextModelSource
 from promptcot_jax.verify import program_pool, sandbox_host
 from promptcot_jax.verify.programs import ProgramSettings
 
@@ -31,29 +26,28 @@ log = logging.getLogger(__name__)
 def evaluate(
     *,
     workdir: str,
-    config: RolloutConfig,
+    solver: TextModelSource,
     programs: ProgramSettings,
-    mesh: mesh_lib.MeshConfig,
-    solver: configuration.InputPath = "{workdir}/policy",
+    prompts: SolverPrompts,
     problems: tuple[configuration.InputPath, ...] = (
         "{workdir}/triples_heldout.jsonl",
         "{workdir}/triples_novel.jsonl",
     ),
+    attempts: int = 1,
     max_problems: int = 0,
-    dtype: FloatType = "float32",
 ) -> stage.StageResult:
-    """Writes `evaluate/attempts.jsonl`, and `results.json` with one entry for each file of `problems`.
+    """Writes `evaluate/` (replies, attempts), and `results.json` with one entry for each file of `problems`.
 
     Args:
         programs: how programs are run; where no sandbox works, programming problems are left out and counted.
+        attempts: at each problem; the k of avg@k.
         max_problems: of each file take at most so many, from its beginning; 0 takes all.
 
     Raises:
-        WrongUse: a file or the solver is missing, there are no problems, or two files share a name or two
-            problems an id.
+        WrongUse: a file or the solver is missing, the solver's price is above its limit, all attempts would
+            be the same, there are no problems, or two files share a name or two problems an id.
     """
-    if max_problems < 0:
-        raise WrongUse(f"max_problems must be 0 (all) or more, got {max_problems}.")
+    _check_numbers(solver, attempts, max_problems)
     paths = _paths_by_name(problems)
     sets = {
         name: _checked_problems(configuration.in_workdir(path, workdir), max_problems)
@@ -63,51 +57,93 @@ def evaluate(
     if not everything:
         raise WrongUse(f"There are no problems to attempt in {', '.join(problems) or 'no files'}.")
     _check_ids(everything)
-    sandbox, why_not_graded = _sandbox(programs)
-    run_programs = functools.partial(program_pool.run_many, settings=programs)
-    source = configuration.in_workdir(solver, workdir)
-    devices = mesh_lib.make_mesh(mesh)
-    model = load.load_model(source, dtype=dtype, mesh=devices)
-    with jax.set_mesh(devices):
-        attempts = accuracy.attempt_all(
-            everything,
-            solve=solver_lib.solution_sampler(model, config),
-            run_programs=None if sandbox == "none" else run_programs,
-            attempts_per_problem=config.samples_per_row,
-            attempts_path=os.path.join(workdir, "evaluate", "attempts.jsonl"),
+    has_programs = any(isinstance(problem, VerifiedProgramPrompt) for problem in everything)
+    sandbox, why_not = hosts.decided_by_first("sandbox", lambda: _sandbox(programs, has_programs))
+    asked = [p for p in everything if sandbox != "none" or isinstance(p, VerifiedMathPrompt)]
+    requests = accuracy.requests(asked, prompts, attempts)
+    text_models.check_costs("evaluate", [(solver, requests)], workdir)
+    with text_models.opened(solver, workdir) as policy:
+        made = accuracy.attempt_all(
+            asked,
+            policy,
+            os.path.join(workdir, "evaluate"),
+            prompts=prompts,
+            attempts_per_problem=attempts,
+            run_programs=functools.partial(program_pool.run_many, settings=programs),
         )
     lineage = {
-        "solver": source,
-        "params_digest": store.params_digest(model.params),
-        "sampling": dataclasses.asdict(config),
+        "solver": text_models.name_of(solver),
+        "sampling": dataclasses.asdict(
+            solver.sampling if isinstance(solver, EndpointConfig) else solver.config
+        ),
+        "prompts": dataclasses.asdict(prompts),
         "sandbox": sandbox,
         "programs": dataclasses.asdict(programs),
     }
-    results = {}
-    for name, problems_of_set in sets.items():
-        ids = {problem.id for problem in problems_of_set}
-        own = [attempt for attempt in attempts if attempt.problem_id in ids]
-        families = _families(configuration.in_workdir(paths[name], workdir))
-        results[name] = (
-            accuracy.summary(
-                own,
-                problems_of_set,
-                why_not_graded=why_not_graded,
-                splits={"family": families} if families else None,
-            )
-            | lineage
-        )
-    path = os.path.join(workdir, "results.json")
-    hosts.wait_for_first("write results", lambda: accuracy.write_results(path, results))
+
+    def write() -> None:
+        results = {
+            name: _result(made, some, configuration.in_workdir(paths[name], workdir), why_not) | lineage
+            for name, some in sets.items()
+        }
+        accuracy.write_results(os.path.join(workdir, "results.json"), results)
+        for name, result in results.items():
+            log.info("evaluate: %s: %s", name, _line(result))
+
+    hosts.wait_for_first("write results", write)
+    made_by = collections.Counter(attempt.status for attempt in made)
     return stage.StageResult(
         counts={
             "problems": len(everything),
-            "attempts": len(attempts),
-            "correct": sum(attempt.correct for attempt in attempts),
-            "not_graded": sum(result["not_graded"] for result in results.values()),
-            "sandbox_errors": sum(attempt.status == "sandbox_error" for attempt in attempts),
+            "attempts": len(made),
+            "correct": sum(attempt.correct for attempt in made),
+            "cut_off": sum(attempt.finish_reason == "length" for attempt in made),
+            "not_graded": len(everything) - len(asked),
+            "sandbox_errors": made_by["sandbox_error"],
+            "grader_errors": made_by["error"],
+            **{reason: made_by[reason] for reason in ("filtered", "too_long", "malformed")},
             "weak_sandbox": int(sandbox == "weak"),
         }
+    )
+
+
+def _check_numbers(solver: TextModelSource, attempts: int, max_problems: int) -> None:
+    if max_problems < 0:
+        raise WrongUse(f"max_problems must be 0 (all) or more, got {max_problems}.")
+    if attempts < 1:
+        raise WrongUse(f"attempts must be at least 1, got {attempts}.")
+    sampling = solver.sampling if isinstance(solver, EndpointConfig) else solver.config.sampling
+    if attempts > 1 and sampling.temperature == 0:
+        raise WrongUse(
+            f"ATTEMPTS is {attempts} at temperature 0, where all attempts at a problem are the same; raise "
+            "ATTEMPT_TEMPERATURE (the released scripts have 0.6), or set ATTEMPTS to 1."
+        )
+
+
+def _result(
+    made: Sequence[AttemptRecord], problems: Sequence[accuracy.Problem], path: str, why_not_graded: str
+) -> dict[str, Any]:
+    """The figures of one set."""
+    ids = {problem.id for problem in problems}
+    families = _families(path)
+    return accuracy.summary(
+        [attempt for attempt in made if attempt.problem_id in ids],
+        problems,
+        why_not_graded=why_not_graded,
+        splits={"family": families} if families else None,
+    )
+
+
+def _line(result: Mapping[str, Any]) -> str:
+    """A set's figures for the log."""
+    if result["accuracy"] is None:
+        return f"nothing graded ({result['not_graded_reason'] or 'no attempts'})"
+    low, high = result["interval"]
+    majority = "" if result["maj_at_k"] is None else f", maj@k {result['maj_at_k']:.3f}"
+    return (
+        f"avg@{result['attempts_per_problem']} {result['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}, over "
+        f"{result['problems']} problems){majority}, {result['mean_tokens']:.0f} tokens, "
+        f"{result['cut_off_share']:.1%} cut off"
     )
 
 
@@ -132,8 +168,12 @@ def _check_ids(problems: Sequence[accuracy.Problem]) -> None:
         )
 
 
-def _sandbox(settings: ProgramSettings) -> tuple[Literal["bubblewrap", "weak", "none"], str]:
+def _sandbox(
+    settings: ProgramSettings, has_programs: bool
+) -> tuple[Literal["bubblewrap", "weak", "none", "not needed"], str]:
     """What programs can be run in here, and why in nothing."""
+    if not has_programs:
+        return "not needed", ""
     try:
         host = sandbox_host.find_host(settings.allow_weak_sandbox)
     except sandbox_host.SandboxUnavailable as reason:

@@ -24,6 +24,9 @@ class Stage:
     is_derived: bool = False  # sees itself what is up to date in the workdir: called each time
     needs_all_hosts: bool = True  # False: no work for devices; the first host does it, the others wait
     environment: tuple[tuple[str, str], ...] = ()  # variables that must be set before JAX is imported
+    # Macros that may be given as plain words, in order. With them the stage's own gin file is the default, and
+    # the last of them the workdir.
+    words: tuple[str, ...] = ()
 
 
 STAGES: dict[str, Stage] = {
@@ -285,17 +288,41 @@ STAGES: dict[str, Stage] = {
         example="promptcot sft --gin_file=runs/quickstart.gin --workdir=runs/first",
     ),
     "evaluate": Stage(
-        summary="measure a solver's accuracy on held-out problems",
-        reads="policy/, triples_heldout.jsonl",
-        writes="evaluate/attempts.jsonl, results.json",
+        summary="measure a policy: avg@k, pass@k, maj@k with intervals, on problems with answers or tests",
+        reads="policy/, or any model, or one behind an endpoint; PROBLEMS",
+        writes="results.json, evaluate/ (replies.jsonl, attempts.jsonl)",
         outputs=("results.json", "evaluate"),
         settings=(
             ("SEED", "seed of the samples"),
-            ("ATTEMPTS", "solutions per problem; accuracy is their average"),
+            ("SOLVER", "the model measured; default {workdir}/policy. Behind an endpoint its name there"),
+            ("PROBLEMS", "a tuple of files of problems; each gets an entry in results.json"),
+            ("MAX_PROBLEMS", "of each file, from its beginning; 0: all"),
+            ("ATTEMPTS", "at each problem; the k of avg@k. The paper has 16"),
+            ("ATTEMPT_TEMPERATURE", "and ATTEMPT_TOP_P: 0.6 and 0.95 in the released scripts"),
+            ("MAX_SOLUTION_TOKENS", "of an attempt, thinking included"),
+            (
+                "THINKING_BUDGET",
+                "tokens after which thinking is ended, for models that think; None: no limit",
+            ),
             ("NUM_SLOTS", "completions decoded at once; fewer take less memory"),
-            ("SOLVER", "the model measured; default {workdir}/policy"),
+            ("ALLOW_WEAK_SANDBOX", "True: run programs where no isolation works"),
         ),
-        example="promptcot evaluate --gin_file=runs/quickstart.gin --workdir=runs/first",
+        example="""promptcot evaluate --gin_file=stages/evaluate.gin --gin.SOLVER="'smollm2-135m'" """
+        """--gin.PROBLEMS="('gsm8k.jsonl',)" --workdir=runs/measured""",
+    ),
+    "compare": Stage(
+        summary="whether one policy is better than another: paired differences, interval, test",
+        reads="evaluate/attempts.jsonl of both",
+        writes="comparisons/A.json in the workdir of B",
+        settings=(
+            ("BASELINE", "A: a workdir of 'evaluate', or a tuple of them: runs by other seeds"),
+            ("OTHER", "B, likewise"),
+            ("SEED", "seed of resamples and swaps"),
+        ),
+        example="promptcot compare runs/first runs/second",
+        is_derived=True,
+        needs_all_hosts=False,
+        words=("BASELINE", "OTHER"),
     ),
     "analyze": Stage(
         summary="difficulty, distribution and NLL analyses", reads="problems", writes="analyses", built=False

@@ -18,6 +18,7 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import configuration
 from promptcot_jax.sampling import endpoint, jax_text_model
 from promptcot_jax.sampling.endpoint import EndpointConfig
+from promptcot_jax.sampling.jax_text_model import ChatConfig
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.sampling.text_model import TextModel, TextRequest
 
@@ -35,6 +36,7 @@ class JaxModel:
     config: RolloutConfig
     mesh: mesh_lib.MeshConfig
     dtype: FloatType = "float32"
+    chat: ChatConfig = ChatConfig()
 
 
 TextModelSource = JaxModel | EndpointConfig
@@ -60,7 +62,7 @@ def opened(source: TextModelSource, workdir: str) -> Iterator[TextModel]:
     model = load.load_model(path, dtype=source.dtype, mesh=devices)
     with jax.set_mesh(devices):
         yield jax_text_model.JaxTextModel(
-            name_of(source), model.lm, model.params, model.tokenizer, source.config
+            name_of(source), model.lm, model.params, model.tokenizer, source.config, source.chat
         )
 
 

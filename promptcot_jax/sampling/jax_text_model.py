@@ -3,17 +3,55 @@
 import dataclasses
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from etils import epath
 
-from promptcot_jax.core import prng
+from promptcot_jax.core import jsonl, prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.data.tokenizer import Message, Tokenizer
 from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import rollouts
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.text_model import Reply, TextRequest
+
+Record = TypeVar("Record")
+
+# What ends the thinking of a model that has spent its budget for it.
+END_OF_THINKING = "\n\nThe budget for thinking is spent; the answer follows from what is there.\n</think>\n\n"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ChatConfig:
+    """How conversations become prompts, and how long a model may think.
+
+    Attributes:
+        use_template: False: the turns are read one after another, as by a base model.
+        template_settings: variables of the chat template, such as {'enable_thinking': False} of Qwen3's.
+        thinking_budget: tokens after which thinking that is still open is ended by a sentence, so that the
+            other tokens of `max_new_tokens` remain for an answer; None: there is no such limit.
+    """
+
+    use_template: bool = True
+    template_settings: dict[str, Any] | None = None
+    thinking_budget: int | None = None
+
+    def __post_init__(self):
+        if self.thinking_budget is not None and self.thinking_budget < 1:
+            raise ValueError(f"thinking_budget must be at least 1 or None, got {self.thinking_budget}.")
+
+
+PLAIN_CHAT = ChatConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """What a reply has when its budget for thinking is spent; a row of `NAME-thinking.jsonl`."""
+
+    token_ids: tuple[int, ...]
+    finish_reason: str
 
 
 class JaxTextModel:
@@ -26,15 +64,24 @@ class JaxTextModel:
         params: Params,
         tokenizer: Tokenizer,
         config: rollouts.RolloutConfig,
+        chat: ChatConfig = PLAIN_CHAT,
     ):
         """Makes the decoding layout, once for all calls.
 
         Args:
             params: in training layout.
             config: how replies are drawn; how many there are of a row is the requests' to say.
+
+        Raises:
+            ValueError: the budget for thinking leaves no token for an answer.
         """
         self.name = name
-        self._tokenizer, self._config = tokenizer, config
+        self._tokenizer, self._config, self._chat = tokenizer, config, chat
+        if chat.thinking_budget is not None and chat.thinking_budget >= config.sampling.max_new_tokens:
+            raise ValueError(
+                f"thinking_budget is {chat.thinking_budget} of max_new_tokens="
+                f"{config.sampling.max_new_tokens}; leave tokens for the answer."
+            )
         self._sampler = rollouts.make_sampler(lm, params, tokenizer, config, "text")
 
     def check_cost(self, requests: Sequence[TextRequest]) -> float:
@@ -47,52 +94,118 @@ class JaxTextModel:
         Requests that are too long are not in the file: nothing was drawn for them.
         """
         prompts = [self._prompt_ids(request.messages) for request in requests]
-        room = self._sampler.lm.config.max_positions - self._config.sampling.max_new_tokens
+        budget, most = self._chat.thinking_budget, self._config.sampling.max_new_tokens
+        closing = () if budget is None else self._tokenizer.encode(END_OF_THINKING)
+        room = self._sampler.lm.config.max_positions - most - len(closing)
         fitting = [i for i, ids in enumerate(prompts) if len(ids) <= room]
-        name = os.path.basename(os.fspath(path))
 
-        def replies(
-            draws: Sequence[rollouts.Draw[int]], completions: Sequence[Completion]
-        ) -> Sequence[Reply]:
-            return [
-                self._reply(requests[draw.index], len(prompts[draw.index]), completion)
-                for draw, completion in zip(draws, completions, strict=True)
-            ]
+        def reply(i: int, completion: Completion) -> Reply:
+            reason = completion.finish_reason
+            return self._reply(requests[i], len(prompts[i]), completion.token_ids, reason)
 
-        drawn = rollouts.map_draws(
-            path,
-            [rollouts.Draw(index=i, row=i, sample=requests[i].sample) for i in fitting],
-            replies,
-            Reply,
-            sampler=dataclasses.replace(self._sampler, key=self._key(name)),
-            prompt_ids=prompts.__getitem__,
-            shard_size=self._config.requests_per_shard,
-            name=name.removesuffix(".jsonl"),
-        )
+        if budget is None:
+            drawn = self._draw(path, prompts, fitting, requests, reply, Reply, most)
+        else:
+            drawn = self._think_first(path, prompts, fitting, requests, closing, budget)
         by_index = dict(zip(fitting, drawn, strict=True))
         return [
             by_index[i] if i in by_index else _too_long(request, len(prompts[i]))
             for i, request in enumerate(requests)
         ]
 
+    def _think_first(
+        self,
+        path: epath.PathLike,
+        prompts: Sequence[Sequence[int]],
+        fitting: Sequence[int],
+        requests: Sequence[TextRequest],
+        closing: Sequence[int],
+        budget: int,
+    ) -> list[Reply]:
+        """Replies whose thinking is ended at the budget; those that are not done go on from there."""
+        path = epath.Path(path)
+        stem = path.name.removesuffix(".jsonl")
+
+        def begin(i: int, completion: Completion) -> _Begun:
+            return _Begun(token_ids=completion.token_ids, finish_reason=completion.finish_reason)
+
+        first = path.parent / f"{stem}-thinking.jsonl"
+        begun = dict(
+            zip(fitting, self._draw(first, prompts, fitting, requests, begin, _Begun, budget), strict=True)
+        )
+        so_far = {
+            i: (*one.token_ids, *(closing if self._is_thinking(prompts[i], one.token_ids) else ()))
+            for i, one in begun.items()
+        }
+        open_ones = [i for i, one in begun.items() if one.finish_reason == "length"]
+
+        def go_on(i: int, completion: Completion) -> Reply:
+            ids = (*so_far[i], *completion.token_ids)
+            return self._reply(requests[i], len(prompts[i]), ids, completion.finish_reason)
+
+        longer = [(*ids, *so_far.get(i, ())) for i, ids in enumerate(prompts)]
+        rest = self._config.sampling.max_new_tokens - budget
+        second = path.parent / f"{stem}-after_thinking.jsonl"
+        ended = dict(
+            zip(open_ones, self._draw(second, longer, open_ones, requests, go_on, Reply, rest), strict=True)
+        )
+        replies = [
+            ended.get(i) or self._reply(requests[i], len(prompts[i]), begun[i].token_ids, "stop")
+            for i in fitting
+        ]
+        hosts.wait_for_first(f"write {path.name}", lambda: jsonl.write_records(path, replies))
+        return replies
+
+    def _is_thinking(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> bool:
+        text = self._tokenizer.decode([*prompt_ids[-8:], *token_ids])
+        return "<think>" in text and "</think>" not in text.rpartition("<think>")[2]
+
+    def _draw(
+        self,
+        path: epath.PathLike,
+        prompts: Sequence[Sequence[int]],
+        some: Sequence[int],
+        requests: Sequence[TextRequest],
+        make: Callable[[int, Completion], Record],
+        record_type: type[Record],
+        max_new_tokens: int,
+    ) -> list[Record]:
+        """What `make` makes of a completion of each of some requests, by their numbers."""
+        name = os.path.basename(os.fspath(path))
+        sampling = dataclasses.replace(self._config.sampling, max_new_tokens=max_new_tokens)
+        return rollouts.map_draws(
+            path,
+            [rollouts.Draw(index=i, row=i, sample=requests[i].sample) for i in some],
+            lambda draws, drawn: [make(draw.index, one) for draw, one in zip(draws, drawn, strict=True)],
+            record_type,
+            sampler=dataclasses.replace(self._sampler, key=self._key(name), sampling=sampling),
+            prompt_ids=prompts.__getitem__,
+            shard_size=self._config.requests_per_shard,
+            name=name.removesuffix(".jsonl"),
+        )
+
     def _key(self, name: str):
         return prng.stream_key(self._config.seed, "text", zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
     def _prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The conversation as the chat template writes it; a base model reads the turns one after another."""
-        if self._tokenizer.chat_template is not None:
-            return self._tokenizer.prompt_ids(self._tokenizer.render_chat(messages))
+        if self._chat.use_template and self._tokenizer.chat_template is not None:
+            text = self._tokenizer.render_chat(messages, settings=self._chat.template_settings)
+            return self._tokenizer.prompt_ids(text)
         turns = "\n\n".join(self._tokenizer.quoted(message["content"].strip()) for message in messages)
         return self._tokenizer.prompt_ids(f"{turns}\n")  # one question ends like `templates.solver_prompt`
 
-    def _reply(self, request: TextRequest, prompt_tokens: int, completion: Completion) -> Reply:
+    def _reply(
+        self, request: TextRequest, prompt_tokens: int, token_ids: Sequence[int], finish_reason: Any
+    ) -> Reply:
+        has_end = finish_reason == "stop" and token_ids and token_ids[-1] in self._tokenizer.stop_ids
         return Reply(
             id=request.id,
             sample=request.sample,
-            text=self._tokenizer.decode(completion.ids_without_end),
-            finish_reason=completion.finish_reason,
+            text=self._tokenizer.decode(token_ids[:-1] if has_end else token_ids),
+            finish_reason=finish_reason,
             prompt_tokens=prompt_tokens,
-            completion_tokens=len(completion.token_ids),
+            completion_tokens=len(token_ids),
         )
 
 

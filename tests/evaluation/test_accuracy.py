@@ -6,9 +6,10 @@ import math
 
 import pytest
 
-from promptcot_jax.core import shards
 from promptcot_jax.core.records import AttemptRecord, StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.evaluation import accuracy
+from promptcot_jax.evaluation.solver_prompts import SolverPrompts
+from promptcot_jax.sampling.text_model import Reply
 from promptcot_jax.verify import programs
 
 
@@ -39,35 +40,47 @@ TEXTS = {
 }
 
 
-def solve(requests):
-    return [
-        accuracy.Solution(
-            text=TEXTS[r.row.id, r.sample],
-            finish_reason="length" if r.row.id == "c" and r.sample == 1 else "stop",
-            num_tokens=10 + r.index,
-        )
-        for r in requests
-    ]
+@dataclasses.dataclass
+class Solver:
+    """Answers by a table, as `TextModel`s do."""
+
+    texts: dict[tuple[str, int], str]
+    endings: dict[tuple[str, int], str] = dataclasses.field(default_factory=dict)
+    name: str = "table"
+
+    def check_cost(self, requests):
+        return 0.0
+
+    def complete(self, requests, path):
+        return [
+            Reply(
+                id=request.id,
+                sample=request.sample,
+                text=self.texts[request.id, request.sample],
+                finish_reason=self.endings.get((request.id, request.sample), "stop"),
+                prompt_tokens=1,
+                completion_tokens=10 + i,
+            )
+            for i, request in enumerate(requests)
+        ]
 
 
-def attempt_all(problems, directory, *, solve=solve, run_programs=None):
-    def in_shards(path, draws, grade):
-        def work(some):
-            return grade(some, solve(some))
+SOLVER = Solver(TEXTS, {("c", 1): "length"})
 
-        return shards.map_in_shards(path, draws, work, AttemptRecord, shard_size=4, name="attempts")
 
+def attempt_all(problems, directory, *, solver=SOLVER, run_programs=None):
     return accuracy.attempt_all(
         problems,
-        solve=in_shards,
-        run_programs=run_programs,
+        solver,
+        directory,
+        prompts=SolverPrompts(),
         attempts_per_problem=2,
-        attempts_path=directory / "attempts.jsonl",
+        run_programs=run_programs or (lambda jobs: []),
     )
 
 
 def test_accuracy_and_its_error_are_over_problems(tmp_path):
-    attempts = attempt_all(PROBLEMS, tmp_path)
+    attempts = attempt_all(PROBLEMS[:3], tmp_path)
     assert [(a.problem_id, a.answer, a.correct) for a in attempts] == [
         ("a", "0.5", True),
         ("a", r"\frac12", True),
@@ -90,9 +103,7 @@ def test_accuracy_and_its_error_are_over_problems(tmp_path):
 
 def test_programs_without_a_sandbox_are_counted_and_never_scored(tmp_path):
     only_programs = [PROBLEMS[3]]
-    attempts = attempt_all(only_programs, tmp_path)
-    result = accuracy.summary(attempts, only_programs, why_not_graded="no sandbox works here")
-    assert attempts == []
+    result = accuracy.summary([], only_programs, why_not_graded="no sandbox works here")
     assert (result["not_graded"], result["accuracy"], result["mean_tokens"]) == (1, None, None)
     assert "sandbox" in result["not_graded_reason"]
     accuracy.write_results(tmp_path / "results.json", {"held-out": result})
@@ -111,18 +122,12 @@ def test_programs_are_graded_beside_answers_and_failures_of_the_sandbox_do_not_c
     verdicts = {"right": "passed", "broken": "sandbox_error"}
     problems = [PROBLEMS[3], dataclasses.replace(PROBLEMS[3], id="q"), PROBLEMS[0]]
 
-    def solve(requests):
-        return [
-            accuracy.Solution(text=writes[r.row.id, r.sample], finish_reason="stop", num_tokens=1)
-            for r in requests
-        ]
-
     def run_programs(jobs):
         assert all(tests == PROBLEMS[3].tests for _, tests in jobs)
         statuses = [verdicts[program.strip()] for program, _ in jobs]
         return [programs.TestReport(passed=s == "passed", status=s, results=()) for s in statuses]
 
-    attempts = attempt_all(problems, tmp_path, solve=solve, run_programs=run_programs)
+    attempts = attempt_all(problems, tmp_path, solver=Solver(writes), run_programs=run_programs)
     assert [(a.status, a.correct) for a in attempts] == [
         ("passed", True),
         ("no_answer", False),
@@ -138,20 +143,76 @@ def test_programs_are_graded_beside_answers_and_failures_of_the_sandbox_do_not_c
     assert (result["not_graded"], result["not_graded_reason"]) == (0, "")
 
 
-def test_a_killed_evaluation_ends_in_the_same_bytes(tmp_path):
-    attempt_all(PROBLEMS, tmp_path / "whole")
-    calls = []
+def test_a_killed_grading_ends_in_the_same_bytes_and_grades_nothing_twice(tmp_path, monkeypatch):
+    attempt_all(PROBLEMS[:3], tmp_path / "whole")
+    monkeypatch.setattr(accuracy, "_SHARD", 4)
+    calls, graded = [], accuracy.graded
 
-    def dies_once(requests):
-        calls.append(len(requests))
+    def dies_once(problems, *rest):
+        calls.append(len(problems))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return solve(requests)
+        return graded(problems, *rest)
 
+    monkeypatch.setattr(accuracy, "graded", dies_once)
     with pytest.raises(KeyboardInterrupt):
-        attempt_all(PROBLEMS, tmp_path / "killed", solve=dies_once)
-    attempt_all(PROBLEMS, tmp_path / "killed", solve=dies_once)
+        attempt_all(PROBLEMS[:3], tmp_path / "killed")
+    attempt_all(PROBLEMS[:3], tmp_path / "killed")
     assert calls == [4, 2, 2]
     assert (tmp_path / "killed" / "attempts.jsonl").read_bytes() == (
         tmp_path / "whole" / "attempts.jsonl"
     ).read_bytes()
+
+
+def test_replies_that_are_none_are_wrong_unless_the_server_failed(tmp_path):
+    texts = {("a", 0): "", ("a", 1): r"\boxed{1/2}", ("b", 0): "", ("b", 1): ""}
+    endings = {("a", 0): "malformed", ("b", 0): "filtered", ("b", 1): "too_long"}
+    attempts = attempt_all(PROBLEMS[:2], tmp_path, solver=Solver(texts, endings))
+    assert [a.status for a in attempts] == ["malformed", "match", "filtered", "too_long"]
+    result = accuracy.summary(attempts, PROBLEMS[:2])
+    assert result["accuracy"] == pytest.approx(0.5)  # a by its one graded attempt, b by two wrong ones
+    assert result["pass_at_k"] == {"1": pytest.approx(0.5), "2": None}
+
+
+def votes(**answers):
+    """Attempts with the answers given; an upper-case one is right, a dot is none."""
+    return [
+        AttemptRecord(
+            problem_id=name,
+            sample=i,
+            completion="",
+            answer="" if letter == "." else letter.lower(),
+            reference="",
+            correct=letter.isupper(),
+            status="no_answer" if letter == "." else "match" if letter.isupper() else "mismatch",
+            finish_reason="stop",
+            num_tokens=1,
+        )
+        for name, letters in answers.items()
+        for i, letter in enumerate(letters)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("letters", "share"),
+    [
+        ("AAb.", 1.0),
+        ("bbA.", 0.0),
+        ("Ab..", 0.5),  # one vote each: a coin decides
+        ("AAbbcc", 1 / 3),
+        ("....", 0.0),  # nothing to vote on
+        ("b...A", 0.5),  # attempts without an answer do not outvote
+    ],
+)
+def test_the_most_frequent_answer_counts_and_ties_by_their_share(letters, share):
+    assert accuracy.maj_at_k(votes(p=letters)) == pytest.approx(share)
+
+
+def test_votes_are_means_over_problems_and_equivalent_answers_vote_together():
+    assert accuracy.maj_at_k(votes(p="AAb", q="bbA", r="Ab")) == pytest.approx(0.5)
+    halves = [
+        dataclasses.replace(attempt, answer=answer)
+        for attempt, answer in zip(votes(p="AAbb"), ("1/2", "0.5", "3", "4"), strict=True)
+    ]
+    assert accuracy.maj_at_k(halves) == 1.0
+    assert accuracy.maj_at_k([]) is None

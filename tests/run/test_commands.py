@@ -107,7 +107,7 @@ def set_up(words: list[str]) -> dict[str, dict[str, Any]]:
         WrongUse: as the command would.
     """
     name, *rest = words
-    flags, bindings = cli._parse(rest)
+    flags, bindings = cli._parse(name, rest)
     configuration.load(flags.gin_file, bindings, cli._listed(flags.gin_search_paths))
     function = stages.stage_function(name)
     if stages.STAGES[name].settings and not configuration.is_set_up(function):

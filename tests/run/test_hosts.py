@@ -102,7 +102,11 @@ def test_cold_start_em_and_a_resume_equal_one_process(undisturbed, tmp_path):
 def test_an_e_step_by_grpo_equals_one_process(undisturbed, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     trained = [f"--gin.em.em.{role}='{undisturbed}/cold_start/{role}'" for role in ("theta", "phi")]
-    settings = {"corpus": ON_MESH, "em": [*ON_MESH, *trained, "--gin.settings.EStepConfig.objective='grpo'"]}
+    # Pairs that q_phi knows, and many samples: an advantage needs two valid ones of a pair.
+    objective = "--gin.settings.EStepConfig.objective='grpo'"
+    size = ["--gin.NUM_CANDIDATES=16", "--gin.EM_PAIRS_PER_ROUND=12", "--gin.EM_FIRST_TRIPLE=0"]
+    by_grpo = [objective, *size]
+    settings = {"corpus": ON_MESH, "em": [*ON_MESH, *trained, *by_grpo]}
     for stage, of_stage in settings.items():
         killing.run_to_end([stage, *of_stage, f"--workdir={one}"], num_devices=4, as_here=True)
         run_hosts([stage, *of_stage, f"--workdir={two}"], as_here=True)

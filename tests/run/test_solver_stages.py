@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from promptcot_jax.core.records import (
     Triple,
 )
 from promptcot_jax.data import training_sets
+from promptcot_jax.evaluation.solver_prompts import SolverPrompts
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import evaluate, model_source, sft, synthesize
+from promptcot_jax.run import evaluate, model_source, sft, synthesize, text_models
 from promptcot_jax.sampling import engine, rollouts, token_choice
 from promptcot_jax.synthesis.concept_pool import PoolConfig
 from promptcot_jax.synthesis.filters import FilterConfig
@@ -48,6 +50,7 @@ ATTEMPTS = rollouts.RolloutConfig(
     sampling=token_choice.SamplingConfig(max_new_tokens=4, temperature=0.0),
     engine=engine.EngineConfig(num_slots=4),
 )
+SOLVER = text_models.JaxModel(path="{workdir}/policy", config=ATTEMPTS, mesh=mesh_lib.MeshConfig())
 WRITING = rollouts.RolloutConfig(
     sampling=token_choice.SamplingConfig(max_new_tokens=4), engine=engine.EngineConfig(num_slots=2)
 )
@@ -175,6 +178,8 @@ def test_more_lists_than_the_pool_gives_are_refused(tmp_path: Path):
     ("settings", "message"),
     [
         ({"max_problems": -1}, "max_problems must be 0"),
+        ({"attempts": 0}, "attempts must be at least 1"),
+        ({"attempts": 4}, "ATTEMPTS is 4 at temperature 0.*raise ATTEMPT_TEMPERATURE"),
         ({"problems": ("{workdir}/none.jsonl",)}, "no problems to attempt in {workdir}/none.jsonl"),
         ({"problems": ()}, "no problems to attempt in no files"),
         (
@@ -190,10 +195,9 @@ def test_evaluate_refuses_problems_that_it_cannot_tell_apart_or_find(
     with pytest.raises(WrongUse, match=message):
         evaluate.evaluate(
             workdir=workdir,
-            config=ATTEMPTS,
             programs=ProgramSettings(),
-            mesh=mesh_lib.MeshConfig(),
-            **settings,
+            prompts=SolverPrompts(),
+            **{"solver": SOLVER} | settings,
         )
 
 
@@ -207,12 +211,12 @@ def test_evaluate_attempts_programs_where_a_sandbox_works(workdir: str, monkeypa
     def evaluated() -> tuple[int, int, int, str]:
         result = evaluate.evaluate(
             workdir=workdir,
-            config=ATTEMPTS,
+            solver=SOLVER,
             programs=ProgramSettings(allow_weak_sandbox=True),
-            mesh=mesh_lib.MeshConfig(),
+            prompts=SolverPrompts(),
             problems=("{workdir}/mixed.jsonl",),
         )
-        (Path(workdir) / "evaluate" / "attempts.jsonl").unlink()
+        shutil.rmtree(Path(workdir) / "evaluate")
         entry = json.loads((Path(workdir) / "results.json").read_text())["results"]["mixed"]
         counts = result.counts
         return counts["attempts"], counts["not_graded"], counts["weak_sandbox"], entry["sandbox"]
@@ -233,9 +237,9 @@ def test_evaluate_keeps_its_attempts_in_a_directory_of_its_own(workdir: str):
     settings = {"problems": ("{workdir}/triples.jsonl",), "max_problems": 2}
     result = evaluate.evaluate(
         workdir=workdir,
-        config=ATTEMPTS,
+        solver=SOLVER,
         programs=ProgramSettings(),
-        mesh=mesh_lib.MeshConfig(),
+        prompts=SolverPrompts(),
         **settings,
     )
     assert result.counts["attempts"] == 2

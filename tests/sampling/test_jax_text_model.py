@@ -108,3 +108,55 @@ def test_a_statement_cannot_end_its_turn_and_is_read_as_in_training(has_template
 def test_replies_are_free(caplog: pytest.LogCaptureFixture):
     assert model().check_cost(REQUESTS) == 0.0
     assert not caplog.text
+
+
+THINKING = toys.byte_tokenizer(
+    "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
+)
+
+
+def thinker(budget: int, longest: int = 24) -> jax_text_model.JaxTextModel:
+    lm = causal_lm.CausalLM(toys.toy_config(max_positions=256))
+    config = dataclasses.replace(
+        CONFIG, sampling=dataclasses.replace(CONFIG.sampling, max_new_tokens=longest)
+    )
+    chat = jax_text_model.ChatConfig(thinking_budget=budget)
+    return jax_text_model.JaxTextModel("toy", lm, lm.init(jax.random.key(0)), THINKING, config, chat)
+
+
+def test_thinking_ends_at_its_budget_and_the_rest_is_for_the_answer(tmp_path, monkeypatch):
+    replies = thinker(8).complete(REQUESTS, tmp_path / "replies.jsonl")
+    closing = jax_text_model.END_OF_THINKING
+    cut = [reply for reply in replies if closing in reply.text]
+    assert len(cut) >= 3  # random weights seldom end a text in 8 of 256 tokens
+    for reply in cut:
+        assert 8 + len(closing) < reply.completion_tokens <= 24 + len(closing)  # a token a byte
+    begun = jsonl.read_records(tmp_path / "replies-thinking.jsonl", jax_text_model._Begun)
+    for reply, one in zip((replies[0], replies[1], replies[3]), begun, strict=True):
+        assert reply not in cut or len(one.token_ids) == 8
+        assert reply.text.startswith(THINKING.decode(one.token_ids[:7]))
+    monkeypatch.setattr(engine.Engine, "stream", None)  # nothing may be drawn again
+    assert thinker(8).complete(REQUESTS, tmp_path / "replies.jsonl") == replies
+
+
+def test_a_model_that_is_not_thinking_goes_on_without_the_sentence(tmp_path):
+    model = thinker(8)
+    model._chat = dataclasses.replace(model._chat, template_settings={"enable_thinking": False})
+    replies = model.complete(REQUESTS, tmp_path / "replies.jsonl")
+    assert all(jax_text_model.END_OF_THINKING not in reply.text for reply in replies)
+    assert max(reply.completion_tokens for reply in replies) > 8
+
+
+def test_a_budget_that_leaves_no_answer_is_refused():
+    with pytest.raises(ValueError, match="leave tokens for the answer"):
+        thinker(24)
+    with pytest.raises(ValueError, match="thinking_budget must be at least 1"):
+        jax_text_model.ChatConfig(thinking_budget=0)
+
+
+def test_without_its_template_a_model_reads_plain_turns():
+    model = jax_text_model.JaxTextModel(
+        "toy", LM, PARAMS, CHAT, CONFIG, jax_text_model.ChatConfig(use_template=False)
+    )
+    assert CHAT.decode(model._prompt_ids(text_model.user_turn("one?"))) == "one?\n"

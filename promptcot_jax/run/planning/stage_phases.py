@@ -27,13 +27,19 @@ _VALUES = {"best_of_g": (), "reward_weighted": ("weight",), "grpo": ("advantages
 
 
 def has_programs(arguments: Mapping[str, Any]) -> bool:
-    """Whether a stage runs anything on the slice: a teacher behind an endpoint runs elsewhere."""
-    return isinstance(arguments.get("teacher", None), JaxModel | None)
+    """Whether a stage runs anything on the slice: a model behind an endpoint runs elsewhere."""
+    return isinstance(_asked(arguments), JaxModel | None)
 
 
 def mesh_of(arguments: Mapping[str, Any]) -> mesh_lib.MeshConfig:
     """The mesh of a stage, or of the model that it asks."""
-    return arguments["teacher"].mesh if "teacher" in arguments else arguments["mesh"]
+    asked = _asked(arguments)
+    return arguments["mesh"] if asked is None else asked.mesh
+
+
+def _asked(arguments: Mapping[str, Any]) -> Any:
+    """The model that a stage asks for text, where it is one of that kind."""
+    return arguments.get("teacher", arguments.get("solver"))
 
 
 def of_stage(
@@ -67,9 +73,9 @@ def of_stage(
         )
     if stage == "em":
         return _of_em(arguments, mesh, model, adapter)
-    if stage == "distill":
-        teacher = arguments["teacher"]
-        arguments, adapter = {"config": teacher.config, "dtype": teacher.dtype}, None
+    if (asked := _asked(arguments)) is not None:
+        arguments = {"config": asked.config, "dtype": asked.dtype}
+        adapter = None if stage == "distill" else adapter  # a teacher is not what was trained here
     return _of_rollouts(stage, arguments, mesh, model, adapter, prompt_tokens)
 
 

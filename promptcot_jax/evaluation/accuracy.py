@@ -18,7 +18,7 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import AttemptRecord, VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.sampling.rollouts import Draw, draws_of
 from promptcot_jax.trainers import grading
-from promptcot_jax.verify import math_answers, problem_accuracy
+from promptcot_jax.verify import math_answers, problem_accuracy, programs
 from promptcot_jax.verify.program_pool import Job
 from promptcot_jax.verify.programs import TestReport
 from promptcot_jax.verify.rewards import RunMany
@@ -75,7 +75,7 @@ def graded(
     reports = iter(
         run_programs(
             [
-                (answer, draw.row.tests)
+                (programs.with_prelude(draw.row.prelude, answer), draw.row.tests)
                 for draw, answer in zip(draws, answers, strict=True)
                 if answer and isinstance(draw.row, VerifiedProgramPrompt)
             ]

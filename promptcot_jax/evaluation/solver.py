@@ -18,7 +18,8 @@ def solution_sampler(model: load.LoadedModel, config: rollouts.RolloutConfig) ->
 
     def prompt_ids(problem: accuracy.Problem) -> Sequence[int]:
         domain = "math" if isinstance(problem, VerifiedMathPrompt) else "code"
-        return tokenizer.prompt_ids(examples.solver_prompt(tokenizer, problem.problem, domain))
+        tests = examples.tests_of(problem)
+        return tokenizer.prompt_ids(examples.solver_prompt(tokenizer, problem.problem, domain, tests))
 
     def to_solution(completion: completions.Completion) -> accuracy.Solution:
         return accuracy.Solution(

@@ -309,7 +309,7 @@ def _required(record_type: Any) -> frozenset[str]:
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """Checks a JSON value against a field's type: a scalar, a Literal, a tuple of these, a record, or `Any`."""
+    """Checks a JSON value against a field's type: a scalar, a Literal, a tuple, a record, or `Any`."""
     origin = typing.get_origin(hint)
     if hint is Any:
         return literals.decode(value, where)

@@ -193,16 +193,14 @@ def solver_prompt(problem: str, domain: Domain, tests: Sequence[ProgramTest] = (
         names = sorted({f"`{test.function}`" for test in tests if isinstance(test, CallTest)})
         called = f" ({', '.join(names)})" if names else ""
         ask = (
-            f"Write the Python function or class that this problem asks for{called}, under the names and with "
-            "the parameters that it states. It is called by tests, so read no input and return results rather "
+            f"Write the Python function or class that this problem asks for{called}, under the names and "
+            "with the parameters that it states. Tests call it, so read no input and return results rather "
             "than print them. Put all of the code, imports included, in one ```python code fence."
         )
     return f"{problem.strip()}\n\n{ask}\n"
 
 
-def solver_messages(
-    problem: str, domain: Domain, tests: Sequence[ProgramTest] = ()
-) -> list[dict[str, str]]:
+def solver_messages(problem: str, domain: Domain, tests: Sequence[ProgramTest] = ()) -> list[dict[str, str]]:
     """The solver's input as a conversation, for models with a chat template."""
     return [{"role": "user", "content": solver_prompt(problem, domain, tests).rstrip("\n")}]
 

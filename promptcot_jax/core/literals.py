@@ -1,7 +1,7 @@
 """Python values in rows: JSON where JSON has them, else the text of a literal; each comes back as it was.
 
 `[1, {"a": null}]` stands for itself. What JSON would change or does not know (a tuple, a set, bytes, a
-complex number, a dict whose keys are not all texts) is an object of one key, `{"python": "{(1, 2), (3, 4)}"}`;
+complex number, a dict whose keys are not all texts) is an object of one key, `{"python": "{(1, 2), (3,)}"}`;
 so is a dict of just that key. Only the whole value may be written so, no part of one.
 """
 

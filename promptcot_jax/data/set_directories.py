@@ -125,7 +125,7 @@ def _chosen(groups: Mapping[_Group, Sequence[epath.Path]], config: str, where: s
     if len(candidates) > 1:
         found = ", ".join(
             "/".join(filter(None, (folder, f"{prefix}{split}.{extension}")))
-            for folder, prefix, split, extension in candidates
+            for folder, prefix, split, extension in sorted(candidates)
         )
         raise WrongUse(
             f"{where}: there are several sets in this directory ({found}); name the directory, a file or a "

@@ -6,7 +6,7 @@ The texts of contests are not this project's to ship: a user downloads a set onc
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
@@ -14,7 +14,7 @@ from promptcot_jax.core import file_sets, tfds_sets
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import set_directories
 
-Window = tuple[str, str]  # ISO dates: the first day, and the last moment at its midnight
+Window = Sequence[str]  # two ISO dates: the first day, and the last moment at its midnight
 
 _EXTENSIONS = (
     "",

@@ -156,11 +156,12 @@ def _problem_of(row: rows.Row, name: str, number: int) -> Problem:
     elif code_layouts.has_tests(row) and row.fields.get("domain") != "math":
         if _first(row, "answer") is not None and row.fields.get("domain") != "code":
             raise WrongUse(f"{row.where}: the row has both an answer and tests; a column 'domain' may tell.")
-        fields = code_layouts.stated(row, _statement_of(row)) | {"concepts": _concepts_of(row, ("concepts",))}
+        fields = code_layouts.stated(row, _statement_of(row))
+        shared["concepts"] = _concepts_of(row, ("concepts",))
     else:
         shared["concepts"] = _concepts_of(row, COLUMNS["concepts"])
         return VerifiedMathPrompt(problem=_statement_of(row), answer=_answer_of(row), **shared)
-    return VerifiedProgramPrompt(**shared, **fields | {"tests": tuple(fields["tests"])})
+    return VerifiedProgramPrompt(**shared, **fields)
 
 
 def _first(row: rows.Row, name: str, columns: Sequence[str] = ()) -> Any:

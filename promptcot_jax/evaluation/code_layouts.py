@@ -87,7 +87,7 @@ def livecodebench(row: rows.Row) -> Fields:
         raise WrongUse(
             f"{row.where}: some tests read input and some call a function; no program passes both."
         )
-    return {"problem": problem, "tests": tests, "prelude": JUDGE_PRELUDE}
+    return {"problem": problem, "tests": tuple(tests), "prelude": JUDGE_PRELUDE}
 
 
 def contest_time(row: rows.Row) -> datetime.datetime | None:
@@ -120,7 +120,7 @@ def human_eval(row: rows.Row) -> Fields:
     prelude = _without_function(prompt, name, str(row.fields.get("canonical_solution") or ""), row.where)
     problem = _with_code(f"Write the function `{name}` in full, as its header and docstring say:", prompt)
     source = f"{prelude}\n{test.strip()}\n\ncheck({name})\n".lstrip()
-    return {"problem": problem, "tests": [AssertTest(source)], "prelude": prelude}
+    return {"problem": problem, "tests": (AssertTest(source),), "prelude": prelude}
 
 
 def _without_function(prompt: str, name: str, body: str, where: str) -> str:
@@ -151,24 +151,21 @@ def stated(row: rows.Row, problem: str) -> Fields:
     if isinstance(value, str):
         value = _json_field(row, name, value)
     if isinstance(value, dict):
-        return {"problem": problem, "tests": list(import_fields.tests(value, where))}
+        return {"problem": problem, "tests": import_fields.tests(value, where)}
     if not isinstance(value, list) or not value:
         raise WrongUse(f"{where} must be a list of tests that is not empty.")
     if all(isinstance(test, str) for test in value):
         before = _setup(row)
-        tests = [AssertTest(f"{before}{test}") for test in value]
+        tests = tuple(AssertTest(f"{before}{test}") for test in value)
         shown = _with_code(f"{problem}\n\nThese tests must pass:", "\n".join(value))
         return {"problem": shown, "tests": tests}
     if any(isinstance(test, dict) and "testtype" in test for test in value):
-        return {"problem": problem, "tests": _judged_tests(value, _function_name(row), where)}
-    fields: Fields = {
-        "problem": problem,
-        "tests": [_own_test(test, f"{where}[{i}]") for i, test in enumerate(value)],
-    }
+        return {"problem": problem, "tests": tuple(_judged_tests(value, _function_name(row), where))}
     prelude = row.fields.get("prelude") or ""
     if not isinstance(prelude, str):
         raise WrongUse(f"{row.where}: field 'prelude' must be a text.")
-    return fields | {"prelude": prelude}
+    tests = tuple(_own_test(test, f"{where}[{i}]") for i, test in enumerate(value))
+    return {"problem": problem, "tests": tests, "prelude": prelude}
 
 
 def _own_test(value: Any, where: str) -> ProgramTest:

@@ -34,7 +34,13 @@ Problem = VerifiedMathPrompt | VerifiedProgramPrompt
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "id": ("id", "unique_id", "task_id", "question_id", "problem_id", "problem_idx", "uuid"),
     "problem": ("problem", "question", "prompt", "text"),
-    "answer": ("answer", "final_answer", "expected_answer", "ground_truth", "short_answer"),
+    "answer": (
+        "final_answer",
+        "short_answer",
+        "answer",
+        "expected_answer",
+        "ground_truth",
+    ),  # short ones first
     "solution": ("solution",),
     "level": ("level", "difficulty"),
     "concepts": ("concepts", "subject", "problem_type", "type"),

@@ -251,7 +251,11 @@ class _TextOnly(pickle.Unpickler):
 
 def _private_tests(row: rows.Row) -> Any:
     """The private tests: JSON, or base64 of the compressed pickle of its text."""
-    value = row.fields.get("private_test_cases") or "[]"
+    value = row.fields.get("private_test_cases")
+    if value is None or value == "":
+        raise WrongUse(
+            f"{row.where}: field 'private_test_cases' is missing, and the public tests alone would pass too much."
+        )
     if not isinstance(value, str) or value.lstrip().startswith("["):
         return _json_field(row, "private_test_cases", value)
     where = f"{row.where}: field 'private_test_cases'"

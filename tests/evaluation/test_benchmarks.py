@@ -54,6 +54,10 @@ LAYOUTS = {
         {"question": "Find 1 + 1.", "final_answer": ["2"]},
         ("set-1", "2", "", ()),
     ),
+    "short answer beside a worked one": (
+        {"question": "Find 1 + 1.", "answer": "One and one are two.", "short_answer": "2"},
+        ("set-1", "2", "", ()),
+    ),
     "float": ({"prompt": "Find 1 + 1.", "expected_answer": 2.5}, ("set-1", "2.5", "", ())),
 }
 

@@ -88,7 +88,10 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(tmp_path)
         ({"private_test_cases": base64.b64encode(zlib.compress(b"words")).decode()}, "holds no pickled text"),
         ({"public_test_cases": "[{"}, "field 'public_test_cases' is not JSON"),
         ({"public_test_cases": "{}"}, "must be a list of tests, got dict"),
-        ({"public_test_cases": "[]", "private_test_cases": ""}, "has no tests, public or private"),
+        ({"public_test_cases": "[]", "private_test_cases": "[]"}, "has no tests, public or private"),
+        ({"private_test_cases": ""}, "field 'private_test_cases' is missing"),
+        ({"private_test_cases": packed(json.dumps([])), "public_test_cases": "[" * 100_000}, "is not JSON"),
+        ({"private_test_cases": packed("[" * 100_000)}, "field 'private_test_cases' is not JSON"),
         ({"public_test_cases": '[{"input": "1", "testtype": "stdin"}]'}, "'input', 'output' and 'testtype'"),
         (
             {"public_test_cases": '[{"input": "", "output": "", "testtype": "file"}]'},

@@ -104,7 +104,7 @@ class Place:
     known: KnownSet | None
 
 
-def find(path: epath.PathLike, benchmarks_dir: epath.PathLike = "") -> Place:
+def find(path: epath.PathLike, benchmarks_dir: epath.PathLike | None = None) -> Place:
     """The files of a set, by a path that `data.rows` reads, by a directory, or by a short name.
 
     Args:
@@ -125,7 +125,8 @@ def find(path: epath.PathLike, benchmarks_dir: epath.PathLike = "") -> Place:
         files = set_directories.files_of(place, config=config, stems=stems)
     else:
         files = [path if known is None else place]
-    return Place(name=path if known else name_of(path), paths=tuple(map(os.fspath, files)), known=known)
+    paths = tuple(os.fspath(file) for file in files)
+    return Place(name=path if known else name_of(path), paths=paths, known=known)
 
 
 def name_of(path: epath.PathLike) -> str:
@@ -138,7 +139,7 @@ def name_of(path: epath.PathLike) -> str:
     return name.partition(".")[0].partition(":")[0]
 
 
-def _place_of(name: str, known: KnownSet, benchmarks_dir: epath.PathLike) -> epath.Path:
+def _place_of(name: str, known: KnownSet, benchmarks_dir: epath.PathLike | None) -> epath.Path:
     """The first of a known set's names that is in the directory of benchmarks.
 
     Raises:
@@ -148,11 +149,9 @@ def _place_of(name: str, known: KnownSet, benchmarks_dir: epath.PathLike) -> epa
         part for hub in known.hub for part in (hub.partition("/")[2], f"datasets--{hub.replace('/', '--')}")
     ]
     names = list(dict.fromkeys((name, *known.aliases, *of_hub)))
-    for candidate in names if benchmarks_dir else ():
-        for extension in _EXTENSIONS:
-            place = epath.Path(benchmarks_dir) / f"{candidate}{extension}"
-            if file_sets.files_named(place):
-                return place
+    for candidate in (f"{name}{extension}" for name in names for extension in _EXTENSIONS):
+        if benchmarks_dir and file_sets.files_named(place := epath.Path(benchmarks_dir) / candidate):
+            return place
     where = f"in {os.fspath(benchmarks_dir)}" if benchmarks_dir else "as BENCHMARKS_DIR is not set"
     raise WrongUse(
         f"The evaluation set '{name}' is not there: nothing is called {', '.join(names)} (a directory, or a "

@@ -23,12 +23,11 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.data import import_fields, rows
 from promptcot_jax.evaluation import benchmark_sets, code_layouts
+from promptcot_jax.evaluation.accuracy import Problem
 from promptcot_jax.evaluation.benchmark_sets import Place, Window
 from promptcot_jax.verify import math_answers
 
 log = logging.getLogger(__name__)
-
-Problem = VerifiedMathPrompt | VerifiedProgramPrompt
 
 # What is looked for, and the columns where it may be, the first that a row has.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -63,7 +62,7 @@ class _Bounds:
     last: datetime.datetime
 
 
-def files(path: epath.PathLike, benchmarks_dir: epath.PathLike = "") -> tuple[str, ...]:
+def files(path: epath.PathLike, benchmarks_dir: epath.PathLike | None = None) -> tuple[str, ...]:
     """The paths behind a set's name, of which a run's record keeps digests; see `benchmark_sets.find`."""
     return benchmark_sets.find(path, benchmarks_dir).paths
 
@@ -71,7 +70,7 @@ def files(path: epath.PathLike, benchmarks_dir: epath.PathLike = "") -> tuple[st
 def read(
     path: epath.PathLike,
     *,
-    benchmarks_dir: epath.PathLike = "",
+    benchmarks_dir: epath.PathLike | None = None,
     window: Window | None = None,
     limit: int = 0,
     bad_rows: rows.BadRows = BAD_ROWS,
@@ -89,8 +88,9 @@ def read(
         bad_rows: what becomes of rows in no layout.
 
     Raises:
-        WrongUse: there is no such set; a row is in no layout or lacks a field; two problems share an id; or
-            the window is no window, leaves nothing, or is given for problems without dates.
+        WrongUse: there is no such set, or one known by name is empty; a row is in no layout or lacks a field;
+            two problems share an id; or the window is no window, leaves nothing, or is given for problems
+            without dates.
     """
     if limit < 0:
         raise WrongUse(f"limit must be 0 (all) or more, got {limit}.")
@@ -111,6 +111,8 @@ def read(
             f"{os.fspath(path)}: none of its {num_outside} problems is of a contest between {given[0]} and "
             f"{given[1]}; set another window, or download a release that has such."
         )
+    if place.known and not problems:
+        raise WrongUse(f"{', '.join(place.paths)}: there are no problems in it; download '{path}' again.")
     rows.check_ids((problem.id for problem in problems), os.fspath(path))
     if place.known and not limit and not window and len(problems) != place.known.num_problems:
         log.warning("%s has %d problems, papers count %d", path, len(problems), place.known.num_problems)

@@ -254,7 +254,7 @@ def _private_tests(row: rows.Row) -> Any:
     value = row.fields.get("private_test_cases")
     if value is None or value == "":
         raise WrongUse(
-            f"{row.where}: field 'private_test_cases' is missing, and the public tests alone would pass too much."
+            f"{row.where}: field 'private_test_cases' is missing; the public tests alone would pass too much."
         )
     if not isinstance(value, str) or value.lstrip().startswith("["):
         return _json_field(row, "private_test_cases", value)

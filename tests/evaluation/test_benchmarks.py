@@ -208,6 +208,11 @@ def test_a_known_set_that_is_not_there_says_where_to_get_it(tmp_path, name):
 
 
 def test_what_is_not_there_is_named(tmp_path):
+    (tmp_path / "hmmt_feb25.jsonl").touch()
+    with pytest.raises(
+        WrongUse, match="hmmt_feb25.jsonl: there are no problems in it; download 'hmmt_feb25'"
+    ):
+        benchmarks.read("hmmt_feb25", benchmarks_dir=tmp_path)
     with pytest.raises(
         WrongUse, match="'aime2077' is no file and no set that is known by name; those are aime24"
     ):

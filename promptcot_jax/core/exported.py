@@ -18,7 +18,7 @@ class ExportedMathPrompt(records.VerifiedMathPrompt):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportedProgramPrompt(records.VerifiedProgramPrompt):
+class ExportedProgramPrompt(records.StdioProgramPrompt):
     source: str = ""
 
 

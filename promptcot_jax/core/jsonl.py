@@ -22,7 +22,7 @@ from typing import IO, Any, Literal, TypeVar, overload
 
 from etils import epath
 
-from promptcot_jax.core import file_sets
+from promptcot_jax.core import file_sets, literals
 from promptcot_jax.core.errors import WrongUse
 
 R = TypeVar("R")
@@ -98,8 +98,31 @@ def read_json(path: epath.PathLike) -> Any:
 
 def to_line(record: Any) -> str:
     """One JSON line of a dataclass record or a plain dict (no newline)."""
-    row = record if isinstance(record, dict) else dataclasses.asdict(record)
+    row = record if isinstance(record, dict) else to_row(record)
     return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def to_row(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass record as JSON has them, those of type `Any` as `literals` writes them.
+
+    Raises:
+        ValueError: such a field holds what has no form in a row.
+    """
+    return {
+        field.name: _to_json(getattr(record, field.name), field.type) for field in dataclasses.fields(record)
+    }
+
+
+def _to_json(value: Any, hint: Any = None) -> Any:
+    if hint is Any:
+        return literals.encode(value)
+    if hint == Sequence[Any]:
+        return [literals.encode(item) for item in value]
+    if isinstance(value, list | tuple):
+        return [_to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _to_json(item) for key, item in value.items()}
+    return to_row(value) if dataclasses.is_dataclass(value) else value
 
 
 def write_records(path: epath.PathLike, records: Iterable[Any], rows_per_shard: int | None = None) -> int:
@@ -251,7 +274,8 @@ def record_from_row(record_type: Any, row: dict[str, Any], *, where: str, defaul
     if isinstance(record_type, types.UnionType) or typing.get_origin(record_type) is typing.Union:
         failures = []
         members = typing.get_args(record_type)
-        for member in [member for member in members if _required(member) <= row.keys()] or members:
+        nearest = max(members, key=lambda member: len(_required(member) & row.keys()))
+        for member in [member for member in members if _required(member) <= row.keys()] or [nearest]:
             try:
                 return record_from_row(member, row, where=where, default_id=default_id)
             except WrongUse as failure:
@@ -285,9 +309,11 @@ def _required(record_type: Any) -> frozenset[str]:
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """Checks a JSON value against a field's type: a scalar, a Literal, a tuple of these, or a record."""
+    """Checks a JSON value against a field's type: a scalar, a Literal, a tuple, a record, or `Any`."""
     origin = typing.get_origin(hint)
-    if origin is tuple:
+    if hint is Any:
+        return literals.decode(value, where)
+    if origin is tuple or hint == Sequence[Any]:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise WrongUse(f"{where} must be a list, got {type(value).__name__}.")
         return tuple(_coerce(item, typing.get_args(hint)[0], f"{where}[{i}]") for i, item in enumerate(value))
@@ -295,7 +321,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         if value not in typing.get_args(hint):
             raise WrongUse(f"{where} must be one of {list(typing.get_args(hint))}, got {value!r}.")
         return value
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) or origin is types.UnionType:
         if not isinstance(value, dict):
             raise WrongUse(f"{where} must be an object, got {type(value).__name__}.")
         return record_from_row(hint, value, where=where)

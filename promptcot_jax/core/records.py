@@ -69,7 +69,8 @@ class StdioTest:
 class CallTest:
     """One test of a function: its arguments, and the value that it must return.
 
-    Arguments and value are None, booleans, numbers, texts, bytes, lists, tuples, sets and dicts of these.
+    Arguments and value are None, booleans, numbers, texts, bytes, lists, tuples, sets and dicts of these; in
+    rows they are written as `literals` says.
     """
 
     function: str  # a name of the program's or of its class Solution, or "Class.method" of a new instance
@@ -252,7 +253,8 @@ class VerifiedProgramPrompt:
     concepts: tuple[str, ...] = ()
     level: str = ""
     problem: str
-    tests: tuple[StdioTest, ...]
+    tests: tuple[ProgramTest, ...]
+    prelude: str = ""  # what a judge puts before every program, such as imports that starter code relies on
     agreement: float = 1.0  # least share of sampled solutions that print a test's output, in (0, 1]; 1: given
     test_agreements: tuple[float, ...] = ()  # of each test
     num_solutions: int = 0
@@ -275,6 +277,13 @@ class VerifiedProgramPrompt:
     concepts_in_words: float = 0.0
     concepts_in_meaning: float = 0.0
     seed_similarity: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StdioProgramPrompt(VerifiedProgramPrompt):
+    """One of which all tests read and print: what data sets with fixed columns can hold."""
+
+    tests: tuple[StdioTest, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -204,24 +204,39 @@ def direct_text(row: HasProblem, tokenizer: Tokenizer | None = None) -> TextExam
     return TextExample(row_id=row.id, prompt=direct_prompt(row), blocks=(block,))
 
 
-def solver_prompt(tokenizer: Tokenizer, problem: str, domain: records.Domain) -> str:
+def solver_prompt(
+    tokenizer: Tokenizer, problem: str, domain: records.Domain, tests: Sequence[records.ProgramTest] = ()
+) -> str:
     """What the solver reads: through the chat template where the model has one, else the plain prompt.
 
-    Special tokens in the problem are `quoted`.
+    Special tokens in the problem are `quoted`. The tests say whether a program or a function is asked for.
     """
     if tokenizer.chat_template is None:
-        return templates.solver_prompt(tokenizer.quoted(problem), domain)
-    return tokenizer.render_chat(templates.solver_messages(problem, domain))
+        return templates.solver_prompt(tokenizer.quoted(problem), domain, tests)
+    return tokenizer.render_chat(templates.solver_messages(problem, domain, tests))
 
 
-def stated_solver_prompt(tokenizer: Tokenizer, row_id: str, problem: str, domain: records.Domain) -> str:
+def tests_of(
+    row: records.VerifiedMathPrompt | records.VerifiedProgramPrompt,
+) -> tuple[records.ProgramTest, ...]:
+    """The tests of a programming problem, none of another."""
+    return row.tests if isinstance(row, records.VerifiedProgramPrompt) else ()
+
+
+def stated_solver_prompt(
+    tokenizer: Tokenizer,
+    row_id: str,
+    problem: str,
+    domain: records.Domain,
+    tests: Sequence[records.ProgramTest] = (),
+) -> str:
     """What the solver reads of a row.
 
     Raises:
         WrongUse: the problem is empty, or the chat template refuses it; the message names the row.
     """
     problem = _stated(problem, f"Row '{row_id}': the problem")
-    return _of_row(row_id, lambda: solver_prompt(tokenizer, problem, domain))
+    return _of_row(row_id, lambda: solver_prompt(tokenizer, problem, domain, tests))
 
 
 def solution_text(

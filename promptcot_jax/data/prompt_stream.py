@@ -148,7 +148,9 @@ def read_tasks(
             counts["dropped_difficulty"] += 1
     rows.check_ids((prompt.id for prompt in prompts), os.fspath(path))
     texts = [
-        examples.stated_solver_prompt(tokenizer, prompt.id, prompt.problem, prompt.domain)
+        examples.stated_solver_prompt(
+            tokenizer, prompt.id, prompt.problem, prompt.domain, examples.tests_of(prompt)
+        )
         for prompt in prompts
     ]
     ids = tokenizer.prompt_ids_many(texts)

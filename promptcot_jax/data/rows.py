@@ -1,9 +1,9 @@
 """Rows of a user's files as they come, whatever their format; a bad one is named, and fatal or counted.
 
-Formats go by extension (`data/formats/`): JSON lines (`.jsonl`, `.json`, also `.gz`), `.parquet`, `.tfrecord`
-and `.array_record`; `tfds:NAME` is a prepared TFDS data set (`core.tfds_sets`). The same records come out of
-each, also of `tf.train.Example`s, which do not nest: where a record's field is a list or an object,
-`iter_records` reads their text as JSON, and one value as a list.
+Formats go by extension (`data/formats/`): JSON lines (`.jsonl`, `.json`, also `.gz`; a `.json` file may be
+one list), `.parquet`, `.arrow`, `.tfrecord` and `.array_record`; `tfds:NAME` is a prepared TFDS data set
+(`core.tfds_sets`). The same records come out of each, also of `tf.train.Example`s, which do not nest: where a
+record's field is a list or an object, `iter_records` reads their text as JSON, and one value as a list.
 """
 
 import collections
@@ -22,7 +22,7 @@ from etils import epath
 
 from promptcot_jax.core import file_sets, jsonl, tfds_sets
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data.formats import json_lines, parquet, records
+from promptcot_jax.data.formats import arrow, json_lines, parquet, records
 from promptcot_jax.data.formats.source import Fault, Row
 
 Record = TypeVar("Record")
@@ -30,9 +30,11 @@ Record = TypeVar("Record")
 log = logging.getLogger(__name__)
 
 _READERS: Mapping[tuple[str, ...], Callable[[epath.Path, int], Iterator[Row | Fault]]] = {
-    (".jsonl", ".json"): json_lines.read,
+    (".jsonl",): json_lines.read,
+    (".json",): json_lines.read_json,
     (".jsonl.gz", ".json.gz"): json_lines.read_compressed,
     (".parquet",): parquet.read,
+    (".arrow",): arrow.read,
     (".tfrecord", ".tfrecords"): records.read_tfrecord,
     (".array_record", ".arrayrecord"): records.read_array_record,
 }

@@ -182,7 +182,12 @@ def _kind_of(task: tasks.Task) -> _Kind:
 def _prompt_features(some: Sequence[Any], tokenizer: Tokenizer) -> list[Features]:
     """What a solver reads; the answer, or the tests as JSON, as text."""
     prompts = tokenizer.prompt_ids_many(
-        [examples.stated_solver_prompt(tokenizer, row.id, row.problem, _domain_of(row)) for row in some]
+        [
+            examples.stated_solver_prompt(
+                tokenizer, row.id, row.problem, _domain_of(row), examples.tests_of(row)
+            )
+            for row in some
+        ]
     )
     return [
         {"id": row.id, "inputs": ids, "reference": _reference(row)}
@@ -236,7 +241,7 @@ def _domain_of(row: records.VerifiedMathPrompt | records.VerifiedProgramPrompt) 
 def _reference(row: records.VerifiedMathPrompt | records.VerifiedProgramPrompt) -> str:
     if isinstance(row, records.VerifiedMathPrompt):
         return row.answer
-    return json.dumps([dataclasses.asdict(test) for test in row.tests])
+    return json.dumps([jsonl.to_row(test) for test in row.tests])
 
 
 def _reference_or_completion(text: str, example: Mapping[str, Any], is_target: bool) -> str:

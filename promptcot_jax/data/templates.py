@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import Domain
+from promptcot_jax.core.records import CallTest, Domain, ProgramTest, StdioTest
 
 BEGIN_RATIONALE = "<!-- BEGIN RATIONALE -->"
 END_RATIONALE = "<!-- END RATIONALE -->"
@@ -176,21 +176,33 @@ def _parse(pattern: re.Pattern[str], text: str, markers: Sequence[str]) -> list[
     return contents if all(contents) else None
 
 
-def solver_prompt(problem: str, domain: Domain) -> str:
-    """Input of the solver: the problem and the form its answer must take."""
+def solver_prompt(problem: str, domain: Domain, tests: Sequence[ProgramTest] = ()) -> str:
+    """Input of the solver: the problem and the form its answer must take.
+
+    Args:
+        tests: of a programming problem; unless all of them read and print, a function or class is asked for.
+    """
     if domain == "math":
         ask = "Reason step by step, and put your final answer within \\boxed{}."
-    else:
+    elif all(isinstance(test, StdioTest) for test in tests):
         ask = (
             "Write a Python program that solves this problem: it reads from standard input and prints to "
             "standard output. Put the whole program in one ```python code fence."
         )
+    else:
+        names = sorted({f"`{test.function}`" for test in tests if isinstance(test, CallTest)})
+        called = f" ({', '.join(names)})" if names else ""
+        ask = (
+            f"Write the Python function or class that this problem asks for{called}, under the names and "
+            "with the parameters that it states. Tests call it, so read no input and return results rather "
+            "than print them. Put all of the code, imports included, in one ```python code fence."
+        )
     return f"{problem.strip()}\n\n{ask}\n"
 
 
-def solver_messages(problem: str, domain: Domain) -> list[dict[str, str]]:
+def solver_messages(problem: str, domain: Domain, tests: Sequence[ProgramTest] = ()) -> list[dict[str, str]]:
     """The solver's input as a conversation, for models with a chat template."""
-    return [{"role": "user", "content": solver_prompt(problem, domain).rstrip("\n")}]
+    return [{"role": "user", "content": solver_prompt(problem, domain, tests).rstrip("\n")}]
 
 
 def answer_part(text: str) -> str:

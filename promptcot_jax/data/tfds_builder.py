@@ -71,7 +71,7 @@ class Promptcot(tfds.core.GeneratorBasedBuilder):
         RecordsConfig(
             name="verified_prompts",
             description="Problems with a checked answer or tests.",
-            record_types=(records.VerifiedMathPrompt, records.VerifiedProgramPrompt),
+            record_types=(records.VerifiedMathPrompt, records.StdioProgramPrompt),
             files={"train": "verified_prompts.jsonl"},
         ),
         RecordsConfig(

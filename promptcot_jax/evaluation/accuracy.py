@@ -19,7 +19,7 @@ from promptcot_jax.evaluation.solver_prompts import SolverPrompts
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling.text_model import Reply, TextModel, TextRequest
 from promptcot_jax.trainers import grading
-from promptcot_jax.verify import math_answers, problem_accuracy, voting
+from promptcot_jax.verify import math_answers, problem_accuracy, programs, voting
 from promptcot_jax.verify.program_pool import Job
 from promptcot_jax.verify.programs import TestReport
 from promptcot_jax.verify.rewards import RunMany
@@ -108,7 +108,7 @@ def _verdicts(
     answered: list[tuple[str, str]] = []
     for (problem, reply), answer in zip(pairs, answers, strict=True):
         if answer and isinstance(problem, VerifiedProgramPrompt):
-            jobs.append((answer, problem.tests))
+            jobs.append((programs.with_prelude(problem.prelude, answer), problem.tests))
         elif answer and isinstance(problem, VerifiedMathPrompt):
             answered.append((problem.answer, reply.text))  # in full, since several boxes may be one answer
     reports: Iterator[TestReport] = iter(run_programs(jobs) if jobs else ())

@@ -8,7 +8,8 @@ import functools
 import json
 from collections.abc import Sequence
 
-from promptcot_jax.core.records import StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.sampling.text_model import Reply
 from promptcot_jax.verify import program_pool
@@ -33,14 +34,17 @@ def program_accuracy(
     """Shares of completions whose program passes all tests, and that hold none.
 
     Args:
-        targets: tests as the JSON text of a list of objects with `input` and `output`.
+        targets: tests as the JSON text of a list of such objects as rows have.
 
     Raises:
+        WrongUse: one is no test.
         SandboxUnavailable: no sandbox works here and `settings` do not allow to do without.
     """
     problems = [
-        VerifiedProgramPrompt(
-            id=str(i), problem="", tests=tuple(StdioTest(**test) for test in json.loads(tests))
+        jsonl.record_from_row(
+            VerifiedProgramPrompt,
+            {"id": str(i), "problem": "", "tests": json.loads(tests)},
+            where=f"target {i}",
         )
         for i, tests in enumerate(targets)
     ]

@@ -3,7 +3,7 @@
 import dataclasses
 
 from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
-from promptcot_jax.data import templates
+from promptcot_jax.data import examples, templates
 from promptcot_jax.data.tokenizer import Message
 
 
@@ -25,7 +25,7 @@ class SolverPrompts:
         """The conversation, which ends with the user's turn."""
         is_math = isinstance(problem, VerifiedMathPrompt)
         instruction = self.math_instruction if is_math else self.code_instruction
-        turns = templates.solver_messages(problem.problem, problem.domain)
+        turns = templates.solver_messages(problem.problem, problem.domain, examples.tests_of(problem))
         if instruction is not None:
             turns = [{"role": "user", "content": f"{problem.problem.strip()}\n\n{instruction.strip()}"}]
         first = [] if self.system is None else [{"role": "system", "content": self.system}]

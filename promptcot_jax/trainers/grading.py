@@ -17,7 +17,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.sampling import journal
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.rollouts import Draw
-from promptcot_jax.verify import math_answers, rewards
+from promptcot_jax.verify import math_answers, programs, rewards
 from promptcot_jax.verify.rewards import GradeMany, Reward, RewardConfig, RunMany, Ungraded
 
 # Statuses of completions that nothing can be learned from, whatever their verdict.
@@ -30,6 +30,12 @@ def answer_of(prompt: Prompt, text: str) -> str:
     if isinstance(prompt, VerifiedMathPrompt):
         return math_answers.extract_answer(text) or ""
     return templates.last_code_fence(templates.answer_part(text)) or ""
+
+
+def _program_of(prompt: VerifiedProgramPrompt, text: str) -> str | None:
+    """What is run of a completion; None where it has no program."""
+    program = templates.last_code_fence(templates.answer_part(text))
+    return None if program is None else programs.with_prelude(prompt.prelude, program)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +86,7 @@ class Grader:
             grade_many=self.grade_many,
         )
         of_code = rewards.program_rewards(
-            [templates.last_code_fence(templates.answer_part(texts[i])) for i, _ in code],
+            [_program_of(prompt, texts[i]) for i, prompt in code],
             [prompt.tests for _, prompt in code],
             [num_tokens[i] for i, _ in code],
             self.config,

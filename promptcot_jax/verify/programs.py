@@ -192,6 +192,16 @@ def _status_of(results: Sequence[TestResult]) -> Status:
     return failures[0] if failures else "passed"
 
 
+def with_prelude(prelude: str, program: str) -> str:
+    """A program behind what its judge puts before it; the program's imports from `__future__` stay first."""
+    if not prelude:
+        return program
+    lines = program.splitlines(keepends=True)
+    future = [line for line in lines if line.startswith("from __future__ import")]
+    rest = [line for line in lines if line not in future]
+    return "".join([*future, prelude.rstrip("\n"), "\n", *rest])
+
+
 def call_test_of(test: AssertTest) -> CallTest | None:
     """The call test that an assertion `f(literals) == literal` is; None for any other."""
     try:

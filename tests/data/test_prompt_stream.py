@@ -4,8 +4,8 @@ import pytest
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
-from promptcot_jax.data import rows
+from promptcot_jax.core.records import CallTest, StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.data import rows, templates
 from promptcot_jax.data.prompt_stream import PromptConfig, PromptStream, Task, read_tasks
 from tests import toys
 
@@ -69,6 +69,13 @@ def test_a_task_is_read_as_the_solver_reads_it(tmp_path):
     assert [TOKENIZER.decode(task.prompt_ids).splitlines()[0] for task in found] == ["0 + 1?", "Print 0."]
     assert "\\boxed{}" in TOKENIZER.decode(found[0].prompt_ids)
     assert counts["read"] == 2
+
+
+def test_a_problem_with_calls_asks_for_a_function(tmp_path):
+    row = VerifiedProgramPrompt(id="f", problem="Add.", tests=(CallTest("add", (1, (2,)), {3}),))
+    (task,), _ = _read(tmp_path, [row])
+    assert task.prompt == row
+    assert TOKENIZER.decode(task.prompt_ids) == templates.solver_prompt("Add.", "code", row.tests)
 
 
 def test_what_is_left_out_is_counted(tmp_path):

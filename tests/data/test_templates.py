@@ -3,6 +3,7 @@
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import AssertTest, CallTest, StdioTest
 from promptcot_jax.data import templates
 from tests import toys
 
@@ -133,6 +134,20 @@ def test_solver_prompts_ask_for_a_form_that_can_be_graded():
     (message,) = templates.solver_messages("x", "math")
     assert message["role"] == "user"
     assert message["content"] + "\n" == templates.solver_prompt("x", "math")
+
+
+def test_tests_that_call_ask_for_a_function_and_none_for_a_program():
+    reads, calls = StdioTest("1", "1"), CallTest("near", (1,), 1)
+    program = templates.solver_prompt("x", "code")
+    assert templates.solver_prompt("x", "code", (reads, reads)) == program
+    for tests in ((calls,), (AssertTest("assert near(1) == 1"),), (reads, calls)):
+        asked = templates.solver_prompt("x", "code", tests)
+        assert "standard input" not in asked
+        assert "function or class" in asked
+        assert "```python code fence" in asked
+        assert ("`near`" in asked) == (calls in tests)  # an assertion is never shown by the form
+        assert "== 1" not in asked
+        assert templates.solver_messages("x", "code", tests)[0]["content"] + "\n" == asked
 
 
 def test_the_last_closed_fence_is_graded():

@@ -6,7 +6,14 @@ import pytest
 import seqio
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.core.records import StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import (
+    AssertTest,
+    CallTest,
+    StdioTest,
+    VerifiedMathPrompt,
+    VerifiedProgramPrompt,
+)
 from promptcot_jax.data import converters, seqio_tasks
 from promptcot_jax.data.vocabulary import TokenizerVocabulary
 from promptcot_jax.evaluation import seqio_metrics
@@ -62,8 +69,11 @@ def test_programs_are_run_on_the_tests_of_the_reference(monkeypatch):
         return [programs.TestReport(passed=True, status="passed", results=()) for _ in jobs]
 
     monkeypatch.setattr(seqio_metrics.program_pool, "run_many", run_many)
-    row = VerifiedProgramPrompt(id="p", problem="Echo.", tests=(StdioTest("a", "b"),))
-    target = json.dumps([{"input": "a", "output": "b"}])
+    tests = (StdioTest("a", "b"), CallTest("f", (1, (2,)), {3}), AssertTest("assert f(1)"))
+    row = VerifiedProgramPrompt(id="p", problem="Echo.", tests=tests)
+    target = json.dumps([jsonl.to_row(test) for test in tests])
     found = seqio_metrics.program_accuracy([target, target], ["```python\nprint()\n```", "no program"])
     assert found == {"accuracy": 0.5, "no_answer": 0.5}
     assert asked == [("print()\n", row.tests)]
+    with pytest.raises(WrongUse, match="target 0: field 'tests'"):
+        seqio_metrics.program_accuracy(['[{"input": "a"}]'], [""])

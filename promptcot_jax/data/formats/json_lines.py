@@ -1,7 +1,11 @@
-"""JSON lines, plain or compressed: a bad line is one fault, and reading goes on after it."""
+"""JSON lines, plain or compressed: a bad line is one fault, and reading goes on after it.
+
+A `.json` file may also be one list of objects over any lines; then a fault in its text is that of the file.
+"""
 
 import gzip
 import io
+import json
 import os
 import zlib
 from collections.abc import Iterator
@@ -16,6 +20,28 @@ from promptcot_jax.data.formats.source import Fault, Row
 def read(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
     with source.opened(file) as stream:
         yield from _rows_of_lines(os.fspath(file), stream, max_row_bytes)
+
+
+def read_json(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+    with source.opened(file) as stream:
+        if not stream.peek(source.BLOCK_BYTES).lstrip().startswith(b"["):
+            yield from _rows_of_lines(os.fspath(file), stream, max_row_bytes)
+            return
+        name, text = os.fspath(file), stream.read()
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        yield Fault(name, "json", f"not a list of JSON objects ({error})")
+        return
+    for number, item in enumerate(items, start=1):
+        where, line = f"{name}#{number}", json.dumps(item).encode()
+        if len(line) > max_row_bytes:
+            yield source.too_large(where, len(line), max_row_bytes)
+            continue
+        try:
+            yield Row(where, jsonl.parse_line(line))
+        except jsonl.BadLine as error:
+            yield Fault(where, error.reason, str(error))
 
 
 def read_compressed(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:

@@ -26,7 +26,7 @@ def read(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
                 stream, pre_buffer=False, buffer_size=source.BLOCK_BYTES, page_checksum_verification=True
             )
         except (pyarrow.ArrowException, OSError) as error:
-            _refuse_other_failures(error)
+            refuse_other_failures(error)
             yield Fault(
                 name, "truncated", f"cut off, or no Parquet file: nothing of it can be read ({error})"
             )
@@ -45,25 +45,26 @@ def _rows_of_group(
     failure = "it has fewer rows than the index says"
     try:
         for batch in table.iter_batches(source.ROWS_AT_ONCE, row_groups=[group], use_threads=False):
-            yield from _rows_of_batch(name, batch, first, max_row_bytes)
+            yield from rows_of_batch(name, batch, first, max_row_bytes)
             first += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
-        _refuse_other_failures(error)
+        refuse_other_failures(error)
         failure = str(error)
     if first < end:
         message = f"row group {group} is damaged, rows {first} to {end - 1} are lost ({failure})"
         yield Fault(f"{name}#{first}", "checksum", message, rows=end - first)
 
 
-def _refuse_other_failures(error: Exception) -> None:
+def refuse_other_failures(error: Exception) -> None:
     """Raises what is no damage: damage is to Arrow a plain OSError without a number, as to no network."""
     if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
         raise error
 
 
-def _rows_of_batch(
+def rows_of_batch(
     name: str, batch: pyarrow.RecordBatch, first: int, max_row_bytes: int
 ) -> Iterator[Row | Fault]:
+    """The rows of a batch, the first of which is row `first` of the file."""
     rows = []
     if batch.nbytes <= max_row_bytes:  # then no row of it is larger
         with contextlib.suppress(UnicodeDecodeError):

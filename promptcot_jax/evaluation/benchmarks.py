@@ -1,0 +1,226 @@
+"""Evaluation sets in the layouts they are released in, as problems with an answer or with tests.
+
+A row's layout is told by its columns: those of `code_layouts`, or a mathematics problem and its answer under
+one of the names of `COLUMNS`, in capitals or not. An answer may be a number, a worked solution that ends in
+`#### 42` (GSM8K), or missing where the solution has it in a box. What a set has of level and subject is kept.
+
+A problem's id is its row's own; one that is a bare number, or missing, gets the set's name before it, so that
+problems of two sets stay apart and an id does not depend on how many rows are read.
+"""
+
+import dataclasses
+import datetime
+import itertools
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.data import import_fields, rows
+from promptcot_jax.evaluation import benchmark_sets, code_layouts
+from promptcot_jax.evaluation.accuracy import Problem
+from promptcot_jax.evaluation.benchmark_sets import Place, Window
+from promptcot_jax.verify import math_answers
+
+log = logging.getLogger(__name__)
+
+# What is looked for, and the columns where it may be, the first that a row has.
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "id": ("id", "unique_id", "task_id", "question_id", "problem_id", "problem_idx", "uuid"),
+    "problem": ("problem", "question", "prompt", "text"),
+    "answer": (
+        "final_answer",
+        "short_answer",
+        "answer",
+        "expected_answer",
+        "ground_truth",
+    ),  # short ones first
+    "solution": ("solution",),
+    "level": ("level", "difficulty"),
+    "concepts": ("concepts", "subject", "problem_type", "type"),
+}
+LAYOUTS = (
+    "mathematics: a problem (problem, question or prompt) and its answer (answer, final_answer, "
+    "expected_answer, ground_truth, or a solution with a box); programs: LiveCodeBench (question_content, "
+    "public_test_cases, private_test_cases), HumanEval (prompt, entry_point, test), MBPP (text or prompt, "
+    "test_list), or a problem with tests, input_output, or inputs and outputs"
+)
+# A problem of LiveCodeBench with its tests may have a hundred megabytes.
+BAD_ROWS = rows.BadRows(max_row_bytes=1 << 30)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bounds:
+    """A window of contest dates as moments, both included."""
+
+    first: datetime.datetime
+    last: datetime.datetime
+
+
+def files(path: epath.PathLike, benchmarks_dir: epath.PathLike | None = None) -> tuple[str, ...]:
+    """The paths behind a set's name, of which a run's record keeps digests; see `benchmark_sets.find`."""
+    return benchmark_sets.find(path, benchmarks_dir).paths
+
+
+def read(
+    path: epath.PathLike,
+    *,
+    benchmarks_dir: epath.PathLike | None = None,
+    window: Window | None = None,
+    limit: int = 0,
+    bad_rows: rows.BadRows = BAD_ROWS,
+) -> list[Problem]:
+    """The problems of an evaluation set, in the order of its rows.
+
+    Args:
+        path: a file, shards, a pattern or `tfds:NAME` as `data.rows` reads them; a directory that `datasets`
+            or the Hub left (`data.set_directories`); or a short name of `benchmark_sets.KNOWN`.
+        benchmarks_dir: where short names are looked for.
+        window: ISO dates between which a problem's contest was: from the start of the first day to the
+            midnight with which the second begins, as LiveCodeBench's own `--start_date` and `--end_date` do.
+            None: the set's own window where it is known by name and has one, else all.
+        limit: at most so many, the first; 0 takes all.
+        bad_rows: what becomes of rows in no layout.
+
+    Raises:
+        WrongUse: there is no such set, or one known by name is empty; a row is in no layout or lacks a field;
+            two problems share an id; or the window is no window, leaves nothing, or is given for problems
+            without dates.
+    """
+    if limit < 0:
+        raise WrongUse(f"limit must be 0 (all) or more, got {limit}.")
+    place = benchmark_sets.find(path, benchmarks_dir)
+    given = window or (place.known.window if place.known else None)
+    bounds = _bounds(given) if given else None
+    problems: list[Problem] = []
+    num_outside = 0
+    for problem in _problems(place, bounds, bad_rows):
+        if problem is None:
+            num_outside += 1
+            continue
+        problems.append(problem)
+        if len(problems) == limit:
+            break
+    if given and num_outside and not problems:
+        raise WrongUse(
+            f"{os.fspath(path)}: none of its {num_outside} problems is of a contest between {given[0]} and "
+            f"{given[1]}; set another window, or download a release that has such."
+        )
+    if place.known and not problems:
+        raise WrongUse(f"{', '.join(place.paths)}: there are no problems in it; download '{path}' again.")
+    rows.check_ids((problem.id for problem in problems), os.fspath(path))
+    if place.known and not limit and not window and len(problems) != place.known.num_problems:
+        log.warning("%s has %d problems, papers count %d", path, len(problems), place.known.num_problems)
+    return problems
+
+
+def _bounds(window: Window) -> _Bounds:
+    try:
+        first, last = (datetime.datetime.fromisoformat(day).replace(tzinfo=None) for day in window)
+        if first <= last:
+            return _Bounds(first, last)
+    except (TypeError, ValueError):
+        pass
+    raise WrongUse(
+        f"A window is two ISO dates, the earlier first, such as ('2024-08-01', '2025-02-01'); got {window!r}."
+    )
+
+
+def _problems(place: Place, bounds: _Bounds | None, bad_rows: rows.BadRows) -> Iterator[Problem | None]:
+    """The problem of each row; None for one outside of the window."""
+    numbers = itertools.count(1)  # over all files of the set, whatever the window leaves
+
+    def make(row: rows.Row) -> Problem | None:
+        number = next(numbers)
+        if bounds is not None and not _is_within(row, bounds):
+            return None
+        return _problem_of(row, place.name, number)
+
+    for path in place.paths:
+        yield from rows.map_rows(path, make, bad_rows=bad_rows)
+
+
+def _is_within(row: rows.Row, bounds: _Bounds) -> bool:
+    time = code_layouts.contest_time(row)
+    if time is None:
+        raise WrongUse(
+            f"{row.where}: there is no contest_date to hold against the window; leave the window out."
+        )
+    return bounds.first <= time <= bounds.last
+
+
+def _problem_of(row: rows.Row, name: str, number: int) -> Problem:
+    """The problem of a row in any layout."""
+    shared: dict[str, Any] = {"id": _id_of(row, name, number), "level": _level_of(row)}
+    if code_layouts.is_livecodebench(row):
+        fields = code_layouts.livecodebench(row)
+    elif code_layouts.is_human_eval(row):
+        fields = code_layouts.human_eval(row)
+    elif code_layouts.has_tests(row) and row.fields.get("domain") != "math":
+        if _first(row, "answer") is not None and row.fields.get("domain") != "code":
+            raise WrongUse(f"{row.where}: the row has both an answer and tests; a column 'domain' may tell.")
+        fields = code_layouts.stated(row, _statement_of(row))
+        shared["concepts"] = _concepts_of(row, ("concepts",))
+    else:
+        shared["concepts"] = _concepts_of(row, COLUMNS["concepts"])
+        return VerifiedMathPrompt(problem=_statement_of(row), answer=_answer_of(row), **shared)
+    return VerifiedProgramPrompt(**shared, **fields)
+
+
+def _first(row: rows.Row, name: str, columns: Sequence[str] = ()) -> Any:
+    """What a row has in the first of a name's columns that is filled, in capitals or not; else None."""
+    by_name = {column.lower(): value for column, value in row.fields.items()}
+    for column in columns or COLUMNS[name]:
+        value = by_name.get(column)
+        if value is not None and value != "" and value != []:
+            return value
+    return None
+
+
+def _no_layout(row: rows.Row) -> WrongUse:
+    columns = ", ".join(row.fields) or "none"
+    return WrongUse(f"{row.where}: its columns ({columns}) are those of no layout that is read. {LAYOUTS}.")
+
+
+def _statement_of(row: rows.Row) -> str:
+    if (value := _first(row, "problem")) is None:
+        raise _no_layout(row)
+    return import_fields.user_text(value, row.where)
+
+
+def _answer_of(row: rows.Row) -> str:
+    """The answer as text, also where it stands at the end of a worked solution or in a solution's box."""
+    value = _first(row, "answer")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise WrongUse(f"{row.where}: the answer is {value}; correct the row.")
+    if value is None and isinstance(solution := _first(row, "solution"), str):
+        value = math_answers.extract_answer(solution)
+    if value is None:
+        raise _no_layout(row)
+    if worked := import_fields.worked_answer(value):
+        return worked[1].strip()
+    return import_fields.text(value, f"{row.where}: the answer")
+
+
+def _id_of(row: rows.Row, name: str, number: int) -> str:
+    value = _first(row, "id")
+    text = "" if value is None else import_fields.text(value, f"{row.where}: the id").strip()
+    return text if text and not text.isdecimal() else f"{name}-{text or number}"
+
+
+def _level_of(row: rows.Row) -> str:
+    value = _first(row, "level")
+    return "" if value is None else import_fields.text(value, f"{row.where}: the level")
+
+
+def _concepts_of(row: rows.Row, columns: Sequence[str]) -> tuple[str, ...]:
+    value = _first(row, "concepts", columns)
+    if value is None:
+        return ()
+    is_one = isinstance(value, str) and not value.lstrip().startswith(("[", "`"))
+    return import_fields.texts([value] if is_one else value, f"{row.where}: the concepts")

@@ -1,0 +1,275 @@
+"""Programming benchmarks as released: their statements, and their tests as those that the sandbox runs.
+
+| layout | told by | tests |
+| --- | --- | --- |
+| LiveCodeBench | `question_content`, `public_test_cases`, `private_test_cases` | standard input, or calls |
+| HumanEval | `prompt`, `entry_point`, `test` | one assertion, of lower trust |
+| MBPP | `test_list`, or `tests` that are texts | assertions; a plain `f(1) == 2` is done as a call |
+| APPS, TACO | `input_output` | standard input |
+| any | `tests`, or what `data.importers` knows | as rows of this package have them |
+
+Hidden tests never reach the statement. LiveCodeBench's own judge puts imports before every program, on which
+its starter code (`List`) relies, and allows deep recursion: so does the `prelude` here. The private tests of
+LiveCodeBench are a pickled text; it is read with an unpickler that admits no name of any module.
+"""
+
+import ast
+import base64
+import binascii
+import datetime
+import io
+import json
+import pickle
+import zlib
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import AssertTest, CallTest, ProgramTest, StdioTest
+from promptcot_jax.data import import_fields, rows
+
+_MAX_UNPACKED = 2 << 30  # bytes of one problem's private tests; more is a bomb
+_TEST_COLUMNS = ("test_list", "tests", "input_output", "test_cases", "unit_tests")
+_JUDGE_MODULES = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io "
+    "sys json"
+).split()
+# What LiveCodeBench's judge has before a program: the names of these modules, and the modules themselves.
+JUDGE_PRELUDE = "".join(
+    [
+        *(f"from {module} import *\n" for module in (*_JUDGE_MODULES, "builtins", "typing")),
+        *(f"import {module}\n" for module in _JUDGE_MODULES),
+        "sys.setrecursionlimit(50000)\n",
+    ]
+)
+
+Fields = dict[str, Any]  # of a `VerifiedProgramPrompt`: problem, tests, and prelude where there is one
+
+
+def is_livecodebench(row: rows.Row) -> bool:
+    return {"question_content", "public_test_cases"} <= row.fields.keys()
+
+
+def is_human_eval(row: rows.Row) -> bool:
+    return {"prompt", "entry_point", "test"} <= row.fields.keys()
+
+
+def has_tests(row: rows.Row) -> bool:
+    """Whether a row is of a programming problem in one of the other layouts."""
+    return any(_has(row, name) for name in _TEST_COLUMNS) or (_has(row, "inputs") and _has(row, "outputs"))
+
+
+def _has(row: rows.Row, name: str) -> bool:
+    return row.fields.get(name) not in (None, "", [])
+
+
+def livecodebench(row: rows.Row) -> Fields:
+    """A problem of LiveCodeBench; its starter code, where it has some, is part of the statement.
+
+    Raises:
+        WrongUse: a field is missing or has another form.
+    """
+    starter = row.fields.get("starter_code") or ""
+    problem = _needed_text(row, "question_content").strip()
+    if starter.strip():
+        problem = _with_code(f"{problem}\n\nUse this starter code:", starter)
+    function = _function_name(row)
+    public = _json_field(row, "public_test_cases", row.fields["public_test_cases"])
+    private = _private_tests(row)
+    tests = [
+        *_judged_tests(public, function, f"{row.where}: field 'public_test_cases'"),
+        *_judged_tests(private, function, f"{row.where}: field 'private_test_cases'"),
+    ]
+    if not tests:
+        raise WrongUse(f"{row.where}: the problem has no tests, public or private.")
+    if len({type(test) for test in tests}) > 1:
+        raise WrongUse(
+            f"{row.where}: some tests read input and some call a function; no program passes both."
+        )
+    return {"problem": problem, "tests": tuple(tests), "prelude": JUDGE_PRELUDE}
+
+
+def contest_time(row: rows.Row) -> datetime.datetime | None:
+    """When the contest of a problem was; None where its row does not say.
+
+    Raises:
+        WrongUse: it is no date.
+    """
+    value = row.fields.get("contest_date")
+    if value in (None, ""):
+        return None
+    try:
+        time = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(str(value))
+    except ValueError:
+        raise WrongUse(f"{row.where}: field 'contest_date' is no ISO date: {value!r}.") from None
+    return time.replace(tzinfo=None)
+
+
+def human_eval(row: rows.Row) -> Fields:
+    """A problem of HumanEval: the stub is shown, its imports and helpers stand before the solver's program.
+
+    The helpers are before the assertion as well, which is judged apart from the program.
+
+    Raises:
+        WrongUse: a field is missing, the stub is no Python, or the test has no function `check`.
+    """
+    prompt, name, test = (_needed_text(row, field) for field in ("prompt", "entry_point", "test"))
+    if "def check(" not in test:
+        raise WrongUse(f"{row.where}: field 'test' has no function check(candidate).")
+    prelude = _without_function(prompt, name, str(row.fields.get("canonical_solution") or ""), row.where)
+    problem = _with_code(f"Write the function `{name}` in full, as its header and docstring say:", prompt)
+    source = f"{prelude}\n{test.strip()}\n\ncheck({name})\n".lstrip()
+    return {"problem": problem, "tests": (AssertTest(source),), "prelude": prelude}
+
+
+def _without_function(prompt: str, name: str, body: str, where: str) -> str:
+    """What a stub has beside its function: imports and helpers."""
+    for text in (prompt, prompt + body):
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError):
+            continue
+        kept = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name == name)]
+        if len(kept) == len(tree.body):
+            raise WrongUse(f"{where}: field 'prompt' has no function '{name}', which 'entry_point' names.")
+        return "".join(f"{ast.unparse(node)}\n" for node in kept)
+    raise WrongUse(f"{where}: field 'prompt' is not Python.")
+
+
+def stated(row: rows.Row, problem: str) -> Fields:
+    """A problem with its tests in one of the other layouts; MBPP's assertions are shown, as its authors do.
+
+    Raises:
+        WrongUse: a test has none of the forms that are known.
+    """
+    name = next(name for name in (*_TEST_COLUMNS, "inputs") if _has(row, name))
+    value = row.fields[name]
+    if name == "inputs":
+        value = {"inputs": value, "outputs": row.fields["outputs"]}
+    where = f"{row.where}: field '{name}'"
+    if isinstance(value, str):
+        value = _json_field(row, name, value)
+    if isinstance(value, dict):
+        return {"problem": problem, "tests": import_fields.tests(value, where)}
+    if not isinstance(value, list) or not value:
+        raise WrongUse(f"{where} must be a list of tests that is not empty.")
+    if all(isinstance(test, str) for test in value):
+        before = _setup(row)
+        tests = tuple(AssertTest(f"{before}{test}") for test in value)
+        shown = _with_code(f"{problem}\n\nThese tests must pass:", "\n".join(value))
+        return {"problem": shown, "tests": tests}
+    if any(isinstance(test, dict) and "testtype" in test for test in value):
+        return {"problem": problem, "tests": tuple(_judged_tests(value, _function_name(row), where))}
+    prelude = row.fields.get("prelude") or ""
+    if not isinstance(prelude, str):
+        raise WrongUse(f"{row.where}: field 'prelude' must be a text.")
+    tests = tuple(_own_test(test, f"{where}[{i}]") for i, test in enumerate(value))
+    return {"problem": problem, "tests": tests, "prelude": prelude}
+
+
+def _own_test(value: Any, where: str) -> ProgramTest:
+    """A test as rows of this package have it."""
+    if not isinstance(value, dict):
+        raise WrongUse(f"{where} must be an object or, as all of them, the text of an assertion.")
+    return jsonl.record_from_row(ProgramTest, value, where=where)
+
+
+def _setup(row: rows.Row) -> str:
+    """What MBPP puts before each assertion."""
+    given = [row.fields.get(name) or [] for name in ("test_imports", "test_setup_code", "test_setup")]
+    lines = [line for part in given for line in ([part] if isinstance(part, str) else part)]
+    return "".join(f"{line.rstrip()}\n" for line in lines if isinstance(line, str) and line.strip())
+
+
+def _with_code(text: str, code: str) -> str:
+    return f"{text}\n\n```python\n{code.strip(chr(10)).rstrip()}\n```"
+
+
+def _needed_text(row: rows.Row, field: str) -> str:
+    value = row.fields.get(field)
+    if not isinstance(value, str) or not value.strip():
+        raise WrongUse(f"{row.where}: field '{field}' must be a text that is not empty.")
+    return value
+
+
+def _json_field(row: rows.Row, field: str, value: Any) -> Any:
+    """A field that is JSON text, or what it says already."""
+    if not isinstance(value, str | bytes):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise WrongUse(f"{row.where}: field '{field}' is not JSON ({error}).") from None
+
+
+def _function_name(row: rows.Row) -> str:
+    """The function that tests call; empty where the row names none."""
+    metadata = _json_field(row, "metadata", row.fields.get("metadata") or {})
+    name = metadata.get("func_name") if isinstance(metadata, Mapping) else None
+    return name if isinstance(name, str) else ""
+
+
+def _judged_tests(value: Any, function: str, where: str) -> list[ProgramTest]:
+    """Tests with `input`, `output` and `testtype`."""
+    if not isinstance(value, list):
+        raise WrongUse(f"{where} must be a list of tests, got {type(value).__name__}.")
+    return [_judged_test(test, function, f"{where}[{i}]") for i, test in enumerate(value)]
+
+
+def _judged_test(test: Any, function: str, where: str) -> ProgramTest:
+    given = test if isinstance(test, Mapping) else {}
+    texts = [given.get(name) for name in ("input", "output", "testtype")]
+    if not all(isinstance(text, str) for text in texts):
+        raise WrongUse(f"{where} must be an object with the texts 'input', 'output' and 'testtype'.")
+    asked, answer, kind = map(str, texts)
+    if kind == "stdin":
+        return StdioTest(asked, answer)
+    if kind != "functional":
+        raise WrongUse(f"{where}: the testtype must be 'stdin' or 'functional', got {kind!r}.")
+    if not function:
+        raise WrongUse(f"{where} calls a function, but field 'metadata' names none as func_name.")
+    args = tuple(
+        _value(line, f"{where}: line {i} of the input") for i, line in enumerate(asked.split("\n"), 1)
+    )
+    return CallTest(function, args, _value(answer, f"{where}: the output"))
+
+
+def _value(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WrongUse(f"{what} is not JSON ({error}).") from None
+
+
+class _TextOnly(pickle.Unpickler):
+    """Reads what needs no code: every name of a module or a class is refused."""
+
+    def find_class(self, module_name: str, global_name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, and only a text may be in it")
+
+
+def _private_tests(row: rows.Row) -> Any:
+    """The private tests: JSON, or base64 of the compressed pickle of its text."""
+    value = row.fields.get("private_test_cases")
+    if value is None or value == "":
+        raise WrongUse(
+            f"{row.where}: field 'private_test_cases' is missing; the public tests alone would pass too much."
+        )
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        return _json_field(row, "private_test_cases", value)
+    where = f"{row.where}: field 'private_test_cases'"
+    try:
+        unpacker = zlib.decompressobj()
+        data = unpacker.decompress(base64.b64decode(value, validate=True), _MAX_UNPACKED)
+    except (binascii.Error, ValueError, zlib.error) as error:
+        raise WrongUse(f"{where} is neither JSON nor base64 of compressed tests ({error}).") from None
+    if unpacker.unconsumed_tail or not unpacker.eof:
+        raise WrongUse(f"{where} is cut off, or unpacks to more than {_MAX_UNPACKED} bytes.")
+    try:
+        text = _TextOnly(io.BytesIO(data)).load()
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise WrongUse(f"{where} holds no pickled text ({error}); nothing of it was run.") from None
+    if not isinstance(text, str):
+        raise WrongUse(f"{where} holds a pickled {type(text).__name__}, not a text.")
+    return _json_field(row, "private_test_cases", text)

@@ -75,7 +75,7 @@ def read_user_ratings(directory: epath.PathLike) -> Float[np.ndarray, " N"]:
         return _from_histogram(reply, file)
     users = reply if isinstance(reply, list) else _result(reply, list, file)
     ratings = [
-        user if isinstance(user, _NUMBER) else _field(user, "rating", _NUMBER, _At(file, f"[{i}]"))
+        float(user if type(user) in _NUMBER else _field(user, "rating", _NUMBER, _At(file, f"[{i}]")))
         for i, user in enumerate(users)
     ]
     return _finite(ratings, file)
@@ -128,17 +128,22 @@ def _contest(contest_id: int, standings_file: epath.Path, changes_file: epath.Pa
             len(old_ratings) - len(rows),
             len(old_ratings),
         )
-    return Contest(
-        contest_id=contest_id,
-        name=_field(about, "name", str, at + ".contest"),
-        problems=tuple(
-            _problem(problem, at + f".problems[{i}]")
-            for i, problem in enumerate(_field(standings, "problems", list, at))
-        ),
-        points=np.array([points for _, points, _ in rows], float),
-        penalties=np.array([penalty for _, _, penalty in rows], float),
-        ratings=np.array([old_ratings[handle] for handle, _, _ in rows], int),
+    problems = tuple(
+        _problem(problem, at + f".problems[{i}]")
+        for i, problem in enumerate(_field(standings, "problems", list, at))
     )
+    name = _field(about, "name", str, at + ".contest")
+    try:
+        return Contest(
+            contest_id=contest_id,
+            name=name,
+            problems=problems,
+            points=np.array([points for _, points, _ in rows], float),
+            penalties=np.array([penalty for _, _, penalty in rows], float),
+            ratings=np.array([old_ratings[handle] for handle, _, _ in rows], int),
+        )
+    except WrongUse as error:
+        raise WrongUse(f"{at.path}: {error}") from None
 
 
 def _old_ratings(file: epath.Path) -> dict[str, int]:
@@ -164,7 +169,7 @@ def _row(row: Any, at: "_At") -> tuple[str, float, float] | None:
     if not contestant or len(members) != 1:
         return None
     handle = _field(members[0], "handle", str, at + ".party.members[0]")
-    return handle, _field(row, "points", _NUMBER, at), _field(row, "penalty", _NUMBER, at)
+    return handle, float(_field(row, "points", _NUMBER, at)), float(_field(row, "penalty", _NUMBER, at))
 
 
 class _At:

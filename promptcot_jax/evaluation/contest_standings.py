@@ -7,6 +7,7 @@ participant the chance of being beaten by them. The player is not in the field, 
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,6 +18,8 @@ from promptcot_jax.core.errors import WrongUse
 
 LOWEST_RATING = 0  # where CodeElo's search begins
 HEADROOM = 100  # and how far beyond the best participant's rating it ends
+
+_BEYOND_ANY_RATING = 10_000
 
 Ties = Literal["shared", "codeelo"]
 
@@ -38,8 +41,8 @@ class Contest:
         ratings: whole numbers, from before the contest.
 
     Raises:
-        WrongUse: there are no problems or two of one index, or the three differ in length or hold what is no
-            number.
+        WrongUse: there are no problems, or two of one index; the three differ in length; or a number is none
+            that a contest can have.
     """
 
     contest_id: int
@@ -54,6 +57,9 @@ class Contest:
         indices = [problem.index for problem in self.problems]
         if not indices or len(set(indices)) < len(indices):
             raise WrongUse(f"{where}: problems must have different indices, got {indices}.")
+        given = [problem.points for problem in self.problems if problem.points is not None]
+        if not all(math.isfinite(points) and points >= 0 for points in given):
+            raise WrongUse(f"{where}: a problem's points must be 0 or more, or None; got {given}.")
         lengths = [len(values) for values in (self.points, self.penalties, self.ratings)]
         if len(set(lengths)) > 1:
             raise WrongUse(f"{where}: points, penalties and ratings must be of one length, got {lengths}.")
@@ -62,6 +68,8 @@ class Contest:
             raise WrongUse(f"{where}: points, penalties and ratings must be finite numbers.")
         if not np.array_equal(self._ratings, np.asarray(self.ratings)):
             raise WrongUse(f"{where}: ratings must be whole numbers, as Codeforces has them.")
+        if (np.abs(self._ratings) > _BEYOND_ANY_RATING).any():
+            raise WrongUse(f"{where}: ratings must be those of Codeforces, got {max(self.ratings, key=abs)}.")
 
     @property
     def num_rated(self) -> int:
@@ -96,7 +104,7 @@ class Contest:
         most = lowest_in_field + len(counts) - 1
         differences = np.arange(LOWEST_RATING - most, highest - lowest_in_field + 1)  # of a player to one
         beaten = 1 / (1 + 10 ** (differences / 400))
-        size = len(counts) + len(beaten) - 1
+        size = 1 << (len(counts) + len(beaten)).bit_length()  # room for the whole convolution
         sums = np.fft.irfft(np.fft.rfft(counts, size) * np.fft.rfft(beaten, size), size)
         return 1 + sums[len(counts) - 1 : len(beaten)]
 

@@ -71,6 +71,9 @@ def test_the_highest_rating_is_a_hundred_above_the_best():
         ({"ratings": [1500]}, r"must be of one length, got \[2, 2, 1\]"),
         ({"points": [1.0, float("nan")]}, "finite numbers"),
         ({"ratings": np.array([1500, 1400.5])}, "whole numbers"),
+        ({"ratings": [1500, -20_000]}, "those of Codeforces, got -20000"),
+        ({"problems": (ContestProblem(index="A", points=-5.0),)}, r"0 or more, or None; got \[-5.0\]"),
+        ({"problems": (ContestProblem(index="A", points=float("nan")),)}, "0 or more"),
     ],
 )
 def test_what_is_no_contest_is_refused(change, message):

@@ -5,23 +5,24 @@ max(0, points - 50 i), or 1 with a penalty of 10 i minutes where the problem has
 placed among the rated participants, and the contest's rating is the r at which the expected place
 (`contest_standings`) is that place. The solver's rating is the mean over contests.
 
-What follows the published programs (CodeElo's `calc_rating.py`, and DeepCoder's after it) although a contest
-is otherwise: a solved problem loses nothing with time, nothing is left of a score at least (Codeforces leaves
-30 %), failures behind a later success are the only penalty, so that a solver beats most participants with as
-many problems solved, and participants count with the rating that was shown before the contest, which for one
-with fewer than six contests is far below what Codeforces reckons with (0 for 1400 in the first), and so
-the solver's rating comes out a little low. A problem without an outcome is not solved.
+As in CodeElo's program and what others made of it, where a contest on Codeforces is otherwise:
 
-Where we differ:
+* A solved problem loses nothing with time, and minutes are lost to failures alone. So a solver is ahead of
+  nearly everybody with as many problems solved. A score may fall to nothing; Codeforces leaves 30 % of it.
+* Participants have the rating that was shown before the contest. For those with fewer than six contests that
+  is less than what Codeforces reckons with, by 1400 in the first; the solver's rating comes out lower for it.
+* The solver is none of the field. A problem without an outcome is not solved.
 
-* Place. They take the position, from 0, of the first participant who is strictly worse: one better than the
+Where we differ from it:
+
+* Place. It takes the position, from 0, of the first participant who is strictly worse: one better than the
   announced place where nobody ties, and behind all who tie. Here it is 1 + how many are strictly better.
-  It matters where a solver solves nothing and many tie with it: their rating is then 0. `ties` = "codeelo"
-  places as they do, for comparison with published ratings.
-* Who counts. They drop a contest unless standings and rating changes have equally many rows. Here the two are
+  Above all it matters for a contest of which nothing was solved: that rates 0 there, and here as those do who
+  solved nothing either. `ties` = "codeelo" places as it does, for comparison with published ratings.
+* Who counts. It drops a contest unless standings and rating changes have equally many rows. Here the two are
   joined by handle, and `contest_cache` says how many are missing.
-* Search. They bisect whole numbers from 0 to the best participant's rating + 100. The range is the same here,
-  the root is exact, and a contest that ends at a limit says so: its place has no rating of its own.
+* Search. It bisects whole numbers from 0 to the best participant's rating + 100. The range is the same here,
+  the root is not rounded, and a contest that ends at a limit says so: its place has no rating of its own.
 * A second estimate, `pooled_rating`, which has no bias, and intervals (`rating_estimates`).
 """
 
@@ -70,6 +71,8 @@ class RatingConfig:
 
 DEFAULT = RatingConfig()
 
+Bound = Literal["", "lowest", "highest"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -87,7 +90,7 @@ class ContestRating:
     contest_id: int
     name: str
     rating: float
-    bound: Literal["", "lowest", "highest"]  # of the search, if the rating is that
+    bound: Bound  # of the search, if the rating is that
     place: int
     num_rated: int  # participants
     points: float
@@ -106,6 +109,7 @@ class Rating:
     percentile: float | None  # share of users below, in 0 .. 100; None also where users' ratings are missing
     pooled_rating: float | None
     pooled_interval: Interval | None
+    pooled_bound: Bound  # of the search, if the pooled rating is that
     contests: tuple[ContestRating, ...]
     skipped: Mapping[str, tuple[int, ...]]  # contests by reason: no_standings, few_rated
 
@@ -149,6 +153,7 @@ def codeforces_rating(
             percentile=None,
             pooled_rating=None,
             pooled_interval=None,
+            pooled_bound="",
             contests=(),
             skipped=reasons,
         )
@@ -161,6 +166,7 @@ def codeforces_rating(
         percentile=_percentile(found.mean, user_ratings),
         pooled_rating=found.pooled,
         pooled_interval=found.pooled_interval,
+        pooled_bound=_bound(found.pooled, max(one.contest.highest_rating for one in scored)),
         contests=tuple(
             _contest_rating(one, rating) for one, rating in zip(scored, found.of_contests, strict=True)
         ),
@@ -241,14 +247,11 @@ def _failures(passed: Sequence[bool], resamples: int, rng: np.random.Generator) 
 
 def _contest_rating(scored: _Scored, rating: float) -> ContestRating:
     contest = scored.contest
-    bound = ""
-    if rating in (LOWEST_RATING, contest.highest_rating):
-        bound = "lowest" if rating == LOWEST_RATING else "highest"
     return ContestRating(
         contest_id=contest.contest_id,
         name=contest.name,
         rating=rating,
-        bound=bound,
+        bound=_bound(rating, contest.highest_rating),
         place=int(scored.places[0]),
         num_rated=contest.num_rated,
         points=float(scored.points[0]),
@@ -257,6 +260,10 @@ def _contest_rating(scored: _Scored, rating: float) -> ContestRating:
         attempted=scored.attempted,
         problems=len(contest.problems),
     )
+
+
+def _bound(rating: float, highest: int) -> Bound:
+    return "lowest" if rating == LOWEST_RATING else "highest" if rating == highest else ""
 
 
 def _percentile(rating: float, user_ratings: Sequence[int | float] | np.ndarray) -> float | None:

@@ -107,10 +107,12 @@ def test_a_rating_at_a_limit_says_so():
     field = contests.contest([900, 800, 700], ratings)
     best = rated([outcome("A", 1), outcome("B", 1)], field)
     assert (best.contests[0].place, best.contests[0].bound, best.rating) == (1, "highest", 2100)
+    assert (best.pooled_rating, best.pooled_bound) == (2100, "highest")
     worst = rated([outcome("A", 0), outcome("B", 0)], field)
     assert (worst.contests[0].place, worst.contests[0].bound, worst.rating) == (4, "lowest", 0)
+    assert (worst.pooled_rating, worst.pooled_bound) == (0, "lowest")
     tied = rated([outcome("A", 0)], contests.contest([900, 0, 0], ratings))
-    assert (tied.contests[0].place, tied.contests[0].bound) == (2, "")
+    assert (tied.contests[0].place, tied.contests[0].bound, tied.pooled_bound) == (2, "", "")
     codeelo = dataclasses.replace(FEW, ties="codeelo")
     assert (
         rated([outcome("A", 0)], contests.contest([900, 0, 0], ratings), config=codeelo).contests[0].place

@@ -99,10 +99,10 @@ class Contest:
         A sum for every rating over every participant is a convolution of how many have each rating with the
         chances by difference; done by FFT, its error is far below a thousandth of a place.
         """
-        lowest_in_field = int(self._ratings.min(initial=LOWEST_RATING))
-        counts = np.bincount(self._ratings - lowest_in_field).astype(float)
-        most = lowest_in_field + len(counts) - 1
-        differences = np.arange(LOWEST_RATING - most, highest - lowest_in_field + 1)  # of a player to one
+        lowest = int(self._ratings.min(initial=LOWEST_RATING))
+        counts = np.bincount(self._ratings - lowest).astype(float)
+        most = lowest + len(counts) - 1
+        differences = np.arange(LOWEST_RATING - most, highest - lowest + 1)  # of a player to one
         beaten = 1 / (1 + 10 ** (differences / 400))
         size = 1 << (len(counts) + len(beaten)).bit_length()  # room for the whole convolution
         sums = np.fft.irfft(np.fft.rfft(counts, size) * np.fft.rfft(beaten, size), size)

@@ -16,7 +16,7 @@ PROBLEMS = [{"index": "A", "points": 500.0}, {"index": "B1"}]
 ROWS = [
     (["ann"], "CONTESTANT", 900.0, 0),
     (["bob"], "OUT_OF_COMPETITION", 800.0, 0),
-    (["cy", "di"], "CONTESTANT", 700.0, 0),
+    (["eve", "di"], "CONTESTANT", 700.0, 0),
     (["eve"], "CONTESTANT", 500, 7),
     (["flo"], "CONTESTANT", 400.0, 0),
     (["ann"], "PRACTICE", 900.0, 0),

@@ -1,16 +1,16 @@
 """The stable names for notebooks and other programs; everything else may move.
 
-Here so far: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `save_model`,
+Here: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `save_model`,
 `extract_answer`, `grade_math`, `grade_many` (with `MathGrade`), `run_tests` (with `StdioTest`, `CallTest`,
-`AssertTest` and its `TestReport`), `decontaminate` (with `Match`), `run_stage`. Not here yet, and absent
-rather than pretended: `codeforces_rating`; it comes with the room that does it.
+`AssertTest` and its `TestReport`), `decontaminate` (with `Match`), `codeforces_rating` (with `Outcome`,
+`Contest`, `ContestProblem`, `RatingConfig` and its `Rating`), `run_stage`.
 """
 
 import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import jax
@@ -23,6 +23,7 @@ from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import decontamination
 from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.evaluation import codeforces, contest_cache, contest_standings
 from promptcot_jax.models import model_check
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.language_model import LanguageModel, ModelConfig
@@ -42,6 +43,11 @@ AssertTest = records.AssertTest
 TestReport = programs.TestReport
 decontaminate = decontamination.decontaminate
 Match = decontamination.Match
+Outcome = codeforces.Outcome
+Contest = contest_standings.Contest
+ContestProblem = contest_standings.ContestProblem
+RatingConfig = codeforces.RatingConfig
+Rating = codeforces.Rating
 
 Text = str | Sequence[int]  # a text, or the token ids it is to stand for
 
@@ -258,6 +264,33 @@ def save_model(
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = Tokenizer.from_directory(tokenizer)
     store.save_model(directory, lm, params, tokenizer, provenance={"stage": "save_model"})
+
+
+def codeforces_rating(
+    outcomes: Iterable[Outcome],
+    contests: str | os.PathLike[str] | Iterable[Contest],
+    user_ratings: Sequence[int | float] | np.ndarray | None = None,
+    config: RatingConfig = codeforces.DEFAULT,
+) -> Rating:
+    """The Codeforces rating at which a player would be expected to do as well as these outcomes.
+
+    Args:
+        contests: or the directory of saved replies of the Codeforces API, see `docs/codeforces.md`; those of
+            the outcomes are read.
+        user_ratings: of all users, for the percentile. None: those of the directory, if it has them.
+
+    Raises:
+        WrongUse: a file of the directory or a contest cannot be used, or an outcome is there twice, without
+            attempts, or of a problem that its contest does not have.
+    """
+    outcomes = list(outcomes)
+    if isinstance(contests, str | os.PathLike):
+        directory = contests
+        contests = contest_cache.read_contests(directory, {outcome.contest_id for outcome in outcomes})
+        user_ratings = contest_cache.read_user_ratings(directory) if user_ratings is None else user_ratings
+    return codeforces.codeforces_rating(
+        outcomes, contests, () if user_ratings is None else user_ratings, config
+    )
 
 
 def run_stage(

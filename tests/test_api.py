@@ -1,6 +1,7 @@
 """The stable names on a tiny model saved to disk: each against the definition it stands for."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import mesh as mesh_lib
 from tests import toys
+from tests.evaluation import contests
 
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
@@ -175,6 +177,32 @@ def test_contaminated_texts_are_found_by_the_names_of_the_api():
     found = api.decontaminate(["clean", f"Given {words}, what comes next?"], {"test": ["x", f"{words} 13"]})
     assert found == [api.Match(index=1, source="test:1", ngram=words)]
     assert api.decontaminate([words[1:]], [words], n=12) == [api.Match(0, "0", words[2:])]
+
+
+def test_a_codeforces_rating_is_had_from_contests_or_from_saved_replies(tmp_path):
+    field = [(f"user{i}", 3000 - 10 * i, 2600 - 5 * i) for i in range(250)]
+    rows = [([handle], "CONTESTANT", points, 0) for handle, points, _ in field]
+    changes = contests.changes_reply(1998, {handle: rating for handle, _, rating in field})
+    problems = [{"index": "A", "points": 500.0}, {"index": "B", "points": 1500.0}]
+    contests.write(tmp_path, 1998, contests.standings_reply(1998, problems, rows), changes)
+    (tmp_path / "rated_users.json").write_text(json.dumps([800, 1900, 2400, 3000]))
+    outcomes = [api.Outcome(contest_id=1998, index=index, passed=(False, True)) for index in "AB"]
+    found = api.codeforces_rating(outcomes, tmp_path)
+    assert isinstance(found, api.Rating)
+    assert (found.contests[0].points, found.contests[0].place, found.percentile) == (1900, 111, 50.0)
+    contest = api.Contest(
+        contest_id=1998,
+        problems=tuple(api.ContestProblem(**problem) for problem in problems),
+        points=[points for _, points, _ in field],
+        penalties=[0] * 250,
+        ratings=[rating for _, _, rating in field],
+    )
+    by_hand = api.codeforces_rating(iter(outcomes), [contest], user_ratings=[found.rating + 1])
+    assert (by_hand.rating, by_hand.percentile) == (found.rating, 0.0)
+    config = api.RatingConfig(min_rated=250)
+    assert api.codeforces_rating(outcomes, str(tmp_path), config=config).skipped == {"few_rated": (1998,)}
+    with pytest.raises(WrongUse, match="no such directory"):
+        api.codeforces_rating(outcomes, tmp_path / "missing")
 
 
 def test_run_stage_refuses_as_the_command_line_does(tmp_path):

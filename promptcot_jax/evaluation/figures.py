@@ -21,7 +21,8 @@ from promptcot_jax.core import jsonl
 # Okabe and Ito's, in an order in which neighbours differ in lightness too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-OTHER = "other"
+OTHER, NOT_STATED = "other", "not stated"
+_QUIET = {OTHER: "#999999", NOT_STATED: "#dddddd"}  # names that are no name
 WIDTH = 7.2  # inches, of a text column
 PANEL = (3.4, 2.5)  # inches, of one panel of several
 _DOTS_PER_INCH = 160
@@ -36,6 +37,7 @@ _STYLE: Any = {
 }
 
 
+Number = float | int
 Panels = tuple[mpl_figure.Figure, list[mpl_axes.Axes]]
 
 
@@ -84,9 +86,9 @@ def plain(axes: mpl_axes.Axes, grid: Literal["x", "y", "both"] = "y") -> None:
 
 def band(
     axes: mpl_axes.Axes,
-    xs: Sequence[float],
-    means: Sequence[float],
-    deviations: Sequence[float],
+    xs: Sequence[Number],
+    means: Sequence[Number],
+    deviations: Sequence[Number],
     *,
     label: str,
     colour: str,
@@ -100,7 +102,7 @@ def band(
 
 
 def flat(
-    axes: mpl_axes.Axes, mean: float, deviation: float, *, label: str, colour: str, dash: str = "--"
+    axes: mpl_axes.Axes, mean: Number, deviation: Number, *, label: str, colour: str, dash: str = "--"
 ) -> None:
     """A line across the axes with its band."""
     axes.axhline(mean, color=colour, linestyle=dash, linewidth=1.8, label=label)
@@ -110,7 +112,7 @@ def flat(
 def points_with_errors(
     axes: mpl_axes.Axes,
     labels: Sequence[str],
-    groups: Mapping[str, Sequence[tuple[float | None, float | None]]],
+    groups: Mapping[str, Sequence[tuple[Number | None, Number | None]]],
 ) -> None:
     """One row per label, and in it a point with its error for each group; None where there is none."""
     rows = np.arange(len(labels))[::-1]
@@ -138,32 +140,37 @@ def points_with_errors(
     plain(axes, "x")
 
 
-def stacked_shares(axes: mpl_axes.Axes, shares: Mapping[str, Mapping[str, float]], most: int = 6) -> None:
+def stacked_shares(axes: mpl_axes.Axes, shares: Mapping[str, Mapping[str, Number]], most: int = 7) -> None:
     """A bar per set cut into named shares of one; names beyond the `most` largest are drawn as one."""
     totals: dict[str, float] = {}
     for own in shares.values():
         for name, share in own.items():
             totals[name] = totals.get(name, 0.0) + share
-    names = sorted(totals, key=lambda name: (-totals[name], name))
+    names = sorted(totals, key=lambda name: (name in _QUIET, -totals[name], name))
     shown = names if len(names) <= most else names[: most - 1]
-    left = np.zeros(len(shares))
-    rows = np.arange(len(shares))[::-1]
     parts = {name: np.array([own.get(name, 0.0) for own in shares.values()]) for name in shown}
     if len(shown) < len(names):
-        parts[OTHER] = np.array(
-            [sum(share for name, share in own.items() if name not in shown) for own in shares.values()]
-        )
+        rest = [name for name in names if name not in shown]
+        parts[OTHER] = np.array([sum(own.get(name, 0.0) for name in rest) for own in shares.values()])
+    left, rows = np.zeros(len(shares)), np.arange(len(shares))[::-1]
     for i, (name, widths) in enumerate(parts.items()):
-        axes.barh(rows, widths, left=left, height=0.62, color=colour(i), label=short(name), linewidth=0)
+        ink = _QUIET.get(name, colour(i))
+        axes.barh(rows, widths, left=left, height=0.62, color=ink, label=short(name), linewidth=0)
         left = left + widths
-    axes.set_yticks(rows, [short(name) for name in shares])
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(percent)
+    rows_of_sets(axes, list(shares))
+
+
+def rows_of_sets(axes: mpl_axes.Axes, names: Sequence[str]) -> None:
+    """A row for each set, the first at the top, and the legend at the right."""
+    axes.set_yticks(np.arange(len(names))[::-1], [short(name) for name in names])
+    axes.set_ylim(-0.6, len(names) - 0.4)
     plain(axes, "x")
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, frameon=False, fontsize=8.5)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.04), frameon=False, fontsize=8.5)
 
 
-def percent(share: float, _: object = None) -> str:
+def percent(share: Number, _: object = None) -> str:
     """A share as axes show it."""
     return f"{100 * share:.0f} %"
 

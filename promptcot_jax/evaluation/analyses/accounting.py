@@ -21,7 +21,6 @@ from promptcot_jax.evaluation.analyses.problem_sets import ProblemSets, SetRow
 # For each text the rule by which it repeats an earlier one, "" for the first of its kind.
 FindRepeats = Callable[[Sequence[str]], Sequence[str]]
 
-NOT_STATED = "not stated"
 _PERCENTILES = (10, 50, 90)
 _INTEGER = r"[-+\u2212]?(?:\d{1,3}(?:(?:,|\\,|\{,\})\d{3})+|\d+)"
 # Tried in this order on an answer without its dollars.
@@ -50,8 +49,8 @@ def answer_kind(row: SetRow) -> str:
 
 _SHARES: Mapping[str, Callable[[SetRow], str]] = {
     "domain": lambda row: row.domain,
-    "source": lambda row: row.source or NOT_STATED,
-    "level": lambda row: row.level or NOT_STATED,
+    "source": lambda row: row.source or figures.NOT_STATED,
+    "level": lambda row: row.level or figures.NOT_STATED,
     "kind of answer": answer_kind,
 }
 _LENGTHS: Mapping[str, Callable[[SetRow], str]] = {
@@ -144,19 +143,22 @@ def _contaminated(rows: Sequence[SetRow], index: decontamination.Index) -> dict[
 @figures.drawing()
 def _draw(table: Sequence[Mapping[str, Any]], names: Sequence[str]) -> mpl_figure.Figure:
     shown = [
-        what for what in _SHARES if {row["group"] for row in table if row["what"] == what} != {NOT_STATED}
+        what
+        for what in _SHARES
+        if {row["group"] for row in table if row["what"] == what} != {figures.NOT_STATED}
     ]
-    height = 1.35 + 0.34 * len(names)
-    figure, grid = figures.panels(len(shown) + 2, panel=(3.6, height + 0.75))
-    for axes, what in zip(grid, shown, strict=False):
+    height = max(0.65 + 0.3 * len(names), 1.55)  # of a panel; its legend has up to seven lines
+    figure = figures.blank(figures.WIDTH, height * (len(shown) + 2))
+    *grid, unclean, lengths = figure.subplots(len(shown) + 2, 1)
+    for axes, what in zip(grid, shown, strict=True):
         shares = {
             name: {row["group"]: row["share"] for row in table if (row["set"], row["what"]) == (name, what)}
             for name in names
         }
         figures.stacked_shares(axes, shares)
         axes.set_title(what)
-    _draw_unclean(grid[-2], table, names)
-    _draw_lengths(grid[-1], table, names)
+    _draw_unclean(unclean, table, names)
+    _draw_lengths(lengths, table, names)
     return figure
 
 
@@ -166,23 +168,16 @@ def _draw_unclean(axes: mpl_axes.Axes, table: Sequence[Mapping[str, Any]], names
     ]
     groups = list(dict.fromkeys(row["group"] for row in own))
     shares = {(row["set"], row["group"]): row["share"] for row in own}
-    height = 0.74 / len(groups)
-    places = np.arange(len(names))[::-1]
+    height, places = 0.74 / len(groups), np.arange(len(names))[::-1]
     for i, group in enumerate(groups):
-        axes.barh(
-            places + (0.5 * (len(groups) - 1) - i) * height,
-            [shares[name, group] for name in names],
-            height=height,
-            color=figures.colour(i),
-            label=group,
-        )
-    axes.set_yticks(places, [figures.short(name) for name in names])
-    axes.set_xlim(0, max(0.01, 1.15 * max(shares.values())))
-    most = axes.get_xlim()[1]
+        heights = places + (0.5 * (len(groups) - 1) - i) * height
+        widths = [shares[name, group] for name in names]
+        axes.barh(heights, widths, height=height, color=figures.colour(i), label=group)
+    most = max(0.01, 1.05 * max(shares.values()))
+    axes.set_xlim(0, most)
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.{0 if most > 0.05 else 1}f} %")
-    figures.plain(axes, "x")
+    figures.rows_of_sets(axes, names)
     axes.set_title(_CLEANLINESS)
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, frameon=False, fontsize=8.5)
 
 
 def _draw_lengths(axes: mpl_axes.Axes, table: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
@@ -205,9 +200,6 @@ def _draw_lengths(axes: mpl_axes.Axes, table: Sequence[Mapping[str, Any]], names
             capsize=2.5,
             label=what,
         )
-    axes.set_yticks(places, [figures.short(name) for name in names])
-    axes.set_ylim(-0.6, len(names) - 0.4)
     axes.set_xlim(left=0)
-    figures.plain(axes, "x")
+    figures.rows_of_sets(axes, names)
     axes.set_title("lengths")
-    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.16), ncols=2, frameon=False, fontsize=8.5)

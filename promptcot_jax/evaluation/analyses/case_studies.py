@@ -17,6 +17,7 @@ from promptcot_jax.evaluation.analyses.problem_sets import ProblemSets, SetRow
 _STEP = re.compile(
     r"^[ \t]*(?:\*\*)?(?:Step\s+\d+\s*[:.)]|\(?\d{1,2}[.)])(?:\*\*)?[ \t]*", re.MULTILINE | re.IGNORECASE
 )
+_PARAGRAPH = re.compile(r"\n\s*\n|(?<=[.!?])\n(?=\S)")
 
 STYLE = (
     mathml.STYLE
@@ -24,7 +25,7 @@ STYLE = (
 .case { padding: 18px 20px; margin: 22px 0; } .case h2 { border: 0; margin: 0 0 8px; padding: 0; font-size: 1.15rem; overflow-wrap: anywhere; }
 .case h3 { font-size: 0.84rem; color: var(--soft); margin: 18px 0 4px; } .case ol { margin: 4px 0; padding-left: 1.6em; } .case li { margin: 5px 0; padding-left: 4px; }
 .case .prose, .case li { max-width: 74ch; white-space: pre-wrap; overflow-wrap: anywhere; } .case .problem { border-left: 3px solid var(--accent); padding-left: 14px; }
-.case pre { white-space: pre-wrap; overflow-wrap: anywhere; } @media print { .case { break-inside: auto; } .case h2, .case h3 { break-after: avoid; } li { break-inside: avoid; } }
+.case .prose, .case ol { overflow-x: auto; overflow-y: hidden; } .case pre { white-space: pre-wrap; overflow-wrap: anywhere; } @media print { .case { break-inside: auto; } .case h2, .case h3 { break-after: avoid; } li { break-inside: avoid; } }
 """  # noqa: E501
 )
 
@@ -105,7 +106,7 @@ def steps(rationale: str) -> tuple[str, list[str]]:
         ends = [match.start() for match in starts[1:]] + [len(rationale)]
         found = [rationale[match.end() : end].strip() for match, end in zip(starts, ends, strict=True)]
         return rationale[: starts[0].start()].strip(), [step for step in found if step]
-    return "", [part.strip() for part in re.split(r"\n\s*\n|\n(?=\S)", rationale.strip()) if part.strip()]
+    return "", [part.strip() for part in _PARAGRAPH.split(rationale.strip()) if part.strip()]
 
 
 def _account(row: SetRow) -> dict[str, Any]:

@@ -226,6 +226,7 @@ def _draw(
     table: Sequence[Mapping[str, Any]], by: str, groups: Sequence[str], names: Sequence[str]
 ) -> mpl_figure.Figure:
     """Accuracy and tokens side by side: a row for each set, or for each group with a point for each set."""
+    names = [name for name in names if any((row["set"], row["by"]) == (name, by) for row in table)]
     cells = {(row["set"], row["group"]): row for row in table if row["by"] == by}
     labels = list(names) if by == "all" else list(groups)
     figure = figures.blank(

@@ -28,7 +28,7 @@ from promptcot_jax.evaluation.analyses.made import Made, NoRecords
 from promptcot_jax.evaluation.analyses.problem_sets import DOMAINS, ProblemSets, of_domain
 
 Encode = Callable[[Sequence[str]], Float[np.ndarray, "texts D"]]  # unit vectors
-Vectors = Float[np.ndarray, "problems D"]
+Vectors = Float[np.ndarray, "_ D"]
 
 _TIE = 1e-6  # of cosines of single-precision vectors
 _BLOCK = 1024  # rows of a matrix of cosines that are made at once
@@ -224,7 +224,9 @@ def _compared(a: Vectors, b: Vectors) -> dict[str, float | None]:
     }
 
 
-def nearest(queries: Vectors, among: Vectors, *, skip_self: bool = False) -> Float[np.ndarray, " queries"]:
+def nearest(
+    queries: Float[np.ndarray, "queries D"], among: Vectors, *, skip_self: bool = False
+) -> Float[np.ndarray, " queries"]:
     """Cosine of each query's nearest vector; -2 where there is none.
 
     Args:
@@ -255,8 +257,10 @@ def _draw_map(
             label=figures.short(name, 40),
         )
     axes.set_title(f"{domain}, encoder {figures.short(encoder)}")
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.margins(0.18)
+    middle, half = (places.max(axis=0) + places.min(axis=0)) / 2, 0.6 * np.ptp(places, axis=0).max()
+    axes.set_aspect("equal")
+    axes.set_xlim(middle[0] - 1.2 * (half or 1), middle[0] + 1.2 * (half or 1))
+    axes.set_ylim(middle[1] - (half or 1), middle[1] + (half or 1))
     figures.plain(axes, "both")
     axes.tick_params(labelsize=8.5)
     axes.ticklabel_format(useOffset=False)
@@ -268,8 +272,8 @@ def _draw_map(
 def _draw_overlaps(
     domain: str, encoder: str, names: Sequence[str], rows: Sequence[Mapping[str, Any]]
 ) -> mpl_figure.Figure:
-    side = 1.5 + 0.52 * len(names)
-    figure = figures.blank(max(figures.WIDTH, 2 * side), side + 0.7)
+    side = 0.52 * len(names)
+    figure = figures.blank(max(5.8, 2 * side + 2.8), side + 1.75)
     left, right = figure.subplots(1, 2)
     for axes, field, title, top in (
         (left, "overlap", "overlap of A with B (1: chance)", None),

@@ -41,7 +41,7 @@ METRICS = {
 PANELS = {
     "reward_mean": ("mean reward R", "nats a pair"),
     "elbo_mean": ("ELBO", "nats a pair"),
-    "importance_bound_mean": ("importance-weighted bound", "nats a pair"),
+    "importance_bound_mean": ("importance bound", "nats a pair"),
     "effective_samples": ("effective sample size", "rationales"),
     "length_mean": ("length of z", "tokens"),
     "copy_rate": ("share of x copied into z", "share"),

@@ -32,10 +32,10 @@ TITLES = {
 _ROWS_SHOWN = 60  # of a table of numbers; the CSV has all
 
 STYLE = """
-.shown { padding: 14px 16px 10px; margin: 14px 0 22px; } .shown h3 { margin: 0 0 8px; } .shown img { display: block; background: #fff; width: 100%; max-width: 860px; margin: 0 auto; border-radius: 4px; }
+.shown { padding: 14px 16px 10px; margin: 14px 0 22px; } .shown h3 { margin: 0 0 8px; } .shown img { display: block; background: #fff; max-width: 100%; height: auto; margin: 0 auto; border-radius: 4px; }
 pre.command { white-space: pre-wrap; overflow-wrap: anywhere; } .left-out dt { color: var(--ink); } .left-out
 { display: block; } .left-out dd { text-align: left; margin: 0 0 8px; overflow-wrap: anywhere; color:
-var(--soft); max-width: 80ch; } @media (max-width: 620px) { .shown img { min-width: 560px; } .shown { padding:
+var(--soft); max-width: 80ch; } @media (max-width: 620px) { .shown img { max-width: 560px; margin: 0; } .shown { padding:
 12px 10px 8px; } } @media print { .shown .scroll { overflow: visible; } .shown img { max-width: 100%;
 min-width: 0; } details.numbers { display: none; } section { break-before: auto; } }
 """  # noqa: E501
@@ -173,7 +173,14 @@ def command(analysis: str, settings: Mapping[str, Any]) -> str:
     Args:
         settings: macros that differ from their defaults.
     """
-    bindings = [shlex.quote(f"--gin.{name}={value!r}") for name, value in settings.items()]
+    bindings = [_binding(name, repr(value)) for name, value in settings.items()]
     return " ".join(
         ["promptcot", "analyze", f"--gin_file=analyses/{analysis}.gin", *bindings, "--workdir=WORKDIR"]
     )
+
+
+def _binding(name: str, value: str) -> str:
+    """A setting as a shell takes it: in double quotes, as the documents have it, where these do."""
+    if set(value) & set('"$`\\!'):
+        return shlex.quote(f"--gin.{name}={value}")
+    return f'--gin.{name}="{value}"'

@@ -189,6 +189,7 @@ def encoded(figure: mpl_figure.Figure) -> dict[str, bytes]:
             stream = io.BytesIO()
             figure.savefig(stream, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)
             files[suffix] = stream.getvalue()
+            figure.set_layout_engine("none")  # it is laid out by now, which takes as long as drawing
     return files
 
 

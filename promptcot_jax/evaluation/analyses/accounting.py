@@ -104,7 +104,7 @@ def _accounts(
 ) -> Iterator[dict[str, Any]]:
     """Every number of one set: a count with its share of the rows, or the value of a length."""
 
-    def account(what: str, group: str, value: float, share: float | None) -> dict[str, Any]:
+    def account(what: str, group: str, value: float | int, share: float | None) -> dict[str, Any]:
         return {"set": name, "what": what, "group": group, "value": value, "share": share}
 
     yield account("rows", "all", len(rows), 1.0)

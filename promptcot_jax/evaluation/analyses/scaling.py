@@ -169,7 +169,7 @@ def _draw_panel(axes: mpl_axes.Axes, rows: Sequence[Mapping[str, Any]], curves: 
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda share, _: f"{100 * share:.{places}f} %"))
 
 
-def _size(size: float, _: object = None) -> str:
+def _size(size: float | int, _: object = None) -> str:
     """24000 as 24k, 4800000 as 4.8M."""
     for unit, letter in ((1e6, "M"), (1e3, "k")):
         if size >= unit:

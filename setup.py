@@ -36,6 +36,7 @@ DEPENDENCIES = [
     "jax>=0.10.2,<0.12",
     "jaxtyping>=0.3.11,<0.4",
     "jinja2>=3.1.6,<4",
+    "latex2mathml>=3.81,<4",  # formulas of case studies as MathML; pure Python, MIT, no dependencies
     "math-verify>=0.9,<0.10",  # brings the latex2sympy2_extended that it was made for, and sympy
     "matplotlib>=3.10,<4",
     "numpy>=2.3,<3",

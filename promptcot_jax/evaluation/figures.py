@@ -1,148 +1,210 @@
-"""Figures for documents, drawn with matplotlib: the paper's study of the NLL over EM steps.
+"""How figures for documents are drawn and stored: matplotlib without global state, the same bytes each time.
 
-Four variants on one pair of axes: EM with the E-step, EM with rationales sampled once and kept, and the two
-cold-started models with and without rationale, which are flat lines. Bands are one standard deviation over
-seeds.
+`charts` draws what goes into the report, in the page's own colours. Here are colours that the colour-blind
+can tell apart, axes without ornament, and SVG, PNG and CSV of one figure side by side.
 """
 
-import collections
+import contextlib
 import csv
 import io
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from etils import epath
+from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
-from matplotlib import ticker
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.core.errors import WrongUse
 
-# Names of the curves in `nll.jsonl` rows, their label, colour (distinct to the colour-blind too) and dash.
-CURVES: dict[str, tuple[str, str, str]] = {
-    "with_e_step": ("EM with E-step", "#0072B2", "-"),
-    "without_e_step": ("EM without E-step (fixed rationales)", "#D55E00", "-"),
-    "cold_start": ("cold start, with rationale", "#009E73", "--"),
-    "cold_start_direct": ("cold start, without rationale", "#555555", ":"),
+# Okabe and Ito's, in an order in which neighbours differ in lightness too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+OTHER, NOT_STATED = "other", "not stated"
+_QUIET = {OTHER: "#999999", NOT_STATED: "#dddddd"}  # names that are no name
+WIDTH = 7.2  # inches, of a text column
+PANEL = (3.4, 2.5)  # inches, of one panel of several
+_DOTS_PER_INCH = 160
+_STYLE: Any = {
+    "svg.hashsalt": "promptcot",
+    "svg.fonttype": "path",
+    "font.size": 10.5,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.formatter.use_mathtext": False,
+    "text.parse_math": False,  # names come from users' files: "$5 a piece" is no formula
 }
-FLAT = ("cold_start", "cold_start_direct")
-X_LABELS = {"round": "EM round (\u22121: cold start)", "theta_tokens_seen": "training tokens of p_theta"}
 
 
-def with_flat_variants(
-    rows: Sequence[Mapping[str, Any]], metric: str = "nll_x_given_q"
-) -> list[dict[str, Any]]:
-    """Rows of `nll.jsonl` files of several runs, plus the two flat variants that their round -1 holds.
-
-    One row per seed and flat variant; with a metric of their own runs differ only by seed there.
-    """
-    flat: dict[tuple[str, int], dict[str, Any]] = {}
-    for row in rows:
-        if row["round"] == -1:
-            for variant, field in (("cold_start", metric), ("cold_start_direct", "nll_direct")):
-                if row.get(field) is not None:
-                    shown = {"variant": variant, "seed": row["seed"], "round": -1, metric: row[field]}
-                    flat.setdefault((variant, row["seed"]), shown)
-    return [*(dict(row) for row in rows), *flat.values()]
+Number = float | int
+Panels = tuple[mpl_figure.Figure, list[mpl_axes.Axes]]
 
 
-def nll_statistics(
-    rows: Sequence[Mapping[str, Any]], *, metric: str = "nll_x_given_q", x: str = "round"
-) -> list[dict[str, Any]]:
-    """Mean and standard deviation over seeds for each variant and round: what the figure shows, as numbers.
-
-    Raises:
-        WrongUse: a row names no variant of this study, or no row has the metric.
-    """
-    values: dict[tuple[str, int], dict[int, tuple[float, float]]] = collections.defaultdict(dict)
-    for row in rows:
-        if row.get("variant") not in CURVES:
-            raise WrongUse(
-                f"Variant {row.get('variant')!r} is none of {sorted(CURVES)}; set it in the study's rows."
-            )
-        if row.get(metric) is not None:
-            where = float(row.get(x, math.nan) if row["variant"] not in FLAT else math.nan)
-            values[row["variant"], row["round"]][row["seed"]] = (where, float(row[metric]))
-    if not values:
-        raise WrongUse(f"No row of the study has the figure {metric!r}.")
-    statistics = []
-    for variant, round_index in sorted(values, key=lambda k: (list(CURVES).index(k[0]), k[1])):
-        seeds = values[variant, round_index]
-        wheres, nlls = np.array(list(seeds.values())).T
-        statistics.append(
-            {
-                "variant": variant,
-                "round": round_index,
-                "x": None if variant in FLAT else float(wheres.mean()),
-                "mean": float(nlls.mean()),
-                "deviation": float(nlls.std(ddof=1)) if len(nlls) > 1 else 0.0,
-                "seeds": len(nlls),
-            }
-        )
-    return statistics
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """The style of all figures, where one is made and where it is encoded; a decorator too."""
+    with matplotlib.rc_context(_STYLE):
+        yield
 
 
-def nll_study_figure(
-    rows: Sequence[Mapping[str, Any]],
-    path: epath.PathLike,
+def colour(i: int) -> str:
+    """Colour of the i-th curve or set."""
+    return COLOURS[i % len(COLOURS)]
+
+
+def marker(i: int) -> str:
+    """Marker of the i-th curve or set: beyond the seventh the colours come again with another one."""
+    return MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
+
+
+def blank(width: float = WIDTH, height: float = 4.3) -> mpl_figure.Figure:
+    """An empty figure, in inches. No pyplot: it keeps a global state."""
+    return mpl_figure.Figure(figsize=(width, height), layout="constrained")
+
+
+def panels(count: int, *, columns: int = 2, panel: tuple[float, float] = PANEL) -> Panels:
+    """A figure of equal panels in rows, and its axes in order; places that are left over stay empty."""
+    columns = min(columns, count)
+    num_rows = -(-count // columns)
+    width = max(WIDTH if columns > 1 else 5.2, columns * panel[0])
+    figure = blank(width, num_rows * panel[1] + 0.5)
+    grid = figure.subplots(num_rows, columns, squeeze=False).flatten()
+    for spare in grid[count:]:
+        spare.remove()
+    for one in grid[:count]:
+        plain(one)
+    return figure, list(grid[:count])
+
+
+def plain(axes: mpl_axes.Axes, grid: Literal["x", "y", "both"] = "y") -> None:
+    """Axes without a box, with faint lines to read values along."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def band(
+    axes: mpl_axes.Axes,
+    xs: Sequence[Number],
+    means: Sequence[Number],
+    deviations: Sequence[Number],
     *,
-    metric: str = "nll_x_given_q",
-    x: str = "round",
-    y_label: str = "held-out NLL, nats per token of the problem",
-) -> list[dict[str, Any]]:
-    """Draws the study to `path` with the suffixes .svg and .png, its numbers to .csv; returns the numbers.
-
-    Args:
-        rows: `nll.jsonl` rows of all runs, see `with_flat_variants`.
-        path: without a suffix.
-        x: "round" or "theta_tokens_seen".
-
-    Raises:
-        WrongUse: see `nll_statistics`.
-    """
-    statistics = nll_statistics(rows, metric=metric, x=x)
-    with matplotlib.rc_context({"svg.hashsalt": "promptcot", "svg.fonttype": "path", "font.size": 10.5}):
-        # No pyplot: it keeps a global state.
-        figure = mpl_figure.Figure(figsize=(7.2, 4.3), layout="constrained")
-        axes = figure.subplots()
-        for variant, (label, colour, dash) in CURVES.items():
-            curve = [row for row in statistics if row["variant"] == variant]
-            if curve:
-                _draw(axes, curve, label, colour, dash, is_flat=variant in FLAT)
-        axes.set_xlabel(X_LABELS.get(x, x.replace("_", " ")))
-        axes.set_ylabel(y_label)
-        if x == "round":
-            axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.8)
-        axes.set_axisbelow(True)
-        figure.legend(loc="outside upper left", ncols=2, frameon=False)
-        stem = epath.Path(path)
-        for suffix, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            drawing = io.BytesIO()
-            figure.savefig(drawing, format=suffix, dpi=160, metadata=metadata)
-            jsonl.write_atomically(stem.parent / f"{stem.name}.{suffix}", drawing.getvalue())
-    table = io.StringIO()
-    writer = csv.DictWriter(table, fieldnames=list(statistics[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(statistics)
-    jsonl.write_atomically(stem.parent / f"{stem.name}.csv", table.getvalue().encode())
-    return statistics
-
-
-def _draw(
-    axes: Any, curve: Sequence[Mapping[str, Any]], label: str, colour: str, dash: str, *, is_flat: bool
+    label: str,
+    colour: str,
+    dash: str = "-",
+    marker: str = "o",
 ) -> None:
-    """One variant: a flat line with its band across the axes, or a line with markers and a band."""
-    mean = np.array([row["mean"] for row in curve])
-    deviation = np.array([row["deviation"] for row in curve])
-    if is_flat:
-        axes.axhline(mean[0], color=colour, linestyle=dash, linewidth=1.8, label=label)
-        axes.axhspan(mean[0] - deviation[0], mean[0] + deviation[0], color=colour, alpha=0.12, linewidth=0)
-        return
-    xs = np.array([row["x"] for row in curve])
-    axes.plot(xs, mean, color=colour, linestyle=dash, marker="o", markersize=4, linewidth=1.8, label=label)
+    """A curve with a marker at each point and a band of one deviation."""
+    mean, deviation = np.array(means), np.array(deviations)
+    axes.plot(xs, mean, color=colour, linestyle=dash, marker=marker, markersize=4, linewidth=1.8, label=label)
     axes.fill_between(xs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
+
+
+def flat(
+    axes: mpl_axes.Axes, mean: Number, deviation: Number, *, label: str, colour: str, dash: str = "--"
+) -> None:
+    """A line across the axes with its band."""
+    axes.axhline(mean, color=colour, linestyle=dash, linewidth=1.8, label=label)
+    axes.axhspan(mean - deviation, mean + deviation, color=colour, alpha=0.12, linewidth=0)
+
+
+def points_with_errors(
+    axes: mpl_axes.Axes,
+    labels: Sequence[str],
+    groups: Mapping[str, Sequence[tuple[Number | None, Number | None]]],
+) -> None:
+    """One row per label, and in it a point with its error for each group; None where there is none."""
+    rows = np.arange(len(labels))[::-1]
+    for i, (name, values) in enumerate(groups.items()):
+        shift = (0.5 * (len(groups) - 1) - i) * min(0.22, 0.7 / len(groups))
+        there = [
+            (rows[j] + shift, value, error or 0.0)
+            for j, (value, error) in enumerate(values)
+            if value is not None
+        ]
+        heights, middles, errors = zip(*there, strict=True) if there else ((), (), ())
+        axes.errorbar(
+            middles,
+            heights,
+            xerr=errors,
+            fmt=marker(i),
+            markersize=5,
+            color=colour(i),
+            capsize=2.5,
+            linewidth=1.4,
+            label=name,
+        )
+    axes.set_yticks(rows, [short(label) for label in labels])
+    axes.set_ylim(-0.6, len(labels) - 0.4)
+    plain(axes, "x")
+
+
+def stacked_shares(axes: mpl_axes.Axes, shares: Mapping[str, Mapping[str, Number]], most: int = 7) -> None:
+    """A bar per set cut into named shares of one; names beyond the `most` largest are drawn as one."""
+    totals: dict[str, float] = {}
+    for own in shares.values():
+        for name, share in own.items():
+            totals[name] = totals.get(name, 0.0) + share
+    names = sorted(totals, key=lambda name: (name in _QUIET, -totals[name], name))
+    shown = names if len(names) <= most else names[: most - 1]
+    parts = {name: np.array([own.get(name, 0.0) for own in shares.values()]) for name in shown}
+    if len(shown) < len(names):
+        rest = [name for name in names if name not in shown]
+        parts[OTHER] = np.array([sum(own.get(name, 0.0) for name in rest) for own in shares.values()])
+    left, rows = np.zeros(len(shares)), np.arange(len(shares))[::-1]
+    for i, (name, widths) in enumerate(parts.items()):
+        ink = _QUIET.get(name, colour(i))
+        axes.barh(rows, widths, left=left, height=0.62, color=ink, label=short(name), linewidth=0)
+        left = left + widths
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(percent)
+    rows_of_sets(axes, list(shares))
+
+
+def rows_of_sets(axes: mpl_axes.Axes, names: Sequence[str]) -> None:
+    """A row for each set, the first at the top, and the legend at the right."""
+    axes.set_yticks(np.arange(len(names))[::-1], [short(name) for name in names])
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    plain(axes, "x")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.04), frameon=False, fontsize=8.5)
+
+
+def percent(share: Number, _: object = None) -> str:
+    """A share as axes show it."""
+    return f"{100 * share:.0f} %"
+
+
+def short(name: str, most: int = 28) -> str:
+    """A name that fits beside an axis."""
+    name = " ".join(name.split())
+    return name if len(name) <= most else name[: most - 1].rstrip() + "\u2026"
+
+
+def encoded(figure: mpl_figure.Figure) -> dict[str, bytes]:
+    """The figure as SVG and PNG, without dates and versions."""
+    files = {}
+    with drawing():
+        for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+            stream = io.BytesIO()
+            figure.savefig(stream, format=suffix, dpi=_DOTS_PER_INCH, metadata=metadata)
+            files[suffix] = stream.getvalue()
+            figure.set_layout_engine("none")  # it is laid out by now, which takes as long as drawing
+    return files
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows of the same fields as CSV; a number keeps all its digits, None is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def write(path: epath.PathLike, figure: mpl_figure.Figure, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a figure to `path` with the suffixes .svg and .png, and its numbers to .csv."""
+    files = encoded(figure) | {"csv": table(rows)}
+    stem = epath.Path(path)
+    for suffix, content in files.items():
+        jsonl.write_atomically(stem.parent / f"{stem.name}.{suffix}", content)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.evaluation import figures
+from promptcot_jax.evaluation.analyses import em_study
 from promptcot_jax.parallel import hosts
 from promptcot_jax.run import configuration, lock, stage
 
@@ -46,7 +46,7 @@ def _draw_study(workdir: str, seeds: Sequence[int]) -> None:
     rows = [row for seed in seeds for row in _nll_rows(os.path.join(workdir, f"seed_{seed}", "em"))]
     for metric in ("nll_x_given_q", "nll_bound"):
         path = os.path.join(workdir, f"em_study_{metric}")
-        figures.nll_study_figure(figures.with_flat_variants(rows, metric), path, metric=metric)
+        em_study.nll_study_figure(em_study.with_flat_variants(rows, metric), path, metric=metric)
         logger.info("figure and numbers over %d seeds: %s.{svg,png,csv}", len(seeds), path)
 
 

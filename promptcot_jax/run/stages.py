@@ -325,7 +325,29 @@ STAGES: dict[str, Stage] = {
         words=("BASELINE", "OTHER"),
     ),
     "analyze": Stage(
-        summary="difficulty, distribution and NLL analyses", reads="problems", writes="analyses", built=False
+        summary="the paper's figures for one's own data: EM, difficulty, distribution, scaling, contents",
+        reads="records: em/, problems, evaluate/attempts.jsonl, results of other workdirs; no model runs",
+        writes="analyses/: NAME.svg, .png and .csv, case_studies.html, index.html with all of them",
+        outputs=("analyses",),
+        settings=(
+            ("ANALYSES", "which; default all that there are records for. analyses/NAME.gin names one"),
+            ("SETS", "{'name': 'file'}: problems; default the workdir's own"),
+            ("SET_ATTEMPTS", "of 'evaluate', for difficulty: one file, or {'name': 'file'} for each set"),
+            ("TOKEN_ATTEMPTS", "attempts whose tokens count, where they are of another model"),
+            ("EM_WORKDIRS", "of the study of EM; their seed_N/ are its bands"),
+            ("ENCODER", "'hashed_tfidf' or 'minilm': vectors of problems, for their distribution"),
+            ("PROBLEMS_PER_SET", "that are embedded, drawn by SAMPLE_SEED"),
+            ("SET_BENCHMARKS", "{'name': 'file'}: evaluation sets that overlaps are counted with"),
+            ("RUNS", "of scaling: ({'curve': 'ours', 'results': 'size_{size}_{seed}/results.json'},)"),
+            ("ARMS", "of ablations: {'full': 'full_{seed}/results.json', 'no EM': ('a.json', 'b.json')}"),
+            ("CASES", "a file of problems to typeset; CASE_IDS or NUM_CASES of them"),
+            ("SUBSET_SIZES", "draws nested training subsets of SUBSETS_OF, one for each of SUBSET_SEEDS"),
+            ("BAD_ROWS", "'error', or 'skip' to leave bad rows out and count them"),
+        ),
+        example="""promptcot analyze --gin_file=analyses/distribution.gin """
+        """--gin.SETS="{'ours': 'mine.jsonl', 'gsm8k': 'gsm8k.jsonl'}" --workdir=runs/first""",
+        is_derived=True,
+        needs_all_hosts=False,
     ),
     "report": Stage(
         summary="one self-contained HTML page of everything in the workdir",

@@ -1,70 +1,48 @@
-"""Facts of the study's figure: its numbers by hand, its files, its flat variants."""
+"""Facts of drawing for documents: the same bytes each time, names as they are, numbers with all digits."""
 
-import csv
-import statistics
+from xml.etree import ElementTree
 
-import pytest
-
-from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.evaluation import figures
 
 
-def rows():
-    values = {
-        ("with_e_step", -1): (0.30, 0.32),
-        ("with_e_step", 0): (0.20, 0.26),
-        ("without_e_step", 0): (0.28, 0.30),
-    }
-    return [
-        {
-            "variant": variant,
-            "seed": seed,
-            "round": i,
-            "theta_tokens_seen": 100 * (i + 1) + seed,
-            "nll_x_given_q": nll,
-        }
-        | ({"nll_direct": 0.5 + seed / 10} if i == -1 else {})
-        for (variant, i), nlls in values.items()
-        for seed, nll in enumerate(nlls)
-    ]
+def drawn(name="$5 a piece"):
+    with figures.drawing():
+        figure, (axes, other) = figures.panels(2)
+        figures.band(axes, [0, 1], [1.0, 2.0], [0.1, 0.2], label=name, colour=figures.colour(0))
+        figures.points_with_errors(other, ["a", "b"], {name: [(0.5, 0.1), (None, None)]})
+        figure.legend(loc="outside upper left")
+    return figure
 
 
-def test_means_and_deviations_are_over_seeds_and_cold_starts_are_flat(tmp_path):
-    numbers = figures.nll_study_figure(
-        figures.with_flat_variants(rows()), tmp_path / "docs" / "study", x="theta_tokens_seen"
-    )
-    found = {(row["variant"], row["round"]): row for row in numbers}
-    assert list(found) == [
-        ("with_e_step", -1),
-        ("with_e_step", 0),
-        ("without_e_step", 0),
-        ("cold_start", -1),
-        ("cold_start_direct", -1),
-    ]
-    row = found["with_e_step", 0]
-    assert row["mean"] == pytest.approx(0.23)
-    assert row["deviation"] == pytest.approx(statistics.stdev([0.20, 0.26]))
-    assert (row["x"], row["seeds"]) == (100.5, 2)
-    assert found["cold_start", -1]["mean"] == pytest.approx(0.31)
-    assert found["cold_start_direct", -1]["mean"] == pytest.approx(0.55)
-    assert found["cold_start", -1]["x"] is None
-    with (tmp_path / "docs" / "study.csv").open() as file:
-        table = list(csv.DictReader(file))
-    assert [float(row["mean"]) for row in table] == [row["mean"] for row in numbers]
+def test_a_figure_is_a_function_of_what_is_drawn():
+    one, two = figures.encoded(drawn()), figures.encoded(drawn())
+    assert one == two
+    assert one["png"].startswith(b"\x89PNG")
+    assert ElementTree.fromstring(one["svg"]).tag.endswith("}svg")
 
 
-def test_the_drawing_is_a_function_of_its_rows(tmp_path):
-    for name in ("one", "two"):
-        figures.nll_study_figure(rows(), tmp_path / name)
-    for suffix in ("svg", "png", "csv"):
-        first = (tmp_path / f"one.{suffix}").read_bytes()
-        assert first == (tmp_path / f"two.{suffix}").read_bytes()
-    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
-    assert b"<svg" in (tmp_path / "one.svg").read_bytes()
+def test_a_name_with_dollars_is_no_formula():
+    figures.encoded(drawn("$\\frac{1}{$ and $$"))  # as a formula it could not be drawn
 
 
-def test_unknown_variants_and_missing_figures_are_refused(tmp_path):
-    with pytest.raises(WrongUse, match="'other'"):
-        figures.nll_statistics([{"variant": "other", "seed": 0, "round": 0, "nll_x_given_q": 1.0}])
-    with pytest.raises(WrongUse, match="nll_bound"):
-        figures.nll_statistics(rows(), metric="nll_bound")
+def test_numbers_keep_their_digits_and_none_is_empty():
+    table = figures.table([{"a": 0.1 + 0.2, "b": None}, {"a": 1, "b": "x, y"}])
+    assert table == b'a,b\n0.30000000000000004,\n1,"x, y"\n'
+
+
+def test_colours_come_again_with_another_marker():
+    looks = [(figures.colour(i), figures.marker(i)) for i in range(14)]
+    assert len(set(looks)) == 14
+
+
+def test_stacked_shares_reach_one_with_small_names_together():
+    with figures.drawing():
+        _, (axes,) = figures.panels(1)
+        shares = {"one": {f"n{i}": 0.1 for i in range(10)}, "other": {"n0": 1.0}}
+        figures.stacked_shares(axes, shares, most=4)
+    *_, rest = axes.get_legend().get_texts()
+    assert len(axes.get_legend().get_texts()) == 4
+    assert rest.get_text() == figures.OTHER
+    ends = [patch.get_x() + patch.get_width() for patch in axes.patches]
+    assert max(ends) == axes.get_xlim()[1] == 1.0
+    assert sum(patch.get_width() for patch in axes.patches) == 2.0

@@ -109,7 +109,14 @@ def with_includes(files: list[str]) -> list[str]:
 
 
 def test_every_group_of_configs_is_there():
-    assert {file.split("/")[0] for file in FILES} == {"data", "meshes", "models", "runs", "stages"}
+    assert {file.split("/")[0] for file in FILES} == {
+        "analyses",
+        "data",
+        "meshes",
+        "models",
+        "runs",
+        "stages",
+    }
 
 
 @pytest.mark.parametrize("file", FILES)

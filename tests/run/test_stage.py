@@ -132,9 +132,9 @@ def test_run_does_the_listed_stages_and_skips_what_is_complete(count_gin: str, t
 
 
 def test_run_looks_at_all_settings_before_it_starts(count_gin: str, tmp_path: Path):
-    with pytest.raises(WrongUse, match="run.stages names 'analyze'"):
+    with pytest.raises(WrongUse, match="run.stages names 'analyse'"):
         stage.run_stage(
-            "run", (count_gin,), ("run.run.stages=['count','analyze']",), workdir=str(tmp_path / "w")
+            "run", (count_gin,), ("run.run.stages=['count','analyse']",), workdir=str(tmp_path / "w")
         )
     with pytest.raises(WrongUse, match="sft.sft.seed is not set"):
         stage.run_stage("run", (count_gin,), ("run.run.stages=['count','sft']",), workdir=str(tmp_path / "w"))

@@ -1,0 +1,119 @@
+"""Accuracies of finished evaluations, as studies over sizes, arms and seeds read them."""
+
+import itertools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import AttemptRecord
+from promptcot_jax.verify import problem_accuracy
+
+ATTEMPTS = "attempts"  # the name under which a file of attempts counts as one set
+
+
+def read(path: str) -> dict[str, float]:
+    """Accuracy by set: of `results.json`, of a workdir that holds it, or of a file of attempts.
+
+    Raises:
+        WrongUse: there is no such file, or no accuracy in it.
+    """
+    place = epath.Path(path)
+    if place.is_dir():
+        place = place / "results.json"
+    if not place.exists():
+        raise WrongUse(
+            f"{os.fspath(place)}: no such file; run 'promptcot evaluate' there first, or correct the path."
+        )
+    if place.name.endswith(".jsonl"):
+        found = {
+            ATTEMPTS: problem_accuracy.over_problems(jsonl.read_records(place, AttemptRecord))["accuracy"]
+        }
+    else:
+        content = jsonl.read_json(place)
+        results = content.get("results") if isinstance(content, dict) else None
+        found = {
+            name: result.get("accuracy") if isinstance(result, dict) else None
+            for name, result in (results if isinstance(results, dict) else {}).items()
+        }
+    known = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+    if not known:
+        raise WrongUse(
+            f"{os.fspath(place)}: it holds no accuracy; expected the results.json or attempts.jsonl that "
+            "'promptcot "
+            "evaluate' writes, of problems that could be graded."
+        )
+    return known
+
+
+def mean_accuracy(path: str, sets: Sequence[str] = ()) -> float:
+    """Mean over sets, each counting alike as in the paper's averages over benchmarks.
+
+    Args:
+        sets: which; none: all.
+
+    Raises:
+        WrongUse: see `read`, or a set is not among the results.
+    """
+    known = read(path)
+    if unknown := [name for name in sets if name not in known]:
+        raise WrongUse(f"{path}: no result of the set '{unknown[0]}'; it has {', '.join(known)}.")
+    return float(np.mean([known[name] for name in sets or known]))
+
+
+def matches(pattern: str, names: Sequence[str]) -> list[tuple[dict[str, int], str]]:
+    """The files that a path with, say, `{size}` and `{seed}` in it stands for, and these numbers, by them.
+
+    Args:
+        names: of the places in braces; each stands for digits. A path without any stands for itself.
+
+    Raises:
+        WrongUse: there is no such file.
+    """
+    wildcard = re.compile("|".join(re.escape(f"{{{name}}}") for name in names))
+    if not wildcard.search(pattern):
+        return [({}, pattern)]
+    pattern = pattern if "://" in pattern else os.path.normpath(pattern)
+    base = wildcard.split(pattern)[0].rpartition("/")[0]  # the directories before the first of them
+    expression, seen = "", set[str]()
+    for literal, name in itertools.zip_longest(
+        wildcard.split(pattern), wildcard.findall(pattern), fillvalue=""
+    ):
+        name = name.strip("{}")
+        expression += re.escape(literal) + (
+            f"(?P={name})" if name in seen else f"(?P<{name}>[0-9]+)" if name else ""
+        )
+        seen.add(name)
+    root = epath.Path(base or ("/" if pattern.startswith("/") else "."))
+    places = map(os.fspath, root.glob(wildcard.sub("*", pattern[len(base) :].lstrip("/"))))
+    found = [
+        ({name: int(number) for name, number in match.groupdict().items()}, place)
+        for place in places
+        if (match := re.fullmatch(expression, place))
+    ]
+    if not found:
+        raise WrongUse(
+            f"{pattern}: no file matches this pattern; {wildcard.findall(pattern)[0]} stands for a number."
+        )
+    return sorted(found, key=lambda item: (sorted(item[0].items()), item[1]))
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation (0 of a single value) and number."""
+    return {
+        "mean": float(np.mean(values)),
+        "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        "seeds": len(values),
+    }
+
+
+def differences(first: Mapping[int, float], other: Mapping[int, float]) -> dict[str, Any] | None:
+    """Mean and deviation of an arm's accuracy less the first arm's, seed by seed; None without a common "
+    "seed."""
+    common = sorted(first.keys() & other.keys())
+    return spread([other[seed] - first[seed] for seed in common]) if common else None

@@ -1,0 +1,255 @@
+"""`promptcot analyze`: the paper's figures for the user's own data, from records; no model runs but an "
+"encoder."""
+
+import dataclasses
+import functools
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import benchmark_files, rows
+from promptcot_jax.evaluation.analyses import (
+    ablations,
+    accounting,
+    case_studies,
+    difficulty,
+    distribution,
+    em_study,
+    index,
+    problem_sets,
+    scaling,
+    subsets,
+)
+from promptcot_jax.evaluation.analyses.case_studies import CaseConfig
+from promptcot_jax.evaluation.analyses.distribution import DistributionConfig
+from promptcot_jax.evaluation.analyses.made import Made, NoRecords
+from promptcot_jax.evaluation.analyses.subsets import SubsetConfig
+from promptcot_jax.run import configuration, encoders, stage
+from promptcot_jax.synthesis import near_duplicates
+
+ATTEMPTS = "{workdir}/evaluate/attempts.jsonl"
+EM_WORKDIRS = ("{workdir}",)
+_REPEATS = near_duplicates.DuplicateConfig(embedding_threshold=None)
+
+log = logging.getLogger(__name__)
+
+
+def analyze(
+    *,
+    workdir: str,
+    distribution: DistributionConfig,
+    cases: CaseConfig,
+    subsets: SubsetConfig,
+    bad_rows: rows.BadRows,
+    analyses: tuple[str, ...] = (),
+    sets: dict[str, configuration.InputPath] | None = None,
+    attempts: configuration.InputPath | dict[str, configuration.InputPath] = ATTEMPTS,
+    token_attempts: configuration.InputPath | dict[str, configuration.InputPath] | None = None,
+    em_workdirs: tuple[str, ...] = EM_WORKDIRS,
+    benchmarks: dict[str, configuration.InputPath] | None = None,
+    runs: str | tuple[dict[str, Any], ...] = (),
+    arms: dict[str, Any] | None = None,
+) -> stage.StageResult:
+    """Writes `analyses/NAME.{svg,png,csv}` for each figure, `analyses/index.json` and `analyses/index.html`.
+
+    Args:
+        analyses: which; none: each that there are records for, and the index says why the others are left
+            out.
+        sets: problems by the name of their set; none: what the workdir holds, for `difficulty` what was
+            attempted.
+        attempts: of `evaluate`: one file for all sets, or one for each.
+        token_attempts: whose tokens count, where it is not those of `attempts`.
+        em_workdirs: of EM runs, by themselves or one for each seed below.
+        benchmarks: what the sets are compared with.
+        runs: rows of `scaling`, or a file of them; see `scaling.Run`.
+        arms: paths of results, one or several, by the name of an ablation's arm.
+
+    Raises:
+        WrongUse: records cannot be read, or those of an analysis that is named are not there.
+    """
+    if unknown := [name for name in analyses if name not in index.TITLES]:
+        raise WrongUse(f"ANALYSES names '{unknown[0]}', which is none; there are {', '.join(index.TITLES)}.")
+    study = _Study(
+        workdir=workdir,
+        distribution_config=distribution,
+        case_config=cases,
+        subset_config=subsets,
+        bad_rows=bad_rows,
+        given_sets=sets or {},
+        attempts=attempts,
+        token_attempts=token_attempts,
+        em_workdirs=em_workdirs,
+        benchmarks=benchmarks or {},
+        runs=runs,
+        arms=arms or {},
+    )
+    made, left_out = study.make(dict.fromkeys(analyses))
+    commands = {name: index.command(name, study.settings_of(name)) for name in made}
+    index.write(os.path.join(workdir, "analyses"), made, left_out, commands)
+    every = [one for several in made.values() for one in several]
+    log.info("analyses/index.html shows %d figures and tables", len(every))
+    return stage.StageResult(counts={"analyses": len(made), "figures": len(every), "left_out": len(left_out)})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Study:
+    """The settings, and each analysis by its name."""
+
+    workdir: str
+    distribution_config: DistributionConfig
+    case_config: CaseConfig
+    subset_config: SubsetConfig
+    bad_rows: rows.BadRows
+    given_sets: Mapping[str, str]
+    attempts: str | Mapping[str, str]
+    token_attempts: str | Mapping[str, str] | None
+    em_workdirs: Sequence[str]
+    benchmarks: Mapping[str, str]
+    runs: str | Sequence[Mapping[str, Any]]
+    arms: Mapping[str, Any]
+
+    def make(self, named: Sequence[str] | Mapping[str, Any]) -> tuple[dict[str, list[Made]], dict[str, str]]:
+        """What can be made of the analyses, and why the others cannot.
+
+        Raises:
+            NoRecords: one that is named cannot.
+        """
+        made, left_out = {}, {}
+        for name in named or index.TITLES:
+            work: Callable[[], list[Made]] = getattr(self, name)
+            try:
+                made[name] = work()
+            except NoRecords as reason:
+                if named:
+                    raise
+                left_out[name] = str(reason).replace(self.workdir, "{workdir}")
+                log.info("%s is left out: %s", name, reason)
+        if not made:
+            raise WrongUse(
+                f"{self.workdir}: there are no records for any analysis; the nearest: "
+                f"{left_out['accounting']}"
+            )
+        return made, left_out
+
+    def em_study(self) -> list[Made]:
+        return em_study.study([self._place(path) for path in self.em_workdirs])
+
+    def difficulty(self) -> list[Made]:
+        made, reasons = [], []
+        for part in (self._attempted, self._pools):
+            try:
+                made += part()
+            except NoRecords as reason:
+                reasons.append(str(reason))
+        if not made:
+            raise NoRecords(" ".join(reasons))
+        return made
+
+    def _attempted(self) -> list[Made]:
+        """Of what `evaluate` attempted."""
+        paths = self._given() or problem_sets.attempted_files(self.workdir)
+        if not paths:
+            raise NoRecords(
+                "the problems that were attempted are not there (triples_heldout.jsonl); name their files "
+                "with SETS."
+            )
+        sets = self._read(paths)
+        attempts = difficulty.read_attempts(self._places(self.attempts), sets)
+        tokens = attempts
+        if self.token_attempts is not None:
+            tokens = difficulty.read_attempts(self._places(self.token_attempts), sets)
+        return difficulty.figures_of(sets, attempts, tokens)
+
+    def _pools(self) -> list[Made]:
+        return difficulty.pools(self._sets())
+
+    def distribution(self) -> list[Made]:
+        encoder = functools.partial(encoders.make_encoder, self.distribution_config.encoder)
+        return distribution.figures_of(self._sets(), self.distribution_config, encoder)
+
+    def scaling(self) -> list[Made]:
+        given = self.runs
+        if not isinstance(given, str):
+            given = [{name: self._filled(value) for name, value in run.items()} for run in given]
+        return scaling.figures_of(scaling.read_runs(self._filled(given)))
+
+    def accounting(self) -> list[Made]:
+        sets = self._sets()
+        paths = {name: self._place(path) for name, path in self.benchmarks.items()}
+        return accounting.figures_of(sets, _repeats, benchmark_files.read_index(paths) if paths else None)
+
+    def ablations(self) -> list[Made]:
+        return ablations.figures_of({name: self._filled(paths) for name, paths in self.arms.items()})
+
+    def case_studies(self) -> list[Made]:
+        if self.case_config.rows is not None:
+            paths = {os.path.basename(self.case_config.rows): self._place(self.case_config.rows)}
+        else:
+            own = problem_sets.own_files(self.workdir)
+            best = [name for name in ("verified_prompts", "problems", "triples") if name in own][:1]
+            paths = self._given() or {name: own[name] for name in best}
+        return case_studies.pages_of(self._read(paths), self.case_config)
+
+    def subsets(self) -> list[Made]:
+        config = self.subset_config
+        if not config.sizes:
+            raise NoRecords("SUBSET_SIZES is empty; name numbers of rows, such as (1000, 2000, 4000).")
+        directory = os.path.join(self.workdir, "analyses", "subsets")
+        return [subsets.write(directory, self._place(config.source), config.sizes, config.seeds)]
+
+    def settings_of(self, name: str) -> dict[str, Any]:
+        """The macros of an analysis that differ from their defaults."""
+        sets = {"SETS": (dict(self.given_sets), {})}
+        macros = {
+            "em_study": {"EM_WORKDIRS": (self.em_workdirs, EM_WORKDIRS)},
+            "difficulty": sets
+            | {
+                "SET_ATTEMPTS": (self.attempts, ATTEMPTS),
+                "TOKEN_ATTEMPTS": (self.token_attempts, None),
+            },
+            "distribution": sets | _changed(self.distribution_config, _DISTRIBUTION_MACROS),
+            "scaling": {"RUNS": (self.runs, ())},
+            "accounting": sets | {"SET_BENCHMARKS": (dict(self.benchmarks), {})},
+            "ablations": {"ARMS": (dict(self.arms), {})},
+            "case_studies": sets | _changed(self.case_config, _CASE_MACROS),
+            "subsets": _changed(self.subset_config, _SUBSET_MACROS),
+        }
+        return {macro: value for macro, (value, default) in macros[name].items() if value != default}
+
+    def _sets(self) -> dict[str, list[problem_sets.SetRow]]:
+        return self._read(self._given() or problem_sets.own_files(self.workdir))
+
+    def _given(self) -> dict[str, str]:
+        return {name: self._place(path) for name, path in self.given_sets.items()}
+
+    def _read(self, paths: Mapping[str, str]) -> dict[str, list[problem_sets.SetRow]]:
+        return problem_sets.read(paths, self.bad_rows)
+
+    def _place(self, path: str) -> str:
+        return configuration.in_workdir(path, self.workdir)
+
+    def _places(self, paths: str | Mapping[str, str]) -> str | dict[str, str]:
+        return self._place(paths) if isinstance(paths, str) else {k: self._place(v) for k, v in paths.items()}
+
+    def _filled(self, value: Any) -> Any:
+        """A path, or several, with the workdir filled in; other values as they are."""
+        if isinstance(value, str):
+            return self._place(value)
+        return type(value)(map(self._filled, value)) if isinstance(value, list | tuple) else value
+
+
+_DISTRIBUTION_MACROS = {"ENCODER": "encoder", "PROBLEMS_PER_SET": "problems_per_set", "SAMPLE_SEED": "seed"}
+_CASE_MACROS = {"CASES": "rows", "CASE_IDS": "ids", "NUM_CASES": "number"}
+_SUBSET_MACROS = {"SUBSETS_OF": "source", "SUBSET_SIZES": "sizes", "SUBSET_SEEDS": "seeds"}
+
+
+def _changed(config: Any, macros: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
+    """The value of each macro, and its default."""
+    defaults = type(config)()
+    return {macro: (getattr(config, field), getattr(defaults, field)) for macro, field in macros.items()}
+
+
+def _repeats(texts: Sequence[str]) -> list[str]:
+    return ["" if repeat is None else repeat.rule for repeat in near_duplicates.find(texts, _REPEATS)]

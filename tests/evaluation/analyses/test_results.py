@@ -1,0 +1,142 @@
+"""Facts of finished runs as studies read them: accuracies, patterns, scaling, ablations."""
+
+import json
+import statistics
+
+import pytest
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import AttemptRecord
+from promptcot_jax.evaluation.analyses import ablations, results, scaling
+from promptcot_jax.evaluation.analyses.made import NoRecords
+
+
+def write(place, **accuracies):
+    jsonl.write_json(place, {"results": {name: {"accuracy": value} for name, value in accuracies.items()}})
+
+
+def test_accuracies_come_from_results_workdirs_and_attempts(tmp_path):
+    write(tmp_path / "w" / "results.json", aime24=0.5, aime25=0.25, code=None)
+    assert results.read(str(tmp_path / "w")) == {"aime24": 0.5, "aime25": 0.25}
+    assert results.mean_accuracy(str(tmp_path / "w")) == 0.375
+    assert results.mean_accuracy(str(tmp_path / "w"), ("aime25",)) == 0.25
+    attempt = {"completion": "", "answer": "1", "reference": "1", "finish_reason": "stop", "num_tokens": 1}
+    rows = [
+        AttemptRecord(problem_id=one, sample=i, correct=ok, status="match" if ok else "mismatch", **attempt)
+        for i, (one, ok) in enumerate([("a", True), ("a", False), ("b", True)])
+    ]
+    jsonl.write_records(tmp_path / "attempts.jsonl", rows)
+    assert results.mean_accuracy(str(tmp_path / "attempts.jsonl")) == 0.75
+
+
+def test_what_holds_no_accuracy_is_refused(tmp_path):
+    with pytest.raises(WrongUse, match="results.json: no such file; run 'promptcot evaluate'"):
+        results.read(str(tmp_path))
+    for content in ("[]", '{"results": []}', '{"results": {"a": {"accuracy": null}}}'):
+        (tmp_path / "results.json").write_text(content)
+        with pytest.raises(WrongUse, match="it holds no accuracy"):
+            results.read(str(tmp_path))
+    write(tmp_path / "results.json", aime24=0.5)
+    with pytest.raises(WrongUse, match="no result of the set 'hmmt'; it has aime24"):
+        results.mean_accuracy(str(tmp_path), ("hmmt",))
+
+
+def test_a_pattern_finds_the_numbers_in_paths(tmp_path, monkeypatch):
+    for size, seed in ((100, 0), (100, 1), (20, 0)):
+        write(tmp_path / f"n{size}_s{seed}" / "results.json", a=0.5)
+    write(tmp_path / "nx_s0" / "results.json", a=0.5)
+    pattern = str(tmp_path / "n{size}_s{seed}" / "results.json")
+    found = [numbers for numbers, _ in results.matches(pattern, ("size", "seed"))]
+    assert sorted((one["size"], one["seed"]) for one in found) == [(20, 0), (100, 0), (100, 1)]
+    monkeypatch.chdir(tmp_path)
+    assert [path for _, path in results.matches("./n20_s{seed}/results.json", ("size", "seed"))] == [
+        "n20_s0/results.json"
+    ]
+    assert results.matches("any", ("size", "seed")) == [({}, "any")]
+    with pytest.raises(WrongUse, match=r"no file matches this pattern; \{size\} stands for a number"):
+        results.matches("m{size}", ("size", "seed"))
+
+
+def test_curves_are_means_over_seeds_with_lines_across_for_runs_without_size(tmp_path):
+    for seed, accuracy in enumerate((0.4, 0.5, 0.9)):
+        write(tmp_path / f"ours_1000_{seed}" / "results.json", a=accuracy, b=accuracy + 0.1)
+    write(tmp_path / "base" / "results.json", a=0.3)
+    rows = (
+        {"curve": "ours", "method": "SFT", "domain": "math", "results": str(tmp_path / "ours_{size}_{seed}")},
+        {
+            "curve": "base",
+            "method": "SFT",
+            "domain": "math",
+            "results": str(tmp_path / "base"),
+            "sets": ("a",),
+        },
+        {"curve": "ours", "method": "SFT", "domain": "code", "results": str(tmp_path / "base"), "size": 0},
+    )
+    runs = scaling.read_runs(rows)
+    table = scaling.statistics(runs)
+    assert [(row["panel"], row["curve"], row["size"], row["seeds"]) for row in table] == [
+        ("SFT, math", "ours", 1000, 3),
+        ("SFT, math", "base", None, 1),
+        ("SFT, code", "ours", 0, 1),
+    ]
+    assert table[0]["mean"] == pytest.approx(0.65)
+    assert table[0]["deviation"] == pytest.approx(statistics.stdev((0.4, 0.5, 0.9)))
+    (made,) = scaling.figures_of(runs)
+    assert len(made.figure.axes) == 2
+    path = tmp_path / "runs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert scaling.read_runs(str(path)) == runs
+
+
+def test_rows_of_runs_that_cannot_be_used_are_refused(tmp_path):
+    write(tmp_path / "results.json", a=0.3)
+    path = str(tmp_path / "results.json")
+    with pytest.raises(NoRecords, match="RUNS is empty"):
+        scaling.read_runs(())
+    with pytest.raises(WrongUse, match=r"RUNS\[0\]: field 'curve' of Run is missing"):
+        scaling.read_runs(({"results": path},))
+    with pytest.raises(WrongUse, match=r"RUNS\[0\]: field 'sise' is not known; a run has curve, results"):
+        scaling.read_runs(({"curve": "a", "results": path, "sise": 3},))
+    with pytest.raises(WrongUse, match="size must be at least 0, got -4"):
+        scaling.read_runs(({"curve": "a", "results": path, "size": -4},))
+    twice = scaling.read_runs(({"curve": "a", "results": path, "size": 4},) * 2)
+    with pytest.raises(WrongUse, match="both 'a' of size 4 and seed 0; give each run its own seed"):
+        scaling.figures_of(twice)
+    (tmp_path / "runs.jsonl").write_text("\n")
+    with pytest.raises(WrongUse, match="there are no runs in it"):
+        scaling.read_runs(str(tmp_path / "runs.jsonl"))
+
+
+def test_sizes_are_written_short():
+    assert [scaling._size(size) for size in (0, 500, 24000, 4.8e6)] == ["0", "500", "24k", "4.8M"]
+
+
+def test_arms_differ_from_the_first_seed_by_seed(tmp_path):
+    for arm, values in {"full": (0.5, 0.7), "no_em": (0.4, 0.5)}.items():
+        for seed, value in enumerate(values):
+            write(tmp_path / f"{arm}_{seed}" / "results.json", a=value, b=value + 0.2, **{arm: 0.1})
+    arms = {
+        "full": str(tmp_path / "full_{seed}"),
+        "no EM": (str(tmp_path / "no_em_0"), str(tmp_path / "no_em_1")),
+    }
+    (made,) = ablations.figures_of(arms)
+    found = {(row["arm"], row["set"]): row for row in made.rows}
+    assert [name for _, name in found] == ["a", "b", "mean"] * 2  # those that all arms have
+    assert found["full", "mean"]["mean"] == pytest.approx(0.7)
+    assert found["full", "a"]["difference"] is None
+    row = found["no EM", "mean"]
+    assert row["difference"] == pytest.approx((-0.1 - 0.2) / 2)
+    assert row["difference_deviation"] == pytest.approx(statistics.stdev((-0.1, -0.2)))
+    assert row["pairs"] == 2
+
+
+def test_arms_that_cannot_be_compared_are_refused(tmp_path):
+    write(tmp_path / "a" / "results.json", one=0.5)
+    write(tmp_path / "b" / "results.json", other=0.5)
+    with pytest.raises(NoRecords, match="ARMS is empty"):
+        ablations.figures_of({})
+    with pytest.raises(WrongUse, match="no set is in all results; the first has one"):
+        ablations.figures_of({"a": str(tmp_path / "a"), "b": str(tmp_path / "b")})
+    with pytest.raises(WrongUse, match="the arm 'a' has no results"):
+        ablations.figures_of({"a": ()})

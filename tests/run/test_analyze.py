@@ -1,0 +1,202 @@
+"""`promptcot analyze` as its user meets it: all there are records for, one by one, and what is refused."""
+
+import csv
+import json
+import pathlib
+import re
+import shutil
+from xml.etree import ElementTree
+
+import pytest
+
+from promptcot_jax.core import jsonl, manifest
+from promptcot_jax.evaluation.analyses import index
+from promptcot_jax.run import cli
+from tests.evaluation import workdirs
+from tests.run import exported_workdir
+
+
+def command(workdir, *arguments: str, file: str = "stages/analyze.gin") -> int:
+    return cli.main(["analyze", f"--gin_file={file}", f"--workdir={workdir}", *arguments])
+
+
+def refused(capsys: pytest.CaptureFixture, workdir, *arguments: str, file: str = "stages/analyze.gin") -> str:
+    """The sentence with which a command is refused."""
+    assert command(workdir, *arguments, file=file) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def listed(workdir: pathlib.Path) -> dict:
+    return json.loads((workdir / "analyses" / "index.json").read_text())
+
+
+def contents(directory: pathlib.Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A workdir as a short run leaves it, analyzed."""
+    workdir = tmp_path_factory.mktemp("runs") / "first"
+    workdir.mkdir()
+    workdirs.write(workdir)
+    assert command(workdir) == 0
+    return workdir
+
+
+def test_all_that_there_are_records_for_is_made_and_the_rest_is_named(written: pathlib.Path):
+    made = {
+        name: [one["name"] for one in entry["made"]] for name, entry in listed(written)["analyses"].items()
+    }
+    assert made == {
+        "em_study": ["em_study_nll_x_given_q", "em_study_nll_bound", "em_study_rounds"],
+        "difficulty": ["difficulty", "difficulty_levels", "difficulty_concepts"],
+        "distribution": ["distribution_math", "distribution_math_overlap"],
+        "accounting": ["accounting"],
+        "case_studies": ["case_studies"],
+    }
+    left_out = listed(written)["left_out"]
+    assert list(left_out) == ["scaling", "ablations", "subsets"]
+    assert "RUNS is empty" in left_out["scaling"]
+    entry = manifest.read(written)["analyze"]
+    assert (entry.status, entry.counts) == ("complete", {"analyses": 5, "figures": 10, "left_out": 3})
+
+
+def test_every_figure_has_its_drawing_and_numbers(written: pathlib.Path):
+    place = written / "analyses"
+    for entry in listed(written)["analyses"].values():
+        for one in entry["made"]:
+            assert [name.partition(".")[0] for name in one["files"]] == [one["name"]] * len(one["files"])
+            with (place / f"{one['name']}.csv").open() as file:
+                assert len(list(csv.DictReader(file))) > 0
+            if one["name"] != "case_studies":
+                assert ElementTree.parse(place / f"{one['name']}.svg").getroot().tag.endswith("svg")
+                assert (place / f"{one['name']}.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(place.glob("*.part"))
+
+
+def test_the_page_shows_all_figures_and_asks_for_nothing(written: pathlib.Path):
+    rendered = (written / "analyses" / "index.html").read_text()
+    assert rendered.count("<img ") == rendered.count('src="data:image/svg+xml;base64,') == 9
+    assert "img-src data:" in rendered
+    assert "<script" not in rendered
+    links = [link for link in re.findall(r'href="([^"]+)"', rendered) if not link.startswith("#")]
+    assert all((written / "analyses" / link).exists() for link in links)
+    assert "promptcot analyze --gin_file=analyses/em_study.gin --workdir=WORKDIR" in rendered
+    assert "RUNS is empty" in rendered
+    assert str(written) not in rendered
+
+
+def test_another_workdir_of_the_same_records_gives_the_same_bytes(
+    written: pathlib.Path, tmp_path: pathlib.Path
+):
+    shutil.copytree(written, tmp_path / "again", ignore=shutil.ignore_patterns("analyses"))
+    assert command(tmp_path / "again", "--gin.ANALYSES=('distribution', 'accounting', 'case_studies')") == 0
+    again, first = contents(tmp_path / "again" / "analyses"), contents(written / "analyses")
+    figures = {name for name in again if not name.startswith("index")}
+    assert len(figures) == 11
+    assert {name: again[name] for name in figures} == {name: first[name] for name in figures}
+
+
+def test_one_command_makes_one_analysis_and_keeps_the_others(written: pathlib.Path, tmp_path: pathlib.Path):
+    workdir = tmp_path / "w"
+    shutil.copytree(written, workdir)
+    sets = f"{{'held': '{workdir}/triples_heldout.jsonl'}}"
+    assert command(workdir, f"--gin.SETS={sets}", file="analyses/difficulty.gin") == 0
+    entries = listed(workdir)["analyses"]
+    assert list(entries) == ["em_study", "difficulty", "distribution", "accounting", "case_studies"]
+    assert entries["difficulty"]["command"] == (
+        f'promptcot analyze --gin_file=analyses/difficulty.gin --gin.SETS="{sets}" --workdir=WORKDIR'
+    )
+    rows = [row | {"level": ""} for _, _, row in jsonl.iter_rows(workdir / "triples_heldout.jsonl")]
+    jsonl.write_records(workdir / "triples_heldout.jsonl", rows)
+    assert command(workdir, file="analyses/difficulty.gin") == 0
+    assert not list((workdir / "analyses").glob("difficulty_levels*"))  # of the records as they were
+    assert "difficulty_levels" not in (workdir / "analyses" / "index.html").read_text()
+
+
+def test_scaling_ablations_and_subsets_by_command(tmp_path: pathlib.Path):
+    rows = [{"problem": f"Add {i}.", "answer": str(i)} for i in range(12)]
+    jsonl.write_records(tmp_path / "verified_prompts.jsonl", rows)
+    for size in (4, 8):
+        for seed in (0, 1):
+            results = {"results": {"a": {"accuracy": 0.1 * seed + 0.05 * size}}}
+            jsonl.write_json(tmp_path / f"run_{size}_{seed}" / "results.json", results)
+    assert (
+        command(
+            tmp_path, "--gin.SUBSET_SIZES=(4, 8)", "--gin.SUBSET_SEEDS=(0, 1)", file="analyses/subsets.gin"
+        )
+        == 0
+    )
+    assert len(list((tmp_path / "analyses" / "subsets").iterdir())) == 4
+    runs = "({'curve': 'ours', 'results': '{workdir}/run_{size}_{seed}/results.json'},)"
+    assert command(tmp_path, f"--gin.RUNS={runs}", file="analyses/scaling.gin") == 0
+    arms = "{'8': '{workdir}/run_8_{seed}', '4': ('{workdir}/run_4_0', '{workdir}/run_4_1')}"
+    assert command(tmp_path, f"--gin.ARMS={arms}", file="analyses/ablations.gin") == 0
+    assert list(listed(tmp_path)["analyses"]) == ["scaling", "ablations", "subsets"]
+    with (tmp_path / "analyses" / "ablations.csv").open() as file:
+        *_, last = csv.DictReader(file)
+    assert float(last["difference"]) == pytest.approx(-0.2)
+
+
+def test_pools_and_repeats_of_verified_prompts(tmp_path: pathlib.Path):
+    exported_workdir.write(tmp_path)
+    named = "--gin.ANALYSES=('difficulty', 'accounting')"
+    benchmark = tmp_path / "bench.jsonl"
+    _, _, first = next(iter(jsonl.iter_rows(tmp_path / "verified_prompts.jsonl")))
+    jsonl.write_records(benchmark, [{"id": "b", "problem": first["problem"]}])
+    assert command(tmp_path, named, f"--gin.SET_BENCHMARKS={{'bench': '{benchmark}'}}") == 0
+    (pools,) = listed(tmp_path)["analyses"]["difficulty"]["made"]
+    assert pools["name"] == "difficulty_pools"
+    with (tmp_path / "analyses" / "accounting.csv").open() as file:
+        found = {(row["what"], row["group"]): row["value"] for row in csv.DictReader(file)}
+    assert int(found["repeated or contaminated", "overlap with bench"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "sentence"),
+    [
+        ("stages/analyze.gin", [], "there are no records for any analysis"),
+        (
+            "stages/analyze.gin",
+            ["--gin.ANALYSES=('dificulty',)"],
+            "ANALYSES names 'dificulty', which is none",
+        ),
+        ("analyses/em_study.gin", [], "neither em/nll.jsonl nor seed_N/em/nll.jsonl; run 'promptcot em'"),
+        ("analyses/difficulty.gin", [], "the problems that were attempted are not there"),
+        ("analyses/distribution.gin", [], "fewer than two sets"),
+        ("analyses/accounting.gin", [], "no set of problems"),
+        ("analyses/accounting.gin", ["--gin.SETS={'a': 'gone.jsonl'}"], "gone.jsonl: no such file"),
+        ("analyses/scaling.gin", [], "RUNS is empty; name finished runs"),
+        ("analyses/scaling.gin", ["--gin.RUNS='gone.jsonl'"], "gone.jsonl: no such file"),
+        ("analyses/ablations.gin", ["--gin.ARMS={'a': 'gone'}"], "gone: no such file"),
+        ("analyses/case_studies.gin", ["--gin.CASES='gone.jsonl'"], "gone.jsonl: no such file"),
+        ("analyses/case_studies.gin", ["--gin.NUM_CASES=0"], "number must be at least 1, got 0"),
+        ("analyses/subsets.gin", [], "SUBSET_SIZES is empty"),
+        ("analyses/distribution.gin", ["--gin.PROBLEMS_PER_SET=1"], "problems_per_set must be at least 2"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_and_nothing_is_written(
+    file: str, arguments: list[str], sentence: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+):
+    assert sentence in refused(capsys, tmp_path, *arguments, file=file)
+    assert not (tmp_path / "analyses").exists()
+
+
+def test_an_unknown_encoder_and_a_foreign_index_are_refused(
+    written: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+):
+    encoder = "--gin.ENCODER='minilmm'"
+    assert "ENCODER is 'minilmm'" in refused(capsys, written, encoder, file="analyses/distribution.gin")
+    shutil.copytree(written, tmp_path / "w")
+    (tmp_path / "w" / "analyses" / "index.json").write_text("[]")
+    assert "not an index that" in refused(capsys, tmp_path / "w", file="analyses/accounting.gin")
+
+
+def test_settings_stand_in_commands_as_a_shell_takes_them():
+    assert index.command("scaling", {"RUNS": "a.jsonl"}) == (
+        "promptcot analyze --gin_file=analyses/scaling.gin --gin.RUNS=\"'a.jsonl'\" --workdir=WORKDIR"
+    )
+    assert "'--gin.SETS={'\"'\"'$a'\"'\"': 1}'" in index.command("accounting", {"SETS": {"$a": 1}})

@@ -48,13 +48,13 @@ def render(samples: Sequence[CompletionSample]) -> str:
     )
     links = "".join(f'<a href="#wave-{wave}">wave {wave}</a>' for wave in shown)
     header = (
-        f'<header><h1>Self-play: sample completions</h1><p class="lead">{page.text(lead)}</p>'
-        f'<nav aria-label="Waves">{links}</nav></header>'
+        f'<h1>Self-play: sample completions</h1><p class="lead">{page.text(lead)}</p>'
+        f'<nav aria-label="Waves">{links}</nav>'
     )
     body = "".join(_wave_section(wave, by_wave[wave]) for wave in shown) or page.missing(
         "There are none yet."
     )
-    return page.document("Self-play: sample completions", header + body, style=STYLE)
+    return page.document("Self-play: sample completions", body, header=header, style=STYLE)
 
 
 def waves_of(samples: Sequence[CompletionSample]) -> dict[int, list[CompletionSample]]:

@@ -163,7 +163,7 @@ def entry_from_json(entry: dict[str, Any], *, where: str) -> StageEntry:
     """
     try:
         devices = tuple(DeviceUse(**use) for use in entry.get("devices", ()))
-        return StageEntry(**entry | {"devices": devices})
+        return dataclasses.replace(StageEntry(**entry), devices=devices)
     except TypeError as error:
         raise WrongUse(f"{where}: not a manifest entry of this version ({error}).") from None
 

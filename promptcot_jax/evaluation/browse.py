@@ -15,7 +15,7 @@ from promptcot_jax.core import exported
 from promptcot_jax.core.records import Domain
 from promptcot_jax.evaluation import page, paging
 
-STYLE = paging.STYLE + """
+STYLE = """
 article h2 { border: 0; margin: 0 0 6px; padding: 0; font-size: 0.86rem; font-weight: 400; color: var(--soft); } .answer { font-weight: 600; overflow-wrap: anywhere; }
 .tex { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", Georgia, serif; font-size: 1.05em; } article dl { grid-template-columns: minmax(110px, max-content) 1fr; }
 article dd { text-align: left; overflow-wrap: anywhere; } td pre { margin: 0; padding: 0; border: 0; white-space: pre-wrap; overflow-wrap: anywhere; max-width: 60ch; }
@@ -46,7 +46,9 @@ def render(name: str, splits: Splits, max_rows: int) -> str:
         'and a browser of 2023 or later.</p><div id="rows"></div>'
         f'{paging.pager("bottom")}<script type="text/plain" id="set">{packed}</script>'
     )
-    return page.document(name, body, header=header, style=STYLE, script=paging.script("browse.js"))
+    return page.document(
+        name, body, header=header, style=paging.STYLE + STYLE, script=paging.script("browse.js")
+    )
 
 
 def _range(label: str, name: str) -> str:

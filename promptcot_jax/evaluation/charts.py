@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 460, 270  # of the drawing's own units; narrow, so that its text
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 40
 NUM_COLOURS = 7
 NUM_ROWS_TOLD = 24  # of the table of a chart's values
+_DASH = "\u2013"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,12 +228,14 @@ def _values(title: str, lines: Sequence[Line], x_label: str) -> str:
         cells = [
             line.points[0][1] if line.is_flat else own.get(x) for line, own in zip(lines, values, strict=True)
         ]
-        told = "".join(f"<td>{'\u2013' if value is None else number(value, 4)}</td>" for value in cells)
+        told = "".join(f"<td>{_DASH if value is None else number(value, 4)}</td>" for value in cells)
         rows.append(f'<tr><th scope="row">{number(x)}</th>{told}</tr>')
     which = "" if len(shown) == len(xs) else f" ({len(shown)} of {len(xs):,} points)"
     return (
-        f'<details class="screen"><summary>Values<span class="hidden-text"> of {_escaped(title)}</span>{which}'
-        f'</summary><div class="scroll"><table><caption class="hidden-text">{_escaped(title)}</caption>'
+        f'<details class="screen"><summary>Values<span class="hidden-text"> of {_escaped(title)}</span>'
+        f'{which}</summary><div class="scroll" role="group" tabindex="0" '
+        f'aria-label="Values of {_escaped(title)}">'
+        f'<table><caption class="hidden-text">{_escaped(title)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
     )
 

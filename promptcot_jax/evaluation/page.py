@@ -15,18 +15,49 @@ from typing import Any
 from promptcot_jax.evaluation import charts
 
 LIGHT: Mapping[str, str] = {
-    **{"paper": "#fbfaf7", "card": "#ffffff", "ink": "#1d2530", "soft": "#55606d", "rule": "#dfe2e6"},
-    **{"accent": "#1f5fa8", "win": "#e7f3ea", "win-ink": "#1e6b3a", "warn": "#fdf1dc", "warn-ink": "#764a05"},
-    **{"c0": "#1f6fb5", "c1": "#b84e14", "c2": "#26784b", "c3": "#8a4fb0", "c4": "#8a6712", "c5": "#c03a68"},
+    "paper": "#fbfaf7",
+    "card": "#ffffff",
+    "ink": "#1d2530",
+    "soft": "#55606d",
+    "rule": "#dfe2e6",
+    "accent": "#1f5fa8",
+    "win": "#e7f3ea",
+    "win-ink": "#1e6b3a",
+    "warn": "#fdf1dc",
+    "warn-ink": "#764a05",
+    "c0": "#1f6fb5",
+    "c1": "#b84e14",
+    "c2": "#26784b",
+    "c3": "#8a4fb0",
+    "c4": "#8a6712",
+    "c5": "#c03a68",
     "c6": "#5f6b78",
 }
 DARK: Mapping[str, str] = {
-    **{"paper": "#14181d", "card": "#1c2229", "ink": "#e4e8ec", "soft": "#9aa6b2", "rule": "#323b45"},
-    **{"accent": "#7fb4ec", "win": "#1c3527", "win-ink": "#86d3a2", "warn": "#3a2d13", "warn-ink": "#ecc67d"},
-    **{"c0": "#63a9ea", "c1": "#f0905a", "c2": "#62bd8a", "c3": "#bf90e0", "c4": "#d6b04f", "c5": "#ee7fa5"},
+    "paper": "#14181d",
+    "card": "#1c2229",
+    "ink": "#e4e8ec",
+    "soft": "#9aa6b2",
+    "rule": "#323b45",
+    "accent": "#7fb4ec",
+    "win": "#1c3527",
+    "win-ink": "#86d3a2",
+    "warn": "#3a2d13",
+    "warn-ink": "#ecc67d",
+    "c0": "#63a9ea",
+    "c1": "#f0905a",
+    "c2": "#62bd8a",
+    "c3": "#bf90e0",
+    "c4": "#d6b04f",
+    "c5": "#ee7fa5",
     "c6": "#9aa6b2",
 }
-PRINT: Mapping[str, str] = LIGHT | {"paper": "#ffffff", "ink": "#000000", "soft": "#444444", "rule": "#bbbbbb"}
+PRINT: Mapping[str, str] = LIGHT | {
+    "paper": "#ffffff",
+    "ink": "#000000",
+    "soft": "#444444",
+    "rule": "#bbbbbb",
+}
 
 
 def _variables(colours: Mapping[str, str]) -> str:
@@ -40,7 +71,9 @@ _COLOURS = f"""
 @media print {{ :root {{ color-scheme: light; }} {_variables(PRINT)} }}
 """
 
-STYLE = _COLOURS + """
+STYLE = (
+    _COLOURS
+    + """
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink);
@@ -59,17 +92,17 @@ nav a { text-underline-offset: 3px; }
 .tile, .card, .stage, figure { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; }
 .tile { padding: 12px 14px; } .tile b { display: block; font-size: 1.3rem; white-space: nowrap; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: 0.84rem; line-height: 1.35; display: block; }
-.flow { display: grid; grid-template-columns: repeat(auto-fill, minmax(216px, 1fr)); gap: 26px; margin: 16px 0; }
-.stage { padding: 12px 14px; position: relative; }
+.flow { display: grid; grid-template-columns: repeat(auto-fill, minmax(216px, 1fr)); gap: 26px; margin: 16px 0; list-style: none; padding: 0; }
+.flow > li { position: relative; display: flex; } .stage { padding: 12px 14px; flex: 1; min-width: 0; } .stage dl > div { display: contents; }
 .stage h3 { margin: 0 0 6px; display: flex; justify-content: space-between; align-items: baseline; gap: 8px; }
 .stage h3 small { font-weight: 400; color: var(--soft); font-size: 0.78rem; white-space: nowrap; }
-.stage:not(:last-child)::after { content: "\\2192"; position: absolute; right: -22px; top: 50%; margin-top: -14px; width: 18px;
+.flow > li:not(:last-child)::after { content: "\\2192" / ""; position: absolute; right: -22px; top: 50%; margin-top: -14px; width: 18px;
   text-align: center; color: var(--soft); font-size: 1.1rem; }
 .through { font-size: 1.15rem; font-variant-numeric: tabular-nums; margin: 0 0 4px; }
 .through small { color: var(--soft); font-size: 0.8rem; }
-ul.plain { padding-left: 1.2em; max-width: 78ch; } ul.plain li { margin: 3px 0; } dl { display: grid; grid-template-columns: 1fr auto; gap: 1px 10px; margin: 4px 0 0; font-size: 0.86rem; }
+.tables { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 6px 34px; align-items: start; } .tables table { width: 100%; } ul.plain { padding-left: 1.2em; max-width: 78ch; } ul.plain li { margin: 3px 0; } dl { display: grid; grid-template-columns: 1fr auto; gap: 1px 10px; margin: 4px 0 0; font-size: 0.86rem; }
 dt { color: var(--soft); overflow-wrap: anywhere; } dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; }
-dt.drop, dd.drop { color: var(--warn-ink); }
+.drop dt, .drop dd { color: var(--warn-ink); } figure.drawn img { display: block; max-width: 100%; height: auto; background: #ffffff; border-radius: 6px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 16px; margin: 14px 0; }
 figure { margin: 0; padding: 14px 16px 10px; min-width: 0; } figcaption { font-weight: 600; margin-bottom: 4px; }
 figure svg { display: block; width: 100%; height: auto; max-width: 640px; } figure .note { margin: 6px 0 0; }
@@ -98,18 +131,19 @@ details { margin: 6px 0; } details.candidate { margin: 0; } summary { cursor: po
 pre { overflow-x: auto; font-size: 0.8rem; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 12px; }
 @media (max-width: 620px) { body > header, main { padding-left: 14px; padding-right: 14px; } h1 { font-size: 1.5rem; } h2 { margin-top: 40px; } figure { padding: 12px 12px 8px; }
   .tiles { grid-template-columns: 1fr 1fr; gap: 10px; } .tile { padding: 10px; min-width: 0; } .tile b { font-size: 1.08rem; } .flow { grid-template-columns: 1fr; }
-  .stage:not(:last-child)::after { content: "\\2193"; right: auto; left: 50%; top: auto; bottom: -26px; margin: 0 0 0 -9px; } .bar-row { grid-template-columns: 6em 1fr; } }
+  .flow > li:not(:last-child)::after { content: "\\2193" / ""; right: auto; left: 50%; top: auto; bottom: -26px; margin: 0 0 0 -9px; } .bar-row { grid-template-columns: 6em 1fr; } }
 @media print { body { font-size: 10.5pt; } body > header, main { max-width: none; padding: 0; } nav, .skip, .pager, form, .screen { display: none !important; } h2 { margin-top: 26px; break-after: avoid; } h3, summary, caption { break-after: avoid; }
   details:not(.closed-in-print)::details-content { content-visibility: visible; block-size: auto; } details.closed-in-print:not([open]) { display: none; } summary { list-style: none; color: var(--ink); font-weight: 600; } summary::-webkit-details-marker { display: none; }
   figure, .stage, .tile, tr { break-inside: avoid; } thead { display: table-header-group; } .scroll { overflow: visible; } pre { white-space: pre-wrap; overflow-wrap: anywhere; overflow: visible; } .charts { grid-template-columns: 1fr 1fr; }
   .bar, .piece, .swatch, .tag, .missing { print-color-adjust: exact; } a { color: inherit; text-decoration: none; } }
 """.replace(  # noqa: E501
-    "COLOURS",
-    "\n".join(
-        f".line.c{i} {{ stroke: var(--c{i}); }} .dot.c{i} {{ fill: var(--c{i}); }} "
-        f".b{i} {{ background-color: var(--c{i}); }}"
-        for i in range(7)
-    ),
+        "COLOURS",
+        "\n".join(
+            f".line.c{i} {{ stroke: var(--c{i}); }} .dot.c{i} {{ fill: var(--c{i}); }} "
+            f".b{i} {{ background-color: var(--c{i}); }}"
+            for i in range(7)
+        ),
+    )
 )
 
 
@@ -203,6 +237,11 @@ def table(
     )
 
 
+def grid(*parts: str) -> str:
+    """Small tables side by side, as many as the screen has room for."""
+    return f'<div class="tables">{"".join(parts)}</div>' if any(parts) else ""
+
+
 def bullets(values: Sequence[str]) -> str:
     """A list of sentences."""
     return f'<ul class="plain">{"".join(f"<li>{text(value)}</li>" for value in values)}</ul>'
@@ -255,8 +294,16 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
 
 
-def interval(bounds: Any) -> str:
-    """A 95 % interval of shares in percent; nothing where there is none."""
-    if not isinstance(bounds, list | tuple) or len(bounds) != 2 or None in bounds:
-        return ""
-    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
+def ends(interval: Any) -> tuple[float, float] | None:
+    """The two ends of a recorded interval, or None where there is none."""
+    if not isinstance(interval, list | tuple) or len(interval) != 2:
+        return None
+    low, high = interval
+    is_known = isinstance(low, int | float) and isinstance(high, int | float)
+    return (float(low), float(high)) if is_known else None
+
+
+def interval(recorded: Any, *, scale: float = 100.0, digits: int = 1) -> str:
+    """An interval in words, of shares in percent; nothing where there is none."""
+    found = ends(recorded)
+    return f"{scale * found[0]:,.{digits}f} to {scale * found[1]:,.{digits}f}" if found else ""

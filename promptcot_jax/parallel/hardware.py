@@ -12,12 +12,14 @@ are those of NVIDIA's data sheets, dense, for the SXM boards: A100 (2021), H100 
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax._src import xla_bridge  # whether there are devices yet has no public name
 
 from promptcot_jax.core.manifest import DeviceUse, Unit
 
+_GPU: Unit = "GPU"
 _UNITS: dict[str, Unit] = {"tpu": "chip", "cpu": "processor"}  # by JAX's platform; all others are GPUs
 
 
@@ -69,7 +71,7 @@ def held(wall_seconds: float) -> DeviceUse | None:
     if not xla_bridge.backends_are_initialized():
         return None
     devices = jax.devices()
-    unit = _UNITS.get(devices[0].platform, "GPU")
+    unit = _UNITS.get(devices[0].platform, _GPU)
     count = _num_processors() * jax.process_count() if unit == "processor" else num_chips(devices)
     return DeviceUse(
         kind=devices[0].device_kind,
@@ -80,7 +82,7 @@ def held(wall_seconds: float) -> DeviceUse | None:
     )
 
 
-def num_chips(devices: Sequence[jax.Device]) -> int:
+def num_chips(devices: Sequence[Any]) -> int:
     """Chips or GPUs: of a TPU whose cores are devices of their own, those at one place are one chip."""
     places = {
         (getattr(device, "slice_index", 0), tuple(device.coords)) if hasattr(device, "coords") else device.id

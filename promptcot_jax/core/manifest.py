@@ -163,7 +163,8 @@ def entry_from_json(entry: dict[str, Any], *, where: str) -> StageEntry:
     """
     try:
         devices = tuple(DeviceUse(**use) for use in entry.get("devices", ()))
-        return dataclasses.replace(StageEntry(**entry), devices=devices)
+        fields: dict[str, Any] = entry | {"devices": devices}
+        return StageEntry(**fields)
     except TypeError as error:
         raise WrongUse(f"{where}: not a manifest entry of this version ({error}).") from None
 

@@ -18,7 +18,7 @@ DIRECTORY = "analyses"
 MAX_FIGURE_BYTES = 300_000
 MAX_BYTES = 700_000  # of all figures, as they are in the page
 _STUDIES = "em_study_*.svg"  # of a run with several seeds, beside their workdirs
-_NO_DRAWING = re.compile(r"\}?(script|foreignobject|iframe|object|embed|handler|listener)$", re.IGNORECASE)
+_NO_DRAWING = re.compile("script|foreignobject|iframe|object|embed|handler|listener", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,13 +76,18 @@ def checked_svg(path: epath.Path) -> bytes:
         root = ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError) as error:
         raise WrongUse(f"{path.name} is no SVG ({error}).") from None
-    if not re.fullmatch(r"(\{.*\})?svg", root.tag):
-        raise WrongUse(f"{path.name} is no SVG (it begins with <{root.tag}>).")
+    if _name(root) != "svg":
+        raise WrongUse(f"{path.name} is no SVG (it begins with <{_name(root)}>).")
     for element in root.iter():
         is_handled = any(name.lower().startswith("on") for name in element.attrib)
-        if is_handled or (isinstance(element.tag, str) and _NO_DRAWING.search(element.tag)):
-            raise WrongUse(f"{path.name} holds more than a drawing (<{element.tag}>) and is not shown.")
+        if is_handled or (_NO_DRAWING.fullmatch(_name(element))):
+            raise WrongUse(f"{path.name} holds more than a drawing (<{_name(element)}>) and is not shown.")
     return data
+
+
+def _name(element: ElementTree.Element) -> str:
+    """Of an element, without its namespace."""
+    return str(element.tag).rpartition("}")[2]
 
 
 def _figures(workdir: epath.Path) -> list[_Figure]:

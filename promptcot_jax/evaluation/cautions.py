@@ -23,14 +23,14 @@ _SHORT_WINS = -0.5
 _LOST_HALF = 0.5
 _LAST_WAVES = 10
 _COUNTED = (  # part of a count's name, what so many of them are, after the stage
-    ("bad_", "bad rows were left out"),
-    ("sandbox_errors", "runs in the sandbox failed by its own fault"),
-    ("sandbox_failed", "problems were lost to faults of the sandbox, which says nothing of them"),
-    ("skipped_updates", "updates were left out since their gradient or loss was not finite"),
-    ("skipped_pairs", "pairs were skipped: none of their rationales was valid"),
-    ("m_step_skipped", "pairs had no rationale for the M-step"),
-    ("overlong", "rows were left out as too long for the row length"),
-    ("too_long", "rows were left out as too long for the model"),
+    ("bad_", "bad rows left out"),
+    ("sandbox_errors", "runs in which the sandbox itself failed"),
+    ("sandbox_failed", "problems lost to faults of the sandbox, which says nothing of them"),
+    ("skipped_updates", "updates left out since gradient or loss was not finite"),
+    ("skipped_pairs", "pairs skipped since none of their rationales was valid"),
+    ("m_step_skipped", "pairs without a rationale for the M-step"),
+    ("overlong", "rows left out as too long for the row length"),
+    ("too_long", "rows left out as too long for the model"),
 )
 
 
@@ -69,7 +69,7 @@ def _of_stages(workdir: epath.Path) -> Iterator[str]:
         for part, said in _COUNTED:
             number = sum(count for field, count in counts.items() if part in field)
             if number:
-                yield f"{name}: {charts.number(number)} {said}."
+                yield f"{name}: {said}: {charts.number(number)}."
         if counts.get("in", 0) and "out" in counts and counts["out"] < _LOST_HALF * counts["in"]:
             share = 1 - counts["out"] / counts["in"]
             yield f"{name} left out {share:.0%} of its rows; what it kept is a selection."
@@ -186,7 +186,7 @@ def _of_self_play(workdir: epath.Path) -> Iterator[str]:
     if rows and wanted and len(rows) < wanted:
         yield f"{len(rows)} of {wanted} waves were made: it stopped at its goal, or has not finished."
     if rows and rows[-1].get("num_skipped"):
-        yield f"{rows[-1]['num_skipped']} updates were left out since their gradient or loss was not finite."
+        yield f"Updates left out since gradient or loss was not finite: {rows[-1]['num_skipped']}."
 
 
 def _of_results(workdir: epath.Path) -> Iterator[str]:

@@ -80,7 +80,7 @@ body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", sans-serif; }
 body > header, main, body > footer { max-width: 1080px; margin: 0 auto; padding: 0 20px; } body > header { padding-top: 28px; } main { padding-bottom: 64px; } main:focus { outline: none; }
 .skip { position: absolute; left: -999em; } .skip:focus { left: 12px; top: 10px; z-index: 9; background: var(--card); padding: 8px 14px; border-radius: 8px; }
-:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; } .hidden-text { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; } .hidden-text, details > .scroll > table > caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; }
 h2 { font-size: 1.35rem; margin: 52px 0 6px; padding-top: 14px; border-top: 1px solid var(--rule); }
 h3 { font-size: 1.02rem; margin: 26px 0 8px; }
@@ -117,7 +117,7 @@ svg text { fill: var(--soft); font-size: 12.5px; font-family: inherit; } .grid {
 COLOURS
 caption { text-align: left; color: var(--soft); font-size: 0.92rem; padding: 2px 0 4px; caption-side: top; } .scroll { overflow-x: auto; margin: 10px 0; } table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: 5px 14px 5px 0; text-align: right; border-bottom: 1px solid var(--rule); vertical-align: top; } th { color: var(--soft); font-weight: 600; }
-th:first-child, td:first-child { text-align: left; } td.words, th.words { text-align: left; } tbody th { color: inherit; font-weight: 400; } tr.won td { background: var(--win); }
+th:first-child, td:first-child { text-align: left; } td.words, th.words { text-align: left; } td:not(.words), tbody th:not(.words) { white-space: nowrap; } tbody th { color: inherit; font-weight: 400; } tr.won td { background: var(--win); }
 .card { padding: 14px 16px; margin: 14px 0; } .card h3 { margin: 0 0 6px; }
 .prose { white-space: pre-wrap; overflow-wrap: anywhere; margin: 4px 0 8px; max-width: 78ch; }
 .chips { margin: 0 0 8px; display: flex; flex-wrap: wrap; gap: 5px; } .chip { font-size: 0.8rem; padding: 1px 9px; border-radius: 99px; border: 1px solid var(--rule); color: var(--soft); }
@@ -134,7 +134,7 @@ pre { overflow-x: auto; font-size: 0.8rem; background: var(--card); border: 1px 
   .flow > li:not(:last-child)::after { content: "\\2193" / ""; right: auto; left: 50%; top: auto; bottom: -26px; margin: 0 0 0 -9px; } .bar-row { grid-template-columns: 6em 1fr; } }
 @media print { body { font-size: 10.5pt; } body > header, main { max-width: none; padding: 0; } nav, .skip, .pager, form, .screen { display: none !important; } h2 { margin-top: 26px; break-after: avoid; } h3, summary, caption { break-after: avoid; }
   details:not(.closed-in-print)::details-content { content-visibility: visible; block-size: auto; } details.closed-in-print:not([open]) { display: none; } summary { list-style: none; color: var(--ink); font-weight: 600; } summary::-webkit-details-marker { display: none; }
-  figure, .stage, .tile, tr { break-inside: avoid; } thead { display: table-header-group; } .scroll { overflow: visible; } pre { white-space: pre-wrap; overflow-wrap: anywhere; overflow: visible; } .charts { grid-template-columns: 1fr 1fr; }
+  figure, .stage, .tile, tr, .tables .scroll { break-inside: avoid; } thead { display: table-header-group; } .scroll { overflow: visible; } pre { white-space: pre-wrap; overflow-wrap: anywhere; overflow: visible; } .charts { grid-template-columns: 1fr 1fr; }
   .bar, .piece, .swatch, .tag, .missing { print-color-adjust: exact; } a { color: inherit; text-decoration: none; } }
 """.replace(  # noqa: E501
         "COLOURS",
@@ -258,7 +258,9 @@ def tile(value: str, label: str) -> str:
 
 
 def words(name: str) -> str:
-    """A field's name for people."""
+    """The name of a field or stage for people."""
+    if name == "em":
+        return "EM"
     return name.replace("_", " ").replace("dropped ", "dropped: ")
 
 
@@ -271,12 +273,12 @@ def cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def nats(value: float) -> str:
+def nats(value: float | int) -> str:
     """A log-probability with two decimals, so that columns of them align."""
     return f"{value:.2f}".replace("-", "\u2212")
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | int | None) -> str:
     """A share in percent; a dash where it is undefined."""
     return "\u2013" if share is None else f"{share:.1%}"
 
@@ -287,7 +289,7 @@ def accuracy(result: Mapping[str, Any]) -> str:
     return percent(result.get("accuracy")) + (f" \u00b1 {100 * error:.1f}" if error is not None else "")
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """Seconds, minutes or hours, whichever reads best."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -8,7 +8,7 @@ SFT), settings of sections 2 and 3. Where the text names no setting and the rele
 import dataclasses
 from typing import Any, Literal
 
-Number = float | None  # None: not reported
+Number = float | int | None  # None: not reported
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

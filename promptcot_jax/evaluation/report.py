@@ -61,7 +61,7 @@ def render(workdir: epath.PathLike) -> str:
     found = row_samples.read(workdir)
     there, absent = [], []
     for section in _sections(found):
-        (there if section.is_there(workdir) else absent).append(section)
+        (there if _is_there(section, workdir) else absent).append(section)
     name = run_sections.name_of(workdir)
     links = "".join(f'<a href="#{section.anchor}">{page.text(section.label)}</a>' for section in there)
     header = (
@@ -83,7 +83,7 @@ def render(workdir: epath.PathLike) -> str:
         header=header,
         style=STYLE,
         script=row_samples.script() if found else "",
-        images=analyses_section.is_there(workdir),
+        images=any(section.anchor == "analyses" for section in there),
     )
 
 
@@ -195,12 +195,17 @@ def _sections(found: Mapping[str, row_samples.Found]) -> Sequence[Section]:
     )
 
 
-def _has_stages(workdir: epath.Path) -> bool:
-    """Whether the manifest has a stage of the flow; a damaged one has sections that say so."""
+def _is_there(section: Section, workdir: epath.Path) -> bool:
+    """Whether a section has anything to show, or to say of a damaged file."""
     try:
-        return bool(run_sections.entries_in_order(workdir))
+        return section.is_there(workdir)
     except WrongUse:
         return True
+
+
+def _has_stages(workdir: epath.Path) -> bool:
+    """Whether the manifest has a stage of the flow."""
+    return bool(run_sections.entries_in_order(workdir))
 
 
 def _has(*names: str) -> Callable[[epath.Path], bool]:
@@ -212,14 +217,9 @@ def _ran(stage: str, output: str) -> Callable[[epath.Path], bool]:
     """Whether a stage was begun here, or what it writes is here."""
 
     def is_there(workdir: epath.Path) -> bool:
-        if (workdir / output).exists():
+        if (workdir / output).exists() or workdir_files.exists(workdir / output):
             return True
-        try:
-            return stage in manifest.read(workdir) or (
-                output.endswith(".jsonl") and workdir_files.exists(workdir / output)
-            )
-        except WrongUse:
-            return False
+        return stage in manifest.read(workdir)
 
     return is_there
 

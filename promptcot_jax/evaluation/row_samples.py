@@ -170,7 +170,8 @@ def samples_section(workdir: epath.Path, *, found: Mapping[str, Found]) -> str:
     """The browser, and what is in it of how much."""
     lead = (
         "Rows of the workdir\u2019s files, evenly spread, and more of those that failed; long texts are cut "
-        "in their middle. The files have everything. A new problem is unchecked until it is verified."
+        "in their middle. The files have everything. A new problem is unchecked until it is "
+        "verified. Print leaves samples out."
     )
     rows = [
         [

@@ -8,7 +8,7 @@ from etils import epath
 from promptcot_jax.evaluation import page, workdir_files
 
 _HEADER = (
-    *("data set", "accuracy", "95 % interval, %", "problems", "attempts each", "majority"),
+    *("data set", "accuracy", "95 % interval", "problems", "attempts each", "majority"),
     *("cut off", "no answer", "mean tokens", "not graded"),
 )
 
@@ -25,7 +25,9 @@ def solver_section(workdir: epath.Path) -> str:
         return page.section("solver", "Solver", lead, page.missing(said))
     parts = [
         page.table(
-            _HEADER, [_row(name, own) for name, own in results.items()], caption="Accuracy by data set"
+            _HEADER,
+            [_row(name, own) for name, own in results.items()],
+            caption="Accuracy by data set, in percent",
         ),
         _pass_table(results),
         _rating_table(results),
@@ -130,6 +132,6 @@ def _splits(name: str, result: Mapping[str, Any]) -> list[str]:
                 for group, figures in groups.items()
             ]
             caption = f"{name} by {page.words(split)}"
-            table = page.table([split, "accuracy", "95 % interval, %", "problems"], rows, caption=caption)
+            table = page.table([split, "accuracy", "95 % interval", "problems"], rows, caption=caption)
             parts.append(page.folded(caption, table))
     return parts

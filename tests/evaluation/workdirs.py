@@ -57,6 +57,7 @@ HOSTILE = "<script>alert('x')</script> & \"quotes\" \\boxed{<b>7</b>}"
 
 def write(workdir: pathlib.Path, *, num_rounds: int = 5, num_pairs: int = 6) -> None:
     """Writes every file that the report reads."""
+    workdir.mkdir(exist_ok=True)
     rng = random.Random(0)
     rows = [_corpus_row(i, rng) for i in range(num_pairs)]
     jsonl.write_records(workdir / "triples.jsonl", rows)

@@ -213,6 +213,7 @@ def _rows_of_file(file: epath.Path) -> Iterator[tuple[str, int, dict[str, Any]]]
 
 
 def _sized_rows_of_file(file: epath.Path) -> Iterator[tuple[str, int, dict[str, Any], int]]:
+    name = os.fspath(file)  # once: 10 us each time
     with file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
@@ -220,8 +221,8 @@ def _sized_rows_of_file(file: epath.Path) -> Iterator[tuple[str, int, dict[str, 
             try:
                 row = parse_line(line)
             except BadLine as error:
-                raise WrongUse(f"{os.fspath(file)}:{number}: {error}.") from None
-            yield os.fspath(file), number, row, len(line)
+                raise WrongUse(f"{name}:{number}: {error}.") from None
+            yield name, number, row, len(line)
 
 
 @overload

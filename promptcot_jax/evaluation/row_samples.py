@@ -20,7 +20,6 @@ from promptcot_jax.evaluation import page, paging, sample_cards, workdir_files
 NUM_ROWS = 120  # of a kind, evenly spread
 NUM_FAILED = 80  # more of them, of the rows that failed
 MAX_BYTES = 900_000  # of all cards
-_TALLIED = ("domain", "level", "round_index", "family", "source", "pool", "status")
 
 Rows = Sequence[workdir_files.Placed]
 
@@ -34,6 +33,7 @@ class Kind:
         label: of several.
         failed: what the rows are that `has_failed`; empty where none is told apart.
         cards: a card of each row.
+        tallied: fields whose values are counted, for the sections on data.
     """
 
     path: str
@@ -41,6 +41,7 @@ class Kind:
     cards: Callable[[epath.Path, Rows], list[str]]
     failed: str = ""
     has_failed: Callable[[workdir_files.Row], bool] = lambda row: False
+    tallied: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,14 @@ def _kinds(workdir: epath.Path) -> list[Kind]:
     em = workdir / "em"
     rounds = sorted(place.name for place in em.glob("round_*")) if em.exists() else []
     drawn = [name for name in rounds if workdir_files.exists(em / name / "candidates.jsonl")]
-    kinds = [Kind(path="triples.jsonl", label="training triples", cards=_of_rows(sample_cards.triple))]
+    kinds = [
+        Kind(
+            path="triples.jsonl",
+            label="training triples",
+            cards=_of_rows(sample_cards.triple),
+            tallied=("domain", "level", "family", "source"),
+        )
+    ]
     if drawn:
         kinds.append(
             Kind(
@@ -93,9 +101,19 @@ def _kinds(workdir: epath.Path) -> list[Kind]:
         )
     return [
         *kinds,
-        Kind(path="problems.jsonl", label="new problems", cards=_of_records(Problem, sample_cards.problem)),
+        Kind(
+            path="problems.jsonl",
+            label="new problems",
+            cards=_of_records(Problem, sample_cards.problem),
+            tallied=("domain", "level", "round_index"),
+        ),
         Kind(path="synthesize/rejects.jsonl", label="drafts left out", cards=_of_rows(sample_cards.draft)),
-        Kind(path="verified_prompts.jsonl", label="verified prompts", cards=_of_rows(sample_cards.verified)),
+        Kind(
+            path="verified_prompts.jsonl",
+            label="verified prompts",
+            cards=_of_rows(sample_cards.verified),
+            tallied=("domain", "level", "pool"),
+        ),
         Kind(
             path="verify/rejects.jsonl",
             label="problems that verify refused",
@@ -152,7 +170,7 @@ def _found(workdir: epath.Path, kind: Kind, room: int) -> Found:
             NUM_ROWS,
             is_of_note=kind.has_failed,
             num_of_note=NUM_FAILED,
-            tally=_TALLIED,
+            tally=kind.tallied,
         )
         return Found(kind=kind, sample=sample, cards=_within(kind.cards(workdir, sample.rows), room))
     except WrongUse as error:

@@ -3,6 +3,8 @@
 import dataclasses
 import pathlib
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -113,19 +115,29 @@ def test_a_hundred_thousand_rows_of_each_kind_make_a_page_that_opens_at_once(
 ):
     workdirs.write(tmp_path, num_rounds=2)
     write_many(tmp_path, 100_000)
-    began = time.monotonic()
-    report.write_report(tmp_path)
-    made = time.monotonic() - began
+    made = seconds_of_a_core(tmp_path)
     size = (tmp_path / "report.html").stat().st_size
     began = time.monotonic()
     page.go((tmp_path / "report.html").as_uri())
     opened = time.monotonic() - began
-    print(f"made in {made:.1f} s, {size:,} bytes, opened in {opened:.2f} s")
+    print(f"made in {made:.1f} s of a core, {size:,} bytes, opened in {opened:.2f} s")
     assert size < MAX_PAGE_BYTES
-    assert made < 120
+    assert made < 30  # 4 on a core of 2026
     assert opened < 5
     assert "100,000 of" not in page.value(COUNT)
     assert page.value("document.querySelector('#samples table').textContent.includes('100,000')")
+
+
+def seconds_of_a_core(workdir: pathlib.Path) -> float:
+    """That making the page takes, in a process of its own: without the tests' checks of types."""
+    program = (
+        "import sys, time; from promptcot_jax.evaluation import report; began = time.process_time(); "
+        "report.write_report(sys.argv[1]); print(time.process_time() - began)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, workdir], capture_output=True, text=True, check=True
+    )
+    return float(done.stdout)
 
 
 def write_many(workdir: pathlib.Path, number: int) -> None:

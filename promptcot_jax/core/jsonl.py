@@ -220,11 +220,23 @@ def iter_rows(path: epath.PathLike) -> Iterator[tuple[str, int, dict[str, Any]]]
     Raises:
         WrongUse: a line is not UTF-8 or not a JSON object; the message names file and line.
     """
+    for name, number, row, _ in iter_sized_rows(path):
+        yield name, number, row
+
+
+def iter_sized_rows(path: epath.PathLike) -> Iterator[tuple[str, int, dict[str, Any], int]]:
+    """As `iter_rows`, with the bytes of the line."""
     for file in file_sets.files_of(path):
-        yield from _rows_of_file(file)
+        yield from _sized_rows_of_file(file)
 
 
 def _rows_of_file(file: epath.Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    for name, number, row, _ in _sized_rows_of_file(file):
+        yield name, number, row
+
+
+def _sized_rows_of_file(file: epath.Path) -> Iterator[tuple[str, int, dict[str, Any], int]]:
+    name = os.fspath(file)  # once: 10 us each time
     with file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
@@ -232,8 +244,8 @@ def _rows_of_file(file: epath.Path) -> Iterator[tuple[str, int, dict[str, Any]]]
             try:
                 row = parse_line(line)
             except BadLine as error:
-                raise WrongUse(f"{os.fspath(file)}:{number}: {error}.") from None
-            yield os.fspath(file), number, row
+                raise WrongUse(f"{name}:{number}: {error}.") from None
+            yield name, number, row, len(line)
 
 
 @overload

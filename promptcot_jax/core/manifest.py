@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from etils import epath
@@ -37,9 +37,40 @@ PACKAGES = (
 )
 
 
+Unit = Literal["chip", "GPU", "processor"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DeviceUse:
+    """Devices that the process of a stage held, and how long, over all attempts on the same ones.
+
+    Held is what is paid for: devices that the stage's mesh left out count, and so does the time in which
+    they waited.
+    """
+
+    kind: str  # as JAX names it: "TPU v5 lite", "cpu"
+    unit: Unit  # what `count` counts; a TPU chip may be two devices to JAX
+    count: int  # of all hosts
+    hosts: int
+    wall_seconds: float
+
+    @property
+    def hours(self) -> float:
+        """Chip-hours, GPU-hours or processor-hours, as the unit says."""
+        return self.count * self.wall_seconds / 3600.0
+
+    def is_alike(self, other: "DeviceUse") -> bool:
+        """Whether both are of the same devices."""
+        return dataclasses.replace(self, wall_seconds=0.0) == dataclasses.replace(other, wall_seconds=0.0)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageEntry:
-    """What one stage says of its run; `counts` holds rows in, out and dropped by reason."""
+    """What one stage says of its run; `counts` holds rows in, out and dropped by reason.
+
+    An attempt that is killed outright cannot put down how long it took: `attempts` counts those that began,
+    `timed_attempts` those whose time is in `wall_seconds` and `devices`.
+    """
 
     stage: str
     status: Literal["running", "complete"]
@@ -49,6 +80,10 @@ class StageEntry:
     counts: Mapping[str, int]
     versions: Mapping[str, str]
     wall_seconds: float  # of all attempts together
+    # Entries of earlier versions have none of these.
+    devices: tuple[DeviceUse, ...] = ()  # empty: the stage held none
+    attempts: int = 0
+    timed_attempts: int = 0
 
 
 def text_digest(text: str) -> str:
@@ -115,17 +150,32 @@ def read(workdir: epath.PathLike) -> dict[str, StageEntry]:
     if not path.exists():
         return {}
     return {
-        stage: _entry_from_json(entry, where=f"{os.fspath(path)}: stage '{stage}'")
+        stage: entry_from_json(entry, where=f"{os.fspath(path)}: stage '{stage}'")
         for stage, entry in jsonl.read_json(path)["stages"].items()
     }
 
 
-def _entry_from_json(entry: dict[str, Any], *, where: str) -> StageEntry:
-    """One entry from its JSON object."""
+def entry_from_json(entry: dict[str, Any], *, where: str) -> StageEntry:
+    """One entry from its JSON object, of this version or an earlier one.
+
+    Raises:
+        WrongUse: it is of a later one, or damaged.
+    """
     try:
-        return StageEntry(**entry)
+        devices = tuple(DeviceUse(**use) for use in entry.get("devices", ()))
+        fields: dict[str, Any] = entry | {"devices": devices}
+        return StageEntry(**fields)
     except TypeError as error:
         raise WrongUse(f"{where}: not a manifest entry of this version ({error}).") from None
+
+
+def with_use(devices: Sequence[DeviceUse], use: DeviceUse | None) -> tuple[DeviceUse, ...]:
+    """The devices of earlier attempts with those of another one."""
+    if use is None:
+        return tuple(devices)
+    before = sum(other.wall_seconds for other in devices if other.is_alike(use))
+    others = [other for other in devices if not other.is_alike(use)]
+    return (*others, dataclasses.replace(use, wall_seconds=round(before + use.wall_seconds, 3)))
 
 
 def record(workdir: epath.PathLike, entry: StageEntry) -> None:

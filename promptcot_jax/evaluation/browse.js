@@ -1,20 +1,7 @@
-"use strict";
 (async () => {
-  const ROWS_PER_PAGE = 20;
-  const CHOICES = ["domain", "level", "split", "pool", "source"];
   const RANGES = ["agreement", "pass_share"];
   const form = document.getElementById("filters");
-  const list = document.getElementById("rows");
   const state = document.getElementById("state");
-
-  // ---- texts: always text nodes, never markup
-
-  function make(tag, className, ...parts) {
-    const element = document.createElement(tag);
-    if (className) element.className = className;
-    element.append(...parts.filter((part) => part !== null));
-    return element;
-  }
 
   const SYMBOLS = {
     cdot: "·", times: "×", div: "÷", pm: "±", mp: "∓", le: "≤", leq: "≤", ge: "≥", geq: "≥", ne: "≠", neq: "≠",
@@ -148,7 +135,7 @@
     button.title = `Only problems with the concept "${concept}"`;
     button.addEventListener("click", () => {
       form.elements.concept.value = concept;
-      changed();
+      list.changed();
       form.elements.concept.focus();
     });
     return button;
@@ -185,145 +172,45 @@
     return JSON.parse(await new Response(stream).text());
   }
 
-  const folds = (text) => text.normalize("NFKC").toLowerCase();
-  let rows, texts, shown = [], first = 0;
-
-  function counted(values) {
-    const counts = new Map();
-    for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
-    return counts;
-  }
-
-  function offer() {
-    for (const name of CHOICES) {
-      const counts = counted(rows.filter((row) => row[name]).map((row) => row[name]));
-      const select = form.elements[name];
-      for (const value of [...counts.keys()].sort((a, b) => a.localeCompare(b, "en", { numeric: true }))) {
-        const option = make("option", "", `${value} (${counts.get(value)})`);
-        option.value = value;
-        select.append(option);
-      }
-      select.closest("label").hidden = counts.size < 2;
-    }
-    for (const name of RANGES) form.elements[`${name}_from`].closest("label").hidden = !rows.some((row) => row.num_solutions);
-    const concepts = counted(rows.flatMap((row) => row.concepts));
-    for (const [concept, count] of [...concepts].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).slice(0, 1000)) {
-      const option = make("option", "", `${count} problems`);
-      option.value = concept;
-      document.getElementById("concepts").append(option);
-    }
-  }
-
-  const ORDERS = {
-    hard: (a, b) => (a.pass_share ?? 1) - (b.pass_share ?? 1) || (b.mean_tokens ?? 0) - (a.mean_tokens ?? 0),
-    doubtful: (a, b) => (a.agreement ?? 1) - (b.agreement ?? 1),
-    long: (a, b) => b.problem.length - a.problem.length,
-  };
-
-  function select() {
-    const wanted = Object.fromEntries(new FormData(form));
-    const words = folds(wanted.words).split(/\s+/).filter(Boolean);
-    const concept = folds(wanted.concept.trim());
-    const within = (row, name) => {
-      const low = wanted[`${name}_from`], high = wanted[`${name}_to`];
-      if (low === "" && high === "") return true;
-      return row.num_solutions > 0 && row[name] >= (low === "" ? 0 : +low) && row[name] <= (high === "" ? 1 : +high);
-    };
-    shown = rows.filter((row, i) =>
-      CHOICES.every((name) => !wanted[name] || row[name] === wanted[name]) &&
-      RANGES.every((name) => within(row, name)) &&
-      (!concept || row.concepts.some((own) => folds(own).includes(concept))) &&
-      words.every((word) => texts[i].includes(word)));
-    if (wanted.order) shown.sort(ORDERS[wanted.order]);
-  }
-
-  function draw() {
-    first = Math.max(0, Math.min(first, Math.floor((shown.length - 1) / ROWS_PER_PAGE) * ROWS_PER_PAGE));
-    const end = Math.min(first + ROWS_PER_PAGE, shown.length);
-    list.replaceChildren(...shown.slice(first, end).map(card));
-    state.hidden = shown.length > 0;
-    state.textContent = "No problem fits; clear a filter.";
-    for (const pager of document.querySelectorAll(".pager")) {
-      pager.querySelector("output").textContent = shown.length
-        ? `${(first + 1).toLocaleString("en")} to ${end.toLocaleString("en")} of ${shown.length.toLocaleString("en")} problems` : "0 problems";
-      pager.querySelector(".previous").disabled = first === 0;
-      pager.querySelector(".next").disabled = end >= shown.length;
-    }
-  }
-
-  // The address keeps what is looked for, so that it can be passed on.
-  function remember() {
-    const kept = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
-    if (first) kept.set("from", String(first));
-    try {
-      history.replaceState(null, "", `#${kept}`);
-    } catch {
-      // an address that may not be changed, as in some previews
-    }
-  }
-
-  function recall() {
-    const kept = new URLSearchParams(location.hash.slice(1));
-    form.reset();
-    for (const [name, value] of kept) {
-      const field = form.elements.namedItem(name);
-      if (field && field.type === "checkbox") field.checked = true;
-      else if (field) field.value = value;
-    }
-    first = Math.floor((+kept.get("from") || 0) / ROWS_PER_PAGE) * ROWS_PER_PAGE;
-  }
-
-  function changed() {
-    first = 0;
-    select();
-    draw();
-    remember();
-  }
-
-  function turn(pages) {
-    const before = first;
-    first += pages * ROWS_PER_PAGE;
-    if (first < 0 || first >= shown.length) {
-      first = before;
-      return;
-    }
-    draw();
-    remember();
-    document.querySelector(".pager").scrollIntoView({ block: "start" });
-  }
-
+  let rows;
   try {
     rows = await unpacked();
   } catch (error) {
     state.textContent = `The rows could not be unpacked (${error}); this page needs a browser of 2023 or later.`;
     return;
   }
-  texts = rows.map((row) => folds([row.id, row.problem, row.rationale, row.answer ?? "", ...row.concepts].join("\n")));
-  offer();
-  recall();
-  select();
-  draw();
 
-  let waiting;
-  form.addEventListener("input", () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(changed, 120);
-  });
-  form.addEventListener("reset", () => setTimeout(changed));
-  form.addEventListener("submit", (event) => event.preventDefault());
-  addEventListener("hashchange", () => {
-    recall();
-    select();
-    draw();
-  });
-  for (const button of document.querySelectorAll(".previous")) button.addEventListener("click", () => turn(-1));
-  for (const button of document.querySelectorAll(".next")) button.addEventListener("click", () => turn(1));
-  addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || /INPUT|SELECT|TEXTAREA/.test(document.activeElement.tagName)) return;
-    if (event.key === "/") form.elements.words.focus();
-    else if (event.key === "ArrowRight") turn(1);
-    else if (event.key === "ArrowLeft") turn(-1);
-    else return;
-    event.preventDefault();
+  for (const name of RANGES) form.elements[`${name}_from`].closest("label").hidden = !rows.some((row) => row.num_solutions);
+  const concepts = counted(rows.flatMap((row) => row.concepts));
+  for (const [concept, count] of [...concepts].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).slice(0, 1000)) {
+    const option = make("option", "", `${count} problems`);
+    option.value = concept;
+    document.getElementById("concepts").append(option);
+  }
+
+  function within(row, name, wanted) {
+    const low = wanted[`${name}_from`], high = wanted[`${name}_to`];
+    if (low === "" && high === "") return true;
+    return row.num_solutions > 0 && row[name] >= (low === "" ? 0 : +low) && row[name] <= (high === "" ? 1 : +high);
+  }
+
+  const list = paged({
+    form,
+    rows,
+    texts: rows.map((row) => [row.id, row.problem, row.rationale, row.answer ?? "", ...row.concepts].join("\n")),
+    choices: ["domain", "level", "split", "pool", "source"],
+    fits: (wanted) => {
+      const concept = folds(wanted.concept.trim());
+      return (row) => RANGES.every((name) => within(row, name, wanted)) &&
+        (!concept || row.concepts.some((own) => folds(own).includes(concept)));
+    },
+    orders: {
+      hard: (a, b) => (a.pass_share ?? 1) - (b.pass_share ?? 1) || (b.mean_tokens ?? 0) - (a.mean_tokens ?? 0),
+      doubtful: (a, b) => (a.agreement ?? 1) - (b.agreement ?? 1),
+      long: (a, b) => b.problem.length - a.problem.length,
+    },
+    show: card,
+    noun: "problem",
+    ownsPage: true,
   });
 })();

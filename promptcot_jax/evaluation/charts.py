@@ -1,7 +1,8 @@
 """Small charts of the report as inline SVG and HTML, in the page's own colours, light or dark.
 
 Hand-written rather than by a plotting library: a plotted SVG carries fixed colours and text sizes, which a
-dark page or a narrow screen cannot change. `figures` draws what goes into documents, with matplotlib.
+dark page or a narrow screen cannot change. `figures` draws what goes into documents, with matplotlib. Every
+chart says in words where its lines begin and end, and has its values in a table, for who cannot see it.
 """
 
 import dataclasses
@@ -13,6 +14,8 @@ from typing import Any
 WIDTH, HEIGHT = 460, 270  # of the drawing's own units; narrow, so that its text stays legible on a telephone
 LEFT, RIGHT, TOP, BOTTOM = 60, 14, 12, 40
 NUM_COLOURS = 7
+NUM_ROWS_TOLD = 24  # of the table of a chart's values
+_DASH = "\u2013"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,8 @@ def line_chart(
         across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
         return across, HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_escaped(title)}">']
+    told = _escaped(_in_words(title, lines))
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{told}">']
     for y in ticks(y_low, y_high):
         _, down = place(x_low, y)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down:.1f}" y2="{down:.1f}"/>')
@@ -94,6 +98,7 @@ def line_chart(
         _legend([(line.label, line.colour, line.is_dashed or line.is_flat) for line in lines]),
         "".join(parts),
         note,
+        _values(title, lines, x_label),
     )
 
 
@@ -130,9 +135,10 @@ def share_bars(
             f'title="{_escaped(name)}: {share:.1%}">{f"{share:.0%}" if share >= 0.12 else ""}</span>'
             for name, share in sorted(shares.items())
         )
+        told = ", ".join(f"{name} {share:.1%}" for name, share in sorted(shares.items()))
         bars.append(
             f'<div class="bar-row"><span class="bar-label">{_escaped(label)}</span>'
-            f'<span class="bar">{pieces}</span></div>'
+            f'<span class="bar" role="img" aria-label="{_escaped(f"{label}: {told}")}">{pieces}</span></div>'
         )
     legend = _legend([(name, i % NUM_COLOURS, False) for i, name in enumerate(names)])
     return _figure(title, legend, f'<div class="bars">{"".join(bars)}</div>', note)
@@ -199,10 +205,45 @@ def _legend(entries: Sequence[tuple[str, int, bool]]) -> str:
     return f'<div class="legend">{keys}</div>'
 
 
-def _figure(title: str, legend: str, drawing: str, note: str) -> str:
+def _in_words(title: str, lines: Sequence[Line]) -> str:
+    """What a chart shows, said: of each line where it begins and ends."""
+    said = []
+    for line in lines:
+        (first_x, first), (last_x, last) = line.points[0], line.points[-1]
+        moves = f" at {number(first_x)} to {number(last, 4)} at {number(last_x)}"
+        is_still = line.is_flat or len(line.points) == 1
+        said.append(f"{line.label}: {number(first, 4)}{'' if is_still else moves}")
+    return f"{title}. " + "; ".join(said)
+
+
+def _values(title: str, lines: Sequence[Line], x_label: str) -> str:
+    """The values of a chart as a folded table, of at most `NUM_ROWS_TOLD` places on its axis."""
+    values = [dict(line.points) for line in lines]
+    xs = sorted({x for line, own in zip(lines, values, strict=True) if not line.is_flat for x in own})
+    shown = [xs[round(i * (len(xs) - 1) / (NUM_ROWS_TOLD - 1))] for i in range(NUM_ROWS_TOLD)]
+    shown = xs if len(xs) <= NUM_ROWS_TOLD else list(dict.fromkeys(shown))
+    head = "".join(f'<th scope="col">{_escaped(name)}</th>' for name in (x_label, *(n.label for n in lines)))
+    rows = []
+    for x in shown or [0.0]:
+        cells = [
+            line.points[0][1] if line.is_flat else own.get(x) for line, own in zip(lines, values, strict=True)
+        ]
+        told = "".join(f"<td>{_DASH if value is None else number(value, 4)}</td>" for value in cells)
+        rows.append(f'<tr><th scope="row">{number(x)}</th>{told}</tr>')
+    which = "" if len(shown) == len(xs) else f" ({len(shown)} of {len(xs):,} points)"
+    return (
+        f'<details class="screen"><summary>Values<span class="hidden-text"> of {_escaped(title)}</span>'
+        f'{which}</summary><div class="scroll" role="group" tabindex="0" '
+        f'aria-label="Values of {_escaped(title)}">'
+        f'<table><caption class="hidden-text">{_escaped(title)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details>"
+    )
+
+
+def _figure(title: str, legend: str, drawing: str, note: str, more: str = "") -> str:
     caption = f"<figcaption>{_escaped(title)}</figcaption>"
     remark = f'<p class="note">{_escaped(note)}</p>' if note else ""
-    return f"<figure>{caption}{legend}{drawing}{remark}</figure>"
+    return f"<figure>{caption}{legend}{drawing}{remark}{more}</figure>"
 
 
 def _escaped(text: str) -> str:

@@ -7,9 +7,10 @@ from etils import epath
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import Candidate
-from promptcot_jax.evaluation import charts, page, workdir_files
+from promptcot_jax.evaluation import charts, page, sample_cards, workdir_files
 
 NUM_PAIRS_SHOWN = 3  # a round
+_NUM_CANDIDATES_READ = 2_000  # of a round, from its beginning
 
 _E_STEP_PANELS = (  # title, (field of a diagnostics row, label) of each line, note, range of y
     ("Reward R (nats)", (("reward_mean", "all samples"), ("reward_chosen_mean", "chosen")), "", None),
@@ -165,6 +166,7 @@ def _likelihood_table(rows: Sequence[workdir_files.Row]) -> str:
     return page.table(
         [page.words(name) for name in fields],
         [[page.cell(row.get(name)) for name in fields] for row in rows],
+        caption="Held-out likelihoods by EM round",
     )
 
 
@@ -231,7 +233,8 @@ def _style_table(rows: Sequence[workdir_files.Row]) -> str:
     shown = [rows[end] for end in ends if rows[end].get("style_log_p")]
     if not shown:
         return ""
-    return "<h3>What a rationale of each style costs, and what it is worth</h3>" + page.table(
+    caption = "What a rationale of each style costs, and what it is worth"
+    return page.table(
         ["round", "style", "log p\u03b8(z|c)", "log p\u03b8(x|z,c)", "R", "share", "share of the chosen"],
         [
             [
@@ -246,6 +249,8 @@ def _style_table(rows: Sequence[workdir_files.Row]) -> str:
             for row in shown
             for style, terms in row["style_log_p"].items()
         ],
+        caption=caption,
+        words=(1,),
     )
 
 
@@ -262,6 +267,7 @@ def _e_step_table(rows: Sequence[workdir_files.Row]) -> str:
             for name in names
             if name != "round"
         ],
+        caption="Figures of the E-step by EM round",
     )
 
 
@@ -294,7 +300,7 @@ def candidates_section(workdir: epath.Path) -> str:
 def _example_pairs(path: epath.Path) -> dict[str, list[Candidate]]:
     """The first pairs in which there was something to choose: more than one valid candidate."""
     groups: dict[str, list[Candidate]] = {}
-    for file, number, row in itertools.islice(jsonl.iter_rows(path), workdir_files.NUM_ROWS_SCANNED):
+    for file, number, row in itertools.islice(jsonl.iter_rows(path), _NUM_CANDIDATES_READ):
         candidate = jsonl.record_from_row(Candidate, dict(row), where=f"{file}:{number}")
         groups.setdefault(candidate.pair_id, []).append(candidate)
     worth_showing = [name for name, group in groups.items() if sum(c.valid for c in group) > 1] or list(
@@ -305,10 +311,10 @@ def _example_pairs(path: epath.Path) -> dict[str, list[Candidate]]:
 
 def _pair_card(pair_id: str, group: Sequence[Candidate], triple: workdir_files.Row | None) -> str:
     ranked = sorted(group, key=lambda c: (not c.won, not c.valid, -(c.log_p_z + c.log_p_x)))
-    head = f'<h3>Pair <span class="mono">{page.text(pair_id)}</span></h3>'
+    head = f'<h4>Pair <span class="mono">{page.text(pair_id)}</span></h4>'
     if triple:
         head += page.chips([str(concept) for concept in triple.get("concepts", [])]) + page.prose(
-            str(triple.get("problem", ""))
+            sample_cards.clipped(str(triple.get("problem", "")))
         )
     candidates = "".join(_candidate(candidate) for candidate in ranked)
     return f'<div class="card">{head}<div class="candidates">{candidates}</div></div>'
@@ -327,8 +333,8 @@ def _candidate(candidate: Candidate) -> str:
         f"<span>log q {page.nats(candidate.log_q)}</span>"
         f"<span>{candidate.length} tokens</span>{tag}</span>"
     )
+    body = page.prose(sample_cards.clipped(candidate.rationale))
     if candidate.won:
-        return f'<div class="candidate won">{scores}{page.prose(candidate.rationale)}</div>'
+        return f'<div class="candidate won">{scores}{body}</div>'
     state = "" if candidate.valid else " invalid"
-    body = page.prose(candidate.rationale)
     return f'<details class="candidate{state}"><summary>{scores}</summary>{body}</details>'

@@ -1,34 +1,52 @@
-"""`report.html`: one page from the files of a workdir, for reading, printing and passing on.
+"""`report.html`: one page from the files of a workdir, for reading, printing and sending to a colleague.
 
-It reads files only and imports no stage: every part stands on what lies in the workdir, and a part whose file
-is not there (a stage not run yet, a variant without E-step) is said to be missing. The page is a function of
-those files: it holds no date and makes no request.
+It reads files only and imports no stage: every part stands on what lies in the workdir. The sections of
+stages that never ran are left out and named in one line; a part whose file is missing or damaged says so,
+and spoils no other. The page is a function of those files: it holds no date and makes no request.
 """
 
-import itertools
-import os
-from collections.abc import Callable
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 from etils import epath
 
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import AttemptRecord, Problem
 from promptcot_jax.evaluation import (
-    charts,
+    analyses_section,
+    cautions,
+    data_sections,
     em_sections,
+    fits_section,
     page,
+    paging,
+    paper_section,
+    row_samples,
+    run_sections,
     samples_page,
     self_play_sections,
+    solver_section,
     workdir_files,
 )
 
-STAGE_ORDER = (
-    *("corpus", "annotate", "cold_start", "em", "synthesize", "verify", "export"),
-    *("self_play", "distill", "sft", "evaluate"),
-)
-NUM_PROBLEMS_SHOWN = 10
-NUM_ATTEMPTS_SHOWN = 6
+STYLE = samples_page.STYLE + paging.STYLE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        anchor: its id.
+        label: in the navigation, and among what did not run.
+        is_there: whether the workdir has anything for it.
+    """
+
+    anchor: str
+    label: str
+    build: Callable[[epath.Path], str]
+    is_there: Callable[[epath.Path], bool]
 
 
 def write_report(workdir: epath.PathLike, path: epath.PathLike | None = None) -> None:
@@ -40,298 +58,183 @@ def write_report(workdir: epath.PathLike, path: epath.PathLike | None = None) ->
 def render(workdir: epath.PathLike) -> str:
     """The page as one HTML document."""
     workdir = epath.Path(workdir)
-    sections = (
-        ("flow", "Flow", flow_section),
-        ("likelihood", "Likelihood", em_sections.likelihood_section),
-        ("e-step", "E-step", em_sections.e_step_section),
-        ("candidates", "Candidates", em_sections.candidates_section),
-        ("problems", "Problems", problems_section),
-        ("self-play", "Self-play", self_play_sections.self_play_section),
-        ("solver", "Solver", solver_section),
-        ("training", "Training", training_section),
-        ("settings", "Settings", settings_section),
-    )
-    name = workdir.name or os.fspath(workdir)
-    links = "".join(f'<a href="#{anchor}">{page.text(label)}</a>' for anchor, label, _ in sections)
+    found = row_samples.read(workdir)
+    there, absent = [], []
+    for section in _sections(found):
+        (there if _is_there(section, workdir) else absent).append(section)
+    name = run_sections.name_of(workdir)
+    links = "".join(f'<a href="#{section.anchor}">{page.text(section.label)}</a>' for section in there)
     header = (
-        f"<header><h1>PromptCoT on JAX: {page.text(name)}</h1>"
-        '<p class="lead">How problems were learned and written in this run: what went through each stage, '
-        "what EM did to the held-out likelihoods, which rationales it preferred, what came out, and "
-        "how well a solver does.</p>"
-        f"{_or_notice(headline, workdir)}<nav>{links}</nav></header>"
+        f"<h1>PromptCoT on JAX: {page.text(name)}</h1>"
+        '<p class="lead">What was run in this workdir and on what, what went through each stage, what EM did '
+        "to the held-out likelihoods, what came out, and how well a solver does.</p>"
+        f'<nav aria-label="Sections">{links}</nav>'
     )
+    body = [_guarded_headline(workdir)]
+    body += [_guarded(section, workdir) for section in there]
+    if absent:
+        names = ", ".join(section.label.lower() if section.label != "EM" else "EM" for section in absent)
+        body.append(
+            f'<p class="soft" id="not-run">Not in this workdir, and left out: {page.text(names)}.</p>'
+        )
     return page.document(
         f"PromptCoT report: {name}",
-        header + "".join(_or_notice(build, workdir) for _, _, build in sections),
-        style=samples_page.STYLE,
+        "\n".join(part for part in body if part),
+        header=header,
+        style=STYLE,
+        script=row_samples.script() if found else "",
+        images=any(section.anchor == "analyses" for section in there),
     )
 
 
-def _or_notice(build: Callable[[epath.Path], str], workdir: epath.Path) -> str:
+def _sections(found: Mapping[str, row_samples.Found]) -> Sequence[Section]:
+    """All that the page may have, in its order."""
+    of_samples = {"found": found}
+    return (
+        Section(
+            anchor="flow",
+            label="Seeds",
+            build=run_sections.no_run_section,
+            is_there=lambda workdir: not _has_stages(workdir),
+        ),
+        Section(
+            anchor="what-was-run",
+            label="What was run",
+            build=run_sections.what_was_run_section,
+            is_there=_has_stages,
+        ),
+        Section(
+            anchor="warnings",
+            label="Warnings",
+            build=cautions.cautions_section,
+            is_there=lambda workdir: _has_stages(workdir) or bool(found),
+        ),
+        Section(anchor="flow", label="Flow", build=run_sections.flow_section, is_there=_has_stages),
+        Section(
+            anchor="data",
+            label="Data",
+            build=functools.partial(data_sections.data_section, **of_samples),
+            is_there=data_sections.has_data,
+        ),
+        Section(
+            anchor="annotate",
+            label="Annotation",
+            build=data_sections.annotate_section,
+            is_there=_has("annotate/report.json"),
+        ),
+        Section(
+            anchor="likelihood",
+            label="Likelihood",
+            build=em_sections.likelihood_section,
+            is_there=_ran("em", "em"),
+        ),
+        Section(anchor="e-step", label="E-step", build=em_sections.e_step_section, is_there=_ran("em", "em")),
+        Section(
+            anchor="candidates",
+            label="Candidates",
+            build=em_sections.candidates_section,
+            is_there=_ran("em", "em"),
+        ),
+        Section(
+            anchor="problems",
+            label="Problems",
+            build=functools.partial(data_sections.problems_section, **of_samples),
+            is_there=_ran("synthesize", "problems.jsonl"),
+        ),
+        Section(
+            anchor="verify",
+            label="Verification",
+            build=functools.partial(data_sections.verify_section, **of_samples),
+            is_there=_has("verify/report.json"),
+        ),
+        Section(
+            anchor="distill",
+            label="Distillation",
+            build=data_sections.distill_section,
+            is_there=_has("distill/report.json"),
+        ),
+        Section(
+            anchor="self-play",
+            label="Self-play",
+            build=self_play_sections.self_play_section,
+            is_there=_ran("self_play", "self_play"),
+        ),
+        Section(
+            anchor="solver",
+            label="Solver",
+            build=solver_section.solver_section,
+            is_there=_ran("evaluate", "results.json"),
+        ),
+        Section(
+            anchor="paper",
+            label="Beside the paper",
+            build=paper_section.paper_section,
+            is_there=lambda workdir: _has_stages(workdir) or _has("results.json")(workdir),
+        ),
+        Section(
+            anchor="training",
+            label="Training",
+            build=fits_section.training_section,
+            is_there=fits_section.is_there,
+        ),
+        Section(
+            anchor="analyses",
+            label="Analyses",
+            build=analyses_section.analyses_section,
+            is_there=analyses_section.is_there,
+        ),
+        Section(
+            anchor="samples",
+            label="Samples",
+            build=functools.partial(row_samples.samples_section, **of_samples),
+            is_there=lambda workdir: bool(found),
+        ),
+        Section(
+            anchor="settings", label="Settings", build=run_sections.settings_section, is_there=_has_stages
+        ),
+    )
+
+
+def _is_there(section: Section, workdir: epath.Path) -> bool:
+    """Whether a section has anything to show, or to say of a damaged file."""
+    try:
+        return section.is_there(workdir)
+    except WrongUse:
+        return True
+
+
+def _has_stages(workdir: epath.Path) -> bool:
+    """Whether the manifest has a stage of the flow."""
+    return bool(run_sections.entries_in_order(workdir))
+
+
+def _has(*names: str) -> Callable[[epath.Path], bool]:
+    """Whether one of these files is there."""
+    return lambda workdir: any((workdir / name).exists() for name in names)
+
+
+def _ran(stage: str, output: str) -> Callable[[epath.Path], bool]:
+    """Whether a stage was begun here, or what it writes is here."""
+
+    def is_there(workdir: epath.Path) -> bool:
+        if (workdir / output).exists() or workdir_files.exists(workdir / output):
+            return True
+        return stage in manifest.read(workdir)
+
+    return is_there
+
+
+def _guarded(section: Section, workdir: epath.Path) -> str:
     """A part of the page, or what is wrong with the file that it reads."""
     try:
-        return build(workdir)
+        return section.build(workdir)
     except WrongUse as error:
-        return page.missing(f"This part could not be made: {error}")
+        said = page.missing(f"This part could not be made: {error}")
+        return page.section(section.anchor, section.label, "", said)
 
 
-def headline(workdir: epath.Path) -> str:
-    """The figures that a reader looks for first."""
-    tiles = []
-    entries = manifest.read(workdir)
-    rounds = workdir_files.rows(workdir / "em" / "nll.jsonl")
-    if len(rounds) > 1:
-        for field, label in (
-            ("nll_bound", "bound on \u2212log p(x|c), nats per token of x: cold start \u2192 best round"),
-            (
-                "nll_x_given_q",
-                "\u2212log p(x|z,c) with q\u03c6\u2019s rationale: cold start \u2192 best round",
-            ),
-        ):
-            values = [row[field] for row in rounds if row.get(field) is not None]
-            if len(values) > 1:
-                tiles.append(
-                    page.tile(f"{charts.number(values[0])} \u2192 {charts.number(min(values[1:]))}", label)
-                )
-    if (entry := entries.get("synthesize")) and "out" in entry.counts:
-        drafts = f" kept of {charts.number(entry.counts['in'])} drafts" if "in" in entry.counts else " kept"
-        tiles.append(page.tile(charts.number(entry.counts["out"]), f"new problems{drafts}"))
-    tiles += self_play_sections.tiles(workdir)
-    for name, result in workdir_files.results(workdir).items():
-        if result.get("accuracy") is not None:
-            tiles.append(page.tile(page.accuracy(result), f"solver accuracy on {name}"))
-    if entries:
-        tiles.append(
-            page.tile(page.duration(sum(e.wall_seconds for e in entries.values())), "of work in all stages")
-        )
-    return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
-
-
-def flow_section(workdir: epath.Path) -> str:
-    """Each stage with what went in, what came out and what was dropped for which reason."""
-    entries = manifest.read(workdir)
-    lead = "Rows in and out of each stage, and what was dropped on the way, by reason."
-    if not entries:
-        return page.section(
-            "flow",
-            "From seed problems to results",
-            lead,
-            page.missing("manifest.json is not there: no stage has run in this workdir."),
-        )
-    names = [name for name in STAGE_ORDER if name in entries] + sorted(
-        set(entries) - set(STAGE_ORDER) - {"run", "report"}
-    )
-    cards = "".join(_stage_card(entries[name]) for name in names)
-    return page.section("flow", "From seed problems to results", lead, f'<div class="flow">{cards}</div>')
-
-
-def _stage_card(entry: manifest.StageEntry) -> str:
-    counts = dict(entry.counts)
-    through = ""
-    if "in" in counts and "out" in counts:
-        went_in, came_out = charts.number(counts.pop("in")), charts.number(counts.pop("out"))
-        through = (
-            f'<p class="through">{went_in} <small>in</small> \u2192 <b>{came_out}</b> <small>out</small></p>'
-        )
-    rows = []
-    for name, count in counts.items():
-        is_drop = any(word in name for word in ("dropped", "skipped", "overlong")) and count > 0
-        mark = ' class="drop"' if is_drop else ""
-        rows.append(
-            f"<dt{mark}>{page.text(page.words(name))}</dt><dd{mark}>{page.text(charts.number(count))}</dd>"
-        )
-    state = page.duration(entry.wall_seconds) if entry.status == "complete" else "not finished"
-    return (
-        f'<div class="stage"><h3>{page.text(page.words(entry.stage))}<small>{page.text(state)}</small></h3>'
-        f"{through}<dl>{''.join(rows)}</dl></div>"
-    )
-
-
-def problems_section(workdir: epath.Path) -> str:
-    """A sample of the new problems with their concepts and rationale."""
-    heading = "New problems"
-    lead = "A sample, evenly spread over the file. Nobody has checked yet that they are sound or solvable."
-    path = workdir / "problems.jsonl"
-    if not workdir_files.exists(path):
-        return page.section(
-            "problems", heading, lead, page.missing("problems.jsonl is not there: synthesize has not run.")
-        )
-    problems = [
-        jsonl.record_from_row(Problem, dict(row), where=f"{file}:{number}")
-        for file, number, row in itertools.islice(jsonl.iter_rows(path), workdir_files.NUM_ROWS_SCANNED)
-    ]
-    if not problems:
-        return page.section(
-            "problems",
-            heading,
-            lead,
-            page.missing(
-                "problems.jsonl is empty: every draft was dropped, see the counts of synthesize above."
-            ),
-        )
-    return page.section(
-        "problems",
-        heading,
-        lead,
-        *(_problem_card(p) for p in workdir_files.spread(problems, NUM_PROBLEMS_SHOWN)),
-    )
-
-
-def _problem_card(problem: Problem) -> str:
-    level = f"Level {problem.level}" if problem.level.isdigit() else problem.level
-    source = "cold start" if problem.round_index < 0 else f"EM round {problem.round_index}"
-    lineage = (
-        f'<div class="scores"><span>log p(z|c) {page.nats(problem.log_p_z)}</span>'
-        f"<span>log p(x|z,c) {page.nats(problem.log_p_x)}</span><span>{page.text(source)}, seed "
-        f"{problem.seed}, sample {problem.sample}</span>"
-        f'<span class="mono">{page.text(problem.id)}</span></div>'
-    )
-    return (
-        f'<div class="card">{page.chips([*problem.concepts, *([level] if level else [])])}'
-        f"{page.prose(problem.problem)}"
-        f"{page.folded('Rationale', page.prose(problem.rationale))}{lineage}</div>"
-    )
-
-
-def solver_section(workdir: epath.Path) -> str:
-    """Accuracy by data set and split, and a few attempts."""
-    heading = "Solver"
-    lead = "Accuracy is the mean over problems of the share of right attempts; \u00b1 its standard error."
-    results = workdir_files.results(workdir)
-    if not results:
-        return page.section(
-            "solver", heading, lead, page.missing("results.json is not there: evaluate has not run.")
-        )
-    rows = [
-        [
-            name,
-            page.accuracy(result),
-            page.cell(result.get("problems")),
-            page.cell(result.get("attempts_per_problem")),
-            page.percent(result.get("cut_off_share")),
-            page.percent(result.get("no_answer_share")),
-            page.cell(result.get("mean_tokens")),
-            page.cell(result.get("not_graded")),
-        ]
-        for name, result in results.items()
-    ]
-    header = [
-        "data set",
-        "accuracy",
-        "problems",
-        "attempts each",
-        "cut off",
-        "no answer",
-        "mean tokens",
-        "not graded",
-    ]
-    parts = [page.table(header, rows)]
-    for reason in sorted({r["not_graded_reason"] for r in results.values() if r.get("not_graded_reason")}):
-        parts.append(f'<p class="note">Not graded: {page.text(reason)}.</p>')
-    for name, result in results.items():
-        for split, groups in result.get("splits", {}).items():
-            if len(groups) > 1:
-                table = page.table(
-                    [split, "accuracy", "problems"],
-                    [
-                        [group, page.accuracy(figures), page.cell(figures.get("problems"))]
-                        for group, figures in groups.items()
-                    ],
-                )
-                parts.append(page.folded(f"{name} by {page.words(split)}", table))
-    path = workdir / "evaluate" / "attempts.jsonl"
-    if not workdir_files.exists(path):
-        parts.append(page.missing("evaluate/attempts.jsonl is not there, so no attempts are shown."))
-        return page.section("solver", heading, lead, *parts)
-    attempts = [
-        jsonl.record_from_row(AttemptRecord, dict(row), where=f"{file}:{number}")
-        for file, number, row in itertools.islice(jsonl.iter_rows(path), workdir_files.NUM_ROWS_SCANNED)
-    ]
-    shown = [
-        a
-        for right in (True, False)
-        for a in workdir_files.spread([a for a in attempts if a.correct is right], NUM_ATTEMPTS_SHOWN // 2)
-    ]
-    problems = workdir_files.rows_by_id(workdir, {attempt.problem_id for attempt in shown})
-    if shown:
-        parts.append("<h3>Attempts, right and wrong</h3>")
-    parts += [_attempt_card(attempt, problems.get(attempt.problem_id)) for attempt in shown]
-    return page.section("solver", heading, lead, *parts)
-
-
-def _attempt_card(attempt: AttemptRecord, problem: workdir_files.Row | None) -> str:
-    tag = '<span class="tag win">right</span>' if attempt.correct else '<span class="tag no">wrong</span>'
-    cut = '<span class="tag no">cut off</span>' if attempt.finish_reason == "length" else ""
-    verdict = f"<span>verdict <b>{page.text(attempt.status)}</b></span>"
-    if attempt.reference:  # a mathematics problem's
-        verdict = (
-            f"<span>answer <b>{page.text(attempt.answer or 'none')}</b></span>"
-            f"<span>reference <b>{page.text(attempt.reference)}</b></span>"
-        )
-    scores = (
-        f'<div class="scores">{tag}{cut}{verdict}<span>{attempt.num_tokens} tokens</span>'
-        f'<span class="mono">{page.text(attempt.problem_id)}</span></div>'
-    )
-    statement = page.prose(str(problem.get("problem", ""))) if problem else ""
-    written = page.folded("What the solver wrote", page.prose(attempt.completion))
-    return f'<div class="card">{scores}{statement}{written}</div>'
-
-
-def training_section(workdir: epath.Path) -> str:
-    """Loss curves of every fit in the workdir."""
-    heading = "Training curves"
-    lead = "Loss per trained token of every fit, over its own steps."
-    figures = []
-    for path in workdir_files.metrics_files(workdir):
-        rows = [row for row in workdir_files.rows(path) if isinstance(row.get("step"), int | float)]
-        names = [
-            name
-            for name in dict.fromkeys(itertools.chain.from_iterable(rows))
-            if any(word in name.lower() for word in ("loss", "nll"))
-        ]
-        lines = [
-            charts.line_of_rows(rows, name, page.words(name), i % charts.NUM_COLOURS, x="step")
-            for i, name in enumerate(names)
-        ]
-        title = os.path.relpath(os.fspath(path.parent), os.fspath(workdir))
-        figures.append(charts.line_chart(title, lines, x_label="step"))
-    figures = [figure for figure in figures if figure]
-    if not figures:
-        return page.section(
-            "training",
-            heading,
-            lead,
-            page.missing("No metrics.jsonl with a loss is there: nothing has been trained in this workdir."),
-        )
-    return page.section("training", heading, lead, f'<div class="charts">{"".join(figures)}</div>')
-
-
-def settings_section(workdir: epath.Path) -> str:
-    """Seeds, digests, versions, and the gin configuration that each stage ran under."""
-    heading = "Settings and versions"
-    lead = "To repeat this run: the same versions, inputs and settings give the same bits on one machine."
-    entries = manifest.read(workdir)
-    if not entries:
-        return page.section("settings", heading, lead, page.missing("manifest.json is not there."))
-    rows = [
-        [page.words(e.stage), e.status, e.seed, e.config_digest, page.duration(e.wall_seconds)]
-        for e in entries.values()
-    ]
-    parts = [page.table(["stage", "status", "seed", "configuration", "time"], rows)]
-    versions = {name: version for entry in entries.values() for name, version in entry.versions.items()}
-    parts.append(page.folded("Versions", page.table(["package", "version"], sorted(versions.items()))))
-    inputs = [
-        [page.words(e.stage), path, digest] for e in entries.values() for path, digest in e.inputs.items()
-    ]
-    if inputs:
-        parts.append(
-            page.folded("Inputs and their digests", page.table(["stage", "input", "digest"], inputs))
-        )
-    config = workdir / "config"
-    for path in sorted(config.glob("*.operative.gin")) if config.exists() else []:
-        parts.append(
-            page.folded(
-                f"Configuration of {path.name.partition('.')[0]}", f"<pre>{page.text(path.read_text())}</pre>"
-            )
-        )
-    return page.section("settings", heading, lead, *parts)
+def _guarded_headline(workdir: epath.Path) -> str:
+    try:
+        return run_sections.headline(workdir)
+    except WrongUse:  # the section of the file in question says what is wrong
+        return ""

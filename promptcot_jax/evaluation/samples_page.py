@@ -5,7 +5,7 @@ samples, so that a resumed run writes the same one.
 """
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from etils import epath
 
@@ -48,13 +48,13 @@ def render(samples: Sequence[CompletionSample]) -> str:
     )
     links = "".join(f'<a href="#wave-{wave}">wave {wave}</a>' for wave in shown)
     header = (
-        f'<header><h1>Self-play: sample completions</h1><p class="lead">{page.text(lead)}</p>'
-        f'<nav aria-label="Waves">{links}</nav></header>'
+        f'<h1>Self-play: sample completions</h1><p class="lead">{page.text(lead)}</p>'
+        f'<nav aria-label="Waves">{links}</nav>'
     )
     body = "".join(_wave_section(wave, by_wave[wave]) for wave in shown) or page.missing(
         "There are none yet."
     )
-    return page.document("Self-play: sample completions", header + body, style=STYLE)
+    return page.document("Self-play: sample completions", body, header=header, style=STYLE)
 
 
 def waves_of(samples: Sequence[CompletionSample]) -> dict[int, list[CompletionSample]]:
@@ -71,24 +71,36 @@ def _wave_section(wave: int, samples: Sequence[CompletionSample]) -> str:
     )
 
 
-def card(sample: CompletionSample) -> str:
-    """One completion with its problem, answers, reward and verdict."""
+def card(sample: CompletionSample, fields: Mapping[str, str] | None = None, before: str = "") -> str:
+    """One completion with its problem, answers, reward and verdict.
+
+    Args:
+        fields: for a page that filters its cards.
+        before: what its place is told after.
+    """
     name = (
         f"{KINDS[sample.kind]}: reward {charts.number(sample.reward)}"
         if sample.graded
         else KINDS[sample.kind]
     )
-    where = f"prompt {sample.prompt_id}, sample {sample.sample}"
+    where = f"{before}prompt {sample.prompt_id}, sample {sample.sample}"
+    data = "".join(f' data-{field}="{page.text(value)}"' for field, value in (fields or {}).items())
     return (
-        f'<article class="card"><h3>{page.text(name)} {_tags(sample)}<small class="mono">{page.text(where)}'
-        f"</small></h3><h4>Problem</h4>{page.prose(sample.problem)}<h4>Completion</h4>{_completion(sample)}"
+        f'<article class="card"{data}><h3>{page.text(name)} {_tags(sample)}'
+        f'<small class="mono">{page.text(where)}</small></h3>'
+        f"<h4>Problem</h4>{page.prose(sample.problem)}<h4>Completion</h4>{_completion(sample)}"
         f"{_verdict(sample)}{page.folded('What the policy read', _pre(sample.prompt))}</article>"
     )
 
 
+def verdict(sample: CompletionSample) -> str:
+    """In a word."""
+    return "not graded" if not sample.graded else "right" if sample.correct else "wrong"
+
+
 def _tags(sample: CompletionSample) -> str:
-    verdict = "not graded" if not sample.graded else "right" if sample.correct else "wrong"
-    tags = f'<span class="tag {"win" if sample.graded and sample.correct else "no"}">{verdict}</span>'
+    is_right = sample.graded and sample.correct
+    tags = f'<span class="tag {"win" if is_right else "no"}">{verdict(sample)}</span>'
     return tags + ('<span class="tag no">cut off</span>' if sample.finish_reason == "length" else "")
 
 

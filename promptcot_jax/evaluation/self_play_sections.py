@@ -5,8 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from promptcot_jax.core import jsonl, manifest
-from promptcot_jax.core.records import CompletionSample
+from promptcot_jax.core import manifest
 from promptcot_jax.evaluation import charts, page, samples_page, workdir_files
 
 DIRECTORY = "self_play"
@@ -124,10 +123,9 @@ def self_play_section(workdir: epath.Path) -> str:
         heading,
         lead,
         f'<div class="charts">{"".join(_charts(rows))}</div>',
-        "<h3>Counts</h3>",
-        page.table(["", "in all waves"], _counts(workdir, rows)),
+        page.table(["what", "in all waves"], _counts(workdir, rows), caption="Counts of all waves"),
         _status_table(rows),
-        _samples(directory),
+        _link(directory),
     )
 
 
@@ -201,26 +199,19 @@ def _status_table(rows: Sequence[workdir_files.Row]) -> str:
         ]
         for name in names
     ]
-    header = ["", "first wave", "last wave", "mean of the waves"]
-    return "<h3>Verdicts, as shares of the completions</h3>" + page.table(header, cells)
+    header = ["verdict", "first wave", "last wave", "mean of the waves"]
+    return page.table(header, cells, caption="Verdicts, as shares of the completions")
 
 
-def _samples(directory: epath.Path) -> str:
-    """The completions of the newest wave that has some, and of the first, folded."""
-    path = directory / "samples.jsonl"
-    if not workdir_files.exists(path):
+def _link(directory: epath.Path) -> str:
+    """To the completions to read: those in this page, and the run's own page of them."""
+    if not workdir_files.exists(directory / "samples.jsonl"):
         return page.missing("self_play/samples.jsonl is not there, so no completions are shown.")
-    by_wave = samples_page.waves_of(jsonl.read_records(path, CompletionSample))
-    if not by_wave:
-        return page.missing("self_play/samples.jsonl is empty: no wave with samples has been drawn.")
-    parts = ["<h3>Sample completions</h3>"]
+    more = ""
     if (directory / samples_page.FILE).exists():
         link = f'<a href="{DIRECTORY}/{samples_page.FILE}">{DIRECTORY}/{samples_page.FILE}</a>'
-        parts.append(f'<p class="soft">More of them, beside this page: {link}</p>')
-    for wave in sorted({max(by_wave), min(by_wave)}, reverse=True):
-        cards = [samples_page.card(sample) for sample in by_wave[wave]]
-        parts.append(page.folded(f"Wave {wave}: {len(cards)} completions", *cards))
-    return "".join(parts)
+        more = f" More of them, wave by wave, beside this page: {link}."
+    return f'<p class="soft">Completions to read are among the <a href="#samples">samples</a>.{more}</p>'
 
 
 def _total(rows: Sequence[workdir_files.Row], field: str) -> float:

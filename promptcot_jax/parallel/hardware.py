@@ -1,4 +1,6 @@
-"""What one device can do at most, by the name JAX gives its kind: peaks for MFU and for roofline estimates.
+"""What one device can do at most, by the name JAX gives its kind, and which devices this run holds.
+
+The peaks are for MFU and for roofline estimates; what is held is for the manifest's cost in chip-hours.
 
 TPU figures are per chip, from the "System architecture" table of each generation's page under
 https://docs.cloud.google.com/tpu/docs (v4, v5e, v5p, v6e; capacities there are in GB here and GiB there, and
@@ -8,6 +10,17 @@ are those of NVIDIA's data sheets, dense, for the SXM boards: A100 (2021), H100 
 """
 
 import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax._src import xla_bridge  # whether there are devices yet has no public name
+
+from promptcot_jax.core.manifest import DeviceUse, Unit
+
+_GPU: Unit = "GPU"
+_UNITS: dict[str, Unit] = {"tpu": "chip", "cpu": "processor"}  # by JAX's platform; all others are GPUs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,3 +61,36 @@ HARDWARE = {
 def hardware_of(device_kind: str) -> Hardware | None:
     """The peaks of a kind of device, or None where they are not known: a CPU, or a kind not listed."""
     return HARDWARE.get(device_kind)
+
+
+def held(wall_seconds: float) -> DeviceUse | None:
+    """The devices of this run's hosts for so long; None where JAX has not been asked for any yet.
+
+    Asking would start the devices, which takes seconds and, on a TPU, takes them from other processes.
+    """
+    if not xla_bridge.backends_are_initialized():
+        return None
+    devices = jax.devices()
+    unit = _UNITS.get(devices[0].platform, _GPU)
+    count = _num_processors() * jax.process_count() if unit == "processor" else num_chips(devices)
+    return DeviceUse(
+        kind=devices[0].device_kind,
+        unit=unit,
+        count=count,
+        hosts=jax.process_count(),
+        wall_seconds=round(wall_seconds, 3),
+    )
+
+
+def num_chips(devices: Sequence[Any]) -> int:
+    """Chips or GPUs: of a TPU whose cores are devices of their own, those at one place are one chip."""
+    places = {
+        (getattr(device, "slice_index", 0), tuple(device.coords)) if hasattr(device, "coords") else device.id
+        for device in devices
+    }
+    return len(places)
+
+
+def _num_processors() -> int:
+    """That this process may run on; the simulated devices of a CPU are no measure."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

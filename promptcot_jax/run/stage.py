@@ -23,7 +23,7 @@ from etils import epath
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.errors import Interrupted, WrongUse
-from promptcot_jax.parallel import hosts
+from promptcot_jax.parallel import hardware, hosts
 from promptcot_jax.run import compilation_cache, configuration, lock, stages
 
 logger = logging.getLogger(__name__)
@@ -134,15 +134,15 @@ def perform_locked(stage: str, workdir: str) -> None:
     if begun is None:
         logger.info("%s: complete already, nothing to do", stage)
         return
-    entry = manifest.StageEntry(**begun)
-    started, before = time.monotonic(), entry.wall_seconds
+    entry = manifest.entry_from_json(begun, where="the first host's entry")
+    started = time.monotonic()
     logger.debug("%s: parsed configuration\n%s", stage, configuration.parsed_text())
     logger.info("%s: starts", stage)
     try:
         counts = _counts_of(stage, function, workdir)
         entry = dataclasses.replace(entry, status="complete", counts=counts)
     finally:
-        entry = dataclasses.replace(entry, wall_seconds=round(before + time.monotonic() - started, 3))
+        entry = _with_time(entry, time.monotonic() - started)
         logger.debug("%s: operative configuration\n%s", stage, configuration.operative_text())
         if hosts.is_first():
             _put_down(entry, workdir)
@@ -169,12 +169,26 @@ def _begin(stage: str, function: Callable[..., Any], workdir: str) -> dict[str, 
         counts={},
         versions=manifest.versions(),
         wall_seconds=earlier.wall_seconds if earlier else 0.0,
+        devices=earlier.devices if earlier else (),
+        attempts=(earlier.attempts if earlier else 0) + 1,
+        timed_attempts=earlier.timed_attempts if earlier else 0,
     )
     config_directory = epath.Path(workdir) / "config"
     jsonl.write_json(config_directory / f"{stage}.settings.json", settings)
     jsonl.write_atomically(config_directory / f"{stage}.gin", configuration.parsed_text().encode())
     manifest.record(workdir, entry)
     return dataclasses.asdict(entry)
+
+
+def _with_time(entry: manifest.StageEntry, seconds: float) -> manifest.StageEntry:
+    """The entry with the time and the devices of the attempt that ends."""
+    needs_devices = stages.STAGES[entry.stage].needs_all_hosts
+    return dataclasses.replace(
+        entry,
+        wall_seconds=round(entry.wall_seconds + seconds, 3),
+        devices=manifest.with_use(entry.devices, hardware.held(seconds) if needs_devices else None),
+        timed_attempts=entry.timed_attempts + 1,
+    )
 
 
 def _counts_of(stage: str, function: Callable[..., Any], workdir: str) -> dict[str, int]:

@@ -1,6 +1,9 @@
 """The manifest of a workdir and the digests in it."""
 
+import pytest
+
 from promptcot_jax.core import jsonl, manifest
+from promptcot_jax.core.errors import WrongUse
 
 
 def entry(stage, **changes):
@@ -32,3 +35,43 @@ def test_a_digest_follows_content_not_place(tmp_path):
     assert manifest.file_digest(one / "rows.jsonl") == manifest.file_digest(two / "rows.jsonl")
     jsonl.write_records(two / "rows.jsonl", [{"a": 1}, {"a": 3}])
     assert manifest.file_digest(one) != manifest.file_digest(two)
+
+
+def use(seconds, **changes):
+    values = {"kind": "TPU v4", "unit": "chip", "count": 16, "hosts": 4, "wall_seconds": seconds}
+    return manifest.DeviceUse(**(values | changes))
+
+
+def test_devices_and_attempts_are_read_as_they_were_written(tmp_path):
+    written = entry("em", devices=(use(90.0), use(5.0, count=8)), attempts=3, timed_attempts=2)
+    manifest.record(tmp_path, written)
+    assert manifest.read(tmp_path) == {"em": written}
+
+
+def test_an_entry_of_an_earlier_version_held_nothing_that_is_known(tmp_path):
+    manifest.record(tmp_path, entry("em"))
+    document = jsonl.read_json(tmp_path / "manifest.json")
+    for name in ("devices", "attempts", "timed_attempts"):
+        del document["stages"]["em"][name]
+    jsonl.write_json(tmp_path / "manifest.json", document)
+    assert manifest.read(tmp_path)["em"] == entry("em")
+
+
+@pytest.mark.parametrize("devices", [[{"kind": "TPU v4"}], [{"colour": "red"}], [3], 3])
+def test_devices_of_another_shape_are_refused_by_stage(tmp_path, devices):
+    manifest.record(tmp_path, entry("em"))
+    document = jsonl.read_json(tmp_path / "manifest.json")
+    document["stages"]["em"]["devices"] = devices
+    jsonl.write_json(tmp_path / "manifest.json", document)
+    with pytest.raises(WrongUse, match="manifest.json: stage 'em': not a manifest entry of this version"):
+        manifest.read(tmp_path)
+
+
+def test_chip_hours_add_up_over_attempts_on_the_same_devices():
+    first = manifest.with_use((), use(1800.0))
+    assert [one.hours for one in first] == [8.0]
+    again = manifest.with_use(first, use(900.0))
+    assert [one.hours for one in again] == [12.0]
+    smaller = manifest.with_use(again, use(3600.0, count=8, hosts=2))
+    assert [(one.count, one.hours) for one in smaller] == [(16, 12.0), (8, 8.0)]
+    assert manifest.with_use(smaller, None) == smaller

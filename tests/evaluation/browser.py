@@ -41,10 +41,14 @@ class Page:
                 return answer["result"]
             self.events.append(answer)
 
-    def go(self, address: str) -> None:
-        """Opens an address and waits for the first row, or for what stands in place of rows."""
+    def show(self, address: str) -> None:
+        """Opens an address."""
         self._ask("Page.navigate", self._session, url="about:blank")
         self._ask("Page.navigate", self._session, url=address)
+
+    def go(self, address: str) -> None:
+        """Opens an address and waits for the first row, or for what stands in place of rows."""
+        self.show(address)
         self.wait("document.querySelector('.pager output')?.textContent")
 
     def value(self, expression: str) -> Any:
@@ -59,6 +63,19 @@ class Page:
         while not self.value(expression):
             assert time.monotonic() < deadline, f"never true: {expression}"
             time.sleep(0.02)
+
+    def allow_scripts(self, is_allowed: bool) -> None:
+        """Whether the pages opened from now on run theirs."""
+        self._ask("Emulation.setScriptExecutionDisabled", self._session, value=not is_allowed)
+
+    def resize(self, width: int) -> None:
+        """As on a screen so wide."""
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        self._ask("Emulation.setDeviceMetricsOverride", self._session, **size)
+
+    def media(self, name: str) -> None:
+        """As print, or by an empty name as the screen has it."""
+        self._ask("Emulation.setEmulatedMedia", self._session, media=name)
 
     def press(self, key: str, code: int, text: str = "") -> None:
         """One key, as the keyboard has it."""

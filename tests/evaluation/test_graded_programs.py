@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from promptcot_jax.evaluation import accuracy, benchmarks
-from promptcot_jax.sampling.rollouts import Draw
+from promptcot_jax.sampling.text_model import Reply
 from promptcot_jax.verify import program_pool, programs, sandbox_host
 from tests.evaluation import benchmark_rows
 from tests.evaluation.benchmark_rows import call_problem, stdin_problem, write
@@ -91,11 +91,11 @@ def attempts_at(path, rows_and_programs, run_programs):
         "none" if program is None else f"<think>```\nno\n```</think>So:\n```python\n{program}\n```\nDone."
         for _, program in rows_and_programs
     ]
-    return accuracy.graded(
-        [Draw(index=i, row=problem, sample=0) for i, problem in enumerate(problems)],
-        [accuracy.Solution(text=text, finish_reason="stop", num_tokens=1) for text in texts],
-        run_programs,
-    )
+    replies = [
+        Reply(id=p.id, sample=0, text=text, finish_reason="stop", prompt_tokens=1, completion_tokens=1)
+        for p, text in zip(problems, texts, strict=True)
+    ]
+    return accuracy.graded(problems, replies, run_programs)
 
 
 def test_each_layouts_programs_are_judged(tmp_path, run_programs):

@@ -1,50 +1,20 @@
 """Facts of the report: complete, self-contained, escaped, honest about what is missing."""
 
-import html.parser
 import re
 import shutil
 
 import pytest
 from etils import epath
 
+from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.evaluation import charts, em_sections, page, report, self_play_sections
-from tests.evaluation import workdirs
+from tests.evaluation import outline, workdirs
 
-ANCHORS = (
-    *("flow", "likelihood", "e-step", "candidates", "problems", "self-play", "solver", "training"),
-    "settings",
-)
-VOID = {"meta"}
-
-
-class Outline(html.parser.HTMLParser):
-    """Tags of a page, checked for balance, and the anchors of its sections."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.tags, self.ids, self.links = [], set(), [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        named = dict(attrs)
-        self.ids += [named["id"]] if "id" in named else []
-        self.links += [named[name] for name in ("href", "src") if name in named]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.add(tag)
-
-
-def outline(page):
-    parser = Outline()
-    parser.feed(page)
-    parser.close()
-    assert parser.open == []
-    return parser
+ANCHORS = [
+    *("what-was-run", "warnings", "flow", "data", "annotate", "likelihood", "e-step", "candidates"),
+    *("problems", "verify", "distill", "self-play", "solver", "paper", "training", "analyses"),
+    *("samples", "settings"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +25,30 @@ def workdir(tmp_path_factory):
     return directory
 
 
+@pytest.fixture
+def copy(tmp_path):
+    workdirs.write(tmp_path / "copy", num_rounds=1, num_pairs=2)
+    return tmp_path / "copy"
+
+
 def test_the_page_is_one_file_that_asks_for_nothing(workdir):
     report.write_report(workdir)
-    parser = outline((workdir / "report.html").read_text())
-    assert not parser.tags & {"script", "img", "link", "iframe"}
-    links = [link for link in parser.links if link != "self_play/samples.html"]
-    assert len(parser.links) == len(links) + 1  # for readers to follow, beside the page
-    assert all(link.startswith("#") and link[1:] in parser.ids for link in links)
-    assert "url(" not in page.STYLE
-    assert parser.ids == list(ANCHORS)
+    text = (workdir / "report.html").read_text()
+    found = outline.elements(text)
+    assert not outline.named(found, "link", "iframe", "object", "embed", "base", "form[action]")
+    links = [value for element in found for name, value in element.attrs.items() if name in ("href", "src")]
+    beside = [link for link in links if not link.startswith(("#", "data:image/svg+xml;base64,"))]
+    assert beside == ["self_play/samples.html"]  # for readers to follow, beside the page
+    assert {link[1:] for link in links if link.startswith("#")} <= set(outline.ids(found))
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert outline.sections(found) == ANCHORS
 
 
 def test_text_of_a_model_never_becomes_markup(workdir):
     rendered = report.render(workdir)
-    assert "<script" not in rendered
-    assert "<b>7</b>" not in rendered
+    assert len(outline.named(outline.elements(rendered), "script")) == 1  # its own
+    assert "<script>alert" not in rendered
+    assert "{<b>7</b>}" not in rendered
     assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in rendered
 
 
@@ -81,25 +60,82 @@ def test_figures_of_the_records_stand_on_the_page(workdir):
     rendered = report.render(workdir)
     assert "0.47 \u2192 0.412" in rendered  # nll_bound of round -1 and of the best round
     assert re.search(r"256 <small>in</small> \u2192 <b>201</b>", rendered)
-    assert re.search(r"<dt class=\"drop\">dropped: duplicate</dt><dd class=\"drop\">31</dd>", rendered)
-    assert re.search(r"<dt>dropped: empty</dt><dd>0</dd>", rendered)
+    assert '<div class="drop"><dt>dropped: duplicate</dt><dd>31</dd></div>' in rendered
+    assert "<div><dt>dropped: empty</dt><dd>0</dd></div>" in rendered
     assert rendered.count('<div class="candidate won">') == 2 * em_sections.NUM_PAIRS_SHOWN
     assert rendered.count("cannot win: cut off") == 2 * em_sections.NUM_PAIRS_SHOWN
-    assert rendered.count("without rationale (cold start)") == 1
+    assert len(re.findall(r"</i>without rationale \(cold start\)", rendered)) == 1
     assert "EStepConfig.num_samples = 8" in rendered
 
 
-def test_an_empty_workdir_gives_a_page_that_says_what_is_missing(tmp_path):
-    rendered = report.render(tmp_path)
-    assert outline(rendered).ids == list(ANCHORS)
-    assert rendered.count('class="missing"') == len(ANCHORS)
+def test_devices_and_their_cost_are_told_by_stage_and_in_all(workdir):
+    section = report.run_sections.what_was_run_section(epath.Path(workdir))
+    cells = re.findall(r"<td[^>]*>(.*?)</td>|<th scope=\"row\"[^>]*>(.*?)</th>", section)
+    row = [a or b for a, b in cells]
+    start = row.index("EM")
+    assert row[start : start + 7] == [
+        *("EM", "complete", "1", "3"),
+        "TPU v5 lite \u00d7 16, 4 hosts; TPU v5 lite \u00d7 8, 2 hosts",
+        *("2 min", "2 chip-hours; 2 chip-hours"),
+    ]
+    start = row.index("sft")
+    assert row[start + 4] == "cpu, 2 processors"
+    assert row[start + 6] == "1 processor-hours"
+    assert "4 chip-hours of TPU v5 lite, 2 chip-hours of TPU v4." in section  # no sum with processors
+    assert "python 3.11.9" in section
+    assert "{workdir}/cold_start/theta" in section
+
+
+def test_a_manifest_of_an_earlier_version_is_read(copy):
+    document = jsonl.read_json(copy / "manifest.json")
+    for entry in document["stages"].values():
+        for name in ("devices", "attempts", "timed_attempts"):
+            del entry[name]
+    jsonl.write_json(copy / "manifest.json", document)
+    assert manifest.read(copy)["em"].devices == ()
+    assert "No stage has recorded devices" in report.render(copy)
+
+
+def test_an_empty_workdir_gives_a_page_that_says_so(tmp_path):
+    found = outline.elements(report.render(tmp_path))
+    assert outline.sections(found) == ["flow"]
+    assert "no stage has run in this workdir" in outline.told(found, "flow")
+    (left_out,) = [one.text for one in found if one.attrs.get("id") == "not-run"]
+    assert "candidates" in left_out
+
+
+def test_the_report_of_its_own_stage_alone_is_no_run(tmp_path):
+    entry = {"status": "running", "config_digest": "", "seed": 0, "inputs": {}, "counts": {}, "versions": {}}
+    manifest.record(tmp_path, manifest.StageEntry(stage="report", wall_seconds=0.0, **entry))
+    assert outline.sections(outline.elements(report.render(tmp_path))) == ["flow"]
+
+
+def test_of_several_seeds_the_pages_are_named(tmp_path):
+    for name in ("seed_1", "seed_2"):
+        (tmp_path / name).mkdir()
+    assert '<a href="seed_2/report.html">' in report.render(tmp_path)
+
+
+def test_sections_of_stages_that_never_ran_are_left_out_and_named(copy):
+    shutil.rmtree(copy / "em")
+    document = jsonl.read_json(copy / "manifest.json")
+    del document["stages"]["em"]
+    jsonl.write_json(copy / "manifest.json", document)
+    found = outline.elements(report.render(copy))
+    gone = ["likelihood", "e-step", "candidates"]
+    assert outline.sections(found) == [anchor for anchor in ANCHORS if anchor not in gone]
+    (left_out,) = [one.text for one in found if one.attrs.get("id") == "not-run"]
+    assert left_out == "Not in this workdir, and left out: seeds, likelihood, e-step, candidates."
+    assert [link.attrs["href"][1:] for link in outline.named(found, "a") if "nav" in link.inside] == (
+        outline.sections(found)
+    )
 
 
 @pytest.mark.parametrize(
     ("removed", "said"),
     [
-        ("manifest.json", "manifest.json is not there"),
-        ("em", "em/nll.jsonl is not there"),
+        ("manifest.json", "no stage has run in this workdir"),
+        ("em", "em/nll.jsonl is not there"),  # the manifest says that it ran
         ("problems.jsonl", "problems.jsonl is not there"),
         ("self_play", "self_play/metrics.jsonl is not there"),
         ("self_play/samples.jsonl", "self_play/samples.jsonl is not there"),
@@ -107,34 +143,48 @@ def test_an_empty_workdir_gives_a_page_that_says_what_is_missing(tmp_path):
         ("results.json", "results.json is not there"),
         ("evaluate/attempts.jsonl", "evaluate/attempts.jsonl is not there"),
         ("triples.jsonl", None),  # candidates are shown without their problem
+        ("config", None),
     ],
 )
-def test_a_missing_file_is_said_to_be_missing(workdir, tmp_path, removed, said):
-    copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
+def test_a_missing_file_is_said_to_be_missing(copy, removed, said):
     shutil.rmtree(copy / removed) if (copy / removed).is_dir() else (copy / removed).unlink()
     rendered = report.render(copy)
-    assert outline(rendered).ids == list(ANCHORS)
+    outline.elements(rendered)
     assert said is None or said in rendered
 
 
-def test_a_damaged_file_spoils_its_own_part_only(workdir, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
-    with (copy / "problems.jsonl").open("a") as file:
+@pytest.mark.parametrize(
+    ("damaged", "section"),
+    [
+        ("problems.jsonl", "problems"),
+        ("em/nll.jsonl", "likelihood"),
+        ("em/diagnostics.jsonl", "e-step"),
+        ("em/round_000/candidates.jsonl", "candidates"),
+        ("self_play/metrics.jsonl", "self-play"),
+        ("results.json", "solver"),
+        ("manifest.json", "flow"),
+        ("annotate/report.json", "annotate"),
+        ("verify/report.json", "verify"),
+        ("distill/report.json", "distill"),
+        ("config/em.settings.json", "what-was-run"),
+        ("analyses/index.json", "analyses"),
+        ("sft/metrics.jsonl", "training"),
+    ],
+)
+def test_a_damaged_file_spoils_its_own_part_only(copy, damaged, section):
+    with (copy / damaged).open("a") as file:
         file.write('{"half": ')
-    rendered = report.render(copy)
-    assert "problems.jsonl:25: not a JSON object" in rendered
-    assert [anchor for anchor in ANCHORS if anchor not in outline(rendered).ids] == ["problems"]
+    found = outline.elements(report.render(copy))
+    assert outline.sections(found) == ANCHORS
+    assert re.search(f"{damaged}(:[0-9]+)?: not a JSON", outline.told(found, section))
+    assert "not a JSON" not in outline.told(found, "settings") or damaged == "manifest.json"
 
 
-def test_a_damaged_sample_of_self_play_is_named(workdir, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(workdir, copy)
+def test_a_damaged_sample_of_self_play_is_named_and_the_others_stay(copy):
     (copy / "self_play" / "samples.jsonl").write_text('{"wave": 1}\n')
-    rendered = report.render(copy)
-    assert re.search(r"samples.jsonl:1: field &#x27;kind&#x27; of CompletionSample is missing", rendered)
-    assert [anchor for anchor in ANCHORS if anchor not in outline(rendered).ids] == ["self-play"]
+    told = outline.told(outline.elements(report.render(copy)), "samples")
+    assert "samples.jsonl:1: field 'kind' of CompletionSample is missing" in told
+    assert "24 of 24 new problems" in told
 
 
 def figure_of(section, title):
@@ -176,13 +226,12 @@ def test_held_out_accuracy_has_bars_of_its_standard_error(workdir):
 
 def test_the_counts_of_self_play_are_sums_over_its_waves(workdir):
     section = self_play_sections.self_play_section(epath.Path(workdir))
-    cells = dict(re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td></tr>", section))
+    cells = dict(re.findall(r'<tr><th scope="row">(.*?)</th><td>(.*?)</td></tr>', section))
     assert cells["prompts drawn"] == "600"
     assert cells["completions trained on"] == "3,840"
     assert (cells["updates"], cells["waves without an update"]) == ("58", "1")
     assert (cells["updates left out as not finite"], cells["completions drawn"]) == ("1", "4,800")
-    assert "<td>match</td><td>30.0%</td><td>59.0%</td><td>44.5%</td>" in section
-    assert section.count('<article class="card">') == 6  # the first and the newest wave with samples
+    assert '<th scope="row">match</th><td>30.0%</td><td>59.0%</td><td>44.5%</td>' in section
     assert "0.29 \u2192 0.49" in report.render(workdir)
 
 
@@ -200,6 +249,20 @@ def test_a_chart_places_its_points_on_scale():
         assert tuple(map(float, point.split(","))) == pytest.approx(place, abs=0.06)
 
 
+def test_a_chart_says_where_its_lines_begin_and_end_and_has_their_values():
+    line = charts.Line(label="a<b", points=tuple((float(i), i / 4) for i in range(100)), colour=0)
+    flat = charts.Line(label="base", points=((0.0, 7.0),), colour=1, is_flat=True)
+    found = outline.elements(charts.line_chart("Loss", [line, flat], x_label="step"))
+    (drawing,) = outline.named(found, "svg")
+    assert drawing.attrs["aria-label"] == "Loss. a<b: 0 at 0 to 24.75 at 99; base: 7"
+    rows = [element.text for element in outline.named(found, "th") if element.attrs.get("scope") == "row"]
+    assert len(rows) == charts.NUM_ROWS_TOLD
+    assert (rows[0], rows[-1]) == ("0", "99")
+    cells = [element.text for element in outline.named(found, "td")]
+    assert cells[:2] == ["0", "7"]
+    assert cells[-2:] == ["24.75", "7"]
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 4.9), (0.4071, 0.4072), (1e6, 9e6), (-1e-9, 1e-9)])
 def test_ticks_are_round_few_and_inside(low, high):
     found = charts.ticks(low, high)
@@ -215,7 +278,14 @@ def test_a_chart_of_one_constant_point_is_drawn():
 
 def test_the_worth_of_a_rationale_is_drawn_for_each_round(workdir):
     section = em_sections.likelihood_section(epath.Path(workdir))
-    (figure,) = [part for part in section.split("<figure") if "z gap" in part.partition("</figure>")[0]]
+    (figure,) = [part for part in section.split("<figure") if "(z gap)</figcaption>" in part]
     assert len(re.search(r'<polyline[^>]* points="([^"]*)"', figure)[1].split()) == 6  # rounds -1 to 4
     assert "does not read z" in figure
     assert "held out" in em_sections.e_step_section(epath.Path(workdir))
+
+
+def test_words_of_a_name():
+    assert page.words("dropped_bad_json") == "dropped: bad json"
+    assert page.words("em") == "EM"
+    assert page.interval([0.1, 0.25]) == "10.0 to 25.0"
+    assert page.interval([None, 0.25]) == page.interval(None) == page.interval("ab") == ""

@@ -23,11 +23,41 @@ PLANS = {
     "Step 2: state the sum S = 1^2 + ... + n^2.\n"
     "Step 3: ask for S mod 7.\nStep 4: check that the answer is not 0 or 1, which a guess would hit.",
 }
+SVG = (
+    '<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 100" width="200">'
+    '<rect x="10" y="20" width="120" height="60" fill="#1f6fb5"/><text x="14" y="95">d</text></svg>'
+)
+SETTINGS = {
+    "em": {
+        "em.em_config": "EmConfig",
+        "em.em_config.max_rounds": 5,
+        "em.e_step.num_samples": 8,
+        "em.e_step.temperature": 1.0,
+        "em.e_step.objective": "best_of_g",
+        "em.phi_optimizer.learning_rate": 1e-4,
+        "em.theta_optimizer.learning_rate": 2e-6,
+        "em.theta": "{workdir}/cold_start/theta",
+    },
+    "self_play": {"self_play.config.num_waves": 40, "self_play.rollouts.samples_per_row": 8},
+    "evaluate": {
+        "evaluate.solver": "{workdir}/policy",
+        "evaluate.problems": ["{workdir}/triples_heldout.jsonl"],
+    },
+}
+DEVICES = {
+    "em": (
+        manifest.DeviceUse(kind="TPU v5 lite", unit="chip", count=16, hosts=4, wall_seconds=450.0),
+        manifest.DeviceUse(kind="TPU v5 lite", unit="chip", count=8, hosts=2, wall_seconds=900.0),
+    ),
+    "self_play": (manifest.DeviceUse(kind="TPU v4", unit="chip", count=4, hosts=1, wall_seconds=1800.0),),
+    "sft": (manifest.DeviceUse(kind="cpu", unit="processor", count=2, hosts=1, wall_seconds=1800.0),),
+}
 HOSTILE = "<script>alert('x')</script> & \"quotes\" \\boxed{<b>7</b>}"
 
 
 def write(workdir: pathlib.Path, *, num_rounds: int = 5, num_pairs: int = 6) -> None:
     """Writes every file that the report reads."""
+    workdir.mkdir(exist_ok=True)
     rng = random.Random(0)
     rows = [_corpus_row(i, rng) for i in range(num_pairs)]
     jsonl.write_records(workdir / "triples.jsonl", rows)
@@ -55,8 +85,12 @@ def write(workdir: pathlib.Path, *, num_rounds: int = 5, num_pairs: int = 6) -> 
         ]
         jsonl.write_records(workdir / place / "metrics.jsonl", losses)
     _write_self_play(workdir / "self_play", rng)
+    _write_reports(workdir)
+    _write_analyses(workdir / "analyses")
     _write_manifest(workdir)
     (workdir / "config").mkdir(exist_ok=True)
+    for stage, settings in SETTINGS.items():
+        jsonl.write_json(workdir / "config" / f"{stage}.settings.json", settings)
     (workdir / "config" / "em.operative.gin").write_text("em.max_rounds = 5\nEStepConfig.num_samples = 8\n")
 
 
@@ -263,6 +297,77 @@ def _write_self_play(directory: pathlib.Path, rng: random.Random) -> None:
     samples_page.write(directory / "samples.html", samples)
 
 
+def _write_reports(workdir: pathlib.Path) -> None:
+    """Of annotate, verify and distill, with some of what they left out."""
+    spread = {"min": 4, "q1": 20, "median": 31.5, "q3": 40, "p95": 66, "max": 90, "mean": 33.25}
+    jsonl.write_json(
+        workdir / "annotate" / "report.json",
+        {
+            "rows": {"in": 60, "left_out": 2, "triples": 50, "rejected": 8, "share_rejected": 0.1379},
+            "left_out_by_reason": {"bad_json": 2},
+            "rejected_by_reason": {"concepts_unreadable": 8},
+            "annotators": {"gpt-oss-120b": {"rows": 58, "triples": 50}},
+            "replies": {"concepts_stop": 58, "rationales_length": 3},
+            "words": {"problem": spread, "rationale": spread},
+            "concepts": {"distinct": 71, "coverage": spread},
+            "copying": {"share": spread, "longest_run": spread},
+            "answer_stated": {"no": 41, "yes": 9},
+            "warning": "50 triples; the paper's cold start had 15,586.",
+        },
+    )
+    jsonl.write_json(
+        workdir / "verify" / "report.json",
+        {
+            "rows": {"in": 24, "out": 9, "out_math": 9, "out_code": 0, "rejected": 15},
+            "rejected_by_reason": {"statement_fragment": 4, "votes_no_majority": 11},
+            "pools": {"easy": 2, "hard": 7},
+            "judge": {
+                "well_posed_share": 0.81,
+                "agreement": {"well_posed": {"equal_share": 0.9, "kappa": 0.62}},
+            },
+            "votes": {
+                "problems": 20,
+                "agreeing": {"0.5": 9, "1.0": 2},
+                "tied": 3,
+                "mean_agreement": 0.61,
+                "solutions": {"answer": 140, "no_answer": 20},
+            },
+            "tests": {"problems": 0, "lost_runs": 0},
+            "replies": {"solutions": {"stop": 150, "length": 10, "prompt_tokens": 9, "completion_tokens": 8}},
+        },
+    )
+    reject = {"domain": "math", "check": "votes", "reason": "no_majority", "message": HOSTILE, "figures": {}}
+    rejects = [reject | {"id": f"drawn-{i}", "problem": f"Find the value of {i}."} for i in range(15)]
+    jsonl.write_records(workdir / "verify" / "rejects.jsonl", rejects)
+    jsonl.write_json(
+        workdir / "distill" / "report.json",
+        {
+            "prompts": {"in": 9, "asked": 9, "with_traces": 7},
+            "traces": {"out": 7, "held_out": 1, "with_thinking": 7, "verified": {"no": 2, "yes": 5}},
+            "rejected_by_reason": {"cut_off": 2},
+            "replies": {"stop": 7, "length": 2, "prompt_tokens": 900, "completion_tokens": 51_000},
+            "tokens_of_a_trace": spread,
+            "characters": {"prompt": spread, "completion": spread, "answer_part": spread},
+        },
+    )
+
+
+def _write_analyses(directory: pathlib.Path) -> None:
+    directory.mkdir()
+    (directory / "difficulty.svg").write_text(SVG)
+    (directory / "distribution.svg").write_text(SVG.replace("<rect", "<script>alert(1)</script><rect"))
+    figures = [
+        {
+            "name": "difficulty",
+            "title": "Difficulty of five sets",
+            "caption": f"Accuracy of a model, {HOSTILE}",
+            "files": ["analyses/difficulty.svg", "analyses/difficulty.csv"],
+        }
+    ]
+    left_out = [{"name": "scaling", "why": "there are fewer than two sizes"}]
+    jsonl.write_json(directory / "index.json", {"figures": figures, "left_out": left_out})
+
+
 def _write_manifest(workdir: pathlib.Path) -> None:
     stages = {
         "corpus": {"train": 6000, "heldout": 400, "novel": 400, "vocabulary": 1024},
@@ -273,6 +378,7 @@ def _write_manifest(workdir: pathlib.Path) -> None:
             "phi_rows": 6000,
         },
         "em": {"pairs": 512, "held_out_pairs": 64, "rounds": 5, "skipped_pairs": 21, "m_step_skipped": 4},
+        "annotate": {"in": 60, "out": 50, "dropped_bad_json": 2, "dropped_concepts_unreadable": 8},
         "synthesize": {
             "concept_sets": 64,
             "in": 256,
@@ -284,6 +390,8 @@ def _write_manifest(workdir: pathlib.Path) -> None:
             "dropped_duplicate_of_seed": 3,
             "retokenized": 5,
         },
+        "verify": {"in": 24, "out": 9, "dropped_votes_no_majority": 11, "dropped_statement_fragment": 4},
+        "distill": {"in": 9, "out": 7, "dropped_cut_off": 2},
         "self_play": {
             "in": 300,
             "out": 290,
@@ -307,5 +415,8 @@ def _write_manifest(workdir: pathlib.Path) -> None:
                 counts=counts,
                 versions={"python": "3.11.9", "jax": "0.10.2"},
                 wall_seconds=12.0 * (i + 1) ** 2,
+                devices=DEVICES.get(stage, ()),
+                attempts=3 if stage == "em" else 1,
+                timed_attempts=2 if stage == "em" else 1,
             ),
         )

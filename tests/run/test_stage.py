@@ -1,5 +1,6 @@
 """Stages and the workdir: what is done again, what is refused, who holds the lock."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from promptcot_jax.core import manifest
@@ -88,6 +90,37 @@ def test_a_half_done_stage_goes_on_with_its_own_settings_only(count_gin: str, tm
     finished = manifest.read(workdir)["count"]
     assert finished.status == "complete"
     assert finished.wall_seconds >= entry.wall_seconds  # of all attempts together
+
+
+def test_every_attempt_is_counted_with_its_time_and_devices(count_gin: str, tmp_path: Path):
+    jax.devices()
+    workdir, failing = tmp_path / "w", ("toy_stage.count.failure='disk'",)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="disk"):
+            stage.run_stage("count", (count_gin,), (*failing, "SECONDS=0.2"), workdir=str(workdir))
+        (workdir / "counted.jsonl").touch()  # so that it goes on, and does not start anew
+    entry = manifest.read(workdir)["count"]
+    assert (entry.status, entry.attempts, entry.timed_attempts) == ("running", 2, 2)
+    (use,) = entry.devices
+    assert (use.unit, use.wall_seconds) == ("processor", pytest.approx(entry.wall_seconds, abs=0.01))
+    assert use.wall_seconds >= 0.4
+
+
+def test_an_attempt_that_was_killed_outright_is_known_to_lack_its_time(count_gin: str, tmp_path: Path):
+    workdir = tmp_path / "w"
+    stage.run_stage("count", (count_gin,), workdir=str(workdir))
+    entry = manifest.read(workdir)["count"]
+    killed = dataclasses.replace(entry, status="running", counts={}, timed_attempts=0)
+    manifest.record(workdir, killed)
+    stage.run_stage("count", (count_gin,), workdir=str(workdir))
+    done = manifest.read(workdir)["count"]
+    assert (done.attempts, done.timed_attempts, done.status) == (2, 1, "complete")
+
+
+def test_a_stage_without_work_for_devices_holds_none(tmp_path: Path):
+    jax.devices()  # of a stage before it in the same process, say
+    stage.run_stage("report", workdir=str(tmp_path))
+    assert manifest.read(tmp_path)["report"].devices == ()
 
 
 def test_settings_that_only_say_how_may_change_between_attempts(

@@ -72,8 +72,8 @@ def render(workdir: epath.PathLike) -> str:
     )
     body = [_guarded_headline(workdir)]
     body += [_guarded(section, workdir) for section in there]
-    if absent:
-        names = ", ".join(section.label.lower() if section.label != "EM" else "EM" for section in absent)
+    anchors = {section.anchor for section in there}
+    if names := ", ".join(section.label.lower() for section in absent if section.anchor not in anchors):
         body.append(
             f'<p class="soft" id="not-run">Not in this workdir, and left out: {page.text(names)}.</p>'
         )
@@ -95,7 +95,7 @@ def _sections(found: Mapping[str, row_samples.Found]) -> Sequence[Section]:
             anchor="flow",
             label="Seeds",
             build=run_sections.no_run_section,
-            is_there=lambda workdir: not _has_stages(workdir),
+            is_there=_has_no_stages,
         ),
         Section(
             anchor="what-was-run",
@@ -206,6 +206,14 @@ def _is_there(section: Section, workdir: epath.Path) -> bool:
 def _has_stages(workdir: epath.Path) -> bool:
     """Whether the manifest has a stage of the flow."""
     return bool(run_sections.entries_in_order(workdir))
+
+
+def _has_no_stages(workdir: epath.Path) -> bool:
+    """Whether no stage was begun; of a damaged manifest nobody knows."""
+    try:
+        return not _has_stages(workdir)
+    except WrongUse:
+        return False
 
 
 def _has(*names: str) -> Callable[[epath.Path], bool]:

@@ -121,10 +121,13 @@ def _models(workdir: epath.Path, entries: Sequence[manifest.StageEntry]) -> list
     """Models that the settings of the stages name."""
     rows = []
     for entry in entries:
-        for name, value in workdir_files.settings(workdir, entry.stage).items():
+        settings = workdir_files.settings(workdir, entry.stage)
+        for name, value in settings.items():
+            if any(other.startswith(f"{name}.") for other in settings):
+                continue  # a dataclass, whose value is its type's name
             role = name.removeprefix(f"{entry.stage}.")
             is_name = role.endswith((".path", ".model")) or role in ("solver", "prompt_model", "theta", "phi")
-            if is_name and isinstance(value, str) and value and not value.endswith("Config"):
+            if is_name and isinstance(value, str) and value:
                 rows.append([page.words(entry.stage), role, value])
     return rows
 

@@ -125,7 +125,7 @@ def test_sections_of_stages_that_never_ran_are_left_out_and_named(copy):
     gone = ["likelihood", "e-step", "candidates"]
     assert outline.sections(found) == [anchor for anchor in ANCHORS if anchor not in gone]
     (left_out,) = [one.text for one in found if one.attrs.get("id") == "not-run"]
-    assert left_out == "Not in this workdir, and left out: seeds, likelihood, e-step, candidates."
+    assert left_out == "Not in this workdir, and left out: likelihood, e-step, candidates."
     assert [link.attrs["href"][1:] for link in outline.named(found, "a") if "nav" in link.inside] == (
         outline.sections(found)
     )

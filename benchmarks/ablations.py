@@ -24,7 +24,7 @@ from pathlib import Path
 from flows import GinText, promptcot, rows_of, write_rows
 
 TARGET = "vieta"
-NUM_SEEDS, NUM_PROBLEMS, NUM_TRACES = 500, 1000, 3000
+NUM_SEEDS, NUM_PROBLEMS, NUM_TRACES = 500, 1000, 2400
 SOLUTION_TOKENS, SLOTS = 224, 256
 ARMS = ("full", "no_cold_start", "no_em", "seed_problems")
 SETTINGS = "runs/ablations.gin"
@@ -84,7 +84,7 @@ def evaluate(arm: Path, workdir: Path) -> None:
 
 
 def cold_started(workdir: Path, seed: int) -> dict[str, str]:
-    """Both roles after the cold start on the seeds, each from its own base; the stage starts both from one."""
+    """Both roles after the cold start on the seeds, each from its own base (a stage starts both from one)."""
     paths = {}
     for role in ("theta", "phi"):
         run = workdir / f"cold_{seed}" / role
@@ -157,7 +157,7 @@ def train(workdir: Path, arm: str, seed: int) -> None:
         PROMPTS=str(run / "asked.jsonl"),
         TEACHER=str(workdir / "teacher" / "policy"),
         DISTILLED_BY=GinText("@distill/text_models.JaxModel()"),
-        NUM_SAMPLES=-(-3 * NUM_TRACES // (2 * len(problems))),  # not all end in a box
+        NUM_SAMPLES=-(-15 * NUM_TRACES // (8 * len(problems))),  # not all end in a box, or differ
         TRACES_HELDOUT_SHARE=0.0,
         MAX_TRACE_TOKENS=SOLUTION_TOKENS,
         NUM_SLOTS=SLOTS,

@@ -1,5 +1,4 @@
-"""`promptcot analyze`: the paper's figures for the user's own data, from records; no model runs but an "
-"encoder."""
+"""`promptcot analyze`: the paper's figures for the user's own data, from records; at most an encoder runs."""
 
 import dataclasses
 import functools

@@ -3,16 +3,23 @@
 import collections
 import dataclasses
 import functools
-import itertools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord, VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.data import rows
-from promptcot_jax.evaluation import accuracy
+from promptcot_jax.evaluation import (
+    accuracy,
+    benchmark_sets,
+    benchmarks,
+    codeforces,
+    codeforces_attempts,
+    contest_cache,
+)
+from promptcot_jax.evaluation.codeforces import RatingConfig
 from promptcot_jax.evaluation.solver_prompts import SolverPrompts
 from promptcot_jax.parallel import hosts
 from promptcot_jax.run import configuration, stage, text_models
@@ -35,24 +42,47 @@ def evaluate(
     ),
     attempts: int = 1,
     max_problems: int = 0,
+    benchmarks_dir: configuration.InputPath | None = None,
+    windows: dict[str, tuple[str, str]] | None = None,
+    standings: configuration.InputPath | None = None,
+    rating: RatingConfig = codeforces.DEFAULT,
+    bad_rows: rows.BadRows = benchmarks.BAD_ROWS,
 ) -> stage.StageResult:
-    """Writes `evaluate/` (replies, attempts), and `results.json` with one entry for each file of `problems`.
+    """Writes `evaluate/` (replies, attempts), and `results.json` with one entry for each set of `problems`.
 
     Args:
         programs: how programs are run; where no sandbox works, programming problems are left out and counted.
+        problems: files, directories or short names of sets, see `evaluation.benchmarks`.
         attempts: at each problem; the k of avg@k.
-        max_problems: of each file take at most so many, from its beginning; 0 takes all.
+        max_problems: of each set take at most so many, from its beginning; 0 takes all.
+        benchmarks_dir: where sets are that `problems` name for short.
+        windows: contest dates of a set's problems by its name, see `evaluation.benchmarks`.
+        standings: directory of saved standings, see `evaluation.contest_cache`; sets whose rows are of
+            contests get a Codeforces rating.
 
     Raises:
-        WrongUse: a file or the solver is missing, the solver's price is above its limit, all attempts would
-            be the same, there are no problems, or two files share a name or two problems an id.
+        WrongUse: a set or the solver is missing, the solver's price is above its limit, all attempts would be
+            the same, there are no problems, two sets share a name or two problems an id, or a contest's
+            standings are missing or damaged.
     """
     _check_numbers(solver, attempts, max_problems)
-    paths = _paths_by_name(problems)
-    sets = {
-        name: _checked_problems(configuration.in_workdir(path, workdir), max_problems)
-        for name, path in paths.items()
-    }
+    paths = {name: configuration.in_workdir(path, workdir) for name, path in _paths_by_name(problems).items()}
+    place = None if benchmarks_dir is None else configuration.in_workdir(benchmarks_dir, workdir)
+    windows = windows or {}
+    if unknown := windows.keys() - paths.keys():
+        raise WrongUse(
+            f"WINDOWS names {sorted(unknown)}, which PROBLEMS does not; there are {sorted(paths)}."
+        )
+    read = functools.partial(benchmarks.read, benchmarks_dir=place, limit=max_problems, bad_rows=bad_rows)
+    sets = {name: read(path, window=windows.get(name)) for name, path in paths.items()}
+    files = {name: benchmarks.files(path, place) for name, path in paths.items()}
+    ratings = {}
+    if standings is not None:  # read before hours of attempts
+        ratings = {
+            name: rate
+            for name, own in files.items()
+            if (rate := _rater(own, configuration.in_workdir(standings, workdir), rating))
+        }
     everything = [problem for some in sets.values() for problem in some]
     if not everything:
         raise WrongUse(f"There are no problems to attempt in {', '.join(problems) or 'no files'}.")
@@ -83,7 +113,7 @@ def evaluate(
 
     def write() -> None:
         results = {
-            name: _result(made, some, configuration.in_workdir(paths[name], workdir), why_not) | lineage
+            name: _result(made, some, files[name], why_not, ratings.get(name)) | lineage
             for name, some in sets.items()
         }
         accuracy.write_results(os.path.join(workdir, "results.json"), results)
@@ -120,18 +150,36 @@ def _check_numbers(solver: TextModelSource, attempts: int, max_problems: int) ->
         )
 
 
+Rate = Callable[[Sequence[AttemptRecord]], dict[str, Any]]
+
+
+def _rater(files: Sequence[str], standings: str, config: RatingConfig) -> Rate | None:
+    """What rates attempts by standings of their contests; None where no problem is of a contest."""
+    placed = {}
+    for file in files:
+        placed |= codeforces_attempts.read_placements(file)
+    if not placed:
+        return None
+    contests = contest_cache.read_contests(standings, {contest for contest, _ in placed.values()})
+    users = contest_cache.read_user_ratings(standings)
+    return lambda attempts: codeforces_attempts.rate_attempts(attempts, placed, contests, users, config)
+
+
 def _result(
-    made: Sequence[AttemptRecord], problems: Sequence[accuracy.Problem], path: str, why_not_graded: str
+    made: Sequence[AttemptRecord],
+    problems: Sequence[accuracy.Problem],
+    files: Sequence[str],
+    why_not_graded: str,
+    rate: Rate | None,
 ) -> dict[str, Any]:
     """The figures of one set."""
     ids = {problem.id for problem in problems}
-    families = _families(path)
-    return accuracy.summary(
-        [attempt for attempt in made if attempt.problem_id in ids],
-        problems,
-        why_not_graded=why_not_graded,
-        splits={"family": families} if families else None,
+    attempts = [attempt for attempt in made if attempt.problem_id in ids]
+    families = _families(files)
+    figures = accuracy.summary(
+        attempts, problems, why_not_graded=why_not_graded, splits={"family": families} if families else None
     )
+    return figures if rate is None else figures | {"codeforces": rate(attempts)}
 
 
 def _line(result: Mapping[str, Any]) -> str:
@@ -140,18 +188,20 @@ def _line(result: Mapping[str, Any]) -> str:
         return f"nothing graded ({result['not_graded_reason'] or 'no attempts'})"
     low, high = result["interval"]
     majority = "" if result["maj_at_k"] is None else f", maj@k {result['maj_at_k']:.3f}"
+    rating = result.get("codeforces", {}).get("rating")
+    elo = "" if rating is None else f", Codeforces rating {rating:.0f}"
     return (
         f"avg@{result['attempts_per_problem']} {result['accuracy']:.3f} (95 %: {low:.3f} to {high:.3f}, over "
-        f"{result['problems']} problems){majority}, {result['mean_tokens']:.0f} tokens, "
+        f"{result['problems']} problems){majority}{elo}, {result['mean_tokens']:.0f} tokens, "
         f"{result['cut_off_share']:.1%} cut off"
     )
 
 
 def _paths_by_name(paths: Sequence[str]) -> dict[str, str]:
-    """The files under their names in `results.json`."""
+    """The sets under their names in `results.json`."""
     named: dict[str, str] = {}
     for path in paths:
-        name = os.path.basename(path).partition(".")[0]
+        name = benchmark_sets.name_of(path)
         if name in named:
             raise WrongUse(
                 f"{named[name]} and {path} would both be '{name}' in results.json; rename one of the files."
@@ -184,12 +234,7 @@ def _sandbox(
     return ("weak" if host.is_weak else "bubblewrap"), ""
 
 
-def _checked_problems(path: str, limit: int) -> list[accuracy.Problem]:
-    found = rows.iter_records(path, VerifiedMathPrompt | VerifiedProgramPrompt)
-    return list(itertools.islice(found, limit or None))
-
-
-def _families(path: str) -> dict[str, str]:
+def _families(files: Sequence[str]) -> dict[str, str]:
     """Family of each problem, where the rows say it (the project's own corpus does)."""
-    every = (row.fields for row in rows.iter_rows(path))
+    every = (row.fields for file in files for row in rows.iter_rows(file, bad_rows=benchmarks.BAD_ROWS))
     return {fields["id"]: fields["family"] for fields in every if {"family", "id"} <= fields.keys()}

@@ -24,8 +24,8 @@ class Stage:
     is_derived: bool = False  # sees itself what is up to date in the workdir: called each time
     needs_all_hosts: bool = True  # False: no work for devices; the first host does it, the others wait
     environment: tuple[tuple[str, str], ...] = ()  # variables that must be set before JAX is imported
-    # Macros that may be given as plain words, in order. With them the stage's own gin file is the default, and
-    # the last of them the workdir.
+    # Macros that may be given as plain words, in order. With them the stage's own gin file is the default,
+    # and the last of them the workdir.
     words: tuple[str, ...] = ()
 
 
@@ -295,8 +295,11 @@ STAGES: dict[str, Stage] = {
         settings=(
             ("SEED", "seed of the samples"),
             ("SOLVER", "the model measured; default {workdir}/policy. Behind an endpoint its name there"),
-            ("PROBLEMS", "a tuple of files of problems; each gets an entry in results.json"),
-            ("MAX_PROBLEMS", "of each file, from its beginning; 0: all"),
+            ("PROBLEMS", "a tuple of files, directories or names such as 'aime24'; each gets an entry"),
+            ("BENCHMARKS_DIR", "where sets are that PROBLEMS names for short"),
+            ("WINDOWS", "contest dates by set, such as {'mine': ('2024-08-01', '2025-02-01')}"),
+            ("STANDINGS", "a directory of saved Codeforces standings, for a rating"),
+            ("MAX_PROBLEMS", "of each set, from its beginning; 0: all"),
             ("ATTEMPTS", "at each problem; the k of avg@k. The paper has 16"),
             ("ATTEMPT_TEMPERATURE", "and ATTEMPT_TOP_P: 0.6 and 0.95 in the released scripts"),
             ("MAX_SOLUTION_TOKENS", "of an attempt, thinking included"),

@@ -43,7 +43,7 @@ def error_over_samples(attempts: Sequence[AttemptRecord]) -> float | None:
 
 
 def interval(attempts: Sequence[AttemptRecord]) -> tuple[float, float] | None:
-    """Interval of avg@k at `LEVEL`, over problems, see `interval_of_shares`; None where nothing was graded."""
+    """Interval of avg@k at `LEVEL`, over problems (`interval_of_shares`); None where nothing was graded."""
     verdicts = list(verdicts_by_problem(attempts).values())
     if not verdicts:
         return None

@@ -1,5 +1,8 @@
-"""Arms of an ablation side by side: accuracy of each over its seeds, and what it differs by from the first "
-"arm."""
+"""Arms of an ablation side by side: accuracy of each over its seeds, and what it differs by from the first.
+
+Differences are paired by seed; where the paths are workdirs that hold attempts, also by problem, with the
+interval and test of `comparing`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +10,7 @@ from typing import Any
 from matplotlib import figure as mpl_figure
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.evaluation import figures
+from promptcot_jax.evaluation import comparing, figures
 from promptcot_jax.evaluation.analyses import results
 from promptcot_jax.evaluation.analyses.made import Made, NoRecords
 
@@ -31,34 +34,63 @@ def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[Made]:
             "--gin.ARMS=\"{'full': ('a1/results.json', 'a2/results.json'), "
             "'no EM': ('b1/results.json', 'b2/results.json')}\"."
         )
-    table = statistics({name: _accuracies(name, paths) for name, paths in arms.items()})
+    places = {name: _places(name, paths) for name, paths in arms.items()}
+    found = {name: {seed: results.read(place) for seed, place in own.items()} for name, own in places.items()}
+    table = _with_problems(statistics(found), places)
     first = next(iter(arms))
     return [
         Made(
             name="ablations",
             title="Ablations",
             caption="Accuracy of each arm: mean and one standard deviation over its seeds; at the right "
-            "the difference to "
-            f"'{first}', seed by seed. '{MEAN}' is the mean over the sets that all arms have.",
+            f"the difference to '{first}', seed by seed. '{MEAN}' is the mean over the sets that all arms have.",
             rows=table,
             figure=_draw(table),
         )
     ]
 
 
-def _accuracies(name: str, paths: str | Sequence[str]) -> dict[int, dict[str, float]]:
-    """Accuracy by set for each seed of an arm."""
+def _places(name: str, paths: str | Sequence[str]) -> dict[int, str]:
+    """The path of each seed of an arm."""
     given = [paths] if isinstance(paths, str) else list(paths)
     if not given:
         raise WrongUse(f"ARMS: the arm '{name}' has no results; name them, or leave it out.")
-    found: dict[int, dict[str, float]] = {}
+    found: dict[int, str] = {}
     for place, path in enumerate(given):
         for numbers, file in results.matches(path, ("seed",)):
             seed = numbers.get("seed", place)
             if seed in found:
                 raise WrongUse(f"ARMS: {file} is a second run of the arm '{name}' with seed {seed}.")
-            found[seed] = results.read(file)
+            found[seed] = file
     return found
+
+
+def _with_problems(
+    table: Sequence[Mapping[str, Any]], places: Mapping[str, Mapping[int, str]]
+) -> list[dict[str, Any]]:
+    """The table with differences that are paired by problem too, over all sets; None where none can be.
+
+    Pairing takes attempts and the same seeds in both arms.
+    """
+    first, *others = places
+    paired = {}
+    for name in others:
+        seeds = sorted(places[first].keys() & places[name].keys())
+        runs = [results.attempts_of(places[arm][seed]) for arm in (first, name) for seed in seeds]
+        known = [run for run in runs if run is not None]
+        if seeds and len(known) == len(runs):
+            paired[name] = comparing.compare(known[: len(seeds)], known[len(seeds) :])
+    return [
+        dict(row)
+        | {
+            "paired_difference": (one := paired.get(row["arm"])) and one.difference,
+            "interval_low": one and one.interval[0],
+            "interval_high": one and one.interval[1],
+            "p_value": one and one.p_value,
+            "within_noise": one and one.is_within_noise,
+        }
+        for row in table
+    ]
 
 
 def statistics(arms: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[dict[str, Any]]:

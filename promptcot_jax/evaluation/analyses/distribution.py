@@ -91,7 +91,7 @@ def _drawn(texts: Sequence[str], config: DistributionConfig) -> list[str]:
     if len(texts) <= config.problems_per_set:
         return list(texts)
     chosen = np.random.default_rng(config.seed).choice(len(texts), config.problems_per_set, replace=False)
-    return [texts[i] for i in sorted(chosen.tolist())]
+    return [str(texts[i]) for i in sorted(chosen.tolist())]
 
 
 def _map(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> Made:

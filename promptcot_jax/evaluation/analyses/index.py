@@ -153,7 +153,9 @@ def _shown(place: epath.Path, one: Mapping[str, Any]) -> str:
     rows = list(csv.reader(io.StringIO((place / f"{name}.csv").read_text())))
     more = f"; the first {_ROWS_SHOWN} of {len(rows) - 1:,} rows" if len(rows) - 1 > _ROWS_SHOWN else ""
     table = page.table(
-        [page.words(field) for field in rows[0]], [list(map(_cell, row)) for row in rows[1 : _ROWS_SHOWN + 1]]
+        [page.words(field) for field in rows[0]],
+        [list(map(_cell, row)) for row in rows[1 : _ROWS_SHOWN + 1]],
+        caption=one["title"],
     )
     parts.append(f'<details class="numbers"><summary>The numbers{more}</summary>{table}</details>')
     return f'<div class="card shown">{"".join(parts)}</div>'

@@ -1,5 +1,4 @@
-"""What an analysis gives: figures or pages with the numbers that they show; nothing is written before all "
-"is computed."""
+"""What an analysis gives: figures or pages with the numbers that they show; all is computed before any is written."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -11,8 +10,7 @@ from promptcot_jax.core.errors import WrongUse
 
 
 class NoRecords(WrongUse):
-    """There is nothing to make an analysis of: left out where all are asked for, refused where it is "
-    "named."""
+    """There is nothing to make an analysis of: left out among all, refused where it is named."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,4 @@
-"""Sets of problems as analyses read them: files of any stage or of a user, under the names that figures "
-"show."""
+"""Sets of problems as analyses read them: files of a stage or a user, under the names that figures show."""
 
 import collections
 import dataclasses

@@ -45,10 +45,17 @@ def read(path: str) -> dict[str, float]:
     if not known:
         raise WrongUse(
             f"{os.fspath(place)}: it holds no accuracy; expected the results.json or attempts.jsonl that "
-            "'promptcot "
-            "evaluate' writes, of problems that could be graded."
+            "'promptcot evaluate' writes, of problems that could be graded."
         )
     return known
+
+
+def attempts_of(path: str) -> list[AttemptRecord] | None:
+    """The attempts behind an accuracy: of a workdir, of the one with a `results.json`, or a file of them."""
+    place = epath.Path(path)
+    if not place.name.endswith(".jsonl"):
+        place = (place if place.is_dir() else place.parent) / "evaluate" / "attempts.jsonl"
+    return jsonl.read_records(place, AttemptRecord) if place.exists() else None
 
 
 def mean_accuracy(path: str, sets: Sequence[str] = ()) -> float:
@@ -113,7 +120,6 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def differences(first: Mapping[int, float], other: Mapping[int, float]) -> dict[str, Any] | None:
-    """Mean and deviation of an arm's accuracy less the first arm's, seed by seed; None without a common "
-    "seed."""
+    """Mean and deviation of an arm's accuracy less the first's, seed by seed; None without a common seed."""
     common = sorted(first.keys() & other.keys())
     return spread([other[seed] - first[seed] for seed in common]) if common else None

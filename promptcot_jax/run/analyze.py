@@ -1,4 +1,4 @@
-"""`promptcot analyze`: the paper's figures for the user's own data, from records; at most an encoder runs."""
+"""`promptcot analyze`: the paper's figures for a user's own data, from records; at most an encoder runs."""
 
 import dataclasses
 import functools

@@ -99,7 +99,7 @@ def chosen(rows: Sequence[SetRow], config: CaseConfig) -> list[SetRow]:
 
 
 def steps(rationale: str) -> tuple[str, list[str]]:
-    """What a rationale says before its first numbered step, and its steps; without numbers, its paragraphs."""
+    """What a rationale says before its first numbered step, and the steps; else its paragraphs as steps."""
     starts = list(_STEP.finditer(rationale))
     if len(starts) > 1:
         ends = [match.start() for match in starts[1:]] + [len(rationale)]

@@ -1,4 +1,4 @@
-"""What an analysis gives: figures or pages with the numbers that they show; all is computed before any is written."""
+"""What an analysis gives: figures or pages with the numbers that they show, before any is written."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

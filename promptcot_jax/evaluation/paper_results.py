@@ -275,17 +275,21 @@ SETTINGS = (
     Setting(
         stage="evaluate",
         label="temperature",
-        name="evaluate.config.sampling.temperature",
+        name="evaluate.solver.config.sampling.temperature",
         values=(0.6,),
         of="release",
     ),
     Setting(
-        stage="evaluate", label="top-p", name="evaluate.config.sampling.top_p", values=(0.95,), of="release"
+        stage="evaluate",
+        label="top-p",
+        name="evaluate.solver.config.sampling.top_p",
+        values=(0.95,),
+        of="release",
     ),
     Setting(
         stage="evaluate",
         label="tokens of an attempt",
-        name="evaluate.config.sampling.max_new_tokens",
+        name="evaluate.solver.config.sampling.max_new_tokens",
         values=(81_920,),
         of="release",
     ),

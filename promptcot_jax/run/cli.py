@@ -71,6 +71,8 @@ def _command(arguments: list[str]) -> int:
     if not stages.STAGES[name].built:
         raise WrongUse(f"the stage '{name}' is not built yet in this version.")
     flags, bindings = _parse(name, rest)
+    if flags.workdir in getattr(flags, "words", ()) and not os.path.isdir(flags.workdir):
+        raise WrongUse(f"{flags.workdir} is no workdir; name one that is there, or give --workdir=DIR.")
     return _do(name, flags, bindings)
 
 
@@ -98,8 +100,6 @@ def _parse(name: str, rest: Sequence[str]) -> tuple[argparse.Namespace, list[str
             raise WrongUse(f"'{name}' takes {' and '.join(macros)}, got {len(flags.words)} of them.")
         bindings += [f"{macro}={word!r}" for macro, word in zip(macros, flags.words, strict=True)]
         flags.gin_file = flags.gin_file or [f"stages/{name}.gin"]
-        if not flags.workdir and not os.path.isdir(flags.words[-1]):
-            raise WrongUse(f"{flags.words[-1]} is no workdir; give one of {macros[-1]}, or --workdir=DIR.")
         flags.workdir = flags.workdir or flags.words[-1]
     if not flags.workdir:
         raise WrongUse("--workdir=DIR is missing: the directory that holds a run's files.")

@@ -103,9 +103,9 @@ def evaluate(
         )
     lineage = {
         "solver": text_models.name_of(solver),
-        "sampling": dataclasses.asdict(
-            solver.sampling if isinstance(solver, EndpointConfig) else solver.config
-        ),
+        "sampling": {"sampling": dataclasses.asdict(solver.sampling)}
+        if isinstance(solver, EndpointConfig)
+        else dataclasses.asdict(solver.config),
         "prompts": dataclasses.asdict(prompts),
         "sandbox": sandbox,
         "programs": dataclasses.asdict(programs),

@@ -71,7 +71,7 @@ def test_a_policy_behind_an_endpoint_is_asked_once_for_each_attempt(
     low, high = found["interval"]
     assert 0.0 < low < 0.2
     assert 0.8 < high < 1.0
-    assert (found["solver"], found["sampling"]["temperature"]) == ("oracle", 0.6)
+    assert (found["solver"], found["sampling"]["sampling"]["temperature"]) == ("oracle", 0.6)
     attempts = jsonl.read_records(tmp_path / "run" / "evaluate" / "attempts.jsonl", AttemptRecord)
     assert [(a.problem_id, a.sample) for a in attempts] == [(f"p{i}", k) for i in range(4) for k in range(2)]
     shutil.rmtree(tmp_path / "run" / "evaluate")

@@ -43,7 +43,8 @@ def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[Made]:
             name="ablations",
             title="Ablations",
             caption="Accuracy of each arm: mean and one standard deviation over its seeds; at the right "
-            f"the difference to '{first}', seed by seed. '{MEAN}' is the mean over the sets that all arms have.",
+            f"the difference to '{first}', seed by seed. '{MEAN}' is the mean over the sets that all arms "
+            "have.",
             rows=table,
             figure=_draw(table),
         )

@@ -85,7 +85,7 @@ def _of_sampling(arguments: Mapping[str, Any]) -> Iterator[Change]:
 
 def _place_of(arguments: Mapping[str, Any], setting: str) -> str:
     """Which of the arguments has a setting, by its dotted name; "" where none has it."""
-    places = ("loop_config", "batch_sizes", "rollouts", "teacher.config", "config")
+    places = ("loop_config", "batch_sizes", "rollouts", "teacher.config", "solver.config", "config")
     found = (place for place in places if place.split(".")[0] in arguments)
     return next((place for place in found if hasattr(_at(arguments, place), setting)), "")
 
@@ -97,7 +97,7 @@ def _at(arguments: Mapping[str, Any], place: str) -> Any:
 
 def _of_mesh(arguments: Mapping[str, Any], settings: tuple[str, ...], num_chips: int) -> Iterator[Change]:
     """Meshes that split what lies on a chip further, with the micro-batches that they allow."""
-    where = "teacher.mesh" if "teacher" in arguments else "mesh"
+    where = next((f"{asked}.mesh" for asked in ("teacher", "solver") if asked in arguments), "mesh")
     config, tried = _resolved(_at(arguments, where), num_chips), set()
     slices = config.num_slices
     for tensor in (config.tensor, *_TENSOR):

@@ -272,7 +272,7 @@ def test_of_sampling_slots_are_halved_and_only_what_did_not_fit_compiles_again(q
         compile_phase=compile_phase,
     )
     assert plan.advice is not None
-    assert plan.advice.change == {"config.engine.num_slots": 16}
+    assert plan.advice.change == {"solver.config.engine.num_slots": 16}
     assert names == ["evaluate: prefill", *["evaluate: decode"] * 3]
 
 

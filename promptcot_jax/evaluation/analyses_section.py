@@ -94,7 +94,7 @@ def _figures(workdir: epath.Path) -> list[_Figure]:
     """Those of the index, then other drawings that lie there."""
     directory = workdir / DIRECTORY
     found: dict[str, _Figure] = {}
-    for entry in _index(workdir, "figures"):
+    for entry in _made(workdir):
         files = [str(name).rpartition("/")[2] for name in _listed(entry.get("files"))]
         drawing = next((name for name in files if name.endswith(".svg")), None)
         if drawing:
@@ -109,12 +109,20 @@ def _figures(workdir: epath.Path) -> list[_Figure]:
 
 
 def _left_out(workdir: epath.Path) -> list[str]:
-    return [f"{entry.get('name')}: {entry.get('why')}" for entry in _index(workdir, "left_out")]
+    return [f"{page.words(name)}: {why}" for name, why in _index(workdir, "left_out").items()]
 
 
-def _index(workdir: epath.Path, field: str) -> list[dict]:
-    found = workdir_files.document(workdir / DIRECTORY / "index.json").get(field, [])
-    return [entry for entry in _listed(found) if isinstance(entry, dict)]
+def _made(workdir: epath.Path) -> list[dict]:
+    """What `analyses.index` says of each figure, in the order of the analyses."""
+    found = []
+    for entry in _index(workdir, "analyses").values():
+        found += _listed(entry.get("made")) if isinstance(entry, dict) else []
+    return [one for one in found if isinstance(one, dict)]
+
+
+def _index(workdir: epath.Path, field: str) -> dict:
+    found = workdir_files.document(workdir / DIRECTORY / "index.json").get(field)
+    return found if isinstance(found, dict) else {}
 
 
 def _listed(value: object) -> list:

@@ -12,12 +12,13 @@ from promptcot_jax.evaluation import analyses_section
 from tests.evaluation import outline, workdirs
 
 
-def write(workdir, figures=(), left_out=(), **files):
+def write(workdir, figures=(), left_out=None, **files):
     for name, text in files.items():
         path = workdir / "analyses" / f"{name}.svg"
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-    index = {"figures": list(figures), "left_out": list(left_out)}
+    analyses = {"difficulty": {"command": "promptcot analyze", "made": list(figures)}}
+    index = {"analyses": analyses, "left_out": left_out or {}}
     jsonl.write_json(workdir / "analyses" / "index.json", index)
 
 
@@ -83,7 +84,11 @@ def test_what_has_no_room_is_named(tmp_path):
     assert "no room left for b.svg" in item.text
 
 
-@pytest.mark.parametrize("index", [{"figures": 3}, {"figures": [1, {"files": "d.svg"}, {"files": [2]}]}, {}])
+MADE = [1, {"files": "d.svg"}, {"files": [2]}]
+INDEXES = [{"analyses": 3}, {"analyses": {"a": 1, "b": {"made": 2}, "c": {"made": MADE}}}, {}]
+
+
+@pytest.mark.parametrize("index", INDEXES)
 def test_an_index_of_another_shape_shows_nothing(tmp_path, index):
     jsonl.write_json(tmp_path / "analyses" / "index.json", index)
     assert not outline.named(section_of(tmp_path), "img")
@@ -96,5 +101,5 @@ def test_an_index_that_is_no_object_is_named(tmp_path):
 
 
 def test_a_left_out_figure_says_why(tmp_path):
-    write(tmp_path, left_out=[{"name": "scaling", "why": "there are <2 sizes"}])
+    write(tmp_path, left_out={"scaling": "there are <2 sizes"})
     assert re.search("scaling: there are <2 sizes", outline.named(section_of(tmp_path), "li")[0].text)

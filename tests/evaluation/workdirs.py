@@ -356,16 +356,15 @@ def _write_analyses(directory: pathlib.Path) -> None:
     directory.mkdir()
     (directory / "difficulty.svg").write_text(SVG)
     (directory / "distribution.svg").write_text(SVG.replace("<rect", "<script>alert(1)</script><rect"))
-    figures = [
-        {
-            "name": "difficulty",
-            "title": "Difficulty of five sets",
-            "caption": f"Accuracy of a model, {HOSTILE}",
-            "files": ["analyses/difficulty.svg", "analyses/difficulty.csv"],
-        }
-    ]
-    left_out = [{"name": "scaling", "why": "there are fewer than two sizes"}]
-    jsonl.write_json(directory / "index.json", {"figures": figures, "left_out": left_out})
+    made = {
+        "name": "difficulty",
+        "title": "Difficulty of five sets",
+        "caption": f"Accuracy of a model, {HOSTILE}",
+        "files": ["difficulty.svg", "difficulty.csv"],
+    }
+    entry = {"command": "promptcot analyze --gin_file=analyses/difficulty.gin --workdir=DIR", "made": [made]}
+    left_out = {"scaling": "there are fewer than two sizes"}
+    jsonl.write_json(directory / "index.json", {"analyses": {"difficulty": entry}, "left_out": left_out})
 
 
 def _write_manifest(workdir: pathlib.Path) -> None:

@@ -19,7 +19,7 @@ _IN_GIN = {
     "batch_sizes.engine.num_slots": "{stage}/engine.EngineConfig.num_slots",
     "config.engine.num_slots": "{stage}/engine.EngineConfig.num_slots",
     "teacher.config.engine.num_slots": "NUM_SLOTS",
-    "solver.config.engine.num_slots": "NUM_SLOTS",
+    "solver.config.engine.num_slots": "{stage}/engine.EngineConfig.num_slots",
     "rollouts.engine.num_slots": "NUM_SLOTS",
     "config.micro_batches": "waves.SelfPlayConfig.micro_batches",
     "config.remat": "waves.SelfPlayConfig.remat",

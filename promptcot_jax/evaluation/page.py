@@ -284,9 +284,12 @@ def percent(share: float | int | None) -> str:
 
 
 def accuracy(result: Mapping[str, Any]) -> str:
-    """An accuracy in percent with its standard error, where it has one."""
-    error = result.get("standard_error")
-    return percent(result.get("accuracy")) + (f" \u00b1 {100 * error:.1f}" if error is not None else "")
+    """An accuracy in percent with its standard error; where that is 0, or unknown, with the interval."""
+    error, interval = result.get("standard_error"), result.get("interval")
+    share = percent(result.get("accuracy"))
+    if error:
+        return f"{share} \u00b1 {100 * error:.1f}"
+    return f"{share} ({100 * interval[0]:.0f} to {100 * interval[1]:.0f})" if interval else share
 
 
 def duration(seconds: float | int) -> str:

@@ -29,7 +29,7 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=range(len(VALUES)))
 def test_a_value_comes_back_through_json_with_its_types(value):
     read = literals.decode(json.loads(json.dumps(literals.encode(value), allow_nan=False)), "here")
     assert (read, repr(read)) == (value, repr(value))
@@ -39,7 +39,7 @@ def test_what_json_has_is_written_as_it_is():
     assert literals.encode([1, {"a": "b"}]) == [1, {"a": "b"}]
 
 
-@pytest.mark.parametrize("value", [math.inf, [math.nan], object(), int], ids=repr)
+@pytest.mark.parametrize("value", [math.inf, [math.nan], object(), int], ids=["inf", "nan", "object", "type"])
 def test_a_value_without_a_form_is_refused(value):
     with pytest.raises(ValueError, match="has no form in a row"):
         literals.encode(value)

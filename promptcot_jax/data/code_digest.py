@@ -8,8 +8,10 @@ import os
 CODE = (
     "core.file_sets",
     "core.jsonl",
+    "core.literals",
     "core.records",
     "core.tfds_sets",
+    "data.formats.arrow",
     "data.formats.json_lines",
     "data.formats.parquet",
     "data.formats.records",

@@ -136,6 +136,20 @@ def record_of(row: Row, record_type: type[Record] | Any) -> Record:
     return jsonl.record_from_row(record_type, fields, where=row.where, default_id=default_id)
 
 
+def json_line(row: Row) -> bytes:
+    """A row as it came, as a line of JSON.
+
+    Raises:
+        WrongUse: JSON has no form for it.
+    """
+    try:
+        return (jsonl.to_line(row.fields) + "\n").encode()
+    except (ValueError, TypeError) as error:  # NaN, half a surrogate pair, bytes of a Parquet column
+        raise WrongUse(
+            f"{row.where}: cannot be written as a JSON line ({error}); correct the row or remove it."
+        ) from None
+
+
 def check_ids(ids: Iterable[str], where: str) -> None:
     """Refuses rows that cannot be told apart.
 

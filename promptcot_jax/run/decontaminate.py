@@ -135,18 +135,9 @@ def _candidates(
     """The rows that have their texts and can be written; others end the work, or are logged and counted."""
 
     def candidate(row: rows.Row) -> _Candidate:
-        return _Candidate(row, benchmark_files.texts_of(row, fields, "TEXT_FIELDS"), _line(row))
+        return _Candidate(row, benchmark_files.texts_of(row, fields, "TEXT_FIELDS"), rows.json_line(row))
 
     return rows.map_rows(path, candidate, bad_rows=bad_rows, counts=counts)
-
-
-def _line(row: rows.Row) -> bytes:
-    try:
-        return (jsonl.to_line(row.fields) + "\n").encode()
-    except (ValueError, TypeError) as error:  # NaN, half a surrogate pair, bytes of a Parquet column
-        raise WrongUse(
-            f"{row.where}: cannot be written as a JSON line ({error}); correct the row or remove it."
-        ) from None
 
 
 def _report(

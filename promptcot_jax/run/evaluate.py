@@ -121,20 +121,22 @@ def evaluate(
             log.info("evaluate: %s: %s", name, _line(result))
 
     hosts.wait_for_first("write results", write)
-    made_by = collections.Counter(attempt.status for attempt in made)
-    return stage.StageResult(
-        counts={
-            "problems": len(everything),
-            "attempts": len(made),
-            "correct": sum(attempt.correct for attempt in made),
-            "cut_off": sum(attempt.finish_reason == "length" for attempt in made),
-            "not_graded": len(everything) - len(asked),
-            "sandbox_errors": made_by["sandbox_error"],
-            "grader_errors": made_by["error"],
-            **{reason: made_by[reason] for reason in ("filtered", "too_long", "malformed")},
-            "weak_sandbox": int(sandbox == "weak"),
-        }
-    )
+    return stage.StageResult(counts=_counts(len(everything), len(asked), made, sandbox))
+
+
+def _counts(num_problems: int, num_asked: int, made: Sequence[AttemptRecord], sandbox: str) -> dict[str, int]:
+    by_status = collections.Counter(attempt.status for attempt in made)
+    return {
+        "problems": num_problems,
+        "attempts": len(made),
+        "correct": sum(attempt.correct for attempt in made),
+        "cut_off": sum(attempt.finish_reason == "length" for attempt in made),
+        "not_graded": num_problems - num_asked,
+        "sandbox_errors": by_status["sandbox_error"],
+        "grader_errors": by_status["error"],
+        **{reason: by_status[reason] for reason in ("filtered", "too_long", "malformed")},
+        "weak_sandbox": int(sandbox == "weak"),
+    }
 
 
 def _check_numbers(solver: TextModelSource, attempts: int, max_problems: int) -> None:

@@ -61,7 +61,7 @@ def write(directory: epath.PathLike, source: str, sizes: Sequence[int], seeds: S
         for i, row in enumerate(rows.iter_rows(source)):
             chosen = [file for (size, seed), file in files.items() if ranks[seed][i] < size]
             if chosen:
-                line = _line(row)
+                line = rows.json_line(row)
                 for file in chosen:
                     file.write(line)
     return Made(
@@ -71,15 +71,6 @@ def write(directory: epath.PathLike, source: str, sizes: Sequence[int], seeds: S
         "subsets/.",
         rows=[{"size": size, "seed": seed, "file": name} for (size, seed), name in names.items()],
     )
-
-
-def _line(row: rows.Row) -> bytes:
-    try:
-        return (jsonl.to_line(row.fields) + "\n").encode()
-    except (ValueError, TypeError) as error:  # NaN, half a surrogate pair, bytes of a Parquet column
-        raise WrongUse(
-            f"{row.where}: cannot be written as a JSON line ({error}); correct the row or remove it."
-        ) from None
 
 
 def ranks_of(num_rows: int, seed: int) -> Int[np.ndarray, " rows"]:

@@ -15,12 +15,6 @@ from promptcot_jax.core import exported
 from promptcot_jax.core.records import Domain
 from promptcot_jax.evaluation import page, paging
 
-STYLE = """
-article h2 { border: 0; margin: 0 0 6px; padding: 0; font-size: 0.86rem; font-weight: 400; color: var(--soft); } .answer { font-weight: 600; overflow-wrap: anywhere; }
-.tex { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", Georgia, serif; font-size: 1.05em; } article dl { grid-template-columns: minmax(110px, max-content) 1fr; }
-article dd { text-align: left; overflow-wrap: anywhere; } td pre { margin: 0; padding: 0; border: 0; white-space: pre-wrap; overflow-wrap: anywhere; max-width: 60ch; }
-"""  # noqa: E501
-
 Splits = Mapping[Domain, Mapping[exported.Split, Sequence[Any]]]
 
 
@@ -47,7 +41,11 @@ def render(name: str, splits: Splits, max_rows: int) -> str:
         f'{paging.pager("bottom")}<script type="text/plain" id="set">{packed}</script>'
     )
     return page.document(
-        name, body, header=header, style=paging.STYLE + STYLE, script=paging.script("browse.js")
+        name,
+        body,
+        header=header,
+        styles=("paging.css", "browse.css"),
+        scripts=("paging.js", "browse.js"),
     )
 
 

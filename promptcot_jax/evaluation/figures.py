@@ -39,6 +39,9 @@ _STYLE: Any = {
 
 Number = float | int
 Panels = tuple[mpl_figure.Figure, list[mpl_axes.Axes]]
+Point = tuple[
+    Number | None, Number | tuple[Number, Number] | None
+]  # and its error: both ways, or below and above
 
 
 @contextlib.contextmanager
@@ -112,22 +115,22 @@ def flat(
 def points_with_errors(
     axes: mpl_axes.Axes,
     labels: Sequence[str],
-    groups: Mapping[str, Sequence[tuple[Number | None, Number | None]]],
+    groups: Mapping[str, Sequence[Point]],
 ) -> None:
     """One row per label, and in it a point with its error for each group; None where there is none."""
     rows = np.arange(len(labels))[::-1]
     for i, (name, values) in enumerate(groups.items()):
         shift = (0.5 * (len(groups) - 1) - i) * min(0.22, 0.7 / len(groups))
         there = [
-            (rows[j] + shift, value, error or 0.0)
+            (rows[j] + shift, value, *(error if isinstance(error, tuple) else (error or 0.0, error or 0.0)))
             for j, (value, error) in enumerate(values)
             if value is not None
         ]
-        heights, middles, errors = zip(*there, strict=True) if there else ((), (), ())
+        heights, middles, below, above = zip(*there, strict=True) if there else ((), (), (), ())
         axes.errorbar(
             middles,
             heights,
-            xerr=errors,
+            xerr=(below, above),
             fmt=marker(i),
             markersize=5,
             color=colour(i),

@@ -40,13 +40,6 @@ _ATTRIBUTES = {
     *("scriptlevel", "separator", "stretchy", "symmetric", "voffset", "width"),
 }
 
-STYLE = """
-math { font-size: 1.06em; } math[display="block"] { display: block math; overflow-x: auto; overflow-y: hidden;
-padding: 4px 0; } menclose[notation~="box"] { border: 1px solid currentColor; padding: 1px 4px; } code.unread
-{ color: var(--soft); } mtd[columnalign="right"] { text-align: right; } mtd[columnalign="left"] { text-align:
-left; }
-"""
-
 
 class Unreadable(ValueError):
     """A formula that cannot be typeset."""

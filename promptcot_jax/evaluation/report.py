@@ -20,17 +20,13 @@ from promptcot_jax.evaluation import (
     em_sections,
     fits_section,
     page,
-    paging,
     paper_section,
     row_samples,
     run_sections,
-    samples_page,
     self_play_sections,
     solver_section,
     workdir_files,
 )
-
-STYLE = samples_page.STYLE + paging.STYLE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,8 +77,8 @@ def render(workdir: epath.PathLike) -> str:
         f"PromptCoT report: {name}",
         "\n".join(part for part in body if part),
         header=header,
-        style=STYLE,
-        script=row_samples.script() if found else "",
+        styles=("samples.css", "paging.css"),
+        scripts=("paging.js", "report.js") if found else (),
         images=any(section.anchor == "analyses" for section in there),
     )
 

@@ -6,7 +6,6 @@ one list of them to search, filter and turn the pages of.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -218,12 +217,6 @@ def _group(found: Found) -> str:
     if kind.failed and sample.num_of_note:
         label += f" ({sample.num_of_note:,} {kind.failed})"
     return page.folded(label, *found.cards, kind="closed-in-print")
-
-
-@functools.cache
-def script() -> str:
-    """What makes a list of the groups."""
-    return paging.script("report.js")
 
 
 _FORM = (

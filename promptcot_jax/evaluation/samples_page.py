@@ -17,14 +17,6 @@ FILE = "samples.html"
 NUM_WAVES_SHOWN = 10  # the first one beside the newest; `samples.jsonl` has all
 KINDS: dict[SampleKind, str] = {"best": "Best", "worst": "Worst", "random": "At random"}
 
-STYLE = """
-.verdict { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; margin: 10px 0 4px; font-size: 0.92rem; }
-.verdict dd { text-align: left; overflow-wrap: anywhere; white-space: pre-wrap; } .said { border-left: 3px solid var(--rule); padding-left: 12px; }
-.said.mono, pre.mono { font-size: 0.82rem; } .card h4 { margin: 12px 0 2px; font-size: 0.84rem; font-weight: 600; color: var(--soft); } .card > h3 { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: baseline; }
-.card > h3 small { font-weight: 400; color: var(--soft); } pre { white-space: pre-wrap; overflow-wrap: anywhere; max-width: 100%; }
-@media print { .card { break-inside: auto; } }
-"""  # noqa: E501
-
 
 def write(path: epath.PathLike, samples: Sequence[CompletionSample]) -> None:
     """Writes the page of a run's samples."""
@@ -54,7 +46,7 @@ def render(samples: Sequence[CompletionSample]) -> str:
     body = "".join(_wave_section(wave, by_wave[wave]) for wave in shown) or page.missing(
         "There are none yet."
     )
-    return page.document("Self-play: sample completions", body, header=header, style=STYLE)
+    return page.document("Self-play: sample completions", body, header=header, styles=("samples.css",))
 
 
 def waves_of(samples: Sequence[CompletionSample]) -> dict[int, list[CompletionSample]]:

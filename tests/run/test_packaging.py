@@ -39,4 +39,4 @@ def test_an_installed_package_finds_its_configs(tmp_path: Path):
     configs = Path(done.stdout.strip())
     assert configs.is_relative_to(installed)
     assert (configs / "runs" / "quickstart.gin").exists()
-    assert (installed / "promptcot_jax" / "evaluation" / "browse.js").exists()
+    assert (installed / "promptcot_jax" / "evaluation" / "assets" / "browse.js").exists()

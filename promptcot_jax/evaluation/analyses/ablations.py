@@ -1,7 +1,7 @@
 """Arms of an ablation side by side: accuracy of each over its seeds, and what it differs by from the first.
 
 Differences are paired by seed; where the paths are workdirs that hold attempts, also by problem, with the
-interval and test of `comparing`.
+interval and test of `comparing`. That interval is of all sets together, and drawn where there is one set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,13 +38,13 @@ def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[Made]:
     found = {name: {seed: results.read(place) for seed, place in own.items()} for name, own in places.items()}
     table = _with_problems(statistics(found), places)
     first = next(iter(arms))
+    kind = "paired by problem and seed, with its 95 % interval" if _draws_pairs(table) else "seed by seed"
     return [
         Made(
             name="ablations",
             title="Ablations",
             caption="Accuracy of each arm: mean and one standard deviation over its seeds; at the right "
-            f"the difference to '{first}', seed by seed. '{MEAN}' is the mean over the sets that all arms "
-            "have.",
+            f"the difference to '{first}', {kind}. '{MEAN}' is the mean over the sets that all arms have.",
             rows=table,
             figure=_draw(table),
         )
@@ -133,6 +133,20 @@ def _of_set(by_seed: Mapping[int, Mapping[str, float]], name: str, sets: Sequenc
     }
 
 
+def _draws_pairs(table: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is one set, and each arm but the first has a difference paired by problem."""
+    others = [row for row in table if row["arm"] != table[0]["arm"]]
+    one_set = len({row["set"] for row in table}) == 1
+    return one_set and bool(others) and all(row["interval_low"] is not None for row in others)
+
+
+def _difference(row: Mapping[str, Any], is_paired: bool) -> figures.Point:
+    if not is_paired or row["paired_difference"] is None:
+        return row["difference"], row["difference_deviation"]
+    middle = row["paired_difference"]
+    return middle, (middle - row["interval_low"], row["interval_high"] - middle)
+
+
 @figures.drawing()
 def _draw(table: Sequence[Mapping[str, Any]]) -> mpl_figure.Figure:
     arms = list(dict.fromkeys(row["arm"] for row in table))
@@ -140,11 +154,17 @@ def _draw(table: Sequence[Mapping[str, Any]]) -> mpl_figure.Figure:
     cells = {(row["arm"], row["set"]): row for row in table}
     figure = figures.blank(figures.WIDTH, 1.5 + len(names) * (0.28 + 0.2 * len(arms)))
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, value, error, title in (
-        (left, "mean", "deviation", "accuracy"),
-        (right, "difference", "difference_deviation", f"less that of {figures.short(arms[0])}"),
+    is_paired = _draws_pairs(table)
+    accuracies: dict[str, list[figures.Point]] = {}
+    differences: dict[str, list[figures.Point]] = {}
+    for arm in arms:
+        rows = [cells[arm, name] for name in names]
+        accuracies[arm] = [(row["mean"], row["deviation"]) for row in rows]
+        differences[arm] = [_difference(row, is_paired) for row in rows]
+    for axes, points, title in (
+        (left, accuracies, "accuracy"),
+        (right, differences, f"less that of {figures.short(arms[0])}"),
     ):
-        points = {arm: [(cells[arm, name][value], cells[arm, name][error]) for name in names] for arm in arms}
         figures.points_with_errors(axes, names, points)
         axes.set_title(title)
     left.xaxis.set_major_formatter(figures.percent)

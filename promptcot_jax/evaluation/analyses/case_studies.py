@@ -19,16 +19,6 @@ _STEP = re.compile(
 )
 _PARAGRAPH = re.compile(r"\n\s*\n|(?<=[.!?])\n(?=\S)")
 
-STYLE = (
-    mathml.STYLE
-    + """
-.case { padding: 18px 20px; margin: 22px 0; } .case h2 { border: 0; margin: 0 0 8px; padding: 0; font-size: 1.15rem; overflow-wrap: anywhere; }
-.case h3 { font-size: 0.84rem; color: var(--soft); margin: 18px 0 4px; } .case ol { margin: 4px 0; padding-left: 1.6em; } .case li { margin: 5px 0; padding-left: 4px; }
-.case .prose, .case li { max-width: 74ch; white-space: pre-wrap; overflow-wrap: anywhere; } .case .problem { border-left: 3px solid var(--accent); padding-left: 14px; }
-.case .prose, .case ol { overflow-x: auto; overflow-y: hidden; } .case pre { white-space: pre-wrap; overflow-wrap: anywhere; } @media print { .case { break-inside: auto; } .case h2, .case h3 { break-after: avoid; } li { break-inside: avoid; } }
-"""  # noqa: E501
-)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CaseConfig:
@@ -58,8 +48,7 @@ def pages_of(sets: ProblemSets, config: CaseConfig) -> list[Made]:
     if not sets:
         raise NoRecords(
             "no problems to show; the workdir has no verified_prompts.jsonl, problems.jsonl or "
-            "triples.jsonl: name a file "
-            "with CASES."
+            "triples.jsonl: name a file with CASES."
         )
     cases = chosen([row for rows in sets.values() for row in rows], config)
     rows = [_account(row) for row in cases]
@@ -69,15 +58,19 @@ def pages_of(sets: ProblemSets, config: CaseConfig) -> list[Made]:
     )
     if unread:
         caption += f" {counted(unread, 'formula', 'formulas')} could not be read and stand as text."
-    body = f'<header><h1>Case studies</h1><p class="lead">{page.text(caption)}</p></header>'
-    body += "".join(map(_case, cases))
+    html = page.document(
+        "Case studies",
+        "".join(map(_case, cases)),
+        header=f'<h1>Case studies</h1><p class="lead">{page.text(caption)}</p>',
+        styles=("mathml.css", "case_studies.css"),
+    )
     return [
         Made(
             name="case_studies",
             title="Case studies",
             caption=caption,
             rows=rows,
-            html=page.document("Case studies", body, style=STYLE),
+            html=html,
         )
     ]
 

@@ -58,8 +58,7 @@ def read_attempts(paths: str | Mapping[str, str], sets: ProblemSets) -> dict[str
         if foreign := [one.problem_id for one in found[name] if one.problem_id not in ids]:
             raise WrongUse(
                 f"{path}: {counted(len(foreign), 'attempt')} at problems that the set '{name}' does not "
-                "have, "
-                f"e.g. {foreign[0]!r}; name the file that was attempted in SETS, or other attempts in "
+                f"have, e.g. {foreign[0]!r}; name the file that was attempted in SETS, or other attempts in "
                 "SET_ATTEMPTS."
             )
     return found
@@ -81,9 +80,8 @@ def _shared_out(
             if set_of.setdefault(row.id, name) != name:
                 raise NoRecords(
                     f"the sets '{set_of[row.id]}' and '{name}' both have a problem with id {row.id!r}, so "
-                    f"{path} "
-                    "does not say whose attempts it has; give a file for each set: SET_ATTEMPTS = "
-                    "{'one': 'path'}."
+                    f"{path} does not say whose attempts it has; give a file for each set: "
+                    "SET_ATTEMPTS = {'one': 'path'}."
                 )
     found: dict[str, list[AttemptRecord]] = {name: [] for name in sets}
     for attempt in attempts:
@@ -92,8 +90,7 @@ def _shared_out(
     if empty := [name for name, own in found.items() if not own]:
         raise NoRecords(
             f"{path}: no attempt at a problem of the set '{empty[0]}'; evaluate that set, or name its "
-            "attempts "
-            "with SET_ATTEMPTS."
+            "attempts with SET_ATTEMPTS."
         )
     return found
 
@@ -134,14 +131,17 @@ def figures_of(sets: ProblemSets, attempts: Attempts, token_attempts: Attempts) 
 def _caption(table: Sequence[Mapping[str, Any]], attempts: Attempts, token_attempts: Attempts) -> str:
     of_all = {row["set"]: row for row in table if row["by"] == "all"}
     numbers = ", ".join(f"{name} {row['problems']:,}" for name, row in of_all.items())
-    cut = max((row["cut_off_share"] or 0.0) for row in of_all.values())
     other = "" if token_attempts is attempts else " of other attempts than accuracy (TOKEN_ATTEMPTS)"
+    cut = {name: row["cut_off_share"] for name, row in of_all.items() if row["cut_off_share"]}
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in cut.items())
     return (
         f"Mean over problems with its standard error; problems attempted: {numbers}. Tokens are those of a "
-        "whole "
-        f"completion{other}, thinking and answer; up to {figures.percent(cut)} of them were cut off at the "
-        "limit, "
-        "which makes the mean too small."
+        f"whole completion{other}, thinking and answer"
+        + (
+            f"; cut off at the limit, which makes the mean too small: {shares}."
+            if cut
+            else "; none was cut off."
+        )
     )
 
 
@@ -273,10 +273,8 @@ def pools(sets: ProblemSets) -> list[Made]:
     for name, rows in judged.items():
         for pool in (*POOLS, "all"):
             own = [row for row in rows if pool in (row.pool, "all")]
-            share, tokens = (
-                mean_and_error([row.pass_share for row in own]),
-                mean_and_error([row.mean_tokens for row in own]),
-            )
+            share = mean_and_error([row.pass_share for row in own])
+            tokens = mean_and_error([row.mean_tokens for row in own])
             table.append(
                 {
                     "set": name,
@@ -295,8 +293,7 @@ def pools(sets: ProblemSets) -> list[Made]:
             name="difficulty_pools",
             title="Difficulty pools of verified prompts",
             caption="For the solver that voted on the answers: prompts by pool, share of its solutions "
-            "that are "
-            f"right, tokens of a solution. Prompts with a pool: {counts}.",
+            f"that are right, tokens of a solution. Prompts with a pool: {counts}.",
             rows=table,
             figure=_draw_pools(table),
         )

@@ -114,10 +114,9 @@ def _map(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> Made:
         name=f"distribution_{domain}",
         title=f"Distribution of the sets: {domain}",
         caption=f"Each point is the mean of a set's problem vectors ({encoder}); distances are 1 - cos "
-        "between means, "
-        f"laid out by metric MDS, which misses them by {100 * stress:.1f} % (root of the squared misses "
-        "over the "
-        f"squared distances). Problems: {_numbers(vectors)}. Axes have no meaning of their own.",
+        f"between means, laid out by metric MDS, which misses them by {100 * stress:.1f} % (root of the "
+        f"squared misses over the squared distances). Problems: {_numbers(vectors)}. Axes have no meaning "
+        "of their own.",
         rows=rows,
         figure=_draw_map(domain, encoder, names, places),
     )
@@ -141,11 +140,9 @@ def _overlaps(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> Made
     return Made(
         name=f"distribution_{domain}_overlap",
         title=f"Overlap of the sets, problem by problem: {domain}",
-        caption="Overlap: share of A's problems whose nearest neighbour is one of B, over what chance gives "
-        "(1: the sets "
-        "are mixed, 0: apart). Coverage: share of B's problems that lie as near to one of A as half of B's "
-        "do to "
-        f"one of their own. Vectors: {encoder}. Problems: {_numbers(vectors)}.",
+        caption="Overlap: share of A's problems whose nearest neighbour is one of B, over what chance "
+        "gives (1: the sets are mixed, 0: apart). Coverage: share of B's problems that lie as near to one "
+        f"of A as half of B's do to one of their own. Vectors: {encoder}. Problems: {_numbers(vectors)}.",
         rows=rows,
         figure=_draw_overlaps(domain, encoder, list(vectors), rows),
     )

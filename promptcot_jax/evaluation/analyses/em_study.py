@@ -60,8 +60,7 @@ def study(workdirs: Sequence[epath.PathLike]) -> list[Made]:
     if not runs:
         raise NoRecords(
             f"no EM run in {', '.join(map(str, workdirs))}: neither em/nll.jsonl nor seed_N/em/nll.jsonl; "
-            "run "
-            "'promptcot em', or the study with runs/em_study.gin."
+            "run 'promptcot em', or the study with runs/em_study.gin."
         )
     rows = nll_rows(runs)
     made = []
@@ -196,8 +195,7 @@ def _nll_figure(rows: Sequence[Row], metric: str, what: str) -> Made:
         name=f"em_study_{metric}",
         title=f"EM: held-out NLL ({metric})",
         caption=f"Held-out NLL per token of the problem: {what}. EM over its rounds, and the cold-started "
-        "models "
-        f"as flat lines; {spread}.",
+        f"models as flat lines; {spread}.",
         rows=statistics,
         figure=draw_nll(statistics),
     )
@@ -311,8 +309,7 @@ def _rounds(runs: Sequence[epath.Path]) -> list[Made]:
         return []
     caption = (
         "Over all sampled rationales of each round, as em/diagnostics.jsonl has them; mean and deviation "
-        "over "
-        f"{counted(max(row['seeds'] for row in statistics), 'run')}."
+        f"over {counted(max(row['seeds'] for row in statistics), 'run')}."
     )
     return [
         Made(

@@ -31,15 +31,6 @@ TITLES = {
 }
 _ROWS_SHOWN = 60  # of a table of numbers; the CSV has all
 
-STYLE = """
-.shown { padding: 14px 16px 10px; margin: 14px 0 22px; } .shown h3 { margin: 0 0 8px; } .shown img { display: block; background: #fff; max-width: 100%; height: auto; margin: 0 auto; border-radius: 4px; }
-pre.command { white-space: pre-wrap; overflow-wrap: anywhere; } .left-out dt { color: var(--ink); } .left-out
-{ display: block; } .left-out dd { text-align: left; margin: 0 0 8px; overflow-wrap: anywhere; color:
-var(--soft); max-width: 80ch; } @media (max-width: 620px) { .shown img { max-width: 560px; margin: 0; } .shown { padding:
-12px 10px 8px; } } @media print { .shown .scroll { overflow: visible; } .shown img { max-width: 100%;
-min-width: 0; } details.numbers { display: none; } section { break-before: auto; } }
-"""  # noqa: E501
-
 
 def write(
     directory: epath.PathLike,
@@ -122,10 +113,8 @@ def render(place: epath.Path, entries: Mapping[str, Any], left_out: Mapping[str,
         "Each figure lies beside this page as SVG and PNG, its numbers as CSV; the command under a heading "
         "makes it again."
     )
-    body = (
-        f'<header><h1>Analyses</h1><p class="lead">{page.text(lead)}</p>'
-        f'<nav aria-label="Analyses">{links}</nav></header>'
-    )
+    header = f'<h1>Analyses</h1><p class="lead">{page.text(lead)}</p><nav aria-label="Analyses">{links}</nav>'
+    body = ""
     for analysis, entry in entries.items():
         body += (
             f'<section id="{page.text(analysis)}"><h2>{page.text(TITLES[analysis])}</h2>'
@@ -137,7 +126,7 @@ def render(place: epath.Path, entries: Mapping[str, Any], left_out: Mapping[str,
             f"<dt>{page.text(TITLES[name])}</dt><dd>{page.text(why)}</dd>" for name, why in left_out.items()
         )
         body += f'<section id="left-out"><h2>Left out</h2><dl class="left-out">{reasons}</dl></section>'
-    return page.document("Analyses", body, style=STYLE, images=True)
+    return page.document("Analyses", body, header=header, styles=("analyses.css",), images=True)
 
 
 def _shown(place: epath.Path, one: Mapping[str, Any]) -> str:

@@ -95,10 +95,8 @@ def figures_of(runs: Sequence[Run]) -> list[Made]:
             name="scaling",
             title="Accuracy against training-set size",
             caption="Mean over benchmarks, each counting alike; points and bands: mean and one standard "
-            "deviation over "
-            f"{min(seeds)}{f' to {max(seeds)}' if max(seeds) > min(seeds) else ''} seeds of a size. Lines "
-            "across are "
-            "runs without a size.",
+            f"deviation over {min(seeds)}{f' to {max(seeds)}' if max(seeds) > min(seeds) else ''} seeds of "
+            "a size. Lines across are runs without a size.",
             rows=table,
             figure=_draw(table),
         )
@@ -113,8 +111,7 @@ def statistics(runs: Iterable[Run]) -> list[dict[str, Any]]:
         if run.seed in of_size:
             raise WrongUse(
                 f"{of_size[run.seed][0]} and {run.results} are both '{run.curve}' of size {run.size} and "
-                "seed "
-                f"{run.seed}; give each run its own seed."
+                f"seed {run.seed}; give each run its own seed."
             )
         of_size[run.seed] = (run.results, results.mean_accuracy(run.results, run.sets))
     panels = list(dict.fromkeys(panel for panel, _, _ in values))

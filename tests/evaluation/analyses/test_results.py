@@ -1,5 +1,6 @@
 """Facts of finished runs as studies read them: accuracies, patterns, scaling, ablations."""
 
+import dataclasses
 import json
 import statistics
 
@@ -16,15 +17,23 @@ def write(place, **accuracies):
     jsonl.write_json(place, {"results": {name: {"accuracy": value} for name, value in accuracies.items()}})
 
 
+def attempts(right):
+    """One attempt at each of some problems."""
+    said = {"completion": "", "answer": "1", "reference": "1", "finish_reason": "stop", "num_tokens": 1}
+    return [
+        AttemptRecord(problem_id=str(i), sample=0, correct=ok, status="match" if ok else "mismatch", **said)
+        for i, ok in enumerate(right)
+    ]
+
+
 def test_accuracies_come_from_results_workdirs_and_attempts(tmp_path):
     write(tmp_path / "w" / "results.json", aime24=0.5, aime25=0.25, code=None)
     assert results.read(str(tmp_path / "w")) == {"aime24": 0.5, "aime25": 0.25}
     assert results.mean_accuracy(str(tmp_path / "w")) == 0.375
     assert results.mean_accuracy(str(tmp_path / "w"), ("aime25",)) == 0.25
-    attempt = {"completion": "", "answer": "1", "reference": "1", "finish_reason": "stop", "num_tokens": 1}
-    rows = [
-        AttemptRecord(problem_id=one, sample=i, correct=ok, status="match" if ok else "mismatch", **attempt)
-        for i, (one, ok) in enumerate([("a", True), ("a", False), ("b", True)])
+    two_at_a, one_at_b = attempts((True, False)), attempts((True,))
+    rows = [dataclasses.replace(one, problem_id="a") for one in two_at_a] + [
+        dataclasses.replace(one, problem_id="b") for one in one_at_b
     ]
     jsonl.write_records(tmp_path / "attempts.jsonl", rows)
     assert results.mean_accuracy(str(tmp_path / "attempts.jsonl")) == 0.75
@@ -129,6 +138,22 @@ def test_arms_differ_from_the_first_seed_by_seed(tmp_path):
     assert row["difference"] == pytest.approx((-0.1 - 0.2) / 2)
     assert row["difference_deviation"] == pytest.approx(statistics.stdev((-0.1, -0.2)))
     assert row["pairs"] == 2
+
+
+def test_a_difference_paired_by_problem_is_drawn_with_its_interval(tmp_path):
+    right = {"full": [i % 3 > 0 for i in range(30)], "no_em": [i % 5 == 0 for i in range(30)]}
+    for arm, verdicts in right.items():
+        write(tmp_path / arm / "results.json", a=sum(verdicts) / 30)
+        (tmp_path / arm / "evaluate").mkdir()
+        jsonl.write_records(tmp_path / arm / "evaluate" / "attempts.jsonl", attempts(verdicts))
+    (made,) = ablations.figures_of({arm: str(tmp_path / arm) for arm in right})
+    row = made.rows[1]
+    assert (row["arm"], row["within_noise"]) == ("no_em", False)
+    assert row["paired_difference"] == pytest.approx(row["difference"])
+    (line,) = made.figure.axes[1].containers[1].lines[2]
+    (ends,) = line.get_segments()
+    assert ends[:, 0] == pytest.approx([row["interval_low"], row["interval_high"]])
+    assert "paired by problem and seed" in made.caption
 
 
 def test_arms_that_cannot_be_compared_are_refused(tmp_path):

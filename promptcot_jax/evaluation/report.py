@@ -29,7 +29,7 @@ from promptcot_jax.evaluation import (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Section:
     """A part of the page.
 
@@ -85,109 +85,40 @@ def render(workdir: epath.PathLike) -> str:
 
 def _sections(found: Mapping[str, row_samples.Found]) -> Sequence[Section]:
     """All that the page may have, in its order."""
-    of_samples = {"found": found}
+
+    def of_samples(build: Callable[..., str]) -> Callable[[epath.Path], str]:
+        return functools.partial(build, found=found)
+
+    run, data, em = run_sections, data_sections, em_sections
     return (
+        Section("flow", "Seeds", run.no_run_section, _has_no_stages),
+        Section("what-was-run", "What was run", run.what_was_run_section, _has_stages),
+        Section("warnings", "Warnings", cautions.cautions_section, lambda w: _has_stages(w) or bool(found)),
+        Section("flow", "Flow", run.flow_section, _has_stages),
+        Section("data", "Data", of_samples(data.data_section), data.has_data),
+        Section("annotate", "Annotation", data.annotate_section, _has("annotate/report.json")),
+        Section("likelihood", "Likelihood", em.likelihood_section, _ran("em", "em")),
+        Section("e-step", "E-step", em.e_step_section, _ran("em", "em")),
+        Section("candidates", "Candidates", em.candidates_section, _ran("em", "em")),
         Section(
-            anchor="flow",
-            label="Seeds",
-            build=run_sections.no_run_section,
-            is_there=_has_no_stages,
+            "problems", "Problems", of_samples(data.problems_section), _ran("synthesize", "problems.jsonl")
         ),
+        Section("verify", "Verification", of_samples(data.verify_section), _has("verify/report.json")),
+        Section("distill", "Distillation", data.distill_section, _has("distill/report.json")),
         Section(
-            anchor="what-was-run",
-            label="What was run",
-            build=run_sections.what_was_run_section,
-            is_there=_has_stages,
+            "self-play", "Self-play", self_play_sections.self_play_section, _ran("self_play", "self_play")
         ),
+        Section("solver", "Solver", solver_section.solver_section, _ran("evaluate", "results.json")),
         Section(
-            anchor="warnings",
-            label="Warnings",
-            build=cautions.cautions_section,
-            is_there=lambda workdir: _has_stages(workdir) or bool(found),
+            "paper",
+            "Beside the paper",
+            paper_section.paper_section,
+            lambda w: _has_stages(w) or _has("results.json")(w),
         ),
-        Section(anchor="flow", label="Flow", build=run_sections.flow_section, is_there=_has_stages),
-        Section(
-            anchor="data",
-            label="Data",
-            build=functools.partial(data_sections.data_section, **of_samples),
-            is_there=data_sections.has_data,
-        ),
-        Section(
-            anchor="annotate",
-            label="Annotation",
-            build=data_sections.annotate_section,
-            is_there=_has("annotate/report.json"),
-        ),
-        Section(
-            anchor="likelihood",
-            label="Likelihood",
-            build=em_sections.likelihood_section,
-            is_there=_ran("em", "em"),
-        ),
-        Section(anchor="e-step", label="E-step", build=em_sections.e_step_section, is_there=_ran("em", "em")),
-        Section(
-            anchor="candidates",
-            label="Candidates",
-            build=em_sections.candidates_section,
-            is_there=_ran("em", "em"),
-        ),
-        Section(
-            anchor="problems",
-            label="Problems",
-            build=functools.partial(data_sections.problems_section, **of_samples),
-            is_there=_ran("synthesize", "problems.jsonl"),
-        ),
-        Section(
-            anchor="verify",
-            label="Verification",
-            build=functools.partial(data_sections.verify_section, **of_samples),
-            is_there=_has("verify/report.json"),
-        ),
-        Section(
-            anchor="distill",
-            label="Distillation",
-            build=data_sections.distill_section,
-            is_there=_has("distill/report.json"),
-        ),
-        Section(
-            anchor="self-play",
-            label="Self-play",
-            build=self_play_sections.self_play_section,
-            is_there=_ran("self_play", "self_play"),
-        ),
-        Section(
-            anchor="solver",
-            label="Solver",
-            build=solver_section.solver_section,
-            is_there=_ran("evaluate", "results.json"),
-        ),
-        Section(
-            anchor="paper",
-            label="Beside the paper",
-            build=paper_section.paper_section,
-            is_there=lambda workdir: _has_stages(workdir) or _has("results.json")(workdir),
-        ),
-        Section(
-            anchor="training",
-            label="Training",
-            build=fits_section.training_section,
-            is_there=fits_section.is_there,
-        ),
-        Section(
-            anchor="analyses",
-            label="Analyses",
-            build=analyses_section.analyses_section,
-            is_there=analyses_section.is_there,
-        ),
-        Section(
-            anchor="samples",
-            label="Samples",
-            build=functools.partial(row_samples.samples_section, **of_samples),
-            is_there=lambda workdir: bool(found),
-        ),
-        Section(
-            anchor="settings", label="Settings", build=run_sections.settings_section, is_there=_has_stages
-        ),
+        Section("training", "Training", fits_section.training_section, fits_section.is_there),
+        Section("analyses", "Analyses", analyses_section.analyses_section, analyses_section.is_there),
+        Section("samples", "Samples", of_samples(row_samples.samples_section), lambda _: bool(found)),
+        Section("settings", "Settings", run.settings_section, _has_stages),
     )
 
 

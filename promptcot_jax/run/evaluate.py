@@ -66,24 +66,14 @@ def evaluate(
             standings are missing or damaged.
     """
     _check_numbers(solver, attempts, max_problems)
-    paths = {name: configuration.in_workdir(path, workdir) for name, path in _paths_by_name(problems).items()}
-    place = None if benchmarks_dir is None else configuration.in_workdir(benchmarks_dir, workdir)
-    windows = windows or {}
-    if unknown := windows.keys() - paths.keys():
-        raise WrongUse(
-            f"WINDOWS names {sorted(unknown)}, which PROBLEMS does not; there are {sorted(paths)}."
-        )
-    read = functools.partial(benchmarks.read, benchmarks_dir=place, limit=max_problems, bad_rows=bad_rows)
-    sets = {name: read(path, window=windows.get(name)) for name, path in paths.items()}
-    files = {name: benchmarks.files(path, place) for name, path in paths.items()}
+    in_workdir = functools.partial(configuration.in_workdir, workdir=workdir)
+    directory = None if benchmarks_dir is None else in_workdir(benchmarks_dir)
+    read = functools.partial(benchmarks.read, benchmarks_dir=directory, limit=max_problems, bad_rows=bad_rows)
+    sets = _read_sets(list(map(in_workdir, problems)), directory, windows or {}, read)
     ratings = {}
     if standings is not None:  # read before hours of attempts
-        ratings = {
-            name: rate
-            for name, own in files.items()
-            if (rate := _rater(own, configuration.in_workdir(standings, workdir), rating))
-        }
-    everything = [problem for some in sets.values() for problem in some]
+        ratings = {one.name: _rater(one.files, in_workdir(standings), rating) for one in sets}
+    everything = [problem for one in sets for problem in one.problems]
     if not everything:
         raise WrongUse(f"There are no problems to attempt in {', '.join(problems) or 'no files'}.")
     _check_ids(everything)
@@ -101,7 +91,53 @@ def evaluate(
             attempts_per_problem=attempts,
             run_programs=functools.partial(program_pool.run_many, settings=programs),
         )
-    lineage = {
+    lineage = _lineage(solver, prompts, programs, sandbox)
+
+    def write() -> None:
+        results = {one.name: _result(made, one, why_not, ratings.get(one.name)) | lineage for one in sets}
+        accuracy.write_results(os.path.join(workdir, "results.json"), results)
+        for name, result in results.items():
+            log.info("evaluate: %s: %s", name, _line(result))
+
+    hosts.wait_for_first("write results", write)
+    return stage.StageResult(counts=_counts(len(everything), len(asked), made, sandbox))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Set:
+    """A set of `problems`, under its name in `results.json`, with the files that its rows are in."""
+
+    name: str
+    files: Sequence[str]
+    problems: Sequence[accuracy.Problem]
+
+
+def _read_sets(
+    paths: Sequence[str],
+    benchmarks_dir: str | None,
+    windows: Mapping[str, tuple[str, str]],
+    read: Callable[..., Sequence[accuracy.Problem]],
+) -> list[_Set]:
+    named = _paths_by_name(paths)
+    if unknown := windows.keys() - named.keys():
+        raise WrongUse(
+            f"WINDOWS names {sorted(unknown)}, which PROBLEMS does not; there are {sorted(named)}."
+        )
+    return [
+        _Set(
+            name=name,
+            files=benchmarks.files(path, benchmarks_dir),
+            problems=read(path, window=windows.get(name)),
+        )
+        for name, path in named.items()
+    ]
+
+
+def _lineage(
+    solver: TextModelSource, prompts: SolverPrompts, programs: ProgramSettings, sandbox: str
+) -> dict[str, Any]:
+    """What each set's figures were measured with."""
+    return {
         "solver": text_models.name_of(solver),
         "sampling": {"sampling": dataclasses.asdict(solver.sampling)}
         if isinstance(solver, EndpointConfig)
@@ -110,18 +146,6 @@ def evaluate(
         "sandbox": sandbox,
         "programs": dataclasses.asdict(programs),
     }
-
-    def write() -> None:
-        results = {
-            name: _result(made, some, files[name], why_not, ratings.get(name)) | lineage
-            for name, some in sets.items()
-        }
-        accuracy.write_results(os.path.join(workdir, "results.json"), results)
-        for name, result in results.items():
-            log.info("evaluate: %s: %s", name, _line(result))
-
-    hosts.wait_for_first("write results", write)
-    return stage.StageResult(counts=_counts(len(everything), len(asked), made, sandbox))
 
 
 def _counts(num_problems: int, num_asked: int, made: Sequence[AttemptRecord], sandbox: str) -> dict[str, int]:
@@ -168,18 +192,17 @@ def _rater(files: Sequence[str], standings: str, config: RatingConfig) -> Rate |
 
 
 def _result(
-    made: Sequence[AttemptRecord],
-    problems: Sequence[accuracy.Problem],
-    files: Sequence[str],
-    why_not_graded: str,
-    rate: Rate | None,
+    made: Sequence[AttemptRecord], one: _Set, why_not_graded: str, rate: Rate | None
 ) -> dict[str, Any]:
     """The figures of one set."""
-    ids = {problem.id for problem in problems}
+    ids = {problem.id for problem in one.problems}
     attempts = [attempt for attempt in made if attempt.problem_id in ids]
-    families = _families(files)
+    families = _families(one.files)
     figures = accuracy.summary(
-        attempts, problems, why_not_graded=why_not_graded, splits={"family": families} if families else None
+        attempts,
+        one.problems,
+        why_not_graded=why_not_graded,
+        splits={"family": families} if families else None,
     )
     return figures if rate is None else figures | {"codeforces": rate(attempts)}
 

@@ -77,6 +77,11 @@ class Page:
         """As print, or by an empty name as the screen has it."""
         self._ask("Emulation.setEmulatedMedia", self._session, media=name)
 
+    def colours(self, scheme: str) -> None:
+        """As who prefers "light" or "dark"."""
+        feature = {"name": "prefers-color-scheme", "value": scheme}
+        self._ask("Emulation.setEmulatedMedia", self._session, features=[feature])
+
     def press(self, key: str, code: int, text: str = "") -> None:
         """One key, as the keyboard has it."""
         common = {"key": key, "windowsVirtualKeyCode": code}

@@ -60,13 +60,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(_overview())
+        _say(_overview())
         return 0 if arguments else 2
     name, *rest = arguments
     if name not in stages.STAGES:
         raise WrongUse(f"'{name}' is no stage; there are {', '.join(stages.STAGES)}.")
     if "--help" in rest or "-h" in rest:
-        print(_stage_help(name))
+        _say(_stage_help(name))
         return 0
     if not stages.STAGES[name].built:
         raise WrongUse(f"the stage '{name}' is not built yet in this version.")
@@ -74,6 +74,14 @@ def _command(arguments: list[str]) -> int:
     if flags.workdir in getattr(flags, "words", ()) and not os.path.isdir(flags.workdir):
         raise WrongUse(f"{flags.workdir} is no workdir; name one that is there, or give --workdir=DIR.")
     return _do(name, flags, bindings)
+
+
+def _say(text: str) -> None:
+    """Prints; a reader that has seen enough (`promptcot --help | head`) is no failure."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end
 
 
 def _parse(name: str, rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

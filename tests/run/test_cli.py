@@ -206,3 +206,13 @@ def test_python_m_is_the_same_command():
         [sys.executable, "-m", "promptcot_jax", "nonsense"], capture_output=True, env=environment, check=False
     )
     assert done.returncode == 2
+
+
+def test_a_reader_of_the_help_may_leave_early():
+    command = [sys.executable, "-m", "promptcot_jax", "em", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()  # before the command has written anything
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

@@ -163,7 +163,7 @@ def _draw(table: Sequence[Mapping[str, Any]]) -> mpl_figure.Figure:
         differences[arm] = [_difference(row, is_paired) for row in rows]
     for axes, points, title in (
         (left, accuracies, "accuracy"),
-        (right, differences, f"less that of {figures.short(arms[0])}"),
+        (right, differences, f"less that of {figures.short(arms[0])}, points"),
     ):
         figures.points_with_errors(axes, names, points)
         axes.set_title(title)

@@ -155,6 +155,9 @@ def summary(
 ) -> dict[str, Any]:
     """Accuracy with its errors and interval, pass@k, maj@k, and how the attempts ended.
 
+    `problems` are those with an attempt that could be graded, which the accuracy is over; `not_graded` the
+    others.
+
     Args:
         why_not_graded: why the problems without an attempt have none.
         splits: further groupings, e.g. {"family": {problem id: family}}, beside "level" and "domain".
@@ -165,7 +168,10 @@ def summary(
         "level": {problem.id: problem.level or "not stated" for problem in attempted},
         "domain": {problem.id: problem.domain for problem in attempted},
     }
-    not_graded = len(problems) - len(attempted)
+    graded_ids = problem_accuracy.verdicts_by_problem(attempts).keys()
+    reasons = [why_not_graded] if len(attempted) < len(problems) and why_not_graded else []
+    if lost := len(attempted) - len(graded_ids):
+        reasons.append(f"grader or server failed over all attempts at {lost}")
     statuses = collections.Counter(attempt.status for attempt in attempts)
     most = max(attempts_of.values(), default=0)
     of_math = {problem.id for problem in attempted if isinstance(problem, VerifiedMathPrompt)}
@@ -176,15 +182,15 @@ def summary(
         "interval": problem_accuracy.interval(attempts),
         "pass_at_k": {str(k): problem_accuracy.pass_at_k(attempts, k) for k in ks},
         "maj_at_k": maj_at_k([a for a in attempts if a.problem_id in of_math]) if most > 1 else None,
-        "problems": len(attempts_of),
+        "problems": len(graded_ids),
         "attempts_per_problem": most,
         "correct_attempts": sum(attempt.correct for attempt in attempts),
         "cut_off_share": _share([attempt.finish_reason == "length" for attempt in attempts]),
         "no_answer_share": _share([not attempt.answer for attempt in attempts]),
         "status_shares": {status: count / len(attempts) for status, count in sorted(statuses.items())},
         "mean_tokens": float(np.mean([attempt.num_tokens for attempt in attempts])) if attempts else None,
-        "not_graded": not_graded,
-        "not_graded_reason": why_not_graded if not_graded else "",
+        "not_graded": len(problems) - len(graded_ids),
+        "not_graded_reason": "; ".join(reasons),
         "splits": {
             name: _by_group(attempts, group_of)
             for name, group_of in (own_splits | dict(splits or {})).items()
@@ -200,7 +206,8 @@ def _by_group(attempts: Sequence[AttemptRecord], group_of: Mapping[str, str]) ->
     return {
         group: {
             **problem_accuracy.over_problems(rows),
-            "problems": len({row.problem_id for row in rows}),
+            "interval": problem_accuracy.interval(rows),
+            "problems": len(problem_accuracy.verdicts_by_problem(rows)),
         }
         for group, rows in sorted(groups.items())
     }

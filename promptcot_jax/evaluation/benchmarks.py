@@ -14,7 +14,7 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -52,6 +52,7 @@ LAYOUTS = (
 )
 # A problem of LiveCodeBench with its tests may have a hundred megabytes.
 BAD_ROWS = rows.BadRows(max_row_bytes=1 << 30)
+Note = Callable[[str, rows.Row], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +63,6 @@ class _Bounds:
     last: datetime.datetime
 
 
-def files(path: epath.PathLike, benchmarks_dir: epath.PathLike | None = None) -> tuple[str, ...]:
-    """The paths behind a set's name, of which a run's record keeps digests; see `benchmark_sets.find`."""
-    return benchmark_sets.find(path, benchmarks_dir).paths
-
-
 def read(
     path: epath.PathLike,
     *,
@@ -74,6 +70,7 @@ def read(
     window: Window | None = None,
     limit: int = 0,
     bad_rows: rows.BadRows = BAD_ROWS,
+    note: Note | None = None,
 ) -> list[Problem]:
     """The problems of an evaluation set, in the order of its rows.
 
@@ -86,6 +83,7 @@ def read(
             None: the set's own window where it is known by name and has one, else all.
         limit: at most so many, the first; 0 takes all.
         bad_rows: what becomes of rows in no layout.
+        note: is shown the id and the row of each problem that is taken, for what else the row says.
 
     Raises:
         WrongUse: there is no such set, or one known by name is empty; a row is in no layout or lacks a field;
@@ -99,7 +97,7 @@ def read(
     bounds = _bounds(given) if given else None
     problems: list[Problem] = []
     num_outside = 0
-    for problem in _problems(place, bounds, bad_rows):
+    for problem in _problems(place, bounds, bad_rows, note):
         if problem is None:
             num_outside += 1
             continue
@@ -131,7 +129,9 @@ def _bounds(window: Window) -> _Bounds:
     )
 
 
-def _problems(place: Place, bounds: _Bounds | None, bad_rows: rows.BadRows) -> Iterator[Problem | None]:
+def _problems(
+    place: Place, bounds: _Bounds | None, bad_rows: rows.BadRows, note: Note | None
+) -> Iterator[Problem | None]:
     """The problem of each row; None for one outside of the window."""
     numbers = itertools.count(1)  # over all files of the set, whatever the window leaves
 
@@ -139,7 +139,10 @@ def _problems(place: Place, bounds: _Bounds | None, bad_rows: rows.BadRows) -> I
         number = next(numbers)
         if bounds is not None and not _is_within(row, bounds):
             return None
-        return _problem_of(row, place.name, number)
+        problem = _problem_of(row, place.name, number)
+        if note is not None:
+            note(problem.id, row)
+        return problem
 
     for path in place.paths:
         yield from rows.map_rows(path, make, bad_rows=bad_rows)
@@ -156,7 +159,7 @@ def _is_within(row: rows.Row, bounds: _Bounds) -> bool:
 
 def _problem_of(row: rows.Row, name: str, number: int) -> Problem:
     """The problem of a row in any layout."""
-    shared: dict[str, Any] = {"id": _id_of(row, name, number), "level": _level_of(row)}
+    shared: dict[str, Any] = {"id": id_of(row, name, number), "level": _level_of(row)}
     if code_layouts.is_livecodebench(row):
         fields = code_layouts.livecodebench(row)
     elif code_layouts.is_human_eval(row):
@@ -207,7 +210,8 @@ def _answer_of(row: rows.Row) -> str:
     return import_fields.text(value, f"{row.where}: the answer")
 
 
-def _id_of(row: rows.Row, name: str, number: int) -> str:
+def id_of(row: rows.Row, name: str, number: int) -> str:
+    """The id of a row's problem, by the set's name and the row's number in it, from 1."""
     value = _first(row, "id")
     text = "" if value is None else import_fields.text(value, f"{row.where}: the id").strip()
     return text if text and not text.isdecimal() else f"{name}-{text or number}"

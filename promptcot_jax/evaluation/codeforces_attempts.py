@@ -3,20 +3,18 @@
 import collections
 import dataclasses
 import logging
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord
 from promptcot_jax.data import rows
 from promptcot_jax.evaluation import codeforces
 from promptcot_jax.evaluation.contest_standings import Contest
-from promptcot_jax.verify.rewards import UNGRADED
+from promptcot_jax.verify import problem_accuracy
 
 log = logging.getLogger(__name__)
 
@@ -25,35 +23,46 @@ Place = tuple[int, str]  # contest and index, e.g. (1998, "A")
 _PROBLEM = re.compile(r"(?:(?:CF|codeforces)[-_/ ]?)?(\d+)[-_/ ]?([A-Z]\d{0,2})", re.IGNORECASE)
 
 
-def read_placements(path: epath.PathLike) -> dict[str, Place]:
-    """Contest and index of each problem of a file by the problem's id; empty if no row is of a contest.
+class Placements:
+    """Contest and index of each problem of a set, which its rows tell one by one.
 
     A row says it in `contest_id` and `index`, or in `problem_id` or else `id`: 1998A, 1998/A, CF-1998-A.
-
-    Raises:
-        WrongUse: some rows say it and others do not, a contest's id is no number, or two problems are at one
-            place; the message names file and line.
     """
-    placed: dict[str, Place] = {}
-    where_of: dict[Place, str] = {}
-    unplaced = ""
-    for row in rows.iter_rows(path):
+
+    def __init__(self) -> None:
+        self._placed: dict[str, Place] = {}
+        self._where_of: dict[Place, str] = {}
+        self._unplaced = ""
+
+    def note(self, problem_id: str, row: rows.Row) -> None:
+        """Takes up what a row says of the problem that it became.
+
+        Raises:
+            WrongUse: the contest's id is no number, or another problem has the same place.
+        """
         place = _place(row.fields, row.where)
         if place is None:
-            unplaced = unplaced or row.where
-            continue
-        if place in where_of:
+            self._unplaced = self._unplaced or row.where
+            return
+        if place in self._where_of:
             raise WrongUse(
-                f"{row.where}: problem {place[0]}{place[1]} is there twice, first at {where_of[place]}."
+                f"{row.where}: problem {place[0]}{place[1]} is there twice, first at {self._where_of[place]}."
             )
-        where_of[place] = row.where
-        placed[str(row.fields.get("id") or os.path.basename(row.where))] = place
-    if placed and unplaced:
-        raise WrongUse(
-            f"{unplaced}: the problem's contest is not stated, as that of others is; give the row the fields "
-            "contest_id and index."
-        )
-    return placed
+        self._where_of[place] = row.where
+        self._placed[problem_id] = place
+
+    def found(self) -> dict[str, Place]:
+        """The places by the problem's id; empty if no row is of a contest.
+
+        Raises:
+            WrongUse: some rows say it and others do not.
+        """
+        if self._placed and self._unplaced:
+            raise WrongUse(
+                f"{self._unplaced}: the problem's contest is not stated, as that of others is; give the row "
+                "the fields contest_id and index."
+            )
+        return self._placed
 
 
 def _place(fields: Mapping[str, Any], where: str) -> Place | None:
@@ -79,12 +88,13 @@ def rate_attempts(
 ) -> dict[str, Any]:
     """The rating, its intervals and what it is made of, for a set's entry in `results.json`.
 
-    Attempts at a problem count in the order of their samples. One over which the grader itself failed has no
-    part; a problem with no other is not attempted. A problem of a contest that was not attempted counts as
-    not solved, as in CodeElo: such contests are named in a warning, since their ratings are too low.
+    Attempts at a problem count in the order of their samples. One over which the grader or the server itself
+    failed has no part; a problem with no other is not attempted. A problem of a contest that was not
+    attempted counts as not solved, as in CodeElo: such contests are named in a warning, since their ratings
+    are too low.
 
     Args:
-        placed: contest and index by the problem's id, see `read_placements`; other attempts are passed over.
+        placed: contest and index by the problem's id, see `Placements`; other attempts are passed over.
 
     Raises:
         WrongUse: a problem is placed where its contest has none.
@@ -94,7 +104,7 @@ def rate_attempts(
     for attempt in attempts:
         if attempt.problem_id not in placed:
             continue
-        if attempt.status in UNGRADED:
+        if attempt.status in problem_accuracy.NOT_GRADED:
             ungraded += 1
         else:
             verdicts[placed[attempt.problem_id]].append((attempt.sample, attempt.correct))

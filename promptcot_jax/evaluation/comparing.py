@@ -56,7 +56,8 @@ def compare(
         seed: of resamples and swaps.
 
     Raises:
-        WrongUse: the sides have no problem in common, or different numbers of runs.
+        WrongUse: the sides have no problem in common or different numbers of runs, or an id stands for
+            problems with different answers.
     """
     if len(first) != len(second) or not first:
         raise WrongUse(f"The two sides have {len(first)} and {len(second)} runs; give as many of each.")
@@ -70,8 +71,21 @@ def compare(
             "The two sides have no graded problem in common; compare evaluations of the same problems "
             "(a problem's id is what they share)."
         )
+    _check_references((*first, *second), set(names))
     values = np.array([[some[name] for name in names] for some in shares])
     return of_shares(values[: len(first)], values[len(first) :], seed=seed)
+
+
+def _check_references(runs: Sequence[Sequence[AttemptRecord]], names: set[str]) -> None:
+    """Refuses ids that stand for different problems, as numbers do in two files of one name."""
+    known: dict[str, str] = {}
+    for attempt in (attempt for run in runs for attempt in run if attempt.problem_id in names):
+        name, reference = attempt.problem_id, attempt.reference
+        if reference and known.setdefault(name, reference) != reference:
+            raise WrongUse(
+                f"The problem with id {name!r} has the answer {known[name]!r} in one run and {reference!r} "
+                "in another, so they are different problems; evaluate all runs on the same file."
+            )
 
 
 def of_shares(first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> Comparison:

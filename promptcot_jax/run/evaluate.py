@@ -69,10 +69,10 @@ def evaluate(
     in_workdir = functools.partial(configuration.in_workdir, workdir=workdir)
     directory = None if benchmarks_dir is None else in_workdir(benchmarks_dir)
     read = functools.partial(benchmarks.read, benchmarks_dir=directory, limit=max_problems, bad_rows=bad_rows)
-    sets = _read_sets(list(map(in_workdir, problems)), directory, windows or {}, read)
+    sets = _read_sets(list(map(in_workdir, problems)), windows or {}, read, has_places=standings is not None)
     ratings = {}
     if standings is not None:  # read before hours of attempts
-        ratings = {one.name: _rater(one.files, in_workdir(standings), rating) for one in sets}
+        ratings = {one.name: _rater(one.placed, in_workdir(standings), rating) for one in sets}
     everything = [problem for one in sets for problem in one.problems]
     if not everything:
         raise WrongUse(f"There are no problems to attempt in {', '.join(problems) or 'no files'}.")
@@ -105,32 +105,52 @@ def evaluate(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Set:
-    """A set of `problems`, under its name in `results.json`, with the files that its rows are in."""
+    """A set of `problems` under its name in `results.json`, and what else its rows say.
+
+    Attributes:
+        families: by the problem's id, where rows say it (the project's own corpus does).
+        placed: contest and index by the problem's id, where a rating is wanted and rows are of contests.
+    """
 
     name: str
-    files: Sequence[str]
     problems: Sequence[accuracy.Problem]
+    families: Mapping[str, str]
+    placed: Mapping[str, codeforces_attempts.Place]
 
 
 def _read_sets(
     paths: Sequence[str],
-    benchmarks_dir: str | None,
     windows: Mapping[str, tuple[str, str]],
     read: Callable[..., Sequence[accuracy.Problem]],
+    *,
+    has_places: bool,
 ) -> list[_Set]:
     named = _paths_by_name(paths)
     if unknown := windows.keys() - named.keys():
         raise WrongUse(
             f"WINDOWS names {sorted(unknown)}, which PROBLEMS does not; there are {sorted(named)}."
         )
-    return [
-        _Set(
-            name=name,
-            files=benchmarks.files(path, benchmarks_dir),
-            problems=read(path, window=windows.get(name)),
-        )
-        for name, path in named.items()
-    ]
+    sets = []
+    for name, path in named.items():
+        notes = _Notes(has_places)
+        own = read(path, window=windows.get(name), note=notes.note)
+        sets.append(_Set(name=name, problems=own, families=notes.families, placed=notes.placements.found()))
+    return sets
+
+
+class _Notes:
+    """What rows say beside the problem, taken up while they are read."""
+
+    def __init__(self, has_places: bool):
+        self._has_places = has_places
+        self.families: dict[str, str] = {}
+        self.placements = codeforces_attempts.Placements()
+
+    def note(self, problem_id: str, row: rows.Row) -> None:
+        if isinstance(family := row.fields.get("family"), str) and family:
+            self.families[problem_id] = family
+        if self._has_places:
+            self.placements.note(problem_id, row)
 
 
 def _lineage(
@@ -179,11 +199,10 @@ def _check_numbers(solver: TextModelSource, attempts: int, max_problems: int) ->
 Rate = Callable[[Sequence[AttemptRecord]], dict[str, Any]]
 
 
-def _rater(files: Sequence[str], standings: str, config: RatingConfig) -> Rate | None:
+def _rater(
+    placed: Mapping[str, codeforces_attempts.Place], standings: str, config: RatingConfig
+) -> Rate | None:
     """What rates attempts by standings of their contests; None where no problem is of a contest."""
-    placed = {}
-    for file in files:
-        placed |= codeforces_attempts.read_placements(file)
     if not placed:
         return None
     contests = contest_cache.read_contests(standings, {contest for contest, _ in placed.values()})
@@ -197,12 +216,11 @@ def _result(
     """The figures of one set."""
     ids = {problem.id for problem in one.problems}
     attempts = [attempt for attempt in made if attempt.problem_id in ids]
-    families = _families(one.files)
     figures = accuracy.summary(
         attempts,
         one.problems,
         why_not_graded=why_not_graded,
-        splits={"family": families} if families else None,
+        splits={"family": one.families} if one.families else None,
     )
     return figures if rate is None else figures | {"codeforces": rate(attempts)}
 
@@ -257,9 +275,3 @@ def _sandbox(
     if host.is_weak:
         log.warning("evaluate: programs run without isolation, as allow_weak_sandbox says")
     return ("weak" if host.is_weak else "bubblewrap"), ""
-
-
-def _families(files: Sequence[str]) -> dict[str, str]:
-    """Family of each problem, where the rows say it (the project's own corpus does)."""
-    every = (row.fields for file in files for row in rows.iter_rows(file, bad_rows=benchmarks.BAD_ROWS))
-    return {fields["id"]: fields["family"] for fields in every if {"family", "id"} <= fields.keys()}

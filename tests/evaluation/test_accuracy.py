@@ -98,7 +98,23 @@ def test_accuracy_and_its_error_are_over_problems(tmp_path):
     assert result["no_answer_share"] == pytest.approx(2 / 6)
     assert result["mean_tokens"] == pytest.approx(12.5)
     assert result["splits"]["level"]["2"]["accuracy"] == pytest.approx(0.25)
-    assert result["splits"]["family"]["halves"] == {"accuracy": 1.0, "standard_error": None, "problems": 1}
+    halves = result["splits"]["family"]["halves"]
+    assert (halves["accuracy"], halves["standard_error"], halves["problems"]) == (1.0, None, 1)
+    low, high = halves["interval"]  # one problem says little
+    assert low < 0.4
+    assert high == 1.0
+
+
+def test_problems_without_a_graded_attempt_are_not_among_those_that_the_accuracy_is_over(tmp_path):
+    attempts = attempt_all(PROBLEMS[:3], tmp_path)
+    lost = [dataclasses.replace(a, status="error") if a.problem_id != "a" else a for a in attempts]
+    result = accuracy.summary(lost, PROBLEMS, why_not_graded="no sandbox works here")
+    assert (result["accuracy"], result["problems"], result["not_graded"]) == (1.0, 1, 3)
+    assert result["not_graded_reason"] == (
+        "no sandbox works here; grader or server failed over all attempts at 2"
+    )
+    level = result["splits"]["level"]["2"]
+    assert (level["accuracy"], level["interval"], level["problems"]) == (None, None, 0)
 
 
 def test_programs_without_a_sandbox_are_counted_and_never_scored(tmp_path):

@@ -173,7 +173,7 @@ def test_a_known_set_is_found_by_any_of_its_names(tmp_path, caplog: pytest.LogCa
         with caplog.at_level(logging.WARNING):
             (problem,) = benchmarks.read("aime24", benchmarks_dir=directory)
         assert (problem.id, problem.answer) == ("2024-I-1", "2")
-        assert benchmarks.files("aime24", directory) == (str(path),)
+        assert benchmark_sets.find("aime24", directory).paths == (str(path),)
         assert "aime24 has 1 problems, papers count 30" in caplog.text
 
 

@@ -7,16 +7,20 @@ import pytest
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord
-from promptcot_jax.evaluation import codeforces, codeforces_attempts
+from promptcot_jax.evaluation import benchmarks, codeforces, codeforces_attempts
 from tests.evaluation import contests
 
 CONFIG = codeforces.RatingConfig(min_rated=10, resamples=50)
 
 
-def write_rows(tmp_path, *rows):
-    file = tmp_path / "codeforces.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return file
+def placed(tmp_path, *rows):
+    """The places of rows, by the ids of the problems that `benchmarks.read` makes of them."""
+    file, placements = tmp_path / "codeforces.jsonl", codeforces_attempts.Placements()
+    file.write_text("".join(json.dumps({"problem": "x", "answer": "1"} | row) + "\n" for row in rows))
+    problems = benchmarks.read(file, note=placements.note)
+    found = placements.found()
+    assert not found or list(found) == [problem.id for problem in problems]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -29,16 +33,17 @@ def write_rows(tmp_path, *rows):
         ({"id": "CF-1998-A"}, (1998, "A")),
         ({"id": "codeforces_1998_a"}, (1998, "A")),
         ({"id": "x", "problem_id": "1998F"}, (1998, "F")),
+        ({"id": 7, "contest_id": 1998, "index": "G"}, (1998, "G")),
+        ({"task_id": "c1", "contest_id": 1998, "index": "H"}, (1998, "H")),
     ],
 )
 def test_a_row_says_its_contest_and_index(tmp_path, row, place):
-    found = codeforces_attempts.read_placements(write_rows(tmp_path, row))
-    assert found == {row.get("id", "codeforces.jsonl:1"): place}
+    assert list(placed(tmp_path, row).values()) == [place]
 
 
 @pytest.mark.parametrize("name", ["", "gsm8k-12", "12", "1998AB", "abc1998A", "A1998", "problem-12a-x"])
 def test_rows_of_other_sets_have_no_place(tmp_path, name):
-    assert codeforces_attempts.read_placements(write_rows(tmp_path, {"id": name}, {"problem": "x"})) == {}
+    assert placed(tmp_path, {"id": name}, {"problem": "x"}) == {}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +56,7 @@ def test_rows_of_other_sets_have_no_place(tmp_path, name):
 )  # fmt: skip
 def test_sets_that_are_placed_in_part_or_twice_are_refused(tmp_path, rows, message):
     with pytest.raises(WrongUse, match=message):
-        codeforces_attempts.read_placements(write_rows(tmp_path, *rows))
+        placed(tmp_path, *rows)
 
 
 def attempt(problem, sample, status):
@@ -75,10 +80,11 @@ def contest(contest_id, num_rated=20):
 
 def test_attempts_are_rated_in_the_order_of_their_samples(caplog):
     attempts = [
-        attempt("one", 3, "passed"),
+        attempt("one", 5, "passed"),
         attempt("one", 0, "wrong_answer"),
         attempt("one", 2, "timeout"),
-        attempt("one", 1, "sandbox_error"),  # no part: two failures before the success, not three
+        attempt("one", 1, "sandbox_error"),  # no part: two failures before the success, not four
+        attempt("one", 4, "malformed"),
         attempt("two", 0, "passed"),
         attempt("lost", 0, "sandbox_error"),
         attempt("elsewhere", 0, "passed"),
@@ -94,7 +100,7 @@ def test_attempts_are_rated_in_the_order_of_their_samples(caplog):
     assert (found["interval"], found["percentile"]) == (None, 50.0)
     assert found["skipped"] == {"few_rated": (3,), "no_standings": (4,)}
     assert (found["num_contests"], found["num_skipped"]) == (1, {"few_rated": 1, "no_standings": 1})
-    assert found["ungraded_attempts"] == 2
+    assert found["ungraded_attempts"] == 3
     assert found["config"]["min_rated"] == 10
     assert json.loads(json.dumps(found, allow_nan=False))["contests"][0]["place"] == row["place"]
     assert "1 contests (3) are skipped: few_rated" in caplog.text

@@ -377,6 +377,19 @@ class CompletionSample:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class AttemptedProblem:
+    """A problem as `evaluate` asked it, without its tests: what its attempts are read with."""
+
+    id: str
+    set: str  # its name in `results.json`
+    domain: Domain
+    level: str = ""
+    concepts: tuple[str, ...] = ()
+    problem: str
+    answer: str = ""  # of a mathematics problem
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class AttemptRecord:
     """One graded attempt of a solver at a held-out problem."""
 

@@ -11,6 +11,7 @@ from etils import epath
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.evaluation import charts, page, paper_results, run_sections, workdir_files
+from promptcot_jax.verify import problem_accuracy
 
 FEW_PROBLEMS = 200  # fewer: the 95 % interval of an accuracy of a half is wider than +- 7 points
 _CUT_OFF = 0.02
@@ -22,7 +23,7 @@ _SAME_GROUPS = 0.5
 _SHORT_WINS = -0.5
 _LOST_HALF = 0.5
 _LAST_WAVES = 10
-_COUNTED = (  # part of a count's name, what so many of them are, after the stage
+_COUNTED = (  # part of a count's name, what so many of them are; beside rows that a filter is meant to drop
     ("bad_", "bad rows left out"),
     ("sandbox_errors", "runs in which the sandbox itself failed"),
     ("sandbox_failed", "problems lost to faults of the sandbox, which says nothing of them"),
@@ -30,8 +31,9 @@ _COUNTED = (  # part of a count's name, what so many of them are, after the stag
     ("skipped_pairs", "pairs skipped since none of their rationales was valid"),
     ("m_step_skipped", "pairs without a rationale for the M-step"),
     ("overlong", "rows left out as too long for the row length"),
-    ("too_long", "rows left out as too long for the model"),
+    ("dropped_too_long", "rows left out as too long for the model"),
 )
+_FILTERED = ("synthesize",)  # whose `dropped_too_long` is its limit of words
 
 
 def cautions_section(workdir: epath.Path) -> str:
@@ -68,7 +70,7 @@ def _of_stages(workdir: epath.Path) -> Iterator[str]:
             )
         for part, said in _COUNTED:
             number = sum(count for field, count in counts.items() if part in field)
-            if number:
+            if number and not (part == "dropped_too_long" and entry.stage in _FILTERED):
                 yield f"{name}: {said}: {charts.number(number)}."
         if counts.get("in", 0) and "out" in counts and counts["out"] < _LOST_HALF * counts["in"]:
             share = 1 - counts["out"] / counts["in"]
@@ -209,14 +211,25 @@ def _of_results(workdir: epath.Path) -> Iterator[str]:
             yield f"{name}: {charts.number(result['not_graded'])} problems were not graded{why}."
         if result.get("sandbox") == "weak":
             yield f"{name}: programs ran without isolation, and could have cheated."
-        statuses = result.get("status_shares") or {}
-        failed = sum(statuses.get(status, 0.0) for status in ("error", "timeout", "sandbox_error"))
-        if failed > _GRADER_FAILED:
-            yield f"{name}: on {failed:.1%} of the attempts the grader failed or ran out of time."
+        yield from _of_statuses(name, result.get("status_shares") or {})
         benchmark = paper_results.benchmark_of(name)
         if benchmark and problems and problems != benchmark.problems:
             said = f"the paper\u2019s {benchmark.label} has {benchmark.problems}"
             yield f"{name} has {problems} problems here; {said}."
+
+
+def _of_statuses(name: str, shares: Mapping[str, float]) -> Iterator[str]:
+    """How attempts at a set ended other than right or wrong."""
+    failed = sum(shares.get(status, 0.0) for status in problem_accuracy.NOT_GRADED)
+    if failed > _GRADER_FAILED:
+        yield f"{name}: on {failed:.1%} of the attempts the grader or the server failed; they do not count."
+    for status, said in (
+        ("timeout", "were stopped at a time limit: programs too slow, or answers too hard to compare"),
+        ("too_long", "had no room, as the prompt fills the model's context"),
+        ("filtered", "were held back by the server"),
+    ):
+        if shares.get(status, 0.0) > _GRADER_FAILED:
+            yield f"{name}: {shares[status]:.1%} of the attempts {said}; they count as wrong."
 
 
 _CHECKS: tuple[tuple[str, Callable[[epath.Path], Iterator[str]]], ...] = (

@@ -150,13 +150,12 @@ def number(value: float | int, digits: int = 3) -> str:
         return "undefined"
     if float(value).is_integer() and abs(value) < 1e15:
         return f"{int(value):,}".replace("-", "\u2212")
-    text = (
-        f"{value:.{digits}g}"
-        if 1e-4 <= abs(value) < 1000
-        else f"{value:,.0f}"
-        if abs(value) >= 1000
-        else f"{value:.1e}"
-    )
+    if abs(value) < 1e-4:
+        text = f"{value:.1e}"
+    else:
+        text = f"{value:.{digits}g}"
+        if abs(value) >= 1000 or "e" in text:  # 999.7, whose three digits would be 1e+03
+            text = f"{value:,.0f}"
     return text.replace("-", "\u2212")
 
 

@@ -239,7 +239,7 @@ def _style_table(rows: Sequence[workdir_files.Row]) -> str:
         [
             [
                 page.cell(row["round"]),
-                page.text(style),
+                style,
                 page.nats(terms["z"]),
                 page.nats(terms["x"]),
                 page.nats(terms["z"] + terms["x"]),
@@ -288,7 +288,8 @@ def candidates_section(workdir: epath.Path) -> str:
         place: _example_pairs(place / "candidates.jsonl") for place in dict.fromkeys((rounds[0], rounds[-1]))
     }
     wanted = {pair_id for groups in chosen.values() for pair_id in groups}
-    triples = workdir_files.rows_by_id(workdir, wanted)
+    files = [workdir / name for name in ("triples.jsonl", "triples_heldout.jsonl", "triples_novel.jsonl")]
+    triples = workdir_files.rows_by_id(files, wanted)
     parts = []
     for place, groups in chosen.items():
         cards = "".join(_pair_card(pair_id, group, triples.get(pair_id)) for pair_id, group in groups.items())

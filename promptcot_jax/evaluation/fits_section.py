@@ -6,6 +6,7 @@ import re
 
 from etils import epath
 
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.evaluation import charts, page, workdir_files
 
 NUM_SHOWN = 8  # fits; further ones are folded
@@ -13,30 +14,37 @@ NUM_DRAWN = 60
 
 
 def is_there(workdir: epath.Path) -> bool:
-    """Whether anything has been trained here."""
-    return bool(workdir_files.metrics_files(workdir))
+    """Whether a fit has left its metrics here."""
+    return bool(_metrics(workdir))
+
+
+def _metrics(workdir: epath.Path) -> list[tuple[str, epath.Path]]:
+    """The file of each fit by its directory's name; self-play has a section of its own."""
+    paths = workdir_files.metrics_files(workdir)
+    named = [(os.path.relpath(os.fspath(path.parent), os.fspath(workdir)), path) for path in paths]
+    return [(name, path) for name, path in named if name != "self_play"]
 
 
 def training_section(workdir: epath.Path) -> str:
     """Loss curves of every fit in the workdir, the EM rounds folded from the third on."""
     lead = "Loss per trained token of every fit, over its own steps."
-    names, figures = [], []
-    for path in workdir_files.metrics_files(workdir):
-        name = os.path.relpath(os.fspath(path.parent), os.fspath(workdir))
-        if name == "self_play":  # has a section of its own
-            continue
-        names.append(name)
-        if len(figures) < NUM_DRAWN and (figure := _figure(name, path)):
-            figures.append(figure)
-    if not figures:
+    fits = _metrics(workdir)
+    figures, damaged = [], []
+    for name, path in fits:
+        try:
+            if len(figures) < NUM_DRAWN and (figure := _figure(name, path)):
+                figures.append(figure)
+        except WrongUse as error:
+            damaged.append(page.missing(f"{name}: {error}"))
+    if not figures and not damaged:
         said = "No metrics.jsonl with a loss is there."
         return page.section("training", "Training curves", lead, page.missing(said))
     first, rest = figures[:NUM_SHOWN], figures[NUM_SHOWN:]
-    parts = [f'<div class="charts">{"".join(first)}</div>']
+    parts = [*damaged, f'<div class="charts">{"".join(first)}</div>' if first else ""]
     if rest:
         parts.append(page.folded(f"{len(rest)} more fits", f'<div class="charts">{"".join(rest)}</div>'))
-    if len(names) > NUM_DRAWN:
-        parts.append(f'<p class="note">{len(names)} fits in all; the first {NUM_DRAWN} are drawn.</p>')
+    if len(fits) > NUM_DRAWN:
+        parts.append(f'<p class="note">{len(fits)} fits in all; the first {NUM_DRAWN} are drawn.</p>')
     return page.section("training", "Training curves", lead, *parts)
 
 

@@ -123,6 +123,10 @@ def _compared(benchmark: Benchmark, result: Mapping[str, Any]) -> list[tuple[str
     for name, off in (("top_k", 0), ("min_p", 0.0)):
         value = sampling.get(name, off)
         found.append((name.replace("_", "-"), "not used", page.cell(value), value == off))
+    budget = (result.get("chat") or {}).get("thinking_budget")
+    found.append(("tokens of thinking", "no limit of their own", page.cell(budget), budget is None))
+    for name, value in (result.get("extra_body") or {}).items():
+        found.append((f"{name} in the request", "not used", page.cell(value), False))
     if result.get("not_graded"):
         found.append(("problems not graded", "none", page.cell(result["not_graded"]), False))
     return found

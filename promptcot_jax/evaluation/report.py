@@ -66,7 +66,7 @@ def render(workdir: epath.PathLike) -> str:
         "to the held-out likelihoods, what came out, and how well a solver does.</p>"
         f'<nav aria-label="Sections">{links}</nav>'
     )
-    body = [_guarded_headline(workdir)]
+    body = [run_sections.headline(workdir)]
     body += [_guarded(section, workdir) for section in there]
     anchors = {section.anchor for section in there}
     if names := ", ".join(section.label.lower() for section in absent if section.anchor not in anchors):
@@ -166,10 +166,3 @@ def _guarded(section: Section, workdir: epath.Path) -> str:
     except WrongUse as error:
         said = page.missing(f"This part could not be made: {error}")
         return page.section(section.anchor, section.label, "", said)
-
-
-def _guarded_headline(workdir: epath.Path) -> str:
-    try:
-        return run_sections.headline(workdir)
-    except WrongUse:  # the section of the file in question says what is wrong
-        return ""

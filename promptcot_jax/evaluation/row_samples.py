@@ -15,6 +15,7 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord, Candidate, CompletionSample, Problem
 from promptcot_jax.evaluation import page, paging, sample_cards, workdir_files
+from promptcot_jax.verify import problem_accuracy
 
 NUM_ROWS = 120  # of a kind, evenly spread
 NUM_FAILED = 80  # more of them, of the rows that failed
@@ -66,12 +67,10 @@ def _records(record_type: type, rows: Rows) -> list[Any]:
 
 
 def _attempts(workdir: epath.Path, rows: Rows) -> list[str]:
-    """Attempts with their problems, looked up in what was evaluated."""
+    """Attempts with their problems, which `evaluate` keeps beside them."""
     records = _records(AttemptRecord, rows)
-    named = workdir_files.settings(workdir, "evaluate").get("evaluate.problems") or []
-    paths = [str(path) for path in named] if isinstance(named, list) else []
-    files = [epath.Path(path.replace("{workdir}", str(workdir))) for path in paths if path.endswith(".jsonl")]
-    problems = workdir_files.rows_by_id(workdir, {record.problem_id for record in records}, files)
+    wanted = {record.problem_id for record in records}
+    problems = workdir_files.rows_by_id([workdir / "evaluate" / "problems.jsonl"], wanted)
     return [sample_cards.attempt(record, problems.get(record.problem_id)) for record in records]
 
 
@@ -79,7 +78,7 @@ def _kinds(workdir: epath.Path) -> list[Kind]:
     """All kinds, in the order of the flow; of the rationales those of the last EM round."""
     em = workdir / "em"
     rounds = sorted(place.name for place in em.glob("round_*")) if em.exists() else []
-    drawn = [name for name in rounds if workdir_files.exists(em / name / "candidates.jsonl")]
+    drawn = [name for name in rounds if _is_there(em / name / "candidates.jsonl")]
     kinds = [
         Kind(
             path="triples.jsonl",
@@ -137,7 +136,9 @@ def _kinds(workdir: epath.Path) -> list[Kind]:
             label="attempts of the solver",
             cards=_attempts,
             failed="that are wrong",
-            has_failed=lambda row: row.get("correct") is False,
+            has_failed=lambda row: (
+                row.get("correct") is False and row.get("status") not in problem_accuracy.NOT_GRADED
+            ),
         ),
     ]
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from etils import epath
 
 from promptcot_jax.core import manifest
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.evaluation import charts, page, self_play_sections, workdir_files
 
 STAGE_ORDER = (
     *("corpus", "import_data", "annotate", "cache_tasks", "cold_start", "em", "synthesize", "decontaminate"),
     *("verify", "export", "self_play", "distill", "sft", "evaluate", "analyze"),
 )
-_ABOUT_OTHERS = ("run", "report", "plan", "convert")  # no part of the flow
+_ABOUT_OTHERS = ("run", "report", "plan", "convert", "compare")  # no part of the flow
 _SHOWN_SEEDS = 50
 _UNITS = {"chip": "chip-hours", "GPU": "GPU-hours", "processor": "processor-hours"}
 _DROPS = ("dropped", "skipped", "overlong", "rejected")
@@ -26,30 +27,54 @@ def entries_in_order(workdir: epath.Path) -> list[manifest.StageEntry]:
 
 
 def headline(workdir: epath.Path) -> str:
-    """The figures that a reader looks for first."""
+    """The figures that a reader looks for first; those of a damaged file are left to its section."""
     tiles = []
-    entries = entries_in_order(workdir)
-    by_name = {entry.stage: entry for entry in entries}
-    rounds = workdir_files.rows(workdir / "em" / "nll.jsonl")
+    for part in (_em_tiles, _problem_tiles, self_play_sections.tiles, _accuracy_tiles, _cost_tiles):
+        try:
+            tiles += part(workdir)
+        except WrongUse:  # the section of the file in question says what is wrong
+            continue
+    return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
+
+
+def _em_tiles(workdir: epath.Path) -> list[str]:
+    """Held-out figures before EM and in the round with the least bound."""
+    first, *rounds = workdir_files.rows(workdir / "em" / "nll.jsonl") or [{}]
+    bounded = [row for row in rounds if row.get("nll_bound") is not None]
+    best = min(bounded, key=lambda row: row["nll_bound"], default={})
+    tiles = []
     for field, label in (
         ("nll_bound", "bound on \u2212log p(x|c), nats per token of x: cold start \u2192 best round"),
         ("nll_x_given_q", "\u2212log p(x|z,c) with q\u03c6\u2019s rationale: cold start \u2192 best round"),
     ):
-        values = [row[field] for row in rounds if row.get(field) is not None]
-        if len(values) > 1:
-            moved = f"{charts.number(values[0])} \u2192 {charts.number(min(values[1:]))}"
+        if first.get(field) is not None and best.get(field) is not None:
+            moved = f"{charts.number(first[field])} \u2192 {charts.number(best[field])}"
             tiles.append(page.tile(moved, label))
-    if (entry := by_name.get("synthesize")) and "out" in entry.counts:
-        drafts = f" kept of {charts.number(entry.counts['in'])} drafts" if "in" in entry.counts else " kept"
-        tiles.append(page.tile(charts.number(entry.counts["out"]), f"new problems{drafts}"))
-    tiles += self_play_sections.tiles(workdir)
-    for name, result in workdir_files.results(workdir).items():
-        if result.get("accuracy") is not None:
-            tiles.append(page.tile(page.accuracy(result), f"solver accuracy on {name}"))
-    if entries:
-        tiles.append(page.tile(page.duration(sum(e.wall_seconds for e in entries)), "of work in all stages"))
-    tiles += [page.tile(f"{charts.number(hours)}", what) for what, hours in _cost(entries).items()]
-    return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
+    return tiles
+
+
+def _problem_tiles(workdir: epath.Path) -> list[str]:
+    entry = manifest.read(workdir).get("synthesize")
+    if entry is None or "out" not in entry.counts:
+        return []
+    drafts = f" kept of {charts.number(entry.counts['in'])} drafts" if "in" in entry.counts else " kept"
+    return [page.tile(charts.number(entry.counts["out"]), f"new problems{drafts}")]
+
+
+def _accuracy_tiles(workdir: epath.Path) -> list[str]:
+    return [
+        page.tile(page.accuracy(result), f"solver accuracy on {name}")
+        for name, result in workdir_files.results(workdir).items()
+        if result.get("accuracy") is not None
+    ]
+
+
+def _cost_tiles(workdir: epath.Path) -> list[str]:
+    entries = entries_in_order(workdir)
+    if not entries:
+        return []
+    time = page.tile(page.duration(sum(e.wall_seconds for e in entries)), "of work in all stages")
+    return [time, *(page.tile(charts.number(hours), what) for what, hours in _cost(entries).items())]
 
 
 def _cost(entries: Sequence[manifest.StageEntry]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from promptcot_jax.core.records import AttemptRecord, Candidate, CompletionSample, Problem
 from promptcot_jax.evaluation import page, samples_page
+from promptcot_jax.verify import problem_accuracy
 
 MAX_CHARACTERS = 4_000
 _HEAD = 2_600
@@ -203,8 +204,8 @@ def completion(record: CompletionSample) -> str:
 
 def attempt(record: AttemptRecord, of_problem: Mapping[str, Any] | None) -> str:
     """An attempt of the solver at a problem."""
-    verdict = f"verdict <b>{page.text(record.status)}</b>"
-    facts = [verdict]
+    is_graded = record.status not in problem_accuracy.NOT_GRADED
+    facts = [f"verdict <b>{page.text(record.status)}</b>"]
     if record.reference:  # a mathematics problem's
         facts = [_fact("answer", record.answer or "none"), _fact("reference", record.reference)]
     cut = '<span class="tag no">cut off</span>' if record.finish_reason == "length" else ""
@@ -214,8 +215,8 @@ def attempt(record: AttemptRecord, of_problem: Mapping[str, Any] | None) -> str:
         page.prose(clipped(_text(of_problem, "problem"))) if of_problem else "",
         _folded("What the solver wrote", record.completion),
         kind="attempt",
-        verdict="right" if record.correct else "wrong",
-        bad=not record.correct,
+        verdict="not graded" if not is_graded else "right" if record.correct else "wrong",
+        bad=is_graded and not record.correct,
         domain=_text(of_problem, "domain") if of_problem else "",
         level=_text(of_problem, "level") if of_problem else "",
     )

@@ -166,13 +166,10 @@ def results(workdir: epath.Path) -> dict[str, dict[str, Any]]:
     return {name: result for name, result in results.items() if isinstance(result, dict)}
 
 
-def rows_by_id(
-    workdir: epath.Path, wanted: set[str], more: Sequence[epath.Path] = ()
-) -> dict[str, dict[str, Any]]:
-    """Rows of the triples files, and of `more`, by id: until all wanted ones are found, or to the limits."""
+def rows_by_id(paths: Sequence[epath.Path], wanted: set[str]) -> dict[str, dict[str, Any]]:
+    """Rows of files by id, the first of each, until all wanted ones are found or to the limits."""
     found: dict[str, dict[str, Any]] = {}
-    names = ("triples.jsonl", "triples_heldout.jsonl", "triples_novel.jsonl")
-    for path in dict.fromkeys((*more, *(workdir / name for name in names))):
+    for path in paths:
         if not exists(path):
             continue
         for placed in _limited(path):
@@ -181,7 +178,7 @@ def rows_by_id(
             where, row = placed
             row_id = str(row.get("id") or os.path.basename(where))
             if row_id in wanted:
-                found[row_id] = row
+                found.setdefault(row_id, row)
     return found
 
 

@@ -8,8 +8,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import AttemptRecord, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.records import (
+    AttemptedProblem,
+    AttemptRecord,
+    VerifiedMathPrompt,
+    VerifiedProgramPrompt,
+)
 from promptcot_jax.data import rows
 from promptcot_jax.evaluation import (
     accuracy,
@@ -48,7 +54,7 @@ def evaluate(
     rating: RatingConfig = codeforces.DEFAULT,
     bad_rows: rows.BadRows = benchmarks.BAD_ROWS,
 ) -> stage.StageResult:
-    """Writes `evaluate/` (replies, attempts), and `results.json` with one entry for each set of `problems`.
+    """Writes `evaluate/` (problems, replies, attempts), and `results.json` with an entry for each set.
 
     Args:
         programs: how programs are run; where no sandbox works, programming problems are left out and counted.
@@ -79,6 +85,8 @@ def evaluate(
     _check_ids(everything)
     has_programs = any(isinstance(problem, VerifiedProgramPrompt) for problem in everything)
     sandbox, why_not = hosts.decided_by_first("sandbox", lambda: _sandbox(programs, has_programs))
+    kept = os.path.join(workdir, "evaluate", "problems.jsonl")
+    hosts.wait_for_first("write problems", lambda: jsonl.write_records(kept, _attempted(sets)))
     asked = [p for p in everything if sandbox != "none" or isinstance(p, VerifiedMathPrompt)]
     requests = accuracy.requests(asked, prompts, attempts)
     text_models.check_costs("evaluate", [(solver, requests)], workdir)
@@ -153,15 +161,36 @@ class _Notes:
             self.placements.note(problem_id, row)
 
 
+def _attempted(sets: Sequence[_Set]) -> list[AttemptedProblem]:
+    return [
+        AttemptedProblem(
+            id=problem.id,
+            set=one.name,
+            domain=problem.domain,
+            level=problem.level,
+            concepts=tuple(problem.concepts),
+            problem=problem.problem,
+            answer=problem.answer if isinstance(problem, VerifiedMathPrompt) else "",
+        )
+        for one in sets
+        for problem in one.problems
+    ]
+
+
 def _lineage(
     solver: TextModelSource, prompts: SolverPrompts, programs: ProgramSettings, sandbox: str
 ) -> dict[str, Any]:
     """What each set's figures were measured with."""
+    if isinstance(solver, EndpointConfig):
+        sampling = {"sampling": {"sampling": dataclasses.asdict(solver.sampling)}}
+        further = {"extra_body": dict(solver.extra_body)}
+    else:
+        sampling = {"sampling": dataclasses.asdict(solver.config)}
+        further = {"chat": dataclasses.asdict(solver.chat)}
     return {
         "solver": text_models.name_of(solver),
-        "sampling": {"sampling": dataclasses.asdict(solver.sampling)}
-        if isinstance(solver, EndpointConfig)
-        else dataclasses.asdict(solver.config),
+        **sampling,
+        **further,
         "prompts": dataclasses.asdict(prompts),
         "sandbox": sandbox,
         "programs": dataclasses.asdict(programs),

@@ -83,9 +83,11 @@ def test_versions_and_devices_that_changed_on_the_way(tmp_path):
         ({"not_graded": 7, "not_graded_reason": "no bwrap"}, "7 problems were not graded: no bwrap."),
         ({"sandbox": "weak"}, "could have cheated"),
         (
-            {"status_shares": {"match": 0.9, "timeout": 0.06, "error": 0.04}},
-            "10.0% of the attempts the grader",
+            {"status_shares": {"match": 0.9, "malformed": 0.06, "error": 0.04}},
+            "10.0% of the attempts the grader or the server failed; they do not count",
         ),
+        ({"status_shares": {"passed": 0.94, "timeout": 0.06}}, "6.0% of the attempts were stopped at a time"),
+        ({"status_shares": {"match": 0.9, "too_long": 0.1}}, "had no room"),
     ],
 )
 def test_of_a_result(tmp_path, changes, said):
@@ -141,3 +143,11 @@ def test_a_record_that_cannot_be_read_is_said(tmp_path):
     jsonl.write_json(tmp_path / "results.json", {"results": {"a": {"problems": "many"}}})
     (found,) = told(tmp_path)
     assert "could not be looked at" in found
+
+
+def test_attempts_and_drafts_that_are_too_long_are_no_rows_left_out(tmp_path):
+    record(tmp_path, "evaluate", counts={"too_long": 3})
+    record(tmp_path, "synthesize", counts={"dropped_too_long": 4})
+    assert told(tmp_path) == []
+    record(tmp_path, "em", counts={"dropped_too_long": 5})
+    assert told(tmp_path) == ["EM: rows left out as too long for the model: 5."]

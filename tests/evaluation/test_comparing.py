@@ -1,5 +1,6 @@
 """The paired comparison: size under the null, coverage, brute force, what it refuses."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -100,5 +101,10 @@ def test_several_runs_widen_the_interval_by_what_they_differ_among_themselves():
 def test_sides_that_cannot_be_paired_are_refused():
     with pytest.raises(WrongUse, match="no graded problem in common"):
         comparing.compare([attempts(a="rw")], [attempts(b="rw")])
+    other = [dataclasses.replace(one, reference="8") for one in attempts(a="rw")]
+    this = [dataclasses.replace(one, reference="7") for one in attempts(a="rw")]
+    with pytest.raises(WrongUse, match="id 'a' has the answer '7' in one run and '8' in another"):
+        comparing.compare([this], [other])
+    assert comparing.compare([this], [attempts(a="rw")]).num_problems == 1  # programs have none
     with pytest.raises(WrongUse, match="1 and 2 runs"):
         comparing.compare([attempts(a="r")], [attempts(a="r"), attempts(a="w")])

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from promptcot_jax.core import jsonl, manifest
-from promptcot_jax.evaluation import charts, em_sections, page, report, self_play_sections
+from promptcot_jax.evaluation import charts, em_sections, page, report, run_sections, self_play_sections
 from tests.evaluation import outline, workdirs
 
 ANCHORS = [
@@ -35,7 +35,8 @@ def test_the_page_is_one_file_that_asks_for_nothing(workdir):
     report.write_report(workdir)
     text = (workdir / "report.html").read_text()
     found = outline.elements(text)
-    assert not outline.named(found, "link", "iframe", "object", "embed", "base", "form[action]")
+    assert not outline.named(found, "link", "iframe", "object", "embed", "base")
+    assert not any("action" in element.attrs for element in outline.named(found, "form", "button"))
     links = [value for element in found for name, value in element.attrs.items() if name in ("href", "src")]
     beside = [link for link in links if not link.startswith(("#", "data:image/svg+xml;base64,"))]
     assert beside == ["self_play/samples.html"]  # for readers to follow, beside the page
@@ -180,6 +181,35 @@ def test_a_damaged_file_spoils_its_own_part_only(copy, damaged, section):
     assert "not a JSON" not in outline.told(found, "settings") or damaged == "manifest.json"
 
 
+def test_a_half_written_line_takes_its_own_tiles_and_curves_only(copy):
+    for file in ("em/nll.jsonl", "cold_start/phi_training/metrics.jsonl"):
+        with (copy / file).open("a") as out:
+            out.write('{"half": ')
+    found = outline.elements(report.render(copy))
+    tiles = [one.text for one in outline.named(found, "div") if one.attrs.get("class") == "tile"]
+    assert any("solver accuracy" in tile for tile in tiles)
+    assert not any("cold start" in tile for tile in tiles)
+    said = outline.told(found, "training")
+    assert re.search(r"cold_start/phi_training: .*not a JSON", said)
+    assert "Values of cold_start/theta_training" in said
+
+
+def test_candidates_written_twice_spoil_no_other_part(copy):
+    (place,) = copy.glob("em/round_*/candidates.jsonl")
+    (place.parent / "candidates-00000-of-00001.jsonl").write_bytes(place.read_bytes())
+    assert "solver accuracy" in report.render(copy)
+
+
+def test_the_best_round_is_that_of_the_least_bound_for_both_figures(tmp_path):
+    rows = [(0.5, 0.3), (0.45, 0.25), (0.4, 0.35)]
+    jsonl.write_records(
+        tmp_path / "em" / "nll.jsonl", [{"nll_bound": bound, "nll_x_given_q": nll} for bound, nll in rows]
+    )
+    said = run_sections.headline(epath.Path(tmp_path))
+    assert "0.5 \u2192 0.4<" in said
+    assert "0.3 \u2192 0.35<" in said
+
+
 def test_a_damaged_sample_of_self_play_is_named_and_the_others_stay(copy):
     (copy / "self_play" / "samples.jsonl").write_text('{"wave": 1}\n')
     told = outline.told(outline.elements(report.render(copy)), "samples")
@@ -289,3 +319,11 @@ def test_words_of_a_name():
     assert page.words("em") == "EM"
     assert page.interval([0.1, 0.25]) == "10.0 to 25.0"
     assert page.interval([None, 0.25]) == page.interval(None) == page.interval("ab") == ""
+
+
+def test_numbers_for_people_never_have_an_exponent_that_they_need_not_have():
+    values = (999.7, 999.4, 1000.4, -999.7, 0.12345, 0.00001)
+    assert [charts.number(value) for value in values] == [
+        *("1,000", "999", "1,000", "\u22121,000", "0.123", "1.0e\u221205")
+    ]
+    assert charts.number(999.7, 4) == "999.7"

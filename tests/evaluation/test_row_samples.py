@@ -1,5 +1,7 @@
 """Facts of the samples: evenly spread, with those that failed, bounded in number and bytes."""
 
+import collections
+import dataclasses
 import re
 
 import pytest
@@ -118,16 +120,27 @@ def test_every_kind_has_cards_with_what_the_browser_filters_by(tmp_path):
     assert all("Find the remainder when S is divided by 7." in text for text in attempts)  # its problem
 
 
-def test_problems_of_attempts_are_looked_up_where_they_were_read(tmp_path):
+def test_attempts_stand_with_their_problems_and_those_that_were_not_graded_are_not_wrong(tmp_path):
     workdirs.write(tmp_path, num_rounds=1)
-    rows = jsonl.read_file(tmp_path / "evaluate" / "attempts.jsonl", workdirs.AttemptRecord)
-    ids = {row.problem_id for row in rows}
-    problems = [{"id": one, "problem": f"Elsewhere {one}"} for one in sorted(ids)]
-    jsonl.write_records(tmp_path / "elsewhere" / "set.jsonl", problems)
-    named = [str(tmp_path / "elsewhere" / "set.jsonl"), "{workdir}/gone.jsonl"]
-    jsonl.write_json(tmp_path / "config" / "evaluate.settings.json", {"evaluate.problems": named})
+    path = tmp_path / "evaluate" / "attempts.jsonl"
+    rows = jsonl.read_file(path, workdirs.AttemptRecord)
+    wrong = [row for row in rows if not row.correct]
+    lost = dataclasses.replace(wrong[0], status="sandbox_error")
+    jsonl.write_records(path, [lost, *wrong[1:]])
+    problems = [{"id": one, "problem": f"Asked {one}"} for one in sorted({row.problem_id for row in rows})]
+    jsonl.write_records(tmp_path / "evaluate" / "problems.jsonl", problems)
     found = row_samples.read(epath.Path(tmp_path))["evaluate/attempts.jsonl"]
-    assert all("Elsewhere held-math" in card for card in found.cards)
+    assert all("Asked held-math" in card for card in found.cards)
+    assert found.sample.num_of_note == len(wrong) - 1
+    verdicts = collections.Counter(re.search('data-verdict="([^"]*)"', card)[1] for card in found.cards)
+    assert verdicts == {"wrong": len(wrong) - 1, "not graded": 1}
+
+
+def test_the_first_row_of_an_id_counts(tmp_path):
+    for name in ("a", "b"):
+        jsonl.write_records(tmp_path / f"{name}.jsonl", [{"id": "1", "of": name}, {"id": name}])
+    files = [epath.Path(tmp_path / f"{name}.jsonl") for name in ("a", "b")]
+    assert workdir_files.rows_by_id(files, {"1", "b"})["1"] == {"id": "1", "of": "a"}
 
 
 def test_cards_keep_within_their_bytes(tmp_path):

@@ -6,6 +6,7 @@ import random
 
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.records import (
+    AttemptedProblem,
     AttemptRecord,
     Candidate,
     CompletionSample,
@@ -220,6 +221,17 @@ def _write_attempts(workdir: pathlib.Path, rows: list[MathCorpusRow], rng: rando
                     num_tokens=70 + sample,
                 )
             )
+    problems = [
+        AttemptedProblem(
+            id=f"held-{row.id}",
+            set="triples_heldout",
+            domain=row.domain,
+            level=row.level,
+            problem=row.problem,
+        )
+        for row in rows
+    ]
+    jsonl.write_records(workdir / "evaluate" / "problems.jsonl", problems)
     jsonl.write_records(workdir / "evaluate" / "attempts.jsonl", attempts)
     result = accuracy.summary(
         attempts,

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.core.records import AttemptRecord
+from promptcot_jax.core.records import AttemptedProblem, AttemptRecord
 from promptcot_jax.run import cli
 from tests import openai_server
+from tests.evaluation import contests
 from tests.openai_server import OpenAIServer, Say
 
 PROBLEMS = [{"id": f"p{i}", "problem": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(4)]
@@ -79,6 +80,38 @@ def test_a_policy_behind_an_endpoint_is_asked_once_for_each_attempt(
     assert cli.main(arguments) == 0  # replies that were paid are not asked for again
     assert sum(server.served.values()) == 8
     assert results(tmp_path / "run") == found
+
+
+def test_rows_without_ids_are_rated_by_their_contest_and_bad_rows_left_out(
+    tmp_path: Path, server: OpenAIServer
+):
+    rows = [
+        {"problem": f"What is {i} + {i}?", "answer": str(2 * i), "contest_id": 12, "index": "AB"[i]}
+        | {"family": ["sums", None][i]}
+        for i in range(2)
+    ]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"half": \n')
+    ratings = {f"user{i}": 1000 + 4 * i for i in range(250)}
+    standings = [([name], "CONTESTANT", 7.0 * i, 0) for i, name in enumerate(ratings)]
+    problems = [{"index": "A", "points": 500.0}, {"index": "B", "points": 1000.0}]
+    (tmp_path / "saved").mkdir()
+    contests.write(
+        tmp_path / "saved",
+        12,
+        contests.standings_reply(12, problems, standings),
+        contests.changes_reply(12, ratings),
+    )
+    arguments = command(
+        server, tmp_path / "sums.jsonl", tmp_path / "run", f"--gin.STANDINGS='{tmp_path / 'saved'}'"
+    )
+    assert cli.main(arguments) == 2  # the half row
+    assert cli.main([*arguments, "--gin.BAD_ROWS='skip'"]) == 0
+    found = results(tmp_path / "run")
+    assert found["codeforces"]["num_contests"] == 1
+    assert found["codeforces"]["rating"] > 1500
+    assert {name: own["problems"] for name, own in found["splits"]["family"].items()} == {"sums": 1}
+    asked = jsonl.read_records(tmp_path / "run" / "evaluate" / "problems.jsonl", AttemptedProblem)
+    assert [(one.id, one.set) for one in asked] == [("sums-1", "sums"), ("sums-2", "sums")]
 
 
 def test_the_wording_around_a_problem_is_a_setting(tmp_path: Path, server: OpenAIServer, problems: Path):

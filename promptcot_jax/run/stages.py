@@ -290,7 +290,7 @@ STAGES: dict[str, Stage] = {
     "evaluate": Stage(
         summary="measure a policy: avg@k, pass@k, maj@k with intervals, on problems with answers or tests",
         reads="policy/, or any model, or one behind an endpoint; PROBLEMS",
-        writes="results.json, evaluate/ (replies.jsonl, attempts.jsonl)",
+        writes="results.json, evaluate/ (problems.jsonl, replies.jsonl, attempts.jsonl)",
         outputs=("results.json", "evaluate"),
         settings=(
             ("SEED", "seed of the samples"),

@@ -7,6 +7,7 @@ can tell apart, axes without ornament, and SVG, PNG and CSV of one figure side b
 import contextlib
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -26,6 +27,7 @@ _QUIET = {OTHER: "#999999", NOT_STATED: "#dddddd"}  # names that are no name
 WIDTH = 7.2  # inches, of a text column
 PANEL = (3.4, 2.5)  # inches, of one panel of several
 _DOTS_PER_INCH = 160
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _STYLE: Any = {
     "svg.hashsalt": "promptcot",
     "svg.fonttype": "path",
@@ -136,7 +138,7 @@ def points_with_errors(
             color=colour(i),
             capsize=2.5,
             linewidth=1.4,
-            label=name,
+            label=short(name),
         )
     axes.set_yticks(rows, [short(label) for label in labels])
     axes.set_ylim(-0.6, len(labels) - 0.4)
@@ -179,8 +181,8 @@ def percent(share: Number, _: object = None) -> str:
 
 
 def short(name: str, most: int = 28) -> str:
-    """A name that fits beside an axis."""
-    name = " ".join(name.split())
+    """A name that fits beside an axis or in a legend, without characters that an SVG cannot hold."""
+    name = " ".join(_NOT_XML.sub("", name).split())
     return name if len(name) <= most else name[: most - 1].rstrip() + "\u2026"
 
 

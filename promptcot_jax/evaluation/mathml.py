@@ -24,6 +24,7 @@ _FORMULA = re.compile(
 )
 _FENCE = re.compile(r"^```[^\n`]*\n(.*?)^```[ \t]*$\n?", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"`([^`\n]+)`")
+_BARE_PERCENT = re.compile(r"(?<!\\)((?:\\\\)*)%")
 _MAX_LENGTH = 4000  # characters; the reader's time grows faster than a formula
 _NUM_CHILDREN = {
     **dict.fromkeys(("mfrac", "msub", "msup", "munder", "mover", "mroot"), 2),
@@ -106,15 +107,16 @@ def _is_unreadable(match: re.Match[str]) -> bool:
 
 
 def formula(latex: str, is_display: bool = False) -> str:
-    """MathML of a formula without its dollars.
+    """MathML of a formula without its dollars; a bare % is a percent sign, though to TeX it is a comment.
 
     Raises:
         Unreadable: it cannot be read as a whole.
     """
     if len(latex) > _MAX_LENGTH:
         raise Unreadable(f"it has {len(latex)} characters")
+    latex = _BARE_PERCENT.sub(r"\1\\%", latex.strip())
     try:
-        tree = converter.convert_to_element(latex.strip(), display="block" if is_display else "inline")
+        tree = converter.convert_to_element(latex, display="block" if is_display else "inline")
         return _written(tree)
     except Unreadable:
         raise
@@ -131,6 +133,8 @@ def _written(element: ElementTree.Element) -> str:
     if len(element) != _NUM_CHILDREN.get(name, len(element)):
         raise Unreadable(f"{name} with {len(element)} parts")
     own = html.unescape(element.text or "")
+    if name == "mtext":  # it is passed on as it stands
+        own = own.replace("\\%", "%")
     if "\\" in own and own != "\\":  # what it does not know it passes on
         raise Unreadable(f"the command {own}")
     attributes = "".join(

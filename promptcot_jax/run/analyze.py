@@ -1,10 +1,12 @@
 """`promptcot analyze`: the paper's figures for a user's own data, from records; at most an encoder runs."""
 
+import collections
+import contextlib
 import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from promptcot_jax.core.errors import WrongUse
@@ -58,6 +60,8 @@ def analyze(
             out.
         sets: problems by the name of their set; none: what the workdir holds, for `difficulty` what was
             attempted.
+        bad_rows: what becomes of rows of sets that cannot be read; captions and counts say how many were left
+            out.
         attempts: of `evaluate`: one file for all sets, or one for each.
         token_attempts: whose tokens count, where it is not those of `attempts`.
         em_workdirs: of EM runs, by themselves or one for each seed below.
@@ -66,7 +70,8 @@ def analyze(
         arms: paths of results, one or several, by the name of an ablation's arm.
 
     Raises:
-        WrongUse: records cannot be read, or those of an analysis that is named are not there.
+        WrongUse: records that settings name cannot be read, or those of an analysis that is named are not
+            there.
     """
     if unknown := [name for name in analyses if name not in index.TITLES]:
         raise WrongUse(f"ANALYSES names '{unknown[0]}', which is none; there are {', '.join(index.TITLES)}.")
@@ -89,12 +94,17 @@ def analyze(
     index.write(os.path.join(workdir, "analyses"), made, left_out, commands)
     every = [one for several in made.values() for one in several]
     log.info("analyses/index.html shows %d figures and tables", len(every))
-    return stage.StageResult(counts={"analyses": len(made), "figures": len(every), "left_out": len(left_out)})
+    counts = {"analyses": len(made), "figures": len(every), "left_out": len(left_out)}
+    return stage.StageResult(counts=counts | study.bad_row_counts())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Study:
-    """The settings, and each analysis by its name."""
+    """The settings, and each analysis by its name.
+
+    Attributes:
+        read: of each file of rows, how many were read and left out.
+    """
 
     workdir: str
     distribution_config: DistributionConfig
@@ -108,6 +118,7 @@ class _Study:
     benchmarks: Mapping[str, str]
     runs: str | Sequence[Mapping[str, Any]]
     arms: Mapping[str, Any]
+    read: dict[str, collections.Counter[str]] = dataclasses.field(default_factory=dict)
 
     def make(self, named: Sequence[str] | Mapping[str, Any]) -> tuple[dict[str, list[Made]], dict[str, str]]:
         """What can be made of the analyses, and why the others cannot.
@@ -119,11 +130,11 @@ class _Study:
         for name in named or index.TITLES:
             work: Callable[[], list[Made]] = getattr(self, name)
             try:
-                made[name] = work()
+                made[name] = self._with_bad_rows(work)
             except NoRecords as reason:
                 if named:
                     raise
-                left_out[name] = str(reason).replace(self.workdir, "{workdir}")
+                left_out[name] = self._shown(reason)
                 log.info("%s is left out: %s", name, reason)
         if not made:
             raise WrongUse(
@@ -133,29 +144,36 @@ class _Study:
         return made, left_out
 
     def em_study(self) -> list[Made]:
-        return em_study.study([self._place(path) for path in self.em_workdirs])
+        with _may_be_left_out(self.em_workdirs == EM_WORKDIRS):
+            return em_study.study([self._place(path) for path in self.em_workdirs])
 
     def difficulty(self) -> list[Made]:
-        made, reasons = [], []
-        for part in (self._attempted, self._pools):
+        try:
+            made = self._attempted()
+        except NoRecords as reason:
             try:
-                made += part()
-            except NoRecords as reason:
-                reasons.append(str(reason))
-        if not made:
-            raise NoRecords(" ".join(reasons))
+                pools, *others = self._pools()
+            except NoRecords as other:
+                raise NoRecords(f"{reason} {other}") from None
+            caption = f"{pools.caption} Accuracy and tokens of attempts are left out: {self._shown(reason)}"
+            return [dataclasses.replace(pools, caption=caption), *others]
+        try:
+            return made + self._pools()
+        except NoRecords as reason:
+            log.info("pools of difficulty are left out: %s", reason)
         return made
 
     def _attempted(self) -> list[Made]:
         """Of what `evaluate` attempted."""
-        paths = self._given() or problem_sets.attempted_files(self.workdir)
-        if not paths:
+        with _may_be_left_out(not self.given_sets):
+            sets = self._read(self.given_sets) or problem_sets.attempted(self.workdir)
+        if not sets:
             raise NoRecords(
-                "the problems that were attempted are not there (triples_heldout.jsonl); name their files "
-                "with SETS."
+                "evaluate/problems.jsonl is not there: 'promptcot evaluate' has not run here; run it, or "
+                "name with SETS the sets of attempts elsewhere."
             )
-        sets = self._read(paths)
-        attempts = difficulty.read_attempts(self._places(self.attempts), sets)
+        with _may_be_left_out(self.attempts == ATTEMPTS):
+            attempts = difficulty.read_attempts(self._places(self.attempts), sets)
         tokens = attempts
         if self.token_attempts is not None:
             tokens = difficulty.read_attempts(self._places(self.token_attempts), sets)
@@ -169,10 +187,7 @@ class _Study:
         return distribution.figures_of(self._sets(), self.distribution_config, encoder)
 
     def scaling(self) -> list[Made]:
-        given = self.runs
-        if not isinstance(given, str):
-            given = [{name: self._filled(value) for name, value in run.items()} for run in given]
-        return scaling.figures_of(scaling.read_runs(self._filled(given)))
+        return scaling.figures_of(scaling.read_runs(self.runs, self._place))
 
     def accounting(self) -> list[Made]:
         sets = self._sets()
@@ -183,24 +198,26 @@ class _Study:
         return ablations.figures_of({name: self._filled(paths) for name, paths in self.arms.items()})
 
     def case_studies(self) -> list[Made]:
-        if self.case_config.rows is not None:
-            paths = {os.path.basename(self.case_config.rows): self._place(self.case_config.rows)}
-        else:
-            own = problem_sets.own_files(self.workdir)
-            best = [name for name in ("verified_prompts", "problems", "triples") if name in own][:1]
-            paths = self._given() or {name: own[name] for name in best}
-        return case_studies.pages_of(self._read(paths), self.case_config)
+        rows = self.case_config.rows
+        sets = self._sets(_best_file) if rows is None else self._read({os.path.basename(rows): rows})
+        return case_studies.pages_of(sets, self.case_config)
 
     def subsets(self) -> list[Made]:
         config = self.subset_config
         if not config.sizes:
             raise NoRecords("SUBSET_SIZES is empty; name numbers of rows, such as (1000, 2000, 4000).")
         directory = os.path.join(self.workdir, "analyses", "subsets")
-        return [subsets.write(directory, self._place(config.source), config.sizes, config.seeds)]
+        source, counts = self._place(config.source), collections.Counter[str]()
+        made = subsets.write(
+            directory, source, config.sizes, config.seeds, bad_rows=self.bad_rows, counts=counts
+        )
+        self.read[source] = counts
+        return [made]
 
     def settings_of(self, name: str) -> dict[str, Any]:
         """The macros of an analysis that differ from their defaults."""
-        sets = {"SETS": (dict(self.given_sets), {})}
+        bad_rows = {"BAD_ROWS": (self.bad_rows.action, rows.FATAL.action)}
+        sets = {"SETS": (dict(self.given_sets), {})} | bad_rows
         macros = {
             "em_study": {"EM_WORKDIRS": (self.em_workdirs, EM_WORKDIRS)},
             "difficulty": sets
@@ -213,18 +230,53 @@ class _Study:
             "accounting": sets | {"SET_BENCHMARKS": (dict(self.benchmarks), {})},
             "ablations": {"ARMS": (dict(self.arms), {})},
             "case_studies": sets | _changed(self.case_config, _CASE_MACROS),
-            "subsets": _changed(self.subset_config, _SUBSET_MACROS),
+            "subsets": _changed(self.subset_config, _SUBSET_MACROS) | bad_rows,
         }
         return {macro: value for macro, (value, default) in macros[name].items() if value != default}
 
-    def _sets(self) -> dict[str, list[problem_sets.SetRow]]:
-        return self._read(self._given() or problem_sets.own_files(self.workdir))
+    def bad_row_counts(self) -> dict[str, int]:
+        """Rows that were left out, by reason; a file that several analyses read counts once."""
+        counts = sum(self.read.values(), collections.Counter[str]())
+        return {name: count for name, count in sorted(counts.items()) if name.startswith("bad_")}
 
-    def _given(self) -> dict[str, str]:
-        return {name: self._place(path) for name, path in self.given_sets.items()}
+    def _with_bad_rows(self, work: Callable[[], list[Made]]) -> list[Made]:
+        """What an analysis makes; captions say how many rows of its files were left out."""
+        earlier = dict(self.read)
+        self.read.clear()
+        try:
+            made = work()
+        finally:
+            own = dict(self.read)
+            for path, counts in earlier.items():  # of one file analyses may leave out different rows
+                self.read[path] = counts | own.get(path, collections.Counter())
+        bad = {
+            os.path.basename(path): sum(n for name, n in counts.items() if name.startswith("bad_"))
+            for path, counts in own.items()
+        }
+        if not any(bad.values()):
+            return made
+        numbers = ", ".join(f"{name} {count:,}" for name, count in bad.items() if count)
+        note = f" Rows that could not be read are left out: {numbers}."
+        return [dataclasses.replace(one, caption=one.caption + note) for one in made]
+
+    def _sets(
+        self, own_files: Callable[[str], dict[str, str]] = problem_sets.own_files
+    ) -> dict[str, list[problem_sets.SetRow]]:
+        """The sets that settings name, else those of the workdir.
+
+        Raises:
+            NoRecords: one of the workdir's own cannot be read: no reason to make nothing else.
+        """
+        with _may_be_left_out(not self.given_sets):
+            return self._read(self.given_sets or own_files(self.workdir))
 
     def _read(self, paths: Mapping[str, str]) -> dict[str, list[problem_sets.SetRow]]:
-        return problem_sets.read(paths, self.bad_rows)
+        places = {name: self._place(path) for name, path in paths.items()}
+        return problem_sets.read(places, self.bad_rows, counts=self.read)
+
+    def _shown(self, reason: NoRecords) -> str:
+        """A reason as the page has it, which does not say where the workdir is."""
+        return str(reason).replace(self.workdir, "{workdir}")
 
     def _place(self, path: str) -> str:
         return configuration.in_workdir(path, self.workdir)
@@ -242,6 +294,24 @@ class _Study:
 _DISTRIBUTION_MACROS = {"ENCODER": "encoder", "PROBLEMS_PER_SET": "problems_per_set", "SAMPLE_SEED": "seed"}
 _CASE_MACROS = {"CASES": "rows", "CASE_IDS": "ids", "NUM_CASES": "number"}
 _SUBSET_MACROS = {"SUBSETS_OF": "source", "SUBSET_SIZES": "sizes", "SUBSET_SEEDS": "seeds"}
+
+
+def _best_file(workdir: str) -> dict[str, str]:
+    """The set of the workdir's latest stage."""
+    own = problem_sets.own_files(workdir)
+    best = [name for name in ("verified_prompts", "problems", "triples") if name in own][:1]
+    return {name: own[name] for name in best}
+
+
+@contextlib.contextmanager
+def _may_be_left_out(is_own: bool) -> Iterator[None]:
+    """Makes what is wrong with records that the workdir itself has a reason to leave out one analysis."""
+    try:
+        yield
+    except WrongUse as reason:
+        if not is_own or isinstance(reason, NoRecords):
+            raise
+        raise NoRecords(str(reason)) from None
 
 
 def _changed(config: Any, macros: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:

@@ -85,9 +85,9 @@ def evaluate(
     _check_ids(everything)
     has_programs = any(isinstance(problem, VerifiedProgramPrompt) for problem in everything)
     sandbox, why_not = hosts.decided_by_first("sandbox", lambda: _sandbox(programs, has_programs))
-    kept = os.path.join(workdir, "evaluate", "problems.jsonl")
-    hosts.wait_for_first("write problems", lambda: jsonl.write_records(kept, _attempted(sets)))
     asked = [p for p in everything if sandbox != "none" or isinstance(p, VerifiedMathPrompt)]
+    kept, names = os.path.join(workdir, "evaluate", "problems.jsonl"), {problem.id for problem in asked}
+    hosts.wait_for_first("write problems", lambda: jsonl.write_records(kept, _attempted(sets, names)))
     requests = accuracy.requests(asked, prompts, attempts)
     text_models.check_costs("evaluate", [(solver, requests)], workdir)
     with text_models.opened(solver, workdir) as policy:
@@ -161,7 +161,7 @@ class _Notes:
             self.placements.note(problem_id, row)
 
 
-def _attempted(sets: Sequence[_Set]) -> list[AttemptedProblem]:
+def _attempted(sets: Sequence[_Set], asked: set[str]) -> list[AttemptedProblem]:
     return [
         AttemptedProblem(
             id=problem.id,
@@ -174,6 +174,7 @@ def _attempted(sets: Sequence[_Set]) -> list[AttemptedProblem]:
         )
         for one in sets
         for problem in one.problems
+        if problem.id in asked
     ]
 
 

@@ -25,6 +25,16 @@ def test_a_name_with_dollars_is_no_formula():
     figures.encoded(drawn("$\\frac{1}{$ and $$"))  # as a formula it could not be drawn
 
 
+def test_a_name_with_control_characters_leaves_the_svg_well_formed():
+    assert figures.short("\x08inomial \ud800\ufffe\x1b[1m \U0001d53d") == "inomial [1m \U0001d53d"
+    with figures.drawing():
+        figure, (axes, other) = figures.panels(2)
+        figures.points_with_errors(axes, ["\x08a"], {"\x08inomial": [(0.5, 0.1)]})
+        figures.stacked_shares(other, {"\x08a": {"\x08inomial": 1.0}})
+        figure.legend(loc="outside upper left")
+    ElementTree.fromstring(figures.encoded(figure)["svg"])
+
+
 def test_numbers_keep_their_digits_and_none_is_empty():
     table = figures.table([{"a": 0.1 + 0.2, "b": None}, {"a": 1, "b": "x, y"}])
     assert table == b'a,b\n0.30000000000000004,\n1,"x, y"\n'

@@ -23,6 +23,15 @@ def test_money_is_no_formula():
     assert mathml.typeset(r"It is \$5, or 5\%.") == "It is $5, or 5%."
 
 
+def test_a_percent_sign_is_no_comment():
+    assert "<mn>50</mn><mi>%</mi>" in mathml.typeset("$50%$")
+    assert mathml.formula("a%b") == mathml.formula(r"a\%b")
+    assert "<mi>b</mi>" in mathml.formula("a%b")
+    assert mathml.formula(r"a\\%b") == mathml.formula(r"a\\\%b")  # after a line break
+    assert ">5%</mtext>" in mathml.formula(r"\text{5%}")
+    assert ">5%</mtext>" in mathml.formula(r"\text{5\%}")
+
+
 @pytest.mark.parametrize(
     "latex", [r"\foo{x}", r"\frac{a", r"x^y^z", "{" * 3000, "x" * 5000, r"\overarc{AB}", r"\text{a \foo b}"]
 )

@@ -227,6 +227,7 @@ def _write_attempts(workdir: pathlib.Path, rows: list[MathCorpusRow], rng: rando
             set="triples_heldout",
             domain=row.domain,
             level=row.level,
+            concepts=row.concepts,
             problem=row.problem,
         )
         for row in rows

@@ -10,7 +10,10 @@ from xml.etree import ElementTree
 import pytest
 
 from promptcot_jax.core import jsonl, manifest
+from promptcot_jax.core.records import AttemptedProblem, AttemptRecord
+from promptcot_jax.evaluation import benchmarks
 from promptcot_jax.evaluation.analyses import index
+from promptcot_jax.evaluation.analyses.made import Made
 from promptcot_jax.run import cli
 from tests.evaluation import workdirs
 from tests.run import exported_workdir
@@ -64,6 +67,106 @@ def test_all_that_there_are_records_for_is_made_and_the_rest_is_named(written: p
     assert (entry.status, entry.counts) == ("complete", {"analyses": 5, "figures": 10, "left_out": 3})
 
 
+@pytest.mark.parametrize(("place", "named"), [("q.jsonl", "q.jsonl"), ("q/test.jsonl", "q")])
+def test_sets_that_evaluate_took_are_those_that_analyze_takes(place: str, named: str, tmp_path: pathlib.Path):
+    """Bare numbers as ids, a question as the problem; by a file and by a directory."""
+    rows = [{"id": i, "question": f"How many are {i}?", "answer": "One more.\n#### 2"} for i in range(3)]
+    jsonl.write_records(tmp_path / place, rows)
+    attempts = [
+        AttemptRecord(
+            problem_id=problem.id,
+            sample=0,
+            completion="",
+            answer="2",
+            reference="2",
+            correct=True,
+            status="match",
+            finish_reason="stop",
+            num_tokens=9,
+        )
+        for problem in benchmarks.read(tmp_path / named)
+    ]
+    jsonl.write_records(tmp_path / "evaluate" / "attempts.jsonl", attempts)
+    sets = f"--gin.SETS={{'mine': '{tmp_path / named}'}}"
+    assert command(tmp_path, sets, file="analyses/difficulty.gin") == 0
+    with (tmp_path / "analyses" / "difficulty.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["set"], row["problems"], row["accuracy"]) == ("mine", "3", "1.0")
+
+
+def test_records_of_the_workdir_that_cannot_be_read_leave_out_their_analysis_alone(
+    written: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(written, workdir, ignore=shutil.ignore_patterns("analyses"))
+
+    def reason() -> str:
+        assert command(workdir) == 0
+        assert list(listed(workdir)["analyses"]) == ["distribution", "accounting", "case_studies"]
+        return listed(workdir)["left_out"]["difficulty"]
+
+    (workdir / "em" / "nll.jsonl").write_text('{"round": 0}\n')  # of no variant
+    (workdir / "evaluate" / "attempts.jsonl").write_text("")  # only programs, and no sandbox
+    assert "{workdir}/evaluate/attempts.jsonl: there are no attempts in it" in reason()
+    assert "nll.jsonl:1: field 'variant' is missing" in listed(workdir)["left_out"]["em_study"]
+    (workdir / "evaluate" / "problems.jsonl").write_text("{}\n")
+    assert "{workdir}/evaluate/problems.jsonl:1: field 'id' of AttemptedProblem is missing" in reason()
+    (workdir / "evaluate" / "problems.jsonl").unlink()
+    assert "evaluate/problems.jsonl is not there: 'promptcot evaluate' has not run here" in reason()
+    assert "left out" in (workdir / "analyses" / "index.html").read_text().lower()
+    gone = "--gin.SETS={'a': 'gone.jsonl'}"  # a setting, and no record of the workdir
+    assert "gone.jsonl: no such file" in refused(capsys, workdir, gone)
+
+
+def test_pools_are_shown_where_attempts_cannot_be_and_say_so(tmp_path: pathlib.Path):
+    exported_workdir.write(tmp_path)
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "evaluate" / "attempts.jsonl").write_text("")
+    asked = AttemptedProblem(id="x", set="held_out", domain="math", problem="x")
+    jsonl.write_records(tmp_path / "evaluate" / "problems.jsonl", [asked])
+    assert command(tmp_path, file="analyses/difficulty.gin") == 0
+    (pools,) = listed(tmp_path)["analyses"]["difficulty"]["made"]
+    assert "attempts are left out: {workdir}/evaluate/attempts.jsonl: there are no" in pools["caption"]
+
+
+def test_skipped_rows_stand_in_the_counts_the_captions_and_the_command(tmp_path: pathlib.Path):
+    lines = [json.dumps({"id": f"p{i}", "problem": f"Add {i}.", "answer": "1"}) for i in range(9)]
+    path = tmp_path / "verified_prompts.jsonl"
+    path.write_text("\n".join([*lines, '{"id": "p9"}', '{"problem"', ""]))
+    skip, sizes = "--gin.BAD_ROWS='skip'", "--gin.SUBSET_SIZES=(4,)"
+    assert command(tmp_path, skip, sizes, "--gin.ANALYSES=('accounting', 'case_studies', 'subsets')") == 0
+    note = "Rows that could not be read are left out: verified_prompts.jsonl"
+    for name, count in (("accounting", 2), ("case_studies", 2), ("subsets", 1)):
+        entry = listed(tmp_path)["analyses"][name]
+        assert f"{note} {count}." in entry["made"][0]["caption"]
+        assert "--gin.BAD_ROWS=\"'skip'\"" in entry["command"]
+    counts = manifest.read(tmp_path)["analyze"].counts
+    assert counts == {"analyses": 3, "figures": 3, "left_out": 0, "bad_field": 1, "bad_json": 1}
+    assert command(tmp_path, file="analyses/accounting.gin") == 2
+
+
+def test_rows_of_a_file_of_runs_may_lie_in_the_workdir(tmp_path: pathlib.Path):
+    for size in (4, 8):
+        jsonl.write_json(tmp_path / f"run_{size}" / "results.json", {"results": {"a": {"accuracy": 0.5}}})
+    run = {"curve": "ours", "results": "{workdir}/run_{size}/results.json"}
+    jsonl.write_records(tmp_path / "runs.jsonl", [run])
+    assert command(tmp_path, "--gin.RUNS='{workdir}/runs.jsonl'", file="analyses/scaling.gin") == 0
+    with (tmp_path / "analyses" / "scaling.csv").open() as file:
+        assert [row["size"] for row in csv.DictReader(file)] == ["4", "8"]
+
+
+def test_the_page_formats_numbers_and_no_names_that_look_like_them(tmp_path: pathlib.Path):
+    rows = [
+        {"id": "0012", "set": "20240105", "group": "1_2", "value": 1234567, "share": 0.123456},
+        {"id": "nan", "set": "1e5", "group": "7", "value": None, "share": 1.0},
+    ]
+    made = {"accounting": [Made(name="accounting", title="A", caption="", rows=rows)]}
+    index.write(tmp_path, made, {}, {"accounting": "promptcot analyze"})
+    rendered = (tmp_path / "index.html").read_text()
+    cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", rendered.partition("<tbody>")[2])
+    assert cells == ["0012", "20240105", "1_2", "1,234,567", "0.1235", "nan", "1e5", "7", "\u2013", "1"]
+
+
 def test_every_figure_has_its_drawing_and_numbers(written: pathlib.Path):
     place = written / "analyses"
     for entry in listed(written)["analyses"].values():
@@ -110,8 +213,8 @@ def test_one_command_makes_one_analysis_and_keeps_the_others(written: pathlib.Pa
     assert entries["difficulty"]["command"] == (
         f'promptcot analyze --gin_file=analyses/difficulty.gin --gin.SETS="{sets}" --workdir=WORKDIR'
     )
-    rows = [row | {"level": ""} for _, _, row in jsonl.iter_rows(workdir / "triples_heldout.jsonl")]
-    jsonl.write_records(workdir / "triples_heldout.jsonl", rows)
+    asked = workdir / "evaluate" / "problems.jsonl"
+    jsonl.write_records(asked, [row | {"level": ""} for _, _, row in jsonl.iter_rows(asked)])
     assert command(workdir, file="analyses/difficulty.gin") == 0
     assert not list((workdir / "analyses").glob("difficulty_levels*"))  # of the records as they were
     assert "difficulty_levels" not in (workdir / "analyses" / "index.html").read_text()
@@ -165,7 +268,7 @@ def test_pools_and_repeats_of_verified_prompts(tmp_path: pathlib.Path):
             "ANALYSES names 'dificulty', which is none",
         ),
         ("analyses/em_study.gin", [], "neither em/nll.jsonl nor seed_N/em/nll.jsonl; run 'promptcot em'"),
-        ("analyses/difficulty.gin", [], "the problems that were attempted are not there"),
+        ("analyses/difficulty.gin", [], "evaluate/problems.jsonl is not there"),
         ("analyses/distribution.gin", [], "fewer than two sets"),
         ("analyses/accounting.gin", [], "no set of problems"),
         ("analyses/accounting.gin", ["--gin.SETS={'a': 'gone.jsonl'}"], "gone.jsonl: no such file"),

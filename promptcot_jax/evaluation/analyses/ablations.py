@@ -1,9 +1,11 @@
 """Arms of an ablation side by side: accuracy of each over its seeds, and what it differs by from the first.
 
-Differences are paired by seed; where the paths are workdirs that hold attempts, also by problem, with the
-interval and test of `comparing`. That interval is of all sets together, and drawn where there is one set.
+Differences are paired by seed. Where the paths are workdirs that hold attempts, and both arms were evaluated
+on one set alone, they are also paired by problem, with the interval and test of `comparing`: attempts do not
+say which set they are of, so those of several sets would stand beside the figure of one.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ from matplotlib import figure as mpl_figure
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.evaluation import comparing, figures
 from promptcot_jax.evaluation.analyses import results
-from promptcot_jax.evaluation.analyses.made import Made, NoRecords
+from promptcot_jax.evaluation.analyses.made import Made, NoRecords, counted
 
 MEAN = "mean"  # over the sets, each counting alike
 
@@ -22,11 +24,12 @@ def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[Made]:
 
     Args:
         arms: name -> paths of `results.json` (or of workdirs, or of attempts), one for each seed, in the same
-            order in each arm; or one path with `{seed}` in it.
+            order in each arm; or one path with `{seed}` in it, whose runs are in the order of their seeds.
 
     Raises:
         NoRecords: no arms are given.
-        WrongUse: results are not there, or no set is in all of them.
+        WrongUse: results are not there, no set is in all of them, or it is not known which runs of two arms
+            belong together.
     """
     if not arms:
         raise NoRecords(
@@ -34,9 +37,9 @@ def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[Made]:
             "--gin.ARMS=\"{'full': ('a1/results.json', 'a2/results.json'), "
             "'no EM': ('b1/results.json', 'b2/results.json')}\"."
         )
-    places = {name: _places(name, paths) for name, paths in arms.items()}
+    places = _places(arms)
     found = {name: {seed: results.read(place) for seed, place in own.items()} for name, own in places.items()}
-    table = _with_problems(statistics(found), places)
+    table = _with_problems(statistics(found), places, found)
     first = next(iter(arms))
     kind = "paired by problem and seed, with its 95 % interval" if _draws_pairs(table) else "seed by seed"
     return [
@@ -44,18 +47,42 @@ def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[Made]:
             name="ablations",
             title="Ablations",
             caption="Accuracy of each arm: mean and one standard deviation over its seeds; at the right "
-            f"the difference to '{first}', {kind}. '{MEAN}' is the mean over the sets that all arms have.",
+            f"the difference to '{first}', {kind}. '{MEAN}' is the mean over the sets that all arms have."
+            f"{_lone_seeds(places)}",
             rows=table,
             figure=_draw(table),
         )
     ]
 
 
-def _places(name: str, paths: str | Sequence[str]) -> dict[int, str]:
-    """The path of each seed of an arm."""
+def _places(arms: Mapping[str, str | Sequence[str]]) -> dict[str, dict[int, str]]:
+    """The paths of each arm by numbers, which a run shares with the run of the first arm it belongs to."""
+    runs = {name: _runs(name, paths) for name, paths in arms.items()}
+    first = next(iter(runs))
+    return {
+        name: _numbered_as_first(first, runs[first], name, own) if name != first else own.by_seed
+        for name, own in runs.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Runs:
+    """The paths of an arm by `{seed}`, or by their place where they have none."""
+
+    by_seed: dict[int, str]
+    has_seed: bool
+
+
+def _runs(name: str, paths: str | Sequence[str]) -> _Runs:
     given = [paths] if isinstance(paths, str) else list(paths)
     if not given:
         raise WrongUse(f"ARMS: the arm '{name}' has no results; name them, or leave it out.")
+    has_seed = ["{seed}" in path for path in given]
+    if any(has_seed) and not all(has_seed):
+        raise WrongUse(
+            f"ARMS: of the paths of the arm '{name}' some have {{seed}} and some have not; write it "
+            "in all, or name each file."
+        )
     found: dict[int, str] = {}
     for place, path in enumerate(given):
         for numbers, file in results.matches(path, ("seed",)):
@@ -63,19 +90,60 @@ def _places(name: str, paths: str | Sequence[str]) -> dict[int, str]:
             if seed in found:
                 raise WrongUse(f"ARMS: {file} is a second run of the arm '{name}' with seed {seed}.")
             found[seed] = file
-    return found
+    return _Runs(by_seed=dict(sorted(found.items())), has_seed=any(has_seed))
+
+
+def _numbered_as_first(first: str, reference: _Runs, name: str, own: _Runs) -> dict[int, str]:
+    """The paths of an arm by the seeds, or places, of the first arm."""
+    if own.has_seed == reference.has_seed:
+        if not own.by_seed.keys() & reference.by_seed.keys():
+            raise WrongUse(
+                f"ARMS: '{first}' and '{name}' have no seed in common ({_listed(reference)}; "
+                f"{_listed(own)}); run the same seeds, or name the files of both in the order in which they "
+                "belong together."
+            )
+        return own.by_seed
+    if len(own.by_seed) != len(reference.by_seed):
+        raise WrongUse(
+            f"ARMS: '{first}' has {counted(len(reference.by_seed), 'run')} and '{name}' has "
+            f"{len(own.by_seed)}, and only '{first if reference.has_seed else name}' has {{seed}} in its "
+            "path, so it is not known which runs belong together; name as many files as there are seeds, or "
+            "write {seed} in the paths of both."
+        )
+    return dict(zip(reference.by_seed, own.by_seed.values(), strict=True))
+
+
+def _listed(runs: _Runs) -> str:
+    return ", ".join(map(str, runs.by_seed))
+
+
+def _lone_seeds(places: Mapping[str, Mapping[int, str]]) -> str:
+    """Says which arms are paired with the first over some of their seeds only."""
+    first, *others = places
+    seeds = places[first].keys()
+    return "".join(
+        f" '{name}' and '{first}' have only {counted(len(seeds & places[name].keys()), 'seed')} in common, "
+        "over which they are paired."
+        for name in others
+        if places[name].keys() != seeds
+    )
 
 
 def _with_problems(
-    table: Sequence[Mapping[str, Any]], places: Mapping[str, Mapping[int, str]]
+    table: Sequence[Mapping[str, Any]],
+    places: Mapping[str, Mapping[int, str]],
+    found: Mapping[str, Mapping[int, Mapping[str, float]]],
 ) -> list[dict[str, Any]]:
-    """The table with differences that are paired by problem too, over all sets; None where none can be.
+    """The table with differences that are paired by problem too; None where none can be.
 
-    Pairing takes attempts and the same seeds in both arms.
+    Pairing takes attempts in both arms, and no other set in the results of either than the table's only one.
     """
     first, *others = places
+    sets = {row["set"] for row in table}
     paired = {}
     for name in others:
+        if len(sets) > 1 or any(own.keys() != sets for arm in (first, name) for own in found[arm].values()):
+            continue
         seeds = sorted(places[first].keys() & places[name].keys())
         runs = [results.attempts_of(places[arm][seed]) for arm in (first, name) for seed in seeds]
         known = [run for run in runs if run is not None]

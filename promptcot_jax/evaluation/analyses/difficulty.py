@@ -8,6 +8,7 @@ on them.
 """
 
 import collections
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,8 @@ from promptcot_jax.evaluation import figures
 from promptcot_jax.evaluation.analyses.made import Made, NoRecords, counted
 from promptcot_jax.evaluation.analyses.problem_sets import ProblemSets, SetRow
 from promptcot_jax.verify import problem_accuracy
+
+log = logging.getLogger(__name__)
 
 POOLS = ("easy", "medium", "hard")
 NUM_CONCEPTS = 12  # the most common ones are shown
@@ -84,26 +87,26 @@ def _shared_out(
                     "SET_ATTEMPTS = {'one': 'path'}."
                 )
     found: dict[str, list[AttemptRecord]] = {name: [] for name in sets}
+    num_others = 0
     for attempt in attempts:
         if attempt.problem_id in set_of:
             found[set_of[attempt.problem_id]].append(attempt)
+        else:
+            num_others += 1
     if empty := [name for name, own in found.items() if not own]:
         raise NoRecords(
-            f"{path}: no attempt at a problem of the set '{empty[0]}'; evaluate that set, or name its "
-            "attempts with SET_ATTEMPTS."
+            f"{path}: no attempt at a problem of the set '{empty[0]}'; evaluate that set, name its attempts "
+            "with SET_ATTEMPTS, or name the other sets alone with SETS."
         )
+    if num_others:
+        log.info("%s: %s at problems of no set passed over", path, counted(num_others, "attempt"))
     return found
 
 
 def figures_of(sets: ProblemSets, attempts: Attempts, token_attempts: Attempts) -> list[Made]:
     """Accuracy and tokens of each set, by level and by concept."""
     table = statistics(sets, attempts, token_attempts)
-    most_common = [
-        name
-        for name, _ in collections.Counter(
-            concept for name in attempts for row in sets[name] for concept in _concepts(row)
-        ).most_common(NUM_CONCEPTS)
-    ]
+    most_common = _most_common_concepts(sets, attempts)
     made = [
         Made(
             name="difficulty",
@@ -128,21 +131,38 @@ def figures_of(sets: ProblemSets, attempts: Attempts, token_attempts: Attempts) 
     return made
 
 
+def _most_common_concepts(sets: ProblemSets, attempts: Attempts) -> list[str]:
+    """Of the problems that were attempted."""
+    counts: collections.Counter[str] = collections.Counter()
+    for name, own in attempts.items():
+        ids = {attempt.problem_id for attempt in own}
+        counts.update(concept for row in sets[name] if row.id in ids for concept in _concepts(row))
+    return [concept for concept, _ in counts.most_common(NUM_CONCEPTS)]
+
+
 def _caption(table: Sequence[Mapping[str, Any]], attempts: Attempts, token_attempts: Attempts) -> str:
     of_all = {row["set"]: row for row in table if row["by"] == "all"}
     numbers = ", ".join(f"{name} {row['problems']:,}" for name, row in of_all.items())
     other = "" if token_attempts is attempts else " of other attempts than accuracy (TOKEN_ATTEMPTS)"
-    cut = {name: row["cut_off_share"] for name, row in of_all.items() if row["cut_off_share"]}
-    shares = ", ".join(f"{name} {share:.1%}" for name, share in cut.items())
     return (
         f"Mean over problems with its standard error; problems attempted: {numbers}. Tokens are those of a "
-        f"whole completion{other}, thinking and answer"
-        + (
-            f"; cut off at the limit, which makes the mean too small: {shares}."
-            if cut
-            else "; none was cut off."
-        )
+        f"whole completion{other}, thinking and answer; "
+        f"{_cut_off({name: row['cut_off_share'] for name, row in of_all.items()})}."
     )
+
+
+def _cut_off(shares: Mapping[str, float | None]) -> str:
+    """Which share of each set's completions was cut off; None: none of its tokens are known."""
+    cut = [f"{name} {share:.1%}" for name, share in shares.items() if share]
+    unknown = [name for name, share in shares.items() if share is None]
+    parts = (
+        [f"TOKEN_ATTEMPTS has none of {', '.join(unknown)}, whose tokens are not known"] if unknown else []
+    )
+    if cut:
+        parts.append(f"cut off at the limit, which makes the mean too small: {', '.join(cut)}")
+    elif len(unknown) < len(shares):
+        parts.append("of the others none was cut off" if unknown else "none was cut off")
+    return "; ".join(parts)
 
 
 def statistics(sets: ProblemSets, attempts: Attempts, token_attempts: Attempts) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ problems themselves are compared too:
 
 * overlap: the share of A's problems whose nearest neighbour among all others of A and B is one of B, over
   what chance gives, |B| / (|A| - 1 + |B|). 1: mixed; 0: apart; above 1: A lies where B is dense. A tie counts
-  half.
+  half. None where A is a single problem, whose nearest neighbour can only be one of B.
 * coverage: the share of B's problems within a radius of some problem of A, the radius being the median
   distance of B's problems to their nearest neighbour in B. B itself would cover half of itself.
 """
@@ -137,12 +137,14 @@ def _overlaps(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> Made
         for b in vectors
         if a != b
     ]
+    single = any(len(own) == 1 for own in vectors.values())
     return Made(
         name=f"distribution_{domain}_overlap",
         title=f"Overlap of the sets, problem by problem: {domain}",
         caption="Overlap: share of A's problems whose nearest neighbour is one of B, over what chance "
         "gives (1: the sets are mixed, 0: apart). Coverage: share of B's problems that lie as near to one "
-        f"of A as half of B's do to one of their own. Vectors: {encoder}. Problems: {_numbers(vectors)}.",
+        f"of A as half of B's do to one of their own. {'Neither is of a single problem. ' if single else ''}"
+        f"Vectors: {encoder}. Problems: {_numbers(vectors)}.",
         rows=rows,
         figure=_draw_overlaps(domain, encoder, list(vectors), rows),
     )
@@ -206,19 +208,23 @@ def _pairwise(points: np.ndarray) -> np.ndarray:
 
 
 def _compared(a: Vectors, b: Vectors) -> dict[str, float | None]:
-    own, other = nearest(a, a, skip_self=True), nearest(a, b)
-    share = float(np.mean((other > own + _TIE) + 0.5 * (np.abs(other - own) <= _TIE)))
-    chance = len(b) / (len(a) - 1 + len(b))
+    share = _share_nearest_in_b(a, b) if len(a) > 1 else None
+    chance = len(b) / (len(a) - 1 + len(b)) if len(a) > 1 else None
     within_b = 1.0 - nearest(b, b, skip_self=True) if len(b) > 1 else None
     radius = None if within_b is None else float(np.median(within_b))
     covered = None if radius is None else float(np.mean(1.0 - nearest(b, a) <= radius + _TIE))
     return {
         "nearest_in_b": share,
         "by_chance": chance,
-        "overlap": share / chance,
+        "overlap": None if share is None or chance is None else share / chance,
         "coverage_of_b": covered,
         "radius": radius,
     }
+
+
+def _share_nearest_in_b(a: Vectors, b: Vectors) -> float:
+    own, other = nearest(a, a, skip_self=True), nearest(a, b)
+    return float(np.mean((other > own + _TIE) + 0.5 * (np.abs(other - own) <= _TIE)))
 
 
 def nearest(
@@ -276,11 +282,11 @@ def _draw_overlaps(
         (left, "overlap", "overlap of A with B (1: chance)", None),
         (right, "coverage_of_b", "coverage of B by A", 1.0),
     ):
+        known = [row for row in rows if row[field] is not None]
         matrix = np.full((len(names), len(names)), np.nan)
-        for row in rows:
-            if row[field] is not None:
-                matrix[names.index(row["a"]), names.index(row["b"])] = row[field]
-        _heat_map(axes, matrix, names, top or max(1.0, np.nanmax(matrix)))
+        for row in known:
+            matrix[names.index(row["a"]), names.index(row["b"])] = row[field]
+        _heat_map(axes, matrix, names, top or max([1.0, *(row[field] for row in known)]))
         axes.set_title(title)
         axes.set_ylabel("A")
         axes.set_xlabel("B")

@@ -2,12 +2,15 @@
 
 Four variants on one pair of axes: EM with the E-step, EM with rationales sampled once and kept, and the two
 cold-started models with and without rationale, which are flat lines. Bands are one standard deviation over
-seeds. The axis is broken, as the paper's is, where the flat lines are so far away that the curves would be
-one line. Beyond the paper: reward, bounds, effective sample size, length of z and copying, round by round.
+seeds. Seeds stop in different rounds; a mean over those that went on would be one of other seeds, so a curve
+ends with the last round that all its seeds have. The axis is broken, as the paper's is, where the flat lines
+are so far away that the curves would be one line. Beyond the paper: reward, bounds, effective sample size,
+length of z and copying, round by round.
 """
 
 import collections
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -74,11 +77,12 @@ def study(workdirs: Sequence[epath.PathLike]) -> list[Made]:
 
 def _runs(workdir: epath.Path) -> list[epath.Path]:
     """The directories of a workdir's EM runs, those without E-step too."""
-    seeds = sorted(workdir.glob("seed_*"), key=lambda place: (len(place.name), place.name))
+    named = [place for place in workdir.glob("seed_*") if re.fullmatch(r"seed_\d+", place.name)]
+    seeds = sorted(filter(epath.Path.is_dir, named), key=lambda place: (len(place.name), place.name))
     places = [place for seed in seeds or [workdir] for place in (seed / "em", seed / "em" / "without_e_step")]
     runs = [place for place in places if workdir_files.exists(place / "nll.jsonl")]
     if seeds and not runs:
-        raise WrongUse(
+        raise NoRecords(
             f"{workdir} has {', '.join(seed.name for seed in seeds)}, but none with em/nll.jsonl: EM has not "
             "finished a round there; let the study end, or name other workdirs with EM_WORKDIRS."
         )
@@ -130,6 +134,8 @@ def nll_statistics(
 ) -> list[dict[str, Any]]:
     """Mean and standard deviation over seeds for each variant and round: what the figure shows, as numbers.
 
+    `of_seeds` is the number of seeds that the variant has in any round.
+
     Raises:
         WrongUse: a row names no variant of this study, or no row has the metric.
     """
@@ -144,6 +150,9 @@ def nll_statistics(
             values[row["variant"], row["round"]][row["seed"]] = (where, float(row[metric]))
     if not values:
         raise WrongUse(f"No row of the study has the figure {metric!r}.")
+    seeds_of: dict[str, set[int]] = collections.defaultdict(set)
+    for (variant, _), own in values.items():
+        seeds_of[variant] |= own.keys()
     statistics = []
     for variant, round_index in sorted(values, key=lambda k: (list(CURVES).index(k[0]), k[1])):
         wheres, nlls = np.array(list(values[variant, round_index].values())).T
@@ -155,6 +164,7 @@ def nll_statistics(
                 "mean": float(nlls.mean()),
                 "deviation": _deviation(nlls),
                 "seeds": len(nlls),
+                "of_seeds": len(seeds_of[variant]),
             }
         )
     return statistics
@@ -185,20 +195,38 @@ def nll_study_figure(
 
 def _nll_figure(rows: Sequence[Row], metric: str, what: str) -> Made:
     statistics = nll_statistics(rows, metric=metric)
-    seeds = max(row["seeds"] for row in statistics)
+    is_single = max(row["of_seeds"] for row in statistics) == 1
     spread = (
-        f"bands: one standard deviation over {seeds} seeds"
-        if seeds > 1
-        else "one seed, so there are no bands"
+        "one seed, so there are no bands"
+        if is_single
+        else f"bands: one standard deviation over {_numbers(statistics, 'seed')}"
     )
     return Made(
         name=f"em_study_{metric}",
         title=f"EM: held-out NLL ({metric})",
         caption=f"Held-out NLL per token of the problem: {what}. EM over its rounds, and the cold-started "
-        f"models as flat lines; {spread}.",
+        f"models as flat lines; {spread}.{_stopped(statistics, 'seed')}",
         rows=statistics,
         figure=draw_nll(statistics),
     )
+
+
+def _numbers(statistics: Sequence[Row], one: str) -> str:
+    """Of how many seeds or runs the curves are."""
+    numbers = [row["of_seeds"] for row in statistics]
+    least, most = min(numbers), max(numbers)
+    return (f"{least} to " if least < most else "") + counted(most, one)
+
+
+def _stopped(statistics: Sequence[Row], one: str) -> str:
+    """Says that rounds are not drawn, where that is so."""
+    if len(_of_all_seeds(statistics)) == len(statistics):
+        return ""
+    return f" Some stopped earlier: rounds that not every {one} of a curve has are only in the CSV."
+
+
+def _of_all_seeds(statistics: Sequence[Row]) -> list[Row]:
+    return [row for row in statistics if row["seeds"] == row["of_seeds"]]
 
 
 @figures.drawing()
@@ -208,10 +236,11 @@ def draw_nll(
     x: str = "round",
     y_label: str = "held-out NLL, nats per token of the problem",
 ) -> mpl_figure.Figure:
-    """The figure of the study's numbers, see `nll_statistics`."""
-    intervals = [(row["mean"] - row["deviation"], row["mean"] + row["deviation"]) for row in statistics]
+    """The figure of the study's numbers, see `nll_statistics`; of each curve the rounds of all its seeds."""
+    statistics = _of_all_seeds(statistics)
+    extents = _extents(statistics)
     figure = figures.blank()
-    parts = _axes(figure, axis_break(intervals), intervals)
+    parts = _axes(figure, axis_break(extents), extents)
     for axes in parts:
         for variant, (label, colour, dash) in CURVES.items():
             curve = [row for row in statistics if row["variant"] == variant]
@@ -236,26 +265,39 @@ def draw_nll(
     return figure
 
 
-def axis_break(intervals: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
-    """The widest stretch between drawn intervals, if it is so wide that the axis is better broken there."""
+def _extents(statistics: Sequence[Row]) -> list[tuple[float, float]]:
+    """From where to where each curve goes with its band."""
+    ends: dict[str, list[float]] = collections.defaultdict(list)
+    for row in statistics:
+        ends[row["variant"]] += [row["mean"] - row["deviation"], row["mean"] + row["deviation"]]
+    return [(min(own), max(own)) for own in ends.values()]
+
+
+def axis_break(extents: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """The widest stretch between curves, if it is so wide that the axis is better broken there.
+
+    It is not where there are but two flat lines, which a break would leave no axis.
+    """
+    if not extents:
+        return None
     gap, end = (0.0, 0.0), None
-    for low, high in sorted(intervals):
+    for low, high in sorted(extents):
         if end is not None and low - end > gap[1] - gap[0]:
             gap = (end, low)
         end = high if end is None else max(end, high)
-    height = max(high for _, high in intervals) - min(low for low, _ in intervals)
-    return gap if gap[1] - gap[0] > _BREAK_FROM * height else None
+    height = max(high for _, high in extents) - min(low for low, _ in extents)
+    return gap if _BREAK_FROM * height < gap[1] - gap[0] < (1 - 1e-9) * height else None
 
 
 def _axes(
     figure: mpl_figure.Figure,
     gap: tuple[float, float] | None,
-    intervals: Sequence[tuple[float, float]],
+    extents: Sequence[tuple[float, float]],
 ) -> list[mpl_axes.Axes]:
     """One pair of axes; two, one above the other, of the stretches above and below a break."""
     if gap is None:
         return [figure.subplots()]
-    low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
+    low, high = min(low for low, _ in extents), max(high for _, high in extents)
     below, above = gap[0] - low, high - gap[1]
     room = 0.12 * max(below, above)
     # A stretch of one flat line has no height of its own.
@@ -278,23 +320,29 @@ def _mark_break(above: mpl_axes.Axes, below: mpl_axes.Axes) -> None:
 
 
 def round_statistics(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
-    """Mean and deviation over runs of each figure of `diagnostics.jsonl`, by variant and round."""
-    values: dict[tuple[str, str, int], list[float]] = collections.defaultdict(list)
+    """Mean and deviation over runs of each figure of `diagnostics.jsonl`, by variant and round.
+
+    `of_seeds` is the number of runs that have the figure in any round.
+    """
+    values: dict[tuple[str, str, int], dict[epath.Path, float]] = collections.defaultdict(dict)
+    runs_of: dict[tuple[str, str], set[epath.Path]] = collections.defaultdict(set)
     for run in runs:
         variant = "without_e_step" if run.name == "without_e_step" else "with_e_step"
         for row in workdir_files.rows(run / "diagnostics.jsonl"):
             for name in PANELS:
                 if isinstance(row.get(name), int | float):
-                    values[name, variant, row["round"]].append(float(row[name]))
+                    values[name, variant, row["round"]][run] = float(row[name])
+                    runs_of[name, variant].add(run)
     order = {name: i for i, name in enumerate(PANELS)}
     return [
         {
             "figure": name,
             "variant": variant,
             "round": round_index,
-            "mean": float(np.mean(own)),
-            "deviation": _deviation(own),
+            "mean": float(np.mean(list(own.values()))),
+            "deviation": _deviation(list(own.values())),
             "seeds": len(own),
+            "of_seeds": len(runs_of[name, variant]),
         }
         for (name, variant, round_index), own in sorted(
             values.items(), key=lambda item: (order[item[0][0]], *item[0][1:])
@@ -309,7 +357,7 @@ def _rounds(runs: Sequence[epath.Path]) -> list[Made]:
         return []
     caption = (
         "Over all sampled rationales of each round, as em/diagnostics.jsonl has them; mean and deviation "
-        f"over {counted(max(row['seeds'] for row in statistics), 'run')}."
+        f"over {_numbers(statistics, 'run')}.{_stopped(statistics, 'run')}"
     )
     return [
         Made(
@@ -325,6 +373,7 @@ def _rounds(runs: Sequence[epath.Path]) -> list[Made]:
 @figures.drawing()
 def _draw_rounds(statistics: Sequence[Row]) -> mpl_figure.Figure:
     shown = [name for name in PANELS if any(row["figure"] == name for row in statistics)]
+    statistics = _of_all_seeds(statistics)
     figure, grid = figures.panels(len(shown), columns=3, panel=(2.6, 2.2))
     variants = [name for name in CURVES if any(row["variant"] == name for row in statistics)]
     for axes, name in zip(grid, shown, strict=True):

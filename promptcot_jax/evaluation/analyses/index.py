@@ -8,6 +8,7 @@ to pass on.
 import base64
 import csv
 import io
+import numbers
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,6 +60,7 @@ def write(
                         "title": one.title,
                         "caption": one.caption,
                         "files": list(encoded[one.name]),
+                        "numbers": _columns_of_numbers(one.rows),
                     }
                     for one in made[analysis]
                 ],
@@ -82,6 +84,20 @@ def _files(one: Made) -> dict[str, bytes]:
         f"{one.name}.{suffix}": content
         for suffix, content in (files | {"csv": figures.table(one.rows)}).items()
     }
+
+
+def _columns_of_numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields that are to be shown as numbers: a name such as "0012" may only look like one."""
+    return [
+        field
+        for field in rows[0]
+        if any(row[field] is not None for row in rows)
+        and all(row[field] is None or _is_number(row[field]) for row in rows)
+    ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _earlier(place: epath.Path) -> dict[str, Any]:
@@ -141,21 +157,21 @@ def _shown(place: epath.Path, one: Mapping[str, Any]) -> str:
     parts.append(f'<p class="note">{page.text(one["caption"])}</p><p class="note">Files: {links}</p>')
     rows = list(csv.reader(io.StringIO((place / f"{name}.csv").read_text())))
     more = f"; the first {_ROWS_SHOWN} of {len(rows) - 1:,} rows" if len(rows) - 1 > _ROWS_SHOWN else ""
+    are_numbers = [field in one.get("numbers", ()) for field in rows[0]]
     table = page.table(
         [page.words(field) for field in rows[0]],
-        [list(map(_cell, row)) for row in rows[1 : _ROWS_SHOWN + 1]],
+        [list(map(_cell, row, are_numbers)) for row in rows[1 : _ROWS_SHOWN + 1]],
         caption=one["title"],
     )
     parts.append(f'<details class="numbers"><summary>The numbers{more}</summary>{table}</details>')
     return f'<div class="card shown">{"".join(parts)}</div>'
 
 
-def _cell(text: str) -> str:
+def _cell(text: str, is_number: bool) -> str:
     """A number of the CSV with four digits, words as they are."""
-    try:
-        return page.cell(float(text)) if text else page.cell(None)
-    except ValueError:
-        return text
+    if not text:
+        return page.cell(None)
+    return page.cell(float(text)) if is_number else text
 
 
 def command(analysis: str, settings: Mapping[str, Any]) -> str:

@@ -17,8 +17,10 @@ from promptcot_jax.verify import problem_accuracy
 ATTEMPTS = "attempts"  # the name under which a file of attempts counts as one set
 
 
-def read(path: str) -> dict[str, float]:
+def accuracies(path: str) -> dict[str, float | None]:
     """Accuracy by set: of `results.json`, of a workdir that holds it, or of a file of attempts.
+
+    None: nothing of the set could be graded.
 
     Raises:
         WrongUse: there is no such file, or no accuracy in it.
@@ -41,13 +43,18 @@ def read(path: str) -> dict[str, float]:
             name: result.get("accuracy") if isinstance(result, dict) else None
             for name, result in (results if isinstance(results, dict) else {}).items()
         }
-    known = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
-    if not known:
+    shown = {name: float(value) if isinstance(value, int | float) else None for name, value in found.items()}
+    if all(value is None for value in shown.values()):
         raise WrongUse(
             f"{os.fspath(place)}: it holds no accuracy; expected the results.json or attempts.jsonl that "
             "'promptcot evaluate' writes, of problems that could be graded."
         )
-    return known
+    return shown
+
+
+def read(path: str) -> dict[str, float]:
+    """Accuracy by set, of sets of which something could be graded; see `accuracies`."""
+    return {name: value for name, value in accuracies(path).items() if value is not None}
 
 
 def attempts_of(path: str) -> list[AttemptRecord] | None:
@@ -58,19 +65,27 @@ def attempts_of(path: str) -> list[AttemptRecord] | None:
     return jsonl.read_records(place, AttemptRecord) if place.exists() else None
 
 
-def mean_accuracy(path: str, sets: Sequence[str] = ()) -> float:
+def mean_accuracy(found: Mapping[str, float | None], sets: Sequence[str] = (), *, path: str) -> float:
     """Mean over sets, each counting alike as in the paper's averages over benchmarks.
 
     Args:
-        sets: which; none: all.
+        found: see `accuracies`.
+        sets: which; none: all of which something could be graded.
+        path: where they were found, for messages.
 
     Raises:
-        WrongUse: see `read`, or a set is not among the results.
+        WrongUse: a set is not among the results, or nothing of it could be graded.
     """
-    known = read(path)
-    if unknown := [name for name in sets if name not in known]:
-        raise WrongUse(f"{path}: no result of the set '{unknown[0]}'; it has {', '.join(known)}.")
-    return float(np.mean([known[name] for name in sets or known]))
+    for name in sets:
+        if name not in found:
+            raise WrongUse(f"{path}: no result of the set '{name}'; it has {', '.join(found)}.")
+        if found[name] is None:
+            raise WrongUse(
+                f"{path}: nothing of the set '{name}' could be graded; evaluate it again, or leave it out of "
+                "`sets`."
+            )
+    averaged = {name: found[name] for name in sets} if sets else found
+    return float(np.mean([value for value in averaged.values() if value is not None]))
 
 
 def matches(pattern: str, names: Sequence[str]) -> list[tuple[dict[str, int], str]]:

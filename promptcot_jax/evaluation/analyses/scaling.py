@@ -8,7 +8,7 @@ lines across for runs that have no size.
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib import axes as mpl_axes
@@ -31,7 +31,8 @@ class Run:
         results: `results.json`, the workdir that holds it, or `attempts.jsonl`.
         size: problems trained on, from 0; -1: none is given, the run is a line across its panel.
         method: with `domain` it names the panel, such as "self-play" and "math".
-        sets: benchmarks of `results.json` whose accuracies are averaged; all where none is named.
+        sets: benchmarks of `results.json` whose accuracies are averaged; all where none is named, which then
+            are the same in all such runs of a panel.
     """
 
     curve: str
@@ -47,8 +48,13 @@ class Run:
         return ", ".join(part for part in (self.method, self.domain) if part)
 
 
-def read_runs(given: str | Sequence[Mapping[str, Any]]) -> list[Run]:
+def read_runs(
+    given: str | Sequence[Mapping[str, Any]], place_of: Callable[[str], str] = lambda path: path
+) -> list[Run]:
     """The runs of a file of rows, or of rows in settings.
+
+    Args:
+        place_of: what a path of results, or of the file of rows, stands for: it may be one in the workdir.
 
     Raises:
         NoRecords: none are given.
@@ -60,15 +66,15 @@ def read_runs(given: str | Sequence[Mapping[str, Any]]) -> list[Run]:
             "'runs/size_{size}_seed_{seed}/results.json'},)\"."
         )
     if isinstance(given, str):
-        rows = [(f"{file}:{number}", row) for file, number, row in jsonl.iter_rows(given)]
+        rows = [(f"{file}:{number}", row) for file, number, row in jsonl.iter_rows(place_of(given))]
     else:
         rows = [(f"RUNS[{i}]", dict(row)) for i, row in enumerate(given)]
     if not rows:
         raise WrongUse(f"{given}: there are no runs in it; add a row for each.")
-    return [run for where, row in rows for run in _runs_of(row, where)]
+    return [run for where, row in rows for run in _runs_of(row, where, place_of)]
 
 
-def _runs_of(row: dict[str, Any], where: str) -> list[Run]:
+def _runs_of(row: dict[str, Any], where: str, place_of: Callable[[str], str]) -> list[Run]:
     row = {name: value for name, value in row.items() if value is not None}
     known = [field.name for field in dataclasses.fields(Run)]
     if unknown := [name for name in row if name not in known]:
@@ -78,7 +84,7 @@ def _runs_of(row: dict[str, Any], where: str) -> list[Run]:
         raise WrongUse(f"{where}: size must be at least 0, got {run.size}; leave it out for a line across.")
     return [
         dataclasses.replace(run, results=path, **numbers)
-        for numbers, path in results.matches(run.results, ("size", "seed"))
+        for numbers, path in results.matches(place_of(run.results), ("size", "seed"))
     ]
 
 
@@ -86,7 +92,8 @@ def figures_of(runs: Sequence[Run]) -> list[Made]:
     """The figure of all panels.
 
     Raises:
-        WrongUse: results are not there, or two runs of a curve have the same size and seed.
+        WrongUse: results are not there, two runs of a curve have the same size and seed, or runs of a panel
+            have different sets and do not name those to average.
     """
     table = statistics(runs)
     seeds = [row["seeds"] for row in table]
@@ -106,14 +113,17 @@ def figures_of(runs: Sequence[Run]) -> list[Made]:
 def statistics(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """Mean and deviation over seeds for each panel, curve and size; of lines across the size is None."""
     values: dict[tuple[str, str, int], dict[int, tuple[str, float]]] = collections.defaultdict(dict)
-    for run in runs:
+    found = [(run, results.accuracies(run.results)) for run in runs]
+    _check_sets(found)
+    for run, accuracies in found:
         of_size = values[run.panel, run.curve, run.size]
         if run.seed in of_size:
             raise WrongUse(
                 f"{of_size[run.seed][0]} and {run.results} are both '{run.curve}' of size {run.size} and "
                 f"seed {run.seed}; give each run its own seed."
             )
-        of_size[run.seed] = (run.results, results.mean_accuracy(run.results, run.sets))
+        accuracy = results.mean_accuracy(accuracies, run.sets, path=run.results)
+        of_size[run.seed] = (run.results, accuracy)
     panels = list(dict.fromkeys(panel for panel, _, _ in values))
     curves = list(dict.fromkeys(curve for _, curve, _ in values))
     return [
@@ -129,6 +139,35 @@ def statistics(runs: Iterable[Run]) -> list[dict[str, Any]]:
     ]
 
 
+def _check_sets(found: Iterable[tuple[Run, Mapping[str, float | None]]]) -> None:
+    """Refuses means of different benchmarks in one panel, where no sets are named."""
+    firsts: dict[str, tuple[Run, Mapping[str, float | None]]] = {}
+    for own in found:
+        if not own[0].sets:
+            other = firsts.setdefault(own[0].panel, own)
+            _check_has_sets_of(own, other)
+            _check_has_sets_of(other, own)
+
+
+def _check_has_sets_of(
+    own: tuple[Run, Mapping[str, float | None]], other: tuple[Run, Mapping[str, float | None]]
+) -> None:
+    (run, accuracies), (beside, others) = own, other
+    missing = [name for name in others if others[name] is not None and accuracies.get(name) is None]
+    if not missing:
+        return
+    remedy = "name in `sets` of RUNS those that all runs of the panel have."
+    if missing[0] in accuracies:
+        raise WrongUse(
+            f"{run.results}: nothing of its set '{missing[0]}' could be graded, unlike that of "
+            f"{beside.results} in the same panel; evaluate it again, or {remedy}"
+        )
+    raise WrongUse(
+        f"{run.results}: there is no set '{missing[0]}' as in {beside.results} of the same panel, so their "
+        f"means are of different benchmarks; {remedy}"
+    )
+
+
 @figures.drawing()
 def _draw(table: Sequence[Mapping[str, Any]]) -> mpl_figure.Figure:
     panels = list(dict.fromkeys(row["panel"] for row in table))
@@ -137,11 +176,12 @@ def _draw(table: Sequence[Mapping[str, Any]]) -> mpl_figure.Figure:
     labels: dict[str, Any] = {}
     for axes, panel in zip(grid, panels, strict=True):
         _draw_panel(axes, [row for row in table if row["panel"] == panel], curves)
-        axes.set_title(panel)
+        axes.set_title(figures.short(panel, 40))
         handles, names = axes.get_legend_handles_labels()
         labels |= dict(zip(names, handles, strict=True))
     shown = [curve for curve in curves if curve in labels]
-    figure.legend([labels[curve] for curve in shown], shown, loc="outside upper left", ncols=2, frameon=False)
+    handles, names = [labels[curve] for curve in shown], [figures.short(curve, 40) for curve in shown]
+    figure.legend(handles, names, loc="outside upper left", ncols=2, frameon=False)
     return figure
 
 

@@ -4,6 +4,7 @@ Of one seed the smaller subset is part of the larger, so that a curve does not j
 came; another seed draws others. Rows keep their order and their fields.
 """
 
+import collections
 import contextlib
 import dataclasses
 from collections.abc import Sequence
@@ -39,13 +40,25 @@ class SubsetConfig:
             raise ValueError(f"seeds must be different numbers from 0 on, at least one, got {self.seeds}.")
 
 
-def write(directory: epath.PathLike, source: str, sizes: Sequence[int], seeds: Sequence[int]) -> Made:
+def write(
+    directory: epath.PathLike,
+    source: str,
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+    *,
+    bad_rows: rows.BadRows = rows.FATAL,
+    counts: collections.Counter[str] | None = None,
+) -> Made:
     """Writes `subset_SIZE_SEED.jsonl` for each size and seed, and returns their list. Reads the rows twice.
 
+    Args:
+        counts: is added to, as by `data.rows`.
+
     Raises:
-        WrongUse: the file is missing, or has fewer rows than a size asks for.
+        WrongUse: the file is missing, has fewer rows than a size asks for, or a row is bad and not to be
+            skipped.
     """
-    num_rows = sum(1 for _ in rows.iter_rows(source))
+    num_rows = sum(1 for _ in rows.map_rows(source, rows.json_line, bad_rows=bad_rows, counts=counts))
     if max(sizes) > num_rows:
         raise WrongUse(
             f"{source} has {num_rows:,} rows, fewer than the subset of {max(sizes):,} that SUBSET_SIZES "
@@ -58,11 +71,9 @@ def write(directory: epath.PathLike, source: str, sizes: Sequence[int], seeds: S
         files = {
             key: open_files.enter_context(jsonl.atomic_stream(place / name)) for key, name in names.items()
         }
-        for i, row in enumerate(rows.iter_rows(source)):
-            chosen = [file for (size, seed), file in files.items() if ranks[seed][i] < size]
-            if chosen:
-                line = rows.json_line(row)
-                for file in chosen:
+        for i, line in enumerate(rows.map_rows(source, rows.json_line, bad_rows=bad_rows)):
+            for (size, seed), file in files.items():
+                if ranks[seed][i] < size:
                     file.write(line)
     return Made(
         name="subsets",

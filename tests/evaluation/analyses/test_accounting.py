@@ -31,6 +31,23 @@ from promptcot_jax.evaluation.analyses.problem_sets import SetRow
         (r"\text{Evelyn}", "words"),
         ("even", "words"),
         (r"2\sqrt{3}", "expression"),
+        (r"2\left(x+1\right)", "expression"),
+        (r"x \leq 3", "equation"),
+        ("(x+1)(x-2)", "expression"),
+        ("(x+1)", "expression"),
+        ("[a, b](c, d)", "expression"),
+        ("(1,234)", "interval, tuple or set"),
+        (r"(-\infty, 1) \cup \left[2, \infty\right)", "interval, tuple or set"),
+        (r"\left\{ \frac{1}{2} \right\}", "interval, tuple or set"),
+        ("1,234.5", "decimal"),
+        (r"5\,000", "integer"),
+        ("1,000/3", "fraction"),
+        (r"10,000\pi", "expression"),
+        (r"5,000\text{ dollars}", "expression"),
+        (r"5\, \sqrt{2}", "expression"),
+        (r"\binom{7}{2} P(1, 2)", "expression"),
+        ("1,000, 2,000", "list"),
+        ("(1, 2), (3, 4)", "list"),
         ("x^2 + 1", "expression"),
         ("", "none"),
     ],
@@ -71,6 +88,7 @@ def test_counts_are_those_of_the_rows():
     assert found["words of a problem", "percentile 50"] == (4.0, None)
     assert found["words of a solution", "rows"] == (1, 0.25)
     assert ("words of a rationale", "rows") not in found
+    assert "but for case, spacing and Unicode form (exact)" in made.caption
 
 
 def test_without_benchmarks_nothing_is_said_of_overlap_and_without_sets_nothing_at_all():

@@ -75,6 +75,37 @@ def test_figures_have_a_row_for_each_set_level_and_concept():
     assert made["difficulty"].caption.endswith("which makes the mean too small: ours 25.0%.")
 
 
+def test_concepts_are_counted_over_what_was_attempted():
+    """Of the most common ones, where most problems were not attempted."""
+    others = [SetRow(id=f"n{i}", problem="x", concepts=(f"rare {i}",) * 2) for i in range(40)]
+    named = [SetRow(id=f"m{i}", problem="x", concepts=("never", f"common {i % 12}")) for i in range(48)]
+    attempts = {"ours": OURS}
+    sets = {"ours": [*others, *named, *SETS["ours"]]}
+    made = {one.name: one for one in difficulty.figures_of(sets, attempts, attempts)}
+    assert [row["group"] for row in made["difficulty_concepts"].rows] == ["primes", "sums"]
+    assert made["difficulty_concepts"].caption.endswith("the 2 most common concepts.")
+    bare = {"ours": [*named, SetRow(id="o1", problem="x"), SetRow(id="o2", problem="x")]}
+    assert [one.name for one in difficulty.figures_of(bare, attempts, attempts)] == ["difficulty"]
+
+
+def test_the_caption_does_not_say_of_unknown_tokens_that_none_was_cut_off():
+    attempts = {"ours": OURS, "gsm8k": GSM8K}
+
+    def caption(tokens):
+        return difficulty.figures_of(SETS, attempts, tokens)[0].caption.rpartition("answer; ")[2]
+
+    assert caption({"gsm8k": GSM8K}) == (
+        "TOKEN_ATTEMPTS has none of ours, whose tokens are not known; of the others none was cut off."
+    )
+    assert caption({"ours": OURS}) == (
+        "TOKEN_ATTEMPTS has none of gsm8k, whose tokens are not known; cut off at the limit, which makes "
+        "the mean too small: ours 25.0%."
+    )
+    assert caption({}) == "TOKEN_ATTEMPTS has none of ours, gsm8k, whose tokens are not known."
+    whole = {name: [one for one in own if one.finish_reason == "stop"] for name, own in attempts.items()}
+    assert caption(whole) == "none was cut off."
+
+
 def test_attempts_go_to_the_sets_that_hold_their_problems(tmp_path):
     path = str(tmp_path / "attempts.jsonl")
     jsonl.write_records(path, [*OURS, *GSM8K, attempt("elsewhere", 0, True, 1)])

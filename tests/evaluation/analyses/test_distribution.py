@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from promptcot_jax.evaluation import figures
 from promptcot_jax.evaluation.analyses import distribution
 from promptcot_jax.evaluation.analyses.distribution import DistributionConfig
 from promptcot_jax.evaluation.analyses.made import NoRecords
@@ -77,6 +78,16 @@ def test_sets_of_one_source_overlap_as_by_chance_and_apart_ones_do_not():
     assert (apart["overlap"], apart["coverage_of_b"]) == (0, 0)
 
 
+def test_a_single_problem_has_no_overlap():
+    one, many = cloud(0, 1, (0,) * 5), cloud(1, 20, (0,) * 5)
+    found = distribution._compared(one, many)
+    assert [found[field] for field in ("overlap", "nearest_in_b", "by_chance")] == [None] * 3
+    assert found["coverage_of_b"] is not None
+    back = distribution._compared(many, one)
+    assert back["coverage_of_b"] is None
+    assert back["overlap"] is not None
+
+
 def problems(domain, prefix, count):
     return [SetRow(id=f"{prefix}{i}", domain=domain, problem=f"{prefix} number {i}") for i in range(count)]
 
@@ -109,6 +120,14 @@ def test_domains_stay_apart_and_numbers_name_the_encoder():
     pairs = [(row["a"], row["b"]) for row in made["distribution_code_overlap"].rows]
     assert pairs == [("a", "c"), ("c", "a")]
     assert "toy" in made["distribution_math"].caption
+
+
+def test_sets_of_one_problem_each_are_drawn_without_numbers():
+    sets = {"a": problems("math", "sum", 1), "b": problems("math", "product", 1)}
+    _, made = distribution.figures_of(sets, DistributionConfig(), lambda texts: encode)
+    assert {row["overlap"] for row in made.rows} == {None}
+    assert "Neither is of a single problem" in made.caption
+    assert figures.encoded(made.figure)
 
 
 def test_a_single_set_has_nothing_to_lie_to():

@@ -7,6 +7,7 @@ import pytest
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.evaluation import figures
 from promptcot_jax.evaluation.analyses import em_study
 from promptcot_jax.evaluation.analyses.made import NoRecords
 
@@ -103,6 +104,49 @@ def test_a_single_run_has_no_bands_and_says_so(tmp_path):
     assert {row["deviation"] for row in made.rows} == {0.0}
 
 
+def stopped_early(place):
+    """Two runs whose figures fall in each round, the second of which is higher and went on for longer."""
+    for seed, num_rounds in enumerate((2, 4)):
+        em = place / f"seed_{seed}" / "em"
+        falls = [0.3 + 0.2 * seed - 0.02 * i for i in range(num_rounds)]
+        jsonl.write_records(
+            em / "nll.jsonl",
+            [
+                {"variant": "with_e_step", "seed": seed, "round": i - 1, "nll_x_given_q": nll}
+                for i, nll in enumerate(falls)
+            ],
+        )
+        measured = [{"round": i, "reward_mean": nll} for i, nll in enumerate(falls)]
+        jsonl.write_records(em / "diagnostics.jsonl", measured)
+
+
+def test_a_curve_ends_with_the_last_round_that_all_its_seeds_have(tmp_path):
+    stopped_early(tmp_path)
+    nll, rounds = em_study.study([tmp_path])
+    for made, one, places in ((nll, "seed", [-1, 0]), (rounds, "run", [0, 1])):
+        curve = made.figure.axes[0].get_lines()[0]
+        assert list(curve.get_xdata()) == places
+        assert list(curve.get_ydata()) == pytest.approx([0.4, 0.38])
+        assert f"over 2 {one}s. Some stopped earlier" in made.caption
+        shown = [row for row in made.rows if row["variant"] == "with_e_step"]
+        assert [(row["seeds"], row["of_seeds"]) for row in shown] == [(2, 2), (2, 2), (1, 2), (1, 2)]
+
+
+def test_seeds_that_differ_in_every_round_have_no_curve():
+    rows = [
+        {"variant": "with_e_step", "seed": seed, "round": seed, "nll_x_given_q": 0.3} for seed in range(2)
+    ]
+    (axes,) = em_study.draw_nll(em_study.nll_statistics(rows)).axes
+    assert not axes.get_lines()
+
+
+def test_a_run_of_the_cold_start_alone_is_drawn():
+    row = {"variant": "with_e_step", "seed": 0, "round": -1, "nll_x_given_q": 0.3, "nll_direct": 0.7}
+    figure = em_study.draw_nll(em_study.nll_statistics(em_study.with_flat_variants([row])))
+    assert len(figure.axes) == 1
+    assert figures.encoded(figure)
+
+
 def test_the_axis_breaks_only_where_a_flat_line_is_far():
     curves = [(0.20, 0.22), (0.21, 0.30), (0.29, 0.31)]
     assert em_study.axis_break([*curves, (0.33, 0.34)]) is None
@@ -112,9 +156,21 @@ def test_the_axis_breaks_only_where_a_flat_line_is_far():
     def num_axes(flat):
         shown = [{"variant": "with_e_step", "round": i, "x": i, "mean": 0.3 - i / 20} for i in range(3)]
         shown += [{"variant": "cold_start_direct", "round": -1, "x": None, "mean": flat}]
-        return len(em_study.draw_nll([row | {"deviation": 0.01, "seeds": 2} for row in shown]).axes)
+        return len(
+            em_study.draw_nll([row | {"deviation": 0.01, "seeds": 2, "of_seeds": 2} for row in shown]).axes
+        )
 
     assert (num_axes(0.32), num_axes(0.95)) == (1, 2)
+
+
+def test_the_axis_never_breaks_between_two_points_of_a_curve():
+    means = {"with_e_step": (0.309, 0.293, 0.292), "cold_start": (0.309,)}
+    rows = [
+        {"variant": variant, "round": i - 1, "x": i - 1, "mean": mean, "deviation": 0.0}
+        for variant, own in means.items()
+        for i, mean in enumerate(own)
+    ]
+    assert len(em_study.draw_nll([row | {"seeds": 1, "of_seeds": 1} for row in rows]).axes) == 1
 
 
 def test_runs_that_cannot_be_told_apart_or_are_not_there_are_refused(tmp_path):
@@ -132,3 +188,10 @@ def test_runs_that_cannot_be_told_apart_or_are_not_there_are_refused(tmp_path):
     )
     with pytest.raises(WrongUse, match=r"nll.jsonl:1: field 'seed' is missing"):
         em_study.study([tmp_path / "four"])
+
+
+def test_only_directories_of_seeds_are_seeds(tmp_path):
+    jsonl.write_records(tmp_path / "em" / "nll.jsonl", [{"round": -1}])
+    (tmp_path / "seed_problems.jsonl").write_text("{}")
+    (tmp_path / "seed_3").write_text("")
+    assert [run.parent.name for run in em_study._runs(epath.Path(tmp_path))] == [tmp_path.name]

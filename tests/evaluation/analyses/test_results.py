@@ -3,18 +3,24 @@
 import dataclasses
 import json
 import statistics
+from xml.etree import ElementTree
 
 import pytest
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord
+from promptcot_jax.evaluation import figures
 from promptcot_jax.evaluation.analyses import ablations, results, scaling
 from promptcot_jax.evaluation.analyses.made import NoRecords
 
 
 def write(place, **accuracies):
     jsonl.write_json(place, {"results": {name: {"accuracy": value} for name, value in accuracies.items()}})
+
+
+def mean(place, *sets):
+    return results.mean_accuracy(results.accuracies(str(place)), sets, path=str(place))
 
 
 def attempts(right):
@@ -29,14 +35,15 @@ def attempts(right):
 def test_accuracies_come_from_results_workdirs_and_attempts(tmp_path):
     write(tmp_path / "w" / "results.json", aime24=0.5, aime25=0.25, code=None)
     assert results.read(str(tmp_path / "w")) == {"aime24": 0.5, "aime25": 0.25}
-    assert results.mean_accuracy(str(tmp_path / "w")) == 0.375
-    assert results.mean_accuracy(str(tmp_path / "w"), ("aime25",)) == 0.25
+    assert results.accuracies(str(tmp_path / "w"))["code"] is None
+    assert mean(tmp_path / "w") == 0.375
+    assert mean(tmp_path / "w", "aime25") == 0.25
     two_at_a, one_at_b = attempts((True, False)), attempts((True,))
     rows = [dataclasses.replace(one, problem_id="a") for one in two_at_a] + [
         dataclasses.replace(one, problem_id="b") for one in one_at_b
     ]
     jsonl.write_records(tmp_path / "attempts.jsonl", rows)
-    assert results.mean_accuracy(str(tmp_path / "attempts.jsonl")) == 0.75
+    assert mean(tmp_path / "attempts.jsonl") == 0.75
 
 
 def test_what_holds_no_accuracy_is_refused(tmp_path):
@@ -46,9 +53,11 @@ def test_what_holds_no_accuracy_is_refused(tmp_path):
         (tmp_path / "results.json").write_text(content)
         with pytest.raises(WrongUse, match="it holds no accuracy"):
             results.read(str(tmp_path))
-    write(tmp_path / "results.json", aime24=0.5)
+    write(tmp_path / "results.json", aime24=0.5, code=None)
     with pytest.raises(WrongUse, match="no result of the set 'hmmt'; it has aime24"):
-        results.mean_accuracy(str(tmp_path), ("hmmt",))
+        mean(tmp_path, "hmmt")
+    with pytest.raises(WrongUse, match="nothing of the set 'code' could be graded; evaluate it again"):
+        mean(tmp_path, "code")
 
 
 def test_a_pattern_finds_the_numbers_in_paths(tmp_path, monkeypatch):
@@ -117,6 +126,36 @@ def test_rows_of_runs_that_cannot_be_used_are_refused(tmp_path):
         scaling.read_runs(str(tmp_path / "runs.jsonl"))
 
 
+def test_points_of_a_panel_are_means_of_the_same_sets(tmp_path):
+    write(tmp_path / "n1" / "results.json", aime=0.5, lcb=0.1)
+    write(tmp_path / "n2" / "results.json", aime=0.6, lcb=None)
+    write(tmp_path / "n3" / "results.json", aime=0.7)
+
+    def runs(*sizes, **more):
+        return scaling.read_runs(
+            [{"curve": "ours", "results": str(tmp_path / f"n{i}"), "size": i} | more for i in sizes]
+        )
+
+    for sizes in ((1, 2), (2, 1)):
+        with pytest.raises(WrongUse, match=r"n2: nothing of its set 'lcb' could be graded.*n1.*`sets`"):
+            scaling.statistics(runs(*sizes))
+    for sizes in ((1, 3), (3, 1)):
+        with pytest.raises(WrongUse, match=r"n3: there is no set 'lcb' as in .*n1 of the same panel.*`sets`"):
+            scaling.statistics(runs(*sizes))
+    assert [row["mean"] for row in scaling.statistics(runs(2, 3))] == [0.6, 0.7]
+    assert [row["mean"] for row in scaling.statistics(runs(1, 2, 3, sets=("aime",)))] == [0.5, 0.6, 0.7]
+    assert len(scaling.statistics([*runs(1, domain="all"), *runs(3, domain="math")])) == 2
+
+
+def test_names_of_curves_and_arms_may_hold_control_characters(tmp_path):
+    write(tmp_path / "a" / "results.json", **{"\x08ets": 0.5})
+    run = {"curve": "\x08inomial", "method": "\x08", "results": str(tmp_path / "a"), "size": 1}
+    (curves,) = scaling.figures_of(scaling.read_runs((run,)))
+    (arms,) = ablations.figures_of({"\x08full": str(tmp_path / "a"), "\x08no EM": str(tmp_path / "a")})
+    for made in (curves, arms):
+        ElementTree.fromstring(figures.encoded(made.figure)["svg"])
+
+
 def test_sizes_are_written_short():
     assert [scaling._size(size) for size in (0, 500, 24000, 4.8e6)] == ["0", "500", "24k", "4.8M"]
 
@@ -154,6 +193,60 @@ def test_a_difference_paired_by_problem_is_drawn_with_its_interval(tmp_path):
     (ends,) = line.get_segments()
     assert ends[:, 0] == pytest.approx([row["interval_low"], row["interval_high"]])
     assert "paired by problem and seed" in made.caption
+
+
+def test_arms_with_further_sets_are_not_paired_by_problem(tmp_path):
+    """Attempts do not say which set they are of, so those of other sets would count."""
+    right = [i % 3 > 0 for i in range(12)]
+    for arm, sets in {"full": ("a",), "no EM": ("a", "b"), "no CS": ("a",), "z": ("a", "b")}.items():
+        write(tmp_path / arm / "results.json", **dict.fromkeys(sets, 0.5))
+        (tmp_path / arm / "evaluate").mkdir()
+        jsonl.write_records(tmp_path / arm / "evaluate" / "attempts.jsonl", attempts(right))
+
+    def paired(*arms):
+        (made,) = ablations.figures_of({arm: str(tmp_path / arm) for arm in arms})
+        return made.caption, [row["paired_difference"] for row in made.rows]
+
+    caption, found = paired("no EM", "full", "no CS")
+    assert found == [None, None, None]
+    assert "seed by seed" in caption
+    caption, found = paired("full", "no EM", "no CS")
+    assert found == [None, None, 0.0]
+    assert "seed by seed" in caption
+    assert "paired by problem" in paired("full", "no CS")[0]
+    assert paired("no EM", "z")[1] == [None] * 6  # two sets and their mean
+
+
+def test_files_are_paired_with_runs_of_a_pattern_in_their_order(tmp_path):
+    for seed in (1, 2, 3):
+        write(tmp_path / f"f_{seed}" / "results.json", a=seed / 10)
+        write(tmp_path / f"g_{seed}" / "results.json", a=seed / 10 + 0.05)
+    pattern, files = str(tmp_path / "f_{seed}"), tuple(str(tmp_path / f"g_{i}") for i in (1, 2, 3))
+    for arms in ({"f": pattern, "g": files}, {"g": files, "f": pattern}):
+        (made,) = ablations.figures_of(arms)
+        row = made.rows[1]
+        assert abs(row["difference"]) == pytest.approx(0.05)
+        assert (row["difference_deviation"], row["pairs"]) == (pytest.approx(0), 3)
+        assert "in common" not in made.caption
+    with pytest.raises(
+        WrongUse, match=r"'f' has 3 runs and 'g' has 2, and only 'f' has \{seed\} in its path"
+    ):
+        ablations.figures_of({"f": pattern, "g": files[:2]})
+    with pytest.raises(WrongUse, match=r"some have \{seed\} and some have not"):
+        ablations.figures_of({"f": (pattern, files[0])})
+
+
+def test_patterns_are_paired_over_the_seeds_that_both_have(tmp_path):
+    for arm, seeds in {"f": (1, 2, 3), "g": (2, 3, 4), "h": (7,)}.items():
+        for seed in seeds:
+            write(tmp_path / f"{arm}_{seed}" / "results.json", a=seed / 10 + 0.05 * (arm == "g"))
+    f, g, h = (str(tmp_path / f"{arm}_{{seed}}") for arm in "fgh")
+    (made,) = ablations.figures_of({"f": f, "g": g})
+    assert made.rows[1]["difference"] == pytest.approx(0.05)
+    assert made.rows[1]["pairs"] == 2
+    assert "'g' and 'f' have only 2 seeds in common" in made.caption
+    with pytest.raises(WrongUse, match="'f' and 'h' have no seed in common"):
+        ablations.figures_of({"f": f, "h": h})
 
 
 def test_arms_that_cannot_be_compared_are_refused(tmp_path):

@@ -1,9 +1,12 @@
 """Facts of training subsets: their sizes, nested within a seed, other ones of another, rows as they were."""
 
+import collections
+
 import pytest
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import rows
 from promptcot_jax.evaluation.analyses import subsets
 from promptcot_jax.evaluation.analyses.subsets import SubsetConfig
 
@@ -43,6 +46,20 @@ def test_more_rows_than_there_are_is_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(WrongUse, match="has 3 rows, fewer than the subset of 4"):
         subsets.write(tmp_path / "out", str(tmp_path / "all.jsonl"), (2, 4), (0,))
     assert not (tmp_path / "out").exists()
+
+
+def test_bad_rows_are_skipped_and_counted_where_they_may_be(tmp_path):
+    source = tmp_path / "all.jsonl"
+    source.write_text('{"id": 1}\n{"id": 2\n{"id": 3}\n{"id": NaN}\n{"id": 4}\n')
+    with pytest.raises(WrongUse, match="all.jsonl:2: .*BAD_ROWS = 'skip'"):
+        subsets.write(tmp_path / "out", str(source), (3,), (0,))
+    assert not (tmp_path / "out").exists()
+    counts = collections.Counter()
+    skip = rows.BadRows(action="skip")
+    made = subsets.write(tmp_path / "out", str(source), (3,), (0,), bad_rows=skip, counts=counts)
+    assert made.caption.startswith("Of 3 rows;")
+    assert [row["id"] for _, _, row in jsonl.iter_rows(tmp_path / "out" / "subset_3_0.jsonl")] == [1, 3, 4]
+    assert (counts["read"], counts.total()) == (3, 5)
 
 
 @pytest.mark.parametrize("settings", [{"sizes": (0,)}, {"sizes": (3, 3)}, {"sizes": (3,), "seeds": ()}])

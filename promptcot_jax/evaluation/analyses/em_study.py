@@ -78,7 +78,9 @@ def study(workdirs: Sequence[epath.PathLike]) -> list[Made]:
 def _runs(workdir: epath.Path) -> list[epath.Path]:
     """The directories of a workdir's EM runs, those without E-step too."""
     named = [place for place in workdir.glob("seed_*") if re.fullmatch(r"seed_\d+", place.name)]
-    seeds = sorted(filter(epath.Path.is_dir, named), key=lambda place: (len(place.name), place.name))
+    seeds = sorted(
+        (place for place in named if place.is_dir()), key=lambda place: (len(place.name), place.name)
+    )
     places = [place for seed in seeds or [workdir] for place in (seed / "em", seed / "em" / "without_e_step")]
     runs = [place for place in places if workdir_files.exists(place / "nll.jsonl")]
     if seeds and not runs:

@@ -4,6 +4,7 @@ import csv
 import statistics
 
 import pytest
+from etils import epath
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse

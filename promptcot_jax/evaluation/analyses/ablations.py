@@ -41,14 +41,15 @@ def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[Made]:
     found = {name: {seed: results.read(place) for seed, place in own.items()} for name, own in places.items()}
     table = _with_problems(statistics(found), places, found)
     first = next(iter(arms))
+    has_mean = any(row["set"] == MEAN for row in table)
+    mean = f" '{MEAN}' is the mean over the sets that all arms have." if has_mean else ""
     kind = "paired by problem and seed, with its 95 % interval" if _draws_pairs(table) else "seed by seed"
     return [
         Made(
             name="ablations",
             title="Ablations",
             caption="Accuracy of each arm: mean and one standard deviation over its seeds; at the right "
-            f"the difference to '{first}', {kind}. '{MEAN}' is the mean over the sets that all arms have."
-            f"{_lone_seeds(places)}",
+            f"the difference to '{first}', {kind}.{mean}{_lone_seeds(places)}",
             rows=table,
             figure=_draw(table),
         )

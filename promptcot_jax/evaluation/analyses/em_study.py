@@ -378,6 +378,7 @@ def _draw_rounds(statistics: Sequence[Row]) -> mpl_figure.Figure:
     statistics = _of_all_seeds(statistics)
     figure, grid = figures.panels(len(shown), columns=3, panel=(2.6, 2.2))
     variants = [name for name in CURVES if any(row["variant"] == name for row in statistics)]
+    rounds = sorted({row["round"] for row in statistics})
     for axes, name in zip(grid, shown, strict=True):
         for variant in variants:
             curve = [row for row in statistics if (row["figure"], row["variant"]) == (name, variant)]
@@ -391,7 +392,10 @@ def _draw_rounds(statistics: Sequence[Row]) -> mpl_figure.Figure:
         axes.set_title(title)
         axes.set_ylabel(unit)
         axes.set_xlabel("EM round")
-        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        if len(rounds) > 1:
+            axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        else:  # whose axis has no other whole number
+            axes.set_xticks(rounds)
     if len(variants) > 1:
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
     return figure

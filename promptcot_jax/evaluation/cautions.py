@@ -163,7 +163,8 @@ def _of_rounds(workdir: epath.Path) -> Iterator[str]:
     bounds = [row["nll_bound"] for row in rounds if row.get("nll_bound") is not None]
     limit = settings.get("em.em_config.max_rounds")
     if limit and len(rounds) > limit and len(bounds) > 1 and min(bounds) == bounds[-1]:
-        yield f"EM ended at its limit of {limit} rounds while the held-out bound was still falling."
+        rounds_told = "1 round" if limit == 1 else f"{limit} rounds"
+        yield f"EM ended at its limit of {rounds_told} while the held-out bound was still falling."
     if len(bounds) > 1 and min(bounds) == bounds[0]:
         yield "No EM round has a better held-out bound than the cold start."
 

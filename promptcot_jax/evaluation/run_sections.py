@@ -212,7 +212,10 @@ def _stage_card(entry: manifest.StageEntry) -> str:
 
 def settings_section(workdir: epath.Path) -> str:
     """Digests, inputs, and the gin configuration that each stage ran under."""
-    lead = "To repeat this run: the same versions, inputs and settings give the same bits on one machine."
+    lead = (
+        "To repeat this run: the same versions, inputs and settings give the same bits on one machine. Print "
+        "has the configurations that are open."
+    )
     entries = entries_in_order(workdir)
     rows = [[page.words(e.stage), e.seed, e.config_digest] for e in entries]
     caption = "Seeds and digests of the configurations"
@@ -225,7 +228,8 @@ def settings_section(workdir: epath.Path) -> str:
         table = page.table(["stage", "input", "digest"], inputs, caption=caption, words=(1, 2))
         parts.append(page.folded(caption, table))
     for name, text in _configurations(workdir).items():
-        parts.append(page.folded(f"Configuration of {name}", f'<pre tabindex="0">{page.text(text)}</pre>'))
+        listing = f'<pre tabindex="0">{page.text(text)}</pre>'
+        parts.append(page.folded(f"Configuration of {name}", listing, kind="closed-in-print"))
     return page.section("settings", "Settings", lead, *parts)
 
 

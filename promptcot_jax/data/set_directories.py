@@ -120,8 +120,8 @@ def _chosen(groups: Mapping[_Group, Sequence[epath.Path]], config: str, where: s
     """The one set that is meant."""
     candidates = [group for group in groups if group[0].rpartition("/")[2] == config] if config else []
     candidates = candidates or list(groups)
-    if len(candidates) > 1:
-        candidates = [group for group in candidates if group[2] == "test"] or candidates
+    tested = {group[:2] for group in candidates if group[2] == "test"}
+    candidates = [group for group in candidates if group[2] == "test" or group[:2] not in tested]
     if len(candidates) > 1:
         found = ", ".join(
             "/".join(filter(None, (folder, f"{prefix}{split}.{extension}")))

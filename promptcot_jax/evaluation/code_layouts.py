@@ -10,19 +10,18 @@
 
 Hidden tests never reach the statement. LiveCodeBench's own judge puts imports before every program, on which
 its starter code (`List`) relies, and allows deep recursion: so does the `prelude` here. The private tests of
-LiveCodeBench are a pickled text; it is read with an unpickler that admits no name of any module.
+LiveCodeBench are a pickled text, which is read without carrying out the pickle.
 """
 
 import ast
 import base64
 import binascii
 import datetime
-import io
 import json
-import pickle
+import pickletools
 import zlib
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
@@ -70,10 +69,7 @@ def livecodebench(row: rows.Row) -> Fields:
     Raises:
         WrongUse: a field is missing or has another form.
     """
-    starter = row.fields.get("starter_code") or ""
-    problem = _needed_text(row, "question_content").strip()
-    if starter.strip():
-        problem = _with_code(f"{problem}\n\nUse this starter code:", starter)
+    problem = _with_starter_code(row, _needed_text(row, "question_content").strip())
     function = _function_name(row)
     public = _json_field(row, "public_test_cases", row.fields["public_test_cases"])
     private = _private_tests(row)
@@ -88,6 +84,13 @@ def livecodebench(row: rows.Row) -> Fields:
             f"{row.where}: some tests read input and some call a function; no program passes both."
         )
     return {"problem": problem, "tests": tuple(tests), "prelude": JUDGE_PRELUDE}
+
+
+def _with_starter_code(row: rows.Row, problem: str) -> str:
+    starter = row.fields.get("starter_code")
+    if not isinstance(starter, str) or not starter.strip():
+        return problem
+    return _with_code(f"{problem}\n\nUse this starter code:", starter)
 
 
 def contest_time(row: rows.Row) -> datetime.datetime | None:
@@ -148,24 +151,55 @@ def stated(row: rows.Row, problem: str) -> Fields:
     if name == "inputs":
         value = {"inputs": value, "outputs": row.fields["outputs"]}
     where = f"{row.where}: field '{name}'"
-    if isinstance(value, str):
-        value = _json_field(row, name, value)
+    prelude = row.fields.get("prelude") or ""
+    if not isinstance(prelude, str):
+        raise WrongUse(f"{row.where}: field 'prelude' must be a text.")
+    problem = _with_starter_code(row, problem)
+    value = _test_values(row, name, value)
     if isinstance(value, dict):
-        return {"problem": problem, "tests": import_fields.tests(value, where)}
+        return {"problem": problem, "tests": import_fields.tests(value, where), "prelude": prelude}
     if not isinstance(value, list) or not value:
         raise WrongUse(f"{where} must be a list of tests that is not empty.")
     if all(isinstance(test, str) for test in value):
         before = _setup(row)
-        tests = tuple(AssertTest(f"{before}{test}") for test in value)
+        tests = tuple(AssertTest(f"{before}{_assertion(test, where)}") for test in value)
         shown = _with_code(f"{problem}\n\nThese tests must pass:", "\n".join(value))
-        return {"problem": shown, "tests": tests}
+        return {"problem": shown, "tests": tests, "prelude": prelude}
     if any(isinstance(test, dict) and "testtype" in test for test in value):
-        return {"problem": problem, "tests": tuple(_judged_tests(value, _function_name(row), where))}
-    prelude = row.fields.get("prelude") or ""
-    if not isinstance(prelude, str):
-        raise WrongUse(f"{row.where}: field 'prelude' must be a text.")
+        judged = tuple(_judged_tests(value, _function_name(row), where))
+        return {"problem": problem, "tests": judged, "prelude": prelude or JUDGE_PRELUDE}
     tests = tuple(_own_test(test, f"{where}[{i}]") for i, test in enumerate(value))
     return {"problem": problem, "tests": tests, "prelude": prelude}
+
+
+def _test_values(row: rows.Row, name: str, value: Any) -> Any:
+    """What a column of tests holds, unpacked from JSON as a whole or test by test; assertions stay texts."""
+    if isinstance(value, str):
+        if name in ("test_list", "tests") and not value.lstrip().startswith(("[", "{")):
+            # One assertion, of a format that has no list of one.
+            return [value]
+        value = _json_field(row, name, value)
+    if isinstance(value, list) and all(isinstance(test, str) and test.lstrip()[:1] == "{" for test in value):
+        return [_json_field(row, f"{name}[{i}]", test) for i, test in enumerate(value)]
+    return value
+
+
+def _assertion(source: str, where: str) -> str:
+    """A test that is Python, unless running it would do nothing, so that any program passed."""
+    try:
+        statements = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError):  # it fails for every program
+        return source
+    if all(map(_does_nothing, statements)):
+        raise WrongUse(f"{where}: a test asserts and calls nothing: {source[:80]!r}; correct or drop it.")
+    return source
+
+
+def _does_nothing(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.Expr):
+        return not any(isinstance(node, ast.Call) for node in ast.walk(statement))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Pass)
+    return isinstance(statement, kinds)
 
 
 def _own_test(value: Any, where: str) -> ProgramTest:
@@ -223,10 +257,12 @@ def _judged_test(test: Any, function: str, where: str) -> ProgramTest:
     if not all(isinstance(text, str) for text in texts):
         raise WrongUse(f"{where} must be an object with the texts 'input', 'output' and 'testtype'.")
     asked, answer, kind = map(str, texts)
-    if kind == "stdin":
+    if kind in ("stdin", "stdin_stdout"):
         return StdioTest(asked, answer)
     if kind != "functional":
         raise WrongUse(f"{where}: the testtype must be 'stdin' or 'functional', got {kind!r}.")
+    own = given.get("metadata")
+    function = function or (own.get("func_name") if isinstance(own, Mapping) else "") or ""
     if not function:
         raise WrongUse(f"{where} calls a function, but field 'metadata' names none as func_name.")
     args = tuple(
@@ -242,11 +278,27 @@ def _value(text: str, what: str) -> Any:
         raise WrongUse(f"{what} is not JSON ({error}).") from None
 
 
-class _TextOnly(pickle.Unpickler):
-    """Reads what needs no code: every name of a module or a class is refused."""
+_TEXT_OPCODES = {  # all that a pickled text takes, by any protocol
+    *("PROTO", "FRAME", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"),
+}
 
-    def find_class(self, module_name: str, global_name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it names {module_name}.{global_name}, and only a text may be in it")
+
+def _pickled_text(data: bytes) -> str:
+    """The text that a pickle holds, read from its operations, none of which is carried out.
+
+    Raises:
+        ValueError: it is damaged, or takes more than a text takes.
+    """
+    texts = []
+    for operation, argument, _ in pickletools.genops(data):
+        if operation.name not in _TEXT_OPCODES:
+            raise ValueError(f"it has the operation {operation.name}, and only a text may be in it")
+        if isinstance(argument, str):
+            texts.append(argument)
+    if len(texts) != 1:
+        raise ValueError(f"it holds {len(texts)} texts, not one")
+    return texts[0]
 
 
 def _private_tests(row: rows.Row) -> Any:
@@ -267,9 +319,7 @@ def _private_tests(row: rows.Row) -> Any:
     if unpacker.unconsumed_tail or not unpacker.eof:
         raise WrongUse(f"{where} is cut off, or unpacks to more than {_MAX_UNPACKED} bytes.")
     try:
-        text = _TextOnly(io.BytesIO(data)).load()
+        text = _pickled_text(data)
     except Exception as error:  # a damaged pickle raises almost anything
         raise WrongUse(f"{where} holds no pickled text ({error}); nothing of it was run.") from None
-    if not isinstance(text, str):
-        raise WrongUse(f"{where} holds a pickled {type(text).__name__}, not a text.")
     return _json_field(row, "private_test_cases", text)

@@ -7,7 +7,7 @@ must be equal whatever their size.
 
 Returned values are compared as typed JSON (`sandbox_driver`): a tuple equals a list, True is not 1, 1 equals
 1.0, NaN equals nothing, a set is compared without order. The tolerance applies to floats outside of sets and
-keys.
+keys. Where an assertion was written in Python, its `==` counts: a tuple is no list, and True is 1.
 """
 
 import json
@@ -62,13 +62,19 @@ def _is_close(expected: float, given: float, tolerance: int | float) -> bool:
     return math.isfinite(expected) and abs(given - expected) <= tolerance * max(1.0, abs(expected))
 
 
-def value_matches(wanted: Any, result: bytes, float_tolerance: int | float | None = None) -> bool:
-    """Whether what a program's process wrote is the expected value; `wanted` is the latter's typed JSON."""
+def value_matches(
+    wanted: Any, result: bytes, float_tolerance: int | float | None = None, *, as_python: bool = False
+) -> bool:
+    """Whether what a program's process wrote is the expected value; `wanted` is the latter's typed JSON.
+
+    Args:
+        as_python: values are equal as Python has it, see above.
+    """
     try:
         given = json.loads(result)
         # Only values of equal size can match. That also bounds the work below by the expectation: a program
         # cannot fill a hash table of this process with values that collide.
-        return _size(wanted) == _size(given) and _match(wanted, given, float_tolerance or 0.0)
+        return _size(wanted) == _size(given) and _match(wanted, given, float_tolerance or 0.0, as_python)
     except (ValueError, TypeError, OverflowError, RecursionError):
         return False  # not typed JSON
 
@@ -79,8 +85,10 @@ def _size(typed: Any) -> int:
     return 1 + sum(map(_size, typed)) if isinstance(typed, list) else 1
 
 
-def _parts(typed: Any) -> tuple[str, Any]:
-    """Kind and content; a tuple is a list and a frozenset a set."""
+def _parts(typed: Any, as_python: bool) -> tuple[str, Any]:
+    """Kind and content; a frozenset is a set, and a tuple a list or, in Python, True a number."""
+    if as_python and isinstance(typed, bool):
+        return "number", int(typed)
     if typed is None or isinstance(typed, bool | str | list):
         return type(typed).__name__, typed
     if isinstance(typed, int | float):
@@ -90,47 +98,47 @@ def _parts(typed: Any) -> tuple[str, Any]:
         return "number", int(content, 16)
     if tag == "float":
         return "number", float(content)
-    return _TAGS.get(tag) or tag, content
+    return tag if as_python and tag == "tuple" else _TAGS.get(tag) or tag, content
 
 
-def _match(expected: Any, given: Any, tolerance: int | float) -> bool:
-    kind, wanted = _parts(expected)
-    other_kind, value = _parts(given)
+def _match(expected: Any, given: Any, tolerance: int | float, as_python: bool) -> bool:
+    kind, wanted = _parts(expected, as_python)
+    other_kind, value = _parts(given, as_python)
     if kind != other_kind:
         return False
     if kind == "number":
         if not tolerance or (isinstance(wanted, int) and isinstance(value, int)):
             return wanted == value  # exact between an integer and a float as well
         return wanted == value or _is_close(float(wanted), float(value), tolerance)
-    if kind in ("list", "complex"):
+    if kind in ("list", "tuple", "complex"):
         return len(wanted) == len(value) and all(
-            _match(a, b, tolerance) for a, b in zip(wanted, value, strict=True)
+            _match(a, b, tolerance, as_python) for a, b in zip(wanted, value, strict=True)
         )
     if kind == "set":
-        missing = {_key(item) for item in wanted}
-        return len(missing) == len(value) and all(_take(missing, item) for item in value)
+        missing = {_key(item, as_python) for item in wanted}
+        return len(missing) == len(value) and all(_take(missing, _key(item, as_python)) for item in value)
     if kind == "dict":
-        entries = {_key(key): content for key, content in wanted}
+        entries = {_key(key, as_python): content for key, content in wanted}
         return len(entries) == len(value) and all(
-            (name := _key(key)) in entries and _match(entries.pop(name), content, tolerance)
+            (name := _key(key, as_python)) in entries
+            and _match(entries.pop(name), content, tolerance, as_python)
             for key, content in value
         )
     return wanted == value
 
 
-def _take(missing: set[Any], item: Any) -> bool:
-    """Removes an item's key from the keys not seen yet; False where it is none of them."""
-    key = _key(item)
+def _take(missing: set[Any], key: Any) -> bool:
+    """Removes a key from those not seen yet; False where it is none of them."""
     is_missing = key in missing
     missing.discard(key)
     return is_missing
 
 
-def _key(typed: Any) -> Any:
+def _key(typed: Any, as_python: bool) -> Any:
     """A hashable stand-in: equal for equal values, never equal for NaN."""
-    kind, content = _parts(typed)
+    kind, content = _parts(typed, as_python)
     if kind == "set":
-        return kind, frozenset(map(_key, content))
+        return kind, frozenset(_key(item, as_python) for item in content)
     if isinstance(content, list):
-        return kind, tuple(map(_key, content))
+        return kind, tuple(_key(item, as_python) for item in content)
     return kind, object() if content != content else content

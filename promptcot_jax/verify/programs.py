@@ -247,7 +247,9 @@ class _Grader:
         try:
             if isinstance(test, AssertTest):
                 call_test = call_test_of(test)
-                return self._grade_assertion(test) if call_test is None else self._grade_call(call_test)
+                if call_test is None:
+                    return self._grade_assertion(test)
+                return self._grade_call(call_test, as_python=True)
             return self._grade_stdio(test) if isinstance(test, StdioTest) else self._grade_call(test)
         except (SandboxFailed, OSError) as failure:  # OSError: this process is out of descriptors or the like
             return TestResult(status="sandbox_error", detail=str(failure))
@@ -275,7 +277,12 @@ class _Grader:
             outcome, output_match.outputs_match(test.output, outcome.stdout, self._settings.float_tolerance)
         )
 
-    def _grade_call(self, test: CallTest) -> TestResult:
+    def _grade_call(self, test: CallTest, *, as_python: bool = False) -> TestResult:
+        """The verdict on a call.
+
+        Args:
+            as_python: whether it was an assertion, whose `==` is Python's.
+        """
         args = [sandbox_driver.encode(argument) for argument in test.args]
         expected = sandbox_driver.encode(test.expected)
         sandbox = self._program.get()
@@ -283,9 +290,10 @@ class _Grader:
         outcome = sandbox.finish(
             deadline=self._deadline(), output_bytes=self._output_bytes(len(json.dumps(expected)))
         )
-        return _result(
-            outcome, output_match.value_matches(expected, outcome.result, self._settings.float_tolerance)
+        matches = output_match.value_matches(
+            expected, outcome.result, self._settings.float_tolerance, as_python=as_python
         )
+        return _result(outcome, matches)
 
     def _grade_assertion(self, test: AssertTest) -> TestResult:
         server, judge = self._program.get(), self._judge.get()

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import subprocess
+import sys
 
 import pyarrow
 import pyarrow.ipc
@@ -76,6 +78,9 @@ def test_sets_that_lie_together_are_never_taken_for_one(tmp_path: pathlib.Path):
     put(tmp_path / "second_test.jsonl", 2)
     with pytest.raises(WrongUse, match="first_test.jsonl, second_test.jsonl"):
         numbers(tmp_path)
+    (tmp_path / "second_test.jsonl").rename(tmp_path / "hmmt_feb.jsonl")
+    with pytest.raises(WrongUse, match="first_test.jsonl"):
+        numbers(tmp_path)
 
 
 def test_the_hubs_cache_is_read_at_its_main_revision(tmp_path: pathlib.Path):
@@ -119,6 +124,34 @@ def test_arrow_of_both_forms_is_read_and_a_damaged_one_named(tmp_path: pathlib.P
     (tmp_path / "rows.arrow").write_text("words")
     with pytest.raises(WrongUse, match="rows.arrow: cut off or damaged after 0 rows, or no Arrow"):
         list(rows.iter_rows(tmp_path / "rows.arrow"))
+
+
+def test_no_flipped_bit_of_an_arrow_file_ends_the_process(tmp_path: pathlib.Path):
+    table = pyarrow.table({"n": list(range(50)), "text": [str(i) * 9 for i in range(50)]})
+    with pyarrow.ipc.new_stream(tmp_path / "whole.arrow", table.schema) as writer:
+        writer.write_table(table)
+    whole = (tmp_path / "whole.arrow").read_bytes()
+    program = """
+import random, sys
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import rows
+draw, path = random.Random(0), sys.argv[1]
+whole = open(path, "rb").read()
+for _ in range(200):
+    damaged = bytearray(whole)
+    damaged[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+    open(path, "wb").write(damaged)
+    try:
+        list(rows.iter_rows(path))
+    except WrongUse:
+        pass
+print("alive")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "whole.arrow")], capture_output=True, text=True
+    )
+    assert done.stdout == "alive\n", (done.returncode, done.stderr[-500:])
+    assert whole
 
 
 def test_a_list_in_one_json_file_is_its_rows(tmp_path: pathlib.Path):

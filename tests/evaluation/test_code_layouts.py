@@ -72,14 +72,14 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(tmp_path)
     with pytest.raises(WrongUse) as failure:
         read_one(tmp_path, stdin_problem(private_test_cases=harmful))
     assert not trace.exists()
-    for said in ("set.jsonl:1: field 'private_test_cases'", "system", "nothing of it was run"):
+    for said in ("set.jsonl:1: field 'private_test_cases'", "operation", "nothing of it was run"):
         assert said in str(failure.value)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"private_test_cases": packed([1])}, "holds a pickled list, not a text"),
+        ({"private_test_cases": packed([1])}, "holds no pickled text (it has the operation EMPTY_LIST"),
         ({"private_test_cases": packed("[1")}, "field 'private_test_cases' is not JSON"),
         ({"private_test_cases": packed("[1]")}, "'private_test_cases'[0] must be an object with the texts"),
         ({"private_test_cases": "no base64!"}, "is neither JSON nor base64"),
@@ -120,6 +120,18 @@ def test_an_argument_that_is_no_json_is_named(tmp_path):
     mixed = [test | {"input": "1"}, {"input": "1", "output": "1", "testtype": "stdin"}]
     with pytest.raises(WrongUse, match="no program passes both"):
         read_one(tmp_path, call_problem(public_test_cases=json.dumps(mixed)))
+
+
+def test_a_pickle_that_asks_for_memory_gets_none(tmp_path):
+    text = b"\x80\x04\x8c\x02[]r\xff\xff\xff\x7f."  # two letters, two thousand million places
+    given = base64.b64encode(zlib.compress(text)).decode()
+    assert read_one(tmp_path, stdin_problem(private_test_cases=given)).tests == (StdioTest("1 2\n", "3\n"),)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_texts_of_every_protocol_are_read(protocol):
+    for text in ("[]", "\u00e4\n" * 300):
+        assert code_layouts._pickled_text(pickle.dumps(text, protocol)) == text
 
 
 def test_tests_that_unpack_to_too_much_are_refused(tmp_path, monkeypatch):
@@ -181,7 +193,8 @@ def test_mbpp_shows_its_assertions_in_every_form(tmp_path):
 def test_tests_of_input_and_output_read_in_the_forms_of_other_sets(tmp_path, columns):
     problem = read_one(tmp_path, {"question": "Echo.", "difficulty": "hard"} | columns)
     assert problem.tests == (StdioTest("1", "1"), StdioTest("2", "2"))
-    assert (problem.level, problem.prelude) == ("hard", "")
+    assert problem.level == "hard"
+    assert problem.prelude == (code_layouts.JUDGE_PRELUDE if "metadata" in columns else "")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +206,9 @@ def test_tests_of_input_and_output_read_in_the_forms_of_other_sets(tmp_path, col
         ([{"input": "1", "output": "1"}, "assert f()"], "field 'tests'[1] must be an object"),
         ({"inputs": ["1"], "outputs": []}, "the tests have 1 inputs and 0 outputs"),
         ({"inputs": [[1]], "outputs": [1], "fn_name": "f"}, "the tests call a function"),
-        ("3", "must be a list of tests that is not empty"),
+        (3, "must be a list of tests that is not empty"),
+        ("3", "a test asserts and calls nothing: '3'"),
+        (["assert f(1) == 2", "def test():\n    assert f(1) == 5"], "asserts and calls nothing"),
     ],
 )
 def test_tests_in_no_form_are_named(tmp_path, tests, says):
@@ -201,3 +216,30 @@ def test_tests_in_no_form_are_named(tmp_path, tests, says):
         read_one(tmp_path, {"problem": "Echo.", "tests": tests})
     assert "set.jsonl:1: " in str(failure.value)
     assert says in str(failure.value)
+
+
+def test_tests_may_be_texts_of_json_or_one_assertion(tmp_path):
+    tests = [json.dumps({"input": n, "output": n}) for n in "12"]
+    problem = read_one(tmp_path, {"problem": "Echo.", "tests": tests})
+    assert problem.tests == (StdioTest("1", "1"), StdioTest("2", "2"))
+    assert problem.problem == "Echo."  # hidden tests stay hidden
+    problem = read_one(tmp_path, {"text": "Add one.", "test_list": "assert f(1) == 2"})
+    assert problem.tests == (AssertTest("assert f(1) == 2"),)
+
+
+def test_starter_code_and_prelude_count_in_every_layout(tmp_path):
+    starter = "def above(xs: List[int], n: int):\n    pass"
+    test = {
+        "input": "[1, 3]\n2",
+        "output": "[3]",
+        "testtype": "functional",
+        "metadata": {"func_name": "above"},
+    }
+    problem = read_one(tmp_path, {"problem": "Which?", "starter_code": starter, "tests": [test]})
+    assert problem.tests == (CallTest("above", ([1, 3], 2), [3]),)
+    assert starter in problem.problem
+    assert problem.prelude == code_layouts.JUDGE_PRELUDE
+    columns = {"input_output": {"inputs": ["1"], "outputs": ["1"]}, "prelude": "import math\n"}
+    problem = read_one(tmp_path, {"problem": "Echo.", "starter_code": "n = input()"} | columns)
+    assert "n = input()" in problem.problem
+    assert problem.prelude == "import math\n"

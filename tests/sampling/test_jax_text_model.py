@@ -1,6 +1,7 @@
 """A model in JAX answers conversations: the engine's own completions, resumable, odd requests counted."""
 
 import dataclasses
+import types
 import zlib
 
 import jax
@@ -146,6 +147,24 @@ def test_a_model_that_is_not_thinking_goes_on_without_the_sentence(tmp_path):
     replies = model.complete(REQUESTS, tmp_path / "replies.jsonl")
     assert all(jax_text_model.END_OF_THINKING not in reply.text for reply in replies)
     assert max(reply.completion_tokens for reply in replies) > 8
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reply", "is_open"),
+    [
+        ("<|im_start|>assistant\n", "Let me", False),
+        ("<|im_start|>assistant\n", "<think>Let me", True),
+        ("<think>\n", "Let me", True),
+        ("<think>\n", "Yes.</think>It is", False),
+        ("<think>\n\n</think>\n\n", "It is", False),
+    ],
+)
+def test_thinking_is_open_until_it_is_closed(monkeypatch, prompt: str, reply: str, is_open: bool):
+    words = [prompt, reply]
+    decoder = types.SimpleNamespace(decode=lambda ids: "".join(words[i] for i in ids))
+    model = jax_text_model.JaxTextModel.__new__(jax_text_model.JaxTextModel)
+    monkeypatch.setattr(model, "_tokenizer", decoder, raising=False)
+    assert model._is_thinking([0], [1]) is is_open
 
 
 def test_a_budget_that_leaves_no_answer_is_refused():

@@ -95,3 +95,27 @@ def test_colliding_values_cost_nothing():
     started = time.monotonic()
     assert not value_matches(encode({frozenset({1})}), colliding)
     assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("expected", "given", "as_python", "as_call"),
+    [
+        ((1, 2), [1, 2], False, True),
+        ([1, 2], (1, 2), False, True),
+        ([(1, "a")], [[1, "a"]], False, True),
+        ((1, 2), (1, 2), True, True),
+        (True, 1, True, False),
+        (0, False, True, False),
+        ({True: "x"}, {1: "x"}, True, False),
+        ({1, 2}, frozenset({1, 2}), True, True),
+        ({(1, 2)}, {(1, 2)}, True, True),
+        (1, 1.0, True, True),
+        (None, 0, False, False),
+        ("1", 1, False, False),
+    ],
+)
+def test_an_assertion_is_equal_as_python_has_it(expected, given, as_python, as_call):
+    assert (expected == given) is as_python
+    result = json.dumps(encode(given)).encode()
+    assert value_matches(encode(expected), result, as_python=True) is as_python
+    assert value_matches(encode(expected), result) is as_call

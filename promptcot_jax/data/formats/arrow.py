@@ -20,11 +20,12 @@ def read(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
         first = 1
         try:
             for batch in _indexed(stream) if has_index else pyarrow.ipc.open_stream(stream):
+                batch.validate(full=True)  # offsets of a damaged file would be read outside of its memory
                 for start in range(0, batch.num_rows, source.ROWS_AT_ONCE):
                     some = batch.slice(start, source.ROWS_AT_ONCE)
                     yield from parquet.rows_of_batch(name, some, first, max_row_bytes)
                     first += some.num_rows
-        except (pyarrow.ArrowException, OSError, EOFError) as error:
+        except (pyarrow.ArrowException, MemoryError, OSError, EOFError) as error:  # a size may be damaged
             parquet.refuse_other_failures(error)
             yield Fault(
                 name, "truncated", f"cut off or damaged after {first - 1} rows, or no Arrow ({error})"

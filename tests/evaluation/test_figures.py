@@ -22,7 +22,8 @@ def test_a_figure_is_a_function_of_what_is_drawn():
 
 
 def test_a_name_with_dollars_is_no_formula():
-    figures.encoded(drawn("$\\frac{1}{$ and $$"))  # as a formula it could not be drawn
+    files = figures.encoded(drawn("$\\frac{1}{$ and $$"))  # as a formula it could not be drawn
+    assert ElementTree.fromstring(files["svg"]).tag.endswith("}svg")
 
 
 def test_a_name_with_control_characters_leaves_the_svg_well_formed():

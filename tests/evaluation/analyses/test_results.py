@@ -153,7 +153,7 @@ def test_names_of_curves_and_arms_may_hold_control_characters(tmp_path):
     (curves,) = scaling.figures_of(scaling.read_runs((run,)))
     (arms,) = ablations.figures_of({"\x08full": str(tmp_path / "a"), "\x08no EM": str(tmp_path / "a")})
     for made in (curves, arms):
-        ElementTree.fromstring(figures.encoded(made.figure)["svg"])
+        assert ElementTree.fromstring(figures.encoded(made.figure)["svg"]).tag.endswith("}svg")
 
 
 def test_sizes_are_written_short():

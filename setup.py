@@ -86,7 +86,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["promptcot_jax", "promptcot_jax.*"]),
-    package_data={"promptcot_jax.evaluation": ["assets/*"]},
+    package_data={"promptcot_jax.report": ["assets/*"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,

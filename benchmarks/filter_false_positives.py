@@ -19,8 +19,8 @@ import numpy as np
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import ConceptSet
+from promptcot_jax.corpus import generator
 from promptcot_jax.data import templates
-from promptcot_jax.data.corpus import generator
 from promptcot_jax.run import encoders
 from promptcot_jax.synthesis import filters, near_duplicates
 from promptcot_jax.synthesis.drafts import Author, Draft

@@ -193,7 +193,7 @@ def export_and_load(run: Path, kind: str, cache: Path) -> None:
     import datasets
     import tensorflow_datasets as tfds
 
-    from promptcot_jax.data import tfds_builder
+    from promptcot_jax.data.seqio import tfds_builder
 
     export = run / "export"
     if not export.exists():

@@ -20,7 +20,8 @@ import seqio
 import tensorflow as tf
 
 from promptcot_jax.checkpoints import load
-from promptcot_jax.data import converters, example_sets, examples, packing, vocabulary
+from promptcot_jax.data import example_sets, examples, packing
+from promptcot_jax.data.seqio import converters, vocabulary
 
 
 def read_examples(files: list[str], most: int, row_length: int) -> list[examples.TokenExample]:

@@ -3,8 +3,8 @@ r"""What the checks that ask no model find of faults planted in the corpus, and 
     python benchmarks/planted_faults.py [REAL.jsonl ...] \
         [--problems=1000] [--evaluation=FILE.jsonl] [--encoder=minilm]
 
-Every fault is planted in every problem: those of `data/corpus/faults.py`, each in a form that is drawn, and
-those of `data/corpus/copies.py`, problems said in other words and problems copied from an evaluation set,
+Every fault is planted in every problem: those of `faults.py`, each in a form that is drawn, and
+those of `copies.py`, problems said in other words and problems copied from an evaluation set,
 each in all forms. The checks are the rules of `verify` for statements, and all that `synthesize` holds
 problems to at its defaults; a fault counts as found if it is refused under a reason that names it. By default
 the evaluation set is the problems of every second family, and the sound ones are those of the others. REAL
@@ -18,13 +18,15 @@ import os
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 
+import copies
+import faults
 import numpy as np
 from jaxtyping import Float
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import ConceptSet, MathCorpusRow
+from promptcot_jax.corpus import generator
 from promptcot_jax.data import decontamination, templates
-from promptcot_jax.data.corpus import copies, faults, generator
 from promptcot_jax.run import encoders
 from promptcot_jax.synthesis import selection, statement_checks, text_sketches
 from promptcot_jax.synthesis.drafts import Author, Draft

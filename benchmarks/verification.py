@@ -5,7 +5,7 @@
     python benchmarks/verification.py programs [--problems=24]
 
 The problems are the corpus's own, whose generator knows every answer, and copies with planted faults
-(`data/corpus/faults.py`), one kind each; what rules find of these is `planted_faults.py`'s. `votes` wants a
+(`faults.py`), one kind each; what rules find of these is `planted_faults.py`'s. `votes` wants a
 workdir of the stages `corpus` and `sft`: its solver votes, through `promptcot verify`, in
 WORKDIR/verification. `judge` shows sound and faulty problems to a model. In `programs` no model is asked: the
 solutions of a problem are its reference program in two texts and, in place of some, programs with a planted
@@ -25,15 +25,17 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
+import faults
 from matplotlib import pyplot
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import MathCorpusRow, ProgramCorpusRow
+from promptcot_jax.corpus import generator
 from promptcot_jax.data import templates
-from promptcot_jax.data.corpus import faults, generator
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import stage, text_models
+from promptcot_jax.run import stage
 from promptcot_jax.sampling import engine, rollouts, token_choice
+from promptcot_jax.sources import text_models
 from promptcot_jax.synthesis import judging, program_tests, program_trials
 from promptcot_jax.synthesis.answer_votes import Ballot
 from promptcot_jax.synthesis.input_proposals import Proposals

@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import tensorflow as tf
 
 from promptcot_jax.checkpoints import load
-from promptcot_jax.data import vocabulary as vocabulary_lib
+from promptcot_jax.data.seqio import vocabulary as vocabulary_lib
 
 Rows = list[list[int]]
 FIELDS = ("problem", "solution", "rationale")

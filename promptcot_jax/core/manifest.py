@@ -12,17 +12,12 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from etils import epath
 
 from promptcot_jax.core import file_sets, jsonl, tfds_sets
 from promptcot_jax.core.errors import WrongUse
-
-# A stage argument or dataclass field that names a file or model which the stage reads. Before the stage
-# starts its content is digested for the manifest. "{workdir}" at its beginning stands for the stage's
-# workdir.
-InputPath = Annotated[str, "input path"]
 
 PACKAGES = (
     "jax",

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import example_sets, examples, rollout_sets, rows
 from promptcot_jax.data.rollout_sets import Tries
 from promptcot_jax.data.tokenizer import Tokenizer
@@ -37,7 +37,7 @@ class PromptConfig:
 
     pools: tuple[str, ...] = ()
     solved_below: float = 1.01
-    solved_in: manifest.InputPath | None = None
+    solved_in: InputPath | None = None
     rates: Mapping[str, float] | None = None
     bad_rows: rows.BadRows = rows.FATAL
 

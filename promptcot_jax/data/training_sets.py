@@ -15,6 +15,7 @@ from etils import epath
 
 from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import example_sets, examples, rows, tasks, token_store
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.data.tasks import MIXTURES, TASKS, RowRules
@@ -39,7 +40,7 @@ class DataConfig:
     bad_rows: Literal["error", "skip"] = "error"
     max_row_bytes: int = rows.BadRows.max_row_bytes
     validity: Validity = "paper"
-    benchmarks: Mapping[str, manifest.InputPath] = dataclasses.field(default_factory=dict)
+    benchmarks: Mapping[str, InputPath] = dataclasses.field(default_factory=dict)
     rates: Mapping[str, float] | None = None
     cache_dir: str = ""
     use_cached_tasks: bool = False
@@ -110,7 +111,9 @@ def _registered_with_seqio(
 ) -> tuple[ExampleSet, dict[str, int]]:
     """A user's own task or mixture, tokenized at each start: nothing tells what its bytes depend on."""
     _refuse_what_only_our_tasks_have(name, config)
-    from promptcot_jax.data import seqio_registry  # late: TensorFlow takes seconds, and most runs need none
+    from promptcot_jax.data.seqio import (
+        seqio_registry,  # late: TensorFlow takes seconds, and most runs need none
+    )
 
     def opened(task: str) -> ExampleSet:
         build = functools.partial(

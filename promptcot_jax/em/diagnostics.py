@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from promptcot_jax.core.records import Candidate
-from promptcot_jax.data.corpus import styles
+from promptcot_jax.corpus import styles
 from promptcot_jax.em import e_step
 from promptcot_jax.em.pairs import Pair
 from promptcot_jax.em.settings import EStepConfig

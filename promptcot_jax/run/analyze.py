@@ -9,9 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import benchmark_files, rows
-from promptcot_jax.evaluation.analyses import (
+from promptcot_jax.analyses import (
     ablations,
     accounting,
     case_studies,
@@ -23,11 +21,14 @@ from promptcot_jax.evaluation.analyses import (
     scaling,
     subsets,
 )
-from promptcot_jax.evaluation.analyses.case_studies import CaseConfig
-from promptcot_jax.evaluation.analyses.distribution import DistributionConfig
-from promptcot_jax.evaluation.analyses.made import Made, NoRecords
-from promptcot_jax.evaluation.analyses.subsets import SubsetConfig
-from promptcot_jax.run import configuration, encoders, stage
+from promptcot_jax.analyses.case_studies import CaseConfig
+from promptcot_jax.analyses.distribution import DistributionConfig
+from promptcot_jax.analyses.made import Made, NoRecords
+from promptcot_jax.analyses.subsets import SubsetConfig
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.data import benchmark_files, rows
+from promptcot_jax.run import encoders, stage
 from promptcot_jax.synthesis import near_duplicates
 
 ATTEMPTS = "{workdir}/evaluate/attempts.jsonl"
@@ -45,11 +46,11 @@ def analyze(
     subsets: SubsetConfig,
     bad_rows: rows.BadRows,
     analyses: tuple[str, ...] = (),
-    sets: dict[str, configuration.InputPath] | None = None,
-    attempts: configuration.InputPath | dict[str, configuration.InputPath] = ATTEMPTS,
-    token_attempts: configuration.InputPath | dict[str, configuration.InputPath] | None = None,
+    sets: dict[str, InputPath] | None = None,
+    attempts: InputPath | dict[str, InputPath] = ATTEMPTS,
+    token_attempts: InputPath | dict[str, InputPath] | None = None,
     em_workdirs: tuple[str, ...] = EM_WORKDIRS,
-    benchmarks: dict[str, configuration.InputPath] | None = None,
+    benchmarks: dict[str, InputPath] | None = None,
     runs: str | tuple[dict[str, Any], ...] = (),
     arms: dict[str, Any] | None = None,
 ) -> stage.StageResult:
@@ -279,7 +280,7 @@ class _Study:
         return str(reason).replace(self.workdir, "{workdir}")
 
     def _place(self, path: str) -> str:
-        return configuration.in_workdir(path, self.workdir)
+        return in_workdir(path, self.workdir)
 
     def _places(self, paths: str | Mapping[str, str]) -> str | dict[str, str]:
         return self._place(paths) if isinstance(paths, str) else {k: self._place(v) for k, v in paths.items()}

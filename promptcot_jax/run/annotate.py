@@ -10,10 +10,12 @@ from typing import Any
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import AnnotatedTriple, SeedProblem
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import rows
 from promptcot_jax.models import hashed_tfidf
 from promptcot_jax.parallel import hosts
-from promptcot_jax.run import configuration, encoders, stage, text_models
+from promptcot_jax.run import encoders, stage
+from promptcot_jax.sources import text_models
 from promptcot_jax.synthesis import annotating, cold_start_report, seed_problems
 from promptcot_jax.synthesis.annotating import AnnotateConfig, Reject
 
@@ -25,11 +27,11 @@ _CARRIED = ("answer", "solution", "source", "license")  # of a seed row onto its
 def annotate(
     *,
     workdir: str,
-    problems: configuration.InputPath,
+    problems: InputPath,
     annotators: tuple[text_models.TextModelSource, ...],
     config: AnnotateConfig,
     bad_rows: rows.BadRows,
-    encoder: configuration.InputPath = hashed_tfidf.NAME,
+    encoder: InputPath = hashed_tfidf.NAME,
 ) -> stage.StageResult:
     """Writes `triples.jsonl`, `triples_heldout.jsonl` and `annotate/`: replies, rejects, report.
 
@@ -44,13 +46,13 @@ def annotate(
     names = [text_models.name_of(source) for source in annotators]
     annotating.check_names(names)
     counts: collections.Counter[str] = collections.Counter()
-    path = configuration.in_workdir(problems, workdir)
+    path = in_workdir(problems, workdir)
     seeds = seed_problems.read(
         path, domain=config.domain, level=config.level, bad_rows=bad_rows, counts=counts
     )
     encode = None
     if config.duplicates.embedding_threshold is not None:
-        place = configuration.in_workdir(encoder, workdir)
+        place = in_workdir(encoder, workdir)
         encode = encoders.make_encoder(place, [seed.problem for seed in seeds])
     kept, rejects = annotating.without_repeats(seeds, config, encode)
     shares = annotating.by_annotator(kept, len(annotators), config.seed)

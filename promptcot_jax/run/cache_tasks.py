@@ -6,9 +6,10 @@ For T5X's USE_CACHED_TASKS, and ours. The stage is done again each time, and lea
 from collections.abc import Mapping
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import seqio_cache, seqio_tasks
+from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.data.seqio import seqio_cache, seqio_tasks
 from promptcot_jax.data.training_sets import DataConfig
-from promptcot_jax.run import configuration, stage
+from promptcot_jax.run import stage
 
 
 def cache_tasks(
@@ -16,9 +17,9 @@ def cache_tasks(
     workdir: str,
     tasks: tuple[str, ...],
     data: DataConfig,
-    files: Mapping[str, configuration.InputPath],
+    files: Mapping[str, InputPath],
     splits: tuple[str, ...] = (),
-    tokenizer: configuration.InputPath = "{workdir}/tokenizer",
+    tokenizer: InputPath = "{workdir}/tokenizer",
     cache_dir: str = "{workdir}/cached_tasks",
     num_shards: int = seqio_cache.MOST_SHARDS,
     overwrite: bool = False,
@@ -36,10 +37,10 @@ def cache_tasks(
     if not tasks:
         raise WrongUse("TASKS names no task; there is nothing to cache.")
     if files:
-        paths = {split: configuration.in_workdir(path, workdir) for split, path in files.items()}
-        vocabulary = configuration.in_workdir(tokenizer, workdir)
+        paths = {split: in_workdir(path, workdir) for split, path in files.items()}
+        vocabulary = in_workdir(tokenizer, workdir)
         seqio_tasks.register_over(tasks, vocabulary, paths, data.row_rules())
-    place = configuration.in_workdir(cache_dir, workdir)
+    place = in_workdir(cache_dir, workdir)
     counts = {}
     for name in seqio_cache.tasks_of(tasks):
         written = seqio_cache.write_cache(

@@ -130,7 +130,7 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
     compilation_cache.switch_on(flags.compilation_cache_dir)
     configuration.load(flags.gin_file, bindings, _listed(flags.gin_search_paths))
     if cache_dirs := _listed(flags.seqio_additional_cache_dirs):
-        from promptcot_jax.data import seqio_registry  # TensorFlow, which most runs do without
+        from promptcot_jax.data.seqio import seqio_registry  # TensorFlow, which most runs do without
 
         seqio_registry.add_cache_dirs(cache_dirs)
     try:

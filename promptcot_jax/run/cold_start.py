@@ -5,14 +5,16 @@ import os
 import jax
 
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.em import cold_start as cold_start_lib
 from promptcot_jax.em import role as role_lib
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, model_source, stage
-from promptcot_jax.run.model_source import ModelSource
+from promptcot_jax.run import stage
+from promptcot_jax.sources import model_source
+from promptcot_jax.sources.model_source import ModelSource
 from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
@@ -31,8 +33,8 @@ def cold_start(
     loop_config: loop.LoopConfig,
     data: training_sets.DataConfig,
     roles: tuple[cold_start_lib.Role, ...] = ("theta", "phi"),
-    triples: configuration.InputPath = "{workdir}/triples.jsonl",
-    triples_heldout: configuration.InputPath = "{workdir}/triples_heldout.jsonl",
+    triples: InputPath = "{workdir}/triples.jsonl",
+    triples_heldout: InputPath = "{workdir}/triples_heldout.jsonl",
     num_triples: int = 0,
     lora: LoraConfig | None = None,
 ) -> stage.StageResult:
@@ -64,7 +66,7 @@ def cold_start(
         )
 
         def opened(name: str, path: str, limit: int = 0) -> tuple[ExampleSet, dict[str, int]]:
-            place = configuration.in_workdir(path, workdir)
+            place = in_workdir(path, workdir)
             return training_sets.open_task(
                 name, place, base.tokenizer, config=data, workdir=workdir, limit=limit
             )

@@ -9,9 +9,10 @@ from etils import epath
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.evaluation import comparing
 from promptcot_jax.evaluation.comparing import Comparison
-from promptcot_jax.run import configuration, stage
+from promptcot_jax.run import stage
 from promptcot_jax.verify import problem_accuracy
 
 log = logging.getLogger(__name__)
@@ -20,8 +21,8 @@ log = logging.getLogger(__name__)
 def compare(
     *,
     workdir: str,
-    baseline: tuple[configuration.InputPath, ...] | configuration.InputPath,
-    other: tuple[configuration.InputPath, ...] | configuration.InputPath,
+    baseline: tuple[InputPath, ...] | InputPath,
+    other: tuple[InputPath, ...] | InputPath,
     seed: int = 0,
 ) -> stage.StageResult:
     """Prints how `other` differs from `baseline`, and writes it to `comparisons/BASELINE.json`.
@@ -35,7 +36,7 @@ def compare(
         WrongUse: one of them has no attempts, or they have no problem in common.
     """
     sides = [_listed(baseline), _listed(other)]
-    attempts = [[_attempts(configuration.in_workdir(path, workdir)) for path in side] for side in sides]
+    attempts = [[_attempts(in_workdir(path, workdir)) for path in side] for side in sides]
     found = comparing.compare(attempts[0], attempts[1], seed=seed)
     rows = {"baseline": list(sides[0]), "other": list(sides[1]), **dataclasses.asdict(found)}
     name = os.path.basename(os.path.normpath(sides[0][0])).removesuffix(".jsonl") or "baseline"

@@ -23,10 +23,8 @@ from beartype.door import is_bearable
 from gin import config as gin_config
 from gin import config_parser
 
-from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
-
-InputPath = manifest.InputPath
+from promptcot_jax.core.workdir import InputPath
 
 _PARSE_ERRORS = (
     ValueError,
@@ -358,11 +356,6 @@ def input_paths(function: Callable[..., Any], arguments: Mapping[str, Any]) -> l
 def _is_input(hint: Any) -> bool:
     """Whether a type is `InputPath`, or one of its members is: of a union, a tuple, a dict's values."""
     return hint == InputPath or any(_is_input(member) for member in typing.get_args(hint))
-
-
-def in_workdir(path: str, workdir: str) -> str:
-    """`path` with a leading "{workdir}" filled in."""
-    return workdir + path.removeprefix("{workdir}") if path.startswith("{workdir}") else path
 
 
 def parsed_text() -> str:

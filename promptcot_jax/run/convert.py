@@ -20,13 +20,14 @@ from promptcot_jax.checkpoints import adapters, huggingface, load, store
 from promptcot_jax.core import building
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.models import lora
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import hosts, placing
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, stage
+from promptcot_jax.run import stage
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,10 @@ class _Facts:
 def convert(
     *,
     workdir: str,
-    source: configuration.InputPath,
+    source: InputPath,
     output: str,
     mesh: mesh_lib.MeshConfig,
-    adapter: configuration.InputPath | None = None,
+    adapter: InputPath | None = None,
     output_format: OutputFormat = "huggingface",
     dtype: FloatType = "float32",
     verify: bool = True,
@@ -71,11 +72,11 @@ def convert(
         WrongUse: the source is no model, or `output` is there already.
         NotTheSame: the written model differs; it is removed.
     """
-    target = store.location(configuration.in_workdir(output, workdir))
+    target = store.location(in_workdir(output, workdir))
     if hosts.decided_by_first("output exists", target.exists):
         raise WrongUse(f"{os.fspath(target)} exists already; remove it or set another OUTPUT.")
-    path = configuration.in_workdir(source, workdir)
-    onto = None if adapter is None else configuration.in_workdir(adapter, workdir)
+    path = in_workdir(source, workdir)
+    onto = None if adapter is None else in_workdir(adapter, workdir)
     devices = mesh_lib.make_mesh(mesh)
     unfinished = store.aside(target)
     hosts.wait_for_first("clear", lambda: _discard(unfinished))

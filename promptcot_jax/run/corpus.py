@@ -5,8 +5,8 @@ import os
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import MathCorpusRow, ProgramCorpusRow
+from promptcot_jax.corpus import generator
 from promptcot_jax.data import templates, tokenizer_training
-from promptcot_jax.data.corpus import generator
 from promptcot_jax.run import stage
 
 

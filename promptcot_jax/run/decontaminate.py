@@ -15,9 +15,10 @@ from typing import IO, Any
 from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import benchmark_files, decontamination, rows
 from promptcot_jax.data.decontamination import Index, Overlap
-from promptcot_jax.run import configuration, stage
+from promptcot_jax.run import stage
 
 REPORT = "decontamination.jsonl"
 _ROWS_BETWEEN_LOOKS = 1000  # of the progress display
@@ -37,9 +38,9 @@ class _Candidate:
 def decontaminate(
     *,
     workdir: str,
-    benchmarks: tuple[configuration.InputPath, ...] | dict[str, configuration.InputPath],
+    benchmarks: tuple[InputPath, ...] | dict[str, InputPath],
     bad_rows: rows.BadRows,
-    input_rows: configuration.InputPath = "{workdir}/problems.jsonl",
+    input_rows: InputPath = "{workdir}/problems.jsonl",
     output: str = "problems_clean",
     ngram: int = 13,
     rule: decontamination.Rule = "ngram",
@@ -61,14 +62,14 @@ def decontaminate(
             is bad and `bad_rows` does not skip it, or the output would go over another file.
     """
     target = _target(workdir, output)
-    paths = {name: configuration.in_workdir(path, workdir) for name, path in _named(benchmarks).items()}
+    paths = {name: in_workdir(path, workdir) for name, path in _named(benchmarks).items()}
     if not paths:
         raise WrongUse("There are no benchmarks to compare with; name files with BENCHMARKS.")
     if not text_fields:  # all rows would pass
         raise WrongUse("There is nothing of a row to compare; name fields with TEXT_FIELDS.")
     index = Index(benchmark_files.iter_texts(paths, benchmark_fields), n=ngram, rule=rule)
     counts: collections.Counter[str] = collections.Counter()
-    source = configuration.in_workdir(input_rows, workdir)
+    source = in_workdir(input_rows, workdir)
     candidates = _candidates(source, text_fields, bad_rows, counts)
     by_benchmark = dict.fromkeys(paths, 0)
     out = dropped = 0

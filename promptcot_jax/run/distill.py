@@ -8,11 +8,13 @@ from typing import Any
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import DistilledTrace
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import benchmark_files, rows
 from promptcot_jax.parallel import hosts
-from promptcot_jax.run import configuration, stage, text_models
-from promptcot_jax.run.text_models import EndpointConfig, TextModelSource
+from promptcot_jax.run import stage
 from promptcot_jax.sampling.text_model import Reply
+from promptcot_jax.sources import text_models
+from promptcot_jax.sources.text_models import EndpointConfig, TextModelSource
 from promptcot_jax.synthesis import distill_report, distilling, open_problems, solutions
 from promptcot_jax.synthesis.distilling import DistillConfig, Grade, Reject
 from promptcot_jax.synthesis.open_problems import OpenProblem
@@ -29,8 +31,8 @@ def distill(
     config: DistillConfig,
     programs: ProgramSettings,
     bad_rows: rows.BadRows,
-    prompts: configuration.InputPath = "{workdir}/verified_prompts.jsonl",
-    benchmarks: dict[str, configuration.InputPath] | None = None,
+    prompts: InputPath = "{workdir}/verified_prompts.jsonl",
+    benchmarks: dict[str, InputPath] | None = None,
 ) -> stage.StageResult:
     """Writes `sft_traces.jsonl`, `sft_traces_heldout.jsonl` and `distill/`: replies, grades, rejects, report.
 
@@ -45,11 +47,11 @@ def distill(
     drawn = teacher if isinstance(teacher, EndpointConfig) else teacher.config  # seed and sampling
     distilling.check_draws(drawn.sampling.temperature, config)
     counts: collections.Counter[str] = collections.Counter()
-    path = configuration.in_workdir(prompts, workdir)
+    path = in_workdir(prompts, workdir)
     entries = open_problems.read(path, domain=config.domain, bad_rows=bad_rows, counts=counts)
     index = None
     if benchmarks:
-        places = {name: configuration.in_workdir(place, workdir) for name, place in benchmarks.items()}
+        places = {name: in_workdir(place, workdir) for name, place in benchmarks.items()}
         index = benchmark_files.read_index(places)
     problems = [entry.problem for entry in entries]
     asked, rejects = distilling.worth_asking(problems, config, index)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import adapters, load, store
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import examples, tasks, training_sets
 from promptcot_jax.em import held_out as held_out_lib
 from promptcot_jax.em import loop as em_loop
@@ -23,7 +24,7 @@ from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
 from promptcot_jax.models import language_model
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, stage
+from promptcot_jax.run import stage
 from promptcot_jax.trainers import loop, sft, train_step
 from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
@@ -43,11 +44,11 @@ def em(
     loop_config: loop.LoopConfig,
     batch_sizes: models.BatchSizes,
     data: training_sets.DataConfig,
-    theta: configuration.InputPath = "{workdir}/cold_start/theta",
-    phi: configuration.InputPath = "{workdir}/cold_start/phi",
-    direct: configuration.InputPath = "{workdir}/cold_start/direct",
-    triples: configuration.InputPath = "{workdir}/triples.jsonl",
-    triples_heldout: configuration.InputPath = "{workdir}/triples_heldout.jsonl",
+    theta: InputPath = "{workdir}/cold_start/theta",
+    phi: InputPath = "{workdir}/cold_start/phi",
+    direct: InputPath = "{workdir}/cold_start/direct",
+    triples: InputPath = "{workdir}/triples.jsonl",
+    triples_heldout: InputPath = "{workdir}/triples_heldout.jsonl",
     first_triple: int = 0,
     dtype: FloatType = "float32",
     without_e_step_too: bool = False,
@@ -67,17 +68,15 @@ def em(
     directory = epath.Path(workdir) / "em"
     with jax.set_mesh(devices):
         bases: load.Bases = {}
-        theta_model = _load(configuration.in_workdir(theta, workdir), dtype, devices, bases)
-        phi_model = _load(configuration.in_workdir(phi, workdir), dtype, devices, bases)
+        theta_model = _load(in_workdir(theta, workdir), dtype, devices, bases)
+        phi_model = _load(in_workdir(phi, workdir), dtype, devices, bases)
         models.check_roles(theta_model.tokenizer, phi_model.tokenizer)
         make_role = functools.partial(_role, em_config=em_config, loop_config=loop_config, devices=devices)
         read_pairs = functools.partial(
             _read_pairs, rules=data.row_rules(), e_step=e_step, both=(theta_model, phi_model)
         )
-        pairs, counts = read_pairs(configuration.in_workdir(triples, workdir), start=first_triple)
-        held_out_pairs, _ = read_pairs(
-            configuration.in_workdir(triples_heldout, workdir), limit=held_out.num_pairs
-        )
+        pairs, counts = read_pairs(in_workdir(triples, workdir), start=first_triple)
+        held_out_pairs, _ = read_pairs(in_workdir(triples_heldout, workdir), limit=held_out.num_pairs)
         run = em_loop.Em(
             roles=models.Roles(theta_model.lm, phi_model.lm, theta_model.tokenizer, batch_sizes),
             pairs=pairs,
@@ -89,7 +88,7 @@ def em(
             theta_role=make_role("theta", theta_model, theta_fit, theta_optimizer, sft.sft_loss),
             directory=directory,
         )
-        place = configuration.in_workdir(direct, workdir)
+        place = in_workdir(direct, workdir)
         baselines = functools.partial(_direct_figures, place, dtype, devices, run)
         of_rounds = run.run(theta_model.params, phi_model.params, baselines)
         if without_e_step_too:
@@ -99,8 +98,8 @@ def em(
                 directory=directory / "without_e_step",
             )
             # The arrays of the first run are gone.
-            theta_model = _load(configuration.in_workdir(theta, workdir), dtype, devices, bases)
-            phi_model = _load(configuration.in_workdir(phi, workdir), dtype, devices, bases)
+            theta_model = _load(in_workdir(theta, workdir), dtype, devices, bases)
+            phi_model = _load(in_workdir(phi, workdir), dtype, devices, bases)
             more = fixed.run(theta_model.params, phi_model.params, baselines)
             of_rounds |= {f"without_e_step_{name}": count for name, count in more.items()}
     return stage.StageResult(counts={**tasks.counts_of_rows([counts]), **of_rounds})

@@ -16,6 +16,7 @@ from promptcot_jax.core.records import (
     VerifiedMathPrompt,
     VerifiedProgramPrompt,
 )
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import rows
 from promptcot_jax.evaluation import (
     accuracy,
@@ -28,8 +29,9 @@ from promptcot_jax.evaluation import (
 from promptcot_jax.evaluation.codeforces import RatingConfig
 from promptcot_jax.evaluation.solver_prompts import SolverPrompts
 from promptcot_jax.parallel import hosts
-from promptcot_jax.run import configuration, stage, text_models
-from promptcot_jax.run.text_models import EndpointConfig, TextModelSource
+from promptcot_jax.run import stage
+from promptcot_jax.sources import text_models
+from promptcot_jax.sources.text_models import EndpointConfig, TextModelSource
 from promptcot_jax.verify import program_pool, sandbox_host
 from promptcot_jax.verify.programs import ProgramSettings
 
@@ -42,15 +44,15 @@ def evaluate(
     solver: TextModelSource,
     programs: ProgramSettings,
     prompts: SolverPrompts,
-    problems: tuple[configuration.InputPath, ...] = (
+    problems: tuple[InputPath, ...] = (
         "{workdir}/triples_heldout.jsonl",
         "{workdir}/triples_novel.jsonl",
     ),
     attempts: int = 1,
     max_problems: int = 0,
-    benchmarks_dir: configuration.InputPath | None = None,
+    benchmarks_dir: InputPath | None = None,
     windows: dict[str, tuple[str, str]] | None = None,
-    standings: configuration.InputPath | None = None,
+    standings: InputPath | None = None,
     rating: RatingConfig = codeforces.DEFAULT,
     bad_rows: rows.BadRows = benchmarks.BAD_ROWS,
 ) -> stage.StageResult:
@@ -72,13 +74,13 @@ def evaluate(
             standings are missing or damaged.
     """
     _check_numbers(solver, attempts, max_problems)
-    in_workdir = functools.partial(configuration.in_workdir, workdir=workdir)
-    directory = None if benchmarks_dir is None else in_workdir(benchmarks_dir)
+    resolved = functools.partial(in_workdir, workdir=workdir)
+    directory = None if benchmarks_dir is None else resolved(benchmarks_dir)
     read = functools.partial(benchmarks.read, benchmarks_dir=directory, limit=max_problems, bad_rows=bad_rows)
-    sets = _read_sets(list(map(in_workdir, problems)), windows or {}, read, has_places=standings is not None)
+    sets = _read_sets(list(map(resolved, problems)), windows or {}, read, has_places=standings is not None)
     ratings = {}
     if standings is not None:  # read before hours of attempts
-        ratings = {one.name: _rater(one.placed, in_workdir(standings), rating) for one in sets}
+        ratings = {one.name: _rater(one.placed, resolved(standings), rating) for one in sets}
     everything = [problem for one in sets for problem in one.problems]
     if not everything:
         raise WrongUse(f"There are no problems to attempt in {', '.join(problems) or 'no files'}.")

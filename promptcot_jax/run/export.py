@@ -10,9 +10,10 @@ from etils import epath
 
 from promptcot_jax.core import building, file_sets, jsonl, manifest
 from promptcot_jax.core.exported import RECORD_TYPES, Kind
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import rows, set_files
-from promptcot_jax.evaluation import browse
-from promptcot_jax.run import configuration, stage
+from promptcot_jax.report import browse
+from promptcot_jax.run import stage
 from promptcot_jax.synthesis import data_card, exporting, provenance
 from promptcot_jax.synthesis.exporting import ExportConfig
 
@@ -24,9 +25,9 @@ def export(
     workdir: str,
     config: ExportConfig,
     bad_rows: rows.BadRows,
-    input_rows: configuration.InputPath = "{workdir}/verified_prompts.jsonl",
+    input_rows: InputPath = "{workdir}/verified_prompts.jsonl",
     kind: Kind | None = None,
-    triples: configuration.InputPath = "{workdir}/triples.jsonl",
+    triples: InputPath = "{workdir}/triples.jsonl",
 ) -> stage.StageResult:
     """Writes `export/`: `README.md`, `browse.html`, `data/` (Parquet) and `jsonl/`.
 
@@ -39,7 +40,7 @@ def export(
     Raises:
         WrongUse: the rows cannot be read or are none, two share an id, or a licence is of no source.
     """
-    path = configuration.in_workdir(input_rows, workdir)
+    path = in_workdir(input_rows, workdir)
     kind = exporting.kind_of(path, kind)
     counts: collections.Counter[str] = collections.Counter()
     own, seeds = exporting.Origins(), exporting.Origins()
@@ -53,7 +54,7 @@ def export(
             of_file = read(heldout_path)
             records, held_out = records + of_file, {record.id for record in of_file}
     else:
-        seeds = exporting.seed_origins(configuration.in_workdir(triples, workdir))
+        seeds = exporting.seed_origins(in_workdir(triples, workdir))
     rows.check_ids((record.id for record in records), path)
     licences = exporting.licences_of(own, seeds, config)
     splits = exporting.split(records, config, held_out)

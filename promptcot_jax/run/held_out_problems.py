@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.workdir import in_workdir
 from promptcot_jax.data import prompt_stream, rows
 from promptcot_jax.data.prompt_stream import PromptConfig, Task
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.run import configuration
 from promptcot_jax.synthesis import text_sketches
 from promptcot_jax.trainers.held_out import HeldOutConfig
 
@@ -43,7 +43,7 @@ def read(
     """
     assert config.prompts is not None
     counts: collections.Counter[str] = collections.Counter()
-    place = configuration.in_workdir(config.prompts, workdir)
+    place = in_workdir(config.prompts, workdir)
     settings = PromptConfig(bad_rows=bad_rows)
     found = prompt_stream.read_tasks(place, tokenizer, settings, longest=longest, counts=counts)
     known = {text_sketches.comparable(task.prompt.problem) for task in trained_on}

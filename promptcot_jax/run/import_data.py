@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import importers, rows
-from promptcot_jax.run import configuration, stage
+from promptcot_jax.run import stage
 
 FILES: dict[importers.Kind, str] = {
     "concepts": "concept_sets.jsonl",
@@ -19,7 +20,7 @@ FILES: dict[importers.Kind, str] = {
 def import_data(
     *,
     workdir: str,
-    source: configuration.InputPath,
+    source: InputPath,
     config: importers.ImportConfig,
     bad_rows: rows.BadRows,
     rows_per_shard: int = 10_000,
@@ -34,7 +35,7 @@ def import_data(
     """
     if rows_per_shard < 1:
         raise WrongUse(f"rows_per_shard must be at least 1, got {rows_per_shard}.")
-    path = configuration.in_workdir(source, workdir)
+    path = in_workdir(source, workdir)
     kind = importers.kind_of(_first_row(path, bad_rows), config)
     counts = collections.Counter[str]()
     records = rows.map_rows(path, importers.maker_of(kind, config), bad_rows=bad_rows, counts=counts)

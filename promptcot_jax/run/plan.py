@@ -14,10 +14,10 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import DoesNotFit, WrongUse
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hardware, topologies
+from promptcot_jax.planning import planner, report, stage_phases
 from promptcot_jax.run import compilation_cache, configuration, stage
 from promptcot_jax.run import stages as stages_lib
-from promptcot_jax.run.model_source import ModelSource
-from promptcot_jax.run.planning import planner, report, stage_phases
+from promptcot_jax.sources.model_source import ModelSource
 
 log = logging.getLogger(__name__)
 

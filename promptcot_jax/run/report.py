@@ -1,7 +1,7 @@
 """`promptcot report`: one self-contained HTML page of what the workdir holds."""
 
 from promptcot_jax.core import manifest
-from promptcot_jax.evaluation import report as report_lib
+from promptcot_jax.report import report as report_lib
 from promptcot_jax.run import stage
 
 

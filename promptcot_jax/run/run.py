@@ -5,8 +5,8 @@ import logging
 import os
 from collections.abc import Sequence
 
+from promptcot_jax.analyses import em_study
 from promptcot_jax.core import jsonl
-from promptcot_jax.evaluation.analyses import em_study
 from promptcot_jax.parallel import hosts
 from promptcot_jax.run import configuration, lock, stage
 

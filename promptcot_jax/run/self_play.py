@@ -13,16 +13,18 @@ from etils import epath
 from promptcot_jax.checkpoints import adapters, store
 from promptcot_jax.checkpoints.load import LoadedModel
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import prompt_stream
 from promptcot_jax.data.prompt_stream import PromptConfig, PromptStream
-from promptcot_jax.evaluation import samples_page
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, held_out_problems, model_source, stage
+from promptcot_jax.report import samples_page
+from promptcot_jax.run import held_out_problems, stage
 from promptcot_jax.run.held_out_problems import HeldOutProblems
-from promptcot_jax.run.model_source import ModelSource
 from promptcot_jax.sampling.rollouts import RolloutConfig
+from promptcot_jax.sources import model_source
+from promptcot_jax.sources.model_source import ModelSource
 from promptcot_jax.trainers import best_policy, loop, reference_cache
 from promptcot_jax.trainers import held_out as held_out_lib
 from promptcot_jax.trainers import self_play as self_play_lib
@@ -50,7 +52,7 @@ def self_play(
     rewards: RewardConfig,
     programs: ProgramSettings,
     prompts: PromptConfig,
-    verified_prompts: configuration.InputPath = "{workdir}/verified_prompts.jsonl",
+    verified_prompts: InputPath = "{workdir}/verified_prompts.jsonl",
     lora: LoraConfig | None = None,
     held_out: HeldOutConfig | None = None,
 ) -> stage.StageResult:
@@ -71,11 +73,9 @@ def self_play(
     with jax.set_mesh(devices):
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
         counts: collections.Counter[str] = collections.Counter()
-        place = configuration.in_workdir(verified_prompts, workdir)
+        place = in_workdir(verified_prompts, workdir)
         if prompts.solved_in is not None:
-            prompts = dataclasses.replace(
-                prompts, solved_in=configuration.in_workdir(prompts.solved_in, workdir)
-            )
+            prompts = dataclasses.replace(prompts, solved_in=in_workdir(prompts.solved_in, workdir))
         room = base.lm.config.max_positions - rollouts.sampling.max_new_tokens
         tasks = prompt_stream.read_tasks(place, base.tokenizer, prompts, longest=room, counts=counts)
         if not tasks:

@@ -9,12 +9,14 @@ import jax
 
 from promptcot_jax.checkpoints import adapters, store
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, model_source, stage
-from promptcot_jax.run.model_source import ModelSource
+from promptcot_jax.run import stage
+from promptcot_jax.sources import model_source
+from promptcot_jax.sources.model_source import ModelSource
 from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
@@ -30,8 +32,8 @@ def sft(
     optimizer: OptimizerConfig,
     loop_config: loop.LoopConfig,
     data: training_sets.DataConfig,
-    solved: configuration.InputPath = "{workdir}/triples.jsonl",
-    solved_heldout: configuration.InputPath = "{workdir}/triples_heldout.jsonl",
+    solved: InputPath = "{workdir}/triples.jsonl",
+    solved_heldout: InputPath = "{workdir}/triples_heldout.jsonl",
     mixture_or_task_name: str = "sft_traces",
     lora: LoraConfig | None = None,
 ) -> stage.StageResult:
@@ -59,7 +61,7 @@ def sft(
         )
 
         def opened(path: str, split: str) -> tuple[ExampleSet, dict[str, int]]:
-            place = configuration.in_workdir(path, workdir)
+            place = in_workdir(path, workdir)
             found, counts = training_sets.open_task(
                 mixture_or_task_name, place, base.tokenizer, config=data, workdir=workdir, split=split
             )

@@ -23,6 +23,7 @@ from etils import epath
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.errors import Interrupted, WrongUse
+from promptcot_jax.core.workdir import in_workdir
 from promptcot_jax.parallel import hardware, hosts
 from promptcot_jax.run import compilation_cache, configuration, lock, stages
 
@@ -295,7 +296,7 @@ def _input_digests(
     """Digest of each input by its path as given; an absent one is the stage's to judge."""
     digests = {}
     for path in configuration.input_paths(function, arguments):
-        place = epath.Path(configuration.in_workdir(path, workdir))
+        place = epath.Path(in_workdir(path, workdir))
         if place.is_dir():
             digests[path] = _directory_digest(place)
             continue

@@ -11,11 +11,12 @@ from promptcot_jax.checkpoints import load, store
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import ConceptSet, Triple
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import benchmark_files, rows
 from promptcot_jax.models import hashed_tfidf
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import configuration, encoders, stage
+from promptcot_jax.run import encoders, stage
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.synthesis import concept_pool, writing
 from promptcot_jax.synthesis import concept_sets as concept_sets_lib
@@ -38,13 +39,13 @@ def synthesize(
     pool: concept_pool.PoolConfig,
     filters: FilterConfig,
     duplicates: DuplicateConfig,
-    concept_sets: configuration.InputPath | None = None,
-    concept_lists: configuration.InputPath | None = None,
-    triples: configuration.InputPath | None = "{workdir}/triples.jsonl",
-    benchmarks: dict[str, configuration.InputPath] | None = None,
-    encoder: configuration.InputPath = hashed_tfidf.NAME,
-    prompt_model: configuration.InputPath | None = None,
-    em_log: configuration.InputPath = "{workdir}/em/nll.jsonl",
+    concept_sets: InputPath | None = None,
+    concept_lists: InputPath | None = None,
+    triples: InputPath | None = "{workdir}/triples.jsonl",
+    benchmarks: dict[str, InputPath] | None = None,
+    encoder: InputPath = hashed_tfidf.NAME,
+    prompt_model: InputPath | None = None,
+    em_log: InputPath = "{workdir}/em/nll.jsonl",
     em_round: RoundChoice = "best",
     dtype: FloatType = "float32",
     score_tokens: int = 16384,
@@ -72,27 +73,21 @@ def synthesize(
         )
     if triples is None and concept_sets is None and concept_lists is None:
         raise WrongUse("TRIPLES is None, so that nothing says what to write from; set CONCEPT_SETS as well.")
-    seeds = list(rows.iter_records(configuration.in_workdir(triples, workdir), Triple)) if triples else []
-    encode = encoders.make_encoder(
-        configuration.in_workdir(encoder, workdir), [seed.problem for seed in seeds]
-    )
+    seeds = list(rows.iter_records(in_workdir(triples, workdir), Triple)) if triples else []
+    encode = encoders.make_encoder(in_workdir(encoder, workdir), [seed.problem for seed in seeds])
     if concept_sets is not None:
-        next_sets = _in_order(
-            concept_sets_lib.read_concept_sets(configuration.in_workdir(concept_sets, workdir)), waves
-        )
+        next_sets = _in_order(concept_sets_lib.read_concept_sets(in_workdir(concept_sets, workdir)), waves)
     else:
         pooled = seeds
         if concept_lists is not None:
-            pooled = concept_sets_lib.read_concept_sets(configuration.in_workdir(concept_lists, workdir))
+            pooled = concept_sets_lib.read_concept_sets(in_workdir(concept_lists, workdir))
         next_sets = _drawn(pooled, waves, pool, config.seed, encode)
     if prompt_model is not None:
-        path = configuration.in_workdir(prompt_model, workdir)
+        path = in_workdir(prompt_model, workdir)
     else:
-        path, _ = theta_of_round(configuration.in_workdir(em_log, workdir), em_round)
+        path, _ = theta_of_round(in_workdir(em_log, workdir), em_round)
     index = (
-        benchmark_files.read_index(
-            {name: configuration.in_workdir(place, workdir) for name, place in benchmarks.items()}
-        )
+        benchmark_files.read_index({name: in_workdir(place, workdir) for name, place in benchmarks.items()})
         if benchmarks
         else None
     )

@@ -8,11 +8,13 @@ from typing import Any
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import rows
 from promptcot_jax.parallel import hosts
-from promptcot_jax.run import configuration, stage, text_models
-from promptcot_jax.run.text_models import EndpointConfig, TextModelSource
+from promptcot_jax.run import stage
 from promptcot_jax.sampling.text_model import Reply
+from promptcot_jax.sources import text_models
+from promptcot_jax.sources.text_models import EndpointConfig, TextModelSource
 from promptcot_jax.synthesis import (
     answer_votes,
     input_proposals,
@@ -44,7 +46,7 @@ def verify(
     bad_rows: rows.BadRows,
     judge: TextModelSource | None = None,
     test_writer: TextModelSource | None = None,
-    problems: configuration.InputPath = "{workdir}/problems.jsonl",
+    problems: InputPath = "{workdir}/problems.jsonl",
 ) -> stage.StageResult:
     """Writes `verified_prompts.jsonl` and `verify/`: replies, votes, trials, rejects, report.
 
@@ -58,7 +60,7 @@ def verify(
     """
     _check_draws(solver, config)
     counts: collections.Counter[str] = collections.Counter()
-    path = configuration.in_workdir(problems, workdir)
+    path = in_workdir(problems, workdir)
     entries = open_problems.read(path, domain=config.domain, bad_rows=bad_rows, counts=counts)
     directory = os.path.join(workdir, "verify")
     sound, rejects = verifying.by_rules(entries, config)

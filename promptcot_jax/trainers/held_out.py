@@ -18,8 +18,8 @@ from etils import epath
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.arrays import Params
-from promptcot_jax.core.manifest import InputPath
 from promptcot_jax.core.records import AttemptRecord, Rollout, VerifiedMathPrompt
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data.prompt_stream import Task
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models.language_model import LanguageModel

@@ -13,7 +13,7 @@ from promptcot_jax.checkpoints import huggingface, load, store
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.models import description
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import model_source
+from promptcot_jax.sources import model_source
 from tests import toys
 
 CONFIG = t5x_decoder.T5xConfig(

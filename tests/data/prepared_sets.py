@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from promptcot_jax.data import tfds_builder
+from promptcot_jax.data.seqio import tfds_builder
 
 F = tfds.features
 

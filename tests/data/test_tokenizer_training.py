@@ -1,7 +1,7 @@
 import pytest
 
+from promptcot_jax.corpus import generator
 from promptcot_jax.data import templates, tokenizer, tokenizer_training
-from promptcot_jax.data.corpus import generator
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from etils import epath
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.corpus import styles
 from promptcot_jax.data import example_sets, examples, templates, tokenizer_training
-from promptcot_jax.data.corpus import styles
 from promptcot_jax.em import e_step as e_step_lib
 from promptcot_jax.em import held_out, loop, models, pairs
 from promptcot_jax.em import role as role_lib

@@ -14,8 +14,8 @@ from promptcot_jax.core.records import (
     VerifiedMathPrompt,
     VerifiedProgramPrompt,
 )
-from promptcot_jax.data import converters, seqio_tasks
-from promptcot_jax.data.vocabulary import TokenizerVocabulary
+from promptcot_jax.data.seqio import converters, seqio_tasks
+from promptcot_jax.data.seqio.vocabulary import TokenizerVocabulary
 from promptcot_jax.evaluation import seqio_metrics
 from promptcot_jax.verify import programs
 from tests import toys

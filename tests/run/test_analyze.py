@@ -9,13 +9,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from promptcot_jax.analyses import index
+from promptcot_jax.analyses.made import Made
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.records import AttemptedProblem, AttemptRecord
 from promptcot_jax.evaluation import benchmarks
-from promptcot_jax.evaluation.analyses import index
-from promptcot_jax.evaluation.analyses.made import Made
 from promptcot_jax.run import cli
-from tests.evaluation import workdirs
+from tests.report import workdirs
 from tests.run import exported_workdir
 
 

@@ -22,7 +22,7 @@ from promptcot_jax.models import causal_lm, language_model
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import topologies
 from promptcot_jax.run import cli, configuration, plan, stages
-from promptcot_jax.run.model_source import FromScratch, Pretrained
+from promptcot_jax.sources.model_source import FromScratch, Pretrained
 from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 

@@ -13,7 +13,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from promptcot_jax.core import exported, jsonl, manifest, records
-from promptcot_jax.data import rows, tfds_builder
+from promptcot_jax.data import rows
+from promptcot_jax.data.seqio import tfds_builder
 from promptcot_jax.run import cli
 from tests.checkpoints import conftest as checkpoint_toys
 from tests.run import exported_workdir, killing

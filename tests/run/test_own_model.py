@@ -9,7 +9,8 @@ import pytest
 
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core import jsonl, records
-from promptcot_jax.run import configuration, model_source
+from promptcot_jax.run import configuration
+from promptcot_jax.sources import model_source
 from tests.run import killing
 
 ROOT = Path(__file__).parents[2]

@@ -29,11 +29,12 @@ from promptcot_jax.core.records import (
 )
 from promptcot_jax.data import training_sets
 from promptcot_jax.data.prompt_stream import PromptConfig
-from promptcot_jax.evaluation import samples_page
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import cli, model_source, self_play, sft
+from promptcot_jax.report import samples_page
+from promptcot_jax.run import cli, self_play, sft
 from promptcot_jax.sampling import engine, rollout_store, rollouts, token_choice
+from promptcot_jax.sources import model_source
 from promptcot_jax.trainers import fitter, loop
 from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grpo import GrpoConfig

@@ -24,8 +24,9 @@ from promptcot_jax.data import training_sets
 from promptcot_jax.evaluation.solver_prompts import SolverPrompts
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.run import evaluate, model_source, sft, synthesize, text_models
+from promptcot_jax.run import evaluate, sft, synthesize
 from promptcot_jax.sampling import engine, rollouts, token_choice
+from promptcot_jax.sources import model_source, text_models
 from promptcot_jax.synthesis.concept_pool import PoolConfig
 from promptcot_jax.synthesis.filters import FilterConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig

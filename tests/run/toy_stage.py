@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import Interrupted, WrongUse
-from promptcot_jax.run import cli, configuration, stage, stages
+from promptcot_jax.core.workdir import InputPath
+from promptcot_jax.run import cli, stage, stages
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ def count(
     *,
     workdir: str,
     config: CountConfig,
-    words: configuration.InputPath | None = None,
+    words: InputPath | None = None,
     failure: str = "",
     seconds: float = 0.0,
 ) -> stage.StageResult:

@@ -7,7 +7,7 @@ import pytest
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import ConceptSet, Triple
-from promptcot_jax.data.corpus import generator
+from promptcot_jax.corpus import generator
 from promptcot_jax.synthesis.concept_pool import ConceptPool, PoolConfig
 
 

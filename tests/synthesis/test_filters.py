@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data.corpus import generator
+from promptcot_jax.corpus import generator
 from promptcot_jax.synthesis import filters
 from promptcot_jax.synthesis.filters import FilterConfig, Written
 

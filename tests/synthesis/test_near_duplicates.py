@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data.corpus import generator
+from promptcot_jax.corpus import generator
 from promptcot_jax.synthesis import near_duplicates, text_sketches
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig, Repeat
 

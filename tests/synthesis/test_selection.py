@@ -6,9 +6,10 @@ import random
 import numpy as np
 import pytest
 
+from benchmarks import copies
 from promptcot_jax.core.records import ConceptSet
+from promptcot_jax.corpus import generator
 from promptcot_jax.data import decontamination, templates
-from promptcot_jax.data.corpus import copies, generator
 from promptcot_jax.models.hashed_tfidf import HashedTfidf
 from promptcot_jax.synthesis import selection as selection_lib
 from promptcot_jax.synthesis.batch_workers import BatchWorkers

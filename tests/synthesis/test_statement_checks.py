@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from promptcot_jax.data.corpus import faults, generator
+from benchmarks import faults
+from promptcot_jax.corpus import generator
 from promptcot_jax.synthesis import statement_checks
 from tests import toys
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from promptcot_jax.corpus import generator
 from promptcot_jax.data import templates
-from promptcot_jax.data.corpus import generator
 from promptcot_jax.verify import program_pool, sandbox_host
 
 

@@ -1,0 +1,243 @@
+"""Arms of an ablation side by side: accuracy of each over its seeds, and what it differs by from the first.
+
+Differences are paired by seed. Where the paths are workdirs that hold attempts, and both arms were evaluated
+on one set alone, they are also paired by problem, with the interval and test of `comparing`: attempts do not
+say which set they are of, so those of several sets would stand beside the figure of one.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib import figure as mpl_figure
+
+from promptcot_jax.analyses import figures, results
+from promptcot_jax.analyses.made import Made, NoRecords, counted
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.evaluation import comparing
+
+MEAN = "mean"  # over the sets, each counting alike
+
+
+def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[Made]:
+    """The table and figure of the arms, which need not have the same sets.
+
+    Args:
+        arms: name -> paths of `results.json` (or of workdirs, or of attempts), one for each seed, in the same
+            order in each arm; or one path with `{seed}` in it, whose runs are in the order of their seeds.
+
+    Raises:
+        NoRecords: no arms are given.
+        WrongUse: results are not there, no set is in all of them, or it is not known which runs of two arms
+            belong together.
+    """
+    if not arms:
+        raise NoRecords(
+            "ARMS is empty; name finished runs: "
+            "--gin.ARMS=\"{'full': ('a1/results.json', 'a2/results.json'), "
+            "'no EM': ('b1/results.json', 'b2/results.json')}\"."
+        )
+    places = _places(arms)
+    found = {name: {seed: results.read(place) for seed, place in own.items()} for name, own in places.items()}
+    table = _with_problems(statistics(found), places, found)
+    first = next(iter(arms))
+    has_mean = any(row["set"] == MEAN for row in table)
+    mean = f" '{MEAN}' is the mean over the sets that all arms have." if has_mean else ""
+    kind = "paired by problem and seed, with its 95 % interval" if _draws_pairs(table) else "seed by seed"
+    return [
+        Made(
+            name="ablations",
+            title="Ablations",
+            caption="Accuracy of each arm: mean and one standard deviation over its seeds; at the right "
+            f"the difference to '{first}', {kind}.{mean}{_lone_seeds(places)}",
+            rows=table,
+            figure=_draw(table),
+        )
+    ]
+
+
+def _places(arms: Mapping[str, str | Sequence[str]]) -> dict[str, dict[int, str]]:
+    """The paths of each arm by numbers, which a run shares with the run of the first arm it belongs to."""
+    runs = {name: _runs(name, paths) for name, paths in arms.items()}
+    first = next(iter(runs))
+    return {
+        name: _numbered_as_first(first, runs[first], name, own) if name != first else own.by_seed
+        for name, own in runs.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Runs:
+    """The paths of an arm by `{seed}`, or by their place where they have none."""
+
+    by_seed: dict[int, str]
+    has_seed: bool
+
+
+def _runs(name: str, paths: str | Sequence[str]) -> _Runs:
+    given = [paths] if isinstance(paths, str) else list(paths)
+    if not given:
+        raise WrongUse(f"ARMS: the arm '{name}' has no results; name them, or leave it out.")
+    has_seed = ["{seed}" in path for path in given]
+    if any(has_seed) and not all(has_seed):
+        raise WrongUse(
+            f"ARMS: of the paths of the arm '{name}' some have {{seed}} and some have not; write it "
+            "in all, or name each file."
+        )
+    found: dict[int, str] = {}
+    for place, path in enumerate(given):
+        for numbers, file in results.matches(path, ("seed",)):
+            seed = numbers.get("seed", place)
+            if seed in found:
+                raise WrongUse(f"ARMS: {file} is a second run of the arm '{name}' with seed {seed}.")
+            found[seed] = file
+    return _Runs(by_seed=dict(sorted(found.items())), has_seed=any(has_seed))
+
+
+def _numbered_as_first(first: str, reference: _Runs, name: str, own: _Runs) -> dict[int, str]:
+    """The paths of an arm by the seeds, or places, of the first arm."""
+    if own.has_seed == reference.has_seed:
+        if not own.by_seed.keys() & reference.by_seed.keys():
+            raise WrongUse(
+                f"ARMS: '{first}' and '{name}' have no seed in common ({_listed(reference)}; "
+                f"{_listed(own)}); run the same seeds, or name the files of both in the order in which they "
+                "belong together."
+            )
+        return own.by_seed
+    if len(own.by_seed) != len(reference.by_seed):
+        raise WrongUse(
+            f"ARMS: '{first}' has {counted(len(reference.by_seed), 'run')} and '{name}' has "
+            f"{len(own.by_seed)}, and only '{first if reference.has_seed else name}' has {{seed}} in its "
+            "path, so it is not known which runs belong together; name as many files as there are seeds, or "
+            "write {seed} in the paths of both."
+        )
+    return dict(zip(reference.by_seed, own.by_seed.values(), strict=True))
+
+
+def _listed(runs: _Runs) -> str:
+    return ", ".join(map(str, runs.by_seed))
+
+
+def _lone_seeds(places: Mapping[str, Mapping[int, str]]) -> str:
+    """Says which arms are paired with the first over some of their seeds only."""
+    first, *others = places
+    seeds = places[first].keys()
+    return "".join(
+        f" '{name}' and '{first}' have only {counted(len(seeds & places[name].keys()), 'seed')} in common, "
+        "over which they are paired."
+        for name in others
+        if places[name].keys() != seeds
+    )
+
+
+def _with_problems(
+    table: Sequence[Mapping[str, Any]],
+    places: Mapping[str, Mapping[int, str]],
+    found: Mapping[str, Mapping[int, Mapping[str, float]]],
+) -> list[dict[str, Any]]:
+    """The table with differences that are paired by problem too; None where none can be.
+
+    Pairing takes attempts in both arms, and no other set in the results of either than the table's only one.
+    """
+    first, *others = places
+    sets = {row["set"] for row in table}
+    paired = {}
+    for name in others:
+        if len(sets) > 1 or any(own.keys() != sets for arm in (first, name) for own in found[arm].values()):
+            continue
+        seeds = sorted(places[first].keys() & places[name].keys())
+        runs = [results.attempts_of(places[arm][seed]) for arm in (first, name) for seed in seeds]
+        known = [run for run in runs if run is not None]
+        if seeds and len(known) == len(runs):
+            paired[name] = comparing.compare(known[: len(seeds)], known[len(seeds) :])
+    return [
+        dict(row)
+        | {
+            "paired_difference": (one := paired.get(row["arm"])) and one.difference,
+            "interval_low": one and one.interval[0],
+            "interval_high": one and one.interval[1],
+            "p_value": one and one.p_value,
+            "within_noise": one and one.is_within_noise,
+        }
+        for row in table
+    ]
+
+
+def statistics(arms: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[dict[str, Any]]:
+    """Accuracy of each arm and set over seeds, and its difference to the first arm.
+
+    Raises:
+        WrongUse: no set is in all results.
+    """
+    every = [own for by_seed in arms.values() for own in by_seed.values()]
+    sets = [name for name in every[0] if all(name in own for own in every)]
+    if not sets:
+        raise WrongUse(
+            f"ARMS: no set is in all results; the first has {', '.join(every[0])}. Evaluate all arms on the "
+            "same sets."
+        )
+    names = [*sets, *((MEAN,) if len(sets) > 1 else ())]
+    rows, reference = [], next(iter(arms.values()))
+    for arm, by_seed in arms.items():
+        for name in names:
+            own, first = _of_set(by_seed, name, sets), _of_set(reference, name, sets)
+            difference = results.differences(first, own) if by_seed is not reference else None
+            rows.append(
+                {
+                    "arm": arm,
+                    "set": name,
+                    **results.spread(list(own.values())),
+                    "difference": difference and difference["mean"],
+                    "difference_deviation": difference and difference["deviation"],
+                    "pairs": difference["seeds"] if difference else 0,
+                }
+            )
+    return rows
+
+
+def _of_set(by_seed: Mapping[int, Mapping[str, float]], name: str, sets: Sequence[str]) -> dict[int, float]:
+    return {
+        seed: sum(own[one] for one in sets) / len(sets) if name == MEAN and name not in sets else own[name]
+        for seed, own in by_seed.items()
+    }
+
+
+def _draws_pairs(table: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is one set, and each arm but the first has a difference paired by problem."""
+    others = [row for row in table if row["arm"] != table[0]["arm"]]
+    one_set = len({row["set"] for row in table}) == 1
+    return one_set and bool(others) and all(row["interval_low"] is not None for row in others)
+
+
+def _difference(row: Mapping[str, Any], is_paired: bool) -> figures.Point:
+    if not is_paired or row["paired_difference"] is None:
+        return row["difference"], row["difference_deviation"]
+    middle = row["paired_difference"]
+    return middle, (middle - row["interval_low"], row["interval_high"] - middle)
+
+
+@figures.drawing()
+def _draw(table: Sequence[Mapping[str, Any]]) -> mpl_figure.Figure:
+    arms = list(dict.fromkeys(row["arm"] for row in table))
+    names = list(dict.fromkeys(row["set"] for row in table))
+    cells = {(row["arm"], row["set"]): row for row in table}
+    figure = figures.blank(figures.WIDTH, 1.5 + len(names) * (0.28 + 0.2 * len(arms)))
+    left, right = figure.subplots(1, 2, sharey=True)
+    is_paired = _draws_pairs(table)
+    accuracies: dict[str, list[figures.Point]] = {}
+    differences: dict[str, list[figures.Point]] = {}
+    for arm in arms:
+        rows = [cells[arm, name] for name in names]
+        accuracies[arm] = [(row["mean"], row["deviation"]) for row in rows]
+        differences[arm] = [_difference(row, is_paired) for row in rows]
+    for axes, points, title in (
+        (left, accuracies, "accuracy"),
+        (right, differences, f"less that of {figures.short(arms[0])}, points"),
+    ):
+        figures.points_with_errors(axes, names, points)
+        axes.set_title(title)
+    left.xaxis.set_major_formatter(figures.percent)
+    right.xaxis.set_major_formatter(lambda share, _: f"{100 * share:+.1f}")
+    right.axvline(0, color="#555555", linewidth=1)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
+    return figure

@@ -1,0 +1,407 @@
+"""The paper's study of EM: held-out NLL over steps for four variants, and what the E-step did in each round.
+
+Four variants on one pair of axes: EM with the E-step, EM with rationales sampled once and kept, and the two
+cold-started models with and without rationale, which are flat lines. Bands are one standard deviation over
+seeds. Seeds stop in different rounds; a mean over those that went on would be one of other seeds, so a curve
+ends with the last round that all its seeds have. The axis is broken, as the paper's is, where the flat lines
+are so far away that the curves would be one line. Beyond the paper: reward, bounds, effective sample size,
+length of z and copying, round by round.
+"""
+
+import collections
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from matplotlib import axes as mpl_axes
+from matplotlib import figure as mpl_figure
+from matplotlib import ticker
+
+from promptcot_jax.analyses import figures
+from promptcot_jax.analyses.made import Made, NoRecords, counted
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.report import workdir_files
+
+Row = Mapping[str, Any]
+
+# Names of the curves in `nll.jsonl` rows, their label, colour and dash.
+CURVES: dict[str, tuple[str, str, str]] = {
+    "with_e_step": ("EM with E-step", "#0072B2", "-"),
+    "without_e_step": ("EM without E-step (fixed rationales)", "#D55E00", "-"),
+    "cold_start": ("cold start, with rationale", "#009E73", "--"),
+    "cold_start_direct": ("cold start, without rationale", "#555555", ":"),
+}
+FLAT = ("cold_start", "cold_start_direct")
+X_LABELS = {"round": "EM round (\u22121: cold start)", "theta_tokens_seen": "training tokens of p_theta"}
+METRICS = {
+    "nll_x_given_q": "-log p(x | z, c) with the greedy rationale of q_phi",
+    "nll_bound": "the importance-weighted bound on -log p(x | c), which a z that copies x cannot game",
+}
+# Of `diagnostics.jsonl`: title of the panel and unit.
+PANELS = {
+    "reward_mean": ("mean reward R", "nats a pair"),
+    "elbo_mean": ("ELBO", "nats a pair"),
+    "importance_bound_mean": ("importance bound", "nats a pair"),
+    "effective_samples": ("effective sample size", "rationales"),
+    "length_mean": ("length of z", "tokens"),
+    "copy_rate": ("share of x copied into z", "share"),
+}
+_BREAK_FROM = 0.45  # of the whole height, an empty stretch of which breaks the axis
+
+
+def study(workdirs: Sequence[epath.PathLike]) -> list[Made]:
+    """The figures of EM runs: of each workdir's `seed_N/em/` where there are seeds, else of its `em/`.
+
+    Raises:
+        NoRecords: no workdir holds an EM run.
+        WrongUse: a row lacks its variant or seed, or two runs of one variant share a seed.
+    """
+    runs = [run for workdir in workdirs for run in _runs(epath.Path(workdir))]
+    if not runs:
+        raise NoRecords(
+            f"no EM run in {', '.join(map(str, workdirs))}: neither em/nll.jsonl nor seed_N/em/nll.jsonl; "
+            "run 'promptcot em', or the study with runs/em_study.gin."
+        )
+    rows = nll_rows(runs)
+    made = []
+    for metric, what in METRICS.items():
+        if any(row.get(metric) is not None for row in rows):
+            made.append(_nll_figure(with_flat_variants(rows, metric), metric, what))
+    if not made:
+        raise WrongUse(f"{runs[0]}/nll.jsonl: no row has {' or '.join(METRICS)}; it is no file of EM's.")
+    return made + _rounds(runs)
+
+
+def _runs(workdir: epath.Path) -> list[epath.Path]:
+    """The directories of a workdir's EM runs, those without E-step too."""
+    named = [place for place in workdir.glob("seed_*") if re.fullmatch(r"seed_\d+", place.name)]
+    seeds = sorted(
+        (place for place in named if place.is_dir()), key=lambda place: (len(place.name), place.name)
+    )
+    places = [place for seed in seeds or [workdir] for place in (seed / "em", seed / "em" / "without_e_step")]
+    runs = [place for place in places if workdir_files.exists(place / "nll.jsonl")]
+    if seeds and not runs:
+        raise NoRecords(
+            f"{workdir} has {', '.join(seed.name for seed in seeds)}, but none with em/nll.jsonl: EM has not "
+            "finished a round there; let the study end, or name other workdirs with EM_WORKDIRS."
+        )
+    return runs
+
+
+def nll_rows(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
+    """The rows of `nll.jsonl` of EM runs.
+
+    Raises:
+        WrongUse: a row lacks its variant or seed, or two runs of one variant share a seed.
+    """
+    rows, run_of = [], {}
+    for run in runs:
+        for file, number, row in jsonl.iter_rows(run / "nll.jsonl"):
+            if missing := [name for name in ("variant", "seed", "round") if row.get(name) is None]:
+                raise WrongUse(
+                    f"{file}:{number}: field '{missing[0]}' is missing: 'promptcot em' writes it; without it "
+                    "the row belongs to no curve."
+                )
+            other = run_of.setdefault((row["variant"], row["seed"]), run)
+            if other != run:
+                raise WrongUse(
+                    f"{run} and {other} are both '{row['variant']}' with seed {row['seed']}; bands are over "
+                    "different seeds, so leave one of them out."
+                )
+            rows.append(row)
+    return rows
+
+
+def with_flat_variants(rows: Iterable[Row], metric: str = "nll_x_given_q") -> list[dict[str, Any]]:
+    """Rows of `nll.jsonl` files of several runs, plus the two flat variants that their round -1 holds.
+
+    One row per seed and flat variant; with a metric of their own runs differ only by seed there.
+    """
+    rows = [dict(row) for row in rows]
+    flat: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in rows:
+        if row["round"] == -1:
+            for variant, field in (("cold_start", metric), ("cold_start_direct", "nll_direct")):
+                if row.get(field) is not None:
+                    shown = {"variant": variant, "seed": row["seed"], "round": -1, metric: row[field]}
+                    flat.setdefault((variant, row["seed"]), shown)
+    return [*rows, *flat.values()]
+
+
+def nll_statistics(
+    rows: Iterable[Row], *, metric: str = "nll_x_given_q", x: str = "round"
+) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds for each variant and round: what the figure shows, as numbers.
+
+    `of_seeds` is the number of seeds that the variant has in any round.
+
+    Raises:
+        WrongUse: a row names no variant of this study, or no row has the metric.
+    """
+    values: dict[tuple[str, int], dict[int, tuple[float, float]]] = collections.defaultdict(dict)
+    for row in rows:
+        if row.get("variant") not in CURVES:
+            raise WrongUse(
+                f"Variant {row.get('variant')!r} is none of {sorted(CURVES)}; set it in the study's rows."
+            )
+        if row.get(metric) is not None:
+            where = float(row.get(x, math.nan) if row["variant"] not in FLAT else math.nan)
+            values[row["variant"], row["round"]][row["seed"]] = (where, float(row[metric]))
+    if not values:
+        raise WrongUse(f"No row of the study has the figure {metric!r}.")
+    seeds_of: dict[str, set[int]] = collections.defaultdict(set)
+    for (variant, _), own in values.items():
+        seeds_of[variant] |= own.keys()
+    statistics = []
+    for variant, round_index in sorted(values, key=lambda k: (list(CURVES).index(k[0]), k[1])):
+        wheres, nlls = np.array(list(values[variant, round_index].values())).T
+        statistics.append(
+            {
+                "variant": variant,
+                "round": round_index,
+                "x": None if variant in FLAT else float(wheres.mean()),
+                "mean": float(nlls.mean()),
+                "deviation": _deviation(nlls),
+                "seeds": len(nlls),
+                "of_seeds": len(seeds_of[variant]),
+            }
+        )
+    return statistics
+
+
+def nll_study_figure(
+    rows: Iterable[Row],
+    path: epath.PathLike,
+    *,
+    metric: str = "nll_x_given_q",
+    x: str = "round",
+    y_label: str = "held-out NLL, nats per token of the problem",
+) -> list[dict[str, Any]]:
+    """Draws the study to `path` with the suffixes .svg and .png, its numbers to .csv; returns the numbers.
+
+    Args:
+        rows: `nll.jsonl` rows of all runs, see `with_flat_variants`.
+        path: without a suffix.
+        x: "round" or "theta_tokens_seen".
+
+    Raises:
+        WrongUse: see `nll_statistics`.
+    """
+    statistics = nll_statistics(rows, metric=metric, x=x)
+    figures.write(path, draw_nll(statistics, x=x, y_label=y_label), statistics)
+    return statistics
+
+
+def _nll_figure(rows: Sequence[Row], metric: str, what: str) -> Made:
+    statistics = nll_statistics(rows, metric=metric)
+    is_single = max(row["of_seeds"] for row in statistics) == 1
+    spread = (
+        "one seed, so there are no bands"
+        if is_single
+        else f"bands: one standard deviation over {_numbers(statistics, 'seed')}"
+    )
+    return Made(
+        name=f"em_study_{metric}",
+        title=f"EM: held-out NLL ({metric})",
+        caption=f"Held-out NLL per token of the problem: {what}. EM over its rounds, and the cold-started "
+        f"models as flat lines; {spread}.{_stopped(statistics, 'seed')}",
+        rows=statistics,
+        figure=draw_nll(statistics),
+    )
+
+
+def _numbers(statistics: Sequence[Row], one: str) -> str:
+    """Of how many seeds or runs the curves are."""
+    numbers = [row["of_seeds"] for row in statistics]
+    least, most = min(numbers), max(numbers)
+    return (f"{least} to " if least < most else "") + counted(most, one)
+
+
+def _stopped(statistics: Sequence[Row], one: str) -> str:
+    """Says that rounds are not drawn, where that is so."""
+    if len(_of_all_seeds(statistics)) == len(statistics):
+        return ""
+    return f" Some stopped earlier: rounds that not every {one} of a curve has are only in the CSV."
+
+
+def _of_all_seeds(statistics: Sequence[Row]) -> list[Row]:
+    return [row for row in statistics if row["seeds"] == row["of_seeds"]]
+
+
+@figures.drawing()
+def draw_nll(
+    statistics: Sequence[Row],
+    *,
+    x: str = "round",
+    y_label: str = "held-out NLL, nats per token of the problem",
+) -> mpl_figure.Figure:
+    """The figure of the study's numbers, see `nll_statistics`; of each curve the rounds of all its seeds."""
+    statistics = _of_all_seeds(statistics)
+    extents = _extents(statistics)
+    figure = figures.blank()
+    parts = _axes(figure, axis_break(extents), extents)
+    for axes in parts:
+        for variant, (label, colour, dash) in CURVES.items():
+            curve = [row for row in statistics if row["variant"] == variant]
+            if curve and variant in FLAT:
+                figures.flat(
+                    axes, curve[0]["mean"], curve[0]["deviation"], label=label, colour=colour, dash=dash
+                )
+            elif curve:
+                xs, means, deviations = zip(
+                    *((row["x"], row["mean"], row["deviation"]) for row in curve), strict=True
+                )
+                figures.band(axes, xs, means, deviations, label=label, colour=colour, dash=dash)
+        figures.plain(axes)
+    for above, below in zip(parts, parts[1:], strict=False):
+        _mark_break(above, below)
+    parts[-1].set_xlabel(X_LABELS.get(x, x.replace("_", " ")))
+    if x == "round":
+        parts[-1].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    figure.supylabel(y_label, fontsize=10.5)
+    handles, labels = parts[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
+    return figure
+
+
+def _extents(statistics: Sequence[Row]) -> list[tuple[float, float]]:
+    """From where to where each curve goes with its band."""
+    ends: dict[str, list[float]] = collections.defaultdict(list)
+    for row in statistics:
+        ends[row["variant"]] += [row["mean"] - row["deviation"], row["mean"] + row["deviation"]]
+    return [(min(own), max(own)) for own in ends.values()]
+
+
+def axis_break(extents: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """The widest stretch between curves, if it is so wide that the axis is better broken there.
+
+    It is not where there are but two flat lines, which a break would leave no axis.
+    """
+    if not extents:
+        return None
+    gap, end = (0.0, 0.0), None
+    for low, high in sorted(extents):
+        if end is not None and low - end > gap[1] - gap[0]:
+            gap = (end, low)
+        end = high if end is None else max(end, high)
+    height = max(high for _, high in extents) - min(low for low, _ in extents)
+    return gap if _BREAK_FROM * height < gap[1] - gap[0] < (1 - 1e-9) * height else None
+
+
+def _axes(
+    figure: mpl_figure.Figure,
+    gap: tuple[float, float] | None,
+    extents: Sequence[tuple[float, float]],
+) -> list[mpl_axes.Axes]:
+    """One pair of axes; two, one above the other, of the stretches above and below a break."""
+    if gap is None:
+        return [figure.subplots()]
+    low, high = min(low for low, _ in extents), max(high for _, high in extents)
+    below, above = gap[0] - low, high - gap[1]
+    room = 0.12 * max(below, above)
+    # A stretch of one flat line has no height of its own.
+    ratios = [max(span, 0.3 * (below + above)) + 2 * room for span in (above, below)]
+    parts = figure.subplots(2, 1, sharex=True, height_ratios=ratios)
+    parts[0].set_ylim(high - ratios[0] + room, high + room)
+    parts[1].set_ylim(low - room, low - room + ratios[1])
+    for axes, ratio in zip(parts, ratios, strict=True):
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(max(2, round(7 * ratio / sum(ratios)))))
+    return list(parts)
+
+
+def _mark_break(above: mpl_axes.Axes, below: mpl_axes.Axes) -> None:
+    """Two slanted strokes where the axis is broken."""
+    above.spines["bottom"].set_visible(False)
+    above.tick_params(bottom=False)
+    style = {"marker": [(-1, -0.5), (1, 0.5)], "markersize": 9, "linestyle": "none", "color": "k", "mew": 1}
+    above.plot([0], [0], transform=above.transAxes, clip_on=False, **style)
+    below.plot([0], [1], transform=below.transAxes, clip_on=False, **style)
+
+
+def round_statistics(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
+    """Mean and deviation over runs of each figure of `diagnostics.jsonl`, by variant and round.
+
+    `of_seeds` is the number of runs that have the figure in any round.
+    """
+    values: dict[tuple[str, str, int], dict[epath.Path, float]] = collections.defaultdict(dict)
+    runs_of: dict[tuple[str, str], set[epath.Path]] = collections.defaultdict(set)
+    for run in runs:
+        variant = "without_e_step" if run.name == "without_e_step" else "with_e_step"
+        for row in workdir_files.rows(run / "diagnostics.jsonl"):
+            for name in PANELS:
+                if isinstance(row.get(name), int | float):
+                    values[name, variant, row["round"]][run] = float(row[name])
+                    runs_of[name, variant].add(run)
+    order = {name: i for i, name in enumerate(PANELS)}
+    return [
+        {
+            "figure": name,
+            "variant": variant,
+            "round": round_index,
+            "mean": float(np.mean(list(own.values()))),
+            "deviation": _deviation(list(own.values())),
+            "seeds": len(own),
+            "of_seeds": len(runs_of[name, variant]),
+        }
+        for (name, variant, round_index), own in sorted(
+            values.items(), key=lambda item: (order[item[0][0]], *item[0][1:])
+        )
+    ]
+
+
+def _rounds(runs: Sequence[epath.Path]) -> list[Made]:
+    """The small multiples; none where no run kept its diagnostics."""
+    statistics = round_statistics(runs)
+    if not statistics:
+        return []
+    caption = (
+        "Over all sampled rationales of each round, as em/diagnostics.jsonl has them; mean and deviation "
+        f"over {_numbers(statistics, 'run')}.{_stopped(statistics, 'run')}"
+    )
+    return [
+        Made(
+            name="em_study_rounds",
+            title="EM: what the E-step saw",
+            caption=caption,
+            rows=statistics,
+            figure=_draw_rounds(statistics),
+        )
+    ]
+
+
+@figures.drawing()
+def _draw_rounds(statistics: Sequence[Row]) -> mpl_figure.Figure:
+    shown = [name for name in PANELS if any(row["figure"] == name for row in statistics)]
+    statistics = _of_all_seeds(statistics)
+    figure, grid = figures.panels(len(shown), columns=3, panel=(2.6, 2.2))
+    variants = [name for name in CURVES if any(row["variant"] == name for row in statistics)]
+    rounds = sorted({row["round"] for row in statistics})
+    for axes, name in zip(grid, shown, strict=True):
+        for variant in variants:
+            curve = [row for row in statistics if (row["figure"], row["variant"]) == (name, variant)]
+            if curve:
+                label, colour, dash = CURVES[variant]
+                xs, means, deviations = zip(
+                    *((row["round"], row["mean"], row["deviation"]) for row in curve), strict=True
+                )
+                figures.band(axes, xs, means, deviations, label=label, colour=colour, dash=dash)
+        title, unit = PANELS[name]
+        axes.set_title(title)
+        axes.set_ylabel(unit)
+        axes.set_xlabel("EM round")
+        if len(rounds) > 1:
+            axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+        else:  # whose axis has no other whole number
+            axes.set_xticks(rounds)
+    if len(variants) > 1:
+        figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
+    return figure
+
+
+def _deviation(values: Sequence[float] | np.ndarray) -> float:
+    """Standard deviation of a sample; 0 of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -1,0 +1,194 @@
+"""What `analyze` leaves: the files of each figure, `index.json` that names them, one page that shows them.
+
+A command that makes one analysis leaves the others where they are, so that the page fills up command by
+command. The page is made from `index.json` and the files beside it, and holds the drawings as data: one file
+to pass on.
+"""
+
+import base64
+import csv
+import io
+import numbers
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from promptcot_jax.analyses import figures
+from promptcot_jax.analyses.made import Made
+from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.report import page
+
+TITLES = {
+    "em_study": "EM study",
+    "difficulty": "Difficulty",
+    "distribution": "Distribution",
+    "scaling": "Scaling",
+    "accounting": "Contents of the sets",
+    "ablations": "Ablations",
+    "case_studies": "Case studies",
+    "subsets": "Training subsets",
+}
+_ROWS_SHOWN = 60  # of a table of numbers; the CSV has all
+
+
+def write(
+    directory: epath.PathLike,
+    made: Mapping[str, Sequence[Made]],
+    left_out: Mapping[str, str],
+    commands: Mapping[str, str],
+) -> None:
+    """Writes the files of what was made, `index.json`, then `index.html`.
+
+    Args:
+        made: by analysis.
+        left_out: why, by analysis; one that an earlier command made stays.
+        commands: that make each of `made`.
+    """
+    place = epath.Path(directory)
+    earlier = _earlier(place)
+    encoded = {one.name: _files(one) for several in made.values() for one in several}
+    entries = {}
+    for analysis in TITLES:
+        if analysis in made:
+            entries[analysis] = {
+                "command": commands[analysis],
+                "made": [
+                    {
+                        "name": one.name,
+                        "title": one.title,
+                        "caption": one.caption,
+                        "files": list(encoded[one.name]),
+                        "numbers": _columns_of_numbers(one.rows),
+                    }
+                    for one in made[analysis]
+                ],
+            }
+        elif analysis in earlier:
+            entries[analysis] = earlier[analysis]
+    for files in encoded.values():
+        for name, content in files.items():
+            jsonl.write_atomically(place / name, content)
+    for name in _names(earlier) - _names(entries):  # of figures that the new records do not have
+        (place / name).unlink(missing_ok=True)
+    reasons = {analysis: why for analysis, why in left_out.items() if analysis not in entries}
+    jsonl.write_json(place / "index.json", {"analyses": entries, "left_out": reasons})
+    jsonl.write_atomically(place / "index.html", render(place, entries, reasons).encode())
+
+
+def _files(one: Made) -> dict[str, bytes]:
+    files = figures.encoded(one.figure) if one.figure is not None else {}
+    files |= {"html": one.html.encode("utf-8", errors="replace")} if one.html else {}
+    return {
+        f"{one.name}.{suffix}": content
+        for suffix, content in (files | {"csv": figures.table(one.rows)}).items()
+    }
+
+
+def _columns_of_numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields that are to be shown as numbers: a name such as "0012" may only look like one."""
+    return [
+        field
+        for field in rows[0]
+        if any(row[field] is not None for row in rows)
+        and all(row[field] is None or _is_number(row[field]) for row in rows)
+    ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _earlier(place: epath.Path) -> dict[str, Any]:
+    """The entries of earlier commands whose files are all there."""
+    path = place / "index.json"
+    if not path.exists():
+        return {}
+    try:
+        entries = jsonl.read_json(path)["analyses"]
+        return {
+            analysis: entry
+            for analysis, entry in entries.items()
+            if all((place / name).exists() for name in _names({analysis: entry}))
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise WrongUse(
+            f"{path}: not an index that 'promptcot analyze' wrote; remove it and run again."
+        ) from None
+
+
+def _names(entries: Mapping[str, Any]) -> set[str]:
+    return {name for entry in entries.values() for one in entry["made"] for name in one["files"]}
+
+
+def render(place: epath.Path, entries: Mapping[str, Any], left_out: Mapping[str, str]) -> str:
+    """The page of the entries of `index.json`."""
+    links = "".join(f'<a href="#{page.text(name)}">{page.text(TITLES[name])}</a>' for name in entries)
+    lead = (
+        "Each figure lies beside this page as SVG and PNG, its numbers as CSV; the command under a heading "
+        "makes it again."
+    )
+    header = f'<h1>Analyses</h1><p class="lead">{page.text(lead)}</p><nav aria-label="Analyses">{links}</nav>'
+    body = ""
+    for analysis, entry in entries.items():
+        body += (
+            f'<section id="{page.text(analysis)}"><h2>{page.text(TITLES[analysis])}</h2>'
+            f'<pre class="command">{page.text(entry["command"])}</pre>'
+            f"{''.join(_shown(place, one) for one in entry['made'])}</section>"
+        )
+    if left_out:
+        reasons = "".join(
+            f"<dt>{page.text(TITLES[name])}</dt><dd>{page.text(why)}</dd>" for name, why in left_out.items()
+        )
+        body += f'<section id="left-out"><h2>Left out</h2><dl class="left-out">{reasons}</dl></section>'
+    return page.document("Analyses", body, header=header, styles=("analyses.css",), images=True)
+
+
+def _shown(place: epath.Path, one: Mapping[str, Any]) -> str:
+    """One figure with its caption, its files and its numbers."""
+    name, files = one["name"], one["files"]
+    parts = [f"<h3>{page.text(one['title'])}</h3>"]
+    if f"{name}.svg" in files:
+        data = base64.b64encode((place / f"{name}.svg").read_bytes()).decode()
+        source = f"data:image/svg+xml;base64,{data}"
+        parts.append(f'<div class="scroll"><img alt="{page.text(one["title"])}" src="{source}"></div>')
+    links = ", ".join(f'<a href="{page.text(file)}">{page.text(file)}</a>' for file in files)
+    parts.append(f'<p class="note">{page.text(one["caption"])}</p><p class="note">Files: {links}</p>')
+    rows = list(csv.reader(io.StringIO((place / f"{name}.csv").read_text())))
+    more = f"; the first {_ROWS_SHOWN} of {len(rows) - 1:,} rows" if len(rows) - 1 > _ROWS_SHOWN else ""
+    are_numbers = [field in one.get("numbers", ()) for field in rows[0]]
+    table = page.table(
+        [page.words(field) for field in rows[0]],
+        [list(map(_cell, row, are_numbers)) for row in rows[1 : _ROWS_SHOWN + 1]],
+        caption=one["title"],
+    )
+    parts.append(f'<details class="numbers"><summary>The numbers{more}</summary>{table}</details>')
+    return f'<div class="card shown">{"".join(parts)}</div>'
+
+
+def _cell(text: str, is_number: bool) -> str:
+    """A number of the CSV with four digits, words as they are."""
+    if not text:
+        return page.cell(None)
+    return page.cell(float(text)) if is_number else text
+
+
+def command(analysis: str, settings: Mapping[str, Any]) -> str:
+    """The command that makes one analysis.
+
+    Args:
+        settings: macros that differ from their defaults.
+    """
+    bindings = [_binding(name, repr(value)) for name, value in settings.items()]
+    return " ".join(
+        ["promptcot", "analyze", f"--gin_file=analyses/{analysis}.gin", *bindings, "--workdir=WORKDIR"]
+    )
+
+
+def _binding(name: str, value: str) -> str:
+    """A setting as a shell takes it: in double quotes, as the documents have it, where these do."""
+    if set(value) & set('"$`\\!'):
+        return shlex.quote(f"--gin.{name}={value}")
+    return f'--gin.{name}="{value}"'

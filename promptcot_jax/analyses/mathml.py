@@ -1,0 +1,144 @@
+"""Text with LaTeX in it as HTML with MathML, which browsers typeset without a script or a font of ours.
+
+`latex2mathml` (MIT) reads a formula; its own output is not used, since it puts text of the formula into the
+page as it stands (`\\text{<b>}` becomes an element, `\\href` a link). The tree that it makes is written out
+here: known elements and attributes only, all text escaped. A formula that it cannot read, in which a command
+is left, or whose parts do not make a valid element, is shown as the text it is.
+"""
+
+import html
+import re
+from collections.abc import Iterator
+from xml.etree import ElementTree
+
+from latex2mathml import converter
+
+from promptcot_jax.report import page
+
+# A dollar opens a formula before a sign, and closes it after one and before no digit: "$5 and $6" is none.
+_FORMULA = re.compile(
+    r"\$\$(?P<display>.+?)\$\$|\\\[(?P<bracket>.+?)\\\]|\\\((?P<paren>.+?)\\\)"
+    r"|(?P<environment>\\begin\{(?P<kind>(?:align|equation|gather|eqnarray)\*?)\}.+?\\end\{(?P=kind)\})"
+    r"|(?<!\\)\$(?!\s)(?P<inline>(?:\\.|[^$\\])+?)(?<!\s)\$(?!\d)",
+    re.DOTALL,
+)
+_FENCE = re.compile(r"^```[^\n`]*\n(.*?)^```[ \t]*$\n?", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"`([^`\n]+)`")
+_BARE_PERCENT = re.compile(r"(?<!\\)((?:\\\\)*)%")
+_MAX_LENGTH = 4000  # characters; the reader's time grows faster than a formula
+_NUM_CHILDREN = {
+    **dict.fromkeys(("mfrac", "msub", "msup", "munder", "mover", "mroot"), 2),
+    **dict.fromkeys(("msubsup", "munderover"), 3),
+}
+_ELEMENTS = _NUM_CHILDREN.keys() | {
+    *("math", "mrow", "mi", "mn", "mo", "ms", "mtext", "mspace", "msqrt", "mstyle", "mpadded", "mphantom"),
+    *("menclose", "mtable", "mtr", "mtd", "mmultiscripts", "mprescripts", "none"),
+}
+_ATTRIBUTES = {
+    *("accent", "accentunder", "columnalign", "columnlines", "columnspacing", "depth", "display"),
+    *("displaystyle", "fence", "form", "height", "largeop", "linebreak", "linethickness", "lspace"),
+    *("mathvariant", "maxsize", "minsize", "movablelimits", "notation", "rowlines", "rowspacing", "rspace"),
+    *("scriptlevel", "separator", "stretchy", "symmetric", "voffset", "width"),
+}
+
+
+class Unreadable(ValueError):
+    """A formula that cannot be typeset."""
+
+
+def typeset(text: str) -> str:
+    """HTML of a text: code in fences and backticks, formulas, and the rest escaped, its line breaks kept."""
+    return "".join(_pieces(text))
+
+
+def count_formulas(text: str) -> tuple[int, int]:
+    """How many formulas a text has outside of code, and how many of them cannot be typeset."""
+    found = list(_FORMULA.finditer(_CODE.sub(" ", _FENCE.sub("\n", text))))
+    return len(found), sum(_is_unreadable(match) for match in found)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    end = 0
+    for fence in _FENCE.finditer(text):
+        yield from _inline(text[end : fence.start()])
+        yield f"<pre>{page.text(fence[1])}</pre>"
+        end = fence.end()
+    yield from _inline(text[end:])
+
+
+def _inline(text: str) -> Iterator[str]:
+    end = 0
+    for code in _CODE.finditer(text):
+        yield from _formulas(text[end : code.start()])
+        yield f"<code>{page.text(code[1])}</code>"
+        end = code.end()
+    yield from _formulas(text[end:])
+
+
+def _formulas(text: str) -> Iterator[str]:
+    end = 0
+    for match in _FORMULA.finditer(text):
+        yield page.text(_plain(text[end : match.start()]))
+        try:
+            yield formula(*_source(match))
+        except Unreadable:
+            yield f'<code class="unread">{page.text(match[0])}</code>'
+        end = match.end()
+    yield page.text(_plain(text[end:]))
+
+
+def _plain(text: str) -> str:
+    return text.replace("\\$", "$").replace("\\%", "%")
+
+
+def _source(match: re.Match[str]) -> tuple[str, bool]:
+    """A formula's LaTeX, and whether it stands by itself."""
+    if match["inline"] is not None or match["paren"] is not None:
+        return match["inline"] or match["paren"], False
+    return match["display"] or match["bracket"] or match["environment"], True
+
+
+def _is_unreadable(match: re.Match[str]) -> bool:
+    try:
+        formula(*_source(match))
+    except Unreadable:
+        return True
+    return False
+
+
+def formula(latex: str, is_display: bool = False) -> str:
+    """MathML of a formula without its dollars; a bare % is a percent sign, though to TeX it is a comment.
+
+    Raises:
+        Unreadable: it cannot be read as a whole.
+    """
+    if len(latex) > _MAX_LENGTH:
+        raise Unreadable(f"it has {len(latex)} characters")
+    latex = _BARE_PERCENT.sub(r"\1\\%", latex.strip())
+    try:
+        tree = converter.convert_to_element(latex, display="block" if is_display else "inline")
+        return _written(tree)
+    except Unreadable:
+        raise
+    except (
+        Exception
+    ) as error:  # of the reader's many ways to stumble, a recursion that is too deep among them
+        raise Unreadable(f"{type(error).__name__}: {error}") from None
+
+
+def _written(element: ElementTree.Element) -> str:
+    name = element.tag.rpartition("}")[2]
+    if name not in _ELEMENTS:
+        raise Unreadable(f"the element {name}")
+    if len(element) != _NUM_CHILDREN.get(name, len(element)):
+        raise Unreadable(f"{name} with {len(element)} parts")
+    own = html.unescape(element.text or "")
+    if name == "mtext":  # it is passed on as it stands
+        own = own.replace("\\%", "%")
+    if "\\" in own and own != "\\":  # what it does not know it passes on
+        raise Unreadable(f"the command {own}")
+    attributes = "".join(
+        f' {key}="{page.text(value)}"' for key, value in element.attrib.items() if key in _ATTRIBUTES
+    )
+    parts = "".join(map(_written, element))
+    return f"<{name}{attributes}>{page.text(own)}{parts}</{name}>"

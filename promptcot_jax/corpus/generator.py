@@ -1,0 +1,189 @@
+"""Seed corpus: rows of concepts, rationale, problem and solution, drawn from a seed (stage `corpus`).
+
+Stands in for the paper's annotated seed problems (section 3.2) where none are at hand. A row is a family, an
+ending and an annotator style. Each split and row has its own stream, so asking for more training rows changes
+no held-out row. Splits are disjoint by construction: a digest of a family's parameters says to which split
+they belong, and each family keeps one ending, hence one pair of concepts, for the novel split alone.
+"""
+
+import dataclasses
+import hashlib
+import random
+from typing import Literal, TypeVar
+
+from promptcot_jax.core.records import MathCorpusRow, ProgramCorpusRow
+from promptcot_jax.corpus import (
+    congruences,
+    counting,
+    equations,
+    geometry,
+    integers,
+    list_programs,
+    math_endings,
+    number_programs,
+    program_endings,
+    rows,
+    series,
+    string_programs,
+    styles,
+    table_programs,
+)
+from promptcot_jax.corpus.families import Family, MathEnding, MathFamily, ProgramEnding, ProgramFamily, Values
+
+MATH_FAMILIES: tuple[MathFamily, ...] = (
+    *congruences.FAMILIES,
+    *integers.FAMILIES,
+    *series.FAMILIES,
+    *equations.FAMILIES,
+    *counting.FAMILIES,
+    *geometry.FAMILIES,
+)
+PROGRAM_FAMILIES: tuple[ProgramFamily, ...] = (
+    *list_programs.FAMILIES,
+    *number_programs.FAMILIES,
+    *string_programs.FAMILIES,
+    *table_programs.FAMILIES,
+)
+FAMILIES: dict[str, Family] = {family.name: family for family in (*MATH_FAMILIES, *PROGRAM_FAMILIES)}
+
+CorpusRow = MathCorpusRow | ProgramCorpusRow
+E = TypeVar("E", MathEnding, ProgramEnding)
+Split = Literal["train", "heldout", "novel"]
+
+_SPLIT_LIMITS: dict[Split, float] = {"train": 0.7, "heldout": 0.85, "novel": 1.0}  # cumulative
+_PLAIN_SHARE = 0.3  # of the rows of the train and held-out splits
+_MAX_TRIES = 2000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """How many rows of which families and annotator styles."""
+
+    seed: int = 0
+    num_train: int = 3000
+    num_heldout: int = 256
+    num_novel: int = 128  # rows whose (family, ending) pair of concepts occurs in no other split
+    families: Literal["all"] | tuple[str, ...] = "all"
+    styles: tuple[str, ...] = styles.STYLES  # drawn with equal chances
+
+    def __post_init__(self) -> None:
+        for field in ("num_train", "num_heldout", "num_novel"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field} must not be negative, got {getattr(self, field)}.")
+        families = tuple(FAMILIES) if self.families == "all" else self.families
+        for field, chosen, known in (
+            ("families", families, tuple(FAMILIES)),
+            ("styles", self.styles, styles.STYLES),
+        ):
+            if not chosen or len(set(chosen)) < len(chosen):
+                raise ValueError(
+                    f"{field} must name at least one of {list(known)}, each once, got {chosen!r}."
+                )
+            if unknown := [name for name in chosen if name not in known]:
+                raise ValueError(f"{field} has unknown names {unknown}; choose from {list(known)}.")
+
+    def chosen_families(self) -> tuple[Family, ...]:
+        """The families by name, in the order in which rows go through them."""
+        names = tuple(FAMILIES) if self.families == "all" else self.families
+        return tuple(FAMILIES[name] for name in names)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Rows of the three splits; no problem text occurs twice."""
+
+    train: list[CorpusRow]
+    heldout: list[CorpusRow]
+    novel: list[CorpusRow]
+
+
+def generate(config: CorpusConfig) -> Corpus:
+    """The corpus of a config: the same rows for the same seed, on every machine.
+
+    Raises:
+        ValueError: a family cannot give as many distinct problems as asked for.
+    """
+    return Corpus(
+        train=_split_rows(config, "train", config.num_train),
+        heldout=_split_rows(config, "heldout", config.num_heldout),
+        novel=_split_rows(config, "novel", config.num_novel),
+    )
+
+
+def novel_endings(seed: int) -> dict[str, str]:
+    """For each family the name of the ending that only the novel split joins it with.
+
+    Endings are dealt out in turn, so that each stays in training with most families of its domain.
+    """
+    draw = random.Random(f"{seed}/novel endings")
+    held_out: dict[str, str] = {}
+    for families, endings in (
+        (MATH_FAMILIES, math_endings.MATH_ENDINGS),
+        (PROGRAM_FAMILIES, program_endings.PROGRAM_ENDINGS),
+    ):
+        names = [family.name for family in families]
+        draw.shuffle(names)
+        order = [ending.name for ending in endings]
+        draw.shuffle(order)
+        held_out |= {name: order[i % len(order)] for i, name in enumerate(names)}
+    return held_out
+
+
+def _split_rows(config: CorpusConfig, split: Split, num_rows: int) -> list[CorpusRow]:
+    families, held_out = config.chosen_families(), novel_endings(config.seed)
+    taken: set[str] = set()
+    split_rows: list[CorpusRow] = []
+    for index in range(num_rows):
+        family = families[index % len(families)]
+        # Unlike a tuple, a text seeds alike in every process.
+        draw = random.Random(f"{config.seed}/{split}/{index}")
+        row = _new_row(config, split, index, family, held_out[family.name], draw, taken)
+        taken.add(row.problem)
+        split_rows.append(row)
+    return split_rows
+
+
+def _new_row(
+    config: CorpusConfig,
+    split: Split,
+    index: int,
+    family: Family,
+    held_out: str,
+    draw: random.Random,
+    taken: set[str],
+) -> CorpusRow:
+    """Draws until parameters of this split give a new problem whose rationale does not show the answer."""
+    row_id, style = f"{split}-{index:06d}", draw.choice(config.styles)
+    for _ in range(_MAX_TRIES):
+        parameters = family.draw(draw)
+        if split_of(family, parameters, config.seed) != split:
+            continue
+        if isinstance(family, MathFamily):
+            ending = _draw_ending(draw, math_endings.PLAIN, math_endings.MATH_ENDINGS, held_out, split)
+            row = rows.math_row(draw, row_id, style, family, ending, parameters)
+        else:
+            ending = _draw_ending(
+                draw, program_endings.SINGLE, program_endings.PROGRAM_ENDINGS, held_out, split
+            )
+            row = rows.program_row(draw, row_id, style, family, ending, parameters)
+        if row is not None and row.problem not in taken:
+            return row
+    raise ValueError(
+        f"Family '{family.name}' gave no new {split} problem in {_MAX_TRIES} tries at row {index}; "
+        f"lower num_{split} or choose more families."
+    )
+
+
+def split_of(family: Family, parameters: Values, seed: int) -> Split:
+    """The only split in which these parameters of a family may occur."""
+    text = f"{seed}/{family.name}/{sorted(parameters.items())}"
+    share = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+    return next(split for split, upper in _SPLIT_LIMITS.items() if share < upper)
+
+
+def _draw_ending(draw: random.Random, plain: E, endings: tuple[E, ...], held_out: str, split: Split) -> E:
+    if split == "novel":
+        return next(ending for ending in endings if ending.name == held_out)
+    if draw.random() < _PLAIN_SHARE:
+        return plain
+    return draw.choice([ending for ending in endings if ending.name != held_out])

@@ -1,0 +1,122 @@
+"""Plans a stage: compiles its programs for a topology, and looks for settings with which they fit."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.parallel.hardware import Hardware
+from promptcot_jax.planning import measures, search
+from promptcot_jax.planning.measures import Measured
+from promptcot_jax.planning.phases import Phase
+from promptcot_jax.planning.search import Change
+
+log = logging.getLogger(__name__)
+
+Compile = Callable[[Phase, Hardware], Measured]
+_MOST_TRIES = 6  # settings that are compiled; each may take minutes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Advice:
+    """Settings with which a stage fits, and its measures with them."""
+
+    change: Change
+    measured: Sequence[Measured]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """A stage's programs as its settings have them and, where they do not fit, what was found instead."""
+
+    stage: str
+    measured: Sequence[Measured]
+    tried: Sequence[Change] = ()
+    advice: Advice | None = None
+
+    @property
+    def fits(self) -> bool:
+        return all(one.fits for one in self.measured)
+
+
+def plan_stage(
+    stage: str,
+    arguments: Mapping[str, Any],
+    phases_of: Callable[[Mapping[str, Any]], Sequence[Phase]],
+    hardware: Hardware,
+    *,
+    compile_phase: Compile = measures.compiled,
+    searches: bool = True,
+) -> StagePlan:
+    """Measures every phase; where one does not fit, tries other settings until all do.
+
+    Args:
+        phases_of: the stage's phases from its arguments.
+
+    Raises:
+        WrongUse: the settings as they are do not go together.
+    """
+    phases = phases_of(arguments)
+    measured = []
+    for phase in phases:
+        measured.append(compile_phase(phase, hardware))
+        log.info("%s: %s", phase.name, "fits" if measured[-1].fits else "does not fit")
+    plan = StagePlan(stage=stage, measured=measured)
+    if plan.fits or not searches:
+        return plan
+    return _with_advice(plan, phases, arguments, phases_of, hardware, compile_phase)
+
+
+def _with_advice(
+    plan: StagePlan,
+    phases: Sequence[Phase],
+    arguments: Mapping[str, Any],
+    phases_of: Callable[[Mapping[str, Any]], Sequence[Phase]],
+    hardware: Hardware,
+    compile_phase: Compile,
+) -> StagePlan:
+    """The plan with the first settings tried that make every phase fit."""
+    tight = {one.name for one in plan.measured if not one.fits}
+    settings = tuple(
+        dict.fromkeys(name for phase in phases if phase.name in tight for name in phase.settings)
+    )
+    tried: list[Change] = []
+    for change in search.changes(arguments, settings, phases[0].mesh.size):
+        if len(tried) == _MOST_TRIES:
+            break
+        try:
+            changed = phases_of(search.apply(arguments, change))
+        except (WrongUse, ValueError):  # a mesh that the model or the batch does not divide over
+            continue
+        if any(measures.least_bytes(phase) > measures.limit_bytes(hardware) for phase in changed):
+            continue
+        tried.append(change)
+        log.info("trying %s", change)
+        measured = _measured_with(change, changed, plan, tight, hardware, compile_phase)
+        if measured is not None:
+            advice = Advice(change=change, measured=measured)
+            return dataclasses.replace(plan, tried=tried, advice=advice)
+    return dataclasses.replace(plan, tried=tried)
+
+
+def _measured_with(
+    change: Change,
+    phases: Sequence[Phase],
+    plan: StagePlan,
+    tight: set[str],
+    hardware: Hardware,
+    compile_phase: Compile,
+) -> list[Measured] | None:
+    """Measures with a change, those that did not fit before first; None as soon as one does not fit."""
+    known = (
+        {}
+        if any(name.endswith("mesh") for name in change)
+        else {one.name: one for one in plan.measured if one.fits}
+    )
+    found: dict[str, Measured] = {}
+    for phase in sorted(phases, key=lambda phase: phase.name not in tight):
+        found[phase.name] = known.get(phase.name) or compile_phase(phase, hardware)
+        if not found[phase.name].fits:
+            return None
+    return [found[phase.name] for phase in phases]

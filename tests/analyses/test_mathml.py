@@ -1,0 +1,83 @@
+"""Facts of formulas as MathML: what is one, what becomes of it, and that no text of it becomes markup."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from promptcot_jax.analyses import mathml
+from tests import toys
+
+
+def test_a_formula_becomes_elements():
+    assert mathml.formula(r"\frac{a}{b^2}") == (
+        '<math display="inline"><mrow><mfrac><mrow><mi>a</mi></mrow><mrow><msup><mi>b</mi><mn>2</mn></msup>'
+        "</mrow></mfrac></mrow></math>"
+    )
+    assert mathml.typeset(r"So \[x\] and $$y$$ and \(z\).").count("<math") == 3
+    assert mathml.typeset(r"$$y$$").startswith('<math display="block">')
+
+
+def test_money_is_no_formula():
+    assert mathml.typeset("A ticket costs $5 and a book $12.") == "A ticket costs $5 and a book $12."
+    assert mathml.typeset(r"It is \$5, or 5\%.") == "It is $5, or 5%."
+
+
+def test_a_percent_sign_is_no_comment():
+    assert "<mn>50</mn><mi>%</mi>" in mathml.typeset("$50%$")
+    assert mathml.formula("a%b") == mathml.formula(r"a\%b")
+    assert "<mi>b</mi>" in mathml.formula("a%b")
+    assert mathml.formula(r"a\\%b") == mathml.formula(r"a\\\%b")  # after a line break
+    assert ">5%</mtext>" in mathml.formula(r"\text{5%}")
+    assert ">5%</mtext>" in mathml.formula(r"\text{5\%}")
+
+
+@pytest.mark.parametrize(
+    "latex", [r"\foo{x}", r"\frac{a", r"x^y^z", "{" * 3000, "x" * 5000, r"\overarc{AB}", r"\text{a \foo b}"]
+)
+def test_what_cannot_be_read_stays_text(latex: str):
+    with pytest.raises(mathml.Unreadable):
+        mathml.formula(latex)
+    shown = mathml.typeset(f"Let ${latex}$ be.")
+    assert shown.startswith('Let <code class="unread">$')
+    assert "<math" not in shown
+    assert mathml.count_formulas(f"${latex}$ and $x$") == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "latex",
+    [
+        r"\text{<script>alert(1)</script>}",
+        r"\href{javascript:alert(1)}{x}",
+        r"\style{background:url(http://a)}{x}",
+        r"\class{x}{y}",
+        r"a<b & c>d",
+        r"\text{&lt;img src=x onerror=y&gt;}",
+        r"\mathrm{\unicode{x3c}script\unicode{x3e}}",
+    ],
+)
+def test_no_text_of_a_formula_becomes_markup(latex: str):
+    shown = mathml.typeset(f"<b>${latex}$</b>")
+    tree = ElementTree.fromstring(f"<p>{shown}</p>")
+    names = {element.tag for element in tree.iter()} - {"p", "code"}
+    assert names <= mathml._ELEMENTS
+    for element in tree.iter():
+        assert element.attrib.keys() <= mathml._ATTRIBUTES | {"class"}
+    assert "&lt;b&gt;" in shown
+
+
+def test_code_is_not_searched_for_formulas():
+    text = "Run:\n```python\nprint('$x$ <b>')\n```\nthen `$y$`."
+    assert mathml.typeset(text) == (
+        "Run:\n<pre>print(&#x27;$x$ &lt;b&gt;&#x27;)\n</pre>then <code>$y$</code>."
+    )
+    assert mathml.count_formulas(text) == (0, 0)
+
+
+@pytest.mark.skipif(not toys.SHARED.exists(), reason="the shared data are not here")
+def test_formulas_of_competition_problems_are_read():
+    lines = (toys.SHARED / "data" / "eval" / "math500.jsonl").read_text().splitlines()[:80]
+    counts = [mathml.count_formulas(json.loads(line)["solution"]) for line in lines]
+    formulas, unread = map(sum, zip(*counts, strict=True))
+    assert formulas > 500
+    assert unread <= 0.02 * formulas

@@ -157,7 +157,7 @@ def train(workdir: Path, arm: str, seed: int) -> None:
         PROMPTS=str(run / "asked.jsonl"),
         TEACHER=str(workdir / "teacher" / "policy"),
         DISTILLED_BY=GinText("@distill/text_models.JaxModel()"),
-        NUM_SAMPLES=-(-15 * NUM_TRACES // (8 * len(problems))),  # not all end in a box, or differ
+        DISTILL_GROUP_SIZE=-(-15 * NUM_TRACES // (8 * len(problems))),  # not all end in a box, or differ
         TRACES_HELDOUT_SHARE=0.0,
         MAX_TRACE_TOKENS=SOLUTION_TOKENS,
         NUM_SLOTS=SLOTS,

@@ -6,8 +6,9 @@
 A seeded generator makes problems from some thousand combinations of sentence templates with random names,
 things and numbers, so that many rows look alike and are none the less new. A twentieth repeats an earlier row
 to the letter but for case, a twentieth but for one word, and another twentieth breaks a rule. Rows are drafts
-in memory, a wave of 50,000 at a time; kept and rejected rows go to files. Each number of rows is a process of
-its own, whose peak memory is that of all it imports, its rows and its tables; the workers' is shown apart.
+in memory, an iteration of 50,000 at a time; kept and rejected rows go to files. Each number of rows is a
+process of its own, whose peak memory is that of all it imports, its rows and its tables; the workers' is
+shown apart.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from promptcot_jax.synthesis.filters import FilterConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
 from promptcot_jax.synthesis.selection import Selection
 
-ROWS_A_WAVE = 50_000
+ROWS_A_ITERATION = 50_000
 SHARE = 0.05  # of each of the three kinds of planted rows
 CONCEPTS = ConceptSet(id="set", concepts=("counting", "divisors", "linear equations"), level="3")
 SYLLABLES = ("ba", "co", "di", "fe", "gu", "ha", "ki", "lo", "me", "nu", "po", "ra", "si", "te", "vo", "wa")
@@ -90,12 +91,12 @@ def with_other_words(text: str, draw: random.Random) -> str:
     return " ".join(words)
 
 
-def draft_waves(num_rows: int) -> Iterator[tuple[list[Draft], list[str]]]:
-    """Waves of drafts with the kind of each: new, exact, close, fault."""
+def draft_iterations(num_rows: int) -> Iterator[tuple[list[Draft], list[str]]]:
+    """Iterations of drafts with the kind of each: new, exact, close, fault."""
     draw, earlier = random.Random(1), collections.deque[str](maxlen=20_000)
-    for start in range(0, num_rows, ROWS_A_WAVE):
+    for start in range(0, num_rows, ROWS_A_ITERATION):
         drafts, kinds = [], []
-        for i in range(start, min(start + ROWS_A_WAVE, num_rows)):
+        for i in range(start, min(start + ROWS_A_ITERATION, num_rows)):
             chance = draw.random()
             if not earlier or chance >= 3 * SHARE:
                 kind, problem = "new", new_problem(draw)
@@ -139,16 +140,16 @@ def measure(num_rows: int, num_processes: int, directory: Path) -> None:
         selection = Selection(
             FilterConfig(), DuplicateConfig(), encode=HashedTfidf(seeds), seed_problems=seeds, workers=workers
         )
-        for wave, (drafts, kinds) in enumerate(draft_waves(num_rows)):
+        for iteration, (drafts, kinds) in enumerate(draft_iterations(num_rows)):
             started, started_processor = time.perf_counter(), time.process_time()
             problems, rejects = selection.select(drafts, {"set": CONCEPTS}, author)
             seconds += time.perf_counter() - started
             processor_seconds += time.process_time() - started_processor
             kept += len(problems)
             planted.update(kinds)
-            rejected.update(kinds[reject.request - wave * ROWS_A_WAVE] for reject in rejects)
-            jsonl.write_records(directory / f"problems_{wave:03d}.jsonl", problems)
-            jsonl.write_records(directory / f"rejects_{wave:03d}.jsonl", rejects)
+            rejected.update(kinds[reject.request - iteration * ROWS_A_ITERATION] for reject in rejects)
+            jsonl.write_records(directory / f"problems_{iteration:03d}.jsonl", problems)
+            jsonl.write_records(directory / f"rejects_{iteration:03d}.jsonl", rejects)
     own, workers_own = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     processor_seconds += workers_own.ru_utime + workers_own.ru_stime
     found = ", ".join(f"{kind} {rejected[kind] / max(planted[kind], 1):.4f}" for kind in sorted(planted))

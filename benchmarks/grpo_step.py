@@ -19,20 +19,20 @@ PARTS = ("sampling", "scoring", "training")
 
 def ours(vocab_size: int, remat: bool, num_steps: int) -> None:
     import jax
-    import self_play as waves
+    import self_play as iterations
 
     from promptcot_jax.models import language_model
     from promptcot_jax.trainers.grpo import GrpoConfig
 
-    lm, tokenizer, prompts = waves.toy(vocab_size)
-    waves.in_turns(
+    lm, tokenizer, prompts = iterations.toy(vocab_size)
+    iterations.in_turns(
         num_steps,
         lm=language_model.on_mesh(lm),
         params=lm.init(jax.random.key(0)),
         tokenizer=tokenizer,
         prompts=prompts,
         method=GrpoConfig(
-            kl_beta=waves.KL_BETA, aggregation="sequence", clip_high=0.2, sampler_correction="none"
+            kl_beta=iterations.KL_BETA, aggregation="sequence", clip_high=0.2, sampler_correction="none"
         ),
         remat="full" if remat else "none",
     )

@@ -1,6 +1,6 @@
 """GRPO of SmolLM2-135M on short problems of GSM8K, all of it real: its first steps, for two CPU cores.
 
-    python benchmarks/gsm8k_self_play.py gsm8k_train.jsonl runs/gsm8k [--waves=24]
+    python benchmarks/gsm8k_self_play.py gsm8k_train.jsonl runs/gsm8k [--iterations=24]
 
 Of the training problems that take one or two calculations, most make the model write solutions with a boxed
 answer (`sft`; before that it boxes nothing), others are played on (`self_play`), and the rest are held out.
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("gsm8k", type=Path)
     parser.add_argument("workdir", type=Path)
-    parser.add_argument("--waves", type=int, default=24)
+    parser.add_argument("--iterations", type=int, default=24)
     arguments = parser.parse_args()
     workdir = arguments.workdir.resolve()
     write_problems(arguments.gsm8k, workdir)
@@ -62,15 +62,15 @@ def main() -> None:
         "stages/self_play.gin",
         "models/pretrained.gin",
         MODEL_PATH=str(workdir / "solver" / "policy"),
-        NUM_WAVES=arguments.waves,
-        PROMPTS_PER_WAVE=4,
+        NUM_ITERATIONS=arguments.iterations,
+        PROMPTS_PER_ITERATION=4,
         MAX_TRIES=1,
         MINIBATCHES=1,
         MAX_SOLUTION_TOKENS=80,
         NUM_SLOTS=32,
         SELF_PLAY_LEARNING_RATE=5e-6,
         EVAL_PROMPTS=str(workdir / "held_out.jsonl"),
-        EVAL_EVERY=arguments.waves,
+        EVAL_EVERY=arguments.iterations,
         EVAL_SAMPLES=4,
         SAMPLES_EVERY=5,
     )

@@ -25,7 +25,7 @@ from promptcot_jax.data import annotations
 from promptcot_jax.data.input_requests import VALID
 from tests.openai_server import OpenAIServer
 
-NUM_SOLUTIONS = 320  # of GSM8K, to fit the solver on
+VOTE_GROUP_SIZE = 320  # of GSM8K, to fit the solver on
 LONGEST = 320  # characters of a seed problem
 CONCEPTS = {  # what a word of a problem stands for
     "math": {
@@ -138,7 +138,7 @@ def write_seeds(gsm8k: Path, mbpp: Path, workdir: Path, num_seeds: int) -> None:
     jsonl.write_records(
         workdir / "mine.jsonl", [{name: row[name] for name in kept if name in row} for row in seeds]
     )
-    jsonl.write_records(workdir / "solver" / "triples.jsonl", list(map(solved, short[-NUM_SOLUTIONS:-16])))
+    jsonl.write_records(workdir / "solver" / "triples.jsonl", list(map(solved, short[-VOTE_GROUP_SIZE:-16])))
     jsonl.write_records(workdir / "solver" / "triples_heldout.jsonl", list(map(solved, short[-16:])))
 
 
@@ -178,7 +178,7 @@ def run_flow(workdir: Path) -> None:
             f"--gin.SOLVER='{workdir / 'solver' / 'policy'}'",
             # At temperature 1 eight samples of this solver agree on no answer: nothing was kept.
             "--gin.SOLVER_TEMPERATURE=0.3",
-            "--gin.NUM_SOLUTIONS=4",
+            "--gin.VOTE_GROUP_SIZE=4",
             "--gin.JUDGED_BY=None",
             "--gin.TEST_WRITER='played-annotator'",
             "--gin.SET_NAME='Word problems and small programs'",

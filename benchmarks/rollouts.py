@@ -49,7 +49,7 @@ def ragged_lengths() -> list[int]:
 
 
 def run_engine(made, params, prompts, budgets) -> float:
-    """Seconds for one wave."""
+    """Seconds for one iteration."""
     import jax
 
     from promptcot_jax.sampling import completions, token_choice
@@ -147,7 +147,7 @@ def shared_prompts(is_shared: bool) -> Callable[[], float]:
 
 
 def compilation() -> None:
-    """Seconds of the first wave of an engine, which compiles everything, and of the second."""
+    """Seconds of the first iteration of an engine, which compiles everything, and of the second."""
     import numpy as np
 
     from promptcot_jax.sampling import engine
@@ -157,7 +157,7 @@ def compilation() -> None:
     made = engine.Engine(lm, engine.EngineConfig(num_slots=SLOTS), max_tokens=612)
     seconds = [run_engine(made, params, prompts, [1] * SLOTS) for _ in range(2)]
     first, second = seconds
-    print(f"first wave {first:.1f} s, second {second:.2f} s: compilation {first - second:.1f} s")
+    print(f"first iteration {first:.1f} s, second {second:.2f} s: compilation {first - second:.1f} s")
 
 
 def bfloat16_gap() -> None:

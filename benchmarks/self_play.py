@@ -1,15 +1,16 @@
-"""Waves of GRPO self-play on a small decoder with random weights: where the time of a wave goes.
+"""Iterations of GRPO self-play on a small decoder with random weights: where the time of an iteration goes.
 
     python benchmarks/self_play.py                  # 4 prompts x 8 samples, 64 + 64 tokens, KL on
     python benchmarks/self_play.py --without_mesh   # as a notebook has it: no sharding rules in the model
     python benchmarks/self_play.py --vocab_size=2048
     python benchmarks/self_play.py --vocab_size=2048 --compare_staleness=3 --grading_seconds=1
 
-Every wave is one update, of completions that all have their full length (a stop token is one of thousands).
-Verdicts are made up from a sample's number, so grading costs next to nothing; what it would cost beside
-decoding is another measurement (`benchmarks/verification.py`). With --grading_seconds it sleeps so long for a
-wave, in the place of sandboxes that work elsewhere. Printed are medians over the waves after the first three,
-which compile; with --compare_staleness of so many runs each with MAX_STALENESS 0 and 1, by turns.
+Every iteration is one update, of completions that all have their full length (a stop token is one of
+thousands). Verdicts are made up from a sample's number, so grading costs next to nothing; what it would cost
+beside decoding is another measurement (`benchmarks/verification.py`). With --grading_seconds it sleeps so
+long for a iteration, in the place of sandboxes that work elsewhere. Printed are medians over the iterations
+after the first three, which compile; with --compare_staleness of so many runs each with MAX_STALENESS 0 and
+1, by turns.
 """
 
 import argparse
@@ -29,7 +30,7 @@ SHAPE = {
     "num_kv_heads": 4,
     "head_dim": 64,
 }
-PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS, COMPILING_WAVES = 4, 8, 64, 64, 3
+PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS, COMPILING_ITERATIONS = 4, 8, 64, 64, 3
 KL_BETA, LEARNING_RATE = 0.04, 1e-6
 
 
@@ -66,10 +67,10 @@ def run(
     params: Any,
     tokenizer: Any,
     prompts: list[list[int]],
-    num_waves: int,
+    num_iterations: int,
     method: Any,
     *,
-    prompts_per_wave: int = PROMPTS,
+    prompts_per_iteration: int = PROMPTS,
     samples: int = SAMPLES,
     remat: str = "projections",
     max_staleness: int = 0,
@@ -96,7 +97,7 @@ def run(
 
     class MadeUp(Grader):
         def _verdicts(self, draws, texts, num_tokens):
-            time.sleep(grading_seconds * len(draws) / (prompts_per_wave * samples))
+            time.sleep(grading_seconds * len(draws) / (prompts_per_iteration * samples))
             right = [draw.index % 2 == 0 for draw in draws]
             return [Reward(correct=float(r), format=1.0, length=0.0, status="match") for r in right]
 
@@ -115,9 +116,9 @@ def run(
             grade_many=lambda pairs: [MathGrade(True, "match") for _ in pairs],
         ),
         config=SelfPlayConfig(
-            num_waves=num_waves,
-            prompts_per_wave=prompts_per_wave,
-            checkpoint_every=num_waves,
+            num_iterations=num_iterations,
+            prompts_per_iteration=prompts_per_iteration,
+            checkpoint_every=num_iterations,
             tensorboard=False,
             remat=remat,
             max_staleness=max_staleness,
@@ -125,8 +126,8 @@ def run(
         method=method,
         rollouts=rollouts.RolloutConfig(
             sampling=token_choice.SamplingConfig(max_new_tokens=NEW_TOKENS),
-            engine=engine.EngineConfig(num_slots=prompts_per_wave * samples),
-            samples_per_row=samples,
+            engine=engine.EngineConfig(num_slots=prompts_per_iteration * samples),
+            group_size=samples,
         ),
         optimizer=OptimizerConfig(learning_rate=LEARNING_RATE),
         mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig()),
@@ -139,7 +140,7 @@ def run(
 
 
 def in_turns(num_steps: int, *arguments: Any, **settings: Any) -> None:
-    """Worker side of a comparison: waves that begin when they are asked for.
+    """Worker side of a comparison: iterations that begin when they are asked for.
 
     One more is planned than is done, because the end of a run saves a checkpoint.
     """
@@ -151,34 +152,35 @@ def in_turns(num_steps: int, *arguments: Any, **settings: Any) -> None:
     steps, parts = pairs.Steps(), {}
 
     class InTurns(self_play.SelfPlay):
-        def _wave(self, wave: int, *arguments: Any) -> Any:
+        def _iteration(self, iteration: int, *arguments: Any) -> Any:
             if not steps.next(parts):
                 raise SystemExit
-            position, row = super()._wave(wave, *arguments)
+            position, row = super()._iteration(iteration, *arguments)
             jax.block_until_ready(position.state)
             parts.update({name: row[f"seconds/{name}"] for name in ("sampling", "scoring", "training")})
             return position, row
 
     with tempfile.TemporaryDirectory() as directory:
-        run(Path(directory), *arguments, num_waves=num_steps + 1, make=InTurns, **settings)
+        run(Path(directory), *arguments, num_iterations=num_steps + 1, make=InTurns, **settings)
 
 
 def compare_staleness(num_runs: int, play: Callable[..., list[dict[str, float]]]) -> None:
-    """Prints what a wave takes with each staleness, of runs by turns."""
+    """Prints what an iteration takes with each staleness, of runs by turns."""
     seconds: dict[int, list[float]] = {0: [], 1: []}
     for number in range(2 * num_runs):
         with tempfile.TemporaryDirectory() as directory:
             rows = play(Path(directory), max_staleness=number % 2)
         # Without the last one, which draws no next one ahead.
-        found = [row["seconds"] for row in rows[COMPILING_WAVES:-1]]
+        found = [row["seconds"] for row in rows[COMPILING_ITERATIONS:-1]]
         print(
-            f"run {number}, max_staleness={number % 2}: a wave {statistics.median(found):.3f} s", flush=True
+            f"run {number}, max_staleness={number % 2}: an iteration {statistics.median(found):.3f} s",
+            flush=True,
         )
         seconds[number % 2] += found
     for staleness, found in seconds.items():
         quarters = statistics.quantiles(found)
         print(
-            f"max_staleness={staleness}: a wave {quarters[1]:.3f} s, median of {len(found)} "
+            f"max_staleness={staleness}: an iteration {quarters[1]:.3f} s, median of {len(found)} "
             f"(middle half {quarters[0]:.3f} to {quarters[2]:.3f})"
         )
 
@@ -192,7 +194,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--vocab_size", type=int, default=32_000)
-    parser.add_argument("--waves", type=int, default=13)
+    parser.add_argument("--iterations", type=int, default=13)
     parser.add_argument("--without_mesh", action="store_true")
     parser.add_argument("--remat", default="projections")
     parser.add_argument("--grading_seconds", type=float, default=0.0)
@@ -207,7 +209,7 @@ def main() -> None:
             lm.init(jax.random.key(0)),
             tokenizer,
             prompts,
-            arguments.waves,
+            arguments.iterations,
             GrpoConfig(kl_beta=KL_BETA),
             remat=arguments.remat,
             grading_seconds=arguments.grading_seconds,
@@ -219,9 +221,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as directory:
         rows = play(Path(directory))
-    rows = rows[COMPILING_WAVES:]
+    rows = rows[COMPILING_ITERATIONS:]
     whole = statistics.median(row["seconds"] for row in rows)
-    print(f"a wave: {whole:.3f} s, median of {len(rows)}")
+    print(f"an iteration: {whole:.3f} s, median of {len(rows)}")
     for name in ("sampling", "grading", "scoring", "training", "other"):
         part = statistics.median(row[f"seconds/{name}"] for row in rows)
         print(f"  {name:9} {part:7.3f} s  {100 * part / whole:5.1f} %")

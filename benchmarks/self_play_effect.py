@@ -6,10 +6,10 @@ One start for all: two families of the corpus, a solver after SFT on them (self_
 generator by EM that writes problems of one of the two (configs/runs/self_play_study.gin). A teacher, the same
 solver after more SFT on that family, gives the problems their answers by its votes (`verify`); as many seed
 problems stand beside them with their true answers. Each arm post-trains the start on one of the two sets,
-with as many rollouts: GRPO, DPO and rejection sampling by `self_play`, wave by wave, and SFT on completions
-of the teacher that the answers confirm (`distill`, `sft`). Each policy is measured by `evaluate` on held-out
-problems of the family: avg@8 before and after, differences paired by problem, intervals by bootstrap over
-problems and seeds. What is complete is not done again.
+with as many rollouts: GRPO, DPO and rejection sampling by `self_play`, iteration by iteration, and SFT on
+completions of the teacher that the answers confirm (`distill`, `sft`). Each policy is measured by `evaluate`
+on held-out problems of the family: avg@8 before and after, differences paired by problem, intervals by
+bootstrap over problems and seeds. What is complete is not done again.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from flows import GinText, promptcot, rows_of, write_rows
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-WAVES, PROMPTS_PER_WAVE, GROUP_SIZE, SOLUTION_TOKENS, SLOTS = 12, 32, 8, 224, 128
-ROLLOUTS = WAVES * PROMPTS_PER_WAVE * GROUP_SIZE  # of each arm
+ITERATIONS, PROMPTS_PER_ITERATION, GROUP_SIZE, SOLUTION_TOKENS, SLOTS = 12, 32, 8, 224, 128
+ROLLOUTS = ITERATIONS * PROMPTS_PER_ITERATION * GROUP_SIZE  # of each arm
 FAMILY = "vieta"
 SETS = ("synthesized", "seed")
 METHODS = ("grpo", "dpo", "rejection", "sft")
@@ -125,7 +125,7 @@ def play(workdir: Path, method: str, name: str, seed: int) -> Path:
             PROMPTS=str(prompts),
             TEACHER=str(workdir / "teacher" / "policy"),
             DISTILLED_BY=GinText("@distill/text_models.JaxModel()"),
-            NUM_SAMPLES=-(-ROLLOUTS // len(rows_of(prompts))),
+            DISTILL_GROUP_SIZE=-(-ROLLOUTS // len(rows_of(prompts))),
             VERIFICATION="only",
             MAX_TRACE_TOKENS=SOLUTION_TOKENS,
             NUM_SLOTS=SLOTS,
@@ -147,8 +147,8 @@ def play(workdir: Path, method: str, name: str, seed: int) -> Path:
     else:
         extra = () if method == "grpo" else (f"stages/self_play_{method}.gin",)
         settings = {
-            "NUM_WAVES": WAVES,
-            "PROMPTS_PER_WAVE": PROMPTS_PER_WAVE,
+            "NUM_ITERATIONS": ITERATIONS,
+            "PROMPTS_PER_ITERATION": PROMPTS_PER_ITERATION,
             "GROUP_SIZE": GROUP_SIZE,
             "MAX_TRIES": 1,  # every arm draws as many rollouts
             "ROLLOUT_TEMPERATURE": 1.0,

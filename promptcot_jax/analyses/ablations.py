@@ -12,14 +12,14 @@ from typing import Any
 from matplotlib import figure as mpl_figure
 
 from promptcot_jax.analyses import figures, results
-from promptcot_jax.analyses.made import Made, NoRecords, counted
+from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords, counted
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.evaluation import comparing
 
 MEAN = "mean"  # over the sets, each counting alike
 
 
-def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[Made]:
+def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[AnalysisResult]:
     """The table and figure of the arms, which need not have the same sets.
 
     Args:
@@ -45,7 +45,7 @@ def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[Made]:
     mean = f" '{MEAN}' is the mean over the sets that all arms have." if has_mean else ""
     kind = "paired by problem and seed, with its 95 % interval" if _draws_pairs(table) else "seed by seed"
     return [
-        Made(
+        AnalysisResult(
             name="ablations",
             title="Ablations",
             caption="Accuracy of each arm: mean and one standard deviation over its seeds; at the right "

@@ -15,7 +15,7 @@ from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 
 from promptcot_jax.analyses import figures
-from promptcot_jax.analyses.made import Made, NoRecords
+from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords
 from promptcot_jax.analyses.problem_sets import ProblemSets, SetRow
 from promptcot_jax.data import decontamination
 
@@ -103,7 +103,7 @@ _CLEANLINESS = "repeated or contaminated"
 
 def figures_of(
     sets: ProblemSets, find_repeats: FindRepeats, index: decontamination.Index | None
-) -> list[Made]:
+) -> list[AnalysisResult]:
     """The counts of the sets.
 
     Args:
@@ -126,7 +126,7 @@ def figures_of(
         else "no benchmarks were named (SET_BENCHMARKS)"
     )
     return [
-        Made(
+        AnalysisResult(
             name="accounting",
             title="What is in the sets",
             caption=f"Rows: {numbers}. Repeats are rows like an earlier one of their set, but for case, "

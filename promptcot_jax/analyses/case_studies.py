@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promptcot_jax.analyses import mathml
-from promptcot_jax.analyses.made import Made, NoRecords, counted
+from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords, counted
 from promptcot_jax.analyses.problem_sets import ProblemSets, SetRow
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.workdir import InputPath
@@ -42,7 +42,7 @@ class CaseConfig:
             raise ValueError(f"number must be at least 1, got {self.number}.")
 
 
-def pages_of(sets: ProblemSets, config: CaseConfig) -> list[Made]:
+def pages_of(sets: ProblemSets, config: CaseConfig) -> list[AnalysisResult]:
     """The page of case studies.
 
     Raises:
@@ -68,7 +68,7 @@ def pages_of(sets: ProblemSets, config: CaseConfig) -> list[Made]:
         styles=("mathml.css", "case_studies.css"),
     )
     return [
-        Made(
+        AnalysisResult(
             name="case_studies",
             title="Case studies",
             caption=caption,

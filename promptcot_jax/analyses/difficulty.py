@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib import figure as mpl_figure
 
 from promptcot_jax.analyses import figures
-from promptcot_jax.analyses.made import Made, NoRecords, counted
+from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords, counted
 from promptcot_jax.analyses.problem_sets import ProblemSets, SetRow
 from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.core.errors import WrongUse
@@ -103,12 +103,12 @@ def _shared_out(
     return found
 
 
-def figures_of(sets: ProblemSets, attempts: Attempts, token_attempts: Attempts) -> list[Made]:
+def figures_of(sets: ProblemSets, attempts: Attempts, token_attempts: Attempts) -> list[AnalysisResult]:
     """Accuracy and tokens of each set, by level and by concept."""
     table = statistics(sets, attempts, token_attempts)
     most_common = _most_common_concepts(sets, attempts)
     made = [
-        Made(
+        AnalysisResult(
             name="difficulty",
             title="Difficulty of the sets",
             caption=_caption(table, attempts, token_attempts),
@@ -119,7 +119,7 @@ def figures_of(sets: ProblemSets, attempts: Attempts, token_attempts: Attempts) 
     for by, groups in (("level", _levels(table)), ("concept", most_common)):
         if groups := [group for group in groups if group]:
             made.append(
-                Made(
+                AnalysisResult(
                     name=f"difficulty_{by}s",
                     title=f"Difficulty by {by}",
                     caption=f"As above, by {by}"
@@ -277,7 +277,7 @@ def _draw(
     return figure
 
 
-def pools(sets: ProblemSets) -> list[Made]:
+def pools(sets: ProblemSets) -> list[AnalysisResult]:
     """The pools of verified prompts, where sets have any.
 
     Raises:
@@ -309,7 +309,7 @@ def pools(sets: ProblemSets) -> list[Made]:
             )
     counts = ", ".join(f"{name} {len(rows):,} of {len(sets[name]):,}" for name, rows in judged.items())
     return [
-        Made(
+        AnalysisResult(
             name="difficulty_pools",
             title="Difficulty pools of verified prompts",
             caption="For the solver that voted on the answers: prompts by pool, share of its solutions "

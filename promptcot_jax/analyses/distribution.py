@@ -24,7 +24,7 @@ from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 
 from promptcot_jax.analyses import figures
-from promptcot_jax.analyses.made import Made, NoRecords
+from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords
 from promptcot_jax.analyses.problem_sets import DOMAINS, ProblemSets, of_domain
 
 Encode = Callable[[Sequence[str]], Float[np.ndarray, "texts D"]]  # unit vectors
@@ -58,7 +58,7 @@ class DistributionConfig:
 
 def figures_of(
     sets: ProblemSets, config: DistributionConfig, make_encoder: Callable[[Sequence[str]], Encode]
-) -> list[Made]:
+) -> list[AnalysisResult]:
     """A map and the overlaps for each domain of which at least two sets have problems.
 
     Args:
@@ -94,7 +94,7 @@ def _drawn(texts: Sequence[str], config: DistributionConfig) -> list[str]:
     return [str(texts[i]) for i in sorted(chosen.tolist())]
 
 
-def _map(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> Made:
+def _map(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> AnalysisResult:
     names = list(vectors)
     distances = mean_distances([vectors[name] for name in names])
     places, stress = mds(distances)
@@ -110,7 +110,7 @@ def _map(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> Made:
         }
         for i, name in enumerate(names)
     ]
-    return Made(
+    return AnalysisResult(
         name=f"distribution_{domain}",
         title=f"Distribution of the sets: {domain}",
         caption=f"Each point is the mean of a set's problem vectors ({encoder}); distances are 1 - cos "
@@ -122,7 +122,7 @@ def _map(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> Made:
     )
 
 
-def _overlaps(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> Made:
+def _overlaps(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> AnalysisResult:
     rows = [
         {
             "domain": domain,
@@ -138,7 +138,7 @@ def _overlaps(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> Made
         if a != b
     ]
     single = any(len(own) == 1 for own in vectors.values())
-    return Made(
+    return AnalysisResult(
         name=f"distribution_{domain}_overlap",
         title=f"Overlap of the sets, problem by problem: {domain}",
         caption="Overlap: share of A's problems whose nearest neighbour is one of B, over what chance "

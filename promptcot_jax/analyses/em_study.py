@@ -21,7 +21,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
 from promptcot_jax.analyses import figures
-from promptcot_jax.analyses.made import Made, NoRecords, counted
+from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords, counted
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.report import workdir_files
@@ -53,7 +53,7 @@ PANELS = {
 _BREAK_FROM = 0.45  # of the whole height, an empty stretch of which breaks the axis
 
 
-def study(workdirs: Sequence[epath.PathLike]) -> list[Made]:
+def study(workdirs: Sequence[epath.PathLike]) -> list[AnalysisResult]:
     """The figures of EM runs: of each workdir's `seed_N/em/` where there are seeds, else of its `em/`.
 
     Raises:
@@ -196,7 +196,7 @@ def nll_study_figure(
     return statistics
 
 
-def _nll_figure(rows: Sequence[Row], metric: str, what: str) -> Made:
+def _nll_figure(rows: Sequence[Row], metric: str, what: str) -> AnalysisResult:
     statistics = nll_statistics(rows, metric=metric)
     is_single = max(row["of_seeds"] for row in statistics) == 1
     spread = (
@@ -204,7 +204,7 @@ def _nll_figure(rows: Sequence[Row], metric: str, what: str) -> Made:
         if is_single
         else f"bands: one standard deviation over {_numbers(statistics, 'seed')}"
     )
-    return Made(
+    return AnalysisResult(
         name=f"em_study_{metric}",
         title=f"EM: held-out NLL ({metric})",
         caption=f"Held-out NLL per token of the problem: {what}. EM over its rounds, and the cold-started "
@@ -353,7 +353,7 @@ def round_statistics(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
     ]
 
 
-def _rounds(runs: Sequence[epath.Path]) -> list[Made]:
+def _rounds(runs: Sequence[epath.Path]) -> list[AnalysisResult]:
     """The small multiples; none where no run kept its diagnostics."""
     statistics = round_statistics(runs)
     if not statistics:
@@ -363,7 +363,7 @@ def _rounds(runs: Sequence[epath.Path]) -> list[Made]:
         f"over {_numbers(statistics, 'run')}.{_stopped(statistics, 'run')}"
     )
     return [
-        Made(
+        AnalysisResult(
             name="em_study_rounds",
             title="EM: what the E-step saw",
             caption=caption,

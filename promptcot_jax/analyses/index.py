@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from promptcot_jax.analyses import figures
-from promptcot_jax.analyses.made import Made
+from promptcot_jax.analyses.analysis_result import AnalysisResult
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.report import page
@@ -36,7 +36,7 @@ _ROWS_SHOWN = 60  # of a table of numbers; the CSV has all
 
 def write(
     directory: epath.PathLike,
-    made: Mapping[str, Sequence[Made]],
+    made: Mapping[str, Sequence[AnalysisResult]],
     left_out: Mapping[str, str],
     commands: Mapping[str, str],
 ) -> None:
@@ -78,7 +78,7 @@ def write(
     jsonl.write_atomically(place / "index.html", render(place, entries, reasons).encode())
 
 
-def _files(one: Made) -> dict[str, bytes]:
+def _files(one: AnalysisResult) -> dict[str, bytes]:
     files = figures.encoded(one.figure) if one.figure is not None else {}
     files |= {"html": one.html.encode("utf-8", errors="replace")} if one.html else {}
     return {

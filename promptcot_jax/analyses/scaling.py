@@ -16,7 +16,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
 from promptcot_jax.analyses import figures, results
-from promptcot_jax.analyses.made import Made, NoRecords
+from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 
@@ -87,7 +87,7 @@ def _runs_of(row: dict[str, Any], where: str, place_of: Callable[[str], str]) ->
     ]
 
 
-def figures_of(runs: Sequence[Run]) -> list[Made]:
+def figures_of(runs: Sequence[Run]) -> list[AnalysisResult]:
     """The figure of all panels.
 
     Raises:
@@ -97,7 +97,7 @@ def figures_of(runs: Sequence[Run]) -> list[Made]:
     table = statistics(runs)
     seeds = [row["seeds"] for row in table]
     return [
-        Made(
+        AnalysisResult(
             name="scaling",
             title="Accuracy against training-set size",
             caption="Mean over benchmarks, each counting alike; points and bands: mean and one standard "

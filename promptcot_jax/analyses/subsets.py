@@ -13,7 +13,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from promptcot_jax.analyses.made import Made
+from promptcot_jax.analyses.analysis_result import AnalysisResult
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.workdir import InputPath
@@ -48,7 +48,7 @@ def write(
     *,
     bad_rows: rows.BadRows = rows.FATAL,
     counts: collections.Counter[str] | None = None,
-) -> Made:
+) -> AnalysisResult:
     """Writes `subset_SIZE_SEED.jsonl` for each size and seed, and returns their list. Reads the rows twice.
 
     Args:
@@ -75,7 +75,7 @@ def write(
             for (size, seed), file in files.items():
                 if ranks[seed][i] < size:
                     file.write(line)
-    return Made(
+    return AnalysisResult(
         name="subsets",
         title="Random nested subsets",
         caption=f"Of {num_rows:,} rows; of one seed the smaller is part of the larger. The files are in "

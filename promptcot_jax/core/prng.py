@@ -16,7 +16,7 @@ STREAMS = {
     "adapter": 9,  # new LoRA matrices
     "text": 10,  # replies to conversations
     "samples": 11,  # completions of self-play that are picked to be read
-    "evaluation": 12,  # attempts at held-out problems between the waves of self-play
+    "evaluation": 12,  # attempts at held-out problems between the iterations of self-play
 }
 
 

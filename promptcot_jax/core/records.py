@@ -329,7 +329,7 @@ class Rollout:
 
     prompt_id: str  # of the verified prompt
     domain: Domain
-    wave: int  # between two of which the policy is updated
+    iteration: int  # between two of which the policy is updated
     group: int  # number of the prompt among all that the run has drawn; its samples share it
     sample: int  # 0 .. G-1
     index: int  # group * G + sample: keys the noise
@@ -355,7 +355,7 @@ SampleKind = Literal["best", "worst", "random"]
 class CompletionSample:
     """A `Rollout` picked for people to read, with its prompt and answers in words."""
 
-    wave: int  # this and what follows: see `Rollout`
+    iteration: int  # this and what follows: see `Rollout`
     kind: SampleKind
     prompt_id: str
     domain: Domain

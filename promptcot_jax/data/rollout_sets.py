@@ -15,7 +15,7 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Rollout
 
-FILES = "wave_?????_try_??.jsonl"
+FILES = "iteration_?????_try_??.jsonl"
 
 
 def read(directory: epath.PathLike) -> Iterator[Rollout]:
@@ -38,7 +38,7 @@ class Tries:
 
 
 def tries_by_prompt(directory: epath.PathLike) -> dict[str, Tries]:
-    """How often each prompt of a store was tried and solved, by its id, over all waves.
+    """How often each prompt of a store was tried and solved, by its id, over all iterations.
 
     Raises:
         WrongUse: there is no store.

@@ -35,7 +35,7 @@ class DataConfig:
     `use_cached_tasks`, as in T5X: a task of a user's own is read from seqio's offline cache (`seqio_cache`).
     """
 
-    HOW_ONLY: ClassVar = frozenset({"cache_dir"})
+    EXECUTION_ONLY: ClassVar = frozenset({"cache_dir"})
 
     bad_rows: Literal["error", "skip"] = "error"
     max_row_bytes: int = rows.BadRows.max_row_bytes

@@ -29,8 +29,8 @@ def of_candidates(
     pairs: Sequence[Pair], candidates: Sequence[Candidate], config: EStepConfig
 ) -> dict[str, Any]:
     """Figures of one E-step; G candidates a pair, in pair order."""
-    num_samples = config.num_samples
-    rows = [list(candidates[i : i + num_samples]) for i in range(0, len(candidates), num_samples)]
+    group_size = config.group_size
+    rows = [list(candidates[i : i + group_size]) for i in range(0, len(candidates), group_size)]
     log_p_z, log_p_x, log_q = (
         np.array([[getattr(c, name) for c in row] for row in rows])
         for name in ("log_p_z", "log_p_x", "log_q")

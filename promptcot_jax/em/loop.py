@@ -260,7 +260,7 @@ class Em:
         return self._drawn(
             place / "candidates.jsonl",
             pairs,
-            self.e_step.num_samples,
+            self.e_step.group_size,
             sampler,
             rank,
             Candidate,
@@ -301,26 +301,26 @@ class Em:
         self,
         path: epath.Path,
         pairs: Sequence[Pair],
-        num_samples: int,
+        group_size: int,
         sampler: rollouts.Sampler,
         work: Callable[[Sequence[Pair], list[list[Rationale]]], list[R]],
         record_type: type[R],
         name: str,
     ) -> list[R]:
-        """What `work` makes of `num_samples` rationales of q_phi for each pair, shard by shard of pairs."""
+        """What `work` makes of `group_size` rationales of q_phi for each pair, shard by shard of pairs."""
 
         def of_shard(draws: Sequence[rollouts.Draw[Pair]], drawn: Sequence[Completion]) -> list[R]:
-            shard = [draw.row for draw in draws[::num_samples]]
-            return work(shard, self.roles.rationales(drawn, num_samples))
+            shard = [draw.row for draw in draws[::group_size]]
+            return work(shard, self.roles.rationales(drawn, group_size))
 
         return rollouts.map_draws(
             path,
-            models.draws_of_pairs(pairs, num_samples),
+            models.draws_of_pairs(pairs, group_size),
             of_shard,
             record_type,
             sampler=sampler,
             prompt_ids=models.phi_prompt_ids,
-            shard_size=self.em.pairs_per_shard * num_samples,
+            shard_size=self.em.pairs_per_shard * group_size,
             name=name,
         )
 

@@ -33,7 +33,7 @@ class BatchSizes:
     Results do not depend on it beyond float rounding.
     """
 
-    HOW_ONLY: ClassVar = frozenset({"score_tokens"})
+    EXECUTION_ONLY: ClassVar = frozenset({"score_tokens"})
     engine: engine_lib.EngineConfig = engine_lib.EngineConfig(num_slots=64)
     score_tokens: int = 16384
 
@@ -68,17 +68,17 @@ class Roles:
             engine=self.sizes.engine,
         )
 
-    def rationales(self, completions: Sequence[Completion], num_samples: int) -> list[list[Rationale]]:
-        """What q_phi wrote, as rationales, `num_samples` for each pair."""
+    def rationales(self, completions: Sequence[Completion], group_size: int) -> list[list[Rationale]]:
+        """What q_phi wrote, as rationales, `group_size` for each pair."""
         parsed = [to_rationale(self.tokenizer, completion) for completion in completions]
-        return [parsed[i : i + num_samples] for i in range(0, len(parsed), num_samples)]
+        return [parsed[i : i + group_size] for i in range(0, len(parsed), group_size)]
 
     def propose(
-        self, sampler: rollouts.Sampler, pairs: Sequence[Pair], num_samples: int
+        self, sampler: rollouts.Sampler, pairs: Sequence[Pair], group_size: int
     ) -> list[list[Rationale]]:
-        """`num_samples` rationales z ~ q_phi(z | c, x) for each pair, drawn now."""
-        drawn = sampler.complete(draws_of_pairs(pairs, num_samples), phi_prompt_ids)
-        return self.rationales(drawn, num_samples)
+        """`group_size` rationales z ~ q_phi(z | c, x) for each pair, drawn now."""
+        drawn = sampler.complete(draws_of_pairs(pairs, group_size), phi_prompt_ids)
+        return self.rationales(drawn, group_size)
 
     def log_joint(
         self, theta: Params, pairs: Sequence[Pair], rationales: Sequence[Sequence[Rationale]]
@@ -111,12 +111,12 @@ def greedily(sampler: rollouts.Sampler) -> rollouts.Sampler:
     return dataclasses.replace(sampler, sampling=dataclasses.replace(sampler.sampling, temperature=0.0))
 
 
-def draws_of_pairs(pairs: Sequence[Pair], num_samples: int) -> list[rollouts.Draw[Pair]]:
+def draws_of_pairs(pairs: Sequence[Pair], group_size: int) -> list[rollouts.Draw[Pair]]:
     """Sample g of pair i draws the noise of request i * G + g, so its tokens depend on no other pair."""
     return [
-        rollouts.Draw(index=pair.index * num_samples + g, row=pair, sample=g)
+        rollouts.Draw(index=pair.index * group_size + g, row=pair, sample=g)
         for pair in pairs
-        for g in range(num_samples)
+        for g in range(group_size)
     ]
 
 

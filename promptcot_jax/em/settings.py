@@ -21,7 +21,7 @@ class EStepConfig:
     the tokens of z and x; `elbo` subtracts log q.
     """
 
-    num_samples: int = 8
+    group_size: int = 8
     temperature: float = 1.0
     max_rationale_tokens: int
     objective: Objective = "best_of_g"
@@ -29,14 +29,14 @@ class EStepConfig:
     clip_epsilon: float = 0.2  # grpo only
 
     def __post_init__(self):
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples (G) must be at least 1, got {self.num_samples}.")
+        if self.group_size < 1:
+            raise ValueError(f"group_size (G) must be at least 1, got {self.group_size}.")
         if self.temperature <= 0:
             raise ValueError(f"The E-step samples at a positive temperature, got {self.temperature}.")
         if self.max_rationale_tokens < 3:
             raise ValueError(f"max_rationale_tokens must be at least 3, got {self.max_rationale_tokens}.")
-        if self.objective == "grpo" and self.num_samples < 2:
-            raise ValueError("objective 'grpo' compares samples; set num_samples to at least 2.")
+        if self.objective == "grpo" and self.group_size < 2:
+            raise ValueError("objective 'grpo' compares samples; set group_size to at least 2.")
         if self.objective == "grpo" and self.temperature != 1.0:
             raise ValueError(
                 "objective 'grpo' takes ratios to a sampler at temperature 1; set temperature to 1."

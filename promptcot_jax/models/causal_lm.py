@@ -22,7 +22,7 @@ from jax.sharding import AbstractMesh, Mesh
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import caches, decoder, linear, lora, mlp, paged_cache, platforms, rope
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.parallel import launching, stretches
+from promptcot_jax.parallel import launching, sequence_shards
 from promptcot_jax.parallel import rules as rules_lib
 
 Remat = decoder.Remat
@@ -39,7 +39,7 @@ class CausalLM:
             name is for compiling for another.
     """
 
-    HOW_ONLY: ClassVar = frozenset({"rules", "platform"})
+    EXECUTION_ONLY: ClassVar = frozenset({"rules", "platform"})
     applies_adapters: ClassVar[bool] = True  # see `lora`
 
     config: config_lib.DecoderConfig
@@ -77,8 +77,8 @@ class CausalLM:
             positions: None counts from 0 in each segment.
             remat: what the backward pass keeps of each layer and does not compute again (`decoder.Remat`).
         """
-        around = self._of_rows(token_ids, segment_ids, positions)
-        return _apply(self._decoder(remat), params, token_ids, around)
+        inputs = self._of_rows(token_ids, segment_ids, positions)
+        return _apply(self._decoder(remat), params, token_ids, inputs)
 
     def hidden_states_and_routers(
         self,
@@ -96,9 +96,9 @@ class CausalLM:
         """
         if self.config.experts is None:
             raise ValueError(f"This {self.config.family} decoder has no experts; call hidden_states.")
-        around = self._of_rows(token_ids, segment_ids, positions)
+        inputs = self._of_rows(token_ids, segment_ids, positions)
         applied: Any = self._decoder(remat).apply(
-            {"params": params}, token_ids, around, mutable=[mlp.ROUTERS]
+            {"params": params}, token_ids, inputs, mutable=[mlp.ROUTERS]
         )
         states, reported = applied
         return states, reported[mlp.ROUTERS]["layers"]["mlp"]["totals"][0]
@@ -108,15 +108,17 @@ class CausalLM:
         token_ids: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"] | None,
         positions: Int[Array, "B T"] | None,
-    ) -> decoder.Surroundings:
+    ) -> decoder.LayerInputs:
         """What layers see of whole rows."""
         if segment_ids is None:
             segment_ids = jnp.ones_like(token_ids)
         if positions is None:
             positions = rope.positions_in_segments(segment_ids)
         mask = decoder.segment_mask(segment_ids, self.rules) if self._platform() == "plain" else None
-        turn, local_turn = _rotations(self.config, stretches.as_stretches(positions, self.rules))
-        return decoder.Surroundings(turn, local_turn, segment_ids, mask)
+        rotary, local_rotary = _rotations(
+            self.config, sequence_shards.as_sequence_shards(positions, self.rules)
+        )
+        return decoder.LayerInputs(rotary, local_rotary, segment_ids, mask)
 
     def _platform(self) -> platforms.Platform:
         return self.platform or platforms.here()
@@ -187,10 +189,10 @@ class CausalLM:
                 `config.dtype`. Others are cast, and the compiler casts those of all layers together at the
                 start of every call: a second set of weights.
         """
-        around = decoder.Surroundings(*_rotations(self.config, places.positions), places=places)
+        inputs = decoder.LayerInputs(*_rotations(self.config, places.positions), places=places)
         embed = decoder.TokenEmbedding(self.config, self.rules)
         x = _apply(embed, decoding_params["embed_tokens"], token_ids)
-        x, cache = self._extend_layers(decoding_params["layers"], x, around, cache)
+        x, cache = self._extend_layers(decoding_params["layers"], x, inputs, cache)
         x = _apply(decoder.RMSNorm(self.config), decoding_params["norm"], x)
         hidden = x.reshape(*token_ids.shape, self.config.embed_dim)  # [B, T, D]
         return rules_lib.constrain(hidden, ("batch", None, "act_embed"), self.rules), cache
@@ -199,20 +201,20 @@ class CausalLM:
         self,
         layers: Params | tuple[Params, ...],
         x: Float[Array, "tokens D"],
-        around: decoder.Surroundings,
+        inputs: decoder.LayerInputs,
         cache: paged_cache.PagedCache,
     ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache]:
         if isinstance(layers, tuple):
             layer = decoder.DecoderLayer(self.config, self.rules, fused=True, platform=self._platform())
             kinds = map(decoder.LayerKind, range(self.config.num_layers), self.config.local_layers)
             for layer_params, kind in zip(layers, kinds, strict=True):
-                x, cache = _apply(layer, layer_params, x, around, cache, kind)
+                x, cache = _apply(layer, layer_params, x, inputs, cache, kind)
             return x, cache
         layer = decoder.DecoderLayer(self.config, self.rules, platform=self._platform())
 
         def extend_layer(carry: Any, layer_params_and_kind: Any) -> tuple[Any, None]:
             layer_params, kind = layer_params_and_kind
-            return _apply(layer, layer_params, carry[0], around, carry[1], kind), None
+            return _apply(layer, layer_params, carry[0], inputs, carry[1], kind), None
 
         (x, cache), _ = lax.scan(extend_layer, (x, cache), (layers, decoder.layer_kinds(self.config)))
         return x, cache
@@ -230,27 +232,27 @@ def _rotations(
 ) -> tuple[rope.Rotation, rope.Rotation | None]:
     """The rotation of all layers or of global ones, and that of local layers if it is another."""
     head_dim, window = config.head_dim, config.window
-    turn = rope.rotation(positions, head_dim=head_dim, theta=config.rope_theta, scaling=config.rope_scaling)
+    rotary = rope.rotation(positions, head_dim=head_dim, theta=config.rope_theta, scaling=config.rope_scaling)
     if window is None or window.rope_theta is None:
-        return turn, None
-    return turn, rope.rotation(positions, head_dim=head_dim, theta=window.rope_theta)
+        return rotary, None
+    return rotary, rope.rotation(positions, head_dim=head_dim, theta=window.rope_theta)
 
 
 def _apply(module: nn.Module, params: Params, *arguments: Any) -> Any:
     return module.apply({"params": params}, *arguments)
 
 
-@functools.lru_cache(maxsize=64)  # self-play asks in each wave, and a trace of the model takes a while
+@functools.lru_cache(maxsize=64)  # self-play asks in each iteration, and a trace of the model takes a while
 def _logical_axes(config: config_lib.DecoderConfig) -> Params:
     shapes = jax.eval_shape(functools.partial(_boxed_init, decoder.Decoder(config)), jax.random.key(0))
     return jax.tree.map(lambda box: tuple(box.names), shapes, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 
 def _boxed_init(module: decoder.Decoder, key: Array) -> Params:
-    """Parameters with their logical axes around them, from a pass over one token."""
+    """Parameters with their logical axes inputs them, from a pass over one token."""
     one = jnp.ones((1, 1), jnp.int32)
-    around = decoder.Surroundings(*_rotations(module.config, one), mask=one[..., None] > 0)
-    variables: Any = module.init(key, one, around)
+    inputs = decoder.LayerInputs(*_rotations(module.config, one), mask=one[..., None] > 0)
+    variables: Any = module.init(key, one, inputs)
     return variables["params"]
 
 

@@ -9,9 +9,9 @@ Layers that differ beyond their parameters (a window or none, one rotary base or
 layer: a flag is scanned beside the parameters and selects reach and rotation.
 
 Tokens stay flat, [B*T, D], through all projections: the matmuls are then plain matrix products, which XLA
-runs faster on CPU. Those of whole rows stand stretch after stretch (`parallel.stretches`), which is row after
-row unless a mesh splits positions. Attention is one batched product for each key-value head, its group of
-query heads laid side by side, so that keys and values are never repeated.
+runs faster on CPU. Those of whole rows stand stretch after stretch (`parallel.sequence_shards`), which is row
+after row unless a mesh splits positions. Attention is one batched product for each key-value head, its group
+of query heads laid side by side, so that keys and values are never repeated.
 
 Activations are constrained by `parallel.rules` rather than by `nn.with_logical_constraint`, which fails
 where a mesh axis does not divide a dimension (3 heads over 2 devices) and drops constraints silently where
@@ -32,15 +32,15 @@ from promptcot_jax.models import linear, mlp, paged_cache, platforms, rope, spla
 from promptcot_jax.models import scores as scores_lib
 from promptcot_jax.models.linear import Projection, declare
 from promptcot_jax.parallel import rules as rules_lib
-from promptcot_jax.parallel import stretches
+from promptcot_jax.parallel import sequence_shards
 from promptcot_jax.parallel.rules import constrain
 
 
-class Surroundings(NamedTuple):
+class LayerInputs(NamedTuple):
     """What every layer of one forward pass shares: whole rows or places in a cache."""
 
-    turn: rope.Rotation  # of stretches, where rows are whole
-    local_turn: rope.Rotation | None = None  # of local layers, where these have a base of their own
+    rotary: rope.Rotation  # of sequence shards, where rows are whole
+    local_rotary: rope.Rotation | None = None  # of local layers, where these have a base of their own
     segment_ids: Int[Array, "B T"] | None = None  # 0 is padding
     mask: Bool[Array, "B T S"] | None = None  # plain attention's, made once for all layers
     places: paged_cache.Places | None = None
@@ -48,7 +48,7 @@ class Surroundings(NamedTuple):
     @property
     def tokens(self) -> rules_lib.LogicalAxis:
         """What flat tokens lie over; those a cache is read with, one or a page a row, are not split."""
-        return stretches.TOKENS if self.places is None else "batch"
+        return sequence_shards.TOKENS if self.places is None else "batch"
 
     def rules_of_products(self, rules: rules_lib.LogicalRules) -> rules_lib.LogicalRules:
         """The table that matrix products follow."""
@@ -104,63 +104,63 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "tokens D"],
-        around: Surroundings,
+        inputs: LayerInputs,
         cache: paged_cache.PagedCache | None,
         kind: LayerKind,
     ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache | None]:
         config = self.config
-        flat = self._project(x, around)
+        flat = self._project(x, inputs)
         if cache is not None and not self.fused:
             # Else XLA for TPUs merges the split into heads with the product, and lays out the stacked weights
             # of all layers anew for it at every call (`tests/sampling/compile_for_tpu.py` shows it).
             flat = lax.optimization_barrier(flat)
         flat_queries, flat_keys, flat_values = flat
-        turn = self._turn(around, kind)
-        rows = around.tokens
-        queries = self._heads(flat_queries, (rows, None, "heads", None), "q_norm", turn)
-        keys = self._heads(flat_keys, (rows, None, "kv_heads", None), "k_norm", turn)
-        values = self._heads(flat_values, (rows, None, "kv_heads", None), None, turn)
+        rotary = self._rotary(inputs, kind)
+        rows = inputs.tokens
+        queries = self._heads(flat_queries, (rows, None, "heads", None), "q_norm", rotary)
+        keys = self._heads(flat_keys, (rows, None, "kv_heads", None), "k_norm", rotary)
+        values = self._heads(flat_values, (rows, None, "kv_heads", None), None, rotary)
         rule = self._score_rule(kind)
         if cache is None:
-            mixed = self._attend_in_rows(queries, keys, values, around, kind, rule)
+            mixed = self._attend_in_rows(queries, keys, values, inputs, kind, rule)
         else:
-            assert around.places is not None
+            assert inputs.places is not None
             mixed, cache = paged_cache.write_and_attend(
                 queries,
                 keys,
                 values,
                 cache,
-                around.places,
+                inputs.places,
                 kind.number,
                 rule=rule,
                 num_layers=config.num_layers,
                 rules=self.rules,
             )
-        mixed = constrain(mixed, (around.tokens, "heads"), around.rules_of_products(self.rules))
+        mixed = constrain(mixed, (inputs.tokens, "heads"), inputs.rules_of_products(self.rules))
         axes = ("heads", "embed")
         output = Projection(config, config.embed_dim, axes, config.output_bias, name="o_proj")(mixed)
         return output, cache
 
     def _attend_in_rows(
         self,
-        queries: Float[Array, "stretches positions N H"],
-        keys: Float[Array, "stretches positions K H"],
-        values: Float[Array, "stretches positions K H"],
-        around: Surroundings,
+        queries: Float[Array, "shards positions N H"],
+        keys: Float[Array, "shards positions K H"],
+        values: Float[Array, "shards positions K H"],
+        inputs: LayerInputs,
         kind: LayerKind,
         rule: scores_lib.ScoreRule,
     ) -> Float[Array, "tokens N*H"]:
         axes = (("heads", queries), ("kv_heads", keys), ("kv_heads", values))
-        queries, keys, values = (self._of_rows(heads, axis, around) for axis, heads in axes)
+        queries, keys, values = (self._of_rows(heads, axis, inputs) for axis, heads in axes)
         keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
-        mixed = self._mix(queries, keys, values, around, kind, rule)
-        mixed = stretches.as_stretches(mixed, self.rules)
+        mixed = self._mix(queries, keys, values, inputs, kind, rule)
+        mixed = sequence_shards.as_sequence_shards(mixed, self.rules)
         return mixed.reshape(mixed.shape[0] * mixed.shape[1], -1)
 
     def _of_rows(
-        self, heads: Float[Array, "stretches positions heads H"], axis: str, around: Surroundings
+        self, heads: Float[Array, "shards positions heads H"], axis: str, inputs: LayerInputs
     ) -> Float[Array, "B T heads H"]:
-        rows = stretches.as_rows(heads, around.rows_shape, self.rules)
+        rows = sequence_shards.as_rows(heads, inputs.rows_shape, self.rules)
         return constrain(rows, ("batch", "length", axis, None), self.rules)
 
     def _mix(
@@ -168,7 +168,7 @@ class Attention(nn.Module):
         queries: Float[Array, "B T N H"],
         keys: Float[Array, "B K T H"],
         values: Float[Array, "B K T H"],
-        around: Surroundings,
+        inputs: LayerInputs,
         kind: LayerKind,
         rule: scores_lib.ScoreRule,
     ) -> Float[Array, "B T N H"]:
@@ -176,8 +176,8 @@ class Attention(nn.Module):
         everywhere = functools.partial(
             attend_in_rows,
             *(queries, keys, values),
-            mask=around.mask,
-            segment_ids=around.segment_ids,
+            mask=inputs.mask,
+            segment_ids=inputs.segment_ids,
             rule=rule,
             rules=self.rules,
         )
@@ -198,15 +198,15 @@ class Attention(nn.Module):
             scale=config.score_scale, soft_cap=config.attention_soft_cap, reach=reach, sinks=sinks
         )
 
-    def _turn(self, around: Surroundings, kind: LayerKind) -> rope.Rotation:
-        if around.local_turn is None:
-            return around.turn
+    def _rotary(self, inputs: LayerInputs, kind: LayerKind) -> rope.Rotation:
+        if inputs.local_rotary is None:
+            return inputs.rotary
         choose = functools.partial(jnp.where, kind.is_local)
-        return jax.tree.map(choose, around.local_turn, around.turn)
+        return jax.tree.map(choose, inputs.local_rotary, inputs.rotary)
 
-    def _project(self, x: Float[Array, "tokens D"], around: Surroundings) -> list[Float[Array, "tokens _"]]:
+    def _project(self, x: Float[Array, "tokens D"], inputs: LayerInputs) -> list[Float[Array, "tokens _"]]:
         """Queries, keys and values, flat."""
-        config, tokens, of_products = self.config, around.tokens, around.rules_of_products(self.rules)
+        config, tokens, of_products = self.config, inputs.tokens, inputs.rules_of_products(self.rules)
         x = constrain(x, (tokens, "act_embed"), of_products)
         sizes = [n * config.head_dim for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
         if self.fused:
@@ -229,15 +229,15 @@ class Attention(nn.Module):
         flat: Float[Array, "tokens _"],
         axes: tuple[rules_lib.LogicalAxis, ...],
         norm: str | None,
-        turn: rope.Rotation,
+        rotary: rope.Rotation,
     ) -> Float[Array, "B T heads H"]:
         """Flat features as heads; queries and keys (those with a norm's name) are normed and rotated."""
         config = self.config
-        heads = flat.reshape(*turn.cosine.shape[:2], -1, config.head_dim)  # [B, T, heads, H]
+        heads = flat.reshape(*rotary.cosine.shape[:2], -1, config.head_dim)  # [B, T, heads, H]
         if norm is not None:
             if config.qk_norm:
                 heads = RMSNorm(config, "head_dim", name=norm)(heads)
-            heads = rope.rotate(heads, turn)
+            heads = rope.rotate(heads, rotary)
         return constrain(heads, axes, self.rules)
 
 
@@ -338,32 +338,32 @@ class DecoderLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "tokens D"],
-        around: Surroundings,
+        inputs: LayerInputs,
         cache: paged_cache.PagedCache | None,
         kind: LayerKind,
     ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache | None]:
         config, sandwich = self.config, self.config.sandwich_norms
         attention = Attention(config, self.rules, self.fused, self.platform, name="self_attn")
-        mixed, cache = attention(RMSNorm(config, name="input_layernorm")(x), around, cache, kind)
+        mixed, cache = attention(RMSNorm(config, name="input_layernorm")(x), inputs, cache, kind)
         if sandwich:
-            mixed = constrain(mixed, (around.tokens, "act_embed"), self.rules)
+            mixed = constrain(mixed, (inputs.tokens, "act_embed"), self.rules)
             mixed = RMSNorm(config, name="post_attention_layernorm")(mixed)
-        x = constrain(x + mixed, (around.tokens, "act_embed"), self.rules)
+        x = constrain(x + mixed, (inputs.tokens, "act_embed"), self.rules)
         # Hugging Face's names: without sandwich norms, the one after attention is the one before the MLP.
         before = "pre_feedforward_layernorm" if sandwich else "post_attention_layernorm"
-        y = self._mlp(RMSNorm(config, name=before)(x), around)
+        y = self._mlp(RMSNorm(config, name=before)(x), inputs)
         if sandwich:
-            y = constrain(y, (around.tokens, "act_embed"), self.rules)
+            y = constrain(y, (inputs.tokens, "act_embed"), self.rules)
             y = RMSNorm(config, name="post_feedforward_layernorm")(y)
-        return constrain(x + y, (around.tokens, "act_embed"), self.rules), cache
+        return constrain(x + y, (inputs.tokens, "act_embed"), self.rules), cache
 
-    def _mlp(self, x: Float[Array, "tokens D"], around: Surroundings) -> Float[Array, "tokens D"]:
-        config, of_products = self.config, around.rules_of_products(self.rules)
+    def _mlp(self, x: Float[Array, "tokens D"], inputs: LayerInputs) -> Float[Array, "tokens D"]:
+        config, of_products = self.config, inputs.rules_of_products(self.rules)
         if config.experts is None:
-            return mlp.Mlp(config, of_products, self.fused, around.tokens, name="mlp")(x)
+            return mlp.Mlp(config, of_products, self.fused, inputs.tokens, name="mlp")(x)
         is_token = None
-        if around.segment_ids is not None:
-            is_token = stretches.as_stretches(around.segment_ids, self.rules).reshape(-1) > 0
+        if inputs.segment_ids is not None:
+            is_token = sequence_shards.as_sequence_shards(inputs.segment_ids, self.rules).reshape(-1) > 0
         experts_mlp = mlp.ExpertMlp(config, config.experts, of_products, self.platform, name="mlp")
         return experts_mlp(x, is_token)
 
@@ -439,12 +439,12 @@ class Decoder(nn.Module):
     remat: Remat = "projections"
 
     @nn.compact
-    def __call__(self, token_ids: Int[Array, "B T"], around: Surroundings) -> Float[Array, "B T D"]:
+    def __call__(self, token_ids: Int[Array, "B T"], inputs: LayerInputs) -> Float[Array, "B T D"]:
         config = self.config
         if not config.tie_embeddings:
             OutputEmbedding(config, name="lm_head")()
-        of_stretches = stretches.as_stretches(token_ids, self.rules)
-        x = TokenEmbedding(config, self.rules, around.tokens, name="embed_tokens")(of_stretches)
+        of_shards = sequence_shards.as_sequence_shards(token_ids, self.rules)
+        x = TokenEmbedding(config, self.rules, inputs.tokens, name="embed_tokens")(of_shards)
         per_layer: Any = (nn.broadcast, nn.broadcast, 0)  # of the arguments; flax annotates this as an int
         layers = nn.scan(
             rematerialized(DecoderLayer, self.remat),
@@ -455,8 +455,8 @@ class Decoder(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         stack = layers(config, self.rules, platform=self.platform, name="layers")
-        x, _ = stack(x, around, None, layer_kinds(config))
+        x, _ = stack(x, inputs, None, layer_kinds(config))
         x = RMSNorm(config, name="norm")(x)
-        hidden = x.reshape(*of_stretches.shape, config.embed_dim)
-        hidden = stretches.as_rows(hidden, token_ids.shape, self.rules)  # [B, T, D]
+        hidden = x.reshape(*of_shards.shape, config.embed_dim)
+        hidden = sequence_shards.as_rows(hidden, token_ids.shape, self.rules)  # [B, T, D]
         return constrain(hidden, ("batch", "length", "act_embed"), self.rules)

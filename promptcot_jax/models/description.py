@@ -16,13 +16,13 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def described(value: Any, where: str = "model") -> Any:
-    """A frozen dataclass, with those inside, as JSON; without what its class lists in `HOW_ONLY`.
+    """A frozen dataclass, with those inside, as JSON; without what its class lists in `EXECUTION_ONLY`.
 
     Raises:
         WrongUse: a value has no place in JSON, or a class cannot be imported by name.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        left_out = getattr(value, "HOW_ONLY", ())
+        left_out = getattr(value, "EXECUTION_ONLY", ())
         fields = [field.name for field in dataclasses.fields(value) if field.name not in left_out]
         settings = {name: described(getattr(value, name), f"{where}.{name}") for name in fields}
         return {_CLASS: _name_of(type(value), where), _SETTINGS: settings}

@@ -56,7 +56,7 @@ class LinenModel(abc.ABC):
         axis_rules: where logical axes of the module's own lie, as (("joined_kv", "tensor"), ("kv", None)).
     """
 
-    HOW_ONLY: ClassVar = frozenset({"rules", "platform"})
+    EXECUTION_ONLY: ClassVar = frozenset({"rules", "platform"})
     # Whether the kernels that LoRA may adapt are `linear.Projection`s, stacked over layers and named as its
     # targets: others would carry an adapter and not apply it.
     applies_adapters: ClassVar[bool] = False

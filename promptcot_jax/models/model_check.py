@@ -44,7 +44,7 @@ def check_members(lm: Any) -> None:
         if (found := getattr(lm.config, fact)) not in types:
             raise WrongUse(f"{name}.config.{fact} must be one of {types}, got {found!r}.")
     again = description.from_described(description.described(lm, name))
-    how = {field: getattr(again, field) for field in getattr(lm, "HOW_ONLY", ())}
+    how = {field: getattr(again, field) for field in getattr(lm, "EXECUTION_ONLY", ())}
     if again != dataclasses.replace(lm, **how):
         raise WrongUse(
             f"{name} is another after saving and reading its settings; let its fields hold all that makes it."

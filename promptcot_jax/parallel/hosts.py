@@ -1,6 +1,6 @@
 """The hosts of one run: who they are, that all are there, and what the first of them decides.
 
-Every host of a TPU slice runs the same command. After the roll call they run in step: each takes the same
+Every host of a TPU slice runs the same command. After the rendezvous they run in step: each takes the same
 decisions from the same values, or has them from the first host (`decided_by_first`), which alone writes what
 they share. Every wait has a deadline.
 """
@@ -17,8 +17,8 @@ import jax
 from jax._src import cloud_tpu_init, clusters, distributed  # who this host is has no public name
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.parallel import roll_call
-from promptcot_jax.parallel.roll_call import HostsMissing
+from promptcot_jax.parallel import rendezvous
+from promptcot_jax.parallel.rendezvous import HostsMissing
 
 Value = TypeVar("Value")
 
@@ -72,11 +72,11 @@ _wait_seconds = HostsConfig().wait_seconds
 _num_decisions = 0  # of this process; hosts run in step, so it numbers the same decision on each
 
 
-def start(config: HostsConfig, greeting: str) -> None:
+def start(config: HostsConfig, run_signature: str) -> None:
     """Connects the hosts of the run; does nothing where there is one. Comes before JAX looks for devices.
 
     Args:
-        greeting: what this host is about to do; must be the same on all.
+        run_signature: what this host is about to do; must be the same on all.
 
     Raises:
         HostsMissing: not all were there in time; says which.
@@ -88,7 +88,7 @@ def start(config: HostsConfig, greeting: str) -> None:
     if place is None or place.count == 1:
         return
     log.info("host %d of %d: waiting for the others", place.index, place.count)
-    roll_call.hold(place, greeting, config.start_seconds)
+    rendezvous.meet(place, run_signature, config.start_seconds)
     # It keeps SIGTERM to itself, for loops that ask it; ours listen themselves (`trainers.leaving`).
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(place.address, place.count, place.index)
@@ -100,7 +100,7 @@ def start(config: HostsConfig, greeting: str) -> None:
     )
 
 
-def _place(config: HostsConfig) -> roll_call.Place | None:
+def _place(config: HostsConfig) -> rendezvous.Place | None:
     """This host's place by the settings, and for what they leave open by the machine; None: it is alone."""
     given = (config.coordinator_address, config.process_count, config.process_index)
     found: tuple[Any, ...] = (None, None, None)
@@ -121,7 +121,7 @@ def _place(config: HostsConfig) -> roll_call.Place | None:
             f"--process_index=I on each; here they are {address}, {num_hosts} and {number}."
         )
     has_port = ":" in address and not address.endswith("]")
-    return roll_call.Place(address if has_port else f"{address}:{DEFAULT_PORT}", num_hosts, number)
+    return rendezvous.Place(address if has_port else f"{address}:{DEFAULT_PORT}", num_hosts, number)
 
 
 def count() -> int:

@@ -34,7 +34,7 @@ class MeshConfig:
     only the data center network.
     """
 
-    HOW_ONLY: ClassVar = frozenset({*AXES, "num_slices"})  # a preempted run may go on on another slice
+    EXECUTION_ONLY: ClassVar = frozenset({*AXES, "num_slices"})  # a preempted run may go on on another slice
 
     data: int = 1
     fsdp: int = 1

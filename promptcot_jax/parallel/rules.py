@@ -3,7 +3,7 @@
 Whole rows, in training and scoring: `embed` of the parameters lies over `fsdp` and whatever other axes hold
 no matrix product (each layer's weights are gathered when it runs), heads and mlp over `tensor`, experts over
 `expert`. Activations keep rows over the data axes and positions over `sequence`; flat tokens lie over both
-(`stretches`).
+(`sequence_shards`).
 
 Decoding reads one token a row or one page, far fewer numbers than the weights, so that there the tokens
 travel and the weights stay: `for_decoding` is the table of its parameters and its matrix products.

@@ -277,7 +277,7 @@ def sampling(
     sharding, whole = rules.batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     params = decoding_parameters(lm, mesh, dtype, adapter)
     cache = _cache(lm, mesh, shapes.num_pages, config.page_size)
-    num_blocks = config.prefill_blocks * shapes.num_lanes
+    num_blocks = config.prefill_blocks * shapes.num_schedulers
     blocks = placed(slots.no_blocks(num_blocks, config.page_size, shapes.width), sharding)
     rows = placed(slots.idle_slots(shapes.num_slots, shapes.width), sharding)
     key = placed(jax.eval_shape(lambda: jax.random.key(0)), whole)

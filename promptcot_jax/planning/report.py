@@ -21,9 +21,9 @@ _IN_GIN = {
     "teacher.config.engine.num_slots": "NUM_SLOTS",
     "solver.config.engine.num_slots": "{stage}/engine.EngineConfig.num_slots",
     "rollouts.engine.num_slots": "NUM_SLOTS",
-    "config.micro_batches": "waves.SelfPlayConfig.micro_batches",
-    "config.remat": "waves.SelfPlayConfig.remat",
-    "config.score_tokens": "waves.SelfPlayConfig.score_tokens",
+    "config.micro_batches": "iterations.SelfPlayConfig.micro_batches",
+    "config.remat": "iterations.SelfPlayConfig.remat",
+    "config.score_tokens": "iterations.SelfPlayConfig.score_tokens",
     "batch_sizes.score_tokens": "models.BatchSizes.score_tokens",
 }
 

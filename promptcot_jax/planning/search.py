@@ -1,9 +1,9 @@
 """Which settings would make a stage fit: a short list, tried in an order from cheap to dear.
 
-Only settings that change nothing of what comes out (`HOW_ONLY`) are tried, so that a run may take the advice
-in the middle. Training: more micro-batches, then remat "full", then another mesh. Sampling: fewer tokens in
-the cache, fewer slots. Where arguments and resident arrays alone are too large, only a mesh that splits them
-further is tried.
+Only settings that change nothing of what comes out (`EXECUTION_ONLY`) are tried, so that a run may take the
+advice in the middle. Training: more micro-batches, then remat "full", then another mesh. Sampling: fewer
+tokens in the cache, fewer slots. Where arguments and resident arrays alone are too large, only a mesh that
+splits them further is tried.
 """
 
 import dataclasses
@@ -135,7 +135,7 @@ def _resolved(config: mesh_lib.MeshConfig, num_chips: int) -> mesh_lib.MeshConfi
 def _rows(arguments: Mapping[str, Any]) -> int:
     """Of a training step; of self-play where no two of what it learns from share one."""
     if "rollouts" in arguments:
-        group_size = arguments["rollouts"].samples_per_row
+        group_size = arguments["rollouts"].group_size
         return arguments["config"].most_units(arguments["method"], group_size)
     fits = [arguments[name] for name in ("fit", "phi_fit", "theta_fit") if name in arguments]
     return min(fit.rows_per_batch for fit in fits)

@@ -1,8 +1,8 @@
-"""The programs of self-play: sampling a wave, scoring what it drew, the updates by one of three methods.
+"""The programs of self-play: sampling, scoring what was sampled, the updates by one of three methods.
 
 What is resident follows `trainers/self_play.py`. Policy and optimizer state lie on the chips all the time:
 float32 masters and two moments, or with LoRA a frozen base, the adapter and its moments. The copy to decode
-and the cache are there while a wave is drawn, the policy at the start only where a KL term needs it.
+and the cache are there while an iteration is drawn, the policy at the start only where a KL term needs it.
 `tests/planning/test_self_play_memory.py` measures it.
 
 Rows of an update are the most that there may be: every prompt gives as many sequences as the method takes of
@@ -26,14 +26,14 @@ from promptcot_jax.planning.phases import Phase
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.trainers import minibatches
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.policy_updates import Method
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
-from promptcot_jax.trainers.wave_updates import Method
 
 _Arrays = Mapping[str, Any]
 
 
 def of_self_play(arguments: Mapping[str, Any], mesh: Mesh, prompt_tokens: int) -> list[Phase]:
-    """The programs of one wave.
+    """The programs of one iteration.
 
     Args:
         prompt_tokens: longest prompt; the prompts themselves are not read.
@@ -42,23 +42,23 @@ def of_self_play(arguments: Mapping[str, Any], mesh: Mesh, prompt_tokens: int) -
         WrongUse: a row of the updates is too short for what must share one, or no prompt can be of use.
     """
     config = arguments["config"]
-    wave = _Wave(
+    iteration = _Iteration(
         lm=phases.language_model(arguments["model"]),
         mesh=mesh,
         config=config,
-        method=config.spared(arguments["method"]),
+        method=config.resolve_single_update(arguments["method"]),
         rollouts=arguments["rollouts"],
         optimizer=arguments["optimizer"],
         adapter=arguments["lora"],
         prompt_tokens=prompt_tokens,
     )
-    training = wave.update()
+    training = iteration.update()
     moments = {"optimizer": training.parts["optimizer"]}
-    return [*wave.drawing(moments), *wave.scoring(moments), training]
+    return [*iteration.drawing(moments), *iteration.scoring(moments), training]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Wave:
+class _Iteration:
     lm: CausalLM
     mesh: Mesh
     config: SelfPlayConfig
@@ -97,7 +97,7 @@ class _Wave:
         to_decode = phases.decoding_parameters(self.lm, self.mesh, self.lm.config.dtype, self.adapter)
         trained = {"the policy as trained": self.policy} if to_decode != self.policy else {}
         return phases.sampling(
-            "self_play: wave",
+            "self_play: iteration",
             self.lm,
             self.mesh,
             dtype=self.lm.config.dtype,
@@ -108,7 +108,7 @@ class _Wave:
         )
 
     def scoring(self, moments: _Arrays) -> list[Phase]:
-        """Log-probabilities under the policy before the wave's first update, and under that at the start."""
+        """Log-probabilities under the policy before the first update, and under the one at the start."""
         names, loaded = self.method.value_names, self.lm.config.dtype
         is_start_scored = "reference_log_probs" in names and self.method.keeps_start
         is_policy_scored = "old_log_probs" in names and self.config.old_log_probs == "scored"
@@ -140,9 +140,9 @@ class _Wave:
                 f"row_length={row_length}, but what must share a row may have {of_unit} tokens; raise it, "
                 "set it to 0, or plan for shorter prompts (PROMPT_TOKENS)."
             )
-        num_units = config.most_units(self.method, self.rollouts.samples_per_row)
+        num_units = config.most_units(self.method, self.rollouts.group_size)
         if not num_units:
-            raise WrongUse(f"No prompt can be of use with samples_per_row={self.rollouts.samples_per_row}.")
+            raise WrongUse(f"No prompt can be of use with group_size={self.rollouts.group_size}.")
         num_rows = minibatches.most_rows(
             num_units,
             of_unit,

@@ -22,7 +22,7 @@ _SKIPPED = 0.05
 _SAME_GROUPS = 0.5
 _SHORT_WINS = -0.5
 _LOST_HALF = 0.5
-_LAST_WAVES = 10
+_LAST_ITERATIONS = 10
 _COUNTED = (  # part of a count's name, what so many of them are; beside rows that a filter is meant to drop
     ("bad_", "bad rows left out"),
     ("sandbox_errors", "runs in which the sandbox itself failed"),
@@ -107,7 +107,7 @@ def _of_data(workdir: epath.Path) -> Iterator[str]:
         cut = replies.get("length", 0)
         if total and cut / total > _CUT_OFF:
             yield f"{stage}: {cut / total:.1%} of the replies were cut off by their budget of tokens."
-    target = workdir_files.settings(workdir, "synthesize").get("synthesize.waves.target") or 0
+    target = workdir_files.settings(workdir, "synthesize").get("synthesize.iterations.target") or 0
     entries = {entry.stage: entry for entry in run_sections.entries_in_order(workdir)}
     written = entries["synthesize"].counts.get("out") if "synthesize" in entries else None
     if written is not None and written < target:
@@ -170,9 +170,9 @@ def _of_rounds(workdir: epath.Path) -> Iterator[str]:
 
 
 def _of_self_play(workdir: epath.Path) -> Iterator[str]:
-    """Cut-offs, ungraded completions, prompts without contrast, waves that were not made."""
+    """Cut-offs, ungraded completions, prompts without contrast, iterations that were not made."""
     rows = workdir_files.rows(workdir / "self_play" / "metrics.jsonl")
-    last = rows[-_LAST_WAVES:]
+    last = rows[-_LAST_ITERATIONS:]
     for field, limit, said in (
         ("completions/clipped_ratio", _CUT_OFF, "of the completions were cut off by their budget of tokens"),
         ("reward/ungraded", _GRADER_FAILED, "of the completions could not be graded and taught nothing"),
@@ -184,10 +184,10 @@ def _of_self_play(workdir: epath.Path) -> Iterator[str]:
     ):
         values = [row[field] for row in last if isinstance(row.get(field), int | float)]
         if values and sum(values) / len(values) > limit:
-            yield f"{sum(values) / len(values):.1%} {said}, in the last {len(values)} waves."
-    wanted = workdir_files.settings(workdir, "self_play").get("self_play.config.num_waves")
+            yield f"{sum(values) / len(values):.1%} {said}, in the last {len(values)} iterations."
+    wanted = workdir_files.settings(workdir, "self_play").get("self_play.config.num_iterations")
     if rows and wanted and len(rows) < wanted:
-        yield f"{len(rows)} of {wanted} waves were made: it stopped at its goal, or has not finished."
+        yield f"{len(rows)} of {wanted} iterations were made: it stopped at its goal, or has not finished."
     if rows and rows[-1].get("num_skipped"):
         yield f"Updates left out since gradient or loss was not finite: {rows[-1]['num_skipped']}."
 

@@ -193,7 +193,7 @@ SETTINGS = (
         said="one sequence a row",
     ),
     Setting(stage="cold_start", label="epochs", name="cold_start.fit.num_epochs", values=(2,)),
-    Setting(stage="em", label="rationales of a pair (E-step)", name="em.e_step.num_samples", values=(8,)),
+    Setting(stage="em", label="rationales of a pair (E-step)", name="em.e_step.group_size", values=(8,)),
     Setting(stage="em", label="temperature (E-step)", name="em.e_step.temperature", values=(1.0,)),
     Setting(
         stage="em",
@@ -236,7 +236,7 @@ SETTINGS = (
     Setting(
         stage="self_play",
         label="completions of a prompt",
-        name="self_play.rollouts.samples_per_row",
+        name="self_play.rollouts.group_size",
         values=(8,),
     ),
     Setting(

@@ -17,7 +17,7 @@ _OUR_SCALE = {  # counts of the manifest beside `paper_results.SCALE`
     "cold_start": ("theta_rows", "phi_rows", "out"),
     "em": ("pairs", "rounds"),
     "verify": ("in", "out"),
-    "self_play": ("out", "waves", "rollouts", "updates"),
+    "self_play": ("out", "iterations", "rollouts", "updates"),
     "sft": ("out", "rows", "tokens", "steps"),
 }
 

@@ -199,7 +199,7 @@ def completion(record: CompletionSample) -> str:
         prompt=clipped(record.prompt, MAX_CHARACTERS // 4),
     )
     fields = {"kind": "completion", "verdict": samples_page.verdict(record), "domain": record.domain}
-    return samples_page.card(short, fields, f"wave {record.wave}, ")
+    return samples_page.card(short, fields, f"iteration {record.iteration}, ")
 
 
 def attempt(record: AttemptRecord, of_problem: Mapping[str, Any] | None) -> str:

@@ -1,4 +1,4 @@
-"""`samples.html` of a self-play run: the completions picked of some waves, to be read while it runs.
+"""`samples.html` of a self-play run: the completions picked of some iterations, to be read while it runs.
 
 No script: what a reader may want to pass over, thinking above all, is folded. The page is a function of the
 samples, so that a resumed run writes the same one.
@@ -14,7 +14,7 @@ from promptcot_jax.core.records import CompletionSample, SampleKind
 from promptcot_jax.report import charts, page
 
 FILE = "samples.html"
-NUM_WAVES_SHOWN = 10  # the first one beside the newest; `samples.jsonl` has all
+NUM_ITERATIONS_SHOWN = 10  # the first one beside the newest; `samples.jsonl` has all
 KINDS: dict[SampleKind, str] = {"best": "Best", "worst": "Worst", "random": "At random"}
 
 
@@ -24,42 +24,45 @@ def write(path: epath.PathLike, samples: Sequence[CompletionSample]) -> None:
 
 
 def render(samples: Sequence[CompletionSample]) -> str:
-    """The page as one HTML document, newest wave first."""
-    by_wave = waves_of(samples)
-    waves = sorted(by_wave, reverse=True)
-    shown = [*waves[: NUM_WAVES_SHOWN - 1], *waves[NUM_WAVES_SHOWN - 1 :][-1:]]
-    if len(shown) < len(waves):
-        which = f"Here are the newest {len(shown) - 1} and the first of {len(waves)} waves with samples; "
+    """The page as one HTML document, newest iteration first."""
+    by_iteration = iterations_of(samples)
+    iterations = sorted(by_iteration, reverse=True)
+    shown = [*iterations[: NUM_ITERATIONS_SHOWN - 1], *iterations[NUM_ITERATIONS_SHOWN - 1 :][-1:]]
+    if len(shown) < len(iterations):
+        which = f"Here are the newest {len(shown) - 1} and the first of {len(iterations)} with samples; "
         which += "samples.jsonl beside this page has all of them"
     else:
         which = "samples.jsonl beside this page has the same as records"
     lead = (
-        "Completions of the policy as it was in a wave, before the wave's updates: those of the highest and "
-        "of the lowest reward, one of a prompt, ties broken by lot, and some drawn from all of the wave. "
+        "Completions of the policy as it was before an iteration's updates: those of the highest and of the "
+        "lowest reward, one of a prompt, ties broken by lot, and some drawn from all of the iteration. "
         f"{which}, rollouts/ every completion of the run."
     )
-    links = "".join(f'<a href="#wave-{wave}">wave {wave}</a>' for wave in shown)
+    links = "".join(f'<a href="#iteration-{iteration}">iteration {iteration}</a>' for iteration in shown)
     header = (
         f'<h1>Self-play: sample completions</h1><p class="lead">{page.text(lead)}</p>'
-        f'<nav aria-label="Waves">{links}</nav>'
+        f'<nav aria-label="Iterations">{links}</nav>'
     )
-    body = "".join(_wave_section(wave, by_wave[wave]) for wave in shown) or page.missing(
-        "There are none yet."
-    )
+    body = "".join(
+        _iteration_section(iteration, by_iteration[iteration]) for iteration in shown
+    ) or page.missing("There are none yet.")
     return page.document("Self-play: sample completions", body, header=header, styles=("samples.css",))
 
 
-def waves_of(samples: Sequence[CompletionSample]) -> dict[int, list[CompletionSample]]:
-    """Samples by wave."""
-    by_wave: dict[int, list[CompletionSample]] = collections.defaultdict(list)
+def iterations_of(samples: Sequence[CompletionSample]) -> dict[int, list[CompletionSample]]:
+    """Samples by iteration."""
+    by_iteration: dict[int, list[CompletionSample]] = collections.defaultdict(list)
     for sample in samples:
-        by_wave[sample.wave].append(sample)
-    return by_wave
+        by_iteration[sample.iteration].append(sample)
+    return by_iteration
 
 
-def _wave_section(wave: int, samples: Sequence[CompletionSample]) -> str:
+def _iteration_section(iteration: int, samples: Sequence[CompletionSample]) -> str:
     return page.section(
-        f"wave-{wave}", f"Wave {wave}", f"Row {wave + 1} of metrics.jsonl.", *map(card, samples)
+        f"iteration-{iteration}",
+        f"Iteration {iteration}",
+        f"Row {iteration + 1} of metrics.jsonl.",
+        *map(card, samples),
     )
 
 

@@ -16,7 +16,7 @@ _PANELS = (  # title, (field of a metrics row, label) of each line, note, range 
     (
         "Reward",
         (("reward", "reward"), ("reward/correct", "share right")),
-        "Means over all graded completions of a wave; prompts differ from wave to wave.",
+        "Means over all graded completions of an iteration; prompts differ from iteration to iteration.",
         None,
     ),
     (
@@ -69,7 +69,7 @@ _PANELS = (  # title, (field of a metrics row, label) of each line, note, range 
     ),
     (
         "Divergence (nats a token)",
-        (("policy_kl", "from the policy that drew the wave"), ("kl", "from the policy at the start")),
+        (("policy_kl", "from the policy that drew the iteration"), ("kl", "from the policy at the start")),
         "",
         None,
     ),
@@ -77,7 +77,7 @@ _PANELS = (  # title, (field of a metrics row, label) of each line, note, range 
     (
         "Implicit rewards",
         (("rewards/chosen", "chosen"), ("rewards/rejected", "rejected"), ("rewards/margins", "margin")),
-        "Beta times the log-ratios to the policy that drew the wave.",
+        "Beta times the log-ratios to the policy that drew the iteration.",
         None,
     ),
     ("Pairs in order", (("rewards/accuracies", "share"),), "", (0.0, 1.05)),
@@ -88,13 +88,13 @@ _PANELS = (  # title, (field of a metrics row, label) of each line, note, range 
         None,
     ),
     (
-        "Seconds of a wave",
+        "Seconds of an iteration",
         tuple((f"seconds/{phase}", phase) for phase in PHASES),
         "Grading: what was left when sampling ended.",
         None,
     ),
 )
-_TOTALS = (  # field of a metrics row, what its sum over the waves is
+_TOTALS = (  # field of a metrics row, what its sum over the iterations is
     ("groups/drawn", "prompts drawn"),
     ("groups/used", "prompts trained on"),
     ("sequences", "completions trained on"),
@@ -104,11 +104,11 @@ _TOTALS = (  # field of a metrics row, what its sum over the waves is
 
 
 def self_play_section(workdir: epath.Path) -> str:
-    """Curves and counts of the waves, and the completions that were picked."""
+    """Curves and counts of the iterations, and the completions that were picked."""
     heading = "Self-play"
     lead = (
-        "A policy trained by the rewards of its own completions, wave by wave. Read the completions beside "
-        "the curves: a reward that rises does not say how it was earned."
+        "A policy trained by the rewards of its own completions, iteration by iteration. Read them "
+        "beside the curves: a reward that rises does not say how it was earned."
     )
     directory, rows = workdir / DIRECTORY, _rows(workdir)
     if not rows:
@@ -123,7 +123,7 @@ def self_play_section(workdir: epath.Path) -> str:
         heading,
         lead,
         f'<div class="charts">{"".join(_charts(rows))}</div>',
-        page.table(["what", "in all waves"], _counts(workdir, rows), caption="Counts of all waves"),
+        page.table(["what", "in all iterations"], _counts(workdir, rows), caption="Counts of all iterations"),
         _status_table(rows),
         _link(directory),
     )
@@ -136,12 +136,12 @@ def tiles(workdir: epath.Path) -> list[str]:
         values = [row[field] for row in rows if isinstance(row.get(field), int | float)]
         if len(values) > 1:
             ends = f"{charts.number(values[0])} \u2192 {charts.number(values[-1])}"
-            return [page.tile(ends, f"{name} in self-play: first \u2192 last wave that has it")]
+            return [page.tile(ends, f"{name} in self-play: first \u2192 last iteration that has it")]
     return []
 
 
 def _rows(workdir: epath.Path) -> list[dict[str, Any]]:
-    """The waves' metrics."""
+    """The iterations' metrics."""
     rows = workdir_files.rows(workdir / DIRECTORY / "metrics.jsonl")
     return [row for row in rows if isinstance(row.get("step"), int | float)]
 
@@ -152,30 +152,30 @@ def _charts(rows: Sequence[workdir_files.Row]) -> list[str]:
         charts.line_chart(
             "Held-out accuracy",
             [held_out],
-            x_label="waves done",
+            x_label="iterations done",
             note="Mean over problems of the share of right attempts; bars: its standard error.",
         )
     ]
     ended = "completions/mean_terminated_length"
-    rows = [{**row, ended: row.get(ended) or None} for row in rows]  # 0: of a wave where none ended
+    rows = [{**row, ended: row.get(ended) or None} for row in rows]  # 0: of an iteration where none ended
     for title, fields, note, y_range in _PANELS:
         lines = [
             charts.line_of_rows(rows, field, label, colour, x="step")
             for colour, (field, label) in enumerate(fields)
         ]
-        figures.append(charts.line_chart(title, lines, x_label="waves done", note=note, y_range=y_range))
+        figures.append(charts.line_chart(title, lines, x_label="iterations done", note=note, y_range=y_range))
     seconds = {phase: _total(rows, f"seconds/{phase}") for phase in PHASES}
     if whole := sum(seconds.values()):
         shares = {phase: value / whole for phase, value in seconds.items()}
         title = f"Where {page.duration(whole)} went"
-        figures.append(charts.share_bars(title, [("all waves", shares)], names=PHASES))
+        figures.append(charts.share_bars(title, [("all iterations", shares)], names=PHASES))
     return figures
 
 
 def _counts(workdir: epath.Path, rows: Sequence[workdir_files.Row]) -> list[list[str]]:
-    counts = [["waves done", page.cell(len(rows))]]
+    counts = [["iterations done", page.cell(len(rows))]]
     counts += [[name, page.cell(_total(rows, field))] for field, name in _TOTALS]
-    counts.append(["waves without an update", page.cell(sum(not row.get("updates") for row in rows))])
+    counts.append(["iterations without an update", page.cell(sum(not row.get("updates") for row in rows))])
     skipped = [row["num_skipped"] for row in rows if row.get("num_skipped") is not None]
     counts.append(["updates left out as not finite", page.cell(skipped[-1] if skipped else 0)])
     entry = manifest.read(workdir).get("self_play")
@@ -199,7 +199,7 @@ def _status_table(rows: Sequence[workdir_files.Row]) -> str:
         ]
         for name in names
     ]
-    header = ["verdict", "first wave", "last wave", "mean of the waves"]
+    header = ["verdict", "first iteration", "last iteration", "mean of the iterations"]
     return page.table(header, cells, caption="Verdicts, as shares of the completions")
 
 
@@ -210,7 +210,7 @@ def _link(directory: epath.Path) -> str:
     more = ""
     if (directory / samples_page.FILE).exists():
         link = f'<a href="{DIRECTORY}/{samples_page.FILE}">{DIRECTORY}/{samples_page.FILE}</a>'
-        more = f" More of them, wave by wave, beside this page: {link}."
+        more = f" More of them, iteration by iteration, beside this page: {link}."
     return f'<p class="soft">Completions to read are among the <a href="#samples">samples</a>.{more}</p>'
 
 

@@ -21,9 +21,9 @@ from promptcot_jax.analyses import (
     scaling,
     subsets,
 )
+from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords
 from promptcot_jax.analyses.case_studies import CaseConfig
 from promptcot_jax.analyses.distribution import DistributionConfig
-from promptcot_jax.analyses.made import Made, NoRecords
 from promptcot_jax.analyses.subsets import SubsetConfig
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.workdir import InputPath, in_workdir
@@ -121,7 +121,9 @@ class _Study:
     arms: Mapping[str, Any]
     read: dict[str, collections.Counter[str]] = dataclasses.field(default_factory=dict)
 
-    def make(self, named: Sequence[str] | Mapping[str, Any]) -> tuple[dict[str, list[Made]], dict[str, str]]:
+    def make(
+        self, named: Sequence[str] | Mapping[str, Any]
+    ) -> tuple[dict[str, list[AnalysisResult]], dict[str, str]]:
         """What can be made of the analyses, and why the others cannot.
 
         Raises:
@@ -129,7 +131,7 @@ class _Study:
         """
         made, left_out = {}, {}
         for name in named or index.TITLES:
-            work: Callable[[], list[Made]] = getattr(self, name)
+            work: Callable[[], list[AnalysisResult]] = getattr(self, name)
             try:
                 made[name] = self._with_bad_rows(work)
             except NoRecords as reason:
@@ -144,11 +146,11 @@ class _Study:
             )
         return made, left_out
 
-    def em_study(self) -> list[Made]:
+    def em_study(self) -> list[AnalysisResult]:
         with _may_be_left_out(self.em_workdirs == EM_WORKDIRS):
             return em_study.study([self._place(path) for path in self.em_workdirs])
 
-    def difficulty(self) -> list[Made]:
+    def difficulty(self) -> list[AnalysisResult]:
         try:
             made = self._attempted()
         except NoRecords as reason:
@@ -164,7 +166,7 @@ class _Study:
             log.info("pools of difficulty are left out: %s", reason)
         return made
 
-    def _attempted(self) -> list[Made]:
+    def _attempted(self) -> list[AnalysisResult]:
         """Of what `evaluate` attempted."""
         with _may_be_left_out(not self.given_sets):
             sets = self._read(self.given_sets) or problem_sets.attempted(self.workdir)
@@ -180,30 +182,30 @@ class _Study:
             tokens = difficulty.read_attempts(self._places(self.token_attempts), sets)
         return difficulty.figures_of(sets, attempts, tokens)
 
-    def _pools(self) -> list[Made]:
+    def _pools(self) -> list[AnalysisResult]:
         return difficulty.pools(self._sets())
 
-    def distribution(self) -> list[Made]:
+    def distribution(self) -> list[AnalysisResult]:
         encoder = functools.partial(encoders.make_encoder, self.distribution_config.encoder)
         return distribution.figures_of(self._sets(), self.distribution_config, encoder)
 
-    def scaling(self) -> list[Made]:
+    def scaling(self) -> list[AnalysisResult]:
         return scaling.figures_of(scaling.read_runs(self.runs, self._place))
 
-    def accounting(self) -> list[Made]:
+    def accounting(self) -> list[AnalysisResult]:
         sets = self._sets()
         paths = {name: self._place(path) for name, path in self.benchmarks.items()}
         return accounting.figures_of(sets, _repeats, benchmark_files.read_index(paths) if paths else None)
 
-    def ablations(self) -> list[Made]:
+    def ablations(self) -> list[AnalysisResult]:
         return ablations.figures_of({name: self._filled(paths) for name, paths in self.arms.items()})
 
-    def case_studies(self) -> list[Made]:
+    def case_studies(self) -> list[AnalysisResult]:
         rows = self.case_config.rows
         sets = self._sets(_best_file) if rows is None else self._read({os.path.basename(rows): rows})
         return case_studies.pages_of(sets, self.case_config)
 
-    def subsets(self) -> list[Made]:
+    def subsets(self) -> list[AnalysisResult]:
         config = self.subset_config
         if not config.sizes:
             raise NoRecords("SUBSET_SIZES is empty; name numbers of rows, such as (1000, 2000, 4000).")
@@ -240,7 +242,7 @@ class _Study:
         counts = sum(self.read.values(), collections.Counter[str]())
         return {name: count for name, count in sorted(counts.items()) if name.startswith("bad_")}
 
-    def _with_bad_rows(self, work: Callable[[], list[Made]]) -> list[Made]:
+    def _with_bad_rows(self, work: Callable[[], list[AnalysisResult]]) -> list[AnalysisResult]:
         """What an analysis makes; captions say how many rows of its files were left out."""
         earlier = dict(self.read)
         self.read.clear()

@@ -142,7 +142,7 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
                 start_seconds=flags.start_seconds,
                 wait_seconds=flags.wait_seconds,
             ),
-            stage.greeting(name, flags.workdir),
+            stage.run_signature(name, flags.workdir),
         )
         stage.perform(name, flags.workdir)
     except WrongUse as error:

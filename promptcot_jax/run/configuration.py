@@ -304,15 +304,15 @@ def settings_of(stage: str, arguments: Mapping[str, Any], *, deciding_only: bool
     """Every setting of a stage by its dotted name, dataclasses opened, as JSON values.
 
     Args:
-        deciding_only: leaves out what a dataclass lists in `HOW_ONLY`: settings that change memory, speed or
-            logging and, but for rounding, nothing that comes out.
+        deciding_only: leaves out what a dataclass lists in `EXECUTION_ONLY`: settings that change memory,
+            speed or logging and, but for rounding, nothing that comes out.
     """
     settings: dict[str, Any] = {}
 
     def visit(name: str, value: Any) -> None:
         if dataclasses.is_dataclass(value):
             settings[name] = type(value).__name__
-            left_out = getattr(value, "HOW_ONLY", ()) if deciding_only else ()
+            left_out = getattr(value, "EXECUTION_ONLY", ()) if deciding_only else ()
             for field in dataclasses.fields(value):
                 if field.name not in left_out:
                     visit(f"{name}.{field.name}", getattr(value, field.name))

@@ -88,7 +88,7 @@ def _ask(
     directory: str,
     config: DistillConfig,
 ) -> list[Reply]:
-    requests = solutions.requests(asked, config.num_samples)
+    requests = solutions.requests(asked, config.group_size)
     if not requests:
         return []
     with text_models.opened(teacher, workdir) as model:

@@ -31,9 +31,9 @@ from promptcot_jax.trainers import self_play as self_play_lib
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.held_out import HeldOut, HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.policy_updates import Method
 from promptcot_jax.trainers.self_play import Outcome, SelfPlay
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
-from promptcot_jax.trainers.wave_updates import Method
 from promptcot_jax.verify import program_pool, sandbox_host
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import RewardConfig
@@ -61,7 +61,7 @@ def self_play(
     Args:
         method: GRPO, DPO or rejection sampling, by its settings.
         lora: train an adapter of this shape instead of all parameters.
-        held_out: what the policy is evaluated on between waves, where it names a file.
+        held_out: what the policy is evaluated on between iterations, where it names a file.
 
     Raises:
         WrongUse: a row is no verified prompt, none is left, or programs cannot be run in isolation.
@@ -132,7 +132,7 @@ def self_play(
 def _evaluations(
     config: HeldOutConfig, unseen: HeldOutProblems, base: LoadedModel, grader: Grader, directory: str
 ) -> HeldOut:
-    """The evaluations between waves, on problems that are not trained on."""
+    """The evaluations between iterations, on problems that are not trained on."""
     return HeldOut(
         lm=base.lm,
         tokenizer=base.tokenizer,
@@ -146,18 +146,18 @@ def _evaluations(
 def _made_by(outcome: Outcome, run: SelfPlay) -> dict[str, Any]:
     """What provenance says of the run beside its base."""
     counts = {
-        "waves": outcome.num_waves,
+        "iterations": outcome.num_iterations,
         "prompts_drawn": outcome.num_prompts,
-        "rollouts": outcome.num_prompts * run.rollouts.samples_per_row,
+        "rollouts": outcome.num_prompts * run.rollouts.group_size,
         "updates": outcome.num_updates,
         "skipped_updates": outcome.num_skipped,
     }
     said: dict[str, Any] = {"counts": counts}
-    if outcome.num_waves < run.config.num_waves:
+    if outcome.num_iterations < run.config.num_iterations:
         counts["stopped_early"] = 1
         said["stopped_at"] = run.config.stop_at
     if outcome.kept is not None:
-        counts["policy_of_wave"] = outcome.kept.step
+        counts["policy_of_iteration"] = outcome.kept.step
         said["best"] = dataclasses.asdict(outcome.kept)
     return said
 

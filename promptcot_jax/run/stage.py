@@ -65,7 +65,7 @@ def built_stages() -> list[str]:
     return [name for name, stage in stages.STAGES.items() if stage.built]
 
 
-def greeting(stage: str, workdir: str) -> str:
+def run_signature(stage: str, workdir: str) -> str:
     """What the hosts of a run tell each other before they begin; another version or setting shows in it."""
     settings = manifest.text_digest(configuration.parsed_text())
     versions = manifest.text_digest(json.dumps(manifest.versions(), sort_keys=True))

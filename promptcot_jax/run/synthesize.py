@@ -35,7 +35,7 @@ def synthesize(
     workdir: str,
     config: RolloutConfig,
     mesh: mesh_lib.MeshConfig,
-    waves: writing.WaveConfig,
+    batches: writing.ListBatchConfig,
     pool: concept_pool.PoolConfig,
     filters: FilterConfig,
     duplicates: DuplicateConfig,
@@ -76,12 +76,12 @@ def synthesize(
     seeds = list(rows.iter_records(in_workdir(triples, workdir), Triple)) if triples else []
     encode = encoders.make_encoder(in_workdir(encoder, workdir), [seed.problem for seed in seeds])
     if concept_sets is not None:
-        next_sets = _in_order(concept_sets_lib.read_concept_sets(in_workdir(concept_sets, workdir)), waves)
+        next_sets = _in_order(concept_sets_lib.read_concept_sets(in_workdir(concept_sets, workdir)), batches)
     else:
         pooled = seeds
         if concept_lists is not None:
             pooled = concept_sets_lib.read_concept_sets(in_workdir(concept_lists, workdir))
-        next_sets = _drawn(pooled, waves, pool, config.seed, encode)
+        next_sets = _drawn(pooled, batches, pool, config.seed, encode)
     if prompt_model is not None:
         path = in_workdir(prompt_model, workdir)
     else:
@@ -107,9 +107,9 @@ def synthesize(
             write_drafts = prompt_model_lib.draft_writer(model, config, score_tokens=score_tokens)
         counts = writing.write_problems(
             next_sets,
-            config=waves,
+            config=batches,
             write_drafts=_on_mesh(devices, write_drafts),
-            samples_per_set=config.samples_per_row,
+            samples_per_set=config.group_size,
             selection=selection,
             author=Author(model_digest=digest, round_index=round_index, seed=config.seed),
             directory=os.path.join(workdir, "synthesize"),
@@ -128,11 +128,11 @@ def _on_mesh(devices: jax.sharding.Mesh, write_drafts: writing.WriteDrafts) -> w
     return write
 
 
-def _in_order(wanted: list[ConceptSet], waves: writing.WaveConfig) -> writing.NextSets:
-    """The lists of a file, one wave after the other."""
-    if waves.num_concept_sets > len(wanted):
+def _in_order(wanted: list[ConceptSet], batches: writing.ListBatchConfig) -> writing.NextSets:
+    """The lists of a file, one batch after the other."""
+    if batches.num_concept_sets > len(wanted):
         raise WrongUse(
-            f"num_concept_sets is {waves.num_concept_sets}, the file has {len(wanted)} lists; 0 takes all."
+            f"num_concept_sets is {batches.num_concept_sets}, the file has {len(wanted)} lists; 0 takes all."
         )
     rest = iter(wanted)
     return lambda size: [one for _, one in zip(range(size), rest, strict=False)]
@@ -140,13 +140,13 @@ def _in_order(wanted: list[ConceptSet], waves: writing.WaveConfig) -> writing.Ne
 
 def _drawn(
     pooled: Sequence[Triple | ConceptSet],
-    waves: writing.WaveConfig,
+    batches: writing.ListBatchConfig,
     config: concept_pool.PoolConfig,
     seed: int,
     encode: Callable,
 ) -> writing.NextSets:
     """New lists of a pool."""
-    if not waves.num_concept_sets and not waves.target:
+    if not batches.num_concept_sets and not batches.target:
         raise WrongUse(
             "There is nothing to write: set num_concept_sets or target, or give a file of concept sets."
         )
@@ -154,7 +154,7 @@ def _drawn(
 
     def draw(size: int) -> list[ConceptSet]:
         sets = pool.draw(size)
-        if not waves.target and len(sets) < size:
+        if not batches.target and len(sets) < size:
             raise WrongUse(
                 f"{size} concept sets are asked for, but no more than {len(sets)} different ones could be "
                 f"drawn from {len(pool)} concepts; ask for fewer, or take more samples of each."

@@ -47,7 +47,7 @@ class Request:
     """One completion to draw.
 
     Attributes:
-        id: keys the noise, with the wave's key; below 2**32. G samples of one prompt are G requests, with G
+        id: keys the noise, with the stream's key; below 2**32. G samples of one prompt are G requests, with G
             ids; the prompt is read once for all of them.
         stop_ids: end a completion and belong to it.
         stop_texts: end a completion with the token that completes one of them.

@@ -51,7 +51,7 @@ class EndpointConfig:
             stage's models has a limit of its own; None: no limit.
     """
 
-    HOW_ONLY: ClassVar = frozenset(
+    EXECUTION_ONLY: ClassVar = frozenset(
         {
             *("base_url", "api_key_variable", "concurrency", "attempt_seconds", "deadline_seconds"),
             *("first_pause", "prompt_price", "completion_price", "cost_limit"),

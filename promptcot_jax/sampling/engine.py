@@ -26,9 +26,9 @@ import numpy as np
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.models import language_model
 from promptcot_jax.sampling import batching, metrics, slots
+from promptcot_jax.sampling.block_allocator import Block
 from promptcot_jax.sampling.completions import Begun, Completion, Request
-from promptcot_jax.sampling.lanes import Lane, Row
-from promptcot_jax.sampling.page_book import Block
+from promptcot_jax.sampling.shard_scheduler import Row, ShardScheduler
 
 DecodeText = Callable[[Sequence[int]], str]
 FinishReason = Literal["stop", "stop_text", "length"]  # of a row; a stop text counts as a stop outside
@@ -51,7 +51,7 @@ class EngineConfig:
         cache_tokens: tokens that the cache holds, over all devices; 0: all slots at their longest.
     """
 
-    HOW_ONLY: ClassVar = frozenset(
+    EXECUTION_ONLY: ClassVar = frozenset(
         {"num_slots", "page_size", "prefill_blocks", "blocks_per_turn", "burst_steps", "cache_tokens"}
     )
 
@@ -80,14 +80,14 @@ class EngineConfig:
 class EngineShapes(NamedTuple):
     """What an engine's programs are compiled for, besides its settings."""
 
-    num_lanes: int  # data shards
-    num_slots: int  # of all lanes, and so are the pages
+    num_schedulers: int  # data shards
+    num_slots: int  # of all schedulers, and so are the pages
     num_pages: int
     width: int  # of page tables
 
 
 class Engine:
-    """The shapes and the bookkeeping; parameters come with every wave, and the cache lives as long as one."""
+    """The shapes and the bookkeeping; parameters and cache come and go with every stream."""
 
     def __init__(self, lm: language_model.LanguageModel, config: EngineConfig, *, max_tokens: int):
         """With rules in `lm`, call this and `stream` inside `jax.set_mesh`.
@@ -100,29 +100,29 @@ class Engine:
         """
         self.lm, self.config, self.max_tokens = lm, config, max_tokens
         self.metrics = metrics.Metrics()
-        self._num_lanes = num_lanes = batching.num_data_shards(lm.rules)
-        self._slots_per_lane = -(-config.num_slots // num_lanes)
-        self._num_slots = num_lanes * self._slots_per_lane
+        self._num_schedulers = num_schedulers = batching.num_data_shards(lm.rules)
+        self._slots_per_scheduler = -(-config.num_slots // num_schedulers)
+        self._num_slots = num_schedulers * self._slots_per_scheduler
         self._width = batching.few_counts(-(-max_tokens // config.page_size))
         # One page more than a request's own, for what its prompt leaves of a page that others share.
-        pages = self._slots_per_lane * (self._width + 1)
+        pages = self._slots_per_scheduler * (self._width + 1)
         if config.cache_tokens:
-            pages = min(pages, config.cache_tokens // num_lanes // config.page_size)
+            pages = min(pages, config.cache_tokens // num_schedulers // config.page_size)
         least = -(-max_tokens // config.page_size) + 1
         if pages < least:
             raise ValueError(
                 f"cache_tokens={config.cache_tokens} holds {pages} pages of {config.page_size} tokens on "
-                f"each of {num_lanes} data shards, but a request of {max_tokens} tokens may need {least}; "
-                "raise cache_tokens or lower max_new_tokens."
+                f"each of {num_schedulers} data shards, but a request of {max_tokens} tokens may need "
+                f"{least}; raise cache_tokens or lower max_new_tokens."
             )
-        self._pages_per_lane = pages + 1  # page 0 is nobody's
+        self._pages_per_scheduler = pages + 1  # page 0 is nobody's
         self._rows: Callable[[], list[Row]] = list
 
     @property
     def shapes(self) -> EngineShapes:
         """Shapes of slots and cache."""
-        num_pages = self._num_lanes * self._pages_per_lane
-        return EngineShapes(self._num_lanes, self._num_slots, num_pages, self._width)
+        num_pages = self._num_schedulers * self._pages_per_scheduler
+        return EngineShapes(self._num_schedulers, self._num_slots, num_pages, self._width)
 
     def stream(
         self,
@@ -132,7 +132,7 @@ class Engine:
         decode_text: DecodeText | None = None,
         after_burst: Callable[[], None] | None = None,
     ) -> Iterator[tuple[Request, Completion]]:
-        """One wave: each request with its completion, as soon as it has one.
+        """One stream: each request with its completion, as soon as it has one.
 
         Requests are taken as slots become free, and nothing is decoded while the caller keeps a result
         waiting. Closing the iterator drops what is unfinished.
@@ -146,18 +146,18 @@ class Engine:
             ValueError: a request that there is no room for, ids outside the vocabulary, stop texts without
                 `decode_text`; another mesh than the engine was made in.
         """
-        num_lanes = batching.num_data_shards(self.lm.rules)
-        if num_lanes != self._num_lanes:
+        num_schedulers = batching.num_data_shards(self.lm.rules)
+        if num_schedulers != self._num_schedulers:
             raise ValueError(
-                f"The engine was made for {self._num_lanes} data shards, but there are {num_lanes} here; "
-                "make it and go through its stream inside the same `jax.set_mesh`."
+                f"The engine was made for {self._num_schedulers} data shards, but there are "
+                f"{num_schedulers} here; make it and go through its stream inside the same `jax.set_mesh`."
             )
-        wave = _Wave(self, params, requests, key, decode_text)
-        self._rows = wave.rows
+        stream = _RequestStream(self, params, requests, key, decode_text)
+        self._rows = stream.rows
         try:
-            while wave.fill_slots():
-                wave.read_prompts()
-                yield from wave.decode()
+            while stream.fill_slots():
+                stream.read_prompts()
+                yield from stream.decode()
                 if after_burst is not None:
                     after_burst()
         finally:
@@ -204,15 +204,19 @@ class Engine:
         if "" in request.stop_texts:
             raise ValueError(f"{name} has an empty stop text, which would end every completion at once.")
 
-    def _new_lanes(self) -> list[Lane]:
-        starts = range(0, self._num_slots, self._slots_per_lane)
+    def _new_schedulers(self) -> list[ShardScheduler]:
+        starts = range(0, self._num_slots, self._slots_per_scheduler)
         return [
-            Lane(range(start, start + self._slots_per_lane), self._pages_per_lane, self.config.page_size)
+            ShardScheduler(
+                range(start, start + self._slots_per_scheduler),
+                self._pages_per_scheduler,
+                self.config.page_size,
+            )
             for start in starts
         ]
 
 
-class _Wave:
+class _RequestStream:
     """One call of `Engine.stream`: its queue, its rows and its cache."""
 
     def __init__(
@@ -226,36 +230,36 @@ class _Wave:
         self._engine, self._params, self._key, self._decode_text = engine, params, key, decode_text
         self._lm, self._config, self._metrics = engine.lm, engine.config, engine.metrics
         self._source, self._put_back = iter(requests), collections.deque[Request]()
-        self._lanes = engine._new_lanes()
-        num_pages = len(self._lanes) * engine._pages_per_lane
+        self._schedulers = engine._new_schedulers()
+        num_pages = len(self._schedulers) * engine._pages_per_scheduler
         self._cache = slots.empty_cache(self._lm, num_pages, self._config.page_size)
-        self._metrics.pages = num_pages - len(self._lanes)
+        self._metrics.pages = num_pages - len(self._schedulers)
         self._slots = slots.idle_slots(engine._num_slots, engine._width)
 
     def rows(self) -> list[Row]:
         """The rows in slots."""
-        return [row for lane in self._lanes for row in lane.rows]
+        return [row for scheduler in self._schedulers for row in scheduler.rows]
 
     # Slots
 
     def fill_slots(self) -> bool:
         """Starts waiting requests as far as slots and pages suffice; False where nothing is left to do."""
-        while any(lane.num_free_slots for lane in self._lanes) and self._is_queued():
+        while any(scheduler.num_free_slots for scheduler in self._schedulers) and self._is_queued():
             request = self._put_back.popleft()
             to_read = request.known_ids[:-1]
             # Where its prompt lies already, else where most room is.
-            lanes = sorted(
-                (lane for lane in self._lanes if lane.num_free_slots),
-                key=lambda lane: (lane.book.num_known(to_read), lane.num_free_slots),
+            schedulers = sorted(
+                (scheduler for scheduler in self._schedulers if scheduler.num_free_slots),
+                key=lambda scheduler: (scheduler.allocator.num_known(to_read), scheduler.num_free_slots),
                 reverse=True,
             )
-            started = next(filter(None, (lane.start(request) for lane in lanes)), None)
+            started = next(filter(None, (scheduler.start(request) for scheduler in schedulers)), None)
             if started is None:
                 self._put_back.appendleft(request)
                 break
             self._metrics.prompt_tokens += len(to_read)
             self._metrics.shared_prompt_tokens += len(to_read) - started[1]
-        return any(lane.rows for lane in self._lanes)
+        return any(scheduler.rows for scheduler in self._schedulers)
 
     def _is_queued(self) -> bool:
         """Whether a request is waiting; looks one ahead."""
@@ -277,10 +281,14 @@ class _Wave:
         """
         start = time.perf_counter()
         num_calls, most_calls = 0, self._config.blocks_per_turn // self._config.prefill_blocks
-        while any(lane.has_unread for lane in self._lanes):
+        while any(scheduler.has_unread for scheduler in self._schedulers):
             if num_calls >= most_calls and not self._most_rows_wait():
                 break
-            batch = [lane.next_unread() for lane in self._lanes for _ in range(self._config.prefill_blocks)]
+            batch = [
+                scheduler.next_unread()
+                for scheduler in self._schedulers
+                for _ in range(self._config.prefill_blocks)
+            ]
             self._cache = slots.read_blocks(self._lm, self._params, self._cache, self._blocks(batch))
             for block in filter(None, batch):
                 block.is_read = True
@@ -331,16 +339,17 @@ class _Wave:
             num_slots, int(burst.num_steps), int(burst.num_new.sum()), is_queued=is_queued
         )
         self._metrics.most_pages_used = max(
-            self._metrics.most_pages_used, sum(lane.book.most_used for lane in self._lanes)
+            self._metrics.most_pages_used,
+            sum(scheduler.allocator.most_used for scheduler in self._schedulers),
         )
         slots.advance(self._slots, burst)
-        ended: list[tuple[Lane, Row, FinishReason]] = []
-        for lane, row in rows:
+        ended: list[tuple[ShardScheduler, Row, FinishReason]] = []
+        for scheduler, row in rows:
             end = self._take_in(row, burst)
             if end is not None:
-                ended.append((lane, row, end))
-        for lane, row, _ in ended:
-            self._leave(lane, row)
+                ended.append((scheduler, row, end))
+        for scheduler, row, _ in ended:
+            self._leave(scheduler, row)
         for _, row, end in ended:
             yield row.request, self._completion(row, end)
 
@@ -351,39 +360,39 @@ class _Wave:
             num_steps = min(num_steps, _STEPS_WITH_STOP_TEXTS)
         return num_steps if all(row.is_ready for row in rows) else min(num_steps, _STEPS_BESIDE_PREFILL)
 
-    def _rows_with_pages(self, num_steps: int) -> list[tuple[Lane, Row]]:
+    def _rows_with_pages(self, num_steps: int) -> list[tuple[ShardScheduler, Row]]:
         """The rows that can go on, each with pages for so many steps; those begun first come first."""
         able, copies = [], slots.no_copies(self._engine._num_slots)
-        for lane in self._lanes:
-            for row in [row for row in lane.rows if row.is_ready]:
+        for scheduler in self._schedulers:
+            for row in [row for row in scheduler.rows if row.is_ready]:
                 pages_before = len(row.pages)
-                while row in lane.rows and not lane.take_pages(row, num_steps):
-                    self._start_again(lane, lane.rows[-1])
-                if row not in lane.rows:  # driven out by those before it, or for want of pages by itself
+                while row in scheduler.rows and not scheduler.take_pages(row, num_steps):
+                    self._start_again(scheduler, scheduler.rows[-1])
+                if row not in scheduler.rows:  # driven out by those before it, or for want of pages by itself
                     continue
-                able.append((lane, row))
+                able.append((scheduler, row))
                 if not pages_before:
                     slots.enter(self._slots, row.slot, row.request, row.last_id, row.position)
-                    if lane.page_to_copy(row):
-                        copies.sources[row.slot] = lane.page_to_copy(row)
+                    if scheduler.page_to_copy(row):
+                        copies.sources[row.slot] = scheduler.page_to_copy(row)
                         copies.targets[row.slot] = row.pages[0]
                 if len(row.pages) > pages_before:
-                    pages = lane.pages_of(row)
+                    pages = scheduler.pages_of(row)
                     self._slots.page_table[row.slot, : len(pages)] = pages
         if copies.targets.any():
             placed = batching.place_rows(copies, self._lm.rules)
             self._cache = slots.copy_pages(self._lm, self._cache, placed)
         return able
 
-    def _start_again(self, lane: Lane, row: Row) -> None:
+    def _start_again(self, scheduler: ShardScheduler, row: Row) -> None:
         """Takes a row's slot and pages away; it will start from its prompt."""
-        self._leave(lane, row)
+        self._leave(scheduler, row)
         self._put_back.appendleft(row.request)
         self._metrics.restarts += 1
         self._metrics.wasted_tokens += len(row.token_ids) - len(row.request.begun.token_ids)
 
-    def _leave(self, lane: Lane, row: Row) -> None:
-        lane.leave(row)
+    def _leave(self, scheduler: ShardScheduler, row: Row) -> None:
+        scheduler.leave(row)
         slots.leave(self._slots, row.slot)
 
     # Completions

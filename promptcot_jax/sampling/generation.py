@@ -1,4 +1,4 @@
-"""Completions of a list of prompts, in the order of the prompts: one wave of an engine made to measure."""
+"""Completions of a list of prompts, in the order of the prompts: one stream of an engine made to measure."""
 
 from collections.abc import Sequence
 

@@ -46,18 +46,18 @@ class RolloutConfig:
 
     sampling: token_choice.SamplingConfig
     engine: engine_lib.EngineConfig = engine_lib.EngineConfig()
-    samples_per_row: int = 1
+    group_size: int = 1
     requests_per_shard: int = 128
     continue_partial: bool = False
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("samples_per_row", "requests_per_shard"):
+        for name in ("group_size", "requests_per_shard"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.sampling.temperature == 0 and self.samples_per_row > 1:
+        if self.sampling.temperature == 0 and self.group_size > 1:
             raise ValueError(
-                f"samples_per_row is {self.samples_per_row} at temperature 0, where all samples of a row are "
+                f"group_size is {self.group_size} at temperature 0, where all samples of a row are "
                 "the same; set it to 1 or raise the temperature."
             )
 
@@ -68,15 +68,15 @@ class Draw(Generic[Row]):
 
     index: int
     row: Row
-    sample: int  # 0 .. samples_per_row - 1
+    sample: int  # 0 .. group_size - 1
 
 
-def draws_of(rows: Sequence[Row], samples_per_row: int, *, first: int = 0) -> list[Draw[Row]]:
+def draws_of(rows: Sequence[Row], group_size: int, *, first: int = 0) -> list[Draw[Row]]:
     """All draws, numbered from `first`, the samples of a row side by side: they share its prompt."""
     return [
-        Draw(index=first + i * samples_per_row + sample, row=row, sample=sample)
+        Draw(index=first + i * group_size + sample, row=row, sample=sample)
         for i, row in enumerate(rows)
-        for sample in range(samples_per_row)
+        for sample in range(group_size)
     ]
 
 
@@ -105,8 +105,8 @@ class Sampler:
         Raises:
             WrongUse: a prompt and the budget exceed the model's positions.
         """
-        wave = self.start(draws, prompt_ids)
-        completions = {draw.index: completion for draw, completion in wave.stream()}
+        running = self.start(draws, prompt_ids)
+        completions = {draw.index: completion for draw, completion in running.stream()}
         return [completions[draw.index] for draw in draws]
 
     def start(
@@ -114,8 +114,8 @@ class Sampler:
         draws: Sequence[Draw[Row]],
         prompt_ids: Callable[[Row], Sequence[int]],
         begun: Mapping[int, Begun] | None = None,
-    ) -> "Wave[Row]":
-        """A wave of draws, ready to stream.
+    ) -> "stream[Row]":
+        """A stream of draws, ready to stream.
 
         Raises:
             WrongUse: a prompt and the budget exceed the model's positions.
@@ -144,11 +144,11 @@ class Sampler:
             made = engine_lib.Engine(self.lm, self.engine, max_tokens=longest + budget)
         except ValueError as error:
             raise WrongUse(str(error)) from None
-        return Wave(self, made, {draw.index: draw for draw in draws}, requests)
+        return stream(self, made, {draw.index: draw for draw in draws}, requests)
 
 
 @dataclasses.dataclass(frozen=True)
-class Wave(Generic[Row]):
+class stream(Generic[Row]):
     """Draws under way."""
 
     sampler: Sampler
@@ -320,17 +320,17 @@ def _draw_shards(
         write_rest()
         return
     began = time.monotonic()
-    wave = sampler.start(to_draw, prompt_ids, drawn.begun if sampler.continue_partial else {})
-    num_drawn_before, metrics, num_continued = len(shard_of) - len(to_draw), wave.engine.metrics, 0
+    running = sampler.start(to_draw, prompt_ids, drawn.begun if sampler.continue_partial else {})
+    num_drawn_before, metrics, num_continued = len(shard_of) - len(to_draw), running.engine.metrics, 0
     with Progress(name, unit="completion", start=num_drawn_before, total=len(shard_of)) as progress:
 
         def after_burst() -> None:
             progress.update(num_drawn_before + metrics.requests, *metrics.figures())
             write()
             if writes and drawn.is_due():
-                drawn.flush(wave.engine.under_way() if sampler.continue_partial else None)
+                drawn.flush(running.engine.under_way() if sampler.continue_partial else None)
 
-        for draw, completion in wave.stream(after_burst):
+        for draw, completion in running.stream(after_burst):
             completions[draw.index] = completion
             if writes:
                 drawn.add(draw.index, completion)

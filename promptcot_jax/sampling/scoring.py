@@ -16,7 +16,7 @@ from jax import lax
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import language_model
 from promptcot_jax.objectives import token_log_probs
-from promptcot_jax.parallel import launching, placing, stretches
+from promptcot_jax.parallel import launching, placing, sequence_shards
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.sampling import batching
 
@@ -118,7 +118,7 @@ def _head_tokens(lm: language_model.LanguageModel) -> int:
 
 def _stretch(lm: language_model.LanguageModel, num_rows: int, length: int, head_tokens: int) -> int:
     """Labels of a row that one turn of the head takes; devices that share a row share its stretch."""
-    _, of_length = stretches.shards(num_rows, length, lm.rules)
+    _, of_length = sequence_shards.shards(num_rows, length, lm.rules)
     return min(length, of_length * max(1, head_tokens // num_rows))
 
 

@@ -27,9 +27,7 @@ from jax import lax
 
 from promptcot_jax.core.arrays import Array, Bool, Float, HostOrDevice, Int, UInt
 
-_BLOCK = (
-    128  # vocabulary entries per block: the lane width of a TPU, and about the square root of a vocabulary
-)
+_BLOCK = 128  # vocabulary entries per block: the lane width of a TPU, about the root of a vocabulary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -149,7 +149,7 @@ def annotate(
     Raises:
         WrongUse: as the teacher.
     """
-    lesson = _Lesson(teacher, epath.Path(directory))
+    lesson = _RetryingTeacher(teacher, epath.Path(directory))
     rejects: list[Reject] = []
 
     def reject(seed: SeedProblem, part: Part, read: _Read, fault: Unusable) -> None:
@@ -197,7 +197,7 @@ def _rationale_request(seed: SeedProblem, concepts: Sequence[str]) -> TextReques
     return TextRequest(id=seed.id, messages=user_turn(text))
 
 
-class _Lesson:
+class _RetryingTeacher:
     """Questions to one annotator, each with one repetition; tallies the replies."""
 
     def __init__(self, teacher: TextModel, directory: epath.Path):

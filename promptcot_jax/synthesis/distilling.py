@@ -44,7 +44,7 @@ class DistillConfig:
 
     Attributes:
         domain: of rows that do not say.
-        num_samples: replies to each prompt.
+        group_size: replies to each prompt.
         max_traces: of a prompt; the first that can be kept. None: all.
         validity: whose rules a trace must keep, see `traces` and `data.validity`; "release" has some for
             prompts too.
@@ -56,7 +56,7 @@ class DistillConfig:
     """
 
     domain: Domain = "math"
-    num_samples: int = 1
+    group_size: int = 1
     max_traces: int | None = None
     validity: Validity = "paper"
     verification: Verification = "none"
@@ -64,8 +64,8 @@ class DistillConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {self.num_samples}.")
+        if self.group_size < 1:
+            raise ValueError(f"group_size must be at least 1, got {self.group_size}.")
         if self.max_traces is not None and self.max_traces < 1:
             raise ValueError(f"max_traces must be at least 1, or None for all, got {self.max_traces}.")
         for name, known in (("validity", get_args(Validity)), ("verification", get_args(Verification))):
@@ -100,10 +100,10 @@ def check_draws(temperature: float, config: DistillConfig) -> None:
     Raises:
         WrongUse: says what to set.
     """
-    if temperature == 0 and config.num_samples > 1:
+    if temperature == 0 and config.group_size > 1:
         raise WrongUse(
-            f"The teacher's temperature is 0, and all of its {config.num_samples} replies to a prompt would "
-            "be the same; raise TRACE_TEMPERATURE, or set NUM_SAMPLES to 1."
+            f"The teacher's temperature is 0, and all of its {config.group_size} replies to a prompt would "
+            "be the same; raise TRACE_TEMPERATURE, or set DISTILL_GROUP_SIZE to 1."
         )
 
 

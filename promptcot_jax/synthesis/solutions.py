@@ -41,7 +41,7 @@ class Solution:
     num_tokens: int
 
 
-def requests(problems: Sequence[OpenProblem], num_samples: int) -> list[TextRequest]:
+def requests(problems: Sequence[OpenProblem], group_size: int) -> list[TextRequest]:
     """What is asked, the samples of a problem side by side; the conversation that `sft` trains on."""
     return [
         TextRequest(
@@ -50,7 +50,7 @@ def requests(problems: Sequence[OpenProblem], num_samples: int) -> list[TextRequ
             sample=sample,
         )
         for problem in problems
-        for sample in range(num_samples)
+        for sample in range(group_size)
     ]
 
 

@@ -1,9 +1,9 @@
 """Writing problems: (z, x) ~ p_theta(. | c) for one list of concepts after the other, until enough are kept.
 
-Work goes in waves. How many lists the next wave takes follows from the share of drafts kept so far, so the
-whole is a function of the seed. Draws are numbered through all waves, a draw's noise is keyed by its number,
-and a wave's samples are kept as they come: a killed run reads the finished waves, goes on with the missing
-draws and ends in the same bytes. Nothing that was sampled is lost: drafts stay as they are, and
+Work goes in batches. How many lists the next batch takes follows from the share of drafts kept so far, so the
+whole is a function of the seed. Draws are numbered through all batches, a draw's noise is keyed by its
+number, and a batch's samples are kept as they come: a killed run reads the finished batches, goes on with the
+missing draws and ends in the same bytes. Nothing that was sampled is lost: drafts stay as they are, and
 `rejects.jsonl` says why one was not kept.
 """
 
@@ -29,19 +29,21 @@ WriteDrafts = Callable[[epath.PathLike, Sequence[Draw[ConceptSet]]], list[Draft]
 NextSets = Callable[[int], list[ConceptSet]]  # so many, or those that are left
 
 _GUESSED_SHARE = 0.5  # of drafts that are kept, before any is known
-_LEAST_SHARE = 0.02  # a wave is planned by; a model whose drafts are all rejected must not plan for ever more
-_MOST_GROWTH = 4  # of a wave over the one before
+_LEAST_SHARE = (
+    0.02  # a batch is planned by; a model whose drafts are all rejected must not plan for ever more
+)
+_MOST_GROWTH = 4  # of a batch over the one before
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WaveConfig:
+class ListBatchConfig:
     """How much is written.
 
     Attributes:
         num_concept_sets: lists of concepts, without a target; all of a file where 0.
-        target: problems to keep; waves go on until there are as many, or `max_concept_sets` are used up.
+        target: problems to keep; batches go on until there are as many, or `max_concept_sets` are used up.
         rows_per_file: of `problems.jsonl` and `rejects.jsonl`; more go into shards.
     """
 
@@ -67,7 +69,7 @@ class WaveConfig:
 def write_problems(
     next_sets: NextSets,
     *,
-    config: WaveConfig,
+    config: ListBatchConfig,
     write_drafts: WriteDrafts,
     samples_per_set: int,
     selection: Selection,
@@ -85,13 +87,13 @@ def write_problems(
     """
     problems: list[Problem] = []
     rejects: list[Reject] = []
-    used = drafted = retokenized = kept = waves = before = 0
-    while size := next_wave(config, kept, drafted, used, before, samples_per_set):
+    used = drafted = retokenized = kept = batches = before = 0
+    while size := next_batch(config, kept, drafted, used, before, samples_per_set):
         sets = next_sets(size)
         if not sets:
             break
         draws = draws_of(sets, samples_per_set, first=drafted)
-        drafts = write_drafts(os.path.join(directory, f"drafts_{waves:03d}.jsonl"), draws)
+        drafts = write_drafts(os.path.join(directory, f"drafts_{batches:03d}.jsonl"), draws)
         by_id = {concept_set.id: concept_set for concept_set in sets}
 
         def select(drafts: Sequence[Draft] = drafts, by_id: dict[str, ConceptSet] = by_id) -> list[int]:
@@ -102,10 +104,10 @@ def write_problems(
             odd = sum(d.retokenized and (d.concept_set_id, d.sample) not in left for d in drafts)
             return [len(selected), odd]
 
-        selected, odd = hosts.decided_by_first(f"select wave {waves}", select)
-        before, used, drafted, waves = len(sets), used + len(sets), drafted + len(draws), waves + 1
+        selected, odd = hosts.decided_by_first(f"select batch {batches}", select)
+        before, used, drafted, batches = len(sets), used + len(sets), drafted + len(draws), batches + 1
         kept, retokenized = kept + selected, retokenized + odd
-        log.info("wave %d: %d of %d drafts kept, %d in all", waves, selected, len(drafts), kept)
+        log.info("batch %d: %d of %d drafts kept, %d in all", batches, selected, len(drafts), kept)
     if kept < config.target:
         log.warning(
             "%d problems kept of the %d asked for, from %d concept sets; raise MAX_CONCEPT_SETS (%d), bring "
@@ -125,7 +127,7 @@ def write_problems(
     dropped = hosts.decided_by_first("write problems", write)
     return {
         "concept_sets": used,
-        "waves": waves,
+        "batches": batches,
         "in": drafted,
         "out": kept,
         **dropped,
@@ -133,13 +135,13 @@ def write_problems(
     }
 
 
-def next_wave(
-    config: WaveConfig, kept: int, drafted: int, used: int, before: int, samples_per_set: int
+def next_batch(
+    config: ListBatchConfig, kept: int, drafted: int, used: int, before: int, samples_per_set: int
 ) -> int:
-    """How many lists the next wave takes, after `kept` of `drafted` drafts from `used` lists; 0: no more.
+    """How many lists the next batch takes, after `kept` of `drafted` drafts from `used` lists; 0: no more.
 
     Args:
-        before: lists of the wave before.
+        before: lists of the batch before.
     """
     if not config.target:
         return 0 if used else config.num_concept_sets or sys.maxsize

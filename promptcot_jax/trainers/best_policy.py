@@ -1,9 +1,9 @@
 """Keep-best-by-metric: the best policy that was evaluated so far, as a checkpoint of its own.
 
-The checkpoint of a better policy is complete before the row of its wave is written, and the one before it
-goes only then. So a killed run finds the best of everything that it had evaluated. It may be of a later
-wave than the one that the run goes on from: it then stays until one is better, for the waves in between are
-made again to the same bits, and none of them was better.
+The checkpoint of a better policy is complete before the row of its iteration is written, and the one before
+it goes only then. So a killed run finds the best of everything that it had evaluated. It may be of a later
+iteration than the one that the run goes on from: it then stays until one is better, for the iterations in
+between are made again to the same bits, and none of them was better.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ METRICS = ("eval/avg_at_k", "eval/pass_at_k")  # of which more is better
 class Best:
     """Which policy is kept, and why."""
 
-    step: int  # waves that made it
+    step: int  # iterations that made it
     metric: str
     value: float
 

@@ -1,7 +1,8 @@
-"""Completions of self-play picked to be read: of some waves the best, the worst, and some at random.
+"""Completions of self-play picked to be read: of some iterations the best, the worst, and some at random.
 
-The choice is a function of the wave's rollouts and the seed, and what was picked of this wave or later ones
-is replaced, so that a resumed run leaves the file of an undisturbed one. `rollouts/` has all completions.
+The choice is a function of the iteration's rollouts and the seed, and what was picked of this iteration or
+later ones is replaced, so that a resumed run leaves the file of an undisturbed one. `rollouts/` has all
+completions.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,13 +21,13 @@ FILE = "samples.jsonl"
 OF_EACH_KIND = 3
 
 
-def pick(groups: Sequence[Group], *, seed: int, wave: int) -> dict[SampleKind, list[Rollout]]:
-    """The best, the worst and random rollouts of a wave.
+def pick(groups: Sequence[Group], *, seed: int, iteration: int) -> dict[SampleKind, list[Rollout]]:
+    """The best, the worst and random rollouts of an iteration.
 
     Best and worst are by reward among the graded ones, one of a prompt, ties in an order of the seed's; none
     is both. The random ones are drawn from all, so that one of them may be among the others too.
     """
-    generator = prng.stream_generator(seed, "samples", wave)
+    generator = prng.stream_generator(seed, "samples", iteration)
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     graded = [rollouts[i] for i in generator.permutation(len(rollouts)) if rollouts[i].graded]
     best = _of_prompts(sorted(graded, key=lambda rollout: -rollout.reward))  # a stable sort: ties stay
@@ -50,14 +51,14 @@ def _of_prompts(rollouts: Iterable[Rollout]) -> list[Rollout]:
 
 
 class SampleLog:
-    """`samples.jsonl` of one run: rows of the first wave, of every so manyth after it, and of the last."""
+    """`samples.jsonl` of one run: rows of the first iteration, of every n-th after it, and of the last."""
 
     def __init__(
         self,
         directory: epath.PathLike,
         *,
         every: int,
-        num_waves: int,
+        num_iterations: int,
         seed: int,
         prompts: Mapping[str, Prompt],
         tokenizer: Tokenizer,
@@ -67,7 +68,7 @@ class SampleLog:
         """Takes up what an earlier attempt has written.
 
         Args:
-            every: waves; 0: no samples.
+            every: iterations; 0: no samples.
             prompts: by id.
             show: gets all samples of the run whenever there are more.
             writes: False on all hosts of a run but one; there nothing is done.
@@ -77,18 +78,18 @@ class SampleLog:
         """
         self._path = epath.Path(directory) / FILE
         self._every = every if writes else 0
-        self._last, self._seed = num_waves - 1, seed
+        self._last, self._seed = num_iterations - 1, seed
         self._prompts, self._tokenizer = prompts, tokenizer
         self._show = show
         has_some = self._every and self._path.exists()
         self._samples = jsonl.read_file(self._path, CompletionSample) if has_some else []
 
-    def add(self, wave: int, groups: Sequence[Group]) -> None:
-        """Writes the samples of a wave, if it is one that has some."""
-        if not self._every or (wave % self._every and wave != self._last):
+    def add(self, iteration: int, groups: Sequence[Group]) -> None:
+        """Writes the samples of an iteration, if it is one that has some."""
+        if not self._every or (iteration % self._every and iteration != self._last):
             return
-        self._samples = [sample for sample in self._samples if sample.wave < wave]
-        for kind, rollouts in pick(groups, seed=self._seed, wave=wave).items():
+        self._samples = [sample for sample in self._samples if sample.iteration < iteration]
+        for kind, rollouts in pick(groups, seed=self._seed, iteration=iteration).items():
             self._samples += [self._sample(kind, rollout) for rollout in rollouts]
         jsonl.write_atomically(
             self._path, "".join(jsonl.to_line(sample) + "\n" for sample in self._samples).encode()
@@ -99,7 +100,7 @@ class SampleLog:
     def _sample(self, kind: SampleKind, rollout: Rollout) -> CompletionSample:
         prompt = self._prompts[rollout.prompt_id]
         return CompletionSample(
-            wave=rollout.wave,
+            iteration=rollout.iteration,
             kind=kind,
             prompt_id=rollout.prompt_id,
             domain=rollout.domain,

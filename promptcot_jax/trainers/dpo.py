@@ -28,7 +28,7 @@ from promptcot_jax.trainers.train_step import Loss
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DpoConfig:
-    """Pairs and loss. The reference is the policy as it is before the wave's first update.
+    """Pairs and loss. The reference is the policy as it is before the iteration's first update.
 
     Attributes:
         length_normalized: compares means over tokens instead of sums; beta is then larger, 2 to 10.
@@ -45,7 +45,7 @@ class DpoConfig:
 
     value_names = ("reference_log_probs",)
     sequences_per_unit = 2
-    keeps_start = False  # the reference is the policy that is there before a wave's first update
+    keeps_start = False  # the reference is the policy that is there before an iteration's first update
 
     def __post_init__(self):
         if not 0 < self.beta < math.inf:

@@ -1,4 +1,4 @@
-"""Stop-at-metric: a run ends once a metric of a wave is what was wanted, such as "eval/avg_at_k >= 0.9"."""
+"""Stop-at-metric: a run ends once a metric reaches its goal, such as "eval/avg_at_k >= 0.9"."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ class Goal:
         return cls(found[1], cast(Literal[">=", "<="], found[2]), bound)
 
     def is_reached(self, row: Mapping[str, Any]) -> bool:
-        """Whether a wave's row is there; not where it lacks the metric or has no number for it."""
+        """Whether an iteration's row is there; not where it lacks the metric or has no number for it."""
         value = row.get(self.metric)
         if value is None:
             return False

@@ -52,7 +52,7 @@ class Grader:
         draws: Sequence[Draw[Task]],
         completions: Sequence[Completion],
         *,
-        wave: int,
+        iteration: int,
         group_size: int,
         seed: int,
         policy_digest: str,
@@ -62,7 +62,7 @@ class Grader:
         verdicts = self._verdicts(draws, texts, [len(completion.token_ids) for completion in completions])
         return [
             Rollout(
-                wave=wave,
+                iteration=iteration,
                 group=draw.index // group_size,
                 seed=seed,
                 policy_digest=policy_digest,

@@ -50,7 +50,7 @@ class GrpoConfig:
         kl_beta: weight of the KL to the model that training began with; at 0 that model is not kept.
         kl_estimator: k2 or k3; k1's gradient has mean 0, and k2's is the one that k1 has within the reward.
         sampler_correction: weigh tokens or sequences by p_old / p_sampler, at most `sampler_cap`.
-        single_update: a wave makes one update, so that old log-probabilities are those of its own pass:
+        single_update: an iteration makes one update, so that old log-probabilities are those of its own pass:
             ratios are 1, and no pass is spent on them. Self-play sets it where it is so.
         mask_cut_off: completions that ran out of tokens stay in their group's baseline, and train nothing.
     """
@@ -123,7 +123,7 @@ class GrpoConfig:
         """Each graded sample with its advantage and the sampler's log-probabilities.
 
         Args:
-            num_groups: of a full wave; smaller ones are filled up, so that one shape is compiled.
+            num_groups: of a full iteration; smaller ones are filled up, so that one shape is compiled.
         """
         size = max((len(group.rollouts) for group in groups), default=0)
         rewards = np.zeros((max(num_groups, len(groups)), size), np.float32)
@@ -131,11 +131,11 @@ class GrpoConfig:
         for row, group in enumerate(groups):
             rewards[row] = [rollout.reward for rollout in group.rollouts]
             is_graded[row] = [rollout.graded for rollout in group.rollouts]
-        worth = np.asarray(
+        of_groups = np.asarray(
             advantages.group_advantages(jnp.asarray(rewards), jnp.asarray(is_graded), baseline=self.baseline)
         )
         return [
-            (_example(rollout, float(worth[row, column])),)
+            (_example(rollout, float(of_groups[row, column])),)
             for row, group in enumerate(groups)
             for column, rollout in enumerate(group.rollouts)
             if rollout.graded and not (self.mask_cut_off and rollout.finish_reason == "length")
@@ -177,7 +177,7 @@ def grpo_loss(
     """Weighted sum of the token losses, what to divide it by, and figures for `figures_of`.
 
     `batch.values` holds for each completion token the advantage of its sample ("advantages") and
-    log-probabilities at `temperature`: under the policy before the wave's first update, as the trainer
+    log-probabilities at `temperature`: under the policy before the iteration's first update, as the trainer
     computes them ("old_log_probs"), as the sampler did ("sampler_log_probs"), and under the reference
     ("reference_log_probs"), each where the settings need it.
     """
@@ -223,22 +223,22 @@ def token_losses(
     Args:
         values: by name as `grpo_loss` describes them, at the positions that predict.
     """
-    worth = values["advantages"]
+    advantages = values["advantages"]
     old = lax.stop_gradient(log_probs) if config.single_update else values["old_log_probs"]
     log_probs = jnp.where(is_label, log_probs, old)  # ratio 1 where nothing is trained
     log_ratio = policy_gradient.log_ratios(log_probs, old, segment_ids, is_label, level=config.ratio)
     clips = {"clip_low": config.clip_low, "clip_high": config.clip_high}
     if config.surrogate == "clip":
-        losses = policy_gradient.clipped_surrogate(log_ratio, worth, **clips)
+        losses = policy_gradient.clipped_surrogate(log_ratio, advantages, **clips)
     else:
-        losses = policy_gradient.cispo(log_probs, log_ratio, worth, **clips)
-    is_low, is_high = policy_gradient.clipped_where(log_ratio, worth, **clips)
+        losses = policy_gradient.cispo(log_probs, log_ratio, advantages, **clips)
+    is_low, is_high = policy_gradient.clipped_where(log_ratio, advantages, **clips)
 
     shares = {"labels": is_label, "clip_low": is_low, "clip_high": is_high}
     sums = {name: where.astype(jnp.float32) for name, where in shares.items()}
     ratio = jnp.exp(log_ratio)
     extremes = {"max_ratio": ratio, "max_minus_ratio": -ratio}
-    # From samples of the old policy: how far the updates of this wave have gone.
+    # From samples of the old policy: how far the updates of this iteration have gone.
     sums["policy_kl"] = policy_gradient.kl_estimate(old, log_probs, estimator="k3")
     if config.sampler_correction != "none":
         sampler = values["sampler_log_probs"]

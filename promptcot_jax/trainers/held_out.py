@@ -1,10 +1,10 @@
-"""Held-out accuracy during self-play: the policy between two waves on problems that it is not trained on.
+"""Held-out accuracy during self-play: the policy between two iterations on problems it never trains on.
 
-Each evaluation is a file of attempts, `evaluations/step_WWWWW.jsonl` after W waves, drawn by the same engine
-and judged by the same grader as rollouts, and by `rollouts.map_draws`: what a killed run has drawn or graded
-of it is kept. The noise is that of the problem and the sample, the same in every evaluation, so that two of
-them differ by what the policy learned. It is of a stream of its own: a run with evaluations makes the waves
-of one without.
+Each evaluation is a file of attempts, `evaluations/step_WWWWW.jsonl` after W iterations, drawn by the same
+engine and judged by the same grader as rollouts, and by `rollouts.map_draws`: what a killed run has drawn or
+graded of it is kept. The noise is that of the problem and the sample, the same in every evaluation, so that
+two of them differ by what the policy learned. It is of a stream of its own: a run with evaluations makes the
+iterations of one without.
 
 A completion with a log-probability that is no number counts as wrong here, since that is the policy's fault.
 """
@@ -47,8 +47,8 @@ class HeldOutConfig:
         rollouts: the samples, k of them a problem; unlike rollouts to train on they may be cut by top-p, or
             be one greedy completion.
         prompts: file of the problems; None: there are no evaluations.
-        every: waves from one evaluation to the next. The policy to begin with and that after the last wave
-            are evaluated too.
+        every: iterations from one evaluation to the next. The policy to begin with and that after the last
+            iteration are evaluated too.
         max_problems: the first so many of the file that are not trained on; 0: all.
         keep_best: metric by which the best of the evaluated policies is what the run ends with, instead of
             the last: one of `best_policy.METRICS`.
@@ -88,7 +88,7 @@ class HeldOut:
     directory: epath.Path
 
     def measure(self, step: int, params: Params) -> dict[str, float]:
-        """Figures of the policy after `step` waves, from its file of attempts where there is one."""
+        """Figures of the policy after `step` iterations, from its file of attempts where there is one."""
         began = time.monotonic()
         settings = self.config.rollouts
 
@@ -98,8 +98,8 @@ class HeldOut:
             graded = self.grader.rollouts(
                 some,
                 completions,
-                wave=step,
-                group_size=settings.samples_per_row,
+                iteration=step,
+                group_size=settings.group_size,
                 seed=settings.seed,
                 policy_digest="",
             )
@@ -107,13 +107,13 @@ class HeldOut:
 
         attempts = rollouts.map_draws(
             self._file(step),
-            rollouts.draws_of(self.tasks, settings.samples_per_row),
+            rollouts.draws_of(self.tasks, settings.group_size),
             grade,
             AttemptRecord,
             sampler=lambda: rollouts.make_sampler(self.lm, params, self.tokenizer, settings, "evaluation"),
             prompt_ids=lambda task: task.prompt_ids,
             shard_size=settings.requests_per_shard,
-            name=f"evaluation after wave {step}",
+            name=f"evaluation after iteration {step}",
             beside=True,
         )
         return figures_of(attempts) | {"seconds/evaluation": round(time.monotonic() - began, 4)}

@@ -12,7 +12,7 @@ from etils import epath
 
 from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.parallel import hosts
-from promptcot_jax.trainers import offending
+from promptcot_jax.trainers import nonfinite_batches
 
 logger = logging.getLogger(__name__)
 
@@ -71,13 +71,13 @@ class StepsInFlight:
         return not self._steps or self._steps[-1][2].is_ready()
 
     def _report(self, step: int, batch: PackedBatch) -> None:
-        path = offending.save_batch(self._directory, step, batch)
+        path = nonfinite_batches.save_batch(self._directory, step, batch)
         if self._num_skipped > self._max_skipped:
             raise TooManySkippedUpdates(
                 f"By step {step}, {self._num_skipped} updates had a gradient or a loss that was not finite "
                 f"(max_skipped is {self._max_skipped}). The batch of step {step} is in {path}: "
-                "promptcot_jax.trainers.offending.load_batch reads it, docs/watching.md shows how to look at "
-                "it. Lower learning_rate, lengthen warmup_steps, or use float32 activations; metrics.jsonl "
+                "promptcot_jax.trainers.nonfinite_batches.load_batch reads it, docs/watching.md shows how "
+                "to look at it. Lower learning_rate, lengthen warmup_steps, or use float32; metrics.jsonl "
                 "shows the steps before."
             )
         logger.warning(

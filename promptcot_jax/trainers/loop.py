@@ -4,7 +4,7 @@ State, metrics rows and data position all belong to a step, so an attempt that w
 last complete checkpoint as if nothing had happened. The host never waits for the step it has just dispatched:
 metrics stay on the device until a step is logged, and while the device works threads of the host lay out the
 next batches. What the run is watched by is in `docs/watching.md`: speed and MFU (`window`), lost time
-(`goodput`), skipped updates (`in_flight`, `offending`), a trace of a few steps (`profile`).
+(`goodput`), skipped updates (`in_flight`, `nonfinite`), a trace of a few steps (`profile`).
 """
 
 import dataclasses
@@ -35,8 +35,8 @@ from promptcot_jax.trainers import metrics as metrics_lib
 from promptcot_jax.trainers import optimizer as optimizer_lib
 from promptcot_jax.trainers.goodput import Goodput
 from promptcot_jax.trainers.in_flight import StepsInFlight
-from promptcot_jax.trainers.leaving import Leaving
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.preemption import PreemptionGuard
 from promptcot_jax.trainers.profile import Profiler
 from promptcot_jax.trainers.router_losses import RouterLossConfig
 from promptcot_jax.trainers.train_step import (
@@ -68,7 +68,7 @@ class LoopConfig:
     may last; it leaves at a step with a row.
     """
 
-    HOW_ONLY: ClassVar = frozenset(
+    EXECUTION_ONLY: ClassVar = frozenset(
         {
             "micro_batches",
             "log_every",
@@ -183,7 +183,7 @@ def fit(
             with (
                 log,
                 Progress(name, unit="step", start=first, total=batches.num_steps) as progress,
-                Leaving(config.watch, unit="row") as leaving,
+                PreemptionGuard(config.watch, unit="row") as guard,
             ):
                 run = _Run(
                     train_step=train_step,
@@ -193,7 +193,7 @@ def fit(
                     config=config,
                     log=log,
                     progress=progress,
-                    leaving=leaving,
+                    guard=guard,
                     checkpoints=checkpoints,
                     evaluate=evaluate,
                     goodput=goodput,
@@ -299,7 +299,7 @@ class _Run:
     config: LoopConfig
     log: metrics_lib.MetricsLog
     progress: Progress
-    leaving: Leaving
+    guard: PreemptionGuard
     checkpoints: TrainingCheckpoints
     evaluate: Callable[[Params], dict[str, float]] | None
     goodput: Goodput
@@ -354,7 +354,7 @@ class _Run:
                 figures = self.evaluate(lora.join(state.params, self.frozen))
                 row |= {f"eval/{name}": value for name, value in figures.items()}
         self.log.write(step, row | self.goodput.row())
-        reason = "" if step == self.batches.num_steps else self.leaving.reason()
+        reason = "" if step == self.batches.num_steps else self.guard.reason()
         if reason or self._is_due(self.config.checkpoint_every, step):
             with self.goodput.spent_on("checkpoint"):
                 self.checkpoints.save(step, state)

@@ -1,9 +1,9 @@
-"""The updates of one wave: its units, shuffled and cut into minibatches, each packed into rows.
+"""The updates of one iteration: its units, shuffled and cut into minibatches, each packed into rows.
 
 A unit is a sequence, or several that must share a row, such as a pair of DPO's, whose segments then follow
-each other. A minibatch has its share of the units, however long they are, so that a wave makes the same
+each other. A minibatch has its share of the units, however long they are, so that an iteration makes the same
 number of updates whatever was drawn. Its rows are as many as the fullest minibatch needs, rounded up to one
-of a few counts: a wave's shape is one of a few, and a function of the wave alone.
+of a few counts: an iteration's shape is one of a few, and a function of the iteration alone.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Minibatches:
 
     @property
     def num_steps(self) -> int:
-        """Updates of the wave."""
+        """Updates of the iteration."""
         return len(self._members)
 
     def batch(self, step: int) -> PackedBatch:

@@ -1,10 +1,11 @@
-"""Log-probabilities under the reference, scored once a wave and kept until a checkpoint has passed it.
+"""Log-probabilities under the reference, scored once an iteration and kept until a checkpoint has passed it.
 
-A wave whose updates are made again, after a kill, takes DPO's reference and the one of GRPO's KL term from
-here. `self_play/reference/wave_WWWWW.npz` holds the float32 bits, with a digest of the parameters that scored
-them, the temperature and a digest of the sequences. A file that says otherwise than the run is refused, never
-used and never silently replaced: something was changed that a resumed run must not change. Only where the run
-goes on on other devices, whose updates round otherwise, is a file scored again, and the log says so.
+An iteration whose updates are made again, after a kill, takes DPO's reference and the one of GRPO's KL term
+from here. `self_play/reference/iteration_WWWWW.npz` holds the float32 bits, with a digest of the parameters
+that scored them, the temperature and a digest of the sequences. A file that says otherwise than the run is
+refused, never used and never silently replaced: something was changed that a resumed run must not change.
+Only where the run goes on on other devices, whose updates round otherwise, is a file scored again, and the
+log says so.
 
 Of several hosts the first decides and writes; all read the same file, or all score.
 """
@@ -63,7 +64,7 @@ class ReferenceCache:
 
     Attributes:
         directory: of the files.
-        keep: of how many waves, the newest: as many as a resumed run may make again.
+        keep: of how many iterations, the newest: as many as a resumed run may make again.
     """
 
     directory: epath.Path
@@ -71,12 +72,12 @@ class ReferenceCache:
 
     def scores(
         self,
-        wave: int,
+        iteration: int,
         scored_by: ScoredBy,
         lengths: Sequence[int],
         score: Callable[[], Sequence[Float[np.ndarray, " _"]]],
     ) -> list[Float[np.ndarray, " _"]]:
-        """What the wave's file holds, or what `score` gives, which is then stored.
+        """What the iteration's file holds, or what `score` gives, which is then stored.
 
         Args:
             lengths: of the completions.
@@ -85,21 +86,21 @@ class ReferenceCache:
             WrongUse: the file was scored by other parameters, at another temperature or for other sequences,
                 or cannot be read.
         """
-        path = self.directory / f"wave_{wave:05d}.npz"
-        if hosts.decided_by_first(f"reference of wave {wave}", lambda: _is_there(path, scored_by)):
+        path = self.directory / f"iteration_{iteration:05d}.npz"
+        if hosts.decided_by_first(f"reference of iteration {iteration}", lambda: _is_there(path, scored_by)):
             return np.split(_read(path)[1], np.cumsum(lengths)[:-1])
         found = [np.asarray(values, np.float32) for values in score()]
 
         def write() -> None:
-            self._remove_before(wave - self.keep + 1)
+            self._remove_before(iteration - self.keep + 1)
             _write(path, scored_by, found)
 
-        hosts.wait_for_first(f"reference of wave {wave} written", write)
+        hosts.wait_for_first(f"reference of iteration {iteration} written", write)
         return found
 
-    def _remove_before(self, wave: int) -> None:
-        for path in self.directory.glob("wave_?????.npz") if self.directory.exists() else ():
-            if int(path.stem.removeprefix("wave_")) < wave:
+    def _remove_before(self, iteration: int) -> None:
+        for path in self.directory.glob("iteration_?????.npz") if self.directory.exists() else ():
+            if int(path.stem.removeprefix("iteration_")) < iteration:
                 path.unlink(missing_ok=True)
 
 

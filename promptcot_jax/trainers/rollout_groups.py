@@ -1,4 +1,4 @@
-"""Groups of rollouts of one prompt: what the raw verdicts say of them, and the figures of a wave."""
+"""Groups of rollouts of one prompt: what the raw verdicts say of them, and the figures of an iteration."""
 
 import collections
 import dataclasses
@@ -47,7 +47,7 @@ def groups_of(rollouts: Sequence[Rollout]) -> list[Group]:
 
 
 def figures_of(groups: Sequence[Group]) -> dict[str, float]:
-    """Metrics of everything that a wave drew, kept or not; those that TRL has under its names."""
+    """Metrics of everything that an iteration drew, kept or not; those that TRL has under its names."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     graded = [rollout for group in groups for rollout in group.graded]
     lengths = [len(rollout.token_ids) for rollout in rollouts]

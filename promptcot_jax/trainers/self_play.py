@@ -1,8 +1,8 @@
 """Self-play (paper section 2.3): a policy improves on verified prompts by rewards of its own tries.
 
-The run goes in waves: `wave_draws` draws and grades rollouts of the policy as it is, then the policy is
-updated on minibatches of them (`wave_updates`), by one of three methods: GRPO, DPO (the paper's runs) or
-rejection sampling.
+The run goes in iterations: `rollout_collector` draws and grades rollouts of the policy as it is, then the
+policy is updated on minibatches of them (`policy_updates`), by one of three methods: GRPO, DPO (the paper's
+runs) or rejection sampling.
 
 The outcome is a function of settings and seed, whatever interrupts it. Rollouts are kept by the store, state
 and place in the stream of prompts by checkpoints; between two of those a resumed run makes its updates again
@@ -42,17 +42,17 @@ from promptcot_jax.trainers.best_policy import Best, BestPolicy
 from promptcot_jax.trainers.completion_samples import SampleLog
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.held_out import HeldOut
-from promptcot_jax.trainers.leaving import Leaving
+from promptcot_jax.trainers.iteration_ends import IterationEnds
 from promptcot_jax.trainers.metrics import MetricsLog
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.policy_updates import Method, PolicyUpdates
+from promptcot_jax.trainers.preemption import PreemptionGuard
 from promptcot_jax.trainers.reference_cache import ReferenceCache
+from promptcot_jax.trainers.rollout_collector import RolloutCollector
 from promptcot_jax.trainers.rollout_groups import Group
 from promptcot_jax.trainers.run_ahead import RunAhead
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.trainers.train_step import TrainStep, make_train_step
-from promptcot_jax.trainers.wave_draws import WaveDrawer
-from promptcot_jax.trainers.wave_ends import WaveEnds
-from promptcot_jax.trainers.wave_updates import Method, WaveUpdates
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,11 @@ WALL_TIME_PREFIXES = ("seconds", "tokens_per_second")
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A policy after its waves, and what it took."""
+    """A policy after its iterations, and what it took."""
 
     params: Params
-    kept: Best | None  # which policy that is, where the best is kept; None: that of the last wave
-    num_waves: int  # fewer than were wanted where the run reached its goal
+    kept: Best | None  # which policy that is, where the best is kept; None: that of the last iteration
+    num_iterations: int  # fewer than were wanted where the run reached its goal
     num_prompts: int  # drawn, those included that were of no use
     num_updates: int
     num_skipped: int  # updates left out because gradient or loss was not finite
@@ -94,7 +94,7 @@ class SelfPlay:
     seed: int  # of the updates' data order and a new adapter; that of the noise is the rollouts' own
     adapter: LoraConfig | None = None
     show_samples: Callable[[Sequence[CompletionSample]], None] | None = None  # see `SampleLog`
-    held_out: HeldOut | None = None  # evaluations of the policy between waves
+    held_out: HeldOut | None = None  # evaluations of the policy between iterations
 
     def __post_init__(self):
         """Refuses what would train on something else than it samples.
@@ -127,36 +127,36 @@ class SelfPlay:
 
     @functools.cached_property
     def _method(self) -> Method:
-        return self.config.spared(self.method)
+        return self.config.resolve_single_update(self.method)
 
     @functools.cached_property
-    def _drawer(self) -> WaveDrawer:
-        return WaveDrawer(
+    def _collector(self) -> RolloutCollector:
+        return RolloutCollector(
             lm=self.lm,
             tokenizer=self.tokenizer,
             stream=self.stream,
             grader=self.grader,
             config=self.rollouts,
             is_of_use=self._method.is_of_use,
-            wanted=self.config.prompts_per_wave,
+            wanted=self.config.prompts_per_iteration,
             max_tries=self.config.max_tries,
             directory=self.directory / rollout_store.DIRECTORY,
         )
 
     @functools.cached_property
-    def _updates(self) -> WaveUpdates:
+    def _updates(self) -> PolicyUpdates:
         config = self.config
-        return WaveUpdates(
+        return PolicyUpdates(
             lm=self.lm,
             method=self._method,
             step=self._train_step,
-            groups_per_wave=config.prompts_per_wave,
-            num_minibatches=config.minibatches_per_wave,
-            num_passes=config.passes_per_wave,
-            most_updates=config.num_waves * config.updates_per_wave,
+            groups_per_iteration=config.prompts_per_iteration,
+            num_minibatches=config.minibatches_per_iteration,
+            num_passes=config.passes_per_iteration,
+            most_updates=config.num_iterations * config.updates_per_iteration,
             row_length=self.row_length,
             temperature=self.rollouts.sampling.temperature,
-            are_old_sampled=config.old_log_probs == "sampled",
+            use_rollout_logps=config.old_log_probs == "sampled",
             score_tokens=config.score_tokens,
             max_skipped=config.max_skipped,
             pad_id=self.tokenizer.pad_id,
@@ -173,7 +173,7 @@ class SelfPlay:
         return SampleLog(
             self.directory / DIRECTORY,
             every=self.config.samples_every,
-            num_waves=self.config.num_waves,
+            num_iterations=self.config.num_iterations,
             seed=self.seed,
             prompts=self.stream.prompts,
             tokenizer=self.tokenizer,
@@ -194,14 +194,17 @@ class SelfPlay:
         )
 
     def _ahead(self) -> RunAhead:
-        """What draws the waves of one attempt."""
+        """What draws the iterations of one attempt."""
         config = self.config
         return RunAhead(
-            self._drawer, self.mesh, num_waves=config.num_waves, max_staleness=config.max_staleness
+            self._collector,
+            self.mesh,
+            num_iterations=config.num_iterations,
+            max_staleness=config.max_staleness,
         )
 
     def run(self, params: Params) -> Outcome:
-        """Does all waves, or those that an earlier attempt did not.
+        """Does all iterations, or those that an earlier attempt did not.
 
         Args:
             params: of the policy to begin with. What is trained of them is given up, unless they are the
@@ -232,48 +235,50 @@ class SelfPlay:
                 with (
                     MetricsLog(
                         place,
-                        resume_step=first or -1,  # a new run has a row before its first wave
+                        resume_step=first or -1,  # a new run has a row before its first iteration
                         tensorboard=self.config.tensorboard,
                         writes=hosts.is_first(),
                         watch=self.config.watch,
                         columns=TABLE_COLUMNS,
                     ) as rows,
-                    Progress("self-play", unit="wave", start=first, total=self.config.num_waves) as shown,
+                    Progress(
+                        "self-play", unit="iteration", start=first, total=self.config.num_iterations
+                    ) as shown,
                     self._ahead() as ahead,
-                    Leaving(self.config.watch, unit="wave") as leaving,
+                    PreemptionGuard(self.config.watch, unit="iteration") as guard,
                 ):
 
                     def save(step: int, position: "_Position") -> None:
-                        ahead.settle()  # a resumed run has no more the policy that draws the next wave
+                        ahead.settle()  # a resumed run has no more the policy that draws the next iteration
                         checkpoints.save(step, position)
 
-                    ends = WaveEnds(
-                        num_waves=self.config.num_waves,
+                    ends = IterationEnds(
+                        num_iterations=self.config.num_iterations,
                         checkpoint_every=self.config.checkpoint_every,
                         rows=rows,
                         shown=shown,
-                        leaving=leaving,
+                        guard=guard,
                         save=save,
                         policy=lambda position: lora.join(position.state.params, frozen),
                         held_out=self.held_out,
                         best=best,
                         goal=self.config.goal,
                     )
-                    num_waves, is_over = first, ends.begin(first, position)
+                    num_iterations, is_over = first, ends.begin(first, position)
                     while not is_over:
-                        position, row = self._wave(num_waves, position, frozen, reference, ahead)
-                        num_waves += 1
-                        is_over = ends.after(num_waves, position, row)
+                        position, row = self._iteration(num_iterations, position, frozen, reference, ahead)
+                        num_iterations += 1
+                        is_over = ends.after(num_iterations, position, row)
                 checkpoints.wait()
         finally:
             checkpoints.close()
         state = position.state
         num_updates, num_skipped = int(state.step), int(state.num_skipped)
-        params = state.params if best is None else best.chosen(num_waves, state)
+        params = state.params if best is None else best.chosen(num_iterations, state)
         return Outcome(
             params=lora.join(params, frozen),
             kept=None if best is None else best.best,
-            num_waves=num_waves,
+            num_iterations=num_iterations,
             num_prompts=int(position.num_prompts),
             num_updates=num_updates,
             num_skipped=num_skipped,
@@ -290,7 +295,7 @@ class SelfPlay:
         )
 
     def _start(self, trained: Params) -> "_Position":
-        """The position before the first wave, of arrays that nobody else holds."""
+        """The position before the first iteration, of arrays that nobody else holds."""
         state = self._train_step.start(jax.device_put(trained, self._train_step.shardings.params))
         return _Position(state, np.int32(0))
 
@@ -303,37 +308,37 @@ class SelfPlay:
             lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
         )
 
-    def _wave(
+    def _iteration(
         self,
-        wave: int,
+        iteration: int,
         position: "_Position",
         frozen: Params,
         reference: Params | None,
         ahead: RunAhead,
     ) -> tuple["_Position", dict[str, float]]:
-        """The position after a wave, and its row of the metrics."""
+        """The position after an iteration, and its row of the metrics."""
         clock = _Clock()
         params = lora.join(position.state.params, frozen)
-        drawn = ahead.draw(wave, params, position.state.params, int(position.num_prompts))
+        drawn = ahead.draw(iteration, params, position.state.params, int(position.num_prompts))
         drawing = {"sampling": drawn.times.sampling_seconds, "grading": drawn.times.waited_seconds}
         seconds = {"waiting": clock.lap()} if self.config.max_staleness else dict(drawing)
         row = rollout_groups.figures_of(drawn.groups) | {
-            "staleness": ahead.staleness(wave),
+            "staleness": ahead.staleness(iteration),
             "tries": drawn.num_tries,
             "groups/drawn": len(drawn.groups),
             "groups/used": len(drawn.used),
         }
-        self._samples.add(wave, drawn.groups)
+        self._samples.add(iteration, drawn.groups)
         clock.lap()
-        units = self._updates.units(wave, drawn.used, params, reference)
+        units = self._updates.units(iteration, drawn.used, params, reference)
         row["sequences"] = sum(map(len, units))
         seconds["scoring"] = clock.lap()
         state = position.state
         if units:
-            state, figures = self._updates.update(wave, units, state, frozen)
+            state, figures = self._updates.update(iteration, units, state, frozen)
             row |= figures
         else:
-            log.info("wave %d: no update; %s", wave, _why_not(drawn.groups))
+            log.info("iteration %d: no update; %s", iteration, _why_not(drawn.groups))
         seconds["training"] = clock.lap()
         num_prompts = np.int32(int(position.num_prompts) + len(drawn.groups))
         return _Position(state, num_prompts), row | clock.figures(
@@ -344,14 +349,14 @@ class SelfPlay:
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("state", "num_prompts"), meta_fields=())
 @dataclasses.dataclass(frozen=True)
 class _Position:
-    """What a run carries from wave to wave."""
+    """What a run carries from iteration to iteration."""
 
     state: Any  # TrainState
     num_prompts: Any  # int32: place in the stream of prompts
 
 
 class _Clock:
-    """The seconds of a wave by what they were spent on."""
+    """The seconds of an iteration by what they were spent on."""
 
     def __init__(self):
         self._began = self._last = time.monotonic()
@@ -367,8 +372,8 @@ class _Clock:
         """Time split and speed; `other` is what nothing accounts for.
 
         Args:
-            seconds: add up to the wave.
-            drawing: of the wave's rollouts, part of `seconds` or in a thread beside it.
+            seconds: add up to the iteration.
+            drawing: of the iteration's rollouts, part of `seconds` or in a thread beside it.
         """
         whole = time.monotonic() - self._began
         figures = {f"seconds/{name}": value for name, value in {**drawing, **seconds}.items()}
@@ -382,7 +387,7 @@ class _Clock:
 
 
 def _why_not(groups: Sequence[Group]) -> str:
-    """Why a wave has nothing to learn from."""
+    """Why an iteration has nothing to learn from."""
     kinds = collections.Counter(group.kind for group in groups)
     return (
         f"of {len(groups)} prompts all samples are right for {kinds['all_right']}, all wrong for "

@@ -1,4 +1,4 @@
-"""Settings of the waves of self-play, and which of them do not go together."""
+"""Settings of the iterations of self-play, and which of them do not go together."""
 
 import dataclasses
 from typing import ClassVar, Literal
@@ -9,43 +9,44 @@ from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.trainers.goals import Goal
 from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers.policy_updates import Method
 from promptcot_jax.trainers.watching import NOT_WATCHED, WatchConfig
-from promptcot_jax.trainers.wave_updates import Method
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SelfPlayConfig:
-    """The waves; how many samples a prompt gets is `RolloutConfig.samples_per_row`.
+    """The iterations; how many samples a prompt gets is `RolloutConfig.group_size`.
 
     Attributes:
-        minibatches_per_wave: updates of one pass over a wave, each on its share of the sequences.
-        passes_per_wave: how often a wave's sequences are gone through.
-        max_tries: how often prompts are drawn for a wave at most, until enough of them are of use.
-        old_log_probs: `scored`: by the trainer's own forward pass, so that ratios begin at 1 (of a wave with
-            one update that is the update's own, at no cost); `sampled`: the sampler's, which saves that pass
-            and is for sampling in float32.
+        minibatches_per_iteration: updates of one pass over an iteration, each on its share of the sequences.
+        passes_per_iteration: how often an iteration's sequences are gone through.
+        max_tries: how often prompts are drawn for an iteration at most, until enough of them are of use.
+        old_log_probs: `scored`: by the trainer's own forward pass, so that ratios begin at 1 (of an iteration
+            with one update that is the update's own, at no cost); `sampled`: the sampler's, which saves that
+            pass and is for sampling in float32.
         row_length: of packed rows; 0: of the longest prompt and completion, up to the next 64.
-        checkpoint_every: waves; a killed run makes at most the updates of so many again.
-        samples_every: waves, from one with samples to read to the next; 0: none.
+        checkpoint_every: iterations; a killed run makes at most the updates of so many again.
+        samples_every: iterations, from one with samples to read to the next; 0: none.
         score_tokens: padded tokens that are scored at once.
         max_skipped: updates with a non-finite gradient or loss that are tolerated.
-        max_staleness: 1: a wave is drawn and graded while the updates of the wave before it are made, by the
-            policy from before these (`run_ahead`); 0: by the policy that it improves.
-        stop_at: such as 'eval/avg_at_k >= 0.9': the run ends, complete, after the wave whose row says so.
+        max_staleness: 1: an iteration is drawn and graded while the updates of the iteration before it are
+            made, by the policy from before these (`run_ahead`); 0: by the policy that it improves.
+        stop_at: such as 'eval/avg_at_k >= 0.9': the run ends, complete, after the iteration whose row says
+            so.
         watch: where metrics go, and until when the run may last.
     """
 
-    HOW_ONLY: ClassVar = frozenset(
+    EXECUTION_ONLY: ClassVar = frozenset(
         {
             *("checkpoint_every", "samples_every", "keep", "micro_batches", "remat"),
             *("score_tokens", "max_skipped", "tensorboard", "watch"),
         }
     )
 
-    num_waves: int
-    prompts_per_wave: int = 16
-    minibatches_per_wave: int = 1
-    passes_per_wave: int = 1
+    num_iterations: int
+    prompts_per_iteration: int = 16
+    minibatches_per_iteration: int = 1
+    passes_per_iteration: int = 1
     max_tries: int = 4
     old_log_probs: Literal["scored", "sampled"] = "scored"
     row_length: int = 0
@@ -69,10 +70,10 @@ class SelfPlayConfig:
     def __post_init__(self):
         _ = self.goal  # refuses what is none
         for name in (
-            "num_waves",
-            "prompts_per_wave",
-            "minibatches_per_wave",
-            "passes_per_wave",
+            "num_iterations",
+            "prompts_per_iteration",
+            "minibatches_per_iteration",
+            "passes_per_iteration",
             "max_tries",
             "checkpoint_every",
             "keep",
@@ -88,17 +89,23 @@ class SelfPlayConfig:
             raise ValueError(f"max_staleness must be 0 or 1, got {self.max_staleness}.")
 
     @property
-    def updates_per_wave(self) -> int:
+    def updates_per_iteration(self) -> int:
         """At most: of few sequences come fewer."""
-        return self.minibatches_per_wave * self.passes_per_wave
+        return self.minibatches_per_iteration * self.passes_per_iteration
 
     def most_units(self, method: Method, group_size: int) -> int:
         """What the method learns from in one update at most."""
-        return -(-self.prompts_per_wave * method.most_units(group_size) // self.minibatches_per_wave)
+        return -(
+            -self.prompts_per_iteration * method.most_units(group_size) // self.minibatches_per_iteration
+        )
 
-    def spared(self, method: Method) -> Method:
-        """The method, spared what a single update of a wave does not need."""
-        if isinstance(method, GrpoConfig) and self.updates_per_wave == 1 and self.old_log_probs == "scored":
+    def resolve_single_update(self, method: Method) -> Method:
+        """The method, spared what a single update of an iteration does not need."""
+        if (
+            isinstance(method, GrpoConfig)
+            and self.updates_per_iteration == 1
+            and self.old_log_probs == "scored"
+        ):
             return dataclasses.replace(method, single_update=True)
         return method
 
@@ -117,8 +124,8 @@ class SelfPlayConfig:
             WrongUse: says what to set.
         """
         sampling = rollouts.sampling
-        if rollouts.samples_per_row < 2:
-            raise WrongUse("GRPO compares the samples of a prompt; set samples_per_row to at least 2.")
+        if rollouts.group_size < 2:
+            raise WrongUse("GRPO compares the samples of a prompt; set group_size to at least 2.")
         if (sampling.top_p, sampling.top_k, sampling.min_p) != (1.0, 0, 0.0):
             raise WrongUse(
                 "Self-play draws from the whole distribution: with top_p, top_k or min_p the policy that is "
@@ -141,10 +148,10 @@ class SelfPlayConfig:
                 "With old_log_probs = 'sampled' there is nothing to correct by; set sampler_correction to "
                 "'none'."
             )
-        if method.single_update and self.updates_per_wave > 1:
+        if method.single_update and self.updates_per_iteration > 1:
             raise WrongUse(
-                f"single_update is set, but a wave makes {self.updates_per_wave} updates; leave it unset: "
-                "ratios need the log-probabilities from before the first."
+                f"single_update is set, but an iteration makes {self.updates_per_iteration} updates; "
+                "leave it unset: ratios need the log-probabilities from before the first."
             )
         is_ratio_to_sampler = is_sampled and not method.single_update
         if self.max_staleness and not (is_corrected or is_ratio_to_sampler):

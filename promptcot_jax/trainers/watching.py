@@ -18,7 +18,7 @@ class WatchConfig:
         margin_seconds: before the deadline, for the last checkpoint to be written.
     """
 
-    HOW_ONLY: ClassVar = frozenset(
+    EXECUTION_ONLY: ClassVar = frozenset(
         {"wandb_project", "table", "table_columns", "deadline_minutes", "deadline", "margin_seconds"}
     )
 

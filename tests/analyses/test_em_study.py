@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from promptcot_jax.analyses import em_study, figures
-from promptcot_jax.analyses.made import NoRecords
+from promptcot_jax.analyses.analysis_result import NoRecords
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 

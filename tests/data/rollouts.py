@@ -14,7 +14,7 @@ def rollout(prompt_id: str, text: str, *, correct: bool, index: int = 0, graded:
     return Rollout(
         prompt_id=prompt_id,
         domain="math",
-        wave=0,
+        iteration=0,
         group=0,
         sample=0,
         index=index,
@@ -34,8 +34,8 @@ def rollout(prompt_id: str, text: str, *, correct: bool, index: int = 0, graded:
     )
 
 
-def store(directory: Path, *waves: list[Rollout]) -> Path:
-    """The store of some waves."""
-    for number, wave in enumerate(waves):
-        jsonl.write_records(directory / f"wave_{number:05d}_try_00.jsonl", wave)
+def store(directory: Path, *iterations: list[Rollout]) -> Path:
+    """The store of some iterations."""
+    for number, iteration in enumerate(iterations):
+        jsonl.write_records(directory / f"iteration_{number:05d}_try_00.jsonl", iteration)
     return directory

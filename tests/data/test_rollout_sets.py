@@ -1,4 +1,4 @@
-"""What a rollout store says of its prompts: tries over all waves, and right completions, each once."""
+"""What a rollout store says of its prompts: tries over all iterations, and right completions, each once."""
 
 import collections
 
@@ -34,7 +34,7 @@ def texts(directory, **rules):
     return [(r.prompt_id, r.completion) for r in rollout_sets.right_ones(directory, **settings)]
 
 
-def test_tries_add_up_over_waves_and_leave_out_what_was_not_graded(directory):
+def test_tries_add_up_over_iterations_and_leave_out_what_was_not_graded(directory):
     tries = rollout_sets.tries_by_prompt(directory)
     assert {name: (own.num_graded, own.num_right) for name, own in tries.items()} == {
         "half": (4, 2),
@@ -52,7 +52,7 @@ def test_right_completions_come_once_and_of_prompts_that_are_hard_enough(directo
 
 def test_files_that_are_not_finished_are_not_read(directory):
     jsonl.write_records(
-        directory / "wave_00002_try_00-00000-of-00002.jsonl", [rollout("new", "a", correct=True)]
+        directory / "iteration_00002_try_00-00000-of-00002.jsonl", [rollout("new", "a", correct=True)]
     )
     assert "new" not in rollout_sets.tries_by_prompt(directory)
 

@@ -52,8 +52,8 @@ def test_importance_bound_stays_below_the_marginal_on_average_and_tightens_with_
     model = table_model.TableModel.random(3)
     marginals = np.array([np.logaddexp.reduce(model.joint(pair)) for pair in PAIRS])
     gaps = []
-    for num_samples in (1, 8, 128):
-        rationales = model.proposer(num_samples, seed=5)(PAIRS)
+    for group_size in (1, 8, 128):
+        rationales = model.proposer(group_size, seed=5)(PAIRS)
         log_p_z, log_p_x = model.log_joint(PAIRS, rationales)
         log_q = np.array([[z.log_q for z in row] for row in rationales])
         log_weights = bounds.log_importance_weights(
@@ -92,7 +92,7 @@ def rank(rewards, valid):
     pair = table_model.make_pair(0, 0, 0)
     rows = [[table_model.make_rationale(z, -1.0, is_valid=ok) for z, ok in enumerate(valid)]]
     scores = np.array([rewards], np.float64)
-    config = EStepConfig(num_samples=len(rewards), max_rationale_tokens=3)
+    config = EStepConfig(group_size=len(rewards), max_rationale_tokens=3)
     candidates = e_step.e_step(
         [pair],
         propose=lambda pairs: rows,
@@ -122,7 +122,7 @@ def test_choice(rewards, valid, winners):
 def test_rewards_other_than_the_papers():
     log_p_z, log_p_x, log_q = np.array([[-2.0, -6.0]]), np.array([[-2.0, -1.0]]), np.array([[-1.0, -9.0]])
     args, num_tokens = (log_p_z, log_p_x, log_q), np.array([[2, 5]])
-    settings = {"num_samples": 2, "max_rationale_tokens": 5}
+    settings = {"group_size": 2, "max_rationale_tokens": 5}
     assert e_step.reward(*args, num_tokens, EStepConfig(**settings)).tolist() == [[-4.0, -7.0]]
     per_token = e_step.reward(*args, num_tokens, EStepConfig(**settings, reward="log_joint_per_token"))
     np.testing.assert_allclose(per_token, [[-4.0 / 2, -7.0 / 5]])
@@ -133,7 +133,7 @@ def test_a_reward_per_token_counts_z_and_x_but_not_the_end_token_of_q():
     pair = table_model.make_pair(0, 0, 0)
     short = table_model.make_rationale(1, -1.0)
     long = dataclasses.replace(short, token_ids=(0, 0, 0, 0, table_model.NUM_Z))
-    config = EStepConfig(num_samples=2, max_rationale_tokens=5, reward="log_joint_per_token")
+    config = EStepConfig(group_size=2, max_rationale_tokens=5, reward="log_joint_per_token")
     candidates = e_step.e_step(
         [pair],
         propose=lambda pairs: [[short, long]],
@@ -156,7 +156,7 @@ def test_combinations_without_a_meaning_are_refused():
     for settings in (
         {"objective": "reward_weighted", "reward": "log_joint_per_token"},
         {"objective": "grpo", "temperature": 0.7},
-        {"objective": "grpo", "num_samples": 1},
+        {"objective": "grpo", "group_size": 1},
     ):
         with pytest.raises(ValueError):
             EStepConfig(max_rationale_tokens=8, **settings)

@@ -141,10 +141,10 @@ def test_scanned_equals_looped(config):
         local = turn(theta=config.window.rope_theta)
     mask = jnp.broadcast_to(jnp.tril(jnp.ones((9, 9), bool)), (2, 9, 9))
     turn = turn(theta=config.rope_theta, scaling=config.rope_scaling)
-    around = decoder.Surroundings(turn, local, mask=mask)
+    inputs = decoder.LayerInputs(turn, local, mask=mask)
     x = decoder.TokenEmbedding(config).apply({"params": params["embed_tokens"]}, token_ids)
     layer = jax.jit(
-        functools.partial(decoder.DecoderLayer(config, fused=True).apply, around=around, cache=None)
+        functools.partial(decoder.DecoderLayer(config, fused=True).apply, inputs=inputs, cache=None)
     )
     for layer_params, is_local in zip(
         decoding_layout(lm, params)["layers"], config.local_layers, strict=True

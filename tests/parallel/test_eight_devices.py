@@ -22,7 +22,7 @@ from promptcot_jax.checkpoints.training import TrainingCheckpoints
 from promptcot_jax.data import examples, packing
 from promptcot_jax.models import causal_lm, lora
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.parallel import rules, stretches
+from promptcot_jax.parallel import rules, sequence_shards
 from promptcot_jax.sampling import engine as engine_lib
 from promptcot_jax.sampling import scoring, slots
 from promptcot_jax.sampling.completions import Request
@@ -265,7 +265,7 @@ def program_of_a_layer(sizes, axes):
     with jax.set_mesh(mesh):
 
         def product(x, w):
-            flat = stretches.as_stretches(x, rules.DEFAULT_RULES).reshape(-1, x.shape[-1])
+            flat = sequence_shards.as_sequence_shards(x, rules.DEFAULT_RULES).reshape(-1, x.shape[-1])
             return rules.constrain(flat, (axes, None), rules.DEFAULT_RULES) @ w
 
         x = jax.ShapeDtypeStruct((8, 16, 4), jnp.float32)
@@ -275,17 +275,17 @@ def program_of_a_layer(sizes, axes):
 def test_flat_tokens_of_split_positions_are_nobodys_twice():
     """128 tokens over 2 x 2 shards: 32 a device; by rows alone each pair would multiply the same 64."""
     sizes = {"fsdp": 2, "sequence": 2}
-    assert program_of_a_layer(sizes, stretches.TOKENS).cost_analysis()["flops"] == 2 * 32 * 16
+    assert program_of_a_layer(sizes, sequence_shards.TOKENS).cost_analysis()["flops"] == 2 * 32 * 16
     assert program_of_a_layer(sizes, "batch").cost_analysis()["flops"] == 2 * 64 * 16
 
 
-def test_stretches_are_what_devices_hold_and_come_back():
+def test_sequence_shards_are_what_devices_hold_and_come_back():
     mesh = mesh_of({"data": 2, "sequence": 4})
     rows = jnp.arange(4 * 8).reshape(4, 8)
     with jax.set_mesh(mesh):
-        cut = jax.jit(lambda x: stretches.as_stretches(x, rules.DEFAULT_RULES))(rows)
-        back = jax.jit(lambda x: stretches.as_rows(x, rows.shape, rules.DEFAULT_RULES))(cut)
-        uneven = stretches.as_stretches(rows[:, :6], rules.DEFAULT_RULES)
+        cut = jax.jit(lambda x: sequence_shards.as_sequence_shards(x, rules.DEFAULT_RULES))(rows)
+        back = jax.jit(lambda x: sequence_shards.as_rows(x, rows.shape, rules.DEFAULT_RULES))(cut)
+        uneven = sequence_shards.as_sequence_shards(rows[:, :6], rules.DEFAULT_RULES)
     # First device: rows 0 and 1, positions 0 and 1; then their positions 2 and 3.
     np.testing.assert_array_equal(cut[:4], [[0, 1], [8, 9], [2, 3], [10, 11]])
     assert cut.addressable_shards[0].data.shape == (2, 2)

@@ -44,7 +44,7 @@ def self_play(*bindings: str, method: str = "") -> dict:
         *([f"stages/self_play_{method}.gin"] if method else []),
         *("models/smollm2_135m.gin", "stages/plan.gin"),
     ]
-    fixed = ("TOPOLOGY='v5e-8'", "NUM_WAVES=4", "MAX_SOLUTION_TOKENS=192", "mesh.MeshConfig.fsdp=8")
+    fixed = ("TOPOLOGY='v5e-8'", "NUM_ITERATIONS=4", "MAX_SOLUTION_TOKENS=192", "mesh.MeshConfig.fsdp=8")
     configuration.load(files, [*fixed, *bindings])
     return configuration.arguments_of("self_play", stages.stage_function("self_play"))
 
@@ -108,7 +108,7 @@ def test_em_counts_what_no_program_sees(quickstart: dict[str, dict]):
 def test_self_play_scores_what_its_method_needs():
     def scored(*bindings: str, method: str = "") -> list[str]:
         names = [phase.name for phase in phases_of("self_play", self_play(*bindings, method=method))]
-        assert names[:2] == ["self_play: wave: prefill", "self_play: wave: decode"]
+        assert names[:2] == ["self_play: iteration: prefill", "self_play: iteration: decode"]
         assert names[-1] == "self_play: update"
         return [name.removeprefix("self_play: score under ") for name in names[2:-1]]
 
@@ -128,16 +128,16 @@ def batch_of(arguments: dict) -> tuple[int, ...]:
 
 def test_updates_of_self_play_have_the_most_rows_that_there_may_be():
     # Prompts of 64 tokens and completions of 192.
-    assert batch_of(self_play("PROMPTS_PER_WAVE=16", "GROUP_SIZE=8", "MINIBATCHES=2")) == (64, 256)
-    dpo = ("PROMPTS_PER_WAVE=32", "GROUP_SIZE=8", "MINIBATCHES=4")
+    assert batch_of(self_play("PROMPTS_PER_ITERATION=16", "GROUP_SIZE=8", "MINIBATCHES=2")) == (64, 256)
+    dpo = ("PROMPTS_PER_ITERATION=32", "GROUP_SIZE=8", "MINIBATCHES=4")
     assert batch_of(self_play(*dpo, "PAIRS_PER_PROMPT=2", method="dpo")) == (16, 512)
     assert batch_of(self_play(*dpo, method="dpo")) == (24, 512)  # three of eight right, at most
-    longer = "waves.SelfPlayConfig.row_length=1024"
+    longer = "iterations.SelfPlayConfig.row_length=1024"
     assert batch_of(self_play(*dpo, longer, "PAIRS_PER_PROMPT=4", method="dpo")) == (16, 1024)
-    rejection = ("PROMPTS_PER_WAVE=32", "GROUP_SIZE=8", "MINIBATCHES=4")
+    rejection = ("PROMPTS_PER_ITERATION=32", "GROUP_SIZE=8", "MINIBATCHES=4")
     assert batch_of(self_play(*rejection, "COMPLETIONS_PER_PROMPT=0", method="rejection")) == (24, 256)
     with pytest.raises(WrongUse, match="may have 512 tokens"):
-        batch_of(self_play(*dpo, "waves.SelfPlayConfig.row_length=256", method="dpo"))
+        batch_of(self_play(*dpo, "iterations.SelfPlayConfig.row_length=256", method="dpo"))
 
 
 def test_only_the_adapter_of_self_play_has_optimizer_state():
@@ -157,7 +157,7 @@ def test_only_the_adapter_of_self_play_has_optimizer_state():
 
 
 def test_self_play_that_does_not_fit_is_advised_by_gins_names():
-    arguments = self_play("PROMPTS_PER_WAVE=16", "GROUP_SIZE=8", "MINIBATCHES=2")
+    arguments = self_play("PROMPTS_PER_ITERATION=16", "GROUP_SIZE=8", "MINIBATCHES=2")
 
     def planned(needs) -> planner.StagePlan:
         compile_phase, _ = played(needs)
@@ -169,7 +169,10 @@ def test_self_play_that_does_not_fit_is_advised_by_gins_names():
     plan = planned(lambda p: 20e9 if p.name.endswith("update") and p.work.memory_bytes == first else 1e9)
     assert plan.advice is not None
     advised = report.in_gin("self_play", plan.advice.change)
-    assert advised == {"waves.SelfPlayConfig.micro_batches": 2, "waves.SelfPlayConfig.remat": "projections"}
+    assert advised == {
+        "iterations.SelfPlayConfig.micro_batches": 2,
+        "iterations.SelfPlayConfig.remat": "projections",
+    }
     # A command that takes the advice sets what was advised.
     taken = self_play(*(f"{name}={value!r}" for name, value in advised.items()))
     assert taken["config"].micro_batches == 2
@@ -179,7 +182,7 @@ def test_self_play_that_does_not_fit_is_advised_by_gins_names():
     advised = report.in_gin("self_play", plan.advice.change)
     assert advised == {
         "NUM_SLOTS": 32,
-        "waves.SelfPlayConfig.score_tokens": 8192,
+        "iterations.SelfPlayConfig.score_tokens": 8192,
     }
     taken = self_play(*(f"{name}={value!r}" for name, value in advised.items()))
     assert (taken["rollouts"].engine.num_slots, taken["config"].score_tokens) == (32, 8192)

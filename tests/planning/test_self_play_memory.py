@@ -25,13 +25,13 @@ from tests import toys
 from tests.trainers import toy_self_play
 
 SMALL = 0.4  # bytes a parameter: batches, slots and noise keys beside a toy's parameters
-CONFIG = dataclasses.replace(toy_self_play.CONFIG, num_waves=2, row_length=64)
+CONFIG = dataclasses.replace(toy_self_play.CONFIG, num_iterations=2, row_length=64)
 KL = GrpoConfig(kl_beta=0.1)
 LORA = LoraConfig(rank=4)
 
-# Method, adapter, and bytes a parameter while a wave is drawn, scored, learned from; w: of the compute type.
-# Full: masters 4, moments 8, a copy to decode w, the start w. With an adapter: the base w, on several devices
-# a copy of it to decode, and small things.
+# Method, adapter, and bytes a parameter while an iteration is drawn, scored, learned from; w: of the compute
+# type. Full: masters 4, moments 8, a copy to decode w, the start w. With an adapter: the base w, on several
+# devices a copy of it to decode, and small things.
 CASES = {
     "grpo": (GrpoConfig(), None, lambda w, _: {"decode": 12 + w, "score": 12, "update": 12}),
     "grpo with kl": (KL, None, lambda w, _: {"decode": 12 + 2 * w, "score": 12 + w, "update": 12 + w}),
@@ -58,7 +58,7 @@ def live_bytes() -> int:
 
 @contextlib.contextmanager
 def measured():
-    """Most live bytes where a wave is drawn (but for the cache), scored, and learned from.
+    """Most live bytes where an iteration is drawn (but for the cache), scored, and learned from.
 
     Garbage is not collected meanwhile: what only a cycle holds would lie beside the next program.
     """
@@ -99,7 +99,9 @@ def planned(lm, method, adapter, mesh) -> dict[str, list[float]]:
     for phase in stage_phases.of_stage(
         "self_play", arguments, chips, model=None, adapter=None, prompt_tokens=2
     ):
-        kind = {"self_play: wave: decode": "decode", "self_play: update": "update"}.get(phase.name, "score")
+        kind = {"self_play: iteration: decode": "decode", "self_play: update": "update"}.get(
+            phase.name, "score"
+        )
         if not phase.name.endswith("prefill"):
             parts = [tree for name, tree in phase.parts.items() if name not in ("cache", "batch")]
             found[kind].append(measures.bytes_of_chip([*parts, *phase.resident.values()]))

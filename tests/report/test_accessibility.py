@@ -40,7 +40,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     report.write_report(directory)
     samples_page.write(
         directory / "samples.html",
-        [workdirs.completion_sample(wave=wave, kind="random") for wave in range(3)],
+        [workdirs.completion_sample(iteration=iteration, kind="random") for iteration in range(3)],
     )
     rng = random.Random(0)
     rows = {"train": [exported_workdir.math_row(i, rng) for i in range(9)], "heldout": []}

@@ -9,7 +9,7 @@ from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.report import paper_results, paper_section
 from promptcot_jax.run import configuration, stages
 
-SAMPLING = {"samples_per_row": 16, "sampling": {"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 81_920}}
+SAMPLING = {"group_size": 16, "sampling": {"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 81_920}}
 RESULT = {
     "accuracy": 0.5,
     "interval": [0.4, 0.6],
@@ -123,7 +123,7 @@ def test_each_difference_is_named(tmp_path, changes, difference):
 
 def test_settings_of_training_are_compared_for_stages_that_ran(tmp_path):
     settings = {
-        "em.e_step.num_samples": 8,
+        "em.e_step.group_size": 8,
         "em.e_step.temperature": 0.7,
         "em.theta_optimizer.learning_rate": 2e-6,
     }
@@ -148,7 +148,7 @@ def test_settings_of_training_are_compared_for_stages_that_ran(tmp_path):
 @pytest.mark.parametrize("stage", ["cold_start", "em", "verify", "self_play", "sft", "evaluate"])
 def test_the_names_of_settings_are_those_that_stages_record(stage):
     model = ("models/smollm2_135m.gin",) if stage in ("cold_start", "self_play", "sft") else ()
-    configuration.load((f"stages/{stage}.gin", *model), ("NUM_WAVES=1",) if stage == "self_play" else ())
+    configuration.load((f"stages/{stage}.gin", *model), ("NUM_ITERATIONS=1",) if stage == "self_play" else ())
     arguments = configuration.arguments_of(stage, stages.stage_function(stage))
     recorded = configuration.settings_of(stage, arguments)
     names = {setting.name for setting in paper_results.SETTINGS if setting.stage == stage}

@@ -66,7 +66,7 @@ def test_figures_of_the_records_stand_on_the_page(workdir):
     assert rendered.count('<div class="candidate won">') == 2 * em_sections.NUM_PAIRS_SHOWN
     assert rendered.count("cannot win: cut off") == 2 * em_sections.NUM_PAIRS_SHOWN
     assert len(re.findall(r"</i>without rationale \(cold start\)", rendered)) == 1
-    assert "EStepConfig.num_samples = 8" in rendered
+    assert "EStepConfig.group_size = 8" in rendered
 
 
 def test_devices_and_their_cost_are_told_by_stage_and_in_all(workdir):
@@ -211,7 +211,7 @@ def test_the_best_round_is_that_of_the_least_bound_for_both_figures(tmp_path):
 
 
 def test_a_damaged_sample_of_self_play_is_named_and_the_others_stay(copy):
-    (copy / "self_play" / "samples.jsonl").write_text('{"wave": 1}\n')
+    (copy / "self_play" / "samples.jsonl").write_text('{"iteration": 1}\n')
     told = outline.told(outline.elements(report.render(copy)), "samples")
     assert "samples.jsonl:1: field 'kind' of CompletionSample is missing" in told
     assert "24 of 24 new problems" in told
@@ -230,10 +230,12 @@ def points_of(figure, colour):
     ]
 
 
-def test_self_play_is_drawn_wave_by_wave_where_a_wave_has_the_figure(workdir):
+def test_self_play_is_drawn_iteration_by_iteration_where_a_iteration_has_the_figure(workdir):
     section = self_play_sections.self_play_section(epath.Path(workdir))
     assert len(points_of(figure_of(section, "Reward"), 0)) == 30
-    assert len(points_of(figure_of(section, "Entropy (nats a token)"), 0)) == 29  # one wave had no update
+    assert (
+        len(points_of(figure_of(section, "Entropy (nats a token)"), 0)) == 29
+    )  # one iteration had no update
     assert len(points_of(figure_of(section, "Gradient norm"), 0)) == 28  # and one a norm that is no number
     assert len(points_of(figure_of(section, "Length of completions (tokens)"), 1)) == 29  # none ended in one
     assert "Implicit rewards" not in section  # DPO's
@@ -254,12 +256,12 @@ def test_held_out_accuracy_has_bars_of_its_standard_error(workdir):
     assert "0.29 \u00b1 0.05 at 10" in figure
 
 
-def test_the_counts_of_self_play_are_sums_over_its_waves(workdir):
+def test_the_counts_of_self_play_are_sums_over_its_iterations(workdir):
     section = self_play_sections.self_play_section(epath.Path(workdir))
     cells = dict(re.findall(r'<tr><th scope="row">(.*?)</th><td>(.*?)</td></tr>', section))
     assert cells["prompts drawn"] == "600"
     assert cells["completions trained on"] == "3,840"
-    assert (cells["updates"], cells["waves without an update"]) == ("58", "1")
+    assert (cells["updates"], cells["iterations without an update"]) == ("58", "1")
     assert (cells["updates left out as not finite"], cells["completions drawn"]) == ("1", "4,800")
     assert '<th scope="row">match</th><td>30.0%</td><td>59.0%</td><td>44.5%</td>' in section
     assert "0.29 \u2192 0.49" in report.render(workdir)

@@ -8,7 +8,7 @@ import pytest
 from promptcot_jax.report import samples_page
 from tests.report import workdirs
 
-SAMPLE = workdirs.completion_sample(wave=0, kind="best")
+SAMPLE = workdirs.completion_sample(iteration=0, kind="best")
 
 
 class Texts(html.parser.HTMLParser):
@@ -106,15 +106,17 @@ def test_verdict_answer_and_reward_stand_beside_the_completion():
     assert "win" not in {name for _, attrs in page.tags for name in attrs.get("class", "").split()}
 
 
-def test_the_newest_waves_come_first_and_the_first_one_stays():
-    samples = [workdirs.completion_sample(wave=wave, kind="random") for wave in range(0, 400, 10)]
+def test_the_newest_iterations_come_first_and_the_first_one_stays():
+    samples = [
+        workdirs.completion_sample(iteration=iteration, kind="random") for iteration in range(0, 400, 10)
+    ]
     page = parsed(*samples)
     shown = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
-    assert shown == [f"wave-{wave}" for wave in (*range(390, 300, -10), 0)]
-    assert any("newest 9 and the first of 40 waves" in text for _, _, text in page.texts)
-    few = parsed(*samples[: samples_page.NUM_WAVES_SHOWN])
-    assert [attrs["id"] for tag, attrs in few.tags if tag == "section"][-1] == "wave-0"
-    assert sum(tag == "section" for tag, _ in few.tags) == samples_page.NUM_WAVES_SHOWN
+    assert shown == [f"iteration-{iteration}" for iteration in (*range(390, 300, -10), 0)]
+    assert any("newest 9 and the first of 40 iterations" in text for _, _, text in page.texts)
+    few = parsed(*samples[: samples_page.NUM_ITERATIONS_SHOWN])
+    assert [attrs["id"] for tag, attrs in few.tags if tag == "section"][-1] == "iteration-0"
+    assert sum(tag == "section" for tag, _ in few.tags) == samples_page.NUM_ITERATIONS_SHOWN
 
 
 def test_half_a_letter_pair_does_not_stop_the_page(tmp_path):

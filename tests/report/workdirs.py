@@ -33,14 +33,14 @@ SETTINGS = {
     "em": {
         "em.em_config": "EmConfig",
         "em.em_config.max_rounds": 5,
-        "em.e_step.num_samples": 8,
+        "em.e_step.group_size": 8,
         "em.e_step.temperature": 1.0,
         "em.e_step.objective": "best_of_g",
         "em.phi_optimizer.learning_rate": 1e-4,
         "em.theta_optimizer.learning_rate": 2e-6,
         "em.theta": "{workdir}/cold_start/theta",
     },
-    "self_play": {"self_play.config.num_waves": 40, "self_play.rollouts.samples_per_row": 8},
+    "self_play": {"self_play.config.num_iterations": 40, "self_play.rollouts.group_size": 8},
     "evaluate": {
         "evaluate.solver": "{workdir}/policy",
         "evaluate.problems": ["{workdir}/triples_heldout.jsonl"],
@@ -93,7 +93,7 @@ def write(workdir: pathlib.Path, *, num_rounds: int = 5, num_pairs: int = 6) -> 
     (workdir / "config").mkdir(exist_ok=True)
     for stage, settings in SETTINGS.items():
         jsonl.write_json(workdir / "config" / f"{stage}.settings.json", settings)
-    (workdir / "config" / "em.operative.gin").write_text("em.max_rounds = 5\nEStepConfig.num_samples = 8\n")
+    (workdir / "config" / "em.operative.gin").write_text("em.max_rounds = 5\nEStepConfig.group_size = 8\n")
 
 
 def _corpus_row(i: int, rng: random.Random) -> MathCorpusRow:
@@ -247,14 +247,14 @@ def _write_attempts(workdir: pathlib.Path, rows: list[MathCorpusRow], rng: rando
     accuracy.write_results(workdir / "results.json", {"triples_heldout": result, "triples_novel": result})
 
 
-def completion_sample(*, wave: int, kind: SampleKind) -> CompletionSample:
+def completion_sample(*, iteration: int, kind: SampleKind) -> CompletionSample:
     """What a policy wrote, right and with its thinking."""
     return CompletionSample(
-        wave=wave,
+        iteration=iteration,
         kind=kind,
         prompt_id="math-0001",
         domain="math",
-        group=wave * 4,
+        group=iteration * 4,
         sample=2,
         prompt="<|user|>Find S mod 7.<|assistant|>",
         problem="Find S mod 7.",
@@ -274,39 +274,41 @@ def completion_sample(*, wave: int, kind: SampleKind) -> CompletionSample:
 
 def _write_self_play(directory: pathlib.Path, rng: random.Random) -> None:
     rows = []
-    for wave in range(30):
-        reward = 0.3 + 0.01 * wave
+    for iteration in range(30):
+        reward = 0.3 + 0.01 * iteration
         row = {
-            "step": wave + 1,
+            "step": iteration + 1,
             "reward": reward,
             "reward_std": 0.4 * rng.random(),
             "frac_reward_zero_std": 0.2,
             "reward/correct": reward,
             "reward/status/match": reward,
             "reward/status/no_answer": 1 - reward,
-            "completions/mean_length": 400 - 3 * wave,
-            "completions/mean_terminated_length": 0.0 if wave == 4 else 350.0,
-            "completions/clipped_ratio": 1.0 if wave == 4 else 0.1,
+            "completions/mean_length": 400 - 3 * iteration,
+            "completions/mean_terminated_length": 0.0 if iteration == 4 else 350.0,
+            "completions/clipped_ratio": 1.0 if iteration == 4 else 0.1,
             "groups/drawn": 20,
             "groups/used": 16,
             "sequences": 128,
             "seconds/sampling": 6.0,
             "seconds/training": 4.0,
         }
-        if wave != 7:  # nothing to learn from
+        if iteration != 7:  # nothing to learn from
             row |= {
                 "loss": 0.01,
-                "grad_norm": None if wave == 9 else 0.5,
+                "grad_norm": None if iteration == 9 else 0.5,
                 "entropy": 0.6,
                 "updates": 2,
                 "num_skipped": 1,
             }
-        if wave % 10 == 9:
-            row |= {"eval/avg_at_k": 0.2 + 0.01 * wave, "eval/standard_error": 0.05}
+        if iteration % 10 == 9:
+            row |= {"eval/avg_at_k": 0.2 + 0.01 * iteration, "eval/standard_error": 0.05}
         rows.append(row)
     jsonl.write_records(directory / "metrics.jsonl", rows)
     kinds: tuple[SampleKind, ...] = ("best", "worst", "random")
-    samples = [completion_sample(wave=wave, kind=kind) for wave in (0, 10, 20, 29) for kind in kinds]
+    samples = [
+        completion_sample(iteration=iteration, kind=kind) for iteration in (0, 10, 20, 29) for kind in kinds
+    ]
     jsonl.write_records(directory / "samples.jsonl", samples)
     samples_page.write(directory / "samples.html", samples)
 
@@ -408,7 +410,7 @@ def _write_manifest(workdir: pathlib.Path) -> None:
         "self_play": {
             "in": 300,
             "out": 290,
-            "waves": 30,
+            "iterations": 30,
             "prompts_drawn": 600,
             "rollouts": 4800,
             "updates": 58,

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from promptcot_jax.analyses import index
-from promptcot_jax.analyses.made import Made
+from promptcot_jax.analyses.analysis_result import AnalysisResult
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.records import AttemptedProblem, AttemptRecord
 from promptcot_jax.evaluation import benchmarks
@@ -160,7 +160,7 @@ def test_the_page_formats_numbers_and_no_names_that_look_like_them(tmp_path: pat
         {"id": "0012", "set": "20240105", "group": "1_2", "value": 1234567, "share": 0.123456},
         {"id": "nan", "set": "1e5", "group": "7", "value": None, "share": 1.0},
     ]
-    made = {"accounting": [Made(name="accounting", title="A", caption="", rows=rows)]}
+    made = {"accounting": [AnalysisResult(name="accounting", title="A", caption="", rows=rows)]}
     index.write(tmp_path, made, {}, {"accounting": "promptcot analyze"})
     rendered = (tmp_path / "index.html").read_text()
     cells = re.findall(r"<t[dh][^>]*>([^<]*)</t[dh]>", rendered.partition("<tbody>")[2])

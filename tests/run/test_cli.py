@@ -191,7 +191,7 @@ def test_a_run_that_left_in_time_has_an_exit_code_of_its_own_and_no_traceback(
     command = ["count", f"--gin_file={count_gin}", "--gin.LIMIT=3", f"--workdir={tmp_path / 'w'}"]
     assert cli.main([*command, "--gin.toy_stage.count.failure='Interrupted'"]) == 75
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error == "promptcot: 'count' left after wave 2 of 4 for SIGTERM"
+    assert error == "promptcot: 'count' left after iteration 2 of 4 for SIGTERM"
     assert "Traceback" not in (tmp_path / "w" / "logs" / "count.log").read_text()
     assert manifest.read(tmp_path / "w")["count"].status == "running"
 

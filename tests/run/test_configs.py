@@ -61,8 +61,8 @@ AFTER = {
 REQUIRED = {"TRIPLES": "'mine.jsonl'", "TRIPLES_HELDOUT": "'held.jsonl'", "MODEL_PATH": "'model'"}
 REQUIRED |= {"SOURCE": "'model'", "OUTPUT": "'converted'", "BENCHMARKS": "('test.jsonl',)"}
 REQUIRED |= {"PROBLEMS": "'mine.jsonl'", "TEACHER": "'teacher'", "SOLVER": "'solver'"}
-REQUIRED |= {"TASKS": "('p_theta',)", "TOPOLOGY": "'v5e-8'", "NUM_WAVES": "10"}
-REQUIRED |= {"PROMPTS_PER_WAVE": "16", "BASELINE": "'first'", "OTHER": "'second'"}
+REQUIRED |= {"TASKS": "('p_theta',)", "TOPOLOGY": "'v5e-8'", "NUM_ITERATIONS": "10"}
+REQUIRED |= {"PROMPTS_PER_ITERATION": "16", "BASELINE": "'first'", "OTHER": "'second'"}
 
 # Published sizes: what the hub counts in the checkpoints' safetensors. The cards round: Qwen3-30B-A3B 30.5B,
 # Llama 3.1 8B 8.03B, Gemma 2 2B 2.61B, gpt-oss 20.9B and 116.8B (its card, table 1). Of Gemma 3 4B, 4.30B of
@@ -200,7 +200,7 @@ def test_every_macro_of_the_help_is_in_the_stages_gin_file():
 
 def test_what_only_says_how_names_fields_that_exist():
     for cls in (loop.LoopConfig, mesh_lib.MeshConfig, models.BatchSizes, engine.EngineConfig):
-        assert cls.HOW_ONLY <= {field.name for field in dataclasses.fields(cls)}
+        assert cls.EXECUTION_ONLY <= {field.name for field in dataclasses.fields(cls)}
 
 
 def test_a_packaged_file_is_found_by_its_path_in_a_checkout_too(

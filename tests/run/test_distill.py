@@ -166,7 +166,12 @@ def test_of_several_samples_the_first_right_ones_stay(tmp_path: Path, prompts: P
 
     jsonl.write_records(prompts, [row for row in ROWS if row["id"] in ("b", "e")])
     run = tmp_path / "run"
-    more = ("--gin.NUM_SAMPLES=5", "--gin.MAX_TRACES=2", "--gin.VERIFICATION='flag'", "--gin.CONCURRENCY=1")
+    more = (
+        "--gin.DISTILL_GROUP_SIZE=5",
+        "--gin.MAX_TRACES=2",
+        "--gin.VERIFICATION='flag'",
+        "--gin.CONCURRENCY=1",
+    )
     with OpenAIServer(teach_again) as server:
         assert cli.main(command(server, run, prompts, *more)) == 0
     assert {name: trace.verified for name, trace in traces_of(run).items()} == {
@@ -196,7 +201,7 @@ def test_repeated_prompts_and_texts_and_what_overlaps_with_a_benchmark_are_left_
     ]
     jsonl.write_records(tmp_path / "rows.jsonl", rows)
     jsonl.write_records(tmp_path / "test.jsonl", [{"id": "t0", "problem": f"Say how {words}."}])
-    more = (f"--gin.TRACE_BENCHMARKS={{'test': '{tmp_path / 'test.jsonl'}'}}", "--gin.NUM_SAMPLES=2")
+    more = (f"--gin.TRACE_BENCHMARKS={{'test': '{tmp_path / 'test.jsonl'}'}}", "--gin.DISTILL_GROUP_SIZE=2")
     with OpenAIServer(teach) as server:
         assert cli.main(command(server, tmp_path / "run", tmp_path / "rows.jsonl", *more)) == 0
         assert {id_of(body) for body in server.asked} == {"b"}
@@ -331,8 +336,8 @@ def test_of_two_hosts_the_first_alone_asks_and_grades(tmp_path: Path, prompts: P
         (["--gin.COST_LIMIT=0.01", "--gin.COMPLETION_PRICE=1.0"], "EndpointConfig.cost_limit is 0.01"),
         (["--gin.DISTILLED_BY=@distill/text_models.JaxModel()"], "teacher"),
         (["--gin.TRACE_BENCHMARKS={'t': 'nowhere.jsonl'}"], "nowhere.jsonl: no such file"),
-        (["--gin.NUM_SAMPLES=0"], "num_samples must be at least 1"),
-        (["--gin.NUM_SAMPLES=2", "--gin.TRACE_TEMPERATURE=0.0"], "raise TRACE_TEMPERATURE"),
+        (["--gin.DISTILL_GROUP_SIZE=0"], "num_samples must be at least 1"),
+        (["--gin.DISTILL_GROUP_SIZE=2", "--gin.TRACE_TEMPERATURE=0.0"], "raise TRACE_TEMPERATURE"),
         (["--gin.MAX_TRACES=0"], "max_traces must be at least 1"),
         (["--gin.VALIDITY='strict'"], "validity"),
         (["--gin.VERIFICATION=True"], "verification"),

@@ -104,7 +104,7 @@ def test_an_e_step_by_grpo_equals_one_process(undisturbed, tmp_path):
     trained = [f"--gin.em.em.{role}='{undisturbed}/cold_start/{role}'" for role in ("theta", "phi")]
     # Pairs that q_phi knows, and many samples: an advantage needs two valid ones of a pair.
     objective = "--gin.settings.EStepConfig.objective='grpo'"
-    size = ["--gin.NUM_CANDIDATES=16", "--gin.EM_PAIRS_PER_ROUND=12", "--gin.EM_FIRST_TRIPLE=0"]
+    size = ["--gin.EM_GROUP_SIZE=16", "--gin.EM_PAIRS_PER_ROUND=12", "--gin.EM_FIRST_TRIPLE=0"]
     by_grpo = [objective, *size]
     settings = {"corpus": ON_MESH, "em": [*ON_MESH, *trained, *by_grpo]}
     for stage, of_stage in settings.items():
@@ -118,7 +118,7 @@ def test_an_e_step_by_grpo_equals_one_process(undisturbed, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [["--gin_file=meshes/fsdp.gin"], ["--gin.mesh.MeshConfig.data=-1"]])
 def test_two_hosts_write_the_problems_that_one_writes_and_the_first_alone_does(undisturbed, tmp_path, mesh):
-    """In waves: how many lists the second takes follows from what the first host keeps of the first."""
+    """In iterations: how many lists the second takes follows from what the first host keeps of the first."""
     limits = ["--gin.TARGET=8", "--gin.MAX_CONCEPT_SETS=16"]
     arguments = [*writing_settings(undisturbed), *mesh, *limits]
     one, two = tmp_path / "one", tmp_path / "two"

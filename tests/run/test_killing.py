@@ -54,13 +54,13 @@ def test_synthesize(undisturbed: Path, tmp_path: Path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     settings = [
         *writing_settings(undisturbed),
-        "--gin.TARGET=24",  # of which this model keeps some: two waves, of 12 lists and of the other 8
+        "--gin.TARGET=24",  # of which this model keeps some: two iterations, of 12 lists and of the other 8
         "--gin.MAX_CONCEPT_SETS=20",
         "--gin.SAMPLES_PER_SET=4",
         "--gin.synthesize/rollouts.RolloutConfig.requests_per_shard=8",
     ]
-    for wave, shards in ((0, 1), (0, 4), (1, 2)):
-        pattern = f"synthesize/drafts_{wave:03d}-*.jsonl"
+    for iteration, shards in ((0, 1), (0, 4), (1, 2)):
+        pattern = f"synthesize/drafts_{iteration:03d}-*.jsonl"
         killing.kill_when([*settings, f"--workdir={killed}"], killed, pattern, count=shards)
     killing.run_to_end([*settings, f"--workdir={killed}"])
     killing.run_to_end([*settings, f"--workdir={whole}"])

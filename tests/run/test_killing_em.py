@@ -26,7 +26,7 @@ SETTINGS = [
     "--gin.EM_FIRST_TRIPLE=64",
     "--gin.EM_PAIRS_PER_ROUND=24",
     "--gin.MAX_ROUNDS=2",
-    "--gin.NUM_CANDIDATES=2",
+    "--gin.EM_GROUP_SIZE=2",
     "--gin.MAX_RATIONALE_TOKENS=160",
     "--gin.HELD_OUT_PAIRS=4",
     "--gin.settings.EmConfig.pairs_per_shard=8",
@@ -79,7 +79,7 @@ def test_a_changed_setting_is_refused_and_nothing_is_lost(undisturbed: Path, tmp
     workdir = tmp_path / "copy"
     shutil.copytree(undisturbed, workdir)
     before = killing.record_bytes(workdir)
-    process = killing.start(["em", *SETTINGS, "--gin.NUM_CANDIDATES=3", f"--workdir={workdir}"])
+    process = killing.start(["em", *SETTINGS, "--gin.EM_GROUP_SIZE=3", f"--workdir={workdir}"])
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
     assert "num_samples was 2, now 3" in errors

@@ -40,9 +40,9 @@ from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.held_out import HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.policy_updates import Method
 from promptcot_jax.trainers.rejection import RejectionConfig
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
-from promptcot_jax.trainers.wave_updates import Method
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import RewardConfig
 from tests import toys
@@ -92,9 +92,9 @@ def play(workdir: Path, policy: str, **changes):
         "model": model_source.Pretrained(path=policy),
         "mesh": mesh_lib.MeshConfig(),
         "config": SelfPlayConfig(
-            num_waves=3,
-            prompts_per_wave=NUMBER,
-            minibatches_per_wave=2,
+            num_iterations=3,
+            prompts_per_iteration=NUMBER,
+            minibatches_per_iteration=2,
             checkpoint_every=2,
             tensorboard=False,
         ),
@@ -102,7 +102,7 @@ def play(workdir: Path, policy: str, **changes):
         "rollouts": rollouts.RolloutConfig(
             sampling=token_choice.SamplingConfig(max_new_tokens=12),
             engine=engine.EngineConfig(num_slots=64, page_size=32),
-            samples_per_row=8,
+            group_size=8,
             requests_per_shard=16,
         ),
         "optimizer": OptimizerConfig(learning_rate=1e-3),
@@ -128,7 +128,7 @@ def test_the_stage_counts_what_it_did_and_leaves_a_policy(guesser: str, tmp_path
     assert {rollout.status for rollout in found} <= {"match", "mismatch", "no_answer"}
     assert not list((tmp_path / "self_play").glob("checkpoints/*"))
     samples = jsonl.read_records(tmp_path / "self_play" / "samples.jsonl", CompletionSample)
-    assert {sample.wave for sample in samples} == {0, 2}
+    assert {sample.iteration for sample in samples} == {0, 2}
     assert (tmp_path / "self_play" / "samples.html").read_text() == samples_page.render(samples)
     # Killed between writing the policy and the manifest.
     assert play(tmp_path, guesser, prompts=PromptConfig(pools=("hard",))).counts == counts
@@ -139,7 +139,7 @@ EVALUATION = HeldOutConfig(
     rollouts=rollouts.RolloutConfig(
         sampling=token_choice.SamplingConfig(max_new_tokens=12),
         engine=engine.EngineConfig(num_slots=64, page_size=32),
-        samples_per_row=4,
+        group_size=4,
     ),
 )
 
@@ -149,7 +149,7 @@ def test_what_is_trained_on_is_not_evaluated_on(guesser: str, tmp_path: Path, ca
     again = VerifiedMathPrompt(id="again", problem=" 0+1=\n", answer="1")
     unseen = [VerifiedMathPrompt(id=f"u{i}", problem=f"{i}+2=", answer=str(i + 2)) for i in range(3)]
     jsonl.write_records(tmp_path / "unseen.jsonl", [again, *unseen])
-    config = SelfPlayConfig(num_waves=1, prompts_per_wave=2, tensorboard=False)
+    config = SelfPlayConfig(num_iterations=1, prompts_per_iteration=2, tensorboard=False)
     with caplog.at_level("WARNING", "promptcot_jax"):
         counts = play(tmp_path, guesser, held_out=EVALUATION, config=config).counts
     assert "1 of 4 problems are trained on" in caplog.text
@@ -169,10 +169,10 @@ def test_manifest_and_provenance_say_which_policy_is_kept_and_that_the_run_stopp
     jsonl.write_records(tmp_path / "unseen.jsonl", unseen)
     held_out = dataclasses.replace(EVALUATION, keep_best="eval/avg_at_k")
     config = SelfPlayConfig(
-        num_waves=3, prompts_per_wave=2, tensorboard=False, stop_at="eval/avg_at_k <= 0.0"
+        num_iterations=3, prompts_per_iteration=2, tensorboard=False, stop_at="eval/avg_at_k <= 0.0"
     )
     counts = play(tmp_path, guesser, held_out=held_out, config=config).counts
-    assert (counts["waves"], counts["stopped_early"], counts["policy_of_wave"]) == (0, 1, 0)
+    assert (counts["iterations"], counts["stopped_early"], counts["policy_of_iteration"]) == (0, 1, 0)
     facts = store.load_provenance(tmp_path / "policy")
     assert facts["best"] == {"step": 0, "metric": "eval/avg_at_k", "value": 0.0}
     assert facts["stopped_at"] == "eval/avg_at_k <= 0.0"
@@ -182,7 +182,7 @@ def test_manifest_and_provenance_say_which_policy_is_kept_and_that_the_run_stopp
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "num_waves", "learning_rate"),
+    ("method", "num_iterations", "learning_rate"),
     [
         (GrpoConfig(), 12, 3e-3),
         (DpoConfig(beta=0.1, solved_below=1.0), 20, 1e-3),
@@ -191,13 +191,13 @@ def test_manifest_and_provenance_say_which_policy_is_kept_and_that_the_run_stopp
     ids=lambda value: type(value).__name__,
 )
 def test_self_play_learns_sums_from_sparse_reward(
-    guesser: str, tmp_path: Path, method: Method, num_waves: int, learning_rate: float
+    guesser: str, tmp_path: Path, method: Method, num_iterations: int, learning_rate: float
 ):
     """From a third of the answers to most of them, by reward alone."""
     config = SelfPlayConfig(
-        num_waves=num_waves,
-        prompts_per_wave=NUMBER,
-        minibatches_per_wave=2,
+        num_iterations=num_iterations,
+        prompts_per_iteration=NUMBER,
+        minibatches_per_iteration=2,
         checkpoint_every=100,
         tensorboard=False,
     )
@@ -222,7 +222,7 @@ def test_math_and_code_are_mixed_by_rate_and_graded_each_in_its_way(guesser: str
         guesser,
         verified_prompts=str(path),
         prompts=PromptConfig(rates={"math": 1.0, "code": 1.0}),
-        config=SelfPlayConfig(num_waves=2, prompts_per_wave=6, max_tries=1, tensorboard=False),
+        config=SelfPlayConfig(num_iterations=2, prompts_per_iteration=6, max_tries=1, tensorboard=False),
     )
     found = list(rollout_store.read(tmp_path / "rollouts"))
     by_domain = {domain: [r for r in found if r.domain == domain] for domain in ("math", "code")}
@@ -285,13 +285,13 @@ def test_prompts_are_filtered_by_pass_rate_and_mixed_by_rate_from_the_command_li
         "--gin_file=stages/self_play.gin",
         "--gin_file=stages/self_play_measure.gin",
         _policy_gin(tmp_path / "policy.gin", guesser),
-        "--gin.PROMPTS_PER_WAVE=8",
+        "--gin.PROMPTS_PER_ITERATION=8",
         "--gin.GROUP_SIZE=2",
         "--gin.MAX_SOLUTION_TOKENS=12",
         "--gin.SOLVED_BELOW=0.5",
         "--gin.PROMPT_RATES={'math': 3.0, 'code': 1.0}",
         "--gin.ALLOW_WEAK_SANDBOX=True",
-        "--gin.waves.SelfPlayConfig.tensorboard=False",
+        "--gin.iterations.SelfPlayConfig.tensorboard=False",
         f"--workdir={tmp_path}",
     ]
     assert cli.main(command) == 0
@@ -320,14 +320,14 @@ def command_of(directory: Path, policy: str, *more: str) -> list[str]:
         "--gin_file=stages/self_play.gin",
         *more,
         _policy_gin(directory / "policy.gin", policy),
-        "--gin.NUM_WAVES=4",
-        "--gin.PROMPTS_PER_WAVE=8",
+        "--gin.NUM_ITERATIONS=4",
+        "--gin.PROMPTS_PER_ITERATION=8",
         "--gin.GROUP_SIZE=8",
         "--gin.MINIBATCHES=2",
         "--gin.MAX_SOLUTION_TOKENS=12",
         "--gin.SELF_PLAY_LEARNING_RATE=1e-3",
         "--gin.CHECKPOINT_EVERY=2",
-        "--gin.waves.SelfPlayConfig.tensorboard=False",
+        "--gin.iterations.SelfPlayConfig.tensorboard=False",
         "--gin.self_play/rollouts.RolloutConfig.requests_per_shard=8",
     ]
 
@@ -356,10 +356,10 @@ def test_kill_9_in_sampling_grading_update_and_evaluation_and_a_notice(guesser: 
         (
             "self_play/evaluations/step_00000-0*.jsonl",
             "self_play/best/*/COMPLETE",
-            "rollouts/wave_00000_try_00-0*.jsonl",  # while others are drawn and graded
+            "rollouts/iteration_00000_try_00-0*.jsonl",  # while others are drawn and graded
         ),
         (
-            "rollouts/wave_00001_try_00.jsonl",  # before the updates of the second wave
+            "rollouts/iteration_00001_try_00.jsonl",  # before the updates of the second iteration
             "self_play/evaluations/step_00002.jsonl",
             "self_play/checkpoints/step_00000002/COMPLETE",
             "policy*",  # while the policy is written
@@ -368,17 +368,17 @@ def test_kill_9_in_sampling_grading_update_and_evaluation_and_a_notice(guesser: 
     for pattern in before:
         killing.kill_when([*command, f"--workdir={killed}"], killed, pattern)
     process = killing.start([*command, f"--workdir={killed}"])
-    killing.wait_for(killed, "rollouts/wave_00000_try_00.jsonl", 1, [process])
+    killing.wait_for(killed, "rollouts/iteration_00000_try_00.jsonl", 1, [process])
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=killing.DEADLINE_SECONDS)
     assert process.returncode == 75, errors
-    assert "'self_play' left after wave 1 of 4 for SIGTERM, with a checkpoint" in errors
+    assert "'self_play' left after iteration 1 of 4 for SIGTERM, with a checkpoint" in errors
     for pattern in after:
         killing.kill_when([*command, f"--workdir={killed}"], killed, pattern)
     killing.run_to_end([*command, f"--workdir={killed}"])
     killing.run_to_end([*command, f"--workdir={undisturbed}"])
     killing.assert_same_outcome(killed, undisturbed)
-    assert jsonl.read_records(killed / "rollouts" / "wave_00003_try_00.jsonl", Rollout)
+    assert jsonl.read_records(killed / "rollouts" / "iteration_00003_try_00.jsonl", Rollout)
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from promptcot_jax.sources import model_source, text_models
 from promptcot_jax.synthesis.concept_pool import PoolConfig
 from promptcot_jax.synthesis.filters import FilterConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
-from promptcot_jax.synthesis.writing import WaveConfig
+from promptcot_jax.synthesis.writing import ListBatchConfig
 from promptcot_jax.trainers import fitter, loop
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.verify import sandbox, sandbox_host
@@ -135,8 +135,11 @@ def test_a_problem_names_the_round_of_the_model_that_wrote_it(
     [
         ({"score_tokens": 0}, "score_tokens and filter_processes must be at least 1"),
         ({}, "nothing to write: set num_concept_sets or target"),
-        ({"waves": WaveConfig(target=3)}, "names? no concepts"),
-        ({"concept_sets": "{workdir}/sets.jsonl", "waves": WaveConfig(num_concept_sets=3)}, "has 2 lists"),
+        ({"batches": ListBatchConfig(target=3)}, "names? no concepts"),
+        (
+            {"concept_sets": "{workdir}/sets.jsonl", "batches": ListBatchConfig(num_concept_sets=3)},
+            "has 2 lists",
+        ),
         ({"encoder": "{workdir}/none"}, "ENCODER is "),
     ],
 )
@@ -144,7 +147,7 @@ def test_synthesize_refuses_settings_that_mean_nothing(tmp_path: Path, settings:
     jsonl.write_records(tmp_path / "triples.jsonl", [])
     sets = [ConceptSet(id=str(i), concepts=("primes",)) for i in range(2)]
     jsonl.write_records(tmp_path / "sets.jsonl", sets)
-    given: dict[str, Any] = {"waves": WaveConfig()} | settings
+    given: dict[str, Any] = {"batches": ListBatchConfig()} | settings
     with pytest.raises(WrongUse, match=message):
         synthesize.synthesize(
             workdir=str(tmp_path),
@@ -167,7 +170,7 @@ def test_more_lists_than_the_pool_gives_are_refused(tmp_path: Path):
             workdir=str(tmp_path),
             config=WRITING,
             mesh=mesh_lib.MeshConfig(),
-            waves=WaveConfig(num_concept_sets=5),
+            batches=ListBatchConfig(num_concept_sets=5),
             pool=PoolConfig(),
             filters=FilterConfig(),
             duplicates=DuplicateConfig(),

@@ -277,7 +277,7 @@ def test_a_server_that_misbehaves_costs_votes_with_reasons_and_nothing_else(tmp_
         ),
         (["--gin.VERIFY_PROBLEMS='{tmp}/none.jsonl'"], "none.jsonl: there are no problems in it"),
         (["--gin.SOLVER_TEMPERATURE=0.0"], "raise SOLVER_TEMPERATURE"),
-        (["--gin.NUM_SOLUTIONS=1"], "num_solutions must be at least 2"),
+        (["--gin.VOTE_GROUP_SIZE=1"], "num_solutions must be at least 2"),
         (["--gin.MIN_AGREEMENT=0.0"], "min_agreement must lie in (0, 1]"),
         (["--gin.MIN_TESTS=99"], "min_tests, max_tests and max_inputs"),
         (["--gin.MIN_KILL_RATE=2.0"], "min_kill_rate in [0, 1]"),

@@ -16,7 +16,7 @@ from promptcot_jax.run import cli, stage, stages
 class CountConfig:
     """How far to count."""
 
-    HOW_ONLY: ClassVar = frozenset({"batch"})
+    EXECUTION_ONLY: ClassVar = frozenset({"batch"})
 
     limit: int
     batch: int = 1
@@ -41,7 +41,7 @@ def count(
     if failure == "WrongUse":
         raise WrongUse("words.jsonl:3: field 'word' is missing.")
     if failure == "Interrupted":
-        raise Interrupted("left after wave 2 of 4 for SIGTERM")
+        raise Interrupted("left after iteration 2 of 4 for SIGTERM")
     if failure:
         raise RuntimeError(failure)
     rows = [{"value": i * config.step} for i in range(config.limit)]

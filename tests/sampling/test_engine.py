@@ -495,7 +495,7 @@ def compilations(caplog, run) -> list[str]:
 EACH_ONCE = [f"jit({name})" for name in ("copy_pages", "decode_burst", "empty_cache", "read_blocks")]
 
 
-def test_one_wave_compiles_each_program_once_and_the_next_ones_nothing(params, caplog):
+def test_one_stream_compiles_each_program_once_and_the_next_ones_nothing(params, caplog):
     lm = causal_lm.CausalLM(dataclasses.replace(LM.config, norm_epsilon=1e-5))  # no other test compiled it
     engine = engine_lib.Engine(lm, TIGHT, max_tokens=88)
     groups = random_requests(12, 5)
@@ -613,7 +613,7 @@ def test_a_stream_closed_early_leaves_the_engine_as_it_was(params, tight):
             assert_same(again, completion)
 
 
-def test_two_waves_side_by_side_do_not_meet(params, tight):
+def test_two_streams_side_by_side_do_not_meet(params, tight):
     first = [request(i, some_ids(i % 3, 13), max_new_tokens=20) for i in range(8)]
     second = [request(i, some_ids(i % 3, 15), max_new_tokens=11) for i in range(8)]
     wanted = [serve(tight, params, first), serve(tight, params, second)]
@@ -832,7 +832,7 @@ def test_a_mesh_changes_close_calls_alone(scanned, params, tight, caplog):
             next(made_outside.stream(scanned, requests, KEY))
         sharded = jax.device_put(scanned, rules_lib.sharding_tree(mesh, lm.logical_axes(), scanned))
         config = engine_lib.EngineConfig(num_slots=8, page_size=PAGE, cache_tokens=4 * 9 * PAGE)
-        engine = engine_lib.Engine(lm, config, max_tokens=64)  # four lanes of two slots and nine pages
+        engine = engine_lib.Engine(lm, config, max_tokens=64)  # four schedulers of two slots and nine pages
         served = []
         assert compilations(caplog, lambda: served.extend(serve(engine, sharded, requests))) == EACH_ONCE
         assert engine.metrics.restarts > 0
@@ -840,7 +840,7 @@ def test_a_mesh_changes_close_calls_alone(scanned, params, tight, caplog):
         assert {shard.data.shape for shard in cache.keys.addressable_shards} == {(2 * 10, 1, 8, 8)}
         engine.metrics = metrics_lib.Metrics()
         assert not compilations(caplog, lambda: served.extend(serve(engine, sharded, pairs)))
-    # Both samples of a prompt go to the same lane, where its 13 tokens are read once.
+    # Both samples of a prompt go to the same scheduler, where its 13 tokens are read once.
     assert engine.metrics.prompt_tokens == 8 * 13
     assert engine.metrics.shared_prompt_tokens == 4 * 13
     requests += pairs

@@ -19,7 +19,7 @@ TOKENIZER = toys.byte_tokenizer()
 ROWS = [f"row {i}" for i in range(7)]
 CONFIG = rollouts.RolloutConfig(
     sampling=token_choice.SamplingConfig(max_new_tokens=12),
-    samples_per_row=2,
+    group_size=2,
     engine=engine.EngineConfig(num_slots=4, page_size=8),
 )
 
@@ -74,7 +74,7 @@ def whole(sampler, tmp_path_factory):
 
 
 def test_samples_of_a_row_stand_side_by_side_and_are_numbered_through():
-    draws = rollouts.draws_of(["a", "b"], samples_per_row=2)
+    draws = rollouts.draws_of(["a", "b"], group_size=2)
     assert [(d.index, d.row, d.sample) for d in draws] == [(0, "a", 0), (1, "a", 1), (2, "b", 0), (3, "b", 1)]
 
 
@@ -199,10 +199,10 @@ def test_log_probs_in_the_journal_keep_their_bits(tmp_path):
 
 def test_greedy_samples_of_one_row_are_refused():
     with pytest.raises(ValueError, match="temperature 0"):
-        rollouts.RolloutConfig(sampling=token_choice.SamplingConfig(temperature=0.0), samples_per_row=2)
+        rollouts.RolloutConfig(sampling=token_choice.SamplingConfig(temperature=0.0), group_size=2)
 
 
-@pytest.mark.parametrize("name", ["samples_per_row", "requests_per_shard"])
+@pytest.mark.parametrize("name", ["group_size", "requests_per_shard"])
 def test_a_count_below_one_is_refused_by_name(name: str):
     with pytest.raises(ValueError, match=name):
         rollouts.RolloutConfig(sampling=token_choice.SamplingConfig(), **{name: 0})

@@ -162,7 +162,7 @@ def test_a_majority_that_states_no_value_is_refused_unless_a_setting_says_so(tmp
     "answer",
     [
         *("0", "1", r"(-\infty, 3)", r"\sum_{n=1}^{\infty} 2^{-n}", r"\text{Noah}", r"\text{nonagon}", "n o"),
-        *(r"x \neq 2", r"\triangle DNE", r"\emptyset", r"\text{Infinity Lane}", r"\notin", "n/a"),
+        *(r"x \neq 2", r"\triangle DNE", r"\emptyset", r"\text{Infinity ShardScheduler}", r"\notin", "n/a"),
     ],
 )
 def test_a_value_is_none_of_the_words_for_no_value(answer):

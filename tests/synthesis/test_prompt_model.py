@@ -19,7 +19,7 @@ from tests import toys
 
 SETS = [ConceptSet(id=f"set{i}", concepts=(f"topic {i}",), level="2") for i in range(3)]
 CONFIG = rollouts.RolloutConfig(
-    samples_per_row=2,
+    group_size=2,
     sampling=token_choice.SamplingConfig(max_new_tokens=12),
     engine=engine.EngineConfig(num_slots=4, page_size=32),
     requests_per_shard=2,
@@ -36,9 +36,9 @@ def model():
 def write(model, directory, write_drafts):
     return writing.write_problems(
         lambda size: SETS[:size],
-        config=writing.WaveConfig(),
+        config=writing.ListBatchConfig(),
         write_drafts=write_drafts,
-        samples_per_set=CONFIG.samples_per_row,
+        samples_per_set=CONFIG.group_size,
         selection=Selection(FilterConfig(), DuplicateConfig(), encode=HashedTfidf([]), seed_problems=[]),
         author=Author(model_digest="abc", round_index=-1, seed=CONFIG.seed),
         directory=directory / "synthesize",

@@ -1,4 +1,4 @@
-"""Facts of writing in waves: a target is reached, the seed decides all, a killed run ends the same."""
+"""Facts of writing in batches: a target is reached, the seed decides all, a killed run ends the same."""
 
 import random
 
@@ -56,7 +56,7 @@ def write(directory, write_drafts=fake_drafts, *, num_sets=10_000, requests_per_
     selection = Selection(FilterConfig(), DuplicateConfig(), encode=HashedTfidf(SEEDS), seed_problems=SEEDS)
     return writing.write_problems(
         sets_of(num_sets),
-        config=writing.WaveConfig(**settings),
+        config=writing.ListBatchConfig(**settings),
         write_drafts=lambda path, draws: shards.map_in_shards(
             path, draws, write_drafts, Draft, shard_size=requests_per_shard, name="drafts"
         ),
@@ -72,19 +72,19 @@ def files(directory):
     return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
-def test_waves_go_on_until_the_target_is_kept_and_not_much_further(tmp_path):
+def test_batchs_go_on_until_the_target_is_kept_and_not_much_further(tmp_path):
     counts = write(tmp_path, lambda requests: fake_drafts(requests, kept_share=0.4), target=100)
     problems = jsonl.read_records(tmp_path / "problems.jsonl", Problem)
     rejects = jsonl.read_records(tmp_path / "synthesize" / "rejects.jsonl", Reject)
     assert 100 <= counts["out"] == len(problems) <= 125
-    assert counts["waves"] > 1
+    assert counts["batches"] > 1
     assert counts["in"] == 3 * counts["concept_sets"] == len(problems) + len(rejects)
     assert counts["in"] == counts["out"] + sum(n for name, n in counts.items() if name.startswith("dropped_"))
     assert counts["dropped_near_seed"] == len(rejects)
     drafts = [
         draft
-        for wave in range(counts["waves"])
-        for draft in jsonl.read_records(tmp_path / "synthesize" / f"drafts_{wave:03d}.jsonl", Draft)
+        for batch in range(counts["batches"])
+        for draft in jsonl.read_records(tmp_path / "synthesize" / f"drafts_{batch:03d}.jsonl", Draft)
     ]
     assert [draft.request for draft in drafts] == list(range(counts["in"]))  # each draw with noise of its own
     kept = {problem.id for problem in problems}
@@ -92,14 +92,14 @@ def test_waves_go_on_until_the_target_is_kept_and_not_much_further(tmp_path):
     assert counts["retokenized"] == len(odd)
 
 
-def test_without_a_target_there_is_one_wave_of_so_many_lists_or_of_all(tmp_path):
+def test_without_a_target_there_is_one_batch_of_so_many_lists_or_of_all(tmp_path):
     assert write(tmp_path / "some", num_concept_sets=5)["in"] == 15
     counts = write(tmp_path / "all", num_sets=7)
-    assert (counts["in"], counts["waves"], counts["concept_sets"]) == (21, 1, 7)
+    assert (counts["in"], counts["batches"], counts["concept_sets"]) == (21, 1, 7)
 
 
 @pytest.mark.parametrize(("num_sets", "limit"), [(10_000, 12), (12, 1000)])
-def test_a_limit_ends_the_waves_with_a_warning(tmp_path, caplog, num_sets, limit):
+def test_a_limit_ends_the_batchs_with_a_warning(tmp_path, caplog, num_sets, limit):
     counts = write(tmp_path, num_sets=num_sets, target=100, max_concept_sets=limit)
     assert counts["concept_sets"] == 12
     assert 0 < counts["out"] < 100
@@ -158,4 +158,4 @@ def test_the_size_of_shards_does_not_change_anything(tmp_path):
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(WrongUse, match=message):
-        writing.WaveConfig(**settings)
+        writing.ListBatchConfig(**settings)

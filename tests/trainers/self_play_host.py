@@ -27,7 +27,7 @@ PLACE = {"coordinator_address": str, "process_count": int, "process_index": int,
 
 
 def play(directory: Path, trainer: str, mesh: jax.sharding.Mesh) -> dict[str, np.ndarray]:
-    """The policy's parameters by name, on every host, after waves with two micro-batches a step."""
+    """The policy's parameters by name, on every host, after iterations with two micro-batches a step."""
     plain = toy_self_play.toy_lm()
     lm = causal_lm.CausalLM(plain.config, rules.DEFAULT_RULES)
     start = jax.device_get(plain.init(jax.random.key(0)))

@@ -12,19 +12,19 @@ from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import CONFIG, Killed, kill_at
 
 METRIC = "eval/avg_at_k"
-CONFIG = dataclasses.replace(CONFIG, num_waves=3, minibatches_per_wave=1, checkpoint_every=2)
+CONFIG = dataclasses.replace(CONFIG, num_iterations=3, minibatches_per_iteration=1, checkpoint_every=2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Told(toy_self_play.ToyGrader):
-    """So many of four samples are right after each number of waves."""
+    """So many of four samples are right after each number of iterations."""
 
     right: tuple[int, ...]
 
-    def rollouts(self, draws, completions, *, wave, **facts):
-        found = super().rollouts(draws, completions, wave=wave, **facts)
+    def rollouts(self, draws, completions, *, iteration, **facts):
+        found = super().rollouts(draws, completions, iteration=iteration, **facts)
         return [
-            dataclasses.replace(rollout, correct=rollout.sample < self.right[wave], status="told")
+            dataclasses.replace(rollout, correct=rollout.sample < self.right[iteration], status="told")
             for rollout in found
         ]
 
@@ -46,8 +46,8 @@ def run(directory, *, right, keep_best=METRIC):
 
 
 def policies_of(directory):
-    """Digest of the policy after each number of waves, as the rollouts of the next say it."""
-    return {r.wave: r.policy_digest for r in rollout_store.read(directory / "rollouts")}
+    """Digest of the policy after each number of iterations, as the rollouts of the next say it."""
+    return {r.iteration: r.policy_digest for r in rollout_store.read(directory / "rollouts")}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Which completions of a wave are picked to be read, and the file that they are in."""
+"""Which completions of an iteration are picked to be read, and the file that they are in."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def rollout(group: int, sample: int, reward: float, **changes) -> Rollout:
     fields = {
         "prompt_id": f"p{group}",
         "domain": "math",
-        "wave": 0,
+        "iteration": 0,
         "group": group,
         "sample": sample,
         "index": group * GROUP_SIZE + sample,
@@ -45,7 +45,7 @@ def rollout(group: int, sample: int, reward: float, **changes) -> Rollout:
     return Rollout(**(fields | changes))
 
 
-def wave_of(reward, **changes) -> list[rollout_groups.Group]:
+def iteration_of(reward, **changes) -> list[rollout_groups.Group]:
     """Groups whose rewards are a function of (group, sample)."""
     return rollout_groups.groups_of(
         [rollout(g, s, reward(g, s), **changes) for g in range(NUM_PROMPTS) for s in range(GROUP_SIZE)]
@@ -57,37 +57,37 @@ def places(rollouts) -> list[tuple[int, int]]:
 
 
 def test_best_and_worst_are_those_of_the_reward_one_of_a_prompt():
-    picked = pick(wave_of(lambda group, sample: group + sample / 10), seed=0, wave=3)
+    picked = pick(iteration_of(lambda group, sample: group + sample / 10), seed=0, iteration=3)
     assert places(picked["best"]) == [(5, 3), (4, 3), (3, 3)]
     assert places(picked["worst"]) == [(0, 0), (1, 0), (2, 0)]
     assert len({*places(picked["random"])}) == completion_samples.OF_EACH_KIND
 
 
 def test_what_has_no_verdict_is_neither_best_nor_worst_and_may_be_drawn():
-    groups = wave_of(lambda group, sample: 0.5)
+    groups = iteration_of(lambda group, sample: 0.5)
     ungraded = dataclasses.replace(groups[0].rollouts[0], graded=False, reward=0.0)
     groups[0] = rollout_groups.Group((ungraded, *groups[0].rollouts[1:]))
     is_drawn = []
     for seed in range(60):
-        picked = pick(groups, seed=seed, wave=0)
+        picked = pick(groups, seed=seed, iteration=0)
         assert ungraded not in picked["best"] + picked["worst"]
         is_drawn.append(ungraded in picked["random"])
     assert 0 < sum(is_drawn) < 30  # 3 of 24 completions: 7.5 on average
-    alone = pick([rollout_groups.Group((ungraded,))], seed=0, wave=0)
+    alone = pick([rollout_groups.Group((ungraded,))], seed=0, iteration=0)
     assert alone == {"best": [], "worst": [], "random": [ungraded]}
 
 
-def test_ties_are_broken_by_seed_and_wave_alone():
-    groups = wave_of(lambda group, sample: 1.0)
+def test_ties_are_broken_by_seed_and_iteration_alone():
+    groups = iteration_of(lambda group, sample: 1.0)
     orders = {
-        (seed, wave): [places(some) for some in pick(groups, seed=seed, wave=wave).values()]
+        (seed, iteration): [places(some) for some in pick(groups, seed=seed, iteration=iteration).values()]
         for seed in (0, 1)
-        for wave in (0, 1)
+        for iteration in (0, 1)
     }
     assert len({str(order) for order in orders.values()}) == 4
     assert orders == {
-        (seed, wave): [places(some) for some in pick(groups, seed=seed, wave=wave).values()]
-        for seed, wave in orders
+        (seed, iteration): [places(some) for some in pick(groups, seed=seed, iteration=iteration).values()]
+        for seed, iteration in orders
     }
     for best, worst, _ in orders.values():  # all rewards are one: still none is both
         assert not {*best} & {*worst}
@@ -99,24 +99,26 @@ PROMPTS = {
 
 
 def sample_log(directory, *, prompts=PROMPTS, **changes) -> SampleLog:
-    settings = {"every": 3, "num_waves": 8, "seed": 0, "tokenizer": TOKENIZER}
+    settings = {"every": 3, "num_iterations": 8, "seed": 0, "tokenizer": TOKENIZER}
     return SampleLog(directory, prompts=prompts, **(settings | changes))
 
 
-def write_waves(log: SampleLog, waves) -> None:
-    for wave in waves:
-        log.add(wave, wave_of(lambda group, sample: float(sample == 0), wave=wave))
+def write_iterations(log: SampleLog, iterations) -> None:
+    for iteration in iterations:
+        log.add(iteration, iteration_of(lambda group, sample: float(sample == 0), iteration=iteration))
 
 
 def read(directory) -> list[CompletionSample]:
     return jsonl.read_records(directory / completion_samples.FILE, CompletionSample)
 
 
-def test_the_first_the_last_and_every_third_wave_have_samples(tmp_path):
+def test_the_first_the_last_and_every_third_iteration_have_samples(tmp_path):
     shown = []
-    write_waves(sample_log(tmp_path, show=lambda samples: shown.append(len(samples))), range(8))
+    write_iterations(sample_log(tmp_path, show=lambda samples: shown.append(len(samples))), range(8))
     samples = read(tmp_path)
-    assert [sample.wave for sample in samples] == [wave for wave in (0, 3, 6, 7) for _ in range(9)]
+    assert [sample.iteration for sample in samples] == [
+        iteration for iteration in (0, 3, 6, 7) for _ in range(9)
+    ]
     assert [sample.kind for sample in samples[:9]] == ["best"] * 3 + ["worst"] * 3 + ["random"] * 3
     assert shown == [9, 18, 27, 36]
     first = samples[0]
@@ -128,17 +130,17 @@ def test_the_first_the_last_and_every_third_wave_have_samples(tmp_path):
 @pytest.mark.parametrize("killed_after", range(8))
 @pytest.mark.parametrize("checkpoint_every", [1, 4])
 def test_a_resumed_run_leaves_the_file_of_an_undisturbed_one(tmp_path, killed_after, checkpoint_every):
-    write_waves(sample_log(tmp_path / "whole"), range(8))
-    write_waves(sample_log(tmp_path / "killed"), range(killed_after + 1))
+    write_iterations(sample_log(tmp_path / "whole"), range(8))
+    write_iterations(sample_log(tmp_path / "killed"), range(killed_after + 1))
     first = (killed_after + 1) // checkpoint_every * checkpoint_every
-    write_waves(sample_log(tmp_path / "killed"), range(first, 8))
+    write_iterations(sample_log(tmp_path / "killed"), range(first, 8))
     whole, killed = ((tmp_path / name / completion_samples.FILE).read_bytes() for name in ("whole", "killed"))
     assert killed == whole
 
 
 def test_no_samples_are_written_where_none_are_wanted_or_by_another_host(tmp_path):
-    write_waves(sample_log(tmp_path, every=0), range(8))
-    write_waves(sample_log(tmp_path, writes=False), range(8))
+    write_iterations(sample_log(tmp_path, every=0), range(8))
+    write_iterations(sample_log(tmp_path, writes=False), range(8))
     assert not list(tmp_path.iterdir())
 
 
@@ -153,10 +155,13 @@ def test_the_answer_to_a_programming_problem_is_the_program_that_is_tested(tmp_p
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [('{"wave": 0', r"samples.jsonl:10: not a JSON object"), ('{"wave": 0}', "field 'kind' .* is missing")],
+    [
+        ('{"iteration": 0', r"samples.jsonl:10: not a JSON object"),
+        ('{"iteration": 0}', "field 'kind' .* is missing"),
+    ],
 )
 def test_a_damaged_file_is_named_and_not_written_over(tmp_path, line, message):
-    write_waves(sample_log(tmp_path), range(1))
+    write_iterations(sample_log(tmp_path), range(1))
     path = tmp_path / completion_samples.FILE
     path.write_text(path.read_text() + line + "\n")
     before = path.read_bytes()

@@ -162,7 +162,7 @@ def _group(verdicts, tokens=None):
             Rollout(
                 prompt_id="p",
                 domain="math",
-                wave=0,
+                iteration=0,
                 group=0,
                 sample=i,
                 index=i,

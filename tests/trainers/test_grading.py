@@ -37,7 +37,7 @@ def test_a_program_is_run_behind_the_prelude_of_its_problem():
         nothing = np.zeros(len(ids), np.float32)
         completions.append(Completion(ids, nothing, nothing, finish_reason="length", has_end=False))
     grader = Grader(tokenizer=TOKENIZER, config=RewardConfig(), run_many=run_many)
-    found = grader.rollouts(draws, completions, wave=0, group_size=1, seed=0, policy_digest="")
+    found = grader.rollouts(draws, completions, iteration=0, group_size=1, seed=0, policy_digest="")
     assert asked == [("import math\nf = abs\n", tests), ("f = abs\n", tests[:1])]
     assert [(one.correct, one.status) for one in found] == [
         (True, "passed"),

@@ -1,4 +1,4 @@
-"""Held-out accuracy between waves: what it measures, that it changes nothing else, and that it resumes."""
+"""Held-out accuracy between iterations: what it measures, that it changes nothing, and that it resumes."""
 
 import collections
 import dataclasses
@@ -15,7 +15,7 @@ from promptcot_jax.trainers import held_out, self_play
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import CONFIG, Killed, by_bytes, kill_at, metrics_of
 
-THREE = dataclasses.replace(CONFIG, num_waves=3)
+THREE = dataclasses.replace(CONFIG, num_iterations=3)
 
 
 def without_evaluations(rows):
@@ -48,7 +48,7 @@ def whole(tmp_path_factory):
     return directory, run(directory)
 
 
-def test_a_run_with_evaluations_makes_the_waves_of_one_without(whole, tmp_path):
+def test_a_run_with_evaluations_makes_the_iterations_of_one_without(whole, tmp_path):
     directory, outcome = whole
     plain = toy_self_play.run(tmp_path, config=THREE)
     jax.tree.map(np.testing.assert_array_equal, outcome.params, plain.params)
@@ -57,7 +57,7 @@ def test_a_run_with_evaluations_makes_the_waves_of_one_without(whole, tmp_path):
     assert rollouts == files_of(tmp_path)
 
 
-def test_the_start_every_second_wave_and_the_end_are_evaluated(whole):
+def test_the_start_every_second_iteration_and_the_end_are_evaluated(whole):
     """And the figures are those of the attempts that are kept, by the verdict's own definition."""
     directory, _ = whole
     measured = {row["step"]: row for row in metrics_of(directory) if "eval/avg_at_k" in row}
@@ -147,7 +147,7 @@ def drawn_in(patch):
 def test_a_run_killed_around_an_evaluation_ends_in_the_same_bits(
     whole, tmp_path, monkeypatch, owner, name, call
 ):
-    """And no completion is drawn twice: 3 waves and 3 evaluations, 12 attempts each."""
+    """And no completion is drawn twice: 3 iterations and 3 evaluations, 12 attempts each."""
     directory, outcome = whole
     drawn = drawn_in(monkeypatch)
     with monkeypatch.context() as patch:

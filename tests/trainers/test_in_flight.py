@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from promptcot_jax.parallel import hosts
-from promptcot_jax.trainers import in_flight, metrics, offending, sft
+from promptcot_jax.trainers import in_flight, metrics, nonfinite_batches, sft
 from tests.trainers import toy_fit
 
 CONFIG = dataclasses.replace(toy_fit.CONFIG, eval_every=0, max_skipped=1)
@@ -32,7 +32,7 @@ def _fit(directory, batches, **changes):
 
 
 def _names(directory):
-    return [path.name for path in offending.saved_batches(directory)]
+    return [path.name for path in nonfinite_batches.saved_batches(directory)]
 
 
 def _assert_equal(a, b):
@@ -46,9 +46,9 @@ def test_the_batch_of_a_skipped_update_is_saved_and_the_rest_is_as_if_it_had_not
     _assert_equal(state.params, without.params)
     _assert_equal(state.opt_state, without.opt_state)
     assert (int(state.num_skipped), int(state.step)) == (1, 8)
-    (path,) = offending.saved_batches(tmp_path / "with")
-    assert path.name == "offending_batch_00000005.npz"
-    loaded = offending.load_batch(path)
+    (path,) = nonfinite_batches.saved_batches(tmp_path / "with")
+    assert path.name == "nonfinite_batch_00000005.npz"
+    loaded = nonfinite_batches.load_batch(path)
     _assert_equal(loaded, batches[4])
     assert loaded.loss_mask.dtype == np.bool_
     assert _names(tmp_path / "without") == []
@@ -64,8 +64,8 @@ def test_past_the_limit_the_fit_stops_with_the_batch_named(tmp_path, bad_steps):
     assert f"By step {bad_steps[1]}, 2 updates" in message
     assert "max_skipped is 1" in message
     path = re.search(r"is in (\S+):", message)[1]
-    _assert_equal(offending.load_batch(path), batches[bad_steps[1] - 1])
-    assert _names(tmp_path) == [f"offending_batch_{step:08d}.npz" for step in bad_steps]
+    _assert_equal(nonfinite_batches.load_batch(path), batches[bad_steps[1] - 1])
+    assert _names(tmp_path) == [f"nonfinite_batch_{step:08d}.npz" for step in bad_steps]
 
 
 def test_a_resumed_fit_counts_on(tmp_path):
@@ -90,7 +90,7 @@ def test_a_resumed_fit_counts_on(tmp_path):
 def test_a_run_with_a_high_limit_keeps_the_newest_batches(tmp_path):
     many = dataclasses.replace(CONFIG, max_skipped=8)
     _fit(tmp_path, _batches(bad_steps=range(2, 8)), config=many)
-    assert _names(tmp_path) == [f"offending_batch_{step:08d}.npz" for step in (5, 6, 7)]
+    assert _names(tmp_path) == [f"nonfinite_batch_{step:08d}.npz" for step in (5, 6, 7)]
     assert (tmp_path / metrics.FILE).read_text().count('"num_skipped": 6') == 1
 
 
@@ -134,6 +134,6 @@ def test_of_several_hosts_each_keeps_its_rows_in_a_directory_of_its_own(tmp_path
         steps.add(3, toy_fit.toy_batches().batch(index), jnp.int32(1))
         steps.settle()
     for index in (0, 1):
-        (path,) = offending.saved_batches(tmp_path / f"host_{index:03d}")
-        _assert_equal(offending.load_batch(path), toy_fit.toy_batches().batch(index))
-    assert not offending.saved_batches(tmp_path)
+        (path,) = nonfinite_batches.saved_batches(tmp_path / f"host_{index:03d}")
+        _assert_equal(nonfinite_batches.load_batch(path), toy_fit.toy_batches().batch(index))
+    assert not nonfinite_batches.saved_batches(tmp_path)

@@ -40,7 +40,10 @@ def test_what_was_scored_comes_back_in_its_bits_and_is_not_scored_again(tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"reference": "b"}, r"wave_00003.npz.* stale: .* reference changed \(a, now b\).* delete the file"),
+        (
+            {"reference": "b"},
+            r"iteration_00003.npz.* stale: .* reference changed \(a, now b\).* delete the file",
+        ),
         ({"temperature": 0.5}, r"temperature changed \(1.0, now 0.5\)"),
         ({"sequences": "t"}, "sequences changed"),
     ],
@@ -67,16 +70,16 @@ def test_what_other_devices_scored_is_scored_again(tmp_path):
 
 
 def test_a_damaged_file_is_refused(tmp_path):
-    (tmp_path / "wave_00000.npz").write_bytes(b"half a fi")
-    with pytest.raises(WrongUse, match="wave_00000.npz: cannot be read .* delete the file"):
+    (tmp_path / "iteration_00000.npz").write_bytes(b"half a fi")
+    with pytest.raises(WrongUse, match="iteration_00000.npz: cannot be read .* delete the file"):
         ReferenceCache(directory=epath.Path(tmp_path), keep=2).scores(0, BY, LENGTHS, lambda: SCORES)
 
 
-def test_the_newest_waves_are_kept(tmp_path):
+def test_the_newest_iterations_are_kept(tmp_path):
     cache = ReferenceCache(directory=epath.Path(tmp_path), keep=2)
-    for wave in (8, 9, 10):
-        cache.scores(wave, BY, LENGTHS, lambda: SCORES)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["wave_00009.npz", "wave_00010.npz"]
+    for iteration in (8, 9, 10):
+        cache.scores(iteration, BY, LENGTHS, lambda: SCORES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iteration_00009.npz", "iteration_00010.npz"]
 
 
 def test_a_digest_knows_order_and_where_a_prompt_ends():
@@ -90,8 +93,8 @@ def test_a_digest_knows_order_and_where_a_prompt_ends():
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_a_resumed_run_scores_its_reference_once_and_ends_in_the_same_bits(tmp_path, monkeypatch, method):
-    """Killed in the updates of its second wave, without a checkpoint: both waves are made again."""
-    config = dataclasses.replace(CONFIG, num_waves=2)
+    """Killed in the updates of its second iteration, without a checkpoint: both iterations are made again."""
+    config = dataclasses.replace(CONFIG, num_iterations=2)
     undisturbed = toy_self_play.run(tmp_path / "whole", method=method, config=config)
     with monkeypatch.context() as patch:
         kill_at(patch, train_step.TrainStep, "place", 4)
@@ -100,21 +103,21 @@ def test_a_resumed_run_scores_its_reference_once_and_ends_in_the_same_bits(tmp_p
     score, calls = scoring.score, []
     monkeypatch.setattr(scoring, "score", lambda *args, **kwargs: calls.append(1) or score(*args, **kwargs))
     again = toy_self_play.run(tmp_path / "killed", method=method, config=config)
-    # GRPO's old log-probabilities are the policy's own, and are scored with each making of a wave.
+    # GRPO's old log-probabilities are the policy's own, and are scored with each making of an iteration.
     assert len(calls) == (0 if isinstance(method, DpoConfig) else 2)
     jax.tree.map(np.testing.assert_array_equal, again.params, undisturbed.params)
     assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
     names = [path.name for path in sorted((tmp_path / "killed/self_play/reference").iterdir())]
-    assert names == ["wave_00000.npz", "wave_00001.npz"]
+    assert names == ["iteration_00000.npz", "iteration_00001.npz"]
 
 
 def test_a_resumed_run_refuses_the_reference_of_another_policy(tmp_path, monkeypatch):
     """The policy to begin with was exchanged under the run."""
-    method, config = METHODS[0], dataclasses.replace(CONFIG, num_waves=1)
+    method, config = METHODS[0], dataclasses.replace(CONFIG, num_iterations=1)
     with monkeypatch.context() as patch:
         kill_at(patch, train_step.TrainStep, "place", 1)
         with pytest.raises(Killed):
             toy_self_play.run(tmp_path, method=method, config=config)
     other = toy_self_play.toy_lm().init(jax.random.key(1))
-    with pytest.raises(WrongUse, match="wave_00000.npz.* reference changed"):
+    with pytest.raises(WrongUse, match="iteration_00000.npz.* reference changed"):
         toy_self_play.run(tmp_path, method=method, config=config, params=other)

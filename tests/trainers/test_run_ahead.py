@@ -1,4 +1,4 @@
-"""Rollouts one wave ahead: which policy draws, what ratios refer to, and that no kill or thread shows."""
+"""Rollouts one iteration ahead: which policy draws, what ratios refer to, no trace of kills and threads."""
 
 import dataclasses
 import threading
@@ -16,7 +16,7 @@ from promptcot_jax.models import lora
 from promptcot_jax.parallel import hosts, rules
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import engine, journal, scoring
-from promptcot_jax.trainers import self_play, train_step, wave_updates
+from promptcot_jax.trainers import policy_updates, self_play, train_step
 from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.rejection import RejectionConfig
@@ -32,7 +32,7 @@ from tests.trainers.toy_self_play import (
 )
 
 AHEAD = dataclasses.replace(CONFIG, max_staleness=1)
-_SAMPLES = CONFIG.prompts_per_wave * SAMPLING.samples_per_row  # of a wave of one try
+_SAMPLES = CONFIG.prompts_per_iteration * SAMPLING.group_size  # of an iteration of one try
 
 
 def play(directory, **changes):
@@ -45,38 +45,38 @@ def no_thread_is_left():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Directory and outcome of a run that nothing disturbs, and the digests of its policies before waves."""
+    """Directory and outcome of a run that nothing disturbs, and the digests of its policies."""
     directory, digests = tmp_path_factory.mktemp("ahead"), []
-    update = wave_updates.WaveUpdates.update
+    update = policy_updates.PolicyUpdates.update
 
-    def watched(self, wave, units, state, frozen):
+    def watched(self, iteration, units, state, frozen):
         digests.append(store.params_digest(lora.join(state.params, frozen)))
-        return update(self, wave, units, state, frozen)
+        return update(self, iteration, units, state, frozen)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wave_updates.WaveUpdates, "update", watched)
+        patch.setattr(policy_updates.PolicyUpdates, "update", watched)
         outcome = play(directory)
     return directory, outcome, digests
 
 
-def test_a_wave_is_drawn_by_the_policy_from_before_the_updates_of_the_last_one(whole):
+def test_a_iteration_is_drawn_by_the_policy_from_before_the_updates_of_the_last_one(whole):
     directory, outcome, digests = whole
-    drew = {rollout.wave: rollout.policy_digest for rollout in rollouts_of(directory)}
-    assert len({*digests}) == CONFIG.num_waves
+    drew = {rollout.iteration: rollout.policy_digest for rollout in rollouts_of(directory)}
+    assert len({*digests}) == CONFIG.num_iterations
     assert drew == {0: digests[0], 1: digests[0], 2: digests[1], 3: digests[2], 4: digests[3]}
     assert [row["staleness"] for row in metrics_of(directory)] == [0, 1, 1, 1, 1]
     found = rollouts_of(directory)
-    assert [r.index for r in found] == list(range(outcome.num_prompts * SAMPLING.samples_per_row))
+    assert [r.index for r in found] == list(range(outcome.num_prompts * SAMPLING.group_size))
     assert no_thread_is_left()
 
 
-def test_without_staleness_each_wave_is_drawn_by_the_policy_that_it_improves(tmp_path):
-    toy_self_play.run(tmp_path, config=dataclasses.replace(CONFIG, num_waves=2))
+def test_without_staleness_each_iteration_is_drawn_by_the_policy_that_it_improves(tmp_path):
+    toy_self_play.run(tmp_path, config=dataclasses.replace(CONFIG, num_iterations=2))
     assert [row["staleness"] for row in metrics_of(tmp_path)] == [0, 0]
     assert all("seconds/waiting" not in row for row in metrics_of(tmp_path, with_times=True))
 
 
-def test_the_seconds_of_a_wave_add_up(whole):
+def test_the_seconds_of_a_iteration_add_up(whole):
     for row in metrics_of(whole[0], with_times=True):
         parts = [row[f"seconds/{name}"] for name in ("waiting", "scoring", "training", "other")]
         np.testing.assert_allclose(sum(parts), row["seconds"], atol=1e-3)
@@ -85,20 +85,20 @@ def test_the_seconds_of_a_wave_add_up(whole):
 
 
 def test_old_log_probs_are_the_current_policys_and_the_samplers_those_of_what_drew(tmp_path, monkeypatch):
-    units_of, policies, made = wave_updates.WaveUpdates.units, [], []
+    units_of, policies, made = policy_updates.PolicyUpdates.units, [], []
 
-    def watched(self, wave, groups, params, start):
+    def watched(self, iteration, groups, params, start):
         policies.append(jax.tree.map(np.array, params))
-        made.append(units_of(self, wave, groups, params, start))
+        made.append(units_of(self, iteration, groups, params, start))
         return made[-1]
 
-    monkeypatch.setattr(wave_updates.WaveUpdates, "units", watched)
-    play(tmp_path, config=dataclasses.replace(AHEAD, num_waves=3))
-    for wave, before in ((1, 0), (2, 1)):
-        rows = [row for unit in made[wave] for row in unit]
+    monkeypatch.setattr(policy_updates.PolicyUpdates, "units", watched)
+    play(tmp_path, config=dataclasses.replace(AHEAD, num_iterations=3))
+    for iteration, before in ((1, 0), (2, 1)):
+        rows = [row for unit in made[iteration] for row in unit]
         prompts = [r.prompt_ids.tolist() for r in rows]
         completions = [r.completion_ids.tolist() for r in rows]
-        for name, params in (("old_log_probs", policies[wave]), ("sampler_log_probs", policies[before])):
+        for name, params in (("old_log_probs", policies[iteration]), ("sampler_log_probs", policies[before])):
             scores = scoring.score(toy_self_play.toy_lm(), params, prompts, completions)
             for row, expected in zip(rows, scores, strict=True):
                 np.testing.assert_allclose(row.token_values[name], expected, atol=1e-4)
@@ -106,9 +106,9 @@ def test_old_log_probs_are_the_current_policys_and_the_samplers_those_of_what_dr
         assert max(map(np.max, gap)) > 1e-2
 
 
-def test_importance_weights_make_up_for_staleness_where_a_wave_has_one_update(tmp_path):
+def test_importance_weights_make_up_for_staleness_where_a_iteration_has_one_update(tmp_path):
     """No pass is spent on old log-probabilities: the update's own are the current policy's."""
-    play(tmp_path, config=dataclasses.replace(AHEAD, num_waves=3, minibatches_per_wave=1))
+    play(tmp_path, config=dataclasses.replace(AHEAD, num_iterations=3, minibatches_per_iteration=1))
     first, *stale = metrics_of(tmp_path)
     assert first["sampling/sampling_logp_difference/max"] < 1e-4
     for row in stale:
@@ -118,15 +118,15 @@ def test_importance_weights_make_up_for_staleness_where_a_wave_has_one_update(tm
 
 
 def test_drawing_and_updates_run_side_by_side(tmp_path, monkeypatch):
-    """Grading of wave 1 waits for an update of wave 0, and that update for the grading to have begun."""
+    """Grading of iteration 1 waits for an update of iteration 0, and that update for the grading to begin."""
     grading, updating = threading.Event(), threading.Event()
-    update, verdicts = wave_updates.WaveUpdates.update, toy_self_play.ToyGrader._verdicts
+    update, verdicts = policy_updates.PolicyUpdates.update, toy_self_play.ToyGrader._verdicts
 
-    def watched_update(self, wave, units, state, frozen):
-        if wave == 0:
+    def watched_update(self, iteration, units, state, frozen):
+        if iteration == 0:
             updating.set()
             assert grading.wait(60)
-        return update(self, wave, units, state, frozen)
+        return update(self, iteration, units, state, frozen)
 
     def watched_verdicts(self, draws, texts, num_tokens):
         if draws[0].index >= _SAMPLES:
@@ -134,9 +134,9 @@ def test_drawing_and_updates_run_side_by_side(tmp_path, monkeypatch):
             assert updating.wait(60)
         return verdicts(self, draws, texts, num_tokens)
 
-    monkeypatch.setattr(wave_updates.WaveUpdates, "update", watched_update)
+    monkeypatch.setattr(policy_updates.PolicyUpdates, "update", watched_update)
     monkeypatch.setattr(toy_self_play.ToyGrader, "_verdicts", watched_verdicts)
-    assert play(tmp_path, config=dataclasses.replace(AHEAD, num_waves=2, max_tries=1)).num_updates == 4
+    assert play(tmp_path, config=dataclasses.replace(AHEAD, num_iterations=2, max_tries=1)).num_updates == 4
 
 
 def test_a_checkpoint_comes_after_the_rollouts_that_a_resumed_run_begins_with(whole, tmp_path, monkeypatch):
@@ -148,8 +148,8 @@ def test_a_checkpoint_comes_after_the_rollouts_that_a_resumed_run_begins_with(wh
         return verdicts(self, *args)
 
     def watched(self, step, position):
-        files = {name for name in files_of(whole[0]) if name.startswith(f"rollouts/wave_{step:05d}")}
-        assert bool(files) == (step < AHEAD.num_waves)  # there is no wave after the last
+        files = {name for name in files_of(whole[0]) if name.startswith(f"rollouts/iteration_{step:05d}")}
+        assert bool(files) == (step < AHEAD.num_iterations)  # there is no iteration after the last
         assert {name: files_of(tmp_path).get(name) for name in files} == {
             name: files_of(whole[0])[name] for name in files
         }
@@ -166,7 +166,7 @@ def test_a_checkpoint_comes_after_the_rollouts_that_a_resumed_run_begins_with(wh
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
-        (toy_self_play.ToyGrader, "_verdicts", 2),  # in the first wave, which nothing runs beside
+        (toy_self_play.ToyGrader, "_verdicts", 2),  # in the first iteration, which nothing runs beside
         (toy_self_play.ToyGrader, "_verdicts", 9),  # in the thread
         (engine.Engine, "stream", 4),
         (train_step.TrainStep, "place", 2),  # between updates, the thread at work
@@ -203,7 +203,7 @@ def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner,
     ids=["dpo", "rejection", "adapter"],
 )
 def test_every_method_runs_ahead_and_resumes(tmp_path, monkeypatch, changes):
-    config = dataclasses.replace(AHEAD, num_waves=3, checkpoint_every=1)
+    config = dataclasses.replace(AHEAD, num_iterations=3, checkpoint_every=1)
     undisturbed = play(tmp_path / "whole", config=config, **changes)
     with monkeypatch.context() as patch:
         kill_at(patch, train_step.TrainStep, "place", 4)
@@ -215,7 +215,7 @@ def test_every_method_runs_ahead_and_resumes(tmp_path, monkeypatch, changes):
     rows = metrics_of(tmp_path / "killed")
     assert rows == metrics_of(tmp_path / "whole")
     if isinstance(changes["method"], DpoConfig):
-        # The reference is the policy before the wave's updates: the first of two begins at log 2.
+        # The reference is the policy before the iteration's updates: the first of two begins at log 2.
         assert all(0.3 < row["loss"] < np.log(2) + 0.05 for row in rows)
 
 
@@ -226,10 +226,10 @@ def test_eight_devices_draw_what_one_does(whole, tmp_path):
         tmp_path,
         lm=type(lm)(lm.config, rules.DEFAULT_RULES),
         mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2)),
-        config=dataclasses.replace(AHEAD, num_waves=2, micro_batches=2),
+        config=dataclasses.replace(AHEAD, num_iterations=2, micro_batches=2),
     )
     assert [r.token_ids for r in rollouts_of(tmp_path)] == [
-        r.token_ids for r in rollouts_of(whole[0]) if r.wave < 2
+        r.token_ids for r in rollouts_of(whole[0]) if r.iteration < 2
     ]
     for row, expected in zip(metrics_of(tmp_path), metrics_of(whole[0]), strict=False):
         for name in ("loss", "grad_norm", "ratio/max", "reward"):
@@ -238,7 +238,7 @@ def test_eight_devices_draw_what_one_does(whole, tmp_path):
 
 def test_an_error_in_the_thread_ends_the_run_and_shows_where_it_was_raised(tmp_path):
     def verdict(answer, text):
-        if (tmp_path / "rollouts" / "wave_00001_try_00.jsonl").exists():
+        if (tmp_path / "rollouts" / "iteration_00001_try_00.jsonl").exists():
             raise ZeroDivisionError("a grader's own")
         return toy_self_play.by_bytes(answer, text)
 
@@ -249,7 +249,7 @@ def test_an_error_in_the_thread_ends_the_run_and_shows_where_it_was_raised(tmp_p
 
 
 def test_an_error_of_the_updates_does_not_wait_for_what_is_still_to_be_graded(tmp_path, monkeypatch):
-    """The shards of the next wave take a second each; none is begun after the error."""
+    """The shards of the next iteration take a second each; none is begun after the error."""
     verdicts, graded, is_grading = toy_self_play.ToyGrader._verdicts, [], threading.Event()
 
     def slow(self, draws, texts, num_tokens):
@@ -259,12 +259,12 @@ def test_an_error_of_the_updates_does_not_wait_for_what_is_still_to_be_graded(tm
             graded.append(draws[0].index)
         return verdicts(self, draws, texts, num_tokens)
 
-    def failing(self, wave, units, state, frozen):
+    def failing(self, iteration, units, state, frozen):
         assert is_grading.wait(60)
         raise ArithmeticError("no update")
 
     monkeypatch.setattr(toy_self_play.ToyGrader, "_verdicts", slow)
-    monkeypatch.setattr(wave_updates.WaveUpdates, "update", failing)
+    monkeypatch.setattr(policy_updates.PolicyUpdates, "update", failing)
     with pytest.raises(ArithmeticError, match="no update"):
         play(
             tmp_path,
@@ -280,8 +280,8 @@ def test_rollouts_that_no_policy_can_draw_again_are_missed(tmp_path, monkeypatch
         kill_at(patch, train_step.TrainStep, "place", 6)
         with pytest.raises(Killed):
             play(tmp_path)
-    (tmp_path / "rollouts" / "wave_00002_try_00.jsonl").unlink()
-    with pytest.raises(WrongUse, match="rollouts of wave 2 are missing, .* begin anew"):
+    (tmp_path / "rollouts" / "iteration_00002_try_00.jsonl").unlink()
+    with pytest.raises(WrongUse, match="rollouts of iteration 2 are missing, .* begin anew"):
         play(tmp_path)
 
 
@@ -292,7 +292,7 @@ def test_rollouts_that_no_policy_can_draw_again_are_missed(tmp_path, monkeypatch
         (
             {
                 "method": GrpoConfig(sampler_correction="none", single_update=True),
-                "config": dataclasses.replace(AHEAD, old_log_probs="sampled", minibatches_per_wave=1),
+                "config": dataclasses.replace(AHEAD, old_log_probs="sampled", minibatches_per_iteration=1),
             },
             "another policy draws",
         ),
@@ -309,7 +309,9 @@ def test_ratios_may_refer_to_the_policy_that_drew(tmp_path):
     play(
         tmp_path,
         method=GrpoConfig(sampler_correction="none"),
-        config=dataclasses.replace(AHEAD, num_waves=2, minibatches_per_wave=1, old_log_probs="sampled"),
+        config=dataclasses.replace(
+            AHEAD, num_iterations=2, minibatches_per_iteration=1, old_log_probs="sampled"
+        ),
     )
     first, stale = metrics_of(tmp_path)
     assert max(first["ratio/max"] - 1, 1 - first["ratio/min"]) < 1e-3

@@ -1,4 +1,4 @@
-"""The waves of self-play: what is drawn, left out and trained on, and that a kill changes nothing."""
+"""The iterations of self-play: what is drawn, left out and trained on, and that a kill changes nothing."""
 
 import dataclasses
 import logging
@@ -13,7 +13,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import CompletionSample
 from promptcot_jax.models import lora
 from promptcot_jax.sampling import engine, journal, scoring
-from promptcot_jax.trainers import self_play, train_step, wave_updates
+from promptcot_jax.trainers import policy_updates, self_play, train_step
 from promptcot_jax.trainers.dpo import DpoConfig
 from promptcot_jax.trainers.grpo import GrpoConfig
 from promptcot_jax.trainers.rejection import RejectionConfig
@@ -46,13 +46,13 @@ def whole(tmp_path_factory):
 def test_a_rollout_says_where_it_comes_from(whole):
     directory, outcome = whole
     found = rollouts_of(directory)
-    group_size, lm = SAMPLING.samples_per_row, toy_self_play.toy_lm()
+    group_size, lm = SAMPLING.group_size, toy_self_play.toy_lm()
     assert [rollout.index for rollout in found] == list(range(outcome.num_prompts * group_size))
     assert all(rollout.index == rollout.group * group_size + rollout.sample for rollout in found)
-    assert {rollout.wave for rollout in found} == set(range(CONFIG.num_waves))
-    digests = {rollout.wave: rollout.policy_digest for rollout in found}
+    assert {rollout.iteration for rollout in found} == set(range(CONFIG.num_iterations))
+    digests = {rollout.iteration: rollout.policy_digest for rollout in found}
     assert digests[0] == store.params_digest(lm.init(jax.random.key(0)))
-    assert len({*digests.values()}) == CONFIG.num_waves  # the policy changes from wave to wave
+    assert len({*digests.values()}) == CONFIG.num_iterations  # the policy changes from iteration to iteration
     for rollout in found:
         ended = rollout.finish_reason == "stop"
         assert rollout.completion == TOKENIZER.decode(rollout.token_ids[: -1 if ended else None])
@@ -65,7 +65,7 @@ def test_the_samplers_log_probs_are_those_of_the_policy_at_the_temperature(tmp_p
     toy_self_play.run(
         tmp_path,
         rollouts=dataclasses.replace(SAMPLING, sampling=sampling),
-        config=dataclasses.replace(CONFIG, num_waves=1, minibatches_per_wave=1),
+        config=dataclasses.replace(CONFIG, num_iterations=1, minibatches_per_iteration=1),
     )
     lm, found = toy_self_play.toy_lm(), rollouts_of(tmp_path)
     scores = scoring.score(
@@ -82,8 +82,8 @@ def test_the_samplers_log_probs_are_those_of_the_policy_at_the_temperature(tmp_p
     assert row["sampling/sampling_logp_difference/max"] < 1e-4
 
 
-def test_ratios_refer_to_the_policy_that_drew_the_wave(whole):
-    """The second update of a wave is off policy by what the first one did (a single one: see above)."""
+def test_ratios_refer_to_the_policy_that_drew_the_iteration(whole):
+    """The second update of an iteration is off policy by what the first one did (a single one: see above)."""
     directory, _ = whole
     for row in metrics_of(directory):
         assert row["updates"] == 2
@@ -91,17 +91,17 @@ def test_ratios_refer_to_the_policy_that_drew_the_wave(whole):
         assert row["policy_kl"] > 0
 
 
-def test_figures_of_a_wave_are_those_of_its_rollouts(whole):
+def test_figures_of_a_iteration_are_those_of_its_rollouts(whole):
     directory, _ = whole
     for row in metrics_of(directory, with_times=True):
-        own = [rollout for rollout in rollouts_of(directory) if rollout.wave == row["step"] - 1]
+        own = [rollout for rollout in rollouts_of(directory) if rollout.iteration == row["step"] - 1]
         groups = {rollout.group: [] for rollout in own}
         for rollout in own:
             groups[rollout.group].append(rollout.correct)
         alike = [len({*verdicts}) == 1 for verdicts in groups.values()]
         assert row["groups/drawn"] == len(groups)
-        assert row["groups/used"] == min(len(groups) - sum(alike), CONFIG.prompts_per_wave)
-        assert row["sequences"] == row["groups/used"] * SAMPLING.samples_per_row
+        assert row["groups/used"] == min(len(groups) - sum(alike), CONFIG.prompts_per_iteration)
+        assert row["sequences"] == row["groups/used"] * SAMPLING.group_size
         np.testing.assert_allclose(row["frac_reward_zero_std"], np.mean(alike))
         np.testing.assert_allclose(row["reward"], np.mean([rollout.reward for rollout in own]))
         lengths = [len(rollout.token_ids) for rollout in own]
@@ -117,9 +117,9 @@ def test_figures_of_a_wave_are_those_of_its_rollouts(whole):
     ("owner", "name", "call"),
     [
         (engine.Engine, "stream", 0),  # with some completions drawn
-        (toy_self_play.ToyGrader, "_verdicts", 2),  # in the first wave
+        (toy_self_play.ToyGrader, "_verdicts", 2),  # in the first iteration
         (toy_self_play.ToyGrader, "_verdicts", 9),
-        (train_step.TrainStep, "place", 2),  # between the updates of the first wave
+        (train_step.TrainStep, "place", 2),  # between the updates of the first iteration
         (train_step.TrainStep, "place", 6),  # after a checkpoint
         (train_step.TrainStep, "place", 8),
         (self_play.MetricsLog, "write", 3),  # updates done, row not written
@@ -147,23 +147,25 @@ def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner,
     assert samples_of(tmp_path) == samples_of(directory)
 
 
-def test_samples_to_read_are_rollouts_of_their_wave_with_their_prompt(whole):
+def test_samples_to_read_are_rollouts_of_their_iteration_with_their_prompt(whole):
     directory, _ = whole
     samples = jsonl.read_records(directory / "self_play" / "samples.jsonl", CompletionSample)
-    assert sorted({sample.wave for sample in samples}) == [0, 3, 4]
-    stored = {(rollout.wave, rollout.group, rollout.sample): rollout for rollout in rollouts_of(directory)}
+    assert sorted({sample.iteration for sample in samples}) == [0, 3, 4]
+    stored = {
+        (rollout.iteration, rollout.group, rollout.sample): rollout for rollout in rollouts_of(directory)
+    }
     for sample in samples:
-        rollout = stored[sample.wave, sample.group, sample.sample]
+        rollout = stored[sample.iteration, sample.group, sample.sample]
         assert (sample.completion, sample.reward) == (rollout.completion, rollout.reward)
         assert sample.prompt == sample.problem == f"{sample.reference}=" == f"{rollout.prompt_id[1:]}="
         if sample.kind != "random":
-            rewards = [other.reward for place, other in stored.items() if place[0] == sample.wave]
+            rewards = [other.reward for place, other in stored.items() if place[0] == sample.iteration]
             assert sample.reward == (max if sample.kind == "best" else min)(rewards)
 
 
 @pytest.mark.parametrize("method", [DpoConfig(solved_below=1.0), RejectionConfig(solved_below=1.0)])
 def test_the_other_methods_learn_from_the_same_store_and_resume_alike(tmp_path, monkeypatch, method):
-    config = dataclasses.replace(CONFIG, num_waves=3)
+    config = dataclasses.replace(CONFIG, num_iterations=3)
     undisturbed = toy_self_play.run(tmp_path / "whole", method=method, config=config)
     assert undisturbed.num_updates == 6
     with monkeypatch.context() as patch:
@@ -175,14 +177,16 @@ def test_the_other_methods_learn_from_the_same_store_and_resume_alike(tmp_path, 
     rows = metrics_of(tmp_path / "killed")
     assert rows == metrics_of(tmp_path / "whole")
     pairs_or_right = [row["sequences"] for row in rows]
-    by_wave = [[r for r in rollouts_of(tmp_path / "whole") if r.wave == wave] for wave in range(3)]
+    by_iteration = [
+        [r for r in rollouts_of(tmp_path / "whole") if r.iteration == iteration] for iteration in range(3)
+    ]
     if isinstance(method, RejectionConfig):
         assert all(
-            0 < n <= sum(r.correct for r in own) for n, own in zip(pairs_or_right, by_wave, strict=True)
+            0 < n <= sum(r.correct for r in own) for n, own in zip(pairs_or_right, by_iteration, strict=True)
         )
     else:
         assert all(n % 2 == 0 for n in pairs_or_right)
-        # The reference is the policy that drew the wave: the first update begins at log 2.
+        # The reference is the policy that drew the iteration: the first update begins at log 2.
         assert all(0.3 < row["loss"] < np.log(2) + 0.05 for row in rows)
         assert {"rewards/margins", "rewards/accuracies"} <= rows[0].keys()
 
@@ -219,7 +223,7 @@ def test_prompts_without_contrast_leave_and_others_take_their_place(tmp_path):
     def verdict(answer, text):
         return answer < "5" or (answer > "5" and by_bytes(answer, text))
 
-    config = dataclasses.replace(CONFIG, num_waves=3, prompts_per_wave=3, max_tries=8)
+    config = dataclasses.replace(CONFIG, num_iterations=3, prompts_per_iteration=3, max_tries=8)
     toy_self_play.run(tmp_path, verdict=verdict, config=config)
     rows = metrics_of(tmp_path)
     assert all(row["groups/used"] == 3 for row in rows)
@@ -243,14 +247,14 @@ def test_a_shaped_reward_does_not_make_a_contrast(tmp_path):
     grader = Shaped(
         tokenizer=TOKENIZER, config=shaped, run_many=lambda jobs: [], verdict=lambda answer, text: False
     )
-    config = dataclasses.replace(CONFIG, num_waves=1, max_tries=2)
+    config = dataclasses.replace(CONFIG, num_iterations=1, max_tries=2)
     outcome = toy_self_play.run(tmp_path, grader=grader, config=config)
     assert outcome.num_updates == 0
     assert len({rollout.reward for rollout in rollouts_of(tmp_path)}) > 1
 
 
-def test_a_wave_without_use_leaves_the_policy_and_says_why(tmp_path, caplog):
-    config = dataclasses.replace(CONFIG, num_waves=2, max_tries=2)
+def test_a_iteration_without_use_leaves_the_policy_and_says_why(tmp_path, caplog):
+    config = dataclasses.replace(CONFIG, num_iterations=2, max_tries=2)
     with caplog.at_level(logging.INFO, "promptcot_jax"):
         outcome = toy_self_play.run(tmp_path, verdict=lambda answer, text: True, config=config)
     start = toy_self_play.toy_lm().init(jax.random.key(0))
@@ -264,19 +268,19 @@ def test_a_wave_without_use_leaves_the_policy_and_says_why(tmp_path, caplog):
 
 def test_what_could_not_be_graded_drops_out_and_the_others_keep_their_worth(tmp_path, monkeypatch):
     seen = []
-    update = wave_updates.WaveUpdates.update
+    update = policy_updates.PolicyUpdates.update
 
-    def watched(self, wave, units, state, frozen):
+    def watched(self, iteration, units, state, frozen):
         seen.extend(row for unit in units for row in unit)
-        return update(self, wave, units, state, frozen)
+        return update(self, iteration, units, state, frozen)
 
-    monkeypatch.setattr(wave_updates.WaveUpdates, "update", watched)
+    monkeypatch.setattr(policy_updates.PolicyUpdates, "update", watched)
 
     def verdict(answer, text):
         number = sum(text.encode())
         return "sandbox_error" if number % 5 == 0 else number % 3 == 0
 
-    config = dataclasses.replace(CONFIG, num_waves=2)
+    config = dataclasses.replace(CONFIG, num_iterations=2)
     toy_self_play.run(tmp_path, verdict=verdict, config=config)
     by_ids = {(r.prompt_ids, r.token_ids): r for r in rollouts_of(tmp_path)}
     assert any(not rollout.graded for rollout in by_ids.values())
@@ -297,9 +301,9 @@ def test_a_log_prob_that_is_no_number_never_reaches_an_update(tmp_path, monkeypa
         return [s * np.nan if i == 1 else s for i, s in enumerate(scores)]
 
     monkeypatch.setattr(scoring, "score", broken)
-    outcome = toy_self_play.run(tmp_path, config=dataclasses.replace(CONFIG, num_waves=1))
+    outcome = toy_self_play.run(tmp_path, config=dataclasses.replace(CONFIG, num_iterations=1))
     (row,) = metrics_of(tmp_path)
-    assert row["sequences"] == row["groups/used"] * SAMPLING.samples_per_row - 1
+    assert row["sequences"] == row["groups/used"] * SAMPLING.group_size - 1
     assert row["num_skipped"] == 0
     assert np.isfinite(row["loss"])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outcome.params))
@@ -337,7 +341,7 @@ def test_what_cannot_be_learned_from_drops_out_under_every_method(tmp_path, monk
         run_many=lambda jobs: [],
         verdict=by_bytes,
     )
-    config = dataclasses.replace(CONFIG, num_waves=2)
+    config = dataclasses.replace(CONFIG, num_iterations=2)
     outcome = toy_self_play.run(tmp_path, grader=grader, method=method, config=config)
     status = "empty" if fault == "empty" else "not_finite"
     for row in metrics_of(tmp_path):
@@ -357,33 +361,33 @@ def test_a_pair_with_a_reference_that_is_no_number_leaves_whole(tmp_path, monkey
         return [s * np.nan if i == 1 else s for i, s in enumerate(score(*args, **kwargs))]
 
     monkeypatch.setattr(scoring, "score", broken)
-    method, config = DpoConfig(solved_below=1.0), dataclasses.replace(CONFIG, num_waves=1)
+    method, config = DpoConfig(solved_below=1.0), dataclasses.replace(CONFIG, num_iterations=1)
     with caplog.at_level(logging.WARNING, "promptcot_jax"):
         toy_self_play.run(tmp_path, method=method, config=config)
     (row,) = metrics_of(tmp_path)
     groups = {}
     for rollout in rollouts_of(tmp_path):
         groups.setdefault(rollout.group, []).append(rollout.correct)
-    mixed = [own for own in groups.values() if len({*own}) == 2][: CONFIG.prompts_per_wave]
+    mixed = [own for own in groups.values() if len({*own}) == 2][: CONFIG.prompts_per_iteration]
     num_pairs = sum(min(own.count(True), own.count(False)) for own in mixed)
     assert row["sequences"] == 2 * (num_pairs - 1)
     assert (row["num_skipped"], np.isfinite(row["loss"])) == (0, True)
-    assert f"wave 0: 1 of {num_pairs} pairs left out" in caplog.text
+    assert f"iteration 0: 1 of {num_pairs} pairs left out" in caplog.text
 
 
-def test_a_wave_without_use_is_passed_over_with_the_samplers_log_probs_too(tmp_path):
+def test_a_iteration_without_use_is_passed_over_with_the_samplers_log_probs_too(tmp_path):
     outcome = toy_self_play.run(
         tmp_path,
         verdict=lambda answer, text: False,
         method=GrpoConfig(sampler_correction="none"),
-        config=dataclasses.replace(CONFIG, num_waves=1, max_tries=1, old_log_probs="sampled"),
+        config=dataclasses.replace(CONFIG, num_iterations=1, max_tries=1, old_log_probs="sampled"),
     )
     assert outcome.num_updates == 0
 
 
 def test_the_reference_of_a_kl_term_is_the_policy_at_the_start(tmp_path):
-    """It grows from wave to wave where it weighs nothing, and holds the policy back where it weighs much."""
-    config = dataclasses.replace(CONFIG, num_waves=3)
+    """It grows where it weighs nothing, and holds the policy back where it weighs much."""
+    config = dataclasses.replace(CONFIG, num_iterations=3)
     kl = {}
     for beta in (1e-9, 10.0):
         toy_self_play.run(tmp_path / str(beta), method=GrpoConfig(kl_beta=beta), config=config)
@@ -396,7 +400,7 @@ def test_an_adapter_is_trained_beside_a_frozen_base_and_resumes(tmp_path, monkey
     settings = {
         "adapter": lora.LoraConfig(rank=2, alpha=4.0),
         "method": GrpoConfig(kl_beta=0.01),
-        "config": dataclasses.replace(CONFIG, num_waves=2, checkpoint_every=1),
+        "config": dataclasses.replace(CONFIG, num_iterations=2, checkpoint_every=1),
     }
     undisturbed = toy_self_play.run(tmp_path / "whole", **settings)
     base = toy_self_play.toy_lm().init(jax.random.key(0))
@@ -413,7 +417,7 @@ def test_an_adapter_is_trained_beside_a_frozen_base_and_resumes(tmp_path, monkey
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rollouts": dataclasses.replace(SAMPLING, samples_per_row=1)}, "samples_per_row to at least 2"),
+        ({"rollouts": dataclasses.replace(SAMPLING, group_size=1)}, "group_size to at least 2"),
         (
             {
                 "rollouts": dataclasses.replace(
@@ -424,7 +428,7 @@ def test_an_adapter_is_trained_beside_a_frozen_base_and_resumes(tmp_path, monkey
         ),
         ({"config": dataclasses.replace(CONFIG, row_length=4)}, "row_length=4, but .* 5 tokens"),
         ({"config": dataclasses.replace(CONFIG, old_log_probs="sampled")}, "sampler_correction to 'none'"),
-        ({"method": GrpoConfig(single_update=True)}, "a wave makes 2 updates"),
+        ({"method": GrpoConfig(single_update=True)}, "an iteration makes 2 updates"),
     ],
 )
 def test_what_would_train_on_something_else_is_refused(tmp_path, changes, message):

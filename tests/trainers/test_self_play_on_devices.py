@@ -1,7 +1,7 @@
 """Self-play on eight devices, and on two processes as two hosts: what one device draws, learns and reports.
 
 One device makes a step of whole minibatches, the others of two micro-batches. The same tokens and verdicts
-are asked for in every wave, hence after updates, too. Tolerance: 1e-4 for metrics, log-probabilities and
+are asked for in every iteration, hence after updates, too. Tolerance: 1e-4 for metrics, log-probabilities and
 parameters, after six steps of Adam at 3e-3 each (measured: 1e-5 or less of any of them).
 """
 
@@ -66,7 +66,7 @@ def assert_same_run(directory: Path, params, expected):
     """Rollouts, metrics and the policy of a run are those of another."""
     other, other_params = expected
     drawn, others = ([*rollout_store.read(place / "rollouts")] for place in (directory, other))
-    assert len({rollout.wave for rollout in drawn}) == toy_self_play.SHORT.num_waves
+    assert len({rollout.iteration for rollout in drawn}) == toy_self_play.SHORT.num_iterations
     for rollout, theirs in zip(drawn, others, strict=True):
         one, two = (floats_apart(record) for record in (rollout, theirs))
         assert one[0] == two[0]
@@ -132,14 +132,14 @@ def test_two_hosts_play_as_one_device_by_the_verdicts_of_the_first(alone, tmp_pa
 
 @pytest.mark.slow
 def test_when_one_of_two_hosts_is_killed_the_other_ends_and_the_run_goes_on_to_the_same_bits(tmp_path):
-    """kill -9 of the second after the draws of a wave, of the first after a checkpoint."""
+    """kill -9 of the second after the draws of an iteration, of the first after a checkpoint."""
 
     def command(workdir):
         return ["grpo", json.dumps(MESHES_OF_HOSTS[0]), f"--workdir={workdir}"]
 
     how = {"module": "tests.trainers.self_play_host", "as_here": True}
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    moments = ((1, "rollouts/wave_00001_try_00.jsonl"), (0, "self_play/checkpoints/*/COMPLETE"))
+    moments = ((1, "rollouts/iteration_00001_try_00.jsonl"), (0, "self_play/checkpoints/*/COMPLETE"))
     for index, pattern in moments:
         processes = test_hosts.start_hosts(command(killed), **how)
         killing.wait_for(killed / "grpo", pattern, 1, processes)

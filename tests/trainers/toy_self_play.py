@@ -30,19 +30,19 @@ TOKENIZER = toys.byte_tokenizer()
 SAMPLING = rollouts.RolloutConfig(
     sampling=token_choice.SamplingConfig(max_new_tokens=3),
     engine=engine.EngineConfig(num_slots=16, page_size=8),
-    samples_per_row=4,
+    group_size=4,
     requests_per_shard=8,
 )
 CONFIG = SelfPlayConfig(
-    num_waves=5,
-    prompts_per_wave=4,
-    minibatches_per_wave=2,
+    num_iterations=5,
+    prompts_per_iteration=4,
+    minibatches_per_iteration=2,
     max_tries=3,
     checkpoint_every=2,
     samples_every=3,
     tensorboard=False,
 )
-SHORT = dataclasses.replace(CONFIG, num_waves=3)
+SHORT = dataclasses.replace(CONFIG, num_iterations=3)
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3)
 # Every trainer of self-play, by the fields of `SelfPlay` that make it.
 TRAINERS = {
@@ -114,7 +114,7 @@ def held_out(
 ) -> HeldOut:
     """Evaluations on "0+", "1+", ...; `sampling` are fields of `SamplingConfig`."""
     chosen = token_choice.SamplingConfig(**({"max_new_tokens": 3} | sampling))
-    settings = dataclasses.replace(SAMPLING, sampling=chosen, samples_per_row=samples, requests_per_shard=4)
+    settings = dataclasses.replace(SAMPLING, sampling=chosen, group_size=samples, requests_per_shard=4)
     return HeldOut(
         lm=toy_lm(),
         tokenizer=TOKENIZER,

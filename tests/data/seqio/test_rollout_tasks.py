@@ -17,8 +17,8 @@ ALL = RolloutRules(solved_below=1.01, validation_share=0.3)
 
 @pytest.fixture
 def directory(tmp_path):
-    waves = [[rollout(f"p{i}", f"{i}", correct=i % 2 == 0, index=i) for i in range(40)]]
-    return str(store(tmp_path / "rollouts", *waves))
+    iterations = [[rollout(f"p{i}", f"{i}", correct=i % 2 == 0, index=i) for i in range(40)]]
+    return str(store(tmp_path / "rollouts", *iterations))
 
 
 def examples_of(split):
@@ -47,8 +47,8 @@ def test_a_fit_reads_the_ids_that_the_policy_read_and_wrote(directory, tmp_path)
 
 
 def test_all_completions_of_a_prompt_are_in_one_split(tmp_path):
-    wave = [rollout(f"p{i}", text, correct=True) for i in range(20) for text in "ab"]
-    rollout_tasks.register(VOCABULARY, str(store(tmp_path, wave)), rules=ALL)
+    iteration = [rollout(f"p{i}", text, correct=True) for i in range(20) for text in "ab"]
+    rollout_tasks.register(VOCABULARY, str(store(tmp_path, iteration)), rules=ALL)
     prompts = {
         split: [tuple(e.prompt_ids.tolist()) for e in examples_of(split)] for split in ("train", "validation")
     }
@@ -57,9 +57,9 @@ def test_all_completions_of_a_prompt_are_in_one_split(tmp_path):
 
 
 def test_rules_are_those_of_rejection_sampling(tmp_path):
-    wave = [rollout("easy", text, correct=text != "c") for text in "abc"]
-    wave += [rollout("hard", text, correct=text < "c") for text in "abcdef"]
-    directory = str(store(tmp_path, wave))
+    iteration = [rollout("easy", text, correct=text != "c") for text in "abc"]
+    iteration += [rollout("hard", text, correct=text < "c") for text in "abcdef"]
+    directory = str(store(tmp_path, iteration))
     rules = RolloutRules(solved_below=0.5, completions_per_prompt=1, validation_share=1e-9)
     rollout_tasks.register(VOCABULARY, directory, rules=rules)
     (example,) = examples_of("train")
@@ -68,9 +68,9 @@ def test_rules_are_those_of_rejection_sampling(tmp_path):
 
 
 def test_ids_of_another_tokenizer_are_refused(tmp_path):
-    wave = [rollout("p", "a", correct=True)]
-    wave[0] = type(wave[0])(**(vars(wave[0]) | {"completion": "another text"}))
-    directory = str(store(tmp_path, wave))
+    iteration = [rollout("p", "a", correct=True)]
+    iteration[0] = type(iteration[0])(**(vars(iteration[0]) | {"completion": "another text"}))
+    directory = str(store(tmp_path, iteration))
     rules = RolloutRules(solved_below=1.01, validation_share=1e-9)
     rollout_tasks.register(VOCABULARY, directory, rules=rules)
     with pytest.raises(WrongUse, match="rollout 0 is another text by this vocabulary"):

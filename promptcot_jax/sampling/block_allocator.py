@@ -32,7 +32,7 @@ class Block:
         return pages[::-1]
 
 
-class PageBook:
+class BlockAllocator:
     """The pages 1 .. num_pages - 1 of one cache (page 0 is nobody's)."""
 
     def __init__(self, num_pages: int, page_size: int):

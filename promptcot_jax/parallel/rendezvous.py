@@ -50,11 +50,11 @@ class _Outcome:
             raise WrongUse(self.text) if self.is_wrong_use else HostsMissing(self.text)
 
 
-def hold(place: Place, greeting: str, seconds: float) -> None:
-    """Returns on each host once all are there with the same greeting.
+def meet(place: Place, run_signature: str, seconds: float) -> None:
+    """Returns on each host once all are there with the same run_signature.
 
     Args:
-        greeting: what this host is about to do.
+        run_signature: what this host is about to do.
         seconds: deadline.
 
     Raises:
@@ -62,12 +62,12 @@ def hold(place: Place, greeting: str, seconds: float) -> None:
         WrongUse: two hosts have the same index, or were started to do different things.
     """
     if place.index == 0:
-        _listen(place, greeting, seconds).raise_if_bad()
+        _listen(place, run_signature, seconds).raise_if_bad()
     else:
-        _answer(place, greeting, seconds).raise_if_bad()
+        _answer(place, run_signature, seconds).raise_if_bad()
 
 
-def _listen(place: Place, greeting: str, seconds: float) -> _Outcome:
+def _listen(place: Place, run_signature: str, seconds: float) -> _Outcome:
     """The first host's part."""
     deadline = time.monotonic() + seconds
     with contextlib.ExitStack() as stack:
@@ -89,7 +89,7 @@ def _listen(place: Place, greeting: str, seconds: float) -> _Outcome:
             connections.append(stack.enter_context(connection))
             line = _read_line(connection)
             if line is not None:  # else none of ours: whatever looks for open ports
-                outcome = _objection(place, greeting, line, name, there)
+                outcome = _objection(place, run_signature, line, name, there)
                 there.add(line["index"])
         for connection in connections:
             _send_line(connection, dataclasses.asdict(outcome))
@@ -105,7 +105,7 @@ def _missing(place: Place, there: Collection[int], seconds: float) -> _Outcome:
 
 
 def _objection(
-    place: Place, greeting: str, line: dict[str, Any], name: str, there: Collection[int]
+    place: Place, run_signature: str, line: dict[str, Any], name: str, there: Collection[int]
 ) -> _Outcome:
     """What is wrong with one host's line."""
     index = line["index"]
@@ -115,22 +115,22 @@ def _objection(
             "of an earlier run on it, and give each host its own --process_index.",
             is_wrong_use=True,
         )
-    if line["greeting"] != greeting:
+    if line["run_signature"] != run_signature:
         return _Outcome(
-            f"host {index} ({name}) was started otherwise than the first: {line['greeting']!r} there, "
-            f"{greeting!r} here; give all hosts the same version, command and files.",
+            f"host {index} ({name}) was started otherwise than the first: {line['run_signature']!r} there, "
+            f"{run_signature!r} here; give all hosts the same version, command and files.",
             is_wrong_use=True,
         )
     return _Outcome()
 
 
-def _answer(place: Place, greeting: str, seconds: float) -> _Outcome:
+def _answer(place: Place, run_signature: str, seconds: float) -> _Outcome:
     """The others' part."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             with socket.create_connection(place.host_and_port, timeout=_SECONDS_FOR_A_LINE) as connection:
-                _send_line(connection, {"index": place.index, "greeting": greeting})
+                _send_line(connection, {"index": place.index, "run_signature": run_signature})
                 # The first host waits for all of them, and a little longer than this one began to.
                 heard = _read_line(connection, deadline - time.monotonic() + _SECONDS_FOR_A_LINE)
                 if heard is not None:
@@ -160,5 +160,7 @@ def _read_line(connection: socket.socket, seconds: float = _SECONDS_FOR_A_LINE) 
             value = json.loads(stream.readline(_LONGEST_LINE))
     except (OSError, ValueError):
         return None
-    is_ours = isinstance(value, dict) and ({"index", "greeting"} <= value.keys() or "is_wrong_use" in value)
+    is_ours = isinstance(value, dict) and (
+        {"index", "run_signature"} <= value.keys() or "is_wrong_use" in value
+    )
     return value if is_ours else None

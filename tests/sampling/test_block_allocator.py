@@ -1,11 +1,11 @@
-"""Cache pages against a naive book: nothing twice, nothing lost, the longest unused given up first."""
+"""Cache pages against a naive allocator: nothing twice, nothing lost, the longest unused given up first."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from promptcot_jax.sampling import lanes, page_book, token_choice
+from promptcot_jax.sampling import block_allocator, shard_scheduler, token_choice
 from promptcot_jax.sampling.completions import Request
 
 PAGE = 4
@@ -20,7 +20,7 @@ class NaiveBlock:
 
 
 class NaiveBook:
-    """Says by looking at everything what a `PageBook` should say; all tokens up to its end name a block."""
+    """What a `BlockAllocator` should say, found by looking at everything; all its tokens name a block."""
 
     def __init__(self, num_pages: int):
         self.free = set(range(1, num_pages))
@@ -83,8 +83,8 @@ def random_prompt(rng):
 @pytest.mark.parametrize(("num_pages", "seed"), [(9, 0), (30, 1)])
 def test_the_book_agrees_with_a_naive_one(num_pages, seed):
     rng = np.random.default_rng(seed)
-    book, naive = page_book.PageBook(num_pages, PAGE), NaiveBook(num_pages)
-    in_use: list[tuple[tuple[int, ...], list[page_book.Block]]] = []
+    allocator, naive = block_allocator.BlockAllocator(num_pages, PAGE), NaiveBook(num_pages)
+    in_use: list[tuple[tuple[int, ...], list[block_allocator.Block]]] = []
     own: list[int] = []
     seen = dict.fromkeys(["use", "refused", "release", "read", "take", "none left", "give back"], 0)
     for _ in range(2000):
@@ -94,10 +94,10 @@ def test_the_book_agrees_with_a_naive_one(num_pages, seed):
             prefixes = naive.prefixes(prompt)
             num_known = next((i for i, p in enumerate(prefixes) if p not in naive.blocks), len(prefixes))
             num_shared = sum(naive.blocks[p].users > 0 for p in prefixes if p in naive.blocks)
-            assert book.num_known(prompt) == num_known
-            assert book.num_to_take(prompt) == len(prefixes) - num_shared
+            assert allocator.num_known(prompt) == num_known
+            assert allocator.num_to_take(prompt) == len(prefixes) - num_shared
             fits = len(prefixes) - num_shared <= naive.num_available
-            taken = book.use_blocks(prompt)
+            taken = allocator.use_blocks(prompt)
             assert (taken is not None) == fits
             if taken is None:
                 kind = "refused"
@@ -110,7 +110,7 @@ def test_the_book_agrees_with_a_naive_one(num_pages, seed):
                 in_use.append((prompt, blocks))
         elif kind == "release" and in_use:
             prompt, blocks = in_use.pop(rng.integers(len(in_use)))
-            book.release_blocks(blocks)
+            allocator.release_blocks(blocks)
             naive.release(prompt)
         elif kind == "read" and in_use:
             prompt, blocks = in_use[rng.integers(len(in_use))]
@@ -118,7 +118,7 @@ def test_the_book_agrees_with_a_naive_one(num_pages, seed):
                 block.is_read = naive.blocks[prefix].is_read = True
         elif kind == "take":
             num_available = naive.num_available
-            page = book.take_page()
+            page = allocator.take_page()
             assert (page is None) == (num_available == 0)
             if page is None:
                 kind = "none left"
@@ -127,18 +127,18 @@ def test_the_book_agrees_with_a_naive_one(num_pages, seed):
                 own.append(page)
         elif kind == "give back" and own:
             given = [own.pop(rng.integers(len(own))) for _ in range(rng.integers(1, len(own) + 1))]
-            book.give_back(given)
+            allocator.give_back(given)
             naive.free |= set(given)
         seen[kind] += 1
         owned = [*own, *(block.page for block in naive.blocks.values()), *naive.free]
         assert sorted(owned) == list(range(1, num_pages))  # each once, and page 0 never
-        assert (book.num_available, book.most_used) == (naive.num_available, naive.most_used)
+        assert (allocator.num_available, allocator.most_used) == (naive.num_available, naive.most_used)
     assert min(seen.values()) > 20
 
 
 def test_a_prompt_of_thousands_of_blocks_is_no_harder_than_a_short_one():
-    book = page_book.PageBook(5001, 2)
-    taken = book.use_blocks([1] * 10_000)
+    allocator = block_allocator.BlockAllocator(5001, 2)
+    taken = allocator.use_blocks([1] * 10_000)
     assert taken is not None
     assert len(taken[0][-1].pages) == 5000
 
@@ -154,16 +154,16 @@ def test_rows_of_a_lane_never_meet_on_a_page_that_one_of_them_writes(num_pages, 
     The longest request has 16 tokens, which take 4 pages, and one for the end of its prompt.
     """
     rng = np.random.default_rng(num_pages)
-    lane = lanes.Lane(range(10, 20), num_pages + 1, PAGE)
+    scheduler = shard_scheduler.ShardScheduler(range(10, 20), num_pages + 1, PAGE)
     is_roomy = num_pages == 50
     num_refused = num_driven_out = num_read = 0
     for number in range(400):
-        for _ in range(min(lane.num_free_slots, rng.integers(5))):
+        for _ in range(min(scheduler.num_free_slots, rng.integers(5))):
             prompt = tuple(rng.integers(0, num_tokens, rng.integers(1, 9)).tolist())
-            num_known = min(lane.book.num_known(prompt[:-1]) * PAGE, len(prompt) - 1)
-            started = lane.start(request(number, prompt, int(rng.integers(1, 9))))
+            num_known = min(scheduler.allocator.num_known(prompt[:-1]) * PAGE, len(prompt) - 1)
+            started = scheduler.start(request(number, prompt, int(rng.integers(1, 9))))
             if started is None:
-                assert lane.rows  # a lane without rows takes any request
+                assert scheduler.rows  # a scheduler without rows takes any request
                 assert not is_roomy
                 num_refused += 1
                 break
@@ -172,44 +172,46 @@ def test_rows_of_a_lane_never_meet_on_a_page_that_one_of_them_writes(num_pages, 
                 assert num_to_read == len(prompt) - 1 - num_known
                 assert (row.position, row.last_id) == (len(prompt) - 1, prompt[-1])
                 # A page for each row that will need one: rows do not drive each other out at once.
-                growing = [r for r in lane.rows if len(lane.pages_of(r)) * PAGE < r.position + r.num_left]
-                assert len(lane.rows) == 1 or lane.book.num_available >= len(growing)
+                growing = [
+                    r for r in scheduler.rows if len(scheduler.pages_of(r)) * PAGE < r.position + r.num_left
+                ]
+                assert len(scheduler.rows) == 1 or scheduler.allocator.num_available >= len(growing)
         for _ in range(rng.integers(8)):
-            block = lane.next_unread()
+            block = scheduler.next_unread()
             if block is None:
-                assert not lane.has_unread
+                assert not scheduler.has_unread
                 break
             assert block.users
             assert not block.is_read
             assert block.parent is None or block.parent.is_read
             block.is_read = True
             num_read += 1
-        for row in list(lane.rows):
+        for row in list(scheduler.rows):
             assert row.is_ready == all(block.is_read for block in row.blocks)
-            if not row.is_ready or row not in lane.rows:
+            if not row.is_ready or row not in scheduler.rows:
                 continue
             num_steps = int(rng.integers(1, 3))
-            while row in lane.rows and not lane.take_pages(row, num_steps):
+            while row in scheduler.rows and not scheduler.take_pages(row, num_steps):
                 assert not is_roomy
-                assert len(lane.rows) > 1  # alone, a row always has pages enough
-                lane.leave(lane.rows[-1])
+                assert len(scheduler.rows) > 1  # alone, a row always has pages enough
+                scheduler.leave(scheduler.rows[-1])
                 num_driven_out += 1
-            if row not in lane.rows:
+            if row not in scheduler.rows:
                 continue
             row.token_ids += [0] * min(num_steps, row.num_left)
-            assert len(lane.pages_of(row)) * PAGE >= row.position  # room for all that has been read
+            assert len(scheduler.pages_of(row)) * PAGE >= row.position  # room for all that has been read
             is_unfinished = (len(row.request.prompt_ids) - 1) % PAGE
-            assert lane.page_to_copy(row) == (row.blocks[-1].page if is_unfinished else 0)
+            assert scheduler.page_to_copy(row) == (row.blocks[-1].page if is_unfinished else 0)
             if not row.num_left or rng.random() < 0.1:
-                lane.leave(row)
-        taken = [row.slot for row in lane.rows]
-        assert len(set(taken)) == len(taken) == 10 - lane.num_free_slots
+                scheduler.leave(row)
+        taken = [row.slot for row in scheduler.rows]
+        assert len(set(taken)) == len(taken) == 10 - scheduler.num_free_slots
         assert set(taken) <= set(range(10, 20))
-        own = [page for row in lane.rows for page in row.pages]
-        shared = {block.page for row in lane.rows for block in row.blocks}
+        own = [page for row in scheduler.rows for page in row.pages]
+        shared = {block.page for row in scheduler.rows for block in row.blocks}
         assert len(set(own)) == len(own)
         assert not shared & set(own)
         assert 0 not in shared | set(own)
-        assert lane.book.num_available == num_pages - len(own) - len(shared)
+        assert scheduler.allocator.num_available == num_pages - len(own) - len(shared)
     assert num_read > 200
     assert is_roomy or (num_refused > 10 and num_driven_out > 0)

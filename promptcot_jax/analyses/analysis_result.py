@@ -14,7 +14,7 @@ class NoRecords(WrongUse):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Made:
+class AnalysisResult:
     """One figure, or one page, of an analysis."""
 
     name: str  # of its files, without suffix

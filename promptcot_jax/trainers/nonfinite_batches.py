@@ -1,4 +1,4 @@
-"""The batches whose gradient or loss was not finite, kept for a look: `offending_batch_SSSSSSSS.npz`.
+"""The batches whose gradient or loss was not finite, kept for a look: `nonfinite_batch_SSSSSSSS.npz`.
 
 A file holds the arrays of a `PackedBatch` by name (those of `values` as `values/NAME`), as the step read
 them. `docs/watching.md` shows how to decode one, and how to run the loss on it again.
@@ -20,7 +20,7 @@ _VALUES = "values/"
 
 def save_batch(directory: epath.PathLike, step: int, batch: PackedBatch) -> str:
     """Writes the batch of one step, whole or not at all, and removes all but the newest; returns its path."""
-    path = epath.Path(directory) / f"offending_batch_{step:08d}.npz"
+    path = epath.Path(directory) / f"nonfinite_batch_{step:08d}.npz"
     arrays: dict[str, Any] = {name: np.asarray(getattr(batch, name)) for name in _ARRAYS} | {
         f"{_VALUES}{name}": np.asarray(value) for name, value in batch.values.items()
     }
@@ -33,7 +33,7 @@ def save_batch(directory: epath.PathLike, step: int, batch: PackedBatch) -> str:
 
 def saved_batches(directory: epath.PathLike) -> list[epath.Path]:
     """The files of a fit's directory, oldest step first."""
-    return sorted(epath.Path(directory).glob("offending_batch_*.npz"))
+    return sorted(epath.Path(directory).glob("nonfinite_batch_*.npz"))
 
 
 def load_batch(path: epath.PathLike) -> PackedBatch:

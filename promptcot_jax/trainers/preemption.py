@@ -1,10 +1,10 @@
-"""Leaving before the end, with a checkpoint: when SIGTERM came, which is the notice before a preemption, or a
-deadline is so near that what comes next would not be done by then.
+"""PreemptionGuard before the end, with a checkpoint: when SIGTERM came, which is the notice before a
+preemption, or a deadline is so near that what comes next would not be done by then.
 
-A run asks at each of its boundaries: self-play between waves, a fit at its rows of metrics. It then saves and
-raises `Interrupted`. That is where it could have been killed as well, so it goes on to the same bits. A cloud
-gives ten seconds or so: what saves long runs are frequent checkpoints, and this saves the rest where there is
-time. Of several hosts the first decides; a slice that is taken away gives notice to all.
+A run asks at each of its boundaries: self-play between iterations, a fit at its rows of metrics. It then
+saves and raises `Interrupted`. That is where it could have been killed as well, so it goes on to the same
+bits. A cloud gives ten seconds or so: what saves long runs are frequent checkpoints, and this saves the rest
+where there is time. Of several hosts the first decides; a slice that is taken away gives notice to all.
 """
 
 import logging
@@ -22,7 +22,7 @@ from promptcot_jax.trainers.watching import WatchConfig
 log = logging.getLogger(__name__)
 
 
-class Leaving:
+class PreemptionGuard:
     """A context manager that listens for SIGTERM, and says at a boundary whether it is the last."""
 
     def __init__(self, config: WatchConfig, *, unit: str):
@@ -36,7 +36,7 @@ class Leaving:
         self._before: Any = None
         self._last, self._longest = time.monotonic(), 0.0
 
-    def __enter__(self) -> "Leaving":
+    def __enter__(self) -> "PreemptionGuard":
         """Begins to listen.
 
         Raises:

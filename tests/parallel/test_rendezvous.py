@@ -1,4 +1,4 @@
-"""The roll call: who is missing, who is too many, who was started otherwise."""
+"""The rendezvous: who is missing, who is too many, who was started otherwise."""
 
 import concurrent.futures
 import socket
@@ -6,8 +6,8 @@ import socket
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.parallel import hosts, roll_call
-from promptcot_jax.parallel.roll_call import HostsMissing, Place
+from promptcot_jax.parallel import hosts, rendezvous
+from promptcot_jax.parallel.rendezvous import HostsMissing, Place
 
 
 def _free_address() -> str:
@@ -16,9 +16,9 @@ def _free_address() -> str:
 
 
 def _held(places_and_greetings, seconds):
-    """What the roll call does on each host: None, or the error it raises."""
+    """What the rendezvous does on each host: None, or the error it raises."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        futures = [pool.submit(roll_call.hold, place, text, seconds) for place, text in places_and_greetings]
+        futures = [pool.submit(rendezvous.meet, place, text, seconds) for place, text in places_and_greetings]
         return [future.exception() for future in futures]
 
 
@@ -92,7 +92,7 @@ def test_a_host_that_comes_twice_is_refused():
 def test_strangers_at_the_port_are_passed_over(noise):
     address = _free_address()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        first = pool.submit(roll_call.hold, Place(address, 2, 0), "em", 20.0)
+        first = pool.submit(rendezvous.meet, Place(address, 2, 0), "em", 20.0)
         while not first.done():
             try:
                 stranger = socket.create_connection(Place(address, 2, 0).host_and_port, timeout=1)
@@ -101,5 +101,5 @@ def test_strangers_at_the_port_are_passed_over(noise):
                 continue
         with stranger:
             stranger.sendall(noise)
-        second = pool.submit(roll_call.hold, Place(address, 2, 1), "em", 20.0)
+        second = pool.submit(rendezvous.meet, Place(address, 2, 1), "em", 20.0)
         assert (first.exception(), second.exception()) == (None, None)

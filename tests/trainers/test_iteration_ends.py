@@ -11,26 +11,26 @@ import numpy as np
 import pytest
 
 from promptcot_jax.core.errors import Interrupted, WrongUse
-from promptcot_jax.trainers import leaving, self_play, wave_updates
-from promptcot_jax.trainers.leaving import Leaving
+from promptcot_jax.trainers import policy_updates, preemption, self_play
+from promptcot_jax.trainers.preemption import PreemptionGuard
+from promptcot_jax.trainers.rollout_collector import RolloutCollector
 from promptcot_jax.trainers.watching import WatchConfig
-from promptcot_jax.trainers.wave_draws import WaveDrawer
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import CONFIG, Killed, files_of, kill_at, metrics_of
 
-CONFIG = dataclasses.replace(CONFIG, num_waves=4, minibatches_per_wave=1, checkpoint_every=3)
-AT_ONCE = dataclasses.replace(CONFIG, stop_at="num_skipped <= 0")  # so says the row of the first wave
+CONFIG = dataclasses.replace(CONFIG, num_iterations=4, minibatches_per_iteration=1, checkpoint_every=3)
+AT_ONCE = dataclasses.replace(CONFIG, stop_at="num_skipped <= 0")  # so says the row of the first iteration
 
 
-def drawn_waves(patch):
-    """The waves that are drawn from now on."""
-    draw, seen = WaveDrawer.draw, []
+def drawn_iterations(patch):
+    """The iterations that are drawn from now on."""
+    draw, seen = RolloutCollector.collect, []
 
-    def watched(self, wave, *args):
-        seen.append(wave)
-        return draw(self, wave, *args)
+    def watched(self, iteration, *args):
+        seen.append(iteration)
+        return draw(self, iteration, *args)
 
-    patch.setattr(WaveDrawer, "draw", watched)
+    patch.setattr(RolloutCollector, "collect", watched)
     return seen
 
 
@@ -48,26 +48,26 @@ def assert_same(whole, directory, outcome):
 
 
 def test_a_run_ends_at_its_goal_and_a_resumed_one_does_not_go_on(tmp_path, monkeypatch, caplog):
-    """Reached after the first wave, between two evaluations: the last policy is evaluated all the same."""
+    """Reached after the first iteration, between evaluations: the last policy is evaluated all the same."""
     held_out = toy_self_play.held_out(tmp_path, every=3, number=1)
     with caplog.at_level(logging.INFO, "promptcot_jax"):
         outcome = toy_self_play.run(tmp_path, config=AT_ONCE, held_out=held_out)
-    assert "the goal num_skipped <= 0 is reached after wave 1" in caplog.text
-    assert (outcome.num_waves, outcome.num_updates) == (1, 1)
+    assert "the goal num_skipped <= 0 is reached after iteration 1" in caplog.text
+    assert (outcome.num_iterations, outcome.num_updates) == (1, 1)
     assert [row["step"] for row in metrics_of(tmp_path) if "eval/avg_at_k" in row] == [0, 1]
     before = metrics_of(tmp_path)
-    seen = drawn_waves(monkeypatch)
+    seen = drawn_iterations(monkeypatch)
     again = toy_self_play.run(tmp_path, config=AT_ONCE, held_out=held_out)
-    assert (seen, again.num_waves) == ([], 1)
+    assert (seen, again.num_iterations) == ([], 1)
     jax.tree.map(np.testing.assert_array_equal, again.params, outcome.params)
     assert metrics_of(tmp_path) == before
 
 
-def test_a_goal_of_no_wave_is_told(tmp_path, caplog):
-    config = dataclasses.replace(CONFIG, num_waves=1, stop_at="rewrad >= 1")
+def test_a_goal_of_no_iteration_is_told(tmp_path, caplog):
+    config = dataclasses.replace(CONFIG, num_iterations=1, stop_at="rewrad >= 1")
     with caplog.at_level(logging.WARNING, "promptcot_jax"):
-        assert toy_self_play.run(tmp_path, config=config).num_waves == 1
-    assert "wave 1 has no 'rewrad', at which the run is to stop; it has reward, " in caplog.text
+        assert toy_self_play.run(tmp_path, config=config).num_iterations == 1
+    assert "iteration 1 has no 'rewrad', at which the run is to stop; it has reward, " in caplog.text
 
 
 def test_a_run_killed_as_it_reaches_its_goal_ends_there(tmp_path, monkeypatch):
@@ -75,17 +75,17 @@ def test_a_run_killed_as_it_reaches_its_goal_ends_there(tmp_path, monkeypatch):
         kill_at(patch, self_play.TrainingCheckpoints, "save", 1)
         with pytest.raises(Killed):
             toy_self_play.run(tmp_path, config=AT_ONCE)
-    assert toy_self_play.run(tmp_path, config=AT_ONCE).num_waves == 1
+    assert toy_self_play.run(tmp_path, config=AT_ONCE).num_iterations == 1
 
 
-def test_a_policy_that_is_there_at_the_start_makes_no_wave(tmp_path, monkeypatch):
-    seen = drawn_waves(monkeypatch)
+def test_a_policy_that_is_there_at_the_start_makes_no_iteration(tmp_path, monkeypatch):
+    seen = drawn_iterations(monkeypatch)
     outcome = toy_self_play.run(
         tmp_path,
         config=dataclasses.replace(CONFIG, stop_at="eval/pass_at_k >= 1"),
         held_out=toy_self_play.held_out(tmp_path, verdict=lambda answer, text: True, number=1),
     )
-    assert (seen, outcome.num_waves) == ([], 0)
+    assert (seen, outcome.num_iterations) == ([], 0)
 
 
 @pytest.mark.parametrize("stop_at", ["eval/avg_at_k >= 0.5", "eval/accuracy >= 0.5"])
@@ -96,28 +96,30 @@ def test_a_goal_that_nothing_measures_is_refused(tmp_path, stop_at):
 
 
 def test_sigterm_leaves_a_checkpoint_and_the_resumed_run_has_the_same_bits(whole, tmp_path, monkeypatch):
-    """In the updates of the second wave, off the usual checkpoints; nothing is done again."""
-    update, before = wave_updates.WaveUpdates.update, signal.getsignal(signal.SIGTERM)
+    """In the updates of the second iteration, off the usual checkpoints; nothing is done again."""
+    update, before = policy_updates.PolicyUpdates.update, signal.getsignal(signal.SIGTERM)
 
-    def told(self, wave, *args):
-        if wave == 1:
+    def told(self, iteration, *args):
+        if iteration == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return update(self, wave, *args)
+        return update(self, iteration, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(wave_updates.WaveUpdates, "update", told)
-        with pytest.raises(Interrupted, match="after wave 2 of 4 for SIGTERM, with a checkpoint; the same"):
+        patch.setattr(policy_updates.PolicyUpdates, "update", told)
+        with pytest.raises(
+            Interrupted, match="after iteration 2 of 4 for SIGTERM, with a checkpoint; the same"
+        ):
             toy_self_play.run(tmp_path, config=CONFIG)
     assert signal.getsignal(signal.SIGTERM) == before
-    seen = drawn_waves(monkeypatch)
+    seen = drawn_iterations(monkeypatch)
     assert_same(whole, tmp_path, toy_self_play.run(tmp_path, config=CONFIG))
     assert seen == [2, 3]
 
 
-def test_a_deadline_that_the_next_wave_would_miss_ends_the_attempt(whole, tmp_path, monkeypatch):
-    """Waves of a minute, 150 seconds, and 20 for the checkpoint: there is time for two."""
+def test_a_deadline_that_the_next_iteration_would_miss_ends_the_attempt(whole, tmp_path, monkeypatch):
+    """Iterations of a minute, 150 seconds, and 20 for the checkpoint: there is time for two."""
     clock = [0.0]
-    draw = WaveDrawer.draw
+    draw = RolloutCollector.collect
 
     def slow(self, *args):
         clock[0] += 60
@@ -126,12 +128,12 @@ def test_a_deadline_that_the_next_wave_would_miss_ends_the_attempt(whole, tmp_pa
     watch = WatchConfig(deadline_minutes=2.5, margin_seconds=20.0)
     config = dataclasses.replace(CONFIG, watch=watch)
     with monkeypatch.context() as patch:
-        patch.setattr(leaving, "_process_age", lambda: clock[0])
-        patch.setattr(leaving, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
-        patch.setattr(WaveDrawer, "draw", slow)
-        with pytest.raises(Interrupted, match="after wave 2 of 4 for the deadline in 0.5 minutes"):
+        patch.setattr(preemption, "_process_age", lambda: clock[0])
+        patch.setattr(preemption, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+        patch.setattr(RolloutCollector, "collect", slow)
+        with pytest.raises(Interrupted, match="after iteration 2 of 4 for the deadline in 0.5 minutes"):
             toy_self_play.run(tmp_path, config=config)
-    seen = drawn_waves(monkeypatch)
+    seen = drawn_iterations(monkeypatch)
     assert_same(whole, tmp_path, toy_self_play.run(tmp_path, config=CONFIG))
     assert seen == [2, 3]
 
@@ -140,7 +142,7 @@ def test_a_notice_after_the_last_boundary_is_not_forgotten_and_a_second_one_ends
     before = signal.getsignal(signal.SIGTERM)
 
     def end_of_a_run():
-        with Leaving(WatchConfig(), unit="wave") as told:
+        with PreemptionGuard(WatchConfig(), unit="iteration") as told:
             assert signal.getsignal(signal.SIGTERM) not in (before, signal.SIG_DFL)
             assert told.reason() == ""
             os.kill(os.getpid(), signal.SIGTERM)
@@ -156,12 +158,15 @@ def test_a_deadline_is_a_time_with_its_zone_and_lies_ahead():
         with pytest.raises(ValueError, match="a time with its zone"):
             WatchConfig(deadline=text)
     with pytest.raises(WrongUse, match="has passed"):
-        Leaving(WatchConfig(deadline="2020-05-01T12:00Z"), unit="wave").__enter__()
-    ahead = Leaving(WatchConfig(deadline="2999-01-01T00:00+00:00"), unit="wave")
+        PreemptionGuard(WatchConfig(deadline="2020-05-01T12:00Z"), unit="iteration").__enter__()
+    ahead = PreemptionGuard(WatchConfig(deadline="2999-01-01T00:00+00:00"), unit="iteration")
     assert ahead.reason() == ""
 
 
 def test_minutes_count_from_the_process_start():
     """A process that has run for longer is told at once."""
-    assert 0 < leaving._process_age() < 86400 * 30
-    assert "deadline" in Leaving(WatchConfig(deadline_minutes=1e-9, margin_seconds=0.0), unit="wave").reason()
+    assert 0 < preemption._process_age() < 86400 * 30
+    assert (
+        "deadline"
+        in PreemptionGuard(WatchConfig(deadline_minutes=1e-9, margin_seconds=0.0), unit="iteration").reason()
+    )

@@ -10,8 +10,8 @@ import time
 
 import numpy as np
 
+from promptcot_jax.sampling.block_allocator import Block, BlockAllocator
 from promptcot_jax.sampling.completions import Request
-from promptcot_jax.sampling.page_book import Block, PageBook
 
 
 @dataclasses.dataclass(eq=False)
@@ -19,7 +19,7 @@ class Row:
     """A request in a slot."""
 
     request: Request
-    slot: int  # among the slots of all lanes
+    slot: int  # among the slots of all schedulers
     blocks: list[Block]
     num_full_blocks: int  # of its prompt; what comes after them is in pages of its own
     started: float  # seconds of `time.perf_counter`
@@ -50,11 +50,11 @@ class Row:
         return not self.blocks or self.blocks[-1].is_read
 
 
-class Lane:
-    """Slots and pages of one data shard; rows of different lanes share nothing but the weights."""
+class ShardScheduler:
+    """Slots and pages of one data shard; rows of different schedulers share nothing but the weights."""
 
     def __init__(self, slots: range, num_pages: int, page_size: int):
-        self.book = PageBook(num_pages, page_size)
+        self.allocator = BlockAllocator(num_pages, page_size)
         self.rows: list[Row] = []  # in the order of their starts
         self._num_growing = 0  # rows that may grow
         self._free_slots = list(reversed(slots))
@@ -76,15 +76,15 @@ class Lane:
         lest rows drive each other out at once.
         """
         to_read = request.known_ids[:-1]  # the last token is read by the first decode step
-        num_wanted = self.book.num_to_take(to_read) + 1 + self._num_growing
-        if self.rows and self.book.num_available < num_wanted:
+        num_wanted = self.allocator.num_to_take(to_read) + 1 + self._num_growing
+        if self.rows and self.allocator.num_available < num_wanted:
             return None
-        taken = self.book.use_blocks(to_read)
+        taken = self.allocator.use_blocks(to_read)
         if taken is None:
             return None
         blocks, new_blocks = taken
         self._unread.extend(new_blocks)
-        num_full_blocks = len(to_read) // self.book.page_size
+        num_full_blocks = len(to_read) // self.allocator.page_size
         row = Row(request, self._free_slots.pop(), blocks, num_full_blocks, time.perf_counter())
         row.token_ids.extend(request.begun.token_ids)
         row.log_probs.append(request.begun.log_probs)
@@ -98,8 +98,8 @@ class Lane:
         self.rows.remove(row)
         self._num_growing -= row.may_grow
         self._free_slots.append(row.slot)
-        self.book.give_back(row.pages)
-        self.book.release_blocks(row.blocks)
+        self.allocator.give_back(row.pages)
+        self.allocator.release_blocks(row.blocks)
 
     def next_unread(self) -> Block | None:
         """The next block to read, parents before children."""
@@ -112,7 +112,7 @@ class Lane:
     def take_pages(self, row: Row, num_steps: int) -> bool:
         """Gives a row the pages for so many steps; False where there are too few, which it keeps."""
         while self._lacks_page(row, num_steps):
-            page = self.book.take_page()
+            page = self.allocator.take_page()
             if page is None:
                 return False
             row.pages.append(page)
@@ -131,4 +131,4 @@ class Lane:
 
     def _lacks_page(self, row: Row, num_steps: int) -> bool:
         last_position = row.position + min(num_steps, row.num_left) - 1
-        return row.num_full_blocks + len(row.pages) <= last_position // self.book.page_size
+        return row.num_full_blocks + len(row.pages) <= last_position // self.allocator.page_size

@@ -1,8 +1,8 @@
-"""Updates of a wave of self-play: rollouts with the log-probabilities that the method needs, then steps.
+"""Updates of one self-play iteration: rollouts with the log-probabilities the method needs, then steps.
 
-Old log-probabilities, to which GRPO's ratios refer, are those of the policy before the wave's first update,
-which is DPO's reference too, whichever policy drew the wave (`run_ahead`): what lies between that one and the
-sampler's log-probabilities is made up for by `sampler_correction`.
+Old log-probabilities, to which GRPO's ratios refer, are those of the policy before the iteration's first
+update, which is DPO's reference too, whichever policy drew the iteration (`run_ahead`): what lies between
+that one and the sampler's log-probabilities is made up for by `sampler_correction`.
 """
 
 import dataclasses
@@ -39,29 +39,29 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WaveUpdates:
-    """How a wave's rollouts become updates.
+class PolicyUpdates:
+    """How an iteration's rollouts become updates.
 
     Attributes:
-        groups_per_wave: how many groups a full wave has.
+        groups_per_iteration: how many groups a full iteration has.
         most_updates: of the whole run, where the learning rate's schedule ends.
         temperature: of the sampling.
-        are_old_sampled: whether old log-probabilities are the sampler's.
+        use_rollout_logps: whether old log-probabilities are the sampler's.
         directory: for the batches of skipped updates.
         references: where the reference's log-probabilities are kept.
-        seed: of the order within waves.
+        seed: of the order within iterations.
     """
 
     lm: LanguageModel
     method: Method
     step: TrainStep
-    groups_per_wave: int
+    groups_per_iteration: int
     num_minibatches: int
     num_passes: int
     most_updates: int
     row_length: int
     temperature: float
-    are_old_sampled: bool
+    use_rollout_logps: bool
     score_tokens: int
     max_skipped: int
     pad_id: int
@@ -69,27 +69,29 @@ class WaveUpdates:
     references: ReferenceCache
     seed: int
 
-    def units(self, wave: int, groups: Sequence[Group], params: Params, start: Params | None) -> list[Unit]:
+    def units(
+        self, iteration: int, groups: Sequence[Group], params: Params, start: Params | None
+    ) -> list[Unit]:
         """What the method learns from, with the log-probabilities that it needs.
 
         A unit with a number that is not finite is left out.
 
         Args:
-            params: of the policy before the wave's first update.
+            params: of the policy before the iteration's first update.
             start: of the policy at the start, where it is the reference.
         """
-        units = self.method.units_of(groups, num_groups=self.groups_per_wave)
+        units = self.method.units_of(groups, num_groups=self.groups_per_iteration)
         rows, names = [row for unit in units for row in unit], self.method.value_names
         if not rows:
             return []
         columns = {name: [row.token_values[name] for row in rows] for name in rows[0].token_values}
         if "reference_log_probs" in names:
             columns["reference_log_probs"] = self._reference_scores(
-                wave, rows, params if start is None else start
+                iteration, rows, params if start is None else start
             )
         if "old_log_probs" in names:
             columns["old_log_probs"] = (
-                columns["sampler_log_probs"] if self.are_old_sampled else self._scores(rows, params)
+                columns["sampler_log_probs"] if self.use_rollout_logps else self._scores(rows, params)
             )
         scored = iter(
             dataclasses.replace(row, token_values={name: columns[name][i] for name in names})
@@ -99,8 +101,8 @@ class WaveUpdates:
         finite = [unit for unit in complete if all(_is_finite(row) for row in unit)]
         if len(finite) < len(units):
             log.warning(
-                "wave %d: %d of %d %s left out, with a log-probability that is no number",
-                wave,
+                "iteration %d: %d of %d %s left out, with a log-probability that is no number",
+                iteration,
                 len(units) - len(finite),
                 len(units),
                 "pairs" if isinstance(self.method, DpoConfig) else "completions",
@@ -108,9 +110,9 @@ class WaveUpdates:
         return finite
 
     def _reference_scores(
-        self, wave: int, rows: Sequence[TokenExample], reference: Params
+        self, iteration: int, rows: Sequence[TokenExample], reference: Params
     ) -> list[np.ndarray]:
-        """As `_scores`, kept for when the wave is made again."""
+        """As `_scores`, kept for when the iteration is made again."""
         scored_by = ScoredBy(
             reference=store.params_digest(reference),
             temperature=self.method.scoring_temperature(self.temperature),
@@ -118,7 +120,7 @@ class WaveUpdates:
             devices=reference_cache.devices_of_mesh(),
         )
         lengths = [len(row.completion_ids) for row in rows]
-        return self.references.scores(wave, scored_by, lengths, lambda: self._scores(rows, reference))
+        return self.references.scores(iteration, scored_by, lengths, lambda: self._scores(rows, reference))
 
     def _scores(self, rows: Sequence[TokenExample], params: Params) -> list[np.ndarray]:
         """Log-probabilities of the completions' tokens."""
@@ -133,9 +135,9 @@ class WaveUpdates:
         )
 
     def update(
-        self, wave: int, units: Sequence[Unit], state: TrainState, frozen: Params
+        self, iteration: int, units: Sequence[Unit], state: TrainState, frozen: Params
     ) -> tuple[TrainState, dict[str, float]]:
-        """The state after the wave's updates, and their figures.
+        """The state after the iteration's updates, and their figures.
 
         Raises:
             in_flight.TooManySkippedUpdates: more than `max_skipped` updates were not finite.
@@ -147,7 +149,7 @@ class WaveUpdates:
             num_passes=self.num_passes,
             row_length=self.row_length,
             rows_multiple=step.rows_multiple,
-            seed=prng.derived_seed(self.seed, wave),
+            seed=prng.derived_seed(self.seed, iteration),
             value_names=self.method.value_names,
             pad_id=self.pad_id,
         )

@@ -1,5 +1,5 @@
-"""What follows a wave of self-play: the policy's evaluation, the row of metrics, a checkpoint, and whether
-the run goes on.
+"""What follows an iteration of self-play: the policy's evaluation, the row of metrics, a checkpoint, and
+whether the run goes on.
 
 The order is what makes a resumed run the same: what a step's row says is on disk before its checkpoint is, so
 a run that goes on from there has nothing to look at again.
@@ -17,28 +17,28 @@ from promptcot_jax.parallel import hosts
 from promptcot_jax.trainers.best_policy import BestPolicy
 from promptcot_jax.trainers.goals import Goal
 from promptcot_jax.trainers.held_out import HeldOut
-from promptcot_jax.trainers.leaving import Leaving
 from promptcot_jax.trainers.metrics import MetricsLog
+from promptcot_jax.trainers.preemption import PreemptionGuard
 
 log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WaveEnds:
-    """The ends of one attempt's waves; a step is the number of waves done.
+class IterationEnds:
+    """The ends of one attempt's iterations; a step is the number of iterations done.
 
     Attributes:
         save: writes the checkpoint of a step.
         policy: all parameters of a position.
         best: where the best policy is kept; None: nowhere.
-        goal: at which the run ends; None: after all waves.
+        goal: at which the run ends; None: after all iterations.
     """
 
-    num_waves: int
+    num_iterations: int
     checkpoint_every: int
     rows: MetricsLog
     shown: Progress
-    leaving: Leaving
+    guard: PreemptionGuard
     save: Callable[[int, Any], None]
     policy: Callable[[Any], Params]
     held_out: HeldOut | None
@@ -46,7 +46,7 @@ class WaveEnds:
     goal: Goal | None
 
     def begin(self, step: int, position: Any) -> bool:
-        """Before the first wave of the attempt: a new run evaluates the policy that it begins with.
+        """Before the first iteration of the attempt: a new run evaluates the policy that it begins with.
 
         Returns: whether the run is over.
         """
@@ -55,13 +55,13 @@ class WaveEnds:
             self.rows.write(0, row)
         else:
             row = self.rows.kept or {}
-        is_over = step == self.num_waves or self._is_reached(step, row)
+        is_over = step == self.num_iterations or self._is_reached(step, row)
         if not is_over:
-            self._leave(step, self.leaving.reason())
+            self._leave(step, self.guard.reason())
         return is_over
 
     def after(self, step: int, position: Any, row: Mapping[str, float]) -> bool:
-        """After a wave.
+        """After an iteration.
 
         Returns: whether the run is over.
 
@@ -69,14 +69,14 @@ class WaveEnds:
             Interrupted: it is to leave here, with its checkpoint.
         """
         held_out, row = self.held_out, dict(row)
-        is_last = step == self.num_waves or self._is_reached(step, row)
+        is_last = step == self.num_iterations or self._is_reached(step, row)
         if held_out is not None and (is_last or step % held_out.config.every == 0):
             row |= self._evaluated(held_out, step, position)
         self._warn_of_unknown_goal(step, row)
         self.rows.write(step, row)
         self.shown.update(step, f"reward {row['reward']:.3f}")
         is_over = is_last or self._is_reached(step, row)
-        reason = "" if is_over else self.leaving.reason()
+        reason = "" if is_over else self.guard.reason()
         if is_over or reason or step % self.checkpoint_every == 0:
             self.save(step, position)
         self._leave(step, reason)
@@ -94,14 +94,14 @@ class WaveEnds:
         goal = self.goal
         if goal is None or not hosts.decided_by_first("goal", lambda: goal.is_reached(row)):
             return False
-        log.info("the goal %s is reached after wave %d", goal, step)
+        log.info("the goal %s is reached after iteration %d", goal, step)
         return True
 
     def _warn_of_unknown_goal(self, step: int, row: Mapping[str, Any]) -> None:
-        """Says so where a wave's row lacks what the run is to stop at, which may be a slip of the pen."""
+        """Warns where an iteration's row lacks the metric that the run is to stop at, perhaps misspelt."""
         if self.goal is not None and self.goal.metric not in row and not self.goal.metric.startswith("eval/"):
             log.warning(
-                "wave %d has no '%s', at which the run is to stop; it has %s",
+                "iteration %d has no '%s', at which the run is to stop; it has %s",
                 step,
                 self.goal.metric,
                 ", ".join(row),
@@ -110,6 +110,6 @@ class WaveEnds:
     def _leave(self, step: int, reason: str) -> None:
         if reason:
             raise Interrupted(
-                f"left after wave {step} of {self.num_waves} for {reason}, with a checkpoint; the same "
-                "command goes on"
+                f"left after iteration {step} of {self.num_iterations} for {reason}, with a checkpoint; the "
+                "same command goes on"
             )

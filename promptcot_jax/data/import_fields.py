@@ -9,7 +9,7 @@ from typing import Any
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Domain, StdioTest
-from promptcot_jax.data import annotations, templates
+from promptcot_jax.data import templates
 
 _TURN, _END = "<|im_start|>", "<|im_end|>"
 _USER_TURN = re.compile(
@@ -20,6 +20,7 @@ _USER_TURN = re.compile(
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
 _WORKED_ANSWER = re.compile(r"(?P<solution>(?:.*\n)?)####[ \t]*(?P<answer>[^#\s][^\n]*)", re.DOTALL)
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
+_LISTED_LINE = re.compile(r"^\W*Knowledge Point\W*\d*\W*[:.]\W*(\S.*?)[\s*_]*$", re.MULTILINE)
 _PROGRAM = re.compile(r"^[ \t]*```[ \t]*[\w+#]", re.MULTILINE)
 
 
@@ -36,7 +37,7 @@ def text(value: Any, what: str) -> str:
 
 def texts(value: Any, what: str) -> tuple[str, ...]:
     """A list of texts; as such, or written as a Python or JSON list, with or without a code fence."""
-    parsed = annotations.parse_concepts(value) if isinstance(value, str) else value
+    parsed = parse_concepts(value) if isinstance(value, str) else value
     if (
         not isinstance(parsed, list)
         or not parsed
@@ -44,6 +45,17 @@ def texts(value: Any, what: str) -> tuple[str, ...]:
     ):
         raise WrongUse(f"{what} must be a list of texts that are not empty, got {_shown(value)}.")
     return tuple(item.strip() for item in parsed)
+
+
+def parse_concepts(written: str) -> list[Any] | None:
+    """The list in the last code fence that holds one, or the text as a list, or `Knowledge Point:` lines.
+
+    What the list holds is the caller's to check. None: there is no list.
+    """
+    found = templates.last_fenced_list(written)
+    if found is None:
+        found = templates.literal_list(written.strip())
+    return found if found is not None else _LISTED_LINE.findall(written) or None
 
 
 def user_text(value: Any, where: str) -> str:

@@ -5,9 +5,12 @@ instruction sentences are our own. A prompt ends with a newline and a block star
 the token boundary between them falls on a line break.
 """
 
+import ast
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import CallTest, Domain, ProgramTest, StdioTest
@@ -32,6 +35,7 @@ _RATIONALE_ONLY = re.compile(rf"\s*{_RATIONALE}\s*", re.DOTALL)
 _PROBLEM_ONLY = re.compile(rf"\s*{_PROBLEM}\s*", re.DOTALL)
 _BOTH = re.compile(rf"\s*{_RATIONALE}\s*{_PROBLEM}\s*", re.DOTALL)
 _NUMBERED = re.compile(r"\s*\d+[.)]\s*(\S.*?)\s*$")
+_FENCED = re.compile(r"```\w*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
 _CODE_FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
@@ -214,3 +218,25 @@ def last_code_fence(text: str) -> str | None:
     """The program in the last closed code fence: the one that is graded."""
     fences = _CODE_FENCE.findall(text)
     return fences[-1] if fences else None
+
+
+def last_fenced_list(text: str) -> list[Any] | None:
+    """The list in the last code fence that holds one, in Python's or JSON's notation."""
+    for written in reversed(_FENCED.findall(text)):
+        if (found := literal_list(written.strip())) is not None:
+            return found
+    return None
+
+
+def literal_list(written: str) -> list[Any] | None:
+    """A list of literals; nothing is run."""
+    if not written.startswith("["):
+        return None
+    for read in (ast.literal_eval, json.loads):
+        try:
+            value = read(written)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, list):
+            return value
+    return None

@@ -15,10 +15,9 @@ from etils import epath
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AnnotatedTriple, Domain, SeedProblem
-from promptcot_jax.data import annotations
-from promptcot_jax.data.annotations import Unusable
 from promptcot_jax.sampling.text_model import Reply, TextModel, TextRequest, reasons, user_turn
-from promptcot_jax.synthesis import near_duplicates, pair_checks, seed_problems
+from promptcot_jax.synthesis import annotation_requests, near_duplicates, pair_checks, seed_problems
+from promptcot_jax.synthesis.annotation_requests import Unusable
 
 Value = TypeVar("Value")
 Part = Literal["concepts", "rationale"]
@@ -166,7 +165,7 @@ def annotate(
 
     requests = [_concepts_request(seed, config) for seed in seeds]
     read_concepts = lesson.ask(
-        "concepts", requests, lambda i, text: annotations.read_concepts(text, config.num_concepts)
+        "concepts", requests, lambda i, text: annotation_requests.read_concepts(text, config.num_concepts)
     )
     conceived: list[tuple[SeedProblem, tuple[str, ...], bool]] = []
     for seed, read in zip(seeds, read_concepts, strict=True):
@@ -188,12 +187,12 @@ def annotate(
 
 
 def _concepts_request(seed: SeedProblem, config: AnnotateConfig) -> TextRequest:
-    text = annotations.concepts_request(seed.problem, seed.domain, config.num_concepts)
+    text = annotation_requests.concepts_request(seed.problem, seed.domain, config.num_concepts)
     return TextRequest(id=seed.id, messages=user_turn(text))
 
 
 def _rationale_request(seed: SeedProblem, concepts: Sequence[str]) -> TextRequest:
-    text = annotations.rationale_request(concepts, seed.level, seed.problem, seed.domain)
+    text = annotation_requests.rationale_request(concepts, seed.level, seed.problem, seed.domain)
     return TextRequest(id=seed.id, messages=user_turn(text))
 
 
@@ -241,10 +240,10 @@ def _read_one(i: int, reply: Reply, read: Callable[[int, str], Value], *, repair
 def _second_request(request: TextRequest, text: str, fault: Unusable) -> TextRequest:
     """The question, the answer, and what was wrong with it; an answer that was cut off is left out."""
     if fault.reason == "length":
-        question = f"{request.messages[0]['content']}\n\n{annotations.BREVITY}"
+        question = f"{request.messages[0]['content']}\n\n{annotation_requests.BREVITY}"
         return dataclasses.replace(request, messages=user_turn(question))
     answered = {"role": "assistant", "content": text}
-    said = user_turn(annotations.repair_request(str(fault)))
+    said = user_turn(annotation_requests.repair_request(str(fault)))
     return dataclasses.replace(request, messages=(*request.messages, answered, *said))
 
 
@@ -261,7 +260,7 @@ def _triple(
     Raises:
         Unusable: the answer is no rationale, copies the problem, or the concepts are not those of the pair.
     """
-    rationale = annotations.read_rationale(text)
+    rationale = annotation_requests.read_rationale(text)
     copied = pair_checks.copying(seed.problem, rationale, config.pairs.copy_ngram)
     coverage = pair_checks.concept_coverage(concepts, (seed.problem, rationale))
     pair_checks.check(copied, coverage, config.pairs)

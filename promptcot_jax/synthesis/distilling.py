@@ -16,10 +16,10 @@ from promptcot_jax.core import shards
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import DistilledTrace, Domain, VerifiedMathPrompt
 from promptcot_jax.data import decontamination, validity
-from promptcot_jax.data.annotations import Unusable
 from promptcot_jax.data.validity import Validity
 from promptcot_jax.sampling.text_model import FinishReason, Reply
 from promptcot_jax.synthesis import seed_problems, traces
+from promptcot_jax.synthesis.annotation_requests import Unusable
 from promptcot_jax.synthesis.open_problems import OpenProblem
 from promptcot_jax.verify import program_pool, rewards
 from promptcot_jax.verify.programs import ProgramSettings

@@ -1,4 +1,4 @@
-"""Inputs for programs to be tested on, as a model proposes them (see `data.input_requests`)."""
+"""Inputs for programs to be tested on, as a model proposes them (see `synthesis.input_requests`)."""
 
 import collections
 import dataclasses
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from promptcot_jax.data import input_requests
-from promptcot_jax.data.annotations import Unusable
 from promptcot_jax.sampling.text_model import Reply, TextModel, TextRequest, user_turn
+from promptcot_jax.synthesis import input_requests
+from promptcot_jax.synthesis.annotation_requests import Unusable
 from promptcot_jax.synthesis.open_problems import OpenProblem
 
 

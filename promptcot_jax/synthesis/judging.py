@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from promptcot_jax.data import rubric
-from promptcot_jax.data.annotations import Unusable
-from promptcot_jax.data.rubric import Verdict
 from promptcot_jax.sampling.text_model import Reply, TextModel, TextRequest, user_turn
+from promptcot_jax.synthesis import rubric
+from promptcot_jax.synthesis.annotation_requests import Unusable
 from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.synthesis.rubric import Verdict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from promptcot_jax.data import decontamination
-from promptcot_jax.data.annotations import Unusable
 from promptcot_jax.synthesis import filters
+from promptcot_jax.synthesis.annotation_requests import Unusable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

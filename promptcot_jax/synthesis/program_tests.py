@@ -17,8 +17,7 @@ from etils import epath
 
 from promptcot_jax.core import shards
 from promptcot_jax.core.records import StdioTest
-from promptcot_jax.data import input_requests
-from promptcot_jax.synthesis import mutation
+from promptcot_jax.synthesis import input_requests, mutation
 from promptcot_jax.synthesis import solutions as solutions_lib
 from promptcot_jax.synthesis.input_proposals import Proposals
 from promptcot_jax.synthesis.mutation import Kills, Suite

@@ -6,9 +6,10 @@ from typing import Literal
 
 from etils import epath
 
-from promptcot_jax.data import input_requests, templates
-from promptcot_jax.data.annotations import Unusable
+from promptcot_jax.data import templates
 from promptcot_jax.sampling.text_model import FinishReason, Reply, TextModel, TextRequest
+from promptcot_jax.synthesis import input_requests
+from promptcot_jax.synthesis.annotation_requests import Unusable
 from promptcot_jax.synthesis.open_problems import OpenProblem
 from promptcot_jax.verify import boxes
 

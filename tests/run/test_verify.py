@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from promptcot_jax.core import jsonl, manifest, records
-from promptcot_jax.data import rubric
 from promptcot_jax.run import cli, stage
-from promptcot_jax.synthesis import verifying
+from promptcot_jax.synthesis import rubric, verifying
 from promptcot_jax.verify import program_pool, programs, sandbox_host
 from tests import toys
 from tests.openai_server import Drop, Fail, Hang, OpenAIServer, Raw, Say

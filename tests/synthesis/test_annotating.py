@@ -9,15 +9,15 @@ import pytest
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import SeedProblem, Triple
-from promptcot_jax.data import annotations, rows
+from promptcot_jax.data import rows
 from promptcot_jax.sampling.text_model import Reply
-from promptcot_jax.synthesis import annotating, cold_start_report, seed_problems
+from promptcot_jax.synthesis import annotating, annotation_requests, cold_start_report, seed_problems
 from promptcot_jax.synthesis.annotating import AnnotateConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
 
 CONFIG = AnnotateConfig(num_concepts=2)
-CONCEPTS = annotations.concept_list(["running sums", "parity"])
-RATIONALE = annotations.thinking_process("Take two numbers whose sum is odd.")
+CONCEPTS = annotation_requests.concept_list(["running sums", "parity"])
+RATIONALE = annotation_requests.thinking_process("Take two numbers whose sum is odd.")
 TEXT = "Ann adds seven and eight apples to a bowl; how many apples are there in the bowl when Bob took one?"
 
 
@@ -133,7 +133,7 @@ def test_after_an_answer_that_was_cut_off_a_brief_one_is_asked_for(tmp_path):
     assert [reject.reason for reject in made.rejects] == ["length"]
     (message,) = teacher.asked[1][1].messages  # the cut answer is not read again
     assert message["content"].startswith(teacher.asked[0][1].messages[0]["content"])
-    assert message["content"].endswith(annotations.BREVITY)
+    assert message["content"].endswith(annotation_requests.BREVITY)
     assert made.tally["concepts_length"] == made.tally["concepts_again_length"] == 1
 
 
@@ -141,7 +141,7 @@ def test_a_rationale_that_copies_the_problem_is_refused_and_told_so(tmp_path):
     def copies(question, *later):
         if "Name the" in question:
             return CONCEPTS
-        return RATIONALE if later else annotations.thinking_process(f"Write: {TEXT}")
+        return RATIONALE if later else annotation_requests.thinking_process(f"Write: {TEXT}")
 
     made, teacher = annotate(copies, tmp_path)
     assert made.triples[0].repaired
@@ -152,7 +152,9 @@ def test_a_rationale_that_copies_the_problem_is_refused_and_told_so(tmp_path):
 
 def test_a_stated_answer_is_flagged_and_kept(tmp_path):
     def tells(question, *later):
-        return CONCEPTS if "Name the" in question else annotations.thinking_process("It must give 14.")
+        return (
+            CONCEPTS if "Name the" in question else annotation_requests.thinking_process("It must give 14.")
+        )
 
     made, _ = annotate(tells, tmp_path, [seed(0), seed(1, answer="")])
     assert [triple.answer_stated for triple in made.triples] == ["yes", "unknown"]

@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from promptcot_jax.data import rubric
-from promptcot_jax.data.annotations import Unusable
-from promptcot_jax.data.rubric import Verdict
 from promptcot_jax.sampling.text_model import Reply
-from promptcot_jax.synthesis import judging
+from promptcot_jax.synthesis import judging, rubric
+from promptcot_jax.synthesis.annotation_requests import Unusable
 from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.synthesis.rubric import Verdict
 
 SOUND = dict.fromkeys(rubric.CRITERIA, True)
 CONFIG = judging.JudgeConfig()

@@ -5,8 +5,8 @@ import pytest
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import Triple
 from promptcot_jax.corpus import generator
-from promptcot_jax.data.annotations import Unusable
 from promptcot_jax.synthesis import pair_checks
+from promptcot_jax.synthesis.annotation_requests import Unusable
 from promptcot_jax.synthesis.pair_checks import Copying, PairConfig
 from tests import toys
 

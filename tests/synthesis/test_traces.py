@@ -2,8 +2,8 @@
 
 import pytest
 
-from promptcot_jax.data.annotations import Unusable
 from promptcot_jax.synthesis import traces
+from promptcot_jax.synthesis.annotation_requests import Unusable
 
 BOX = "So it is \\boxed{5}."
 PROGRAM = "```python\nprint(int(input()) + 1)\n```"

@@ -12,7 +12,7 @@ from typing import Any
 
 from promptcot_jax.core.records import Domain
 from promptcot_jax.data import templates
-from promptcot_jax.data.annotations import Unusable
+from promptcot_jax.synthesis.annotation_requests import Unusable
 
 QUESTIONS: Mapping[Domain, Mapping[str, str]] = {
     "math": {

@@ -5,8 +5,9 @@ in a `json` fence. Here a model only proposes inputs. Outputs come from programs
 (`synthesis.program_tests`): what a model believes a program prints is a guess.
 """
 
-from promptcot_jax.data import rubric, templates
-from promptcot_jax.data.annotations import Unusable
+from promptcot_jax.data import templates
+from promptcot_jax.synthesis import rubric
+from promptcot_jax.synthesis.annotation_requests import Unusable
 
 VALID, INVALID = "VALID", "INVALID"
 

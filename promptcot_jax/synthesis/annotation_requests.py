@@ -1,23 +1,17 @@
 """What annotators are asked and what they answer (paper section 3.2): concepts c, then a rationale z.
 
 The requests are in our own words with the paper's requirements. Concepts come back as a Python list in a code
-fence, the rationale after its heading. Files of others are read leniently (`parse_...`), since models add
-words around; an annotator of our own is held to the form (`read_...`), and told what was wrong with it.
+fence, the rationale after its heading. What has another form is refused, and the annotator is told the reason.
 """
 
-import ast
 import json
-import re
 from collections.abc import Sequence
-from typing import Any
 
 from promptcot_jax.core.records import Domain
 from promptcot_jax.data import templates
 
 RATIONALE_HEADING = "Thinking Process:"
 BREVITY = "Be brief: a long answer to this was cut off."
-_FENCED = re.compile(r"```\w*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
-_LISTED_LINE = re.compile(r"^\W*Knowledge Point\W*\d*\W*[:.]\W*(\S.*?)[\s*_]*$", re.MULTILINE)
 
 
 class Unusable(ValueError):
@@ -75,7 +69,7 @@ def read_concepts(text: str, count: int) -> tuple[str, ...]:
     Raises:
         Unusable: it has no list of so many different texts in a code fence.
     """
-    found = _fenced_list(templates.answer_part(text))
+    found = templates.last_fenced_list(templates.answer_part(text))
     if found is None:
         raise Unusable("no_list", "there is no Python list in a code fence")
     if not all(isinstance(item, str) for item in found):
@@ -114,39 +108,6 @@ def _refuse_markers(text: str) -> None:
 def concept_list(concepts: Sequence[str]) -> str:
     """Concepts as an annotator is to write them: a Python list in a code fence."""
     return f"```python\n{json.dumps(list(concepts), ensure_ascii=False)}\n```"
-
-
-def parse_concepts(text: str) -> list[Any] | None:
-    """The list in the last code fence that holds one, or the text as a list, or `Knowledge Point:` lines.
-
-    Python's and JSON's notation are both read; literals only, nothing is run. What the list holds is the
-    caller's to check. None: there is no list.
-    """
-    found = _fenced_list(text)
-    if found is None:
-        found = _as_list(text.strip())
-    return found if found is not None else _LISTED_LINE.findall(text) or None
-
-
-def _fenced_list(text: str) -> list[Any] | None:
-    """The list in the last code fence that holds one."""
-    for written in reversed(_FENCED.findall(text)):
-        if (found := _as_list(written.strip())) is not None:
-            return found
-    return None
-
-
-def _as_list(written: str) -> list[Any] | None:
-    if not written.startswith("["):
-        return None
-    for read in (ast.literal_eval, json.loads):
-        try:
-            value = read(written)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(value, list):
-            return value
-    return None
 
 
 def thinking_process(rationale: str) -> str:

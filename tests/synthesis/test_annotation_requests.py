@@ -2,7 +2,8 @@
 
 import pytest
 
-from promptcot_jax.data import annotations
+from promptcot_jax.data import import_fields
+from promptcot_jax.synthesis import annotation_requests
 
 CONCEPTS = [
     "Vieta's formulas",
@@ -13,7 +14,7 @@ CONCEPTS = [
 
 
 def test_concepts_are_read_back():
-    assert annotations.parse_concepts(annotations.concept_list(CONCEPTS)) == CONCEPTS
+    assert import_fields.parse_concepts(annotation_requests.concept_list(CONCEPTS)) == CONCEPTS
 
 
 @pytest.mark.parametrize(
@@ -34,18 +35,20 @@ def test_concepts_are_read_back():
     ],
 )
 def test_lists_are_found_among_other_words(text, concepts):
-    assert annotations.parse_concepts(text) == concepts
+    assert import_fields.parse_concepts(text) == concepts
 
 
 def test_rationales_are_read_back():
     rationale = "First, take two primes.\n\nThen ask for the last digit."
-    assert annotations.parse_rationale(annotations.thinking_process(rationale)) == rationale
-    assert annotations.parse_rationale(f"Of course.\n**Thinking Process:**\n{rationale}\n") == rationale
+    assert annotation_requests.parse_rationale(annotation_requests.thinking_process(rationale)) == rationale
+    assert (
+        annotation_requests.parse_rationale(f"Of course.\n**Thinking Process:**\n{rationale}\n") == rationale
+    )
 
 
 @pytest.mark.parametrize("text", ["", "no heading", "Thinking Process:", "Thinking Process: \n"])
 def test_without_a_rationale_there_is_none(text):
-    assert annotations.parse_rationale(text) is None
+    assert annotation_requests.parse_rationale(text) is None
 
 
 @pytest.mark.parametrize(
@@ -67,15 +70,15 @@ def test_without_a_rationale_there_is_none(text):
     ],
 )
 def test_an_annotators_own_list_is_held_to_the_form(text: str, reason: str):
-    with pytest.raises(annotations.Unusable) as caught:
-        annotations.read_concepts(text, 3)
+    with pytest.raises(annotation_requests.Unusable) as caught:
+        annotation_requests.read_concepts(text, 3)
     assert caught.value.reason == reason
 
 
 def test_a_list_of_the_right_form_is_read_from_the_answer_not_from_the_thinking():
     text = "<think>```python\n['x', 'y', 'z']\n```</think>Here:\n```python\n['a  b', \"c'\", 'd']\n```"
-    assert annotations.read_concepts(text, 3) == ("a b", "c'", "d")
-    assert annotations.read_concepts(annotations.concept_list(CONCEPTS), 4) == tuple(CONCEPTS)
+    assert annotation_requests.read_concepts(text, 3) == ("a b", "c'", "d")
+    assert annotation_requests.read_concepts(annotation_requests.concept_list(CONCEPTS), 4) == tuple(CONCEPTS)
 
 
 @pytest.mark.parametrize(
@@ -88,18 +91,18 @@ def test_a_list_of_the_right_form_is_read_from_the_answer_not_from_the_thinking(
     ],
 )
 def test_an_annotators_own_rationale_is_held_to_the_form(text: str, reason: str):
-    with pytest.raises(annotations.Unusable) as caught:
-        annotations.read_rationale(text)
+    with pytest.raises(annotation_requests.Unusable) as caught:
+        annotation_requests.read_rationale(text)
     assert caught.value.reason == reason
 
 
 def test_requests_say_all_that_an_answer_must_be():
-    asked = annotations.concepts_request(" What is 2 + 3? ", "math", 5)
+    asked = annotation_requests.concepts_request(" What is 2 + 3? ", "math", 5)
     for needed in ("mathematics", "exactly 5 strings", "foundational", "precise", "essential", "```python"):
         assert needed in asked
     assert "\nWhat is 2 + 3?\n" in asked
-    asked = annotations.rationale_request(["sums", "digits"], "7", "What is 2 + 3?", "code")
+    asked = annotation_requests.rationale_request(["sums", "digits"], "7", "What is 2 + 3?", "code")
     for needed in ("programming", "1. sums\n2. digits", "Level 7", "identical problem", "Natural"):
         assert needed in asked
     assert asked.endswith("Thinking Process:")
-    assert "Difficulty Level: AIME" in annotations.rationale_request(["sums"], "", "x", "math")
+    assert "Difficulty Level: AIME" in annotation_requests.rationale_request(["sums"], "", "x", "math")

@@ -1,7 +1,7 @@
 """What annotators are asked and what they answer (paper section 3.2): concepts c, then a rationale z.
 
 The requests are in our own words with the paper's requirements. Concepts come back as a Python list in a code
-fence, the rationale after its heading. What has another form is refused, and the annotator is told the reason.
+fence, the rationale after its heading. An answer in another form is refused, with the reason.
 """
 
 import json

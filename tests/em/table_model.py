@@ -117,8 +117,8 @@ def toy_pairs(count: int = 200, seed: int = 0) -> list[Pair]:
     return pairs
 
 
-EXACT = EStepConfig(num_samples=NUM_Z, max_rationale_tokens=3, objective="reward_weighted")
-HARD = EStepConfig(num_samples=8, max_rationale_tokens=3, objective="best_of_g")
+EXACT = EStepConfig(group_size=NUM_Z, max_rationale_tokens=3, objective="reward_weighted")
+HARD = EStepConfig(group_size=8, max_rationale_tokens=3, objective="best_of_g")
 
 
 def curve(config: EStepConfig, *, rounds: int, seed: int = 0) -> list[float]:
@@ -127,7 +127,7 @@ def curve(config: EStepConfig, *, rounds: int, seed: int = 0) -> list[float]:
     values = [model.marginal(pairs) / len(pairs)]
     for round_index in range(rounds):
         exact = config.objective == "reward_weighted"
-        propose = model.propose_all if exact else model.proposer(config.num_samples, seed=round_index)
+        propose = model.propose_all if exact else model.proposer(config.group_size, seed=round_index)
         model.fit(pairs, e_step.e_step(pairs, propose=propose, log_joint=model.log_joint, config=config))
         values.append(model.marginal(pairs) / len(pairs))
     return values

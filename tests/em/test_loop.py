@@ -37,7 +37,7 @@ TRIPLES = [
 ]
 DISTINCT = TRIPLES[:6]  # the others repeat these, under ids of their own
 FIT = FitConfig(row_length=128, rows_per_batch=4, num_epochs=1)
-E_STEP = EStepConfig(num_samples=3, max_rationale_tokens=16)
+E_STEP = EStepConfig(group_size=3, max_rationale_tokens=16)
 UNSURE = 0.6  # sharpness of a q_phi that writes unlike rationales, which objectives compare
 
 
@@ -139,7 +139,7 @@ def test_a_round_leaves_its_files_and_its_models_load(cold_started, whole):
     assert (counts["rounds"], counts["pairs"]) == (2, 10)
     place = em.directory / "round_001"
     candidates = jsonl.read_records(place / "candidates.jsonl", records.Candidate)
-    assert len(candidates) == 8 * E_STEP.num_samples
+    assert len(candidates) == 8 * E_STEP.group_size
     rows = [candidates[i : i + 3] for i in range(0, len(candidates), 3)]
     for row in rows:
         assert len({c.pair_id for c in row}) == 1
@@ -396,7 +396,7 @@ def test_reward_is_of_the_role_not_of_the_prompt(cold_started):
         seen.append([[r.block_ids for r in row] for row in rows])
         return np.array([[-1.0]]), np.array([[-2.0]])
 
-    config = EStepConfig(num_samples=1, max_rationale_tokens=4)
+    config = EStepConfig(group_size=1, max_rationale_tokens=4)
     (candidate,) = e_step_lib.e_step([pair], propose=lambda some: [[z]], log_joint=log_joint, config=config)
     assert seen == [[[(5, 6)]]]
     assert candidate.length == 2

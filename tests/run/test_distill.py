@@ -336,7 +336,7 @@ def test_of_two_hosts_the_first_alone_asks_and_grades(tmp_path: Path, prompts: P
         (["--gin.COST_LIMIT=0.01", "--gin.COMPLETION_PRICE=1.0"], "EndpointConfig.cost_limit is 0.01"),
         (["--gin.DISTILLED_BY=@distill/text_models.JaxModel()"], "teacher"),
         (["--gin.TRACE_BENCHMARKS={'t': 'nowhere.jsonl'}"], "nowhere.jsonl: no such file"),
-        (["--gin.DISTILL_GROUP_SIZE=0"], "num_samples must be at least 1"),
+        (["--gin.DISTILL_GROUP_SIZE=0"], "group_size must be at least 1"),
         (["--gin.DISTILL_GROUP_SIZE=2", "--gin.TRACE_TEMPERATURE=0.0"], "raise TRACE_TEMPERATURE"),
         (["--gin.MAX_TRACES=0"], "max_traces must be at least 1"),
         (["--gin.VALIDITY='strict'"], "validity"),

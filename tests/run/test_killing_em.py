@@ -82,6 +82,6 @@ def test_a_changed_setting_is_refused_and_nothing_is_lost(undisturbed: Path, tmp
     process = killing.start(["em", *SETTINGS, "--gin.EM_GROUP_SIZE=3", f"--workdir={workdir}"])
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "num_samples was 2, now 3" in errors
+    assert "group_size was 2, now 3" in errors
     assert "Traceback" not in errors
     assert killing.record_bytes(workdir) == before

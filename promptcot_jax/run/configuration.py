@@ -212,7 +212,7 @@ def _refuse_wrong_types(config: _Config) -> None:
     for (_, selector), parameters in config.items():
         if selector == "gin.macro":
             continue
-        hints = typing.get_type_hints(gin.get_configurable(selector), include_extras=True)
+        hints = typing.get_type_hints(gin.get_configurable(selector))
         for name, given in parameters.items():
             value = given
             while _is_macro(value):
@@ -244,7 +244,7 @@ def arguments_of(stage: str, function: Callable[..., Any]) -> dict[str, Any]:
         is_registered = False
     with _refusals(f"settings of '{stage}'"):
         bound = gin.get_bindings(function) if is_registered else {}
-    hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+    hints = typing.get_type_hints(inspect.unwrap(function))
     arguments = {}
     for name, parameter in inspect.signature(function).parameters.items():
         if name == "workdir":
@@ -273,7 +273,7 @@ def _check_type(value: Any, hint: Any, name: str) -> None:
         expected = expected.replace("typing.", "")
         raise WrongUse(f"setting {name} must be {expected}, got {value!r}.")
     if dataclasses.is_dataclass(value):
-        hints = typing.get_type_hints(type(value), include_extras=True)
+        hints = typing.get_type_hints(type(value))
         for field in dataclasses.fields(value):
             _check_type(getattr(value, field.name), hints[field.name], f"{name}.{field.name}")
 

@@ -77,6 +77,12 @@ def test_a_majority_needs_its_share_and_no_equal(tmp_path, answers, min_agreemen
     assert (fault and fault[0]) == reason
 
 
+def test_by_default_half_of_the_solutions_must_agree(tmp_path):
+    for answers, reason in ((("3", "3", "4", "5"), None), (("3", "3", "4", "5", "6"), "low_agreement")):
+        fault = answer_votes.fault(ballot_of(boxed(*answers), tmp_path / answers[-1]), answer_votes.VoteConfig())
+        assert (fault and fault[0]) == reason
+
+
 def test_a_truncated_solution_votes_only_where_a_setting_says_so(tmp_path):
     texts = [CUT_OFF, CUT_OFF, *boxed("4")]
     ballot = ballot_of(texts, tmp_path / "default")

@@ -36,6 +36,9 @@ def test_text_is_compared_by_lines(expected, printed, matches):
         ("0.333333", b"0.33333333", True),
         ("1e9 x", b"1000000000.5 x", True),
         ("0.5", b"0.50002", False),
+        ("0.0", b"0.000009", True),  # near 0 the tolerance is absolute
+        ("0.001", b"0.001009", True),
+        ("0.0", b"0.000011", False),
         ("1.0", b"1", True),
         ("100000000000000000001", b"100000000000000000002", False),
         ("007", b"7", True),

@@ -61,11 +61,13 @@ EXTRAS = {
     "test": [
         "axe-core-python>=0.1,<0.2",  # rules of accessibility, where there is a Chromium
         "datasets>=4,<6",  # what loads an exported set
+        "hypothesis>=6.150,<7",  # the equalities that are properties
         "import-linter>=2.17,<3",
         "ml_dtypes>=0.5",
         "openai>=3.57,<4",
         "pyright>=1.1.414",
         "pytest>=9.2,<10",
+        "pytest-cov>=7,<8",  # what .ci/run reports
         "pytest-xdist>=3.8,<4",
         "ruff>=0.17.6,<0.18",  # another series formats differently
         "safetensors>=0.8,<1",  # what our own reader and writer are compared with

@@ -68,18 +68,19 @@ def lines_of(text: str) -> list[str]:
 
 def in_documents() -> Iterator[Command]:
     """Indented lines, after a `cd` where there is one, and spans of code."""
-    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text, directory = path.read_text(), ""
+        where = str(path.relative_to(ROOT))
         for line in lines_of(text):
             if not line.startswith("    "):
                 directory = ""
             elif line.split()[:1] == ["cd"]:
                 directory = line.split()[1]
             elif line.strip() and is_command(line.strip()):
-                yield Command(path.name, line.strip(), directory)
+                yield Command(where, line.strip(), directory)
         for span in re.findall(r"`((?:promptcot|\w+\.sh) [^`]+)`", text):
             if is_command(span):
-                yield Command(path.name, " ".join(span.split()))
+                yield Command(where, " ".join(span.split()))
 
 
 def in_comments() -> Iterator[Command]:
@@ -158,8 +159,9 @@ def test_a_command_that_is_shown_is_taken(command: Command, monkeypatch: pytest.
 
 def test_the_places_that_show_commands_are_found():
     places = {command.where for command in COMMANDS}
-    assert {"README.md", "tpu.md", "plan.md", "results.md", "tpu_scripts/launch.sh"} <= places
-    assert {"configs/stages/plan.gin", "configs/runs/quickstart.gin", "plan --help"} <= places
+    assert {"README.md", "docs/tpu.md", "docs/plan.md", "docs/results.md", "docs/results/em.md"} <= places
+    assert {"tpu_scripts/launch.sh", "plan --help"} <= places
+    assert {"configs/stages/plan.gin", "configs/runs/quickstart.gin"} <= places
     assert len(COMMANDS) > 50
 
 

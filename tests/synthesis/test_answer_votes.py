@@ -79,7 +79,8 @@ def test_a_majority_needs_its_share_and_no_equal(tmp_path, answers, min_agreemen
 
 def test_by_default_half_of_the_solutions_must_agree(tmp_path):
     for answers, reason in ((("3", "3", "4", "5"), None), (("3", "3", "4", "5", "6"), "low_agreement")):
-        fault = answer_votes.fault(ballot_of(boxed(*answers), tmp_path / answers[-1]), answer_votes.VoteConfig())
+        ballot = ballot_of(boxed(*answers), tmp_path / answers[-1])
+        fault = answer_votes.fault(ballot, answer_votes.VoteConfig())
         assert (fault and fault[0]) == reason
 
 

@@ -29,12 +29,13 @@ Where we differ from it:
 import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from promptcot_jax.core.arrays import Float, Int
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, Range, settings
 from promptcot_jax.evaluation import rating_estimates
 from promptcot_jax.evaluation.contest_standings import LOWEST_RATING, Contest, Ties
 from promptcot_jax.evaluation.rating_estimates import Interval
@@ -45,28 +46,16 @@ MINUTES_PER_FAILURE = 10
 _UNSOLVED = -1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class RatingConfig:
     """How outcomes become a rating; the defaults are the paper's."""
 
-    max_attempts: int = 8  # of a problem; later ones are left out
-    min_rated: int = 200  # contests with so many rated participants or fewer are skipped
+    max_attempts: PositiveInt = 8  # of a problem; later ones are left out
+    min_rated: NonNegativeInt = 200  # contests with so many rated participants or fewer are skipped
     ties: Ties = "shared"  # see `Contest.places`
-    level: float = 0.95  # of the intervals
-    resamples: int = 1000
+    level: Annotated[float, Range(above=0, below=1)] = 0.95  # of the intervals
+    resamples: PositiveInt = 1000
     seed: int = 0
-
-    def __post_init__(self):
-        if self.max_attempts < 1:
-            raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}.")
-        if self.min_rated < 0:
-            raise ValueError(f"min_rated must be 0 or more, got {self.min_rated}.")
-        if self.ties not in ("shared", "codeelo"):
-            raise ValueError(f"ties must be 'shared' or 'codeelo', got {self.ties!r}.")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level must be between 0 and 1, got {self.level}.")
-        if self.resamples < 1:
-            raise ValueError(f"resamples must be at least 1, got {self.resamples}.")
 
 
 DEFAULT = RatingConfig()

@@ -11,10 +11,9 @@
 A mesh is stated in full even on one device, so that a laptop runs the code path of a slice.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import numpy as np
@@ -22,33 +21,35 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.settings import PositiveInt, Range, settings
 
 AXES = ("data", "fsdp", "expert", "sequence", "tensor")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeshConfig:
-    """Devices along each axis; one of them may be -1, which takes the devices that are left.
+Size = Annotated[int, Range(at_least=-1)]
 
-    `num_slices`: slices of a multi-slice job. They lie along `data`, outermost, since between slices there is
-    only the data center network.
-    """
+
+@settings
+class MeshConfig:
+    """Devices along each axis; one of them may be -1, which takes the devices that are left."""
 
     EXECUTION_ONLY: ClassVar = frozenset({*AXES, "num_slices"})  # a preempted run may go on on another slice
 
-    data: int = 1
-    fsdp: int = 1
-    expert: int = 1
-    sequence: int = 1
-    tensor: int = 1
-    num_slices: int = 1
+    data: Size = 1
+    fsdp: Size = 1
+    expert: Size = 1
+    sequence: Size = 1
+    tensor: Size = 1
+    # Slices of a multi-slice job. They lie along `data`, outermost, since between slices there is only the
+    # data center network.
+    num_slices: PositiveInt = 1
 
     def __post_init__(self):
-        if any(size == 0 or size < -1 for size in self.shape):
+        if 0 in self.shape:
             raise ValueError(f"Mesh axes must be positive, or -1 for what is left; got {self}.")
         if self.shape.count(-1) > 1:
             raise ValueError(f"At most one mesh axis may be -1; got {self}.")
-        if self.num_slices < 1 or (self.data > 0 and self.data % self.num_slices):
+        if self.data > 0 and self.data % self.num_slices:
             raise ValueError(
                 f"data={self.data} does not divide over num_slices={self.num_slices}: slices lie along the "
                 "axis 'data'; make it a multiple of their number."

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core import prng
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.settings import settings
 from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import tokenizer as tokenizer_lib
 from promptcot_jax.models import causal_lm, language_model, model_check
@@ -27,14 +28,11 @@ SHAPE = tuple(
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class FromScratch:
-    """New weights drawn from the stage's seed, for a tokenizer's vocabulary.
+    """New weights drawn from the stage's seed, for a tokenizer's vocabulary."""
 
-    `model`: `CausalLM`, or a model of the user's own (`docs/models.md`).
-    """
-
-    model: LanguageModel
+    model: LanguageModel  # `CausalLM`, or a model of the user's own (docs/models.md)
     tokenizer: InputPath = "{workdir}/tokenizer"
 
     def __post_init__(self):
@@ -65,15 +63,13 @@ class FromScratch:
         )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class Pretrained:
-    """A Hugging Face directory, a GGUF file, one of our checkpoints, or "smollm2-135m".
-
-    `expected`: the shape that the weights must have, so that a path to another model is noticed.
-    """
+    """A Hugging Face directory, a GGUF file, one of our checkpoints, or "smollm2-135m"."""
 
     path: InputPath
     dtype: model_config.FloatType = "float32"
+    # The shape that the weights must have, so that a path to another model is noticed.
     expected: model_config.DecoderConfig | None = None
 
     def load(self, *, workdir: str, seed: int, mesh: Mesh, index: int = 0) -> load.LoadedModel:

@@ -5,7 +5,6 @@ Stage functions take a `TextModelSource`; gin says which: `@text_models.JaxModel
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import jax
 
 from promptcot_jax.checkpoints import load
+from promptcot_jax.core.settings import settings
 from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 PAID_REPLIES = "paid_replies"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class JaxModel:
     """A model to load as `model_source.Pretrained` does, and how it is sampled."""
 

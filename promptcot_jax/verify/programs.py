@@ -18,14 +18,14 @@ import ast
 import contextlib
 import dataclasses
 import json
-import math
 import signal
 import socket
 import time
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from promptcot_jax.core.records import AssertTest, CallTest, ProgramTest, StdioTest
+from promptcot_jax.core.settings import Range, settings
 from promptcot_jax.verify import output_match, sandbox_driver, sandbox_host
 from promptcot_jax.verify.sandbox import Host, Limits, Outcome, Sandbox, SandboxFailed
 
@@ -90,23 +90,16 @@ class ProgramOutput:
     output: str = ""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class ProgramSettings(Limits):
     """How programs are graded; the first three settings are those of each test."""
 
-    float_tolerance: int | float | None = None  # relative beyond 1, absolute below; None compares exactly
-    total_time_limit_s: int | float | None = (
-        None  # of a program's tests together; None: ten times that of one
-    )
+    # Relative beyond 1, absolute below; None compares exactly.
+    float_tolerance: Annotated[int | float, Range(at_least=0)] | None = None
+    # Of a program's tests together; None: ten times that of one.
+    total_time_limit_s: Annotated[int | float, Range(above=0)] | None = None
     stop_at_first_failure: bool = False
     allow_weak_sandbox: bool = False  # where bubblewrap does not work, a separate uid (as root) and limits do
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.float_tolerance is not None and not (0 <= self.float_tolerance < math.inf):
-            raise ValueError(f"float_tolerance must be None, 0 or positive, got {self.float_tolerance}.")
-        if not (0 < self.total_seconds < math.inf):
-            raise ValueError(f"total_time_limit_s must be positive, got {self.total_time_limit_s}.")
 
     @property
     def total_seconds(self) -> float:

@@ -8,10 +8,10 @@ the response's has no reward at all and is to be dropped from the batch.
 
 import collections
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 from promptcot_jax.core.records import ProgramTest
+from promptcot_jax.core.settings import NonNegativeFloat, NonNegativeInt, settings
 from promptcot_jax.verify import math_answers
 from promptcot_jax.verify.math_answers import MathGrade
 from promptcot_jax.verify.program_pool import Job
@@ -22,23 +22,21 @@ RunMany = Callable[[Sequence[Job]], Sequence[TestReport]]
 UNGRADED = frozenset({"sandbox_error", "error"})  # statuses that say nothing of the response
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class RewardConfig:
     """Weights of the terms beside correctness; the paper has none."""
 
-    format_weight: float = 0.0
-    length_weight: float = 0.0
-    length_limit: int = 0  # tokens at which the length term has reached -1; 0: there is no such term
-    length_buffer: int = 0  # tokens before the limit over which it falls from 0 to -1
+    format_weight: NonNegativeFloat = 0.0
+    length_weight: NonNegativeFloat = 0.0
+    length_limit: NonNegativeInt = (
+        0  # tokens at which the length term has reached -1; 0: there is no such term
+    )
+    length_buffer: NonNegativeInt = 0  # tokens before the limit over which it falls from 0 to -1
 
     def __post_init__(self) -> None:
-        for name in ("format_weight", "length_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a number from 0 on, got {getattr(self, name)}.")
-        if not 0 <= self.length_buffer <= self.length_limit:
+        if self.length_buffer > self.length_limit:
             raise ValueError(
-                f"length_buffer must lie between 0 and length_limit ({self.length_limit}), "
-                f"got {self.length_buffer}."
+                f"length_buffer must be at most length_limit ({self.length_limit}), got {self.length_buffer}."
             )
         if self.length_weight and not self.length_limit:
             raise ValueError(f"length_weight is {self.length_weight}, but length_limit is not set.")

@@ -32,8 +32,9 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from promptcot_jax.core.settings import PositiveInt, Range, settings
 from promptcot_jax.verify import sandbox_driver, system_calls
 
 UNPRIVILEGED_ID = 65534  # nobody: where this process is root, its programs are not
@@ -85,18 +86,13 @@ class Host:
         return not self.bwrap
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class Limits:
     """What one test of a program may use."""
 
-    time_limit_s: int | float = 6.0
-    memory_mb: int = 512
-    output_kb: int = 1024
-
-    def __post_init__(self) -> None:
-        for name in ("time_limit_s", "memory_mb", "output_kb"):
-            if not (0 < getattr(self, name) < math.inf):
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}.")
+    time_limit_s: Annotated[int | float, Range(above=0)] = 6.0
+    memory_mb: PositiveInt = 512
+    output_kb: PositiveInt = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

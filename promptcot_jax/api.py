@@ -24,7 +24,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import decontamination
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.evaluation import codeforces, contest_cache, contest_standings
-from promptcot_jax.models import model_check
+from promptcot_jax.models import own_model
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.language_model import LanguageModel, ModelConfig
 from promptcot_jax.sampling import batching, generation, scoring
@@ -258,9 +258,9 @@ def save_model(
     Raises:
         WrongUse: the model does not keep the protocol, or the parameters are not of its shapes.
     """
-    model_check.check_members(lm)
-    model_check.check_programs(lm)
-    model_check.check_params(lm, params)
+    own_model.check_members(lm)
+    own_model.check_programs(lm)
+    own_model.check_params(lm, params)
     if not isinstance(tokenizer, Tokenizer):
         tokenizer = Tokenizer.from_directory(tokenizer)
     store.save_model(directory, lm, params, tokenizer, provenance={"stage": "save_model"})

@@ -12,7 +12,7 @@ from promptcot_jax.core import records
 from promptcot_jax.data import templates
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models import config as model_config
-from promptcot_jax.models import plain_pages
+from promptcot_jax.models import page_layouts
 
 # Real data beside the repository; the tests that use them are skipped where they are not there.
 SHARED = pathlib.Path(os.environ.get("PROMPTCOT_SHARED", pathlib.Path(__file__).parents[2] / "shared"))
@@ -77,7 +77,7 @@ def toy_config(family: str = "llama", **changes) -> model_config.DecoderConfig:
     return model_config.DecoderConfig(**(settings | FAMILIES[family] | changes))
 
 
-class RoundedPages(plain_pages.PlainPages):
+class RoundedPages(page_layouts.PlainPages):
     """A plain cache that holds what bfloat16 can hold, to compare that of TPUs with."""
 
     def write(self, keys, values, places, first_page):

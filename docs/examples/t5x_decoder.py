@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from flax.linen.partitioning import param_with_axes, scan_with_axes
 from jax.ad_checkpoint import checkpoint_name
 
-from promptcot_jax.models import decoder, linear, linen_model, paged_cache, rope, token_pass
+from promptcot_jax.models import attention, decoder, layers, linen_model, paged_cache
 from promptcot_jax.parallel import rules
 
-Pass = token_pass.TokenPass
+Pass = linen_model.TokenPass
 Cache: TypeAlias = paged_cache.PagedCache | None
 
 
@@ -75,9 +75,9 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (x.shape[-1], self.features)
-        kernel = param_with_axes("kernel", linear.INIT, shape, self.config.param_dtype, axes=self.axes)
+        kernel = param_with_axes("kernel", layers.INIT, shape, self.config.param_dtype, axes=self.axes)
         # The name lets the backward pass keep this output (remat "projections").
-        return checkpoint_name(x @ kernel.astype(self.config.dtype), linear.OUTPUT)
+        return checkpoint_name(x @ kernel.astype(self.config.dtype), layers.OUTPUT)
 
 
 class SelfAttention(nn.Module):
@@ -88,15 +88,15 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, tokens: Pass, cache: Cache, layer: jax.Array) -> tuple[jax.Array, Cache]:
         config = self.config
-        turn = rope.rotation(tokens.positions, head_dim=config.head_dim, theta=config.rope_theta)
+        turn = attention.rotation(tokens.positions, head_dim=config.head_dim, theta=config.rope_theta)
 
         def heads(name: str, number: int) -> jax.Array:
             flat = Dense(config, number * config.head_dim, ("embed", "joined_kv"), name=name)(x)
             split = flat.reshape(*x.shape[:2], number, config.head_dim)  # [B, T, heads, H]
             return nn.with_logical_constraint(split, ("batch", "length", "heads", "kv"))
 
-        queries = rope.rotate(heads("query", config.num_heads), turn)
-        keys = rope.rotate(heads("key", config.num_kv_heads), turn)
+        queries = attention.rotate(heads("query", config.num_heads), turn)
+        keys = attention.rotate(heads("key", config.num_kv_heads), turn)
         values = heads("value", config.num_kv_heads)
         mixed, cache = tokens.attend(queries, keys, values, cache, layer)
         flat = mixed.reshape(*x.shape[:2], -1)
@@ -147,10 +147,10 @@ class Decoder(nn.Module):
         shape, dtype = (config.vocab_size, config.emb_dim), config.param_dtype
         init = nn.initializers.normal(config.emb_dim**-0.5)
         embedding = param_with_axes("token_embedding", init, shape, dtype, axes=("vocab", "embed"))
-        param_with_axes("logits_kernel", linear.INIT, shape[::-1], dtype, axes=("embed", "vocab"))
+        param_with_axes("logits_kernel", layers.INIT, shape[::-1], dtype, axes=("embed", "vocab"))
         x = jnp.take(embedding, token_ids, axis=0).astype(config.dtype)
         per_layer: Any = (nn.broadcast, 0)  # of the arguments; flax annotates this as an int
-        layers = scan_with_axes(
+        scanned = scan_with_axes(
             decoder.rematerialized(DecoderLayer, self.remat),
             variable_axes={"params": 0},
             split_rngs={"params": True},
@@ -158,6 +158,6 @@ class Decoder(nn.Module):
             length=config.num_layers,
             axis_name="layers",
         )
-        stack = layers(config, name="decoder")
+        stack = scanned(config, name="decoder")
         (x, cache), _ = stack((x, cache), tokens, jnp.arange(config.num_layers))
         return LayerNorm(name="decoder_norm")(x), cache

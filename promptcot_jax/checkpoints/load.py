@@ -17,7 +17,7 @@ from promptcot_jax.core import jsonl, progress
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models import description, hf_mapping, language_model, model_check
+from promptcot_jax.models import hf_mapping, language_model, own_model
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig, FloatType
 from promptcot_jax.models.language_model import LanguageModel
@@ -114,8 +114,8 @@ def _described(directory: epath.Path) -> LanguageModel:
     """A user's own model, of the class that the checkpoint names."""
     file = directory / store.MODEL
     try:
-        lm = description.from_described(jsonl.read_json(file))
-        model_check.check_members(lm)
+        lm = own_model.from_described(jsonl.read_json(file))
+        own_model.check_members(lm)
     except WrongUse as error:
         raise WrongUse(f"{os.fspath(file)}: {error}") from None
     return lm

@@ -20,9 +20,9 @@ from jax import lax
 from jax.sharding import AbstractMesh, Mesh
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
-from promptcot_jax.models import caches, decoder, linear, lora, mlp, paged_cache, platforms, rope
+from promptcot_jax.models import attention, decoder, layers, lora, page_layouts, paged_cache
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.parallel import launching, sequence_shards
+from promptcot_jax.parallel import hardware, launching, sequence_shards
 from promptcot_jax.parallel import rules as rules_lib
 
 Remat = decoder.Remat
@@ -44,7 +44,7 @@ class CausalLM:
 
     config: config_lib.DecoderConfig
     rules: rules_lib.LogicalRules = ()
-    platform: platforms.Platform | None = None
+    platform: hardware.Platform | None = None
 
     @property
     def axis_rules(self) -> rules_lib.LogicalRules:
@@ -88,7 +88,7 @@ class CausalLM:
         positions: Int[Array, "B T"] | None = None,
         *,
         remat: Remat = "projections",
-    ) -> tuple[Float[Array, "B T D"], mlp.RouterTotals]:
+    ) -> tuple[Float[Array, "B T D"], layers.RouterTotals]:
         """`hidden_states`, and what the routers did, with a leading axis [L]: for losses and metrics.
 
         Raises:
@@ -98,10 +98,10 @@ class CausalLM:
             raise ValueError(f"This {self.config.family} decoder has no experts; call hidden_states.")
         inputs = self._of_rows(token_ids, segment_ids, positions)
         applied: Any = self._decoder(remat).apply(
-            {"params": params}, token_ids, inputs, mutable=[mlp.ROUTERS]
+            {"params": params}, token_ids, inputs, mutable=[layers.ROUTERS]
         )
         states, reported = applied
-        return states, reported[mlp.ROUTERS]["layers"]["mlp"]["totals"][0]
+        return states, reported[layers.ROUTERS]["layers"]["mlp"]["totals"][0]
 
     def _of_rows(
         self,
@@ -113,15 +113,15 @@ class CausalLM:
         if segment_ids is None:
             segment_ids = jnp.ones_like(token_ids)
         if positions is None:
-            positions = rope.positions_in_segments(segment_ids)
-        mask = decoder.segment_mask(segment_ids, self.rules) if self._platform() == "plain" else None
+            positions = attention.positions_in_segments(segment_ids)
+        mask = attention.segment_mask(segment_ids, self.rules) if self._platform() == "plain" else None
         rotary, local_rotary = _rotations(
             self.config, sequence_shards.as_sequence_shards(positions, self.rules)
         )
         return decoder.LayerInputs(rotary, local_rotary, segment_ids, mask)
 
-    def _platform(self) -> platforms.Platform:
-        return self.platform or platforms.here()
+    def _platform(self) -> hardware.Platform:
+        return self.platform or hardware.platform()
 
     def _decoder(self, remat: Remat) -> decoder.Decoder:
         return decoder.Decoder(self.config, self.rules, self._platform(), remat)
@@ -163,7 +163,7 @@ class CausalLM:
         return self.decoding_specs(params, mesh) != lora.partition_specs(self, params, mesh, self.rules)
 
     def init_cache(
-        self, num_pages: int, page_size: int, layout: platforms.Platform | None = None
+        self, num_pages: int, page_size: int, layout: hardware.Platform | None = None
     ) -> paged_cache.PagedCache:
         """An empty cache; page 0 is nobody's, so `num_pages - 1` can be given to rows.
 
@@ -173,69 +173,73 @@ class CausalLM:
         Raises:
             ValueError: the layout cannot have pages of that size.
         """
-        return caches.empty(self.config, num_pages, page_size, layout or self._platform(), self.rules)
+        return page_layouts.empty(self.config, num_pages, page_size, layout or self._platform(), self.rules)
 
     def extend(
         self,
         decoding_params: Params,
         token_ids: Int[Array, "B T"],
-        places: paged_cache.Places,
+        cache_positions: paged_cache.CachePositions,
         cache: paged_cache.PagedCache,
     ) -> tuple[Float[Array, "B T D"], paged_cache.PagedCache]:
-        """Reads one more token a row, or a page of tokens (see `paged_cache.Places`).
+        """Reads one more token a row, or a page of tokens (see `paged_cache.CachePositions`).
 
         Args:
             decoding_params: in either layout; on a TPU the matrices should be in the compute type,
                 `config.dtype`. Others are cast, and the compiler casts those of all layers together at the
                 start of every call: a second set of weights.
         """
-        inputs = decoder.LayerInputs(*_rotations(self.config, places.positions), places=places)
-        embed = decoder.TokenEmbedding(self.config, self.rules)
+        inputs = decoder.LayerInputs(
+            *_rotations(self.config, cache_positions.positions), cache_positions=cache_positions
+        )
+        embed = layers.TokenEmbedding(self.config, self.rules)
         x = _apply(embed, decoding_params["embed_tokens"], token_ids)
         x, cache = self._extend_layers(decoding_params["layers"], x, inputs, cache)
-        x = _apply(decoder.RMSNorm(self.config), decoding_params["norm"], x)
+        x = _apply(layers.RMSNorm(self.config), decoding_params["norm"], x)
         hidden = x.reshape(*token_ids.shape, self.config.embed_dim)  # [B, T, D]
         return rules_lib.constrain(hidden, ("batch", None, "act_embed"), self.rules), cache
 
     def _extend_layers(
         self,
-        layers: Params | tuple[Params, ...],
+        stack: Params | tuple[Params, ...],
         x: Float[Array, "tokens D"],
         inputs: decoder.LayerInputs,
         cache: paged_cache.PagedCache,
     ) -> tuple[Float[Array, "tokens D"], paged_cache.PagedCache]:
-        if isinstance(layers, tuple):
+        if isinstance(stack, tuple):
             layer = decoder.DecoderLayer(self.config, self.rules, fused=True, platform=self._platform())
-            kinds = map(decoder.LayerKind, range(self.config.num_layers), self.config.local_layers)
-            for layer_params, kind in zip(layers, kinds, strict=True):
-                x, cache = _apply(layer, layer_params, x, inputs, cache, kind)
+            infos = map(decoder.LayerInfo, range(self.config.num_layers), self.config.local_layers)
+            for layer_params, info in zip(stack, infos, strict=True):
+                x, cache = _apply(layer, layer_params, x, inputs, cache, info)
             return x, cache
         layer = decoder.DecoderLayer(self.config, self.rules, platform=self._platform())
 
-        def extend_layer(carry: Any, layer_params_and_kind: Any) -> tuple[Any, None]:
-            layer_params, kind = layer_params_and_kind
-            return _apply(layer, layer_params, carry[0], inputs, carry[1], kind), None
+        def extend_layer(carry: Any, layer_params_and_info: Any) -> tuple[Any, None]:
+            layer_params, info = layer_params_and_info
+            return _apply(layer, layer_params, carry[0], inputs, carry[1], info), None
 
-        (x, cache), _ = lax.scan(extend_layer, (x, cache), (layers, decoder.layer_kinds(self.config)))
+        (x, cache), _ = lax.scan(extend_layer, (x, cache), (stack, decoder.layer_infos(self.config)))
         return x, cache
 
     def unembed(self, decoding_params: Params, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Logits in float32."""
         of_products = rules_lib.for_decoding(self.rules)
-        logits = linear.logits(hidden, self.output_embedding(decoding_params), self.config, of_products)
+        logits = layers.logits(hidden, self.output_embedding(decoding_params), self.config, of_products)
         axes = ("batch", *(None,) * (logits.ndim - 2), "vocab")
         return rules_lib.constrain(logits, axes, self.rules)
 
 
 def _rotations(
     config: config_lib.DecoderConfig, positions: Int[Array, "B T"]
-) -> tuple[rope.Rotation, rope.Rotation | None]:
+) -> tuple[attention.Rotation, attention.Rotation | None]:
     """The rotation of all layers or of global ones, and that of local layers if it is another."""
     head_dim, window = config.head_dim, config.window
-    rotary = rope.rotation(positions, head_dim=head_dim, theta=config.rope_theta, scaling=config.rope_scaling)
+    rotary = attention.rotation(
+        positions, head_dim=head_dim, theta=config.rope_theta, scaling=config.rope_scaling
+    )
     if window is None or window.rope_theta is None:
         return rotary, None
-    return rotary, rope.rotation(positions, head_dim=head_dim, theta=window.rope_theta)
+    return rotary, attention.rotation(positions, head_dim=head_dim, theta=window.rope_theta)
 
 
 def _apply(module: nn.Module, params: Params, *arguments: Any) -> Any:
@@ -249,7 +253,7 @@ def _logical_axes(config: config_lib.DecoderConfig) -> Params:
 
 
 def _boxed_init(module: decoder.Decoder, key: Array) -> Params:
-    """Parameters with their logical axes inputs them, from a pass over one token."""
+    """Parameters with their logical axes, from a pass over one token."""
     one = jnp.ones((1, 1), jnp.int32)
     inputs = decoder.LayerInputs(*_rotations(module.config, one), mask=one[..., None] > 0)
     variables: Any = module.init(key, one, inputs)
@@ -263,12 +267,12 @@ def _init(module: decoder.Decoder, key: Array) -> Params:
 
 @functools.partial(jax.jit, static_argnums=0)  # one program: eagerly, every slice would be compiled by itself
 def _decoding_layout(lm: CausalLM, params: Params) -> Params:
-    layers = tuple(
+    stack = tuple(
         _fused(jax.tree.map(operator.itemgetter(i), params["layers"])) for i in range(lm.config.num_layers)
     )
     return {
         "embed_tokens": params["embed_tokens"],
-        "layers": layers,
+        "layers": stack,
         "norm": params["norm"],
         "lm_head": {"kernel": lm.output_embedding(params)},
     }

@@ -25,8 +25,9 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Int
-from promptcot_jax.models import grouped_dots, platforms
+from promptcot_jax.models import grouped_dots
 from promptcot_jax.models.config import RoutingOrder
+from promptcot_jax.parallel import hardware
 from promptcot_jax.parallel import rules as rules_lib
 
 Activation = Callable[[Array, Array], Array]  # of (gate, up)
@@ -102,7 +103,7 @@ def apply_experts(
     *,
     activation: Activation,
     rules: rules_lib.LogicalRules = (),
-    platform: platforms.Platform | None = None,
+    platform: hardware.Platform | None = None,
     chunk: int = CHUNK_TOKENS,
 ) -> Float[Array, "tokens D"]:
     """Sum over each token's experts of weight * down(activation(gate(x), up(x))).
@@ -117,7 +118,7 @@ def apply_experts(
     Raises:
         ValueError: rules are given and no mesh is entered.
     """
-    platform = platform or platforms.here()
+    platform = platform or hardware.platform()
     present = {name: w.astype(x.dtype) for name, w in weights._asdict().items() if w is not None}
     split = _split(present, rules)
     of_shard = functools.partial(_of_shard, split, activation, platform, chunk)
@@ -174,7 +175,7 @@ def _padded(arrays: tuple[Array, Array, Array], missing: int, num_experts: int) 
 def _of_shard(
     split: _Split,
     activation: Activation,
-    platform: platforms.Platform,
+    platform: hardware.Platform,
     chunk: int,
     weights: dict[str, Array],
     x: Float[Array, "tokens D"],
@@ -253,7 +254,7 @@ _map_chunks.defvjp(_map_chunks_forward, _map_chunks_backward)
 def _of_chunk(
     group: tuple[str, ...],
     activation: Activation,
-    platform: platforms.Platform,
+    platform: hardware.Platform,
     weights: dict[str, Array],
     x: Float[Array, "tokens D"],
     choice_weights: Float[Array, "tokens k"],

@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental.pallas.ops.tpu import megablox
 
 from promptcot_jax.core.arrays import Array, Float, Int
-from promptcot_jax.models import platforms
+from promptcot_jax.parallel.hardware import Platform
 
 _TILES = (512, 1024, 1024)  # of rows, contracted and resulting columns: 10 MB of fast memory in bfloat16
 _PLAIN_TILES = (8, 128)  # rows of the smallest and of the largest tile of the plain form
@@ -33,7 +33,7 @@ def grouped_dot(
     rows: Float[Array, "rows D"],
     matrices: Float[Array, "E D F"],
     group_sizes: Int[Array, " E"],
-    platform: platforms.Platform,
+    platform: Platform,
 ) -> Float[Array, "rows F"]:
     """Each row times its group's matrix; groups lie one after the other, rows after the last give zeros.
 
@@ -54,7 +54,7 @@ def _kernel(rows: Array, matrices: Array, group_sizes: Array) -> Array:
 
 
 class _Tiles(NamedTuple):
-    """Stretches of `size` rows, each starting inside one group, that cover all groups in order.
+    """Runs of `size` rows, each starting inside one group, that cover all groups in order.
 
     A tile may reach beyond its group: what is written there, the next group's tile writes anew.
     """

@@ -17,7 +17,7 @@ from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import paged_cache
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.decoder import Remat
-from promptcot_jax.models.mlp import RouterTotals
+from promptcot_jax.models.layers import RouterTotals
 from promptcot_jax.parallel import rules as rules_lib
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class LanguageModel(Protocol):
         self,
         decoding_params: Params,
         token_ids: Int[Array, "B T"],
-        places: paged_cache.Places,
+        cache_positions: paged_cache.CachePositions,
         cache: paged_cache.PagedCache,
     ) -> tuple[Float[Array, "B T D"], paged_cache.PagedCache]: ...
 

@@ -22,13 +22,13 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from promptcot_jax.core.arrays import Array, Float, Int
-from promptcot_jax.models import scores as scores_lib
+from promptcot_jax.models.attention import ScoreRule
 from promptcot_jax.parallel import rules as rules_lib
 
 Index = Int[Array, ""] | int
 
 
-class Places(NamedTuple):
+class CachePositions(NamedTuple):
     """Where the tokens of one pass go, and with that what they may read: themselves and what is before them.
 
     A pass reads either one token a row (decode) or whole pages (prefill): then T is the page size and
@@ -86,7 +86,7 @@ class PagedCache(Protocol):
         self,
         keys: Float[Array, "B T K H"],
         values: Float[Array, "B T K H"],
-        places: Places,
+        cache_positions: CachePositions,
         first_page: Index,
     ) -> "PagedCache":
         """Puts one layer's new keys and values in place; the layer's pages begin at `first_page`."""
@@ -95,9 +95,9 @@ class PagedCache(Protocol):
     def attend(
         self,
         queries: Float[Array, "B T N H"],
-        places: Places,
+        cache_positions: CachePositions,
         first_page: Index,
-        rule: scores_lib.ScoreRule,
+        rule: ScoreRule,
     ) -> Float[Array, "tokens N*H"]:
         """Softmax attention of every token over its row's tokens up to itself, flat tokens out."""
         ...
@@ -112,10 +112,10 @@ def write_and_attend(
     keys: Float[Array, "B T K H"],
     values: Float[Array, "B T K H"],
     cache: PagedCache,
-    places: Places,
+    cache_positions: CachePositions,
     layer: Index,
     *,
-    rule: scores_lib.ScoreRule,
+    rule: ScoreRule,
     num_layers: int,
     rules: rules_lib.LogicalRules = (),
 ) -> tuple[Float[Array, "tokens N*H"], PagedCache]:
@@ -125,26 +125,26 @@ def write_and_attend(
     over its tensor axis: each shard of rows has pages of its own, and page tables count within the shard.
     """
 
-    def local(queries, keys, values, cache, places, layer, reach, sinks):
+    def local(queries, keys, values, cache, cache_positions, layer, reach, sinks):
         first_page = layer * (cache.num_pages // num_layers)
-        cache = cache.write(keys, values, places, first_page)
+        cache = cache.write(keys, values, cache_positions, first_page)
         of_shard = dataclasses.replace(rule, reach=reach, sinks=sinks)
-        return cache.attend(queries, places, first_page, of_shard), cache
+        return cache.attend(queries, cache_positions, first_page, of_shard), cache
 
     layer = jnp.asarray(layer, jnp.int32)
     if not rules:
-        return local(queries, keys, values, cache, places, layer, rule.reach, rule.sinks)
+        return local(queries, keys, values, cache, cache_positions, layer, rule.reach, rule.sinks)
     # Query heads are split where key-value heads are, so that every head finds its keys on its own shard.
     of_heads = _spec(keys, ("batch", None, "kv_heads", None), rules)
     of_cache = _cache_spec(cache, rules)
-    of_places = _spec(places.positions, ("batch", None), rules)
+    of_positions = _spec(cache_positions.positions, ("batch", None), rules)
     one, of_sinks = PartitionSpec(), PartitionSpec(of_heads[2])
     return jax.shard_map(
         local,
-        in_specs=(of_heads, of_heads, of_heads, of_cache, of_places, one, one, of_sinks),
+        in_specs=(of_heads, of_heads, of_heads, of_cache, of_positions, one, one, of_sinks),
         out_specs=(PartitionSpec(of_heads[0], of_heads[2]), of_cache),
         check_vma=False,
-    )(queries, keys, values, cache, places, layer, rule.reach, rule.sinks)
+    )(queries, keys, values, cache, cache_positions, layer, rule.reach, rule.sinks)
 
 
 def copy_pages(
@@ -180,11 +180,11 @@ def copy_pages(
 
 def attend_by_page(
     queries: Float[Array, "B T N H"],
-    places: Places,
+    cache_positions: CachePositions,
     page_size: int,
     num_kv_heads: int,
     read_pages: Callable[[Int[Array, " B"]], tuple[Float[Array, "B K H page"], Float[Array, "B K page H"]]],
-    rule: scores_lib.ScoreRule,
+    rule: ScoreRule,
 ) -> Float[Array, "tokens N*H"]:
     """Attention over the pages in reach with a running maximum, as FlashAttention does it.
 
@@ -200,17 +200,19 @@ def attend_by_page(
     grouped = scaled.reshape(batch, length, num_kv_heads, -1, head_dim).transpose(0, 2, 3, 1, 4)
     rows = grouped.reshape(batch, num_kv_heads, -1, head_dim)  # [B, K, N/K*T, H]
     lowest = jnp.finfo(jnp.float32).min
-    first_pages = _first_pages_in_reach(places, page_size, rule)
-    last_entry = places.page_table.shape[1] - 1
+    first_pages = _first_pages_in_reach(cache_positions, page_size, rule)
+    last_entry = cache_positions.page_table.shape[1] - 1
 
     def add_page(i: Int[Array, ""], partial: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         maximum, total, mixed = partial
         entries = first_pages + i  # [B]; past a row's last page, any that exists
-        pages = jnp.take_along_axis(places.page_table, jnp.minimum(entries, last_entry)[:, None], axis=1)
+        pages = jnp.take_along_axis(
+            cache_positions.page_table, jnp.minimum(entries, last_entry)[:, None], axis=1
+        )
         keys, values = read_pages(pages[:, 0])
         scores = jnp.einsum("BKRH,BKHS->BKRS", rows, keys, preferred_element_type=jnp.float32)
         of_keys = entries[:, None] * page_size + jnp.arange(page_size)  # [B, page]
-        is_seen = rule.sees(places.positions[:, :, None] - of_keys[:, None])  # [B, T, page]
+        is_seen = rule.sees(cache_positions.positions[:, :, None] - of_keys[:, None])  # [B, T, page]
         by_token = rule.capped(scores).reshape(batch, num_kv_heads, -1, length, page_size)
         scores = jnp.where(is_seen[:, None, None], by_token, lowest).reshape(scores.shape)
         new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=-1))
@@ -224,23 +226,25 @@ def attend_by_page(
         return new_maximum, total * shrink + jnp.sum(weights, axis=-1), mixed * shrink[..., None] + of_page
 
     nothing = jnp.zeros(rows.shape, jnp.float32)
-    num_pages = jnp.max(places.positions[:, -1] // page_size - first_pages) + 1
+    num_pages = jnp.max(cache_positions.positions[:, -1] // page_size - first_pages) + 1
     _, total, mixed = lax.fori_loop(0, num_pages, add_page, (*_of_sinks(rows, length, rule), nothing))
     output = (mixed / total[..., None]).astype(queries.dtype)
     output = output.reshape(batch, num_kv_heads, -1, length, head_dim).transpose(0, 3, 1, 2, 4)
     return output.reshape(batch * length, num_heads * head_dim)  # from [B, T, K, N/K, H]
 
 
-def _first_pages_in_reach(places: Places, page_size: int, rule: scores_lib.ScoreRule) -> Int[Array, " B"]:
+def _first_pages_in_reach(
+    cache_positions: CachePositions, page_size: int, rule: ScoreRule
+) -> Int[Array, " B"]:
     """For each row, the first entry of its page table that any of its tokens sees."""
-    first_positions = places.positions[:, 0]
+    first_positions = cache_positions.positions[:, 0]
     if rule.reach is None:
         return jnp.zeros_like(first_positions)
     return jnp.maximum(first_positions - (rule.reach - 1), 0) // page_size
 
 
 def _of_sinks(
-    rows: Float[Array, "B K R H"], length: int, rule: scores_lib.ScoreRule
+    rows: Float[Array, "B K R H"], length: int, rule: ScoreRule
 ) -> tuple[Float[Array, "B K R"], Float[Array, "B K R"]]:
     """Maximum and total before any page: a sink counts as a key seen already, that mixes in nothing."""
     shape = rows.shape[:-1]

@@ -12,12 +12,14 @@ are those of NVIDIA's data sheets, dense, for the SXM boards: A100 (2021), H100 
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from jax._src import xla_bridge  # whether there are devices yet has no public name
 
 from promptcot_jax.core.manifest import DeviceUse, Unit
+
+Platform = Literal["plain", "tpu"]  # whose kernels a model uses: plain JAX runs everywhere
 
 _GPU: Unit = "GPU"
 _UNITS: dict[str, Unit] = {"tpu": "chip", "cpu": "processor"}  # by JAX's platform; all others are GPUs
@@ -61,6 +63,11 @@ HARDWARE = {
 def hardware_of(device_kind: str) -> Hardware | None:
     """The peaks of a kind of device, or None where they are not known: a CPU, or a kind not listed."""
     return HARDWARE.get(device_kind)
+
+
+def platform() -> Platform:
+    """Whose kernels a model uses on the machine that this runs on."""
+    return "tpu" if jax.default_backend() == "tpu" else "plain"
 
 
 def held(wall_seconds: float) -> DeviceUse | None:

@@ -91,7 +91,7 @@ def decode_burst(
     def advance(state: _State) -> _State:
         burst, is_live = state.burst, state.is_live
         # A row that ended stays where it is: it goes on writing its next token's place, which is its own.
-        places = paged_cache.Places(slots.page_table, (slots.positions + burst.num_new)[:, None])
+        places = paged_cache.CachePositions(slots.page_table, (slots.positions + burst.num_new)[:, None])
         hidden, cache = lm.extend(params, state.last_ids[:, None], places, state.cache)
         chosen_before = slots.steps + burst.num_new
         step_keys = jax.vmap(jax.random.fold_in)(request_keys, chosen_before)
@@ -140,7 +140,9 @@ def read_blocks(
     the blocks of a prompt fall.
     """
     positions = blocks.first_positions[:, None] + jnp.arange(blocks.token_ids.shape[1])
-    return lm.extend(params, blocks.token_ids, paged_cache.Places(blocks.page_table, positions), cache)[1]
+    return lm.extend(
+        params, blocks.token_ids, paged_cache.CachePositions(blocks.page_table, positions), cache
+    )[1]
 
 
 class Copies(NamedTuple):

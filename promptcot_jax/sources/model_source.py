@@ -15,7 +15,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.settings import settings
 from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import tokenizer as tokenizer_lib
-from promptcot_jax.models import causal_lm, language_model, model_check
+from promptcot_jax.models import causal_lm, language_model, own_model
 from promptcot_jax.models import config as model_config
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
@@ -36,7 +36,7 @@ class FromScratch:
     tokenizer: InputPath = "{workdir}/tokenizer"
 
     def __post_init__(self):
-        model_check.check_members(self.model)
+        own_model.check_members(self.model)
 
     def load(self, *, workdir: str, seed: int, mesh: Mesh, index: int = 0) -> load.LoadedModel:
         """Draws the model; `index` tells apart several models of one stage and seed.
@@ -53,7 +53,7 @@ class FromScratch:
                 f"{self.model.config.vocab_size}; raise vocab_size to at least that."
             )
         if type(self.model) is not causal_lm.CausalLM:  # whose functions have tests
-            model_check.check_programs(self.model)
+            own_model.check_programs(self.model)
         lm = language_model.on_mesh(self.model)
         key = prng.stream_key(seed, "init", index)
         with jax.set_mesh(mesh):

@@ -21,7 +21,7 @@ import numpy as np
 from promptcot_jax.core.arrays import Array
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.models.language_model import LanguageModel, has_routers
-from promptcot_jax.models.mlp import RouterTotals
+from promptcot_jax.models.layers import RouterTotals
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

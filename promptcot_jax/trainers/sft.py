@@ -17,7 +17,7 @@ from promptcot_jax.data import packing
 from promptcot_jax.data.packing import BatchSource, PackedBatch
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel, has_routers
-from promptcot_jax.models.mlp import RouterTotals
+from promptcot_jax.models.layers import RouterTotals
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib

@@ -23,8 +23,8 @@ from promptcot_jax.data.packing import BatchSource, PackedBatch
 from promptcot_jax.models import flops, lora
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.models.layers import RouterTotals
 from promptcot_jax.models.lora import LoraConfig
-from promptcot_jax.models.mlp import RouterTotals
 from promptcot_jax.parallel import launching, placing
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.trainers import loss_figures, sft

@@ -11,7 +11,7 @@ import t5x_decoder
 from promptcot_jax import api
 from promptcot_jax.checkpoints import huggingface, load, store
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.models import description
+from promptcot_jax.models import own_model
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sources import model_source
 from tests import toys
@@ -131,7 +131,7 @@ def test_nested_settings_come_back_equal():
     """Dataclasses of several kinds inside one another, as our own decoder's are."""
     for family in toys.FAMILIES:
         config = toys.toy_config(family)
-        text = json.loads(json.dumps(description.described(config)))
-        assert description.from_described(text) == config
+        text = json.loads(json.dumps(own_model.described(config)))
+        assert own_model.from_described(text) == config
     odd = dataclasses.replace(CONFIG, logit_soft_cap=2.5)
-    assert description.from_described(description.described(odd)) == odd
+    assert own_model.from_described(own_model.described(odd)) == odd

@@ -5,7 +5,7 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
-from promptcot_jax.models import decoder, linear, linen_model
+from promptcot_jax.models import decoder, layers, linen_model
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Layer(nn.Module):
         shape = (*x.shape[:2], config.num_kv_heads, config.head_dim)
 
         def project(name, axes, x):
-            return linear.Projection(config, x.shape[-1], axes, name=name)(x.reshape(-1, x.shape[-1]))
+            return layers.Projection(config, x.shape[-1], axes, name=name)(x.reshape(-1, x.shape[-1]))
 
         names = ("q_proj", "k_proj", "v_proj")
         queries, keys, values = (project(name, ("embed", "heads"), x).reshape(shape) for name in names)

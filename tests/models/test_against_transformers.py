@@ -76,7 +76,7 @@ def test_prompts_in_pages_and_decoding(name):
     for first, length in [(0, 2), (2, 2), (4, 2), *((t, 1) for t in range(6, 12))]:
         positions = jnp.broadcast_to(first + jnp.arange(length), (2, length))
         ids = token_ids[:, first : first + length]
-        piece, cache = decode(lm, params, ids, paged_cache.Places(table, positions), cache)
+        piece, cache = decode(lm, params, ids, paged_cache.CachePositions(table, positions), cache)
         pieces.append(piece)
     np.testing.assert_allclose(jnp.concatenate(pieces, axis=1), reference["plain"], atol=1e-4)
 

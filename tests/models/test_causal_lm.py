@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from promptcot_jax.models import causal_lm, decoder, paged_cache, rope
+from promptcot_jax.models import attention, causal_lm, decoder, layers, paged_cache
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
@@ -57,7 +57,7 @@ def decoding_layout(lm, params):
 
 @functools.partial(jax.jit, static_argnums=0)
 def extend(lm, decoding, token_ids, positions, page_table, cache):
-    return lm.extend(decoding, token_ids, paged_cache.Places(page_table, positions), cache)
+    return lm.extend(decoding, token_ids, paged_cache.CachePositions(page_table, positions), cache)
 
 
 PAGE = 4
@@ -136,21 +136,21 @@ def test_pages_out_of_reach_are_never_read():
 def test_scanned_equals_looped(config):
     lm, params = make(config)
     token_ids, positions = random_ids(2, 9), jnp.broadcast_to(jnp.arange(9), (2, 9))
-    turn, local = functools.partial(rope.rotation, positions, head_dim=config.head_dim), None
+    turn, local = functools.partial(attention.rotation, positions, head_dim=config.head_dim), None
     if config.local_rope:
         local = turn(theta=config.window.rope_theta)
     mask = jnp.broadcast_to(jnp.tril(jnp.ones((9, 9), bool)), (2, 9, 9))
     turn = turn(theta=config.rope_theta, scaling=config.rope_scaling)
     inputs = decoder.LayerInputs(turn, local, mask=mask)
-    x = decoder.TokenEmbedding(config).apply({"params": params["embed_tokens"]}, token_ids)
+    x = layers.TokenEmbedding(config).apply({"params": params["embed_tokens"]}, token_ids)
     layer = jax.jit(
         functools.partial(decoder.DecoderLayer(config, fused=True).apply, inputs=inputs, cache=None)
     )
     for layer_params, is_local in zip(
         decoding_layout(lm, params)["layers"], config.local_layers, strict=True
     ):
-        x, _ = layer({"params": layer_params}, x, kind=decoder.LayerKind(0, is_local))
-    x = decoder.RMSNorm(config).apply({"params": params["norm"]}, x).reshape(2, 9, -1)
+        x, _ = layer({"params": layer_params}, x, layer=decoder.LayerInfo(0, is_local))
+    x = layers.RMSNorm(config).apply({"params": params["norm"]}, x).reshape(2, 9, -1)
     np.testing.assert_allclose(hidden_states(lm, params, token_ids), x, atol=1e-5)
 
 
@@ -182,7 +182,7 @@ def test_packed_equals_unpacked():
 def test_positions_restart_and_can_be_given():
     segment_ids = jnp.array([[0, 0, 1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 2, 2, 2, 2]])
     expected = [[0, 1, 0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 0, 1, 2, 3]]
-    np.testing.assert_array_equal(rope.positions_in_segments(segment_ids), expected)
+    np.testing.assert_array_equal(attention.positions_in_segments(segment_ids), expected)
     lm, params = make(CONFIG)
     token_ids = random_ids(1, 6)
     default = hidden_states(lm, params, token_ids)
@@ -383,7 +383,7 @@ def test_cache_is_updated_in_place_inside_a_loop(layout):
 
     def decode(decoding, cache):
         def advance(position, cache):
-            places = paged_cache.Places(table, jnp.full((8, 1), position))
+            places = paged_cache.CachePositions(table, jnp.full((8, 1), position))
             return lm.extend(decoding, jnp.ones((8, 1), jnp.int32), places, cache)[1]
 
         return jax.lax.fori_loop(0, 4000, advance, cache)

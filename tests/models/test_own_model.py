@@ -12,7 +12,7 @@ import pytest
 import t5x_decoder
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.models import language_model, lora, model_check, paged_cache
+from promptcot_jax.models import language_model, lora, own_model, paged_cache
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from tests.models import plain_model
@@ -39,7 +39,7 @@ def hidden_states(lm, params, token_ids, segment_ids=None):
 
 @functools.partial(jax.jit, static_argnums=0)
 def extend(lm, params, token_ids, positions, table, cache):
-    return lm.extend(params, token_ids, paged_cache.Places(table, positions), cache)
+    return lm.extend(params, token_ids, paged_cache.CachePositions(table, positions), cache)
 
 
 def some_ids(rows, length):
@@ -108,7 +108,7 @@ def test_decoding_runs_on_a_mesh_that_splits_long_rows():
     one = jnp.zeros((1, 1), jnp.int32)
     with jax.set_mesh(mesh):
         cache = jax.eval_shape(lambda: lm.init_cache(2, PAGE))
-        places = paged_cache.Places(one, one)
+        places = paged_cache.CachePositions(one, one)
         hidden, _ = jax.eval_shape(lm.extend, params_of(T5X), one, places, cache)
     assert hidden.shape == (1, 1, T5X.config.emb_dim)
 
@@ -156,8 +156,8 @@ def test_lora_reaches_a_model_that_says_it_applies_adapters():
 
 @ALL
 def test_models_that_keep_the_protocol_pass(lm):
-    model_check.check_members(lm)
-    model_check.check_programs(lm)
+    own_model.check_members(lm)
+    own_model.check_programs(lm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Wrong(t5x_decoder.T5xDecoder):
 )
 def test_a_wrong_function_is_named_before_any_work(wrong, message):
     with pytest.raises(WrongUse, match=message):
-        model_check.check_programs(Wrong(T5X.config, wrong=wrong))
+        own_model.check_programs(Wrong(T5X.config, wrong=wrong))
 
 
 def with_config(**changes):
@@ -212,27 +212,27 @@ def with_config(**changes):
 
 def test_wrong_members_and_settings_are_named():
     with pytest.raises(WrongUse, match="object is no language model: it lacks config, rules"):
-        model_check.check_members(object())
+        own_model.check_members(object())
     with pytest.raises(WrongUse, match=r"config.dtype must be one of .*'float32'"):
-        model_check.check_members(with_config(dtype=jnp.float32))
+        own_model.check_members(with_config(dtype=jnp.float32))
     with pytest.raises(WrongUse, match=r"T5xDecoder cannot be hashed.*tuples"):
-        model_check.check_members(dataclasses.replace(T5X, axis_rules=[("kv", None)]))
+        own_model.check_members(dataclasses.replace(T5X, axis_rules=[("kv", None)]))
     with pytest.raises(WrongUse, match=r"rope_theta is .*which a checkpoint's description cannot hold"):
-        model_check.check_members(with_config(rope_theta=jnp.sin))
+        own_model.check_members(with_config(rope_theta=jnp.sin))
 
     @dataclasses.dataclass(frozen=True)
     class Local(t5x_decoder.T5xDecoder):
         pass
 
     with pytest.raises(WrongUse, match="move it to the top of a module"):
-        model_check.check_members(Local(T5X.config))
+        own_model.check_members(Local(T5X.config))
 
     @dataclasses.dataclass(frozen=True)
     class Shapeless:
         vocab_size: int = 3
 
     with pytest.raises(WrongUse, match="lacks max_positions, num_layers, logit_soft_cap, dtype, param_dtype"):
-        model_check.check_members(dataclasses.replace(T5X, config=Shapeless()))
+        own_model.check_members(dataclasses.replace(T5X, config=Shapeless()))
 
 
 def test_a_model_that_is_not_frozen_is_refused():
@@ -241,4 +241,4 @@ def test_a_model_that_is_not_frozen_is_refused():
         decoding_layout = init_cache = extend = unembed = None
 
     with pytest.raises(WrongUse, match=r"Open must be a frozen dataclass.*frozen=True"):
-        model_check.check_members(Open())
+        own_model.check_members(Open())

@@ -16,7 +16,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.models import causal_lm, paged_cache, plain_pages, scores, tpu_pages
+from promptcot_jax.models import attention, causal_lm, page_layouts, paged_cache
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from tests import toys
@@ -66,7 +66,7 @@ def random_ids(rows, length):
 
 @functools.partial(jax.jit, static_argnums=0)
 def extend(lm, params, token_ids, positions, page_table, cache):
-    return lm.extend(params, token_ids, paged_cache.Places(page_table, positions), cache)
+    return lm.extend(params, token_ids, paged_cache.CachePositions(page_table, positions), cache)
 
 
 def read_and_decode(lm, params, token_ids, page_table, cache, *, num_steps=2):
@@ -96,7 +96,7 @@ def test_tpu_pages_equal_plain_pages(family):
     token_ids = random_ids(4, 2 * PAGE + 2)
     expected, plain = read_and_decode(lm, params, token_ids, PAGE_TABLE, rounded_cache(lm))
     cache = lm.init_cache(NUM_PAGES, PAGE, "tpu")
-    assert isinstance(cache, tpu_pages.TpuPages)
+    assert isinstance(cache, page_layouts.TpuPages)
     states, cache = read_and_decode(lm, params, token_ids, PAGE_TABLE, cache)
     np.testing.assert_allclose(states, expected, atol=1e-4)
     # Every page of every layer: idle rows have written nowhere but in page 0, and padding is 0.
@@ -114,9 +114,9 @@ def test_attention_in_float32_differs_by_the_rounding_to_bfloat16():
     noise, table = np.random.default_rng(3), jnp.asarray(PAGE_TABLE[:, :1])
     keys, values = jnp.asarray(noise.normal(size=(2, 4, PAGE, 2, config.head_dim)), jnp.float32)
     queries = jnp.asarray(noise.normal(size=(4, 1, 4, config.head_dim)), jnp.float32)
-    blocks = paged_cache.Places(table, jnp.tile(jnp.arange(PAGE), (4, 1)))
-    last = paged_cache.Places(table, jnp.full((4, 1), PAGE - 1))
-    rule = scores.ScoreRule(scale=config.head_dim**-0.5)
+    blocks = paged_cache.CachePositions(table, jnp.tile(jnp.arange(PAGE), (4, 1)))
+    last = paged_cache.CachePositions(table, jnp.full((4, 1), PAGE - 1))
+    rule = attention.ScoreRule(scale=config.head_dim**-0.5)
     exact, rounded = (
         jax.jit(lambda cache: cache.write(keys, values, blocks, 0).attend(queries, last, 0, rule))(
             causal_lm.CausalLM(config).init_cache(NUM_PAGES, PAGE, layout)
@@ -185,6 +185,6 @@ def test_pages_that_are_not_whole_tiles_are_refused():
 
 def test_the_layout_follows_the_machine(monkeypatch):
     lm, _ = make("llama")
-    assert isinstance(lm.init_cache(2, PAGE), plain_pages.PlainPages)
+    assert isinstance(lm.init_cache(2, PAGE), page_layouts.PlainPages)
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert isinstance(lm.init_cache(2, PAGE), tpu_pages.TpuPages)
+    assert isinstance(lm.init_cache(2, PAGE), page_layouts.TpuPages)

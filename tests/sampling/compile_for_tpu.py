@@ -26,7 +26,7 @@ from jax import lax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from promptcot_jax.models import causal_lm, tpu_pages
+from promptcot_jax.models import causal_lm, page_layouts
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules as rules_lib
@@ -157,7 +157,7 @@ def write_heads_as_a_slice(self, keys, values, places, first_page):
     def put(array, new):
         return array.at[:, first_page + pages, offsets].set(new[:, 0].swapaxes(0, 1).astype(array.dtype))
 
-    return tpu_pages.TpuPages(put(self.keys, keys), put(self.values, values))
+    return page_layouts.TpuPages(put(self.keys, keys), put(self.values, values))
 
 
 def main(topology: str) -> None:
@@ -170,7 +170,7 @@ def main(topology: str) -> None:
     small = functools.partial(facts, "decode_burst", Machine(topology), SMALL)
     found["small decode_burst"] = small()
     jax.clear_caches()
-    with mock.patch.object(tpu_pages.TpuPages, "write", write_heads_as_a_slice):
+    with mock.patch.object(page_layouts.TpuPages, "write", write_heads_as_a_slice):
         found["small decode_burst, heads as a slice of the write"] = small()
     jax.clear_caches()
     with mock.patch.object(lax, "optimization_barrier", lambda arrays: arrays):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.models import causal_lm, mlp
+from promptcot_jax.models import causal_lm, layers
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.trainers import metrics, optimizer, router_losses, sft, train_step
 from promptcot_jax.trainers.router_losses import RouterLossConfig
@@ -19,7 +19,7 @@ MOE = causal_lm.CausalLM(
     toy_fit.toys.toy_config("qwen3_moe", vocab_size=toy_fit.VOCAB_SIZE, embed_dim=16, mlp_dim=16, num_heads=2)
 )
 # Two layers, ten tokens, four experts.
-TOTALS = mlp.RouterTotals(
+TOTALS = layers.RouterTotals(
     load_balancing=np.array([20.0, 30.0]),
     router_z=np.array([5.0, 15.0]),
     num_tokens=np.array([10.0, 10.0]),

@@ -1,9 +1,15 @@
-"""Refuses, before any work, a model that does not keep the protocol of `language_model`: says which member.
+"""A user's own model: its settings as JSON, for its checkpoints, and whether it keeps the protocol.
 
-What a wrong member would do otherwise is fail hours later, in the first save or the first rollout.
+Reading a description back imports the module that it names and calls the class, and does nothing else: it is
+as trustworthy as the modules that can be imported here. Nothing is pickled.
+
+The checks name the member that does not keep the protocol of `language_model` before any work is done;
+otherwise it would fail hours later, in the first save or the first rollout.
 """
 
 import dataclasses
+import importlib
+import operator
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -11,16 +17,86 @@ import jax
 import jax.numpy as jnp
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.models import config as model_config
-from promptcot_jax.models import description, language_model, paged_cache
+from promptcot_jax.models import language_model, paged_cache
+from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.language_model import LanguageModel
 
+_CLASS, _SETTINGS = "class", "settings"
+_PLAIN = (bool, int, float, str, type(None))
 _MEMBERS = (
     ("config", "rules", "axis_rules", "init", "logical_axes", "hidden_states", "output_embedding")
     + ("decoding_layout", "init_cache", "extend", "unembed")
 )  # fmt: skip
 _FACTS = ("vocab_size", "max_positions", "num_layers", "logit_soft_cap", "dtype", "param_dtype")
 _ROWS, _PAGE = 2, 16
+
+
+def described(value: Any, where: str = "model") -> Any:
+    """A frozen dataclass, with those inside, as JSON; without what its class lists in `EXECUTION_ONLY`.
+
+    Raises:
+        WrongUse: a value has no place in JSON, or a class cannot be imported by name.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        left_out = getattr(value, "EXECUTION_ONLY", ())
+        fields = [field.name for field in dataclasses.fields(value) if field.name not in left_out]
+        settings = {name: described(getattr(value, name), f"{where}.{name}") for name in fields}
+        return {_CLASS: _name_of(type(value), where), _SETTINGS: settings}
+    if isinstance(value, tuple):
+        return [described(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, _PLAIN):
+        return value
+    raise WrongUse(
+        f"{where} is {value!r}, which a checkpoint's description cannot hold; use numbers, texts, tuples and "
+        "frozen dataclasses (of a number format or a function its name)."
+    )
+
+
+def from_described(description: Any) -> Any:
+    """What `described` was given, with defaults for what it left out.
+
+    Raises:
+        WrongUse: a class cannot be imported, or refuses its settings.
+    """
+    if isinstance(description, list):
+        return tuple(map(from_described, description))
+    if not isinstance(description, dict):
+        return description
+    if description.keys() != {_CLASS, _SETTINGS} or not isinstance(description[_SETTINGS], dict):
+        raise WrongUse(f"a class and its settings are expected, got {sorted(map(str, description))}.")
+    kind = _imported(str(description[_CLASS]))
+    settings = {name: from_described(value) for name, value in description[_SETTINGS].items()}
+    try:
+        return kind(**settings)
+    except (TypeError, ValueError) as error:
+        raise WrongUse(
+            f"{description[_CLASS]} does not take the settings that were saved: {error}."
+        ) from None
+
+
+def _name_of(kind: type, where: str) -> str:
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+        raise WrongUse(
+            f"{where}: the class {name} cannot be imported by another process, so a checkpoint of it could "
+            "not be read; move it to the top of a module of its own."
+        )
+    return name
+
+
+def _imported(name: str) -> type:
+    """The dataclass of that name, "package.module:Class"."""
+    module, colon, qualname = name.partition(":")
+    try:
+        kind = operator.attrgetter(qualname)(importlib.import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise WrongUse(
+            f"the model's class {name} cannot be imported ({error}); install its package, or put its module "
+            "into the current directory or on PYTHONPATH."
+        ) from None
+    if not colon or not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+        raise WrongUse(f"{name} is no dataclass, so no model's class or settings.")
+    return kind
 
 
 def check_members(lm: Any) -> None:
@@ -40,10 +116,10 @@ def check_members(lm: Any) -> None:
     if missing := [fact for fact in _FACTS if not hasattr(lm.config, fact)]:
         raise WrongUse(f"{name}.config ({type(lm.config).__name__}) lacks {', '.join(missing)}; add them.")
     for fact in ("dtype", "param_dtype"):
-        types = get_args(model_config.FloatType)
+        types = get_args(FloatType)
         if (found := getattr(lm.config, fact)) not in types:
             raise WrongUse(f"{name}.config.{fact} must be one of {types}, got {found!r}.")
-    again = description.from_described(description.described(lm, name))
+    again = from_described(described(lm, name))
     how = {field: getattr(again, field) for field in getattr(lm, "EXECUTION_ONLY", ())}
     if again != dataclasses.replace(lm, **how):
         raise WrongUse(
@@ -86,8 +162,8 @@ def check_programs(lm: LanguageModel) -> None:
     cache = jax.eval_shape(lambda: lm.init_cache(_ROWS + 1, _PAGE))
     for length in (_PAGE, 1):  # of a prompt's pages, and of tokens
         ids = jax.ShapeDtypeStruct((_ROWS, length), jnp.int32)
-        places = paged_cache.Places(jax.ShapeDtypeStruct((_ROWS, 1), jnp.int32), ids)  # type: ignore[arg-type]
-        hidden, extended = _traced(lm, "extend", decoding, ids, places, cache)
+        positions = paged_cache.CachePositions(jax.ShapeDtypeStruct((_ROWS, 1), jnp.int32), ids)  # type: ignore[arg-type]
+        hidden, extended = _traced(lm, "extend", decoding, ids, positions, cache)
         _expect(lm, "extend", hidden.shape, (_ROWS, length, width))
         if jax.tree.map(_form, extended) != jax.tree.map(_form, cache):
             raise WrongUse(f"{type(lm).__name__}.extend gives back another cache than it was given.")

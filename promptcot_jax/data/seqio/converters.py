@@ -1,24 +1,41 @@
-"""seqio feature converters of single sequences: packed rows, T5X's prefix LM, rows out of a cache.
+"""seqio feature converters that lay rows out by `packing`, so that the package has one layout.
 
 Trainers take their batches from `packing.PackedEpochs`, which resumes at any step; these converters serve
-those who feed a seqio pipeline (mixtures, T5X habits) to the same train step. `row_converter` says how rows
-are laid out and what happens to examples that are too long; `group_converters` holds pairs and rollouts.
+those who feed a seqio pipeline (mixtures, T5X habits) to the same train step.
+
+A converter collects a window of examples and gives out the rows that `packing.first_fit` and
+`packing.pack_rows` make of them, in the order in which first-fit opened the rows. Windows are worked on in
+order and in one thread, so the rows depend on the data alone. The last few rows of each window may stay
+partly empty; 1,024 examples leave few of them.
+
+An example longer than a row is refused by name, dropped or cut, as `overlong` says, and counted. But seqio
+trims features to `task_feature_lengths` before a converter sees them, without a message. So either turn that
+off (`trim_output_features=False`, in T5X a field of `DatasetConfig`; or lengths of None, with the converter's
+`row_length`), or end the task in `length_filter.within_lengths`, as this package's tasks do. Where neither is
+done, examples just as long as a limit are counted, and a warning tells.
 """
 
+import dataclasses
+import itertools
+import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from promptcot_jax.core.arrays import Array
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import packing
+from promptcot_jax.data.example_sets import Overlong
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.data.packing import PackedBatch
-from promptcot_jax.data.seqio.row_converter import RowConverter
-from promptcot_jax.data.seqio.windows import Element
+from promptcot_jax.data.seqio.length_filter import features_of, name_of
+
+log = logging.getLogger(__name__)
 
 FeatureSpec = seqio.FeatureConverter.FeatureSpec
+_RaggedTensor: Any = tf.RaggedTensor  # its constructors are missing from the type stubs
 
 # The arrays of a `PackedBatch`, by field name.
 ROW_FIELDS: Mapping[str, tf.DType] = {
@@ -29,27 +46,232 @@ ROW_FIELDS: Mapping[str, tf.DType] = {
 }
 
 
-class PackedLM(RowConverter):
+@dataclasses.dataclass(kw_only=True)
+class RowCounts:
+    """What a converter has laid out since its latest pass over a data set began."""
+
+    elements: int = 0  # examples read
+    dropped_overlong: int = 0
+    cut: int = 0  # examples whose completion lost its end
+    at_limit: int = 0  # examples with a feature as long as seqio lets it be: maybe cut by seqio
+    rows: int = 0
+    tokens: int = 0
+    positions: int = 0
+
+    @property
+    def fill_share(self) -> float:
+        """Share of the positions of all rows that hold a token; nan before the first row."""
+        return self.tokens / self.positions if self.positions else float("nan")
+
+
+class PackedLM(seqio.FeatureConverter):
     """`inputs` and `targets` -> the fields of `PackedBatch`; only targets are trained on.
 
     Segment ids and positions are there without packing too: they tell padding from tokens, since id 0 is a
-    token of Hugging Face vocabularies. Settings: `RowConverter`.
+    token of Hugging Face vocabularies. `counts` and `fill_share` tell of the latest pass (use a converter for
+    one data set at a time); both are logged after the first window and at the end.
     """
 
     TASK_FEATURES = {name: FeatureSpec(dtype=tf.int32) for name in ("inputs", "targets")}
     MODEL_FEATURES = {name: FeatureSpec(dtype=dtype) for name, dtype in ROW_FIELDS.items()}
+    PACKING_FEATURE_DTYPES = {}
 
-    def __init__(self, *, pack: bool = True, **settings):
-        super().__init__(pack=pack, **settings)
+    def __init__(
+        self,
+        *,
+        pack: bool = True,
+        pad_id: int = 0,
+        row_length: int | None = None,
+        overlong: Overlong = "error",
+        window: int = 1024,
+        use_custom_packing_ops: bool = False,
+    ):
+        """Settings of every converter.
 
-    def _examples(self, element: Element) -> Sequence[TokenExample]:
-        return [TokenExample(prompt_ids=element["inputs"], completion_ids=element["targets"])]
+        Args:
+            pad_id: what fills rows up; padding is told by segment ids, not by this id.
+            row_length: None takes what `task_feature_lengths` add up to.
+            overlong: what an example does that is longer than a row.
+            window: examples laid out together; more fill rows better and take more memory.
+            use_custom_packing_ops: T5X passes it; there are none here.
 
-    def _fields(self, batch: PackedBatch, elements: Sequence[Element]) -> Mapping[str, np.ndarray]:
+        Raises:
+            ValueError: a setting is out of range.
+        """
+        if use_custom_packing_ops:
+            raise ValueError("use_custom_packing_ops must be False: rows are laid out by data.packing.")
+        if overlong not in ("error", "drop", "truncate"):
+            raise ValueError(f"overlong must be 'error', 'drop' or 'truncate', got {overlong!r}.")
+        if window < 1 or (row_length is not None and row_length < 2):
+            raise ValueError(
+                f"window must be at least 1 and row_length at least 2, got {window} and {row_length}."
+            )
+        # seqio's length check would refuse, unnamed, what `overlong` decides on.
+        super().__init__(pack=pack, apply_length_check=False)
+        self._pad_id = pad_id
+        self._row_length = row_length
+        self._overlong: Overlong = overlong
+        self._window = window
+        self.counts = RowCounts()
+
+    @property
+    def fill_share(self) -> float:
+        """Share of the positions of the rows so far that hold a token."""
+        return self.counts.fill_share
+
+    def _fields(self, batch: PackedBatch) -> Mapping[str, np.ndarray]:
+        """The model features of a window's rows."""
         return {name: np.asarray(getattr(batch, name)) for name in ROW_FIELDS}
 
-    def _shapes(self, row_length: int) -> Mapping[str, tuple[int, ...]]:
-        return dict.fromkeys(ROW_FIELDS, (row_length,))
+    def row_length(self, task_feature_lengths: Mapping[str, Any]) -> int:
+        """Positions of a row.
+
+        Raises:
+            WrongUse: the lengths do not say it and `row_length` was not set, or a length is no number.
+        """
+        for name, length in task_feature_lengths.items():
+            if length is not None and not isinstance(length, int):
+                raise WrongUse(
+                    f"task_feature_lengths['{name}'] = {length!r} must be one number: with several, seqio "
+                    "cuts each part of the feature without a word."
+                )
+        if self._row_length is not None:
+            return self._row_length
+        if unset := sorted(name for name, length in task_feature_lengths.items() if length is None):
+            raise WrongUse(f"task_feature_lengths of {unset} are None: set row_length of the converter.")
+        return task_feature_lengths["inputs"] + task_feature_lengths["targets"]
+
+    def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, Any]) -> Mapping[str, int]:
+        """Every field is as long as a row."""
+        return dict.fromkeys(self._dtypes(), self.row_length(task_feature_lengths))
+
+    def _dtypes(self) -> dict[str, tf.DType]:
+        dtypes = {name: spec.dtype for name, spec in self.MODEL_FEATURES.items()}
+        return dtypes | (self.PACKING_FEATURE_DTYPES if self.pack else {})
+
+    def _convert_features(
+        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, Any]
+    ) -> tf.data.Dataset:
+        row_length = self.row_length(task_feature_lengths)
+        dtypes = self._dtypes()
+        name = "id" if "id" in features_of(ds) else "index"
+
+        def with_shapes(arrays: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+            return {
+                field: tf.ensure_shape(array, [None, row_length])
+                for field, array in zip(dtypes, arrays, strict=True)
+            }
+
+        def lay_out(
+            index: np.ndarray, names: np.ndarray, *parts: np.ndarray
+        ) -> list[np.ndarray]:  # of each feature the ids of all examples, and where each example ends
+            prompts, completions = (
+                [values[start:end] for start, end in itertools.pairwise(splits)]
+                for values, splits in (parts[:2], parts[2:])
+            )
+            if index[0] == 0:
+                self.counts = RowCounts()
+            batch = self._rows_of(names, prompts, completions, row_length, task_feature_lengths)
+            if index[0] == 0:
+                log.info("first window of %s: %s", type(self).__name__, self._summary())
+            fields = self._fields(batch)
+            return [fields[field].astype(dtype.as_numpy_dtype) for field, dtype in dtypes.items()]
+
+        @tf.autograph.experimental.do_not_convert
+        def pick(index: tf.Tensor, element: Mapping[str, Any]) -> dict[str, Any]:
+            picked = {feature: element[feature] for feature in self.TASK_FEATURES}
+            return {**picked, "index": index, "name": element["id"] if name == "id" else index}
+
+        @tf.autograph.experimental.do_not_convert
+        def apply(batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+            parts = []
+            for feature in self.TASK_FEATURES:
+                value = batch[feature]
+                ragged = value if isinstance(value, tf.RaggedTensor) else _RaggedTensor.from_tensor(value)
+                parts += [ragged.flat_values, ragged.row_splits]
+            inputs = [batch["index"], batch["name"], *parts]
+            return with_shapes(tf.numpy_function(lay_out, inputs, list(dtypes.values()), stateful=False))
+
+        @tf.autograph.experimental.do_not_convert
+        def end(zero: tf.Tensor) -> dict[str, tf.Tensor]:
+            def report(_: Any) -> np.ndarray:
+                self._report()
+                return np.zeros((), np.int32)
+
+            no_rows = tf.numpy_function(report, [zero], tf.int32, stateful=False)
+            return with_shapes([tf.zeros([no_rows, row_length], dtype) for dtype in dtypes.values()])
+
+        rows = ds.enumerate().map(pick).ragged_batch(self._window).map(apply).prefetch(1).unbatch()
+        return rows.concatenate(tf.data.Dataset.range(1).map(end).unbatch())
+
+    def _rows_of(
+        self,
+        names: np.ndarray,
+        prompts: Sequence[np.ndarray],
+        completions: Sequence[np.ndarray],
+        row_length: int,
+        limits: Mapping[str, int | None],
+    ) -> PackedBatch:
+        """The rows of one window."""
+        fitted = (
+            self._fitted(*example, row_length) for example in zip(names, prompts, completions, strict=True)
+        )
+        examples = [example for example in fitted if example is not None]
+        rows = _first_fit(examples, row_length) if self.pack else [[example] for example in examples]
+        self.counts.elements += len(names)
+        self.counts.at_limit += sum(
+            len(prompt) == limits["inputs"] or len(completion) == limits["targets"]
+            for prompt, completion in zip(prompts, completions, strict=True)
+        )
+        self.counts.rows += len(rows)
+        self.counts.tokens += sum(example.length for example in examples)
+        self.counts.positions += len(rows) * row_length
+        return packing.pack_rows(rows, num_rows=len(rows), row_length=row_length, pad_id=self._pad_id)
+
+    def _fitted(
+        self, name: Any, prompt: np.ndarray, completion: np.ndarray, row_length: int
+    ) -> TokenExample | None:
+        """An example as it goes into a row; None: it is dropped."""
+        try:
+            example = TokenExample(prompt_ids=prompt, completion_ids=completion)
+        except ValueError as error:
+            raise WrongUse(f"{name_of(name)}: {error}") from None
+        if example.length <= row_length:
+            return example
+        if self._overlong == "error":
+            raise WrongUse(
+                f"{name_of(name)} has {example.length} tokens, a row holds {row_length}; "
+                "use longer rows, or set overlong to 'drop' or 'truncate'."
+            )
+        if self._overlong == "truncate" and len(prompt) < row_length:
+            self.counts.cut += 1
+            return example.cut(row_length - len(prompt))
+        self.counts.dropped_overlong += 1
+        return None
+
+    def _report(self) -> None:
+        """Logs the counts at the end of a pass."""
+        log.info("end of a pass of %s: %s", type(self).__name__, self._summary())
+        if self.counts.at_limit:
+            log.warning(
+                "%d examples have a feature just as long as the length where seqio cuts; in case it did, end "
+                "the task in length_filter.within_lengths, or set trim_output_features to False.",
+                self.counts.at_limit,
+            )
+
+    def _summary(self) -> str:
+        return f"{self.fill_share:.1%} of the positions hold a token, {self.counts}"
+
+
+def _first_fit(examples: Sequence[TokenExample], row_length: int) -> list[list[TokenExample]]:
+    """Which examples share a row."""
+    if not examples:
+        return []
+    row_of = packing.first_fit([example.length for example in examples], row_length)
+    rows: list[list[TokenExample]] = [[] for _ in range(int(row_of.max()) + 1)]
+    for example, row in zip(examples, row_of.tolist(), strict=True):
+        rows[row].append(example)
+    return rows
 
 
 class PrefixLM(PackedLM):
@@ -77,7 +299,7 @@ class PrefixLM(PackedLM):
         super().__init__(pack=pack, **settings)
         self._bos_id = bos_id
 
-    def _fields(self, batch: PackedBatch, elements: Sequence[Element]) -> Mapping[str, np.ndarray]:
+    def _fields(self, batch: PackedBatch) -> Mapping[str, np.ndarray]:
         token_ids, segment_ids, loss_mask = map(
             np.asarray, (batch.token_ids, batch.segment_ids, batch.loss_mask)
         )
@@ -95,68 +317,12 @@ class PrefixLM(PackedLM):
             "decoder_positions": np.asarray(batch.positions),
         }
 
-    def _shapes(self, row_length: int) -> Mapping[str, tuple[int, ...]]:
-        names = [*self.MODEL_FEATURES, *(self.PACKING_FEATURE_DTYPES if self.pack else ())]
-        return dict.fromkeys(names, (row_length,))
-
 
 def _of_previous(values: np.ndarray, first: int | bool) -> np.ndarray:
     """Moves [R, T] values one position on; the first position gets `first`."""
     return np.concatenate([np.full_like(values[:, :1], first), values[:, :-1]], axis=1)
 
 
-class Prepacked(seqio.FeatureConverter):
-    """Rows that were packed before (`packed_cache`), passed on as they are."""
-
-    TASK_FEATURES = {
-        name: FeatureSpec(dtype=tf.int32 if dtype == tf.bool else dtype) for name, dtype in ROW_FIELDS.items()
-    }
-    MODEL_FEATURES = PackedLM.MODEL_FEATURES
-    PACKING_FEATURE_DTYPES = {}
-
-    def __init__(self, *, pack: bool = False, use_custom_packing_ops: bool = False):
-        """T5X passes both arguments.
-
-        Raises:
-            ValueError: packing is asked for.
-        """
-        if pack or use_custom_packing_ops:
-            raise ValueError("Prepacked rows are packed already: pack and use_custom_packing_ops are False.")
-        super().__init__(pack=False)
-
-    def _convert_features(
-        self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]
-    ) -> tf.data.Dataset:
-        if len(set(task_feature_lengths.values())) != 1:
-            raise WrongUse(
-                f"task_feature_lengths must all be the length of a row, got {dict(task_feature_lengths)}."
-            )
-
-        @tf.autograph.experimental.do_not_convert
-        def to_fields(row: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            return {
-                name: tf.cast(tf.ensure_shape(row[name], [task_feature_lengths[name]]), dtype)
-                for name, dtype in ROW_FIELDS.items()
-            }
-
-        return ds.map(to_fields, num_parallel_calls=tf.data.AUTOTUNE)
-
-    def get_model_feature_lengths(self, task_feature_lengths: Mapping[str, int]) -> Mapping[str, int]:
-        """As long as the rows that come in."""
-        return task_feature_lengths
-
-
-def to_packed_batch(
-    fields: Mapping[str, np.ndarray], values: Mapping[str, np.ndarray | Array] | None = None
-) -> PackedBatch:
-    """One batch of a converted data set, `dataset.batch(n).as_numpy_iterator()`, for the train step.
-
-    [..., T] fields become [B, T] rows: the rows of a pair or group stay side by side.
-
-    Args:
-        values: token values of the rows, shaped like the fields.
-    """
-    rows = {name: fields[name].reshape(-1, fields[name].shape[-1]) for name in ROW_FIELDS}
-    return PackedBatch(
-        **rows, values={name: value.reshape(-1, value.shape[-1]) for name, value in (values or {}).items()}
-    )
+def to_packed_batch(fields: Mapping[str, np.ndarray]) -> PackedBatch:
+    """One batch of a `PackedLM` data set, `dataset.batch(n).as_numpy_iterator()`, for the train step."""
+    return PackedBatch(**{name: fields[name] for name in ROW_FIELDS}, values={})

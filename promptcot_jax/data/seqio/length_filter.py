@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.example_sets import Overlong
-from promptcot_jax.data.seqio import windows
 
 
 def within_lengths(
@@ -34,7 +33,7 @@ def within_lengths(
         counts: `dropped_overlong` and `cut` are added to.
     """
     limits = {name: limit for name, limit in (sequence_length or {}).items() if limit is not None}
-    limited = [name for name in limits if name in windows.spec_of(dataset)]
+    limited = [name for name in limits if name in features_of(dataset)]
     if not limited:
         return dataset
     counts = collections.Counter() if counts is None else counts
@@ -44,7 +43,7 @@ def within_lengths(
         if over and overlong == "error":
             feature, length = next(iter(over.items()))
             raise WrongUse(
-                f"{windows.name_of({'id': name})}: '{feature}' is {length} long, over the length of "
+                f"{name_of(name)}: '{feature}' is {length} long, over the length of "
                 f"{limits[feature]} asked for; raise it, or leave such rows out."
             )
         is_kept = not over or (overlong == "truncate" and list(over) == [cut_feature])
@@ -65,3 +64,14 @@ def within_lengths(
 
 def _first_axis(value: Any) -> tf.Tensor:
     return value.nrows() if isinstance(value, tf.RaggedTensor) else tf.shape(value)[0]
+
+
+def features_of(dataset: tf.data.Dataset) -> dict[str, Any]:
+    """The specs of a data set's features; its elements are dictionaries here."""
+    spec: Any = dataset.element_spec
+    return spec
+
+
+def name_of(name: Any) -> str:
+    """How messages call an example: by its `id` where it has one, else by its number in the data set."""
+    return f"Example '{name.decode()}'" if isinstance(name, bytes) else f"Example {name}"

@@ -312,7 +312,7 @@ def test_rows_that_change_while_they_are_cached_make_no_cache(tmp_path, monkeypa
 SLOW = """
 import os, sys, time
 import seqio, tensorflow as tf
-from promptcot_jax.data import seqio_cache
+from promptcot_jax.data.seqio import seqio_cache
 
 def read(split, shuffle_files, where):
     def ids():

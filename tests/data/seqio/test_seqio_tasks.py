@@ -224,8 +224,8 @@ def test_an_evaluation_task_grades_completions_against_the_references_of_its_fil
 T5X_GIN = """
 from __gin__ import dynamic_registration
 import seqio
-from promptcot_jax.data import converters
-from promptcot_jax.data import seqio_tasks
+from promptcot_jax.data.seqio import converters
+from promptcot_jax.data.seqio import seqio_tasks
 
 MIXTURE_OR_TASK_NAME = @seqio_tasks.registered()
 TASK_FEATURE_LENGTHS = {'inputs': 384, 'targets': 384}

@@ -147,7 +147,7 @@ class PackedLM(seqio.FeatureConverter):
 
     def _dtypes(self) -> dict[str, tf.DType]:
         dtypes = {name: spec.dtype for name, spec in self.MODEL_FEATURES.items()}
-        return dtypes | (self.PACKING_FEATURE_DTYPES if self.pack else {})
+        return {**dtypes, **self.PACKING_FEATURE_DTYPES} if self.pack else dtypes
 
     def _convert_features(
         self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, Any]

@@ -20,7 +20,7 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_cpu_parallel_codegen_split_count=1"  # of parts that are compiled in parallel, each at a price
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Compiled programs are kept from one run of the tests to the next, in a directory that git ignores and never in
+# Compiled programs are kept from one run of the tests to the next, in a directory that git ignores, never in
 # the user's home. Half of the suite's time is compiling, most of it programs that no change has touched.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".cache" / "jax_tests")

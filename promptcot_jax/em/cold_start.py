@@ -6,7 +6,6 @@ study.
 
 import logging
 import os
-from typing import Literal
 
 from etils import epath
 
@@ -14,14 +13,14 @@ from promptcot_jax.checkpoints import adapters, store
 from promptcot_jax.checkpoints.load import LoadedModel
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.example_sets import ExampleSet
+from promptcot_jax.em.settings import Role
 from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.fitter import Fitter
 
-Role = Literal["theta", "phi", "direct"]
 log = logging.getLogger(__name__)
 
 
-def cold_start_role(
+def cold_start(
     role: Role,
     base: LoadedModel,
     rows: ExampleSet,
@@ -30,9 +29,9 @@ def cold_start_role(
     directory: epath.PathLike,
     fitter: Fitter,
 ) -> dict[str, int]:
-    """Fits one role and writes `directory/role`, loadable with `load_model`; returns row counts.
+    """Fits one model and writes `directory/role`, loadable with `load_model`; returns row counts.
 
-    Nothing is done where the model is there already, so a stage that was killed goes on with the next role.
+    Nothing is done where the model is there already, so a stage that was killed goes on with the next model.
 
     Raises:
         WrongUse: there are no rows, or all are too long.

@@ -7,18 +7,19 @@ the choice is noise; few distinct samples mean that there was none.
 
 import collections
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from promptcot_jax.core.records import Candidate
-from promptcot_jax.corpus import styles
-from promptcot_jax.em import e_step
+from promptcot_jax.em import ranking
 from promptcot_jax.em.pairs import Pair
 from promptcot_jax.em.settings import EStepConfig
 from promptcot_jax.objectives import bounds
+
+StyleOf = Callable[[str], str]  # names the style of a rationale, for data whose styles have names
 
 TIE = 1e-6  # nats
 COPY_NGRAM = 4  # words, numbers or signs
@@ -26,7 +27,10 @@ _PIECES = re.compile(r"\w+|[^\w\s]")
 
 
 def of_candidates(
-    pairs: Sequence[Pair], candidates: Sequence[Candidate], config: EStepConfig
+    pairs: Sequence[Pair],
+    candidates: Sequence[Candidate],
+    config: EStepConfig,
+    style_of: StyleOf | None = None,
 ) -> dict[str, Any]:
     """Figures of one E-step; G candidates a pair, in pair order."""
     group_size = config.group_size
@@ -38,7 +42,7 @@ def of_candidates(
     is_valid = np.array([[c.valid for c in row] for row in rows])
     lengths = np.array([[c.length for c in row] for row in rows], np.float64)
     x_lengths = np.array([[len(pair.problem_ids)] for pair in pairs])
-    rewards = e_step.reward(log_p_z, log_p_x, log_q, lengths + x_lengths, config)
+    rewards = ranking.reward(log_p_z, log_p_x, log_q, lengths + x_lengths, config)
     winners = [next((g for g, c in enumerate(row) if c.won), None) for row in rows]
     won = [(b, g) for b, g in enumerate(winners) if g is not None]
     chosen = [rows[b][g] for b, g in won]
@@ -70,9 +74,7 @@ def of_candidates(
         "copy_rate": _mean(copies[is_valid]),
         "copy_rate_chosen": _mean([copies[place] for place in won]),
         "distinct_rationales": _mean([len({c.token_ids for c in row}) / len(row) for row in rows]),
-        "style_share": style_shares(c.rationale for row in rows for c in row if c.valid),
-        "style_share_chosen": style_shares(c.rationale for c in chosen),
-        "style_log_p": _style_log_p(c for row in rows for c in row if c.valid),
+        **_style_figures([c for row in rows for c in row if c.valid], chosen, style_of),
     }
 
 
@@ -115,19 +117,27 @@ def _is_tied(row: Sequence[Candidate], rewards: np.ndarray) -> bool:
     return len(top) == 2 and bool(top[1] - top[0] < TIE)
 
 
-def style_shares(rationales: Iterable[str]) -> dict[str, float]:
-    """Share of each annotator style of the seed corpus; `other` for everything else."""
-    counts = collections.Counter(map(styles.classify_style, rationales))
+def style_shares(rationales: Iterable[str], style_of: StyleOf) -> dict[str, float]:
+    """Share of each style."""
+    counts = collections.Counter(map(style_of, rationales))
     return {style: count / counts.total() for style, count in sorted(counts.items())}
 
 
-def _style_log_p(candidates: Iterable[Candidate]) -> dict[str, dict[str, float]]:
-    """What a rationale of each style costs, mean log p(z | c), and what it is worth, mean log p(x | z, c)."""
+def _style_figures(
+    valid: Sequence[Candidate], chosen: Sequence[Candidate], style_of: StyleOf | None
+) -> dict[str, Any]:
+    """Shares of each style, and its mean log p(z | c), what it costs, and log p(x | z, c), what it gains."""
+    if style_of is None:
+        return {}
     of_style = collections.defaultdict(list)
-    for c in candidates:
-        of_style[styles.classify_style(c.rationale)].append((c.log_p_z, c.log_p_x))
+    for c in valid:
+        of_style[style_of(c.rationale)].append((c.log_p_z, c.log_p_x))
     means = {style: np.mean(terms, axis=0) for style, terms in sorted(of_style.items())}
-    return {style: {"z": float(mean[0]), "x": float(mean[1])} for style, mean in means.items()}
+    return {
+        "style_share": style_shares((c.rationale for c in valid), style_of),
+        "style_share_chosen": style_shares((c.rationale for c in chosen), style_of),
+        "style_log_p": {style: {"z": float(mean[0]), "x": float(mean[1])} for style, mean in means.items()},
+    }
 
 
 def _mean(values) -> float:

@@ -1,141 +1,86 @@
-"""E-step: rank G rationales z ~ q_phi(z | c, x) of each pair by the reward R, name phi's targets (paper 2.3).
+"""E-step (paper section 2.3): q_phi is fitted to the best of G rationales of each pair."""
 
-Pure with respect to models: `propose` and `log_joint` come as functions, so that the same code runs on a
-decoder, on an enumerable table (tests) and later on the rollout engine. Ranking is per pair, so shards of
-pairs are independent.
-"""
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any
 
-from collections.abc import Callable, Sequence
-
-import jax.numpy as jnp
-import numpy as np
-
+from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.records import Candidate
 from promptcot_jax.data import examples
+from promptcot_jax.em import diagnostics, ranking
+from promptcot_jax.em.generators import PromptModel, RationaleModel, Round
 from promptcot_jax.em.pairs import Pair, Rationale
 from promptcot_jax.em.settings import EStepConfig
-from promptcot_jax.objectives import advantages, bounds
+from promptcot_jax.trainers import grpo, sft, train_step
 
-Propose = Callable[[Sequence[Pair]], list[list[Rationale]]]  # G rationales a pair
-LogJoint = Callable[[Sequence[Pair], Sequence[Sequence[Rationale]]], tuple[np.ndarray, np.ndarray]]
+log = logging.getLogger(__name__)
 
 
 def e_step(
-    pairs: Sequence[Pair], *, propose: Propose, log_joint: LogJoint, config: EStepConfig
-) -> list[Candidate]:
-    """Draws, scores and ranks; returns G candidates for each pair, in order.
+    theta: Params,
+    phi: Params,
+    pairs: Sequence[Pair],
+    prompt_model: PromptModel,
+    rationale_model: RationaleModel,
+    *,
+    config: EStepConfig,
+    at: Round,
+) -> tuple[Params, Params, dict[str, Any]]:
+    """Samples G rationales z ~ q_phi(z | c, x), ranks them by log p_theta(z, x | c), fits phi to the best.
 
-    Args:
-        log_joint: gives log p_theta(z | c) and log p_theta(x | z, c), each [B, G], summed over tokens.
+    Returns:
+        theta as it was, the next phi, and figures.
     """
-    if not pairs:
-        return []
-    rationales = propose(pairs)  # [B][G]
-    log_p_z, log_p_x = log_joint(pairs, rationales)
-    log_q = np.array([[z.log_q for z in row] for row in rationales], np.float64)
-    is_scored = np.isfinite(log_p_z) & np.isfinite(log_p_x) & np.isfinite(log_q)
-    is_valid = np.array([[z.is_valid for z in row] for row in rationales]) & is_scored
-    num_tokens = np.array(
-        [
-            [len(z.block_ids) + len(pair.problem_ids) for z in row]
-            for pair, row in zip(pairs, rationales, strict=True)
-        ]
+
+    def rank(shard: Sequence[Pair], rationales: list[list[Rationale]]) -> list[Candidate]:
+        blocks = [[z.block_ids for z in row] for row in rationales]
+        log_p_z, log_p_x = prompt_model.log_joint(theta, shard, blocks)  # each [B, G]
+        return ranking.rank(shard, rationales, log_p_z, log_p_x, config)
+
+    candidates = rationale_model.map_rationales(
+        lambda: rationale_model.sampler(phi, temperature=config.temperature, key=at.key("propose")),
+        pairs,
+        config.group_size,
+        rank,
+        Candidate,
+        path=at.directory / "candidates.jsonl",
+        pairs_per_shard=at.config.pairs_per_shard,
+        name=f"E-step {at.index}",
     )
-    rewards = reward(log_p_z, log_p_x, log_q, num_tokens, config)
-    winners = choose(rewards, is_valid)
-    weights = target_weights(rewards, log_q, is_valid, winners, config)
+    figures = diagnostics.of_candidates(pairs, candidates, config, rationale_model.style_of)
+    targets = ranking.phi_targets(pairs, candidates, config)
+    if not targets and config.objective == "grpo":
+        log.warning("EM round %d: the samples of each pair are rewarded alike; phi stays", at.index)
+        rationale_model.write(phi, at)
+        return theta, phi, figures
+    if config.objective == "grpo":
+        targets = _with_old_log_probs(rationale_model, phi, targets)
+    phi, counts = rationale_model.fit(phi, targets, at)
+    return theta, phi, figures | counts
+
+
+def _with_old_log_probs(
+    rationale_model: RationaleModel, phi: Params, targets: Sequence[examples.TokenExample]
+) -> list[examples.TokenExample]:
+    """Adds the log-probs of the phi that wrote the samples, which the importance ratio divides by."""
+    scores = rationale_model.token_log_probs(
+        phi, [row.prompt_ids.tolist() for row in targets], [row.completion_ids.tolist() for row in targets]
+    )
     return [
-        Candidate(
-            pair_id=pair.triple.id,
-            sample=g,
-            rationale=z.text,
-            token_ids=z.token_ids,
-            finish_reason=z.finish_reason,
-            valid=bool(is_valid[b, g]),
-            retokenized=z.retokenized,
-            log_p_z=_finite(log_p_z[b, g]),
-            log_p_x=_finite(log_p_x[b, g]),
-            log_q=_finite(log_q[b, g]),
-            length=len(z.block_ids),
-            weight=float(weights[b, g]),
-            won=bool(winners[b] == g),
-        )
-        for b, pair in enumerate(pairs)
-        for g, z in enumerate(rationales[b])
+        dataclasses.replace(row, token_values={**row.token_values, "old_log_probs": values})
+        for row, values in zip(targets, scores, strict=True)
     ]
 
 
-def reward(
-    log_p_z: np.ndarray,
-    log_p_x: np.ndarray,
-    log_q: np.ndarray,
-    num_tokens: np.ndarray,
-    config: EStepConfig,
-) -> np.ndarray:
-    """The reward R [B, G] that the samples of a pair are compared by; `num_tokens` are those of z and x."""
-    log_joint = log_p_z + log_p_x  # a sum over the tokens of z and x, never a mean
-    if config.reward == "elbo":
-        return log_joint - log_q
-    if config.reward == "log_joint_per_token":
-        return log_joint / num_tokens
-    return log_joint
-
-
-def choose(rewards: np.ndarray, is_valid: np.ndarray) -> np.ndarray:
-    """Index [B] of the best valid sample of each pair: the first one on ties, -1 where no sample is valid.
-
-    On the host in float64: a sum of hundreds of nats in float32 would tie what is not tied.
-    """
-    winners = np.where(is_valid, rewards, -np.inf).argmax(axis=-1)
-    return np.where(is_valid.any(axis=-1), winners, -1)
-
-
-def target_weights(
-    rewards: np.ndarray, log_q: np.ndarray, is_valid: np.ndarray, winners: np.ndarray, config: EStepConfig
-) -> np.ndarray:
-    """Weight of each sample [B, G] in phi's fit: one-hot, softmax(R - log q), or the group advantage."""
+def phi_loss(config: EStepConfig) -> train_step.Loss:
+    """The loss that phi is fitted by under an objective."""
     if config.objective == "best_of_g":
-        return (np.arange(rewards.shape[1])[None] == winners[:, None]).astype(np.float32)
+        return sft.sft_loss
     if config.objective == "reward_weighted":
-        # `elbo` as the reward has log q in it already.
-        log_weights = rewards if config.reward == "elbo" else rewards - log_q
-        return np.asarray(bounds.posterior_weights(jnp.asarray(_centred(log_weights, is_valid))))
-    centred = _centred(rewards, is_valid)
-    return np.asarray(advantages.group_advantages(jnp.asarray(centred), jnp.asarray(is_valid)))
-
-
-def _centred(values: np.ndarray, is_valid: np.ndarray) -> np.ndarray:
-    """Values relative to the best valid one of their pair, -inf where invalid: small enough for float32."""
-    values = np.where(is_valid, values, -np.inf)
-    best = values.max(axis=-1, keepdims=True)
-    return (values - np.where(np.isfinite(best), best, 0.0)).astype(np.float32)
-
-
-def phi_targets(
-    pairs: Sequence[Pair], candidates: Sequence[Candidate], config: EStepConfig
-) -> list[examples.TokenExample]:
-    """phi's training examples: (c, x) -> z for each candidate with a weight, put on each of its tokens."""
-    by_id = {pair.triple.id: pair for pair in pairs}
-    targets = []
-    for candidate in candidates:
-        if candidate.weight == 0.0:
-            continue
-        of_each_token = (candidate.weight,) * len(candidate.token_ids)
-        values = {
-            "best_of_g": {},
-            "reward_weighted": {"weight": of_each_token},
-            "grpo": {"advantages": of_each_token},
-        }[config.objective]
-        targets.append(
-            examples.TokenExample(
-                prompt_ids=by_id[candidate.pair_id].phi_prompt_ids,
-                completion_ids=candidate.token_ids,
-                token_values=values,
-            )
-        )
-    return targets
-
-
-def _finite(value: float) -> float:
-    """JSON has no infinities; an unscorable sample is invalid already, and carries the lowest float32."""
-    return float(value) if np.isfinite(value) else -3.4e38
+        return sft.weighted_sft_loss
+    settings = grpo.GrpoConfig(
+        clip_low=config.clip_epsilon, clip_high=config.clip_epsilon, sampler_correction="none"
+    )
+    return functools.partial(grpo.grpo_loss, config=settings)

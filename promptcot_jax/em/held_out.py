@@ -1,4 +1,4 @@
-"""Held-out likelihoods after each round: four numbers per token of x, and whether p_theta uses z at all.
+"""Held-out likelihoods of a round: four numbers per token of x, and whether p_theta uses z at all.
 
 * `nll_bound`: importance-weighted bound on -log p(x | c) with z ~ q_phi. A z that copies x cannot game it,
   since its own probability is paid for. The stop rule uses this one.
@@ -16,7 +16,6 @@ A figure that is not finite is None: JSON has no infinity, and no comparison may
 
 import collections
 import dataclasses
-import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -24,85 +23,92 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from promptcot_jax.checkpoints.load import LoadedModel
 from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.data import examples, templates
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.em import diagnostics, models
-from promptcot_jax.em.models import Roles
+from promptcot_jax.em import diagnostics, generators
+from promptcot_jax.em.generators import PromptModel, RationaleModel, Round
 from promptcot_jax.em.pairs import Pair, Rationale
-from promptcot_jax.em.settings import HeldOutConfig
-from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.em.settings import BatchSizes, HeldOutConfig
 from promptcot_jax.objectives import bounds
 from promptcot_jax.sampling import rollouts, scoring
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(
-    roles: Roles,
+def held_out(
     theta: Params,
     phi: Params,
     pairs: Sequence[Pair],
+    prompt_model: PromptModel,
+    rationale_model: RationaleModel,
     *,
-    max_rationale_tokens: int,
     config: HeldOutConfig,
-    seed: int,
-) -> dict[str, Any]:
-    """All held-out figures of one (theta, phi); every round has the same noise, so rounds compare paired."""
-    sampler_of = functools.partial(
-        roles.sampler,
-        temperature=1.0,
-        max_tokens=max_rationale_tokens,
-        key=prng.stream_key(seed, "held_out"),
-    )
-    from_phi = sampler_of(roles.phi_lm, phi)
-    samples = roles.propose(from_phi, pairs, config.num_samples)
-    greedy = [row[0] for row in roles.propose(models.greedily(from_phi), pairs, 1)]
+    at: Round,
+) -> tuple[Params, Params, dict[str, Any]]:
+    """Measures (theta, phi); every round has the same noise, so rounds compare paired.
+
+    Returns:
+        theta and phi as they were, and figures.
+    """
+    key = prng.stream_key(at.config.seed, "held_out")
+    from_phi = rationale_model.sampler(phi, temperature=1.0, key=key)
+    samples = rationale_model.rationales(from_phi, pairs, config.num_samples)
+    greedy = [row[0] for row in rationale_model.rationales(_greedy(from_phi), pairs, 1)]
     del from_phi  # and its copy of the parameters, before the other model's is made
-    from_theta = sampler_of(roles.theta_lm, theta)
-    num_x_tokens = sum(len(pair.problem_ids) for pair in pairs)
+    from_theta = prompt_model.sampler(theta, temperature=1.0, key=key)
     figures = {
         "held_out_pairs": len(pairs),
-        "held_out_x_tokens": num_x_tokens,
+        "held_out_x_tokens": _num_x_tokens(pairs),
         "held_out_retokenized": sum(z.retokenized for row in samples for z in row),
-        **_bounds(roles, theta, pairs, samples),
-        **_given_q(roles, theta, pairs, greedy),
-        **_given_p(roles, theta, models.greedily(from_theta), pairs),
-        **_distinct_problems(roles, from_theta, pairs, config, seed),
+        **_bounds(prompt_model, theta, pairs, samples),
+        **_given_q(prompt_model, theta, pairs, greedy),
+        **_given_p(prompt_model, theta, pairs, _greedy(from_theta)),
+        **_distinct_problems(prompt_model.tokenizer, from_theta, pairs, config, at.config.seed),
     }
     lost = [name for name, value in figures.items() if not np.isfinite(value)]
     if lost:
         log.warning("held-out figures that are not finite, recorded as null: %s", ", ".join(lost))
     figures = {name: None if name in lost else value for name, value in figures.items()}
-    return figures | {"style_share_greedy": diagnostics.style_shares(z.text for z in greedy)}
+    if (style_of := rationale_model.style_of) is not None:
+        figures["style_share_greedy"] = diagnostics.style_shares((z.rationale for z in greedy), style_of)
+    return theta, phi, figures
 
 
-def evaluate_direct(
-    lm: LanguageModel, params: Params, pairs: Sequence[Pair], prompts: Sequence[Sequence[int]], roles: Roles
-) -> dict[str, float]:
+def direct_nll(model: LoadedModel, pairs: Sequence[Pair], batch_sizes: BatchSizes) -> dict[str, float]:
     """Held-out NLL per token of x of a model cold-started on c -> x, the "without rationale" variant."""
     token_log_probs = scoring.score(
-        lm,
-        params,
-        prompts,
+        model.lm,
+        model.params,
+        [model.tokenizer.prompt_ids(examples.direct_prompt(pair.triple)) for pair in pairs],
         [pair.problem_ids for pair in pairs],
-        batch_tokens=roles.sizes.score_tokens,
-        pad_id=roles.tokenizer.pad_id,
+        batch_tokens=batch_sizes.score_tokens,
+        pad_id=model.tokenizer.pad_id,
     )
     total = sum(float(scores.sum(dtype=np.float64)) for scores in token_log_probs)
-    return {"nll_direct": -total / sum(len(pair.problem_ids) for pair in pairs)}
+    return {"nll_direct": -total / _num_x_tokens(pairs)}
+
+
+def _num_x_tokens(pairs: Sequence[Pair]) -> int:
+    return sum(len(pair.problem_ids) for pair in pairs)
+
+
+def _greedy(sampler: rollouts.Sampler) -> rollouts.Sampler:
+    """The same model and budget without noise."""
+    return dataclasses.replace(sampler, sampling=dataclasses.replace(sampler.sampling, temperature=0.0))
 
 
 def _bounds(
-    roles: Roles, theta: Params, pairs: Sequence[Pair], samples: Sequence[Sequence[Rationale]]
+    prompt_model: PromptModel, theta: Params, pairs: Sequence[Pair], samples: Sequence[Sequence[Rationale]]
 ) -> dict[str, Any]:
     """ELBO and importance bound per token of x."""
-    blocks = [[closed_block(roles.tokenizer, z) for z in row] for row in samples]
-    log_p_z, log_p_x = roles.log_joint_of_blocks(theta, pairs, blocks)
+    blocks = [[closed_block(prompt_model.tokenizer, z) for z in row] for row in samples]
+    log_p_z, log_p_x = prompt_model.log_joint(theta, pairs, blocks)
     log_q = np.array([[z.log_q for z in row] for row in samples])
     log_weights = jnp.asarray(log_p_z + log_p_x - log_q)
-    num_x_tokens = sum(len(pair.problem_ids) for pair in pairs)
+    num_x_tokens = _num_x_tokens(pairs)
     return {
         "nll_bound": -float(bounds.importance_bound(log_weights).sum()) / num_x_tokens,
         "nll_elbo": -float(bounds.elbo(log_weights).sum()) / num_x_tokens,
@@ -112,21 +118,21 @@ def _bounds(
 
 
 def _given_q(
-    roles: Roles, theta: Params, pairs: Sequence[Pair], greedy: Sequence[Rationale]
+    prompt_model: PromptModel, theta: Params, pairs: Sequence[Pair], greedy: Sequence[Rationale]
 ) -> dict[str, Any]:
     """NLL of x and of (z, x) with q_phi's greedy z, and of x with another pair's."""
-    blocks = [closed_block(roles.tokenizer, z) for z in greedy]
-    log_p_z, log_p_x = roles.log_joint_of_blocks(theta, pairs, [[block] for block in blocks])
-    num_x_tokens = sum(len(pair.problem_ids) for pair in pairs)
+    blocks = [[closed_block(prompt_model.tokenizer, z)] for z in greedy]
+    log_p_z, log_p_x = prompt_model.log_joint(theta, pairs, blocks)
+    num_x_tokens = _num_x_tokens(pairs)
     figures = {
         "nll_x_given_q": -float(log_p_x.sum()) / num_x_tokens,
         "nll_joint": -float((log_p_z + log_p_x).sum()) / num_x_tokens,
         "unfinished_q": sum(z.finish_reason == "length" for z in greedy),
-        "greedy_length": float(np.mean([len(block) for block in blocks])),
+        "greedy_length": float(np.mean([len(block) for (block,) in blocks])),
     }
     if len(pairs) < 2:  # there is no other pair
         return figures
-    _, log_p_x_other = roles.log_joint_of_blocks(theta, pairs, [[block] for block in blocks[1:] + blocks[:1]])
+    _, log_p_x_other = prompt_model.log_joint(theta, pairs, blocks[1:] + blocks[:1])
     return figures | {
         "nll_x_given_other": -float(log_p_x_other.sum()) / num_x_tokens,
         "z_gap": float((log_p_x - log_p_x_other).sum()) / num_x_tokens,
@@ -142,28 +148,26 @@ def _closing(tokenizer: Tokenizer) -> list[int]:
     return tokenizer.encode("\n" + templates.END_RATIONALE + "\n")
 
 
-def _given_p(roles: Roles, theta: Params, sampler: rollouts.Sampler, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """NLL of x with p_theta's own greedy z.
+def _given_p(
+    prompt_model: PromptModel, theta: Params, pairs: Sequence[Pair], sampler: rollouts.Sampler
+) -> dict[str, Any]:
+    """NLL of x with p_theta's own greedy z, written from c alone.
 
     p_theta writes no end token after z: its block is what stands up to the end marker's line and with it.
     """
-    completions = sampler.complete(models.draws_of_pairs(pairs, 1), models.theta_prompt_ids)
-    blocks, unfinished = [], 0
-    for completion in completions:
-        block, ended = examples.leading_rationale(roles.tokenizer, completion.ids_without_end)
-        unfinished += not ended
-        blocks.append([block if ended else (*block, *_closing(roles.tokenizer))])
-    _, log_p_x = roles.log_joint_of_blocks(theta, pairs, blocks)
-    num_x_tokens = sum(len(pair.problem_ids) for pair in pairs)
-    return {"nll_x_given_p": -float(log_p_x.sum()) / num_x_tokens, "unfinished_p": unfinished}
+    tokenizer = prompt_model.tokenizer
+    completions = sampler.complete(generators.draws_of_pairs(pairs, 1), generators.theta_prompt_ids)
+    found = [examples.leading_rationale(tokenizer, completion.ids_without_end) for completion in completions]
+    blocks = [[block if ended else (*block, *_closing(tokenizer))] for block, ended in found]
+    _, log_p_x = prompt_model.log_joint(theta, pairs, blocks)
+    return {
+        "nll_x_given_p": -float(log_p_x.sum()) / _num_x_tokens(pairs),
+        "unfinished_p": sum(not ended for _, ended in found),
+    }
 
 
 def _distinct_problems(
-    roles: Roles,
-    sampler: rollouts.Sampler,
-    pairs: Sequence[Pair],
-    config: HeldOutConfig,
-    seed: int,
+    tokenizer: Tokenizer, sampler: rollouts.Sampler, pairs: Sequence[Pair], config: HeldOutConfig, seed: int
 ) -> dict[str, Any]:
     """Problems p_theta writes for held-out concepts: share that parses, and of those the distinct ones."""
     chosen = pairs[: config.num_concept_sets]
@@ -175,12 +179,10 @@ def _distinct_problems(
         sampling=dataclasses.replace(sampler.sampling, max_new_tokens=budget),
         key=prng.stream_key(seed, "held_out", 1),
     )
-    draws = models.draws_of_pairs(chosen, config.problems_per_set)
-    completions = of_problems.complete(draws, models.theta_prompt_ids)
+    draws = generators.draws_of_pairs(chosen, config.problems_per_set)
+    completions = of_problems.complete(draws, generators.theta_prompt_ids)
     ended = [completion for completion in completions if completion.finish_reason == "stop"]
-    parsed = [
-        templates.parse_problem(roles.tokenizer.decode(completion.ids_without_end)) for completion in ended
-    ]
+    parsed = [templates.parse_problem(tokenizer.decode(completion.ids_without_end)) for completion in ended]
     written = collections.Counter(" ".join(blocks[1].split()) for blocks in parsed if blocks)
     return {
         "problems_parsed_share": written.total() / len(completions),

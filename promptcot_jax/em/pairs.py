@@ -1,4 +1,4 @@
-"""Pairs (c, x) tokenized once, and the rationales drawn for them.
+"""Pairs (c, x) tokenized once, and the rationales sampled for them.
 
 Prompt, z block and x block are tokenized apart and joined, so that R, log q and the trainers see one split. A
 sampled rationale keeps its sampled ids even where its text would tokenize otherwise.
@@ -11,10 +11,11 @@ from typing import Literal
 
 from etils import epath
 
-from promptcot_jax.core import records
+from promptcot_jax.core import prng, records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import examples, rows, tasks, templates
 from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.em.settings import EmConfig
 from promptcot_jax.sampling import completions
 
 CLOSING_TOKENS = 24  # room for the end marker that closes a rationale which ran out of budget
@@ -33,14 +34,15 @@ class Pair:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rationale:
-    """One sampled z with the log-probability its sampler gave it."""
+    """One z ~ q_phi(z | c, x) of a pair; the greedy ones of the M-step are rows of `rationales.jsonl`."""
 
-    text: str
+    pair_id: str
+    rationale: str
     token_ids: tuple[int, ...]  # as sampled, the end token included when it came
     finish_reason: Literal["stop", "length"]
+    valid: bool  # ended inside its budget and parses
+    retokenized: bool  # its text would tokenize otherwise; the sampled ids are kept
     log_q: float
-    is_valid: bool  # ended inside its budget and parses
-    retokenized: bool
 
     @property
     def block_ids(self) -> tuple[int, ...]:
@@ -53,17 +55,25 @@ def read_pairs(
     path: epath.PathLike,
     rules: tasks.RowRules,
     *,
+    max_rationale_tokens: int,
+    max_positions: int,
     start: int = 0,
     limit: int = 0,
-    counts: collections.Counter[str],
-) -> list[Pair]:
-    """The pairs of a file of triples, tokenized; `start` and `limit` as in `tasks.iter_task_rows`.
+) -> tuple[list[Pair], collections.Counter[str]]:
+    """The pairs of a file of triples that the models have room for, and what became of its rows.
+
+    Args:
+        start: first row, as `limit` in `tasks.iter_task_rows`.
 
     Raises:
         WrongUse: a row is bad and the rules do not skip it, or two rows share an id.
     """
+    counts = collections.Counter[str]()
     triples = tasks.iter_task_rows(records.Triple, path, rules, start=start, limit=limit, counts=counts)
-    return tokenize_pairs(tokenizer, list(triples), rules, counts)
+    found = tokenize_pairs(tokenizer, list(triples), rules, counts)
+    kept = within_positions(found, max_rationale_tokens=max_rationale_tokens, max_positions=max_positions)
+    counts["dropped_too_long"] += len(found) - len(kept)
+    return kept, counts
 
 
 def tokenize_pairs(
@@ -99,7 +109,7 @@ def tokenize_pairs(
 
 
 def within_positions(pairs: Sequence[Pair], *, max_rationale_tokens: int, max_positions: int) -> list[Pair]:
-    """The pairs whose longest rationale still fits what the models can read, for both roles."""
+    """The pairs whose longest rationale still fits what the models can read, for both models."""
 
     def longest(pair: Pair) -> int:
         prompt_and_problem = len(pair.theta_prompt_ids) + len(pair.problem_ids) + CLOSING_TOKENS
@@ -108,19 +118,29 @@ def within_positions(pairs: Sequence[Pair], *, max_rationale_tokens: int, max_po
     return [pair for pair in pairs if longest(pair) <= max_positions]
 
 
-def to_rationale(tokenizer: Tokenizer, completion: completions.Completion) -> Rationale:
+def pairs_of_round(pairs: Sequence[Pair], index: int, config: EmConfig) -> list[Pair]:
+    """The next `pairs_per_round` pairs of one seeded order, wrapping around; all where that is 0."""
+    count = min(config.pairs_per_round or len(pairs), len(pairs))
+    if count == len(pairs):
+        return list(pairs)
+    order = prng.stream_generator(config.seed, "pairs").permutation(len(pairs))
+    return [pairs[order[i % len(order)]] for i in range(index * count, (index + 1) * count)]
+
+
+def to_rationale(tokenizer: Tokenizer, pair: Pair, completion: completions.Completion) -> Rationale:
     """Parses one completion of q_phi."""
-    ended = completion.finish_reason == "stop"
     block = completion.ids_without_end
-    text = templates.parse_rationale(tokenizer.decode(block)) if ended else None
+    written = tokenizer.decode(block)
+    text = templates.parse_rationale(written) if completion.finish_reason == "stop" else None
     own_ids = None if text is None else _own_ids(tokenizer, text)
     return Rationale(
-        text=text if text is not None else tokenizer.decode(block),
+        pair_id=pair.triple.id,
+        rationale=written if text is None else text,
         token_ids=tuple(completion.token_ids),
         finish_reason=completion.finish_reason,
-        log_q=float(completion.log_probs.sum()),
-        is_valid=own_ids is not None,
+        valid=own_ids is not None,
         retokenized=own_ids is not None and own_ids != tuple(block),
+        log_q=float(completion.log_probs.sum()),
     )
 
 
@@ -130,9 +150,3 @@ def _own_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...] | None:
         return examples.rationale_ids(tokenizer, text)
     except WrongUse:
         return None
-
-
-def theta_example(pair: Pair, block_ids: Sequence[int]) -> examples.TokenExample:
-    """Target of the M-step: c -> z, x with the sampled ids of the z block."""
-    completion_ids = (*block_ids, *pair.problem_ids)
-    return examples.TokenExample(prompt_ids=pair.theta_prompt_ids, completion_ids=completion_ids)

@@ -24,7 +24,7 @@ _IN_GIN = {
     "config.micro_batches": "iterations.SelfPlayConfig.micro_batches",
     "config.remat": "iterations.SelfPlayConfig.remat",
     "config.score_tokens": "iterations.SelfPlayConfig.score_tokens",
-    "batch_sizes.score_tokens": "models.BatchSizes.score_tokens",
+    "batch_sizes.score_tokens": "settings.BatchSizes.score_tokens",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.em import role as role_lib
+from promptcot_jax.em import e_step as e_step_lib
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -146,7 +146,7 @@ def _of_em(
         "em: fit phi",
         lm,
         _fitter(arguments, mesh, adapter, "phi_"),
-        role_lib.phi_loss(e_step),
+        e_step_lib.phi_loss(e_step),
         {"theta": one},
         _VALUES[e_step.objective],
     )

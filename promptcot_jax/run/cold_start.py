@@ -9,7 +9,7 @@ from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.em import cold_start as cold_start_lib
-from promptcot_jax.em import role as role_lib
+from promptcot_jax.em.settings import Role, role_seed
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import stage
@@ -19,7 +19,7 @@ from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 
-TASKS: dict[cold_start_lib.Role, str] = {"theta": "p_theta", "phi": "q_phi", "direct": "p_direct"}
+TASKS: dict[Role, str] = {"theta": "p_theta", "phi": "q_phi", "direct": "p_direct"}
 
 
 def cold_start(
@@ -32,7 +32,7 @@ def cold_start(
     optimizer: OptimizerConfig,
     loop_config: loop.LoopConfig,
     data: training_sets.DataConfig,
-    roles: tuple[cold_start_lib.Role, ...] = ("theta", "phi"),
+    roles: tuple[Role, ...] = ("theta", "phi"),
     triples: InputPath = "{workdir}/triples.jsonl",
     triples_heldout: InputPath = "{workdir}/triples_heldout.jsonl",
     num_triples: int = 0,
@@ -55,33 +55,26 @@ def cold_start(
     counts: dict[str, int] = {}
     with jax.set_mesh(devices):
         base = model.load(workdir=workdir, seed=seed, mesh=devices)
-        fitter = Fitter(
-            fit=fit,
-            optimizer=optimizer,
-            loop=loop_config,
-            mesh=devices,
-            seed=seed,
-            rules=base.lm.rules,
-            adapter=lora,
-        )
 
         def opened(name: str, path: str, limit: int = 0) -> tuple[ExampleSet, dict[str, int]]:
-            place = in_workdir(path, workdir)
             return training_sets.open_task(
-                name, place, base.tokenizer, config=data, workdir=workdir, limit=limit
+                name, in_workdir(path, workdir), base.tokenizer, config=data, workdir=workdir, limit=limit
             )
 
         mixed = "" if data.rates is None else "_by_domain"
         for role in roles:
+            fitter = Fitter(
+                fit=fit,
+                optimizer=optimizer,
+                loop=loop_config,
+                mesh=devices,
+                seed=role_seed(seed, role),
+                rules=base.lm.rules,
+                adapter=lora,
+            )
             rows, found = opened(f"{TASKS[role]}{mixed}", triples, num_triples)
             heldout, _ = opened(TASKS[role], triples_heldout)  # each row once, whatever is trained on
+            directory = os.path.join(workdir, "cold_start")
             counts |= found
-            counts |= cold_start_lib.cold_start_role(
-                role,
-                base,
-                rows,
-                heldout,
-                directory=os.path.join(workdir, "cold_start"),
-                fitter=role_lib.role_fitter(fitter, seed, role),
-            )
+            counts |= cold_start_lib.cold_start(role, base, rows, heldout, directory=directory, fitter=fitter)
     return stage.StageResult(counts=counts)

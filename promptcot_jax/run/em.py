@@ -1,31 +1,31 @@
 """`promptcot em`: EM rounds from the cold-started models (paper section 2.3)."""
 
-import collections
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import jax
 from etils import epath
 from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import adapters, load, store
+from promptcot_jax.checkpoints.load import LoadedModel
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.workdir import InputPath, in_workdir
-from promptcot_jax.data import examples, tasks, training_sets
+from promptcot_jax.corpus import styles
+from promptcot_jax.data import tasks, training_sets
+from promptcot_jax.em import e_step as e_step_lib
+from promptcot_jax.em import generators, rounds
 from promptcot_jax.em import held_out as held_out_lib
-from promptcot_jax.em import loop as em_loop
-from promptcot_jax.em import models
 from promptcot_jax.em import pairs as pairs_lib
-from promptcot_jax.em import role as role_lib
+from promptcot_jax.em.generators import PromptModel, RationaleModel
 from promptcot_jax.em.pairs import Pair
-from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
+from promptcot_jax.em.settings import BatchSizes, EmConfig, EStepConfig, HeldOutConfig, Role, role_seed
 from promptcot_jax.models import language_model
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import stage
-from promptcot_jax.trainers import loop, sft, train_step
+from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.fitter import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 
@@ -42,7 +42,7 @@ def em(
     phi_optimizer: OptimizerConfig,
     theta_optimizer: OptimizerConfig,
     loop_config: loop.LoopConfig,
-    batch_sizes: models.BatchSizes,
+    batch_sizes: BatchSizes,
     data: training_sets.DataConfig,
     theta: InputPath = "{workdir}/cold_start/theta",
     phi: InputPath = "{workdir}/cold_start/phi",
@@ -66,108 +66,91 @@ def em(
         raise WrongUse(f"em.first_triple must be 0 or more, got {first_triple}.")
     devices = mesh_lib.make_mesh(mesh)
     directory = epath.Path(workdir) / "em"
+
+    bases: load.Bases = {}
     with jax.set_mesh(devices):
-        bases: load.Bases = {}
-        theta_model = _load(in_workdir(theta, workdir), dtype, devices, bases)
-        phi_model = _load(in_workdir(phi, workdir), dtype, devices, bases)
-        models.check_roles(theta_model.tokenizer, phi_model.tokenizer)
-        make_role = functools.partial(_role, em_config=em_config, loop_config=loop_config, devices=devices)
+        theta_model, phi_model = (
+            _load(in_workdir(path, workdir), dtype, devices, bases) for path in (theta, phi)
+        )
+        generators.check_tokenizers(theta_model.tokenizer, phi_model.tokenizer)
         read_pairs = functools.partial(
-            _read_pairs, rules=data.row_rules(), e_step=e_step, both=(theta_model, phi_model)
+            pairs_lib.read_pairs,
+            theta_model.tokenizer,
+            rules=data.row_rules(),
+            max_rationale_tokens=e_step.max_rationale_tokens,
+            max_positions=min(model.lm.config.max_positions for model in (theta_model, phi_model)),
         )
         pairs, counts = read_pairs(in_workdir(triples, workdir), start=first_triple)
         held_out_pairs, _ = read_pairs(in_workdir(triples_heldout, workdir), limit=held_out.num_pairs)
-        run = em_loop.Em(
-            roles=models.Roles(theta_model.lm, phi_model.lm, theta_model.tokenizer, batch_sizes),
+
+        def fitter(role: Role, model: LoadedModel, fit: FitConfig, optimizer: OptimizerConfig) -> Fitter:
+            return Fitter(
+                fit=fit,
+                optimizer=optimizer,
+                loop=loop_config,
+                mesh=devices,
+                seed=role_seed(em_config.seed, role),
+                rules=model.lm.rules,
+                adapter=model.adapter and model.adapter.config,
+            )
+
+        run = rounds.Em(
+            prompt_model=PromptModel(
+                lm=theta_model.lm,
+                tokenizer=theta_model.tokenizer,
+                fitter=fitter("theta", theta_model, theta_fit, theta_optimizer),
+                adapter=theta_model.adapter,
+                max_rationale_tokens=e_step.max_rationale_tokens,
+                batch_sizes=batch_sizes,
+            ),
+            rationale_model=RationaleModel(
+                lm=phi_model.lm,
+                tokenizer=phi_model.tokenizer,
+                fitter=fitter("phi", phi_model, phi_fit, phi_optimizer),
+                loss=e_step_lib.phi_loss(e_step),
+                adapter=phi_model.adapter,
+                max_rationale_tokens=e_step.max_rationale_tokens,
+                batch_sizes=batch_sizes,
+                style_of=_style_of(pairs),
+            ),
             pairs=pairs,
             held_out_pairs=held_out_pairs,
             e_step=e_step,
-            em=em_config,
             held_out=held_out,
-            phi_role=make_role("phi", phi_model, phi_fit, phi_optimizer, role_lib.phi_loss(e_step)),
-            theta_role=make_role("theta", theta_model, theta_fit, theta_optimizer, sft.sft_loss),
+            config=em_config,
             directory=directory,
         )
-        place = in_workdir(direct, workdir)
-        baselines = functools.partial(_direct_figures, place, dtype, devices, run)
-        of_rounds = run.run(theta_model.params, phi_model.params, baselines)
+
+        def baselines() -> dict[str, float]:
+            """Held-out figures of the model without rationale, where it is there."""
+            path = in_workdir(direct, workdir)
+            if not store.is_complete_for_all(path):
+                return {}
+            return held_out_lib.direct_nll(_load(path, dtype, devices, {}), held_out_pairs, batch_sizes)
+
+        of_rounds = rounds.run(run, theta_model.params, phi_model.params, baselines)
         if without_e_step_too:
             fixed = dataclasses.replace(
                 run,
-                em=dataclasses.replace(em_config, e_step=False),
+                config=dataclasses.replace(em_config, e_step=False),
                 directory=directory / "without_e_step",
             )
             # The arrays of the first run are gone.
-            theta_model = _load(in_workdir(theta, workdir), dtype, devices, bases)
-            phi_model = _load(in_workdir(phi, workdir), dtype, devices, bases)
-            more = fixed.run(theta_model.params, phi_model.params, baselines)
+            theta_model, phi_model = (
+                _load(in_workdir(path, workdir), dtype, devices, bases) for path in (theta, phi)
+            )
+            more = rounds.run(fixed, theta_model.params, phi_model.params, baselines)
             of_rounds |= {f"without_e_step_{name}": count for name, count in more.items()}
     return stage.StageResult(counts={**tasks.counts_of_rows([counts]), **of_rounds})
 
 
-def _read_pairs(
-    place: str,
-    *,
-    rules: tasks.RowRules,
-    e_step: EStepConfig,
-    both: Sequence[load.LoadedModel],
-    start: int = 0,
-    limit: int = 0,
-) -> tuple[list[Pair], collections.Counter[str]]:
-    """The pairs of a triples file that both models have room for, and what became of its rows."""
-    counts = collections.Counter[str]()
-    found = pairs_lib.read_pairs(both[0].tokenizer, place, rules, start=start, limit=limit, counts=counts)
-    within = pairs_lib.within_positions(
-        found,
-        max_rationale_tokens=e_step.max_rationale_tokens,
-        max_positions=min(model.lm.config.max_positions for model in both),
-    )
-    counts["dropped_too_long"] += len(found) - len(within)
-    return within, counts
+def _style_of(pairs: Sequence[Pair]) -> Callable[[str], str] | None:
+    """How rationales are classified where those of the triples have the styles of the seed corpus."""
+    of_triples = (styles.classify_style(pair.triple.rationale) for pair in pairs)
+    return styles.classify_style if any(style in styles.STYLES for style in of_triples) else None
 
 
-def _role(
-    name: Literal["theta", "phi"],
-    model: load.LoadedModel,
-    fit: FitConfig,
-    optimizer: OptimizerConfig,
-    loss: train_step.Loss,
-    *,
-    em_config: EmConfig,
-    loop_config: loop.LoopConfig,
-    devices: Mesh,
-) -> role_lib.Role:
-    """How one of the two models is fitted."""
-    fitter = Fitter(
-        fit=fit,
-        optimizer=optimizer,
-        loop=loop_config,
-        mesh=devices,
-        seed=em_config.seed,
-        rules=model.lm.rules,
-        adapter=model.adapter and model.adapter.config,
-    )
-    return role_lib.Role(
-        name=name,
-        lm=model.lm,
-        tokenizer=model.tokenizer,
-        fitter=role_lib.role_fitter(fitter, em_config.seed, name),
-        loss=loss,
-        adapter=model.adapter,
-        keeps_optimizer=em_config.optimizer_between_rounds == "keep",
-    )
-
-
-def _direct_figures(path: str, dtype: FloatType, devices: Mesh, run: em_loop.Em) -> dict[str, float]:
-    """Held-out figures of the baseline without rationale, where it is there."""
-    if not store.is_complete_for_all(path) or not run.held_out_pairs:
-        return {}
-    model = _load(path, dtype, devices, {})
-    prompts = [model.tokenizer.prompt_ids(examples.direct_prompt(pair.triple)) for pair in run.held_out_pairs]
-    return held_out_lib.evaluate_direct(model.lm, model.params, run.held_out_pairs, prompts, run.roles)
-
-
-def _load(path: str, dtype: FloatType, devices: Mesh, bases: load.Bases) -> load.LoadedModel:
+def _load(path: str, dtype: FloatType, devices: Mesh, bases: load.Bases) -> LoadedModel:
     """A model that computes in `dtype`: its float32 masters, or its base in `dtype` with its adapter."""
     if adapters.read(epath.Path(path)) is not None:
         return load.load_model(path, dtype=dtype, mesh=devices, bases=bases)

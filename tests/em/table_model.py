@@ -1,8 +1,7 @@
 """A latent-variable model small enough to enumerate: p(z | c), p(x | z) are tables, z and x single symbols.
 
-It stands in for p_theta and q_phi behind the two functions that `e_step` takes, so that the E-step of the
-package is held against brute force. Run as a script it prints log-likelihood curves of the exact and the hard
-E-step.
+Its samples and scores go into `ranking.rank`, so that the package's ranking is held against brute force. Run
+as a script it prints log-likelihood curves of the exact and the hard E-step.
 """
 
 import dataclasses
@@ -10,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from promptcot_jax.core.records import Candidate, Triple
-from promptcot_jax.em import e_step
+from promptcot_jax.em import ranking
 from promptcot_jax.em.pairs import Pair, Rationale
 from promptcot_jax.em.settings import EStepConfig
 
@@ -28,15 +27,16 @@ def make_pair(index: int, c: int, x: int) -> Pair:
     )
 
 
-def make_rationale(z: int, log_q: float, *, is_valid: bool = True) -> Rationale:
+def make_rationale(z: int, log_q: float, *, index: int = 0, valid: bool = True) -> Rationale:
     """Rationale of one symbol and an end token."""
     return Rationale(
-        text=str(z),
+        pair_id=str(index),
+        rationale=str(z),
         token_ids=(z, NUM_Z),
         finish_reason="stop",
-        log_q=log_q,
-        is_valid=is_valid,
+        valid=valid,
         retokenized=False,
+        log_q=log_q,
     )
 
 
@@ -67,29 +67,30 @@ class TableModel:
         return float(sum(np.logaddexp.reduce(self.joint(pair)) for pair in pairs))
 
     def log_joint(self, pairs, rationales):
-        """What `e_step` calls to score: two arrays [B, G]."""
+        """log p(z | c) and log p(x | z), each [B, G]."""
         z = np.array([[r.token_ids[0] for r in row] for row in rationales])
         c = np.array([pair.theta_prompt_ids[0] for pair in pairs])[:, None]
         x = np.array([pair.problem_ids[0] for pair in pairs])[:, None]
         return self.log_p_z[c, z], self.log_p_x[z, x]
 
-    def propose_all(self, pairs):
-        """Every z once, as if drawn uniformly: makes self-normalised weights the exact posterior."""
-        return [[make_rationale(z, -np.log(NUM_Z)) for z in range(NUM_Z)] for _ in pairs]
+    def every_rationale(self, pairs):
+        """Every z once, as if sampled uniformly: makes self-normalised weights the exact posterior."""
+        log_q = -np.log(NUM_Z)
+        return [[make_rationale(z, log_q, index=pair.index) for z in range(NUM_Z)] for pair in pairs]
 
-    def proposer(self, num_samples: int, seed: int):
-        """Draws z ~ q(z | c, x)."""
+    def sample(self, pairs, group_size: int, seed: int):
+        """z ~ q(z | c, x)."""
+        rows = []
+        for pair in pairs:
+            rng = np.random.default_rng([seed, pair.index])
+            log_q = self.log_q[pair.theta_prompt_ids[0], pair.problem_ids[0]]
+            row = rng.choice(NUM_Z, size=group_size, p=np.exp(log_q))
+            rows.append([make_rationale(int(z), float(log_q[z]), index=pair.index) for z in row])
+        return rows
 
-        def propose(pairs):
-            rows = []
-            for pair in pairs:
-                rng = np.random.default_rng([seed, pair.index])
-                log_q = self.log_q[pair.theta_prompt_ids[0], pair.problem_ids[0]]
-                drawn = rng.choice(NUM_Z, size=num_samples, p=np.exp(log_q))
-                rows.append([make_rationale(int(z), float(log_q[z])) for z in drawn])
-            return rows
-
-        return propose
+    def rank(self, pairs, rationales, config: EStepConfig) -> list[Candidate]:
+        """The E-step's candidates by this model's scores."""
+        return ranking.rank(pairs, rationales, *self.log_joint(pairs, rationales), config)
 
     def fit(self, pairs: list[Pair], candidates: list[Candidate], smoothing: float = 1e-12) -> None:
         """Weighted maximum likelihood of theta and phi on (c, z, x), in closed form."""
@@ -126,9 +127,11 @@ def curve(config: EStepConfig, *, rounds: int, seed: int = 0) -> list[float]:
     pairs, model = toy_pairs(), TableModel.random(seed)
     values = [model.marginal(pairs) / len(pairs)]
     for round_index in range(rounds):
-        exact = config.objective == "reward_weighted"
-        propose = model.propose_all if exact else model.proposer(config.group_size, seed=round_index)
-        model.fit(pairs, e_step.e_step(pairs, propose=propose, log_joint=model.log_joint, config=config))
+        if config.objective == "reward_weighted":
+            rationales = model.every_rationale(pairs)
+        else:
+            rationales = model.sample(pairs, config.group_size, seed=round_index)
+        model.fit(pairs, model.rank(pairs, rationales, config))
         values.append(model.marginal(pairs) / len(pairs))
     return values
 

@@ -13,14 +13,14 @@ import jax
 import pytest
 
 from promptcot_jax.data import tokenizer_training
-from promptcot_jax.em import held_out, models, pairs
+from promptcot_jax.em import generators, pairs, rounds
 from promptcot_jax.models import language_model
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import scoring, slots
 from promptcot_jax.trainers import loop as trainers_loop
 from tests import toys
-from tests.em import test_loop
+from tests.em import toy_em
 
 SMALL = 0.3  # batches, slots and noise keys beside a toy's parameters
 
@@ -58,15 +58,14 @@ def measured():
 
         return call
 
-    em, role = test_loop.loop.Em, test_loop.role_lib.Role
     wrapped = (
         (slots, "decode_burst", look, "decode"),
         (scoring, "score", look, "score"),
         (trainers_loop._Run, "_dispatch", look, "step"),
-        (em, "_candidates", enter, "E-step"),
-        (em, "_greedy_rationales", enter, "M-step"),
-        (held_out, "evaluate", enter, "held out"),
-        (role, "fit", enter, "fit"),
+        (rounds, "e_step", enter, "E-step"),
+        (rounds, "m_step", enter, "M-step"),
+        (rounds, "held_out", enter, "held out"),
+        (generators.Generator, "fit", enter, "fit"),
     )
     with contextlib.ExitStack() as stack:
         for owner, name, how, label in wrapped:
@@ -74,24 +73,26 @@ def measured():
         yield most
 
 
-def usable(tokenizer, completion):
+def usable(tokenizer, pair, completion):
     """A rationale of an untrained model, taken for a good one."""
-    return dataclasses.replace(pairs.to_rationale(tokenizer, completion), is_valid=True)
+    return dataclasses.replace(pairs.to_rationale(tokenizer, pair, completion), valid=True)
 
 
 @pytest.mark.parametrize("between_rounds", ["reset", "keep"])
 def test_a_role_trains_beside_the_others_parameters_and_nothing_old(tmp_path, between_rounds):
-    texts = [test_loop._text(triple) for triple in test_loop.TRIPLES]
+    texts = [toy_em.text_of(triple) for triple in toy_em.TRIPLES]
     tokenizer = tokenizer_training.train_tokenizer(texts, 400)
     masters = CausalLM(toys.toy_config(vocab_size=400, embed_dim=128, mlp_dim=256), rules.DEFAULT_RULES)
     lm = language_model.in_types(masters, dtype="bfloat16")
-    em = test_loop.make_em((None, tokenizer, lm), tmp_path, optimizer_between_rounds=between_rounds)
+    em = toy_em.make_em(
+        toy_em.ColdStarted(tmp_path, tokenizer, lm), tmp_path, optimizer_between_rounds=between_rounds
+    )
     gc.collect()  # what other tests left
     before = live_bytes()
-    with jax.set_mesh(test_loop.MESH), mock.patch.object(models, "to_rationale", usable), measured() as most:
+    with jax.set_mesh(toy_em.MESH), mock.patch.object(generators, "to_rationale", usable), measured() as most:
         theta, phi = (masters.init(jax.random.key(seed)) for seed in (0, 1))
         count = sum(leaf.size for leaf in jax.tree.leaves(theta))
-        em.run(theta, phi, dict)
+        rounds.run(em, theta, phi)
     cache = most.pop("cache") / count
     found = {name: (live - before) / count for name, live in most.items()}
     expected = {

@@ -48,12 +48,12 @@ def fitted(tmp_path: Path, monkeypatch):
     def stage(rates: str, row_length: int = 1024) -> dict:
         given = {}
 
-        def fit_role(role, base, rows, held_out, *, directory, fitter):
+        def fit_model(role, base, rows, held_out, *, directory, fitter):
             rows, counts = fitter.within_length(rows)
             given[role] = (fitter.batches(rows), held_out)
             return counts
 
-        monkeypatch.setattr(cold_start.cold_start_lib, "cold_start_role", fit_role)
+        monkeypatch.setattr(cold_start.cold_start_lib, "cold_start", fit_model)
         configuration.load(["stages/cold_start.gin", "models/smollm2_135m.gin"], [f"MIXTURE_RATES={rates}"])
         data = gin.get_configurable(training_sets.DataConfig)()
         fit = fitter_lib.FitConfig(row_length=row_length, rows_per_batch=1, num_epochs=4, pack=False)

@@ -9,7 +9,7 @@ import gin
 import jax
 import pytest
 
-from promptcot_jax.em import models
+from promptcot_jax.em import settings
 from promptcot_jax.models import causal_lm
 from promptcot_jax.models import config as model_config
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -199,7 +199,7 @@ def test_every_macro_of_the_help_is_in_the_stages_gin_file():
 
 
 def test_what_only_says_how_names_fields_that_exist():
-    for cls in (loop.LoopConfig, mesh_lib.MeshConfig, models.BatchSizes, engine.EngineConfig):
+    for cls in (loop.LoopConfig, mesh_lib.MeshConfig, settings.BatchSizes, engine.EngineConfig):
         assert cls.EXECUTION_ONLY <= {field.name for field in dataclasses.fields(cls)}
 
 

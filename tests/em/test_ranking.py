@@ -1,4 +1,4 @@
-"""The E-step against brute force on an enumerable model: rewards, posterior, bounds, choice, targets."""
+"""Ranking against brute force on an enumerable model: rewards, bounds, choice, targets, figures."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from promptcot_jax.em import e_step
+from promptcot_jax.em import diagnostics, ranking
 from promptcot_jax.em.settings import EStepConfig
 from promptcot_jax.objectives import advantages, bounds
 from tests.em import table_model
@@ -16,7 +16,7 @@ PAIRS = table_model.toy_pairs(40)
 
 def enumerate_all(config: EStepConfig = table_model.EXACT):
     model = table_model.TableModel.random(0)
-    candidates = e_step.e_step(PAIRS, propose=model.propose_all, log_joint=model.log_joint, config=config)
+    candidates = model.rank(PAIRS, model.every_rationale(PAIRS), config)
     starts = range(0, len(candidates), table_model.NUM_Z)
     return model, [candidates[i : i + table_model.NUM_Z] for i in starts]
 
@@ -53,7 +53,7 @@ def test_importance_bound_stays_below_the_marginal_on_average_and_tightens_with_
     marginals = np.array([np.logaddexp.reduce(model.joint(pair)) for pair in PAIRS])
     gaps = []
     for group_size in (1, 8, 128):
-        rationales = model.proposer(group_size, seed=5)(PAIRS)
+        rationales = model.sample(PAIRS, group_size, seed=5)
         log_p_z, log_p_x = model.log_joint(PAIRS, rationales)
         log_q = np.array([[z.log_q for z in row] for row in rationales])
         log_weights = bounds.log_importance_weights(
@@ -72,36 +72,26 @@ def test_exact_em_never_lowers_the_likelihood():
 
 def test_hard_em_chooses_the_first_best_valid_sample_and_counts_it():
     model = table_model.TableModel.random(1)
-    propose = model.proposer(8, seed=0)
-    candidates = e_step.e_step(PAIRS, propose=propose, log_joint=model.log_joint, config=table_model.HARD)
-    drawn = propose(PAIRS)
+    rationales = model.sample(PAIRS, 8, seed=0)
+    candidates = model.rank(PAIRS, rationales, table_model.HARD)
     for i, pair in enumerate(PAIRS):
         row = candidates[8 * i : 8 * i + 8]
-        scores = [float(model.joint(pair)[z.token_ids[0]]) for z in drawn[i]]
-        expected = scores.index(max(scores))  # a z drawn twice ties: the first one wins
+        scores = [float(model.joint(pair)[z.token_ids[0]]) for z in rationales[i]]
+        expected = scores.index(max(scores))  # a z sampled twice ties: the first one wins
         assert [c.won for c in row] == [g == expected for g in range(8)]
         assert [c.weight for c in row] == [float(g == expected) for g in range(8)]
-    targets = e_step.phi_targets(PAIRS, candidates, table_model.HARD)
+    targets = ranking.phi_targets(PAIRS, candidates, table_model.HARD)
     assert len(targets) == len(PAIRS)
     assert [tuple(t.prompt_ids) for t in targets] == [pair.phi_prompt_ids for pair in PAIRS]
     assert [tuple(t.completion_ids) for t in targets] == [c.token_ids for c in candidates if c.won]
 
 
-def rank(rewards, valid):
-    """Winner of one pair whose samples have these rewards."""
-    pair = table_model.make_pair(0, 0, 0)
-    rows = [[table_model.make_rationale(z, -1.0, is_valid=ok) for z, ok in enumerate(valid)]]
+def rank(rewards, valid, **settings):
+    """Candidates of one pair whose samples have these log p(z | c), and log p(x | z, c) = 0."""
+    rows = [[table_model.make_rationale(z, -1.0, valid=ok) for z, ok in enumerate(valid)]]
     scores = np.array([rewards], np.float64)
-    config = EStepConfig(group_size=len(rewards), max_rationale_tokens=3)
-    candidates = e_step.e_step(
-        [pair],
-        propose=lambda pairs: rows,
-        log_joint=lambda *_: (scores, np.zeros_like(scores)),
-        config=config,
-    )
-    winners = [c.sample for c in candidates if c.won]
-    assert [c.weight for c in candidates] == [float(c.won) for c in candidates]
-    return winners
+    config = EStepConfig(group_size=len(rewards), max_rationale_tokens=5, **settings)
+    return ranking.rank([table_model.make_pair(0, 0, 0)], rows, scores, np.zeros_like(scores), config)
 
 
 @pytest.mark.parametrize(
@@ -116,31 +106,80 @@ def rank(rewards, valid):
     ],
 )
 def test_choice(rewards, valid, winners):
-    assert rank(rewards, valid) == winners
+    candidates = rank(rewards, valid)
+    assert [c.sample for c in candidates if c.won] == winners
+    assert [c.weight for c in candidates] == [float(c.won) for c in candidates]
 
 
 def test_rewards_other_than_the_papers():
     log_p_z, log_p_x, log_q = np.array([[-2.0, -6.0]]), np.array([[-2.0, -1.0]]), np.array([[-1.0, -9.0]])
     args, num_tokens = (log_p_z, log_p_x, log_q), np.array([[2, 5]])
     settings = {"group_size": 2, "max_rationale_tokens": 5}
-    assert e_step.reward(*args, num_tokens, EStepConfig(**settings)).tolist() == [[-4.0, -7.0]]
-    per_token = e_step.reward(*args, num_tokens, EStepConfig(**settings, reward="log_joint_per_token"))
+    assert ranking.reward(*args, num_tokens, EStepConfig(**settings)).tolist() == [[-4.0, -7.0]]
+    per_token = ranking.reward(*args, num_tokens, EStepConfig(**settings, reward="log_joint_per_token"))
     np.testing.assert_allclose(per_token, [[-4.0 / 2, -7.0 / 5]])
-    assert e_step.reward(*args, num_tokens, EStepConfig(**settings, reward="elbo")).tolist() == [[-3.0, 2.0]]
+    assert ranking.reward(*args, num_tokens, EStepConfig(**settings, reward="elbo")).tolist() == [[-3.0, 2.0]]
 
 
-def test_a_reward_per_token_counts_z_and_x_but_not_the_end_token_of_q():
-    pair = table_model.make_pair(0, 0, 0)
+@pytest.mark.parametrize(
+    ("log_p_short", "short_wins"),
+    [
+        (-1.5, True),  # -1.5 / 2 against -5 / 5; by the tokens of z alone -1.5 / 1 against -5 / 4
+        (-2.25, False),  # -2.25 / 2 against -5 / 5; with the end token of q -2.25 / 3 against -5 / 6
+    ],
+)
+def test_a_reward_per_token_counts_z_and_x_but_not_the_end_token_of_q(log_p_short, short_wins):
     short = table_model.make_rationale(1, -1.0)
     long = dataclasses.replace(short, token_ids=(0, 0, 0, 0, table_model.NUM_Z))
     config = EStepConfig(group_size=2, max_rationale_tokens=5, reward="log_joint_per_token")
-    candidates = e_step.e_step(
-        [pair],
-        propose=lambda pairs: [[short, long]],
-        log_joint=lambda *_: (np.array([[-2.0, -4.9]]), np.array([[0.0, 0.0]])),  # -2 / 2 against -4.9 / 5
-        config=config,
-    )
-    assert [c.won for c in candidates] == [False, True]
+    scores = np.array([[log_p_short, -5.0]])
+    pairs = [table_model.make_pair(0, 0, 0)]
+    candidates = ranking.rank(pairs, [[short, long]], scores, np.zeros_like(scores), config)
+    assert [c.won for c in candidates] == [short_wins, not short_wins]
+    figures = diagnostics.of_candidates(pairs, candidates, config)
+    np.testing.assert_allclose(figures["reward_mean"], (log_p_short / 2 - 1) / 2)
+
+
+def test_the_weights_of_the_exact_e_step_subtract_log_q_once_whichever_reward():
+    model = table_model.TableModel.random(2)
+    rationales = model.sample(PAIRS, 8, seed=1)
+    weights = [
+        [
+            c.weight
+            for c in model.rank(PAIRS, rationales, dataclasses.replace(table_model.EXACT, reward=reward))
+        ]
+        for reward in ("log_joint", "elbo")
+    ]
+    np.testing.assert_allclose(*weights, atol=1e-5)
+    log_q = np.array([[z.log_q for z in row] for row in rationales])
+    unnormalised = np.exp(sum(model.log_joint(PAIRS, rationales)) - log_q)
+    by_hand = unnormalised / unnormalised.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(weights[0], by_hand.ravel(), atol=1e-5)
+
+
+def test_a_sample_without_a_finite_log_q_is_no_candidate():
+    pairs, scores = [table_model.make_pair(0, 0, 0)], np.array([[-1.0, -2.0]])
+    rows = [[table_model.make_rationale(0, -np.inf), table_model.make_rationale(1, -1.0)]]
+    config = EStepConfig(group_size=2, max_rationale_tokens=5)
+    candidates = ranking.rank(pairs, rows, scores, np.zeros_like(scores), config)
+    assert [(c.valid, c.won) for c in candidates] == [(False, False), (True, True)]
+
+
+@pytest.mark.parametrize(("rewards", "tied"), [([-1.0, -1.0, -3.0], 1.0), ([-1.0, -2.0, -2.0], 0.0)])
+def test_a_pair_is_tied_where_its_best_two_rationales_are_rewarded_alike(rewards, tied):
+    config = EStepConfig(group_size=3, max_rationale_tokens=5)
+    figures = diagnostics.of_candidates([table_model.make_pair(0, 0, 0)], rank(rewards, [True] * 3), config)
+    assert figures["tied_share"] == tied
+
+
+def test_styles_are_reported_where_they_have_names():
+    pairs, config = [table_model.make_pair(0, 0, 0)], EStepConfig(group_size=3, max_rationale_tokens=5)
+    candidates = rank([-1.0, -2.0, -6.0], [True] * 3)  # of the texts "0", "1", "2"
+    assert not [name for name in diagnostics.of_candidates(pairs, candidates, config) if "style" in name]
+    figures = diagnostics.of_candidates(pairs, candidates, config, lambda z: "even" if z in "02" else "odd")
+    assert figures["style_share"] == {"even": pytest.approx(2 / 3), "odd": pytest.approx(1 / 3)}
+    assert figures["style_share_chosen"] == {"even": 1.0}
+    assert figures["style_log_p"] == {"even": {"z": -3.5, "x": 0.0}, "odd": {"z": -2.0, "x": 0.0}}
 
 
 def test_the_elbo_stays_below_the_marginal_when_some_samples_do_not_end():

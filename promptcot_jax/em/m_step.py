@@ -1,0 +1,86 @@
+"""M-step (paper section 2.3): p_theta is fitted to the greedy rationales of the updated q_phi."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from promptcot_jax.core import prng
+from promptcot_jax.core.arrays import Params
+from promptcot_jax.data import examples
+from promptcot_jax.em.generators import PromptModel, RationaleModel, Round
+from promptcot_jax.em.pairs import Pair, Rationale, pairs_of_round
+from promptcot_jax.em.settings import EStepConfig
+
+
+def m_step(
+    theta: Params,
+    phi: Params,
+    pairs: Sequence[Pair],
+    prompt_model: PromptModel,
+    rationale_model: RationaleModel,
+    *,
+    at: Round,
+    fixed: Mapping[str, Rationale] | None = None,
+) -> tuple[Params, Params, dict[str, Any]]:
+    """Fits theta to c -> (z, x) with the greedy z of q_phi(z | c, x); a pair whose z is not valid is skipped.
+
+    Args:
+        fixed: by the pair's id, what to use in place of the greedy rationales.
+
+    Returns:
+        the next theta, phi as it was, and figures.
+    """
+    if fixed is not None:
+        rationales = [fixed[pair.triple.id] for pair in pairs]
+    else:
+        rationales = rationale_model.map_rationales(
+            lambda: rationale_model.sampler(phi, temperature=0.0, key=at.key("propose")),  # without noise
+            pairs,
+            1,
+            _one_each,
+            Rationale,
+            path=at.directory / "rationales.jsonl",
+            pairs_per_shard=at.config.pairs_per_shard,
+            name=f"M-step {at.index}",
+        )
+    targets = [theta_target(pair, z) for pair, z in zip(pairs, rationales, strict=True) if z.valid]
+    theta, counts = prompt_model.fit(theta, targets, at)
+    return (
+        theta,
+        phi,
+        counts
+        | {
+            "m_step_skipped": len(pairs) - len(targets),
+            "m_step_retokenized": sum(z.retokenized for z in rationales),
+        },
+    )
+
+
+def theta_target(pair: Pair, z: Rationale) -> examples.TokenExample:
+    """c -> z, x with the sampled ids of the z block; the end token follows x alone."""
+    return examples.TokenExample(
+        prompt_ids=pair.theta_prompt_ids, completion_ids=(*z.block_ids, *pair.problem_ids)
+    )
+
+
+def fixed_rationales(
+    phi: Params, pairs: Sequence[Pair], rationale_model: RationaleModel, *, config: EStepConfig, at: Round
+) -> dict[str, Rationale]:
+    """Without E-step: one rationale of the cold-started q_phi for each pair of any round, by its id."""
+    seen = {pair.index for r in range(at.config.max_rounds) for pair in pairs_of_round(pairs, r, at.config)}
+    key = prng.stream_key(at.config.seed, "fixed")
+    rationales = rationale_model.map_rationales(
+        lambda: rationale_model.sampler(phi, temperature=config.temperature, key=key),
+        [pair for pair in pairs if pair.index in seen],
+        1,
+        _one_each,
+        Rationale,
+        path=at.em_directory / "rationales.jsonl",
+        pairs_per_shard=at.config.pairs_per_shard,
+        name="fixed rationales",
+    )
+    return {z.pair_id: z for z in rationales}
+
+
+def _one_each(pairs: Sequence[Pair], rationales: list[list[Rationale]]) -> list[Rationale]:
+    del pairs
+    return [z for (z,) in rationales]

@@ -1,0 +1,111 @@
+"""EM (paper section 2.3): E-step, M-step, held-out likelihoods, until the bound stops falling.
+
+`em/`, with round r:
+
+    rationales.jsonl             (without E-step) one of the cold-started q_phi for each pair
+    round_00r/candidates.jsonl   every sampled rationale with its scores          E-step
+    round_00r/phi/               q_phi after SFT on the chosen ones
+    round_00r/rationales.jsonl   greedy rationales of the updated q_phi           M-step
+    round_00r/theta/             p_theta after SFT on (c -> z, x)
+    round_00r/diagnostics.json   E-step figures, held-out figures, counts
+
+Each line is a phase. A phase that is there whole is never done again, and within one, finished shards and
+training checkpoints are kept: a killed run goes on where it was and ends in the same bits.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from etils import epath
+
+from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.em import history
+from promptcot_jax.em.e_step import e_step
+from promptcot_jax.em.generators import PromptModel, RationaleModel, Round
+from promptcot_jax.em.held_out import held_out
+from promptcot_jax.em.history import Figures
+from promptcot_jax.em.m_step import fixed_rationales, m_step
+from promptcot_jax.em.pairs import Pair, Rationale, pairs_of_round
+from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Em:
+    """One EM run: its models, data, settings and directory."""
+
+    prompt_model: PromptModel  # p_theta(z, x | c)
+    rationale_model: RationaleModel  # q_phi(z | c, x)
+    pairs: Sequence[Pair]
+    held_out_pairs: Sequence[Pair]
+    e_step: EStepConfig
+    held_out: HeldOutConfig
+    config: EmConfig
+    directory: epath.Path
+
+    def __post_init__(self):
+        if not self.pairs:
+            raise WrongUse(
+                "EM has no pairs to train on; check the triples file, the row range and the lengths."
+            )
+        if not self.held_out_pairs:
+            raise WrongUse("EM has no held-out pairs; give a held-out triples file, the stop rule needs it.")
+
+
+def run(em: Em, theta: Params, phi: Params, baselines: Callable[[], Figures] = dict) -> dict[str, int]:
+    """Runs rounds until the stop rule holds; returns counts for the manifest.
+
+    Args:
+        theta: parameters of the cold-started p_theta, `phi` of q_phi; their arrays are given up.
+        baselines: gives held-out figures that belong beside round -1 (the model without rationale).
+
+    Raises:
+        WrongUse: none of a round's rationales is usable.
+    """
+    cold_start, path = Round(-1, em.directory, em.config), em.directory / "cold_start.json"
+    prompt_model, rationale_model = em.prompt_model, em.rationale_model
+    fixed = None
+    if not em.config.e_step:
+        fixed = fixed_rationales(phi, em.pairs, rationale_model, config=em.e_step, at=cold_start)
+    if (figures := history.read(path)) is None:
+        theta, phi, figures = held_out(
+            theta, phi, em.held_out_pairs, prompt_model, rationale_model, config=em.held_out, at=cold_start
+        )
+        figures = history.write(path, {"round": -1}, figures, baselines())
+    rows = [figures]
+    history.record(em.directory, rows, em.config)
+    for index in range(em.config.max_rounds):
+        if reason := history.stop_reason(rows, tolerance=em.config.tolerance, patience=em.config.patience):
+            log.info("EM stops after %d rounds: %s", index, reason)
+            break
+        theta, phi, figures = run_round(em, Round(index, em.directory, em.config), theta, phi, fixed)
+        rows.append(figures)
+        history.record(em.directory, rows, em.config)
+    return {"pairs": len(em.pairs), "held_out_pairs": len(em.held_out_pairs)} | history.counts(rows)
+
+
+def run_round(
+    em: Em, at: Round, theta: Params, phi: Params, fixed: Mapping[str, Rationale] | None
+) -> tuple[Params, Params, Figures]:
+    """E-step, M-step and held-out measurement: the next theta, phi and figures, or what a killed run has."""
+    prompt_model, rationale_model = em.prompt_model, em.rationale_model
+    if (figures := history.read(at.figures_path)) is not None:
+        if history.read(at.next.figures_path) is None:  # the last round that is complete
+            theta, phi = prompt_model.read(theta, at), rationale_model.read(phi, at)
+        return theta, phi, figures
+    pairs, of_e_step = pairs_of_round(em.pairs, at.index, em.config), {}
+    if em.config.e_step:
+        theta, phi, of_e_step = e_step(
+            theta, phi, pairs, prompt_model, rationale_model, config=em.e_step, at=at
+        )
+    else:
+        rationale_model.write(phi, at)
+    theta, phi, of_m_step = m_step(theta, phi, pairs, prompt_model, rationale_model, at=at, fixed=fixed)
+    theta, phi, of_held_out = held_out(
+        theta, phi, em.held_out_pairs, prompt_model, rationale_model, config=em.held_out, at=at
+    )
+    figures = history.write(at.figures_path, {"round": at.index}, of_e_step, of_m_step, of_held_out)
+    return theta, phi, figures

@@ -1,0 +1,238 @@
+"""EM end to end on a toy decoder: files, phases, resumption, the variant without E-step."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from promptcot_jax.checkpoints import load
+from promptcot_jax.core import jsonl, records
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import examples
+from promptcot_jax.em import held_out, history, pairs
+from promptcot_jax.em.settings import EmConfig
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.sampling import completions
+from tests.em.toy_em import E_STEP, MESH, TRIPLES, UNSURE, make_em, params_of, run
+
+
+def test_a_round_leaves_its_files_and_its_models_load(cold, whole):
+    em, counts = whole
+    assert (counts["rounds"], counts["pairs"]) == (2, 10)
+    directory = em.directory / "round_001"
+    candidates = jsonl.read_records(directory / "candidates.jsonl", records.Candidate)
+    assert len(candidates) == 8 * E_STEP.group_size
+    rows = [candidates[i : i + 3] for i in range(0, len(candidates), 3)]
+    for row in rows:
+        assert len({c.pair_id for c in row}) == 1
+        assert [c.sample for c in row] == [0, 1, 2]
+        rewards = [c.log_p_z + c.log_p_x if c.valid else -np.inf for c in row]
+        best = int(np.argmax(rewards)) if any(c.valid for c in row) else None
+        assert [c.won for c in row] == [g == best for g in range(3)]
+    figures = jsonl.read_json(directory / "diagnostics.json")
+    for style, terms in figures["style_log_p"].items():
+        of_style = [c for c in candidates if c.valid and c.rationale[-1:] == style]
+        assert figures["style_share"][style] == pytest.approx(
+            len(of_style) / sum(c.valid for c in candidates)
+        )
+        assert terms["z"] == pytest.approx(np.mean([c.log_p_z for c in of_style]))
+        assert terms["x"] == pytest.approx(np.mean([c.log_p_x for c in of_style]))
+    assert sum(figures["style_share_greedy"].values()) == pytest.approx(1.0)
+    for role in ("theta", "phi"):
+        assert load.load_model(directory / role).tokenizer.digest == cold.tokenizer.digest
+    rounds = [row["round"] for _, _, row in jsonl.iter_rows(em.directory / "nll.jsonl")]
+    assert rounds == [-1, 0, 1]
+    assert not list(em.directory.glob("round_*/*_training/checkpoints/step_*"))
+
+
+@pytest.mark.parametrize("calls", [2, 7, 11])
+def test_an_interrupted_run_ends_in_the_same_bits(cold, whole, tmp_path, monkeypatch, calls):
+    """Stops after so many atomic writes of records, goes on, and compares everything that lasts."""
+    em = make_em(cold, tmp_path)
+    left = [calls]
+    real = jsonl.write_atomically
+
+    def write(path, data):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(path, data)
+
+    monkeypatch.setattr(jsonl, "write_atomically", write)
+    with pytest.raises(KeyboardInterrupt):
+        run(cold, em)
+    monkeypatch.setattr(jsonl, "write_atomically", real)
+    run(cold, em)
+    lasting = ["nll.jsonl", "diagnostics.jsonl", "round_001/candidates.jsonl", "round_001/rationales.jsonl"]
+    undisturbed = whole[0].directory
+    for name in lasting:
+        assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
+    for role in ("theta", "phi"):
+        models = [params_of(directory / "round_001" / role) for directory in (tmp_path, undisturbed)]
+        jax.tree.map(np.testing.assert_array_equal, *models)
+
+
+def test_without_e_step_keeps_the_first_rationale_of_each_pair(cold, tmp_path):
+    em = make_em(cold, tmp_path, e_step=False)
+    run(cold, em)
+    rows = jsonl.read_records(tmp_path / "rationales.jsonl", pairs.Rationale)
+    assert [row.pair_id for row in rows] == [
+        pair.triple.id for pair in em.pairs
+    ]  # two rounds of 8 see all 10
+    models = [params_of(directory) for directory in (tmp_path / "round_001" / "phi", cold.directory / "phi")]
+    jax.tree.map(np.testing.assert_array_equal, *models)
+    assert not (tmp_path / "round_000" / "candidates.jsonl").exists()
+
+
+def rationale(token_ids, finish_reason="stop"):
+    return pairs.Rationale(
+        pair_id="t0",
+        rationale="a",
+        token_ids=token_ids,
+        finish_reason=finish_reason,
+        valid=True,
+        retokenized=False,
+        log_q=-1.0,
+    )
+
+
+def test_a_sample_that_spells_a_stop_token_is_no_target_and_no_end_of_the_run(cold):
+    tokenizer = cold.tokenizer
+    text = (
+        f"<!-- BEGIN RATIONALE -->\nadd {tokenizer.token_text(tokenizer.eos_id)} a\n<!-- END RATIONALE -->\n"
+    )
+    pieces = [
+        tokenizer.encode(piece) for piece in ("<!-- BEGIN RATIONALE -->\nadd ", "<|endof", "text|> a\n")
+    ]
+    ids = (*(i for piece in pieces for i in piece), *tokenizer.encode("<!-- END RATIONALE -->\n"))
+    assert tokenizer.decode(ids) == text
+    completion = completions.Completion(
+        token_ids=(*ids, tokenizer.eos_id),
+        log_probs=np.zeros(len(ids) + 1, np.float32),
+        sampler_log_probs=np.zeros(len(ids) + 1, np.float32),
+        finish_reason="stop",
+        has_end=True,
+    )
+    (pair,) = pairs.tokenize_pairs(tokenizer, TRIPLES[:1])
+    assert not pairs.to_rationale(tokenizer, pair, completion).valid
+
+
+def test_pairs_that_cannot_fit_are_left_out(cold):
+    tokenized = pairs.tokenize_pairs(cold.tokenizer, TRIPLES[:4])
+    longest = max(
+        max(len(p.theta_prompt_ids) + len(p.problem_ids) + 24, len(p.phi_prompt_ids)) for p in tokenized
+    )
+    kept = pairs.within_positions(tokenized, max_rationale_tokens=16, max_positions=longest + 16)
+    assert kept == tokenized
+    assert len(pairs.within_positions(tokenized, max_rationale_tokens=16, max_positions=longest + 15)) < 4
+
+
+@pytest.mark.parametrize(
+    ("gaps", "is_ignored"),
+    [([0.2, 0.15], False), ([0.2, 0.1], True), ([0.01], True), ([0.2, None], False), ([None, 0.06], False)],
+)
+def test_collapse_is_told_by_the_gap_and_by_its_fall(gaps, is_ignored):
+    assert history.is_ignored([{"z_gap": gap} for gap in gaps], floor=0.05, share=0.7) == is_ignored
+
+
+@pytest.mark.parametrize("objective", ["reward_weighted", "grpo"])
+def test_other_objectives_and_a_kept_optimizer_run(cold, tmp_path, objective):
+    em = make_em(
+        cold,
+        tmp_path,
+        e_step_config=dataclasses.replace(E_STEP, objective=objective),
+        optimizer_between_rounds="keep",
+    )
+    counts = run(cold, em, sharpness=UNSURE)
+    assert counts["rounds"] == 2
+    candidates = jsonl.read_records(tmp_path / "round_000" / "candidates.jsonl", records.Candidate)
+    groups = [[c.weight for c in candidates[i : i + 3] if c.valid] for i in range(0, len(candidates), 3)]
+    assert any(len({*weights}) > 1 for weights in groups)  # or nothing would be compared
+    for i in range(0, len(candidates), 3):
+        row = [c for c in candidates[i : i + 3] if c.valid]
+        target = 1.0 if objective == "reward_weighted" else 0.0
+        if row:
+            np.testing.assert_allclose(sum(c.weight for c in row), target, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("objective", "sizes"),
+    [
+        ("grpo", {"data": 4, "tensor": 2}),
+        ("grpo", {"fsdp": 4, "tensor": 2}),
+        ("reward_weighted", {"data": 2, "fsdp": 2, "tensor": 2}),
+        ("best_of_g", {"fsdp": 4, "tensor": 2}),
+    ],
+)
+def test_eight_devices_give_the_rounds_of_one(cold, tmp_path, objective, sizes):
+    """The same rationales; 1e-3 of their summed scores and 1e-4 of parameters after two rounds of fits."""
+    e_step = dataclasses.replace(E_STEP, objective=objective)
+    for name, mesh in (("one", MESH), ("eight", mesh_lib.make_mesh(mesh_lib.MeshConfig(**sizes)))):
+        em = make_em(cold, tmp_path / name, mesh, e_step_config=e_step)
+        run(cold, em, mesh, sharpness=UNSURE)
+    for round_index in range(2):
+        one, eight = (tmp_path / name / f"round_00{round_index}" for name in ("one", "eight"))
+        drawn = [
+            jsonl.read_records(directory / "candidates.jsonl", records.Candidate)
+            for directory in (eight, one)
+        ]
+        assert any(c.weight for c in drawn[1] if not c.won) == (objective != "best_of_g")
+        for ours, theirs in zip(*drawn, strict=True):
+            assert (ours.token_ids, ours.won) == (theirs.token_ids, theirs.won)
+            terms = [(c.log_p_z, c.log_p_x, c.log_q, c.weight) for c in (ours, theirs)]
+            np.testing.assert_allclose(*terms, rtol=1e-3, atol=1e-3)
+        for role in ("theta", "phi"):
+            ours, theirs = (params_of(directory / role) for directory in (eight, one))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("values", "stops"),
+    [
+        ([1.0, 0.9, 0.8], False),
+        ([1.0, 0.999, 0.9985], True),  # less than the tolerance, twice
+        ([1.0, 1.1, 0.5], False),
+        ([None, None, None], True),
+        ([1.0], False),
+    ],
+)
+def test_stop_rule(values, stops):
+    rows = [{"nll_bound": value} for value in values]
+    assert (history.stop_reason(rows, tolerance=0.01, patience=2) is not None) == stops
+
+
+def test_pairs_of_rounds_cover_all_before_any_comes_twice(cold):
+    tokenized = pairs.tokenize_pairs(cold.tokenizer, TRIPLES[:10])
+    config = EmConfig(max_rounds=2, pairs_per_round=5)
+    seen = [pair.index for r in range(2) for pair in pairs.pairs_of_round(tokenized, r, config)]
+    assert sorted(seen) == list(range(10))
+
+
+def test_held_out_closes_an_unfinished_rationale(cold):
+    tokenizer = cold.tokenizer
+    begun = tuple(tokenizer.encode("<!-- BEGIN RATIONALE -->\nhal"))
+    z = rationale(begun, finish_reason="length")
+    whole_text = "<!-- BEGIN RATIONALE -->\nhal\n<!-- END RATIONALE -->\n"
+    assert tokenizer.decode(held_out.closed_block(tokenizer, z)) == whole_text
+    ended = rationale((*begun, tokenizer.eos_id))
+    assert held_out.closed_block(tokenizer, ended) == begun
+
+
+def test_the_leading_rationale_is_what_theta_wrote_before_the_problem(cold):
+    tokenizer, triple = cold.tokenizer, TRIPLES[0]
+    z = examples.rationale_ids(tokenizer, triple.rationale)
+    ids = (*z, *examples.problem_ids(tokenizer, triple.problem))
+    assert examples.leading_rationale(tokenizer, ids) == (tuple(z), True)
+    assert examples.leading_rationale(tokenizer, z[:-4]) == (tuple(z[:-4]), False)
+
+
+def test_no_pairs_and_repeated_ids_are_refused(cold, tmp_path):
+    em = make_em(cold, tmp_path)
+    with pytest.raises(WrongUse, match="no pairs"):
+        dataclasses.replace(em, pairs=[])
+    with pytest.raises(WrongUse, match="no held-out pairs"):
+        dataclasses.replace(em, held_out_pairs=[])
+    with pytest.raises(WrongUse, match="'t0' occurs twice"):
+        pairs.tokenize_pairs(cold.tokenizer, [TRIPLES[0], TRIPLES[0]])

@@ -1,0 +1,286 @@
+"""E-step, M-step and held-out measurement against full logits, with models that are unsure of what to write.
+
+Sharp models hide what a wrong step does: all samples of a pair are the greedy one, before and after the fit.
+"""
+
+import dataclasses
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+
+from promptcot_jax.core import jsonl, records
+from promptcot_jax.data import templates
+from promptcot_jax.em import e_step, generators, held_out, m_step, pairs, rounds
+from promptcot_jax.em.generators import Round
+from promptcot_jax.models import language_model
+from tests.em import toy_em
+from tests.em.toy_em import E_STEP, MESH, UNSURE, ByHand
+
+BUDGET = E_STEP.max_rationale_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class UnsureRun:
+    """One round of all pairs from an unsure q_phi, whose fit changes what it writes greedily."""
+
+    em: rounds.Em
+    targets: dict  # what each model was fitted to
+    old_phi: ByHand
+    new_phi: ByHand
+    theta: ByHand
+
+    def records(self, name, record_type):
+        return jsonl.read_records(self.em.directory / "round_000" / f"{name}.jsonl", record_type)
+
+    def greedy(self, phi, pair):
+        """What q_phi writes greedily for a pair, token by token."""
+        eos_id = self.em.rationale_model.tokenizer.eos_id
+        return phi.greedy(pair.phi_prompt_ids, BUDGET, lambda written: written[-1:] == [eos_id])
+
+
+@pytest.fixture(scope="module")
+def unsure(cold, tmp_path_factory):
+    em = toy_em.make_em(
+        cold, tmp_path_factory.mktemp("unsure"), max_rounds=1, pairs_per_round=0, phi_learning_rate=1e-2
+    )
+    targets, fit = {}, generators.Generator.fit
+
+    def spied(self, params, rows, at):
+        targets[self.role] = rows
+        return fit(self, params, rows, at)
+
+    with mock.patch.object(generators.Generator, "fit", spied):
+        toy_em.run(cold, em, sharpness=UNSURE)
+    by_hand = [
+        ByHand(cold.lm, params)
+        for params in (
+            cold.params("phi", sharpness=UNSURE),
+            toy_em.params_of(em.directory / "round_000" / "phi"),
+            cold.params("theta"),
+        )
+    ]
+    return UnsureRun(em, targets, *by_hand)
+
+
+def test_the_run_is_not_degenerate(unsure):
+    """Or the tests below would pass with a wrong program."""
+    candidates = unsure.records("candidates", records.Candidate)
+    groups = [candidates[i : i + 3] for i in range(0, len(candidates), 3)]
+    assert sum(len({c.token_ids for c in group}) > 1 for group in groups) > len(groups) / 2
+    assert 0 < sum(c.valid for c in candidates) < len(candidates)
+    assert any(c.won and c.sample > 0 for c in candidates)
+    old, new = (
+        [unsure.greedy(phi, pair) for pair in unsure.em.pairs] for phi in (unsure.old_phi, unsure.new_phi)
+    )
+    assert old != new
+
+
+def test_scores_of_candidates_are_the_sums_over_completion_tokens(unsure):
+    """log p(z | c), log p(x | z, c) and log q again from full logits, token by token."""
+    by_id = {pair.triple.id: pair for pair in unsure.em.pairs}
+    for candidate in unsure.records("candidates", records.Candidate)[4:7]:
+        pair = by_id[candidate.pair_id]
+        block = candidate.token_ids[: candidate.length]
+        joint = unsure.theta.log_probs(pair.theta_prompt_ids, (*block, *pair.problem_ids))
+        log_q = unsure.old_phi.log_probs(pair.phi_prompt_ids, candidate.token_ids)
+        found = [candidate.log_p_z, candidate.log_p_x, candidate.log_q]
+        by_hand = [joint[: len(block)].sum(), joint[len(block) :].sum(), log_q.sum()]
+        np.testing.assert_allclose(found, by_hand, atol=1e-3)
+
+
+def test_phi_is_fitted_to_the_winners_with_their_end_token(unsure):
+    by_id = {pair.triple.id: pair for pair in unsure.em.pairs}
+    winners = [c for c in unsure.records("candidates", records.Candidate) if c.won]
+    assert [tuple(row.prompt_ids) for row in unsure.targets["phi"]] == [
+        by_id[c.pair_id].phi_prompt_ids for c in winners
+    ]
+    assert [tuple(row.completion_ids) for row in unsure.targets["phi"]] == [c.token_ids for c in winners]
+    assert {c.token_ids[-1] for c in winners} == {unsure.em.rationale_model.tokenizer.eos_id}
+
+
+def test_theta_is_fitted_to_the_greedy_rationales_of_the_updated_phi(unsure):
+    """c -> z, x: the greedy z without its end token, and the x block, which has one."""
+    greedy = [unsure.greedy(unsure.new_phi, pair) for pair in unsure.em.pairs]
+    rationales = unsure.records("rationales", pairs.Rationale)
+    assert [z.token_ids for z in rationales] == greedy
+    eos_id = unsure.em.rationale_model.tokenizer.eos_id
+    expected = [
+        (pair.theta_prompt_ids, (*ids[:-1], *pair.problem_ids))
+        for pair, ids, z in zip(unsure.em.pairs, greedy, rationales, strict=True)
+        if z.valid
+    ]
+    given = [(tuple(row.prompt_ids), tuple(row.completion_ids)) for row in unsure.targets["theta"]]
+    assert given == expected
+    assert all(completion.count(eos_id) == 1 and completion[-1] == eos_id for _, completion in given)
+
+
+def test_a_rationale_that_is_not_valid_is_no_target_of_theta(cold, tmp_path):
+    em = toy_em.make_em(cold, tmp_path)
+    eos_id = cold.tokenizer.eos_id
+    z = pairs.Rationale(
+        pair_id="",
+        rationale="",
+        token_ids=(5, 6, eos_id),
+        finish_reason="stop",
+        valid=True,
+        retokenized=False,
+        log_q=-1.0,
+    )
+    of_pairs = [
+        z,
+        dataclasses.replace(z, valid=False),
+        dataclasses.replace(z, finish_reason="length", valid=False),
+    ]
+    fixed = {pair.triple.id: z for pair, z in zip(em.pairs, of_pairs, strict=False)}
+    with mock.patch.object(generators.Generator, "fit", lambda self, params, rows, at: ({"of": rows}, {})):
+        theta, phi, figures = m_step.m_step(
+            {},
+            {},
+            em.pairs[:3],
+            em.prompt_model,
+            em.rationale_model,
+            at=Round(0, em.directory, em.config),
+            fixed=fixed,
+        )
+    (target,) = theta["of"]
+    assert tuple(target.completion_ids) == (5, 6, *em.pairs[0].problem_ids)
+    assert (phi, figures) == ({}, {"m_step_skipped": 2, "m_step_retokenized": 0})
+
+
+def test_each_round_has_its_own_noise_and_the_same_when_it_is_run_again(cold, tmp_path):
+    em = toy_em.make_em(cold, tmp_path)
+    theta, phi = cold.params("theta"), cold.params("phi", sharpness=UNSURE)
+
+    def rationales_of(index, directory):
+        at = Round(index, em.directory / directory, em.config)
+        with jax.set_mesh(MESH), mock.patch.object(generators.Generator, "fit", return_value=(phi, {})):
+            e_step.e_step(theta, phi, em.pairs, em.prompt_model, em.rationale_model, config=E_STEP, at=at)
+        candidates = jsonl.read_records(at.directory / "candidates.jsonl", records.Candidate)
+        return [c.token_ids for c in candidates]
+
+    first, again, second = rationales_of(0, "a"), rationales_of(0, "b"), rationales_of(1, "a")
+    assert first == again
+    assert sum(x != y for x, y in zip(first, second, strict=True)) > len(first) / 4
+
+
+def test_the_first_token_of_x_is_no_part_of_log_p_z(cold, tmp_path):
+    """With parameters at random, of which each token costs some nats."""
+    em = toy_em.make_em(cold, tmp_path)
+    theta = cold.lm.init(jax.random.key(3))
+    pair, block = em.pairs[0], (5, 6, 7)
+    by_hand = ByHand(cold.lm, theta).log_probs(pair.theta_prompt_ids, (*block, *pair.problem_ids))
+    assert by_hand.max() < -1
+    with jax.set_mesh(MESH):
+        found = em.prompt_model.log_joint(theta, [pair], [[block]])
+    np.testing.assert_allclose(np.ravel(found), [by_hand[:3].sum(), by_hand[3:].sum()], atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def measured(cold, tmp_path_factory):
+    """Held-out figures of an unsure theta and phi, the rationales behind them, and both models by hand."""
+    em = toy_em.make_em(cold, tmp_path_factory.mktemp("measured"))
+    theta, phi = (cold.params(role, sharpness=UNSURE) for role in ("theta", "phi"))
+    seen, rationales = [], generators.RationaleModel.rationales
+
+    def spied(self, sampler, some_pairs, group_size):
+        seen.append(rationales(self, sampler, some_pairs, group_size))
+        return seen[-1]
+
+    with jax.set_mesh(MESH), mock.patch.object(generators.RationaleModel, "rationales", spied):
+        _, _, figures = held_out.held_out(
+            theta,
+            phi,
+            em.held_out_pairs,
+            em.prompt_model,
+            em.rationale_model,
+            config=em.held_out,
+            at=Round(-1, em.directory, em.config),
+        )
+    samples, greedy = seen
+    return em, figures, samples, [z for (z,) in greedy], ByHand(cold.lm, theta), ByHand(cold.lm, phi)
+
+
+def num_x_tokens(em):
+    return sum(len(pair.problem_ids) for pair in em.held_out_pairs)
+
+
+def joint_by_hand(theta, pair, block):
+    """log p(z | c) and log p(x | z, c)."""
+    log_probs = theta.log_probs(pair.theta_prompt_ids, (*block, *pair.problem_ids))
+    return log_probs[: len(block)].sum(), log_probs[len(block) :].sum()
+
+
+def test_the_bounds_are_those_of_the_samples_weights(measured):
+    em, figures, samples, _, theta, phi = measured
+    log_weights = []
+    for pair, row in zip(em.held_out_pairs, samples, strict=True):
+        assert len({z.token_ids for z in row}) <= len(row) == em.held_out.num_samples
+        log_weights.append(
+            [
+                sum(joint_by_hand(theta, pair, held_out.closed_block(em.prompt_model.tokenizer, z)))
+                - phi.log_probs(pair.phi_prompt_ids, z.token_ids).sum()
+                for z in row
+            ]
+        )
+    log_weights = np.array(log_weights)
+    assert np.ptp(log_weights, axis=-1).max() > 0.1  # or bound and ELBO are the same
+    bound = np.logaddexp.reduce(log_weights, axis=-1) - np.log(log_weights.shape[-1])
+    np.testing.assert_allclose(figures["nll_bound"], -bound.sum() / num_x_tokens(em), atol=1e-3)
+    elbo = log_weights.mean(axis=-1)
+    np.testing.assert_allclose(figures["nll_elbo"], -elbo.sum() / num_x_tokens(em), atol=1e-3)
+
+
+def test_the_figures_given_q_are_those_of_its_greedy_rationale_and_of_the_next_pairs(measured):
+    em, figures, _, greedy, theta, phi = measured
+    eos_id = em.prompt_model.tokenizer.eos_id
+    for pair, z in zip(em.held_out_pairs, greedy, strict=True):
+        by_hand = phi.greedy(pair.phi_prompt_ids, BUDGET, lambda written: written[-1:] == [eos_id])
+        assert z.token_ids == by_hand
+    blocks = [held_out.closed_block(em.prompt_model.tokenizer, z) for z in greedy]
+    own = np.array([joint_by_hand(theta, *both) for both in zip(em.held_out_pairs, blocks, strict=True)])
+    others = blocks[1:] + blocks[:1]
+    other = np.array([joint_by_hand(theta, *both) for both in zip(em.held_out_pairs, others, strict=True)])
+    expected = {
+        "nll_x_given_q": -own[:, 1].sum(),
+        "nll_joint": -own.sum(),
+        "nll_x_given_other": -other[:, 1].sum(),
+        "z_gap": own[:, 1].sum() - other[:, 1].sum(),
+    }
+    assert abs(expected["z_gap"]) > 0.1
+    assert expected["nll_joint"] > expected["nll_x_given_q"] + 0.1
+    for name, total in expected.items():
+        np.testing.assert_allclose(figures[name], total / num_x_tokens(em), atol=1e-3, err_msg=name)
+
+
+def test_the_figure_given_p_reads_c_alone(measured):
+    """p_theta writes z greedily from c; x comes after it, to be scored."""
+    em, figures, _, greedy, theta, _ = measured
+    tokenizer, end = em.prompt_model.tokenizer, templates.END_RATIONALE + "\n"
+    total, own_blocks = 0.0, []
+    for pair in em.held_out_pairs:
+        block = theta.greedy(
+            pair.theta_prompt_ids,
+            BUDGET,
+            lambda written: tokenizer.decode(written).endswith(end) or written[-1:] == [tokenizer.eos_id],
+        )
+        block = tuple(i for i in block if i != tokenizer.eos_id)
+        if not tokenizer.decode(block).endswith(end):
+            block = (*block, *tokenizer.encode("\n" + end))
+        own_blocks.append(block)
+        total += joint_by_hand(theta, pair, block)[1]
+    assert own_blocks != [held_out.closed_block(tokenizer, z) for z in greedy]
+    np.testing.assert_allclose(figures["nll_x_given_p"], -total / num_x_tokens(em), atol=1e-3)
+
+
+def test_a_model_that_computes_in_bfloat16_keeps_float32_parameters_between_rounds(cold, tmp_path):
+    """At the paper's learning rates an update is below bfloat16's resolution."""
+    em = toy_em.make_em(cold, tmp_path)
+    model = dataclasses.replace(em.prompt_model, lm=language_model.in_types(cold.lm, dtype="bfloat16"))
+    at = Round(0, em.directory, em.config)
+    with jax.set_mesh(MESH):
+        theta = cold.params("theta")
+        before = jax.tree.map(np.asarray, theta)
+        model.write(theta, at)
+        jax.tree.map(np.testing.assert_array_equal, model.read(theta, at), before)

@@ -88,7 +88,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["promptcot_jax", "promptcot_jax.*"]),
-    package_data={"promptcot_jax.report": ["assets/*"]},
+    package_data={"promptcot_jax.report": ["assets/*", "templates/*", "templates/sections/*"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,

@@ -57,16 +57,12 @@ def pages_of(sets: ProblemSets, config: CaseConfig) -> list[AnalysisResult]:
     cases = chosen(sets, config)
     rows = [_account(*case) for case in cases]
     unread = sum(row["unread_formulas"] for row in rows)
-    shown = ", ".join(dict.fromkeys(name for name, _ in cases))
-    caption = f"{counted(len(cases), 'problem')} of {shown}: concepts, rationale, problem, solution."
+    names = list(dict.fromkeys(name for name, _ in cases))
+    of = f"the set{'s' if len(names) > 1 else ''} {', '.join(names)}"
+    caption = f"{counted(len(cases), 'problem')} of {of}: concepts, rationale, problem, solution."
     if unread:
         caption += f" {counted(unread, 'formula', 'formulas')} could not be read and stand as text."
-    html = page.document(
-        "Case studies",
-        "".join(_case(*case) for case in cases),
-        header=f'<h1>Case studies</h1><p class="lead">{page.text(caption)}</p>',
-        styles=("mathml.css", "case_studies.css"),
-    )
+    html = page.render("case_studies.html", caption=caption, cases=[_case(*case) for case in cases])
     return [
         AnalysisResult(
             name="case_studies",
@@ -154,26 +150,19 @@ def _account(set_name: str, row: SetRow) -> dict[str, Any]:
     }
 
 
-def _case(set_name: str, row: SetRow) -> str:
-    told = (set_name, row.domain, row.level and f"level {row.level}", row.source)
-    label = ", ".join(part for part in told if part)
+def _case(set_name: str, row: SetRow) -> dict[str, Any]:
+    """What the template shows of a problem; texts as `mathml.pieces`."""
+    label = (set_name, row.domain, row.level and f"level {row.level}", row.source)
     before, numbered = steps(row.rationale)
-    parts = [
-        f'<h2>{page.text(row.id)}</h2><p class="note">{page.text(label)}</p>',
-        "<h3>Concepts</h3>",
-        page.chips(row.concepts) if row.concepts else page.missing("The row names none."),
-        "<h3>Rationale</h3>",
-        f'<div class="prose">{mathml.typeset(before)}</div>' if before else "",
-        f"<ol>{''.join(f'<li>{mathml.typeset(step)}</li>' for step in numbered)}</ol>"
-        if numbered
-        else page.missing("The row has none."),
-        f'<h3>Problem</h3><div class="prose problem">{mathml.typeset(row.problem)}</div>',
-    ]
-    if solution := _solution(row):
-        parts.append(f'<h3>Solution</h3><div class="prose">{mathml.typeset(solution)}</div>')
-    if answer := _answer(row):
-        parts.append(f'<h3>Answer</h3><div class="prose">{mathml.typeset(answer)}</div>')
-    return f'<article class="card case">{"".join(parts)}</article>'
+    texts = {"Problem": row.problem, "Solution": _solution(row), "Answer": _answer(row)}
+    return {
+        "id": row.id,
+        "label": ", ".join(part for part in label if part),
+        "concepts": row.concepts,
+        "before": mathml.pieces(before) if before else [],
+        "steps": list(map(mathml.pieces, numbered)),
+        "texts": {heading: mathml.pieces(text) for heading, text in texts.items() if text},
+    }
 
 
 def _solution(row: SetRow) -> str:

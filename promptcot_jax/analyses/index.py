@@ -123,56 +123,37 @@ def _names(entries: Mapping[str, Any]) -> set[str]:
     return {name for entry in entries.values() for one in entry["made"] for name in one["files"]}
 
 
-def render(place: epath.Path, entries: Mapping[str, Any], left_out: Mapping[str, str]) -> str:
+def render(directory: epath.Path, entries: Mapping[str, Any], left_out: Mapping[str, str]) -> str:
     """The page of the entries of `index.json`."""
-    links = "".join(f'<a href="#{page.text(name)}">{page.text(TITLES[name])}</a>' for name in entries)
-    lead = (
-        "Each figure lies beside this page as SVG and PNG, its numbers as CSV; the command under a heading "
-        "makes it again."
+    return page.render(
+        "analyses.html",
+        analyses=[
+            (name, TITLES[name], entry["command"], [_shown(directory, one) for one in entry["made"]])
+            for name, entry in entries.items()
+        ],
+        left_out=[(TITLES[name], why) for name, why in left_out.items()],
+        images=True,
     )
-    header = f'<h1>Analyses</h1><p class="lead">{page.text(lead)}</p><nav aria-label="Analyses">{links}</nav>'
-    body = ""
-    for analysis, entry in entries.items():
-        body += (
-            f'<section id="{page.text(analysis)}"><h2>{page.text(TITLES[analysis])}</h2>'
-            f'<pre class="command">{page.text(entry["command"])}</pre>'
-            f"{''.join(_shown(place, one) for one in entry['made'])}</section>"
-        )
-    if left_out:
-        reasons = "".join(
-            f"<dt>{page.text(TITLES[name])}</dt><dd>{page.text(why)}</dd>" for name, why in left_out.items()
-        )
-        body += f'<section id="left-out"><h2>Left out</h2><dl class="left-out">{reasons}</dl></section>'
-    return page.document("Analyses", body, header=header, styles=("analyses.css",), images=True)
 
 
-def _shown(place: epath.Path, one: Mapping[str, Any]) -> str:
+def _shown(directory: epath.Path, one: Mapping[str, Any]) -> dict[str, Any]:
     """One figure with its caption, its files and its numbers."""
-    name, files = one["name"], one["files"]
-    parts = [f"<h3>{page.text(one['title'])}</h3>"]
-    if f"{name}.svg" in files:
-        data = base64.b64encode((place / f"{name}.svg").read_bytes()).decode()
-        source = f"data:image/svg+xml;base64,{data}"
-        parts.append(f'<div class="scroll"><img alt="{page.text(one["title"])}" src="{source}"></div>')
-    links = ", ".join(f'<a href="{page.text(file)}">{page.text(file)}</a>' for file in files)
-    parts.append(f'<p class="note">{page.text(one["caption"])}</p><p class="note">Files: {links}</p>')
-    rows = list(csv.reader(io.StringIO((place / f"{name}.csv").read_text())))
-    more = f"; the first {_ROWS_SHOWN} of {len(rows) - 1:,} rows" if len(rows) - 1 > _ROWS_SHOWN else ""
-    are_numbers = [field in one.get("numbers", ()) for field in rows[0]]
-    table = page.table(
-        [page.words(field) for field in rows[0]],
-        [list(map(_cell, row, are_numbers)) for row in rows[1 : _ROWS_SHOWN + 1]],
-        caption=one["title"],
-    )
-    parts.append(f'<details class="numbers"><summary>The numbers{more}</summary>{table}</details>')
-    return f'<div class="card shown">{"".join(parts)}</div>'
+    drawing = directory / f"{one['name']}.svg"
+    is_drawn = drawing.name in one["files"]
+    header, *rows = csv.reader(io.StringIO((directory / f"{one['name']}.csv").read_text()))
+    are_numbers = [field in one.get("numbers", ()) for field in header]
+    return {
+        **one,
+        "svg": base64.b64encode(drawing.read_bytes()).decode() if is_drawn else "",
+        "header": list(map(page.label, header)),
+        "rows": [list(map(_cell, row, are_numbers)) for row in rows[:_ROWS_SHOWN]],
+        "num_rows": len(rows),
+    }
 
 
-def _cell(text: str, is_number: bool) -> str:
-    """A number of the CSV with four digits, words as they are."""
-    if not text:
-        return page.cell(None)
-    return page.cell(float(text)) if is_number else text
+def _cell(text: str, is_number: bool) -> str | float | None:
+    """A value of the CSV: a number as one, words as they are."""
+    return (float(text) if is_number else text) if text else None
 
 
 def command(analysis: str, settings: Mapping[str, Any]) -> str:

@@ -1,19 +1,19 @@
-"""Text with LaTeX in it as HTML with MathML, which browsers typeset without a script or a font of ours.
+"""Text with LaTeX in it, cut into pieces: its formulas as MathML, which browsers typeset without a script.
 
 `latex2mathml` (MIT) reads a formula; its own output is not used, since it puts text of the formula into the
-page as it stands (`\\text{<b>}` becomes an element, `\\href` a link). The tree that it makes is written out
-here: known elements and attributes only, all text escaped. A formula that it cannot read, in which a command
-is left, or whose parts do not make a valid element, is shown as the text it is.
+page as it stands (`\\text{<b>}` becomes an element, `\\href` a link). A tree of known elements and attributes
+is copied from the one that it makes, and ElementTree writes it, with all text escaped. A formula that it
+cannot read, in which a command is left, or whose parts do not make a valid element, stays the text it is.
 """
 
 import html
 import re
 from collections.abc import Iterator
+from typing import Literal
 from xml.etree import ElementTree
 
 from latex2mathml import converter
-
-from promptcot_jax.report import page
+from markupsafe import Markup
 
 # A dollar opens a formula before a sign, and closes it after one and before no digit: "$5 and $6" is none.
 _FORMULA = re.compile(
@@ -46,9 +46,12 @@ class Unreadable(ValueError):
     """A formula that cannot be typeset."""
 
 
-def typeset(text: str) -> str:
-    """HTML of a text: code in fences and backticks, formulas, and the rest escaped, its line breaks kept."""
-    return "".join(_pieces(text))
+Piece = tuple[Literal["text", "block", "code", "formula", "unread"], str]  # "block": code in a fence
+
+
+def pieces(text: str) -> list[Piece]:
+    """A text cut at its code and its formulas, line breaks kept; `Markup` are the formulas alone."""
+    return list(_pieces(text))
 
 
 def count_formulas(text: str) -> tuple[int, int]:
@@ -57,34 +60,34 @@ def count_formulas(text: str) -> tuple[int, int]:
     return len(found), sum(_is_unreadable(match) for match in found)
 
 
-def _pieces(text: str) -> Iterator[str]:
+def _pieces(text: str) -> Iterator[Piece]:
     end = 0
     for fence in _FENCE.finditer(text):
         yield from _inline(text[end : fence.start()])
-        yield f"<pre>{page.text(fence[1])}</pre>"
+        yield "block", fence[1]
         end = fence.end()
     yield from _inline(text[end:])
 
 
-def _inline(text: str) -> Iterator[str]:
+def _inline(text: str) -> Iterator[Piece]:
     end = 0
     for code in _CODE.finditer(text):
         yield from _formulas(text[end : code.start()])
-        yield f"<code>{page.text(code[1])}</code>"
+        yield "code", code[1]
         end = code.end()
     yield from _formulas(text[end:])
 
 
-def _formulas(text: str) -> Iterator[str]:
+def _formulas(text: str) -> Iterator[Piece]:
     end = 0
     for match in _FORMULA.finditer(text):
-        yield page.text(_plain(text[end : match.start()]))
+        yield "text", _plain(text[end : match.start()])
         try:
-            yield formula(*_source(match))
+            yield "formula", formula(*_source(match))
         except Unreadable:
-            yield f'<code class="unread">{page.text(match[0])}</code>'
+            yield "unread", match[0]
         end = match.end()
-    yield page.text(_plain(text[end:]))
+    yield "text", _plain(text[end:])
 
 
 def _plain(text: str) -> str:
@@ -106,7 +109,7 @@ def _is_unreadable(match: re.Match[str]) -> bool:
     return False
 
 
-def formula(latex: str, is_display: bool = False) -> str:
+def formula(latex: str, is_display: bool = False) -> Markup:
     """MathML of a formula without its dollars; a bare % is a percent sign, though to TeX it is a comment.
 
     Raises:
@@ -116,29 +119,33 @@ def formula(latex: str, is_display: bool = False) -> str:
         raise Unreadable(f"it has {len(latex)} characters")
     latex = _BARE_PERCENT.sub(r"\1\\%", latex.strip())
     try:
-        tree = converter.convert_to_element(latex, display="block" if is_display else "inline")
-        return _written(tree)
+        tree = _known(converter.convert_to_element(latex, display="block" if is_display else "inline"))
     except Unreadable:
         raise
-    except (
-        Exception
-    ) as error:  # of the reader's many ways to stumble, a recursion that is too deep among them
+    except Exception as error:  # the reader stumbles in many ways, over a recursion that is too deep too
         raise Unreadable(f"{type(error).__name__}: {error}") from None
+    return Markup(ElementTree.tostring(tree, encoding="unicode", short_empty_elements=False))
 
 
-def _written(element: ElementTree.Element) -> str:
+def _known(element: ElementTree.Element) -> ElementTree.Element:
+    """A copy of the tree with the elements and attributes that we know.
+
+    Raises:
+        Unreadable: it has others, or a command is left in its text.
+    """
     name = element.tag.rpartition("}")[2]
     if name not in _ELEMENTS:
         raise Unreadable(f"the element {name}")
     if len(element) != _NUM_CHILDREN.get(name, len(element)):
         raise Unreadable(f"{name} with {len(element)} parts")
-    own = html.unescape(element.text or "")
+    text = html.unescape(element.text or "")
     if name == "mtext":  # it is passed on as it stands
-        own = own.replace("\\%", "%")
-    if "\\" in own and own != "\\":  # what it does not know it passes on
-        raise Unreadable(f"the command {own}")
-    attributes = "".join(
-        f' {key}="{page.text(value)}"' for key, value in element.attrib.items() if key in _ATTRIBUTES
+        text = text.replace("\\%", "%")
+    if "\\" in text and text != "\\":  # what it does not know it passes on
+        raise Unreadable(f"the command {text}")
+    copy = ElementTree.Element(
+        name, {key: element.attrib[key] for key in element.attrib if key in _ATTRIBUTES}
     )
-    parts = "".join(map(_written, element))
-    return f"<{name}{attributes}>{page.text(own)}{parts}</{name}>"
+    copy.text = text
+    copy.extend(map(_known, element))
+    return copy

@@ -13,7 +13,7 @@ from typing import Any
 
 from promptcot_jax.core import exported
 from promptcot_jax.core.records import Domain
-from promptcot_jax.report import page, paging
+from promptcot_jax.report import page, workdir_files
 
 Splits = Mapping[Domain, Mapping[exported.Split, Sequence[Any]]]
 
@@ -26,65 +26,13 @@ def render(name: str, splits: Splits, max_rows: int) -> str:
         for split, records in of_domain.items()
         for record in records
     ]
-    shown = [rows[i * len(rows) // max_rows] for i in range(max_rows)] if len(rows) > max_rows else rows
-    lead = f"{len(rows):,} problems. "
-    if len(shown) < len(rows):
-        lead += f"This page has {len(shown):,} of them, evenly spaced; the files beside it have all. "
-    lead += "What was counted and dropped, models, licences and limits: README.md beside this page."
+    shown = workdir_files.spread(rows, max_rows)
     packed = json.dumps(shown, ensure_ascii=False, separators=(",", ":")).encode()
-    packed = base64.b64encode(gzip.compress(packed, mtime=0)).decode()
-    header = f'<h1>{page.text(name)}</h1><p class="lead">{page.text(lead)}</p>'
-    body = (
-        f"{_FORM}{paging.pager('top')}"
-        '<p id="state" class="missing" role="status">The rows are being unpacked; this page needs JavaScript '
-        'and a browser of 2023 or later.</p><div id="rows"></div>'
-        f'{paging.pager("bottom")}<script type="text/plain" id="set">{packed}</script>'
-    )
-    return page.document(
-        name,
-        body,
-        header=header,
-        styles=("paging.css", "browse.css"),
+    return page.render(
+        "browse.html",
+        title=name,
+        num_rows=len(rows),
+        num_shown=len(shown),
+        rows=base64.b64encode(gzip.compress(packed, mtime=0)).decode(),
         scripts=("paging.js", "browse.js"),
     )
-
-
-def _range(label: str, name: str) -> str:
-    number = '<input type="number" min="0" max="1" step="any" name="{}" placeholder="{}" aria-label="{}">'
-    low = number.format(f"{name}_from", "0", f"{label}, at least")
-    high = number.format(f"{name}_to", "1", f"{label}, at most")
-    return paging.field(label, f'<span class="pair">{low}<span>to</span>{high}</span>')
-
-
-_FORM = (
-    '<form id="filters" role="search">'
-    + paging.field(
-        "Search: all words, in problem, rationale, answer, concepts, id (key: /)",
-        '<input type="search" name="words" autocomplete="off">',
-        "wide",
-    )
-    + paging.field(
-        "Concept",
-        '<input name="concept" list="concepts" autocomplete="off"><datalist id="concepts"></datalist>',
-    )
-    + "".join(
-        paging.choice(label, name)
-        for label, name in (
-            ("Domain", "domain"),
-            ("Level", "level"),
-            ("Split", "split"),
-            ("Difficulty pool", "pool"),
-            ("Source", "source"),
-        )
-    )
-    + _range("Agreement", "agreement")
-    + _range("Share solved", "pass_share")
-    + paging.field(
-        "Order",
-        '<select name="order"><option value="">of the set</option><option value="hard">hardest first</option>'
-        '<option value="doubtful">least agreement first</option><option value="long">longest first</option>'
-        "</select>",
-    )
-    + paging.field('<input type="checkbox" name="tex" value="1">', " Mathematics as TeX", "check")
-    + '<label class="check"><button type="reset">Clear</button></label></form>'
-)

@@ -1,32 +1,34 @@
 """`report.html`: one page from the files of a workdir, for reading, printing and sending to a colleague.
 
-It reads files only and imports no stage: every part stands on what lies in the workdir. The sections of
-stages that never ran are left out and named in one line; a part whose file is missing or damaged says so,
-and spoils no other. The page is a function of those files: it holds no date and makes no request.
+It reads files only and imports no stage: every part stands on what lies in the workdir. A section is a
+function workdir -> data, and a template of its name in `templates/sections/`. The sections of stages that
+never ran are left out and named in one line; a part whose file is missing or damaged says so, and spoils no
+other. The page is a function of those files: it holds no date and makes no request.
 """
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.report import (
-    analyses_section,
-    cautions,
     data_sections,
     em_sections,
-    fits_section,
     page,
-    paper_section,
-    row_samples,
+    paper,
+    result_sections,
     run_sections,
+    samples,
     self_play_sections,
-    solver_section,
+    warning_checks,
     workdir_files,
 )
+from promptcot_jax.report.workdir_files import Missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +36,15 @@ class Section:
     """A part of the page.
 
     Attributes:
-        anchor: its id.
+        anchor: its id, and the name of its template.
         label: in the navigation, and among what did not run.
+        data: what its template shows; raises Missing for a file that is not there.
         is_there: whether the workdir has anything for it.
     """
 
     anchor: str
     label: str
-    build: Callable[[epath.Path], str]
+    data: Callable[[epath.Path], Mapping[str, Any]]
     is_there: Callable[[epath.Path], bool]
 
 
@@ -54,71 +57,51 @@ def write_report(workdir: epath.PathLike, path: epath.PathLike | None = None) ->
 def render(workdir: epath.PathLike) -> str:
     """The page as one HTML document."""
     workdir = epath.Path(workdir)
-    found = row_samples.read(workdir)
+    found = samples.read(workdir)
     there, absent = [], []
     for section in _sections(found):
         (there if _is_there(section, workdir) else absent).append(section)
-    name = run_sections.name_of(workdir)
-    links = "".join(f'<a href="#{section.anchor}">{page.text(section.label)}</a>' for section in there)
-    header = (
-        f"<h1>PromptCoT on JAX: {page.text(name)}</h1>"
-        '<p class="lead">What was run in this workdir and on what, what went through each stage, what EM did '
-        "to the held-out likelihoods, what came out, and how well a solver does.</p>"
-        f'<nav aria-label="Sections">{links}</nav>'
-    )
-    body = [run_sections.headline(workdir)]
-    body += [_guarded(section, workdir) for section in there]
-    anchors = {section.anchor for section in there}
-    if names := ", ".join(section.label.lower() for section in absent if section.anchor not in anchors):
-        body.append(
-            f'<p class="soft" id="not-run">Not in this workdir, and left out: {page.text(names)}.</p>'
-        )
-    return page.document(
-        f"PromptCoT report: {name}",
-        "\n".join(part for part in body if part),
-        header=header,
-        styles=("samples.css", "paging.css"),
+    anchors = [section.anchor for section in there]
+    return page.render(
+        "report.html",
+        name=workdir.name or os.fspath(workdir),
+        tiles=run_sections.tiles(workdir),
+        has_em="likelihood" in anchors,
+        sections=[(section, _data(section, workdir)) for section in there],
+        absent=[section.label.lower() for section in absent],
         scripts=("paging.js", "report.js") if found else (),
-        images=any(section.anchor == "analyses" for section in there),
+        images="analyses" in anchors,
     )
 
 
-def _sections(found: Mapping[str, row_samples.Found]) -> Sequence[Section]:
+def _sections(found: Mapping[str, samples.Found]) -> Sequence[Section]:
     """All that the page may have, in its order."""
 
-    def of_samples(build: Callable[..., str]) -> Callable[[epath.Path], str]:
-        return functools.partial(build, found=found)
+    def of_samples(data: Callable[..., Mapping[str, Any]]) -> Callable[[epath.Path], Mapping[str, Any]]:
+        return functools.partial(data, found=found)
 
-    run, data, em = run_sections, data_sections, em_sections
+    run, data, em, results = run_sections, data_sections, em_sections, result_sections
     return (
-        Section("flow", "Seeds", run.no_run_section, _has_no_stages),
-        Section("what-was-run", "What was run", run.what_was_run_section, _has_stages),
-        Section("warnings", "Warnings", cautions.cautions_section, lambda w: _has_stages(w) or bool(found)),
-        Section("flow", "Flow", run.flow_section, _has_stages),
-        Section("data", "Data", of_samples(data.data_section), data.has_data),
-        Section("annotate", "Annotation", data.annotate_section, _has("annotate/report.json")),
-        Section("likelihood", "Likelihood", em.likelihood_section, _ran("em", "em")),
-        Section("e-step", "E-step", em.e_step_section, _ran("em", "em")),
-        Section("candidates", "Candidates", em.candidates_section, _ran("em", "em")),
+        Section("what-was-run", "What was run", run.what_was_run, _has_stages),
+        Section("warnings", "Warnings", warning_checks.warnings, lambda w: _has_stages(w) or bool(found)),
+        Section("flow", "Flow", run.flow, lambda _: True),
+        Section("data", "Data", of_samples(data.data), data.has_data),
+        Section("annotate", "Annotation", data.annotate, _has("annotate/report.json")),
+        Section("likelihood", "Likelihood", em.likelihood, _ran("em", "em")),
+        Section("e-step", "E-step", em.e_step, _ran("em", "em")),
+        Section("candidates", "Candidates", em.candidates, _ran("em", "em")),
+        Section("problems", "Problems", of_samples(data.problems), _ran("synthesize", "problems.jsonl")),
+        Section("verify", "Verification", of_samples(data.verify), _has("verify/report.json")),
+        Section("distill", "Distillation", data.distill, _has("distill/report.json")),
+        Section("self-play", "Self-play", self_play_sections.self_play, _ran("self_play", "self_play")),
+        Section("solver", "Solver", results.solver, _ran("evaluate", "results.json")),
         Section(
-            "problems", "Problems", of_samples(data.problems_section), _ran("synthesize", "problems.jsonl")
+            "paper", "Beside the paper", paper.section, lambda w: _has_stages(w) or _has("results.json")(w)
         ),
-        Section("verify", "Verification", of_samples(data.verify_section), _has("verify/report.json")),
-        Section("distill", "Distillation", data.distill_section, _has("distill/report.json")),
-        Section(
-            "self-play", "Self-play", self_play_sections.self_play_section, _ran("self_play", "self_play")
-        ),
-        Section("solver", "Solver", solver_section.solver_section, _ran("evaluate", "results.json")),
-        Section(
-            "paper",
-            "Beside the paper",
-            paper_section.paper_section,
-            lambda w: _has_stages(w) or _has("results.json")(w),
-        ),
-        Section("training", "Training", fits_section.training_section, fits_section.is_there),
-        Section("analyses", "Analyses", analyses_section.analyses_section, analyses_section.is_there),
-        Section("samples", "Samples", of_samples(row_samples.samples_section), lambda _: bool(found)),
-        Section("settings", "Settings", run.settings_section, _has_stages),
+        Section("training", "Training", results.training, results.has_fits),
+        Section("analyses", "Analyses", results.analyses, results.has_analyses),
+        Section("samples", "Samples", of_samples(samples.section), lambda _: bool(found)),
+        Section("settings", "Settings", run.settings, _has_stages),
     )
 
 
@@ -133,14 +116,6 @@ def _is_there(section: Section, workdir: epath.Path) -> bool:
 def _has_stages(workdir: epath.Path) -> bool:
     """Whether the manifest has a stage of the flow."""
     return bool(run_sections.entries_in_order(workdir))
-
-
-def _has_no_stages(workdir: epath.Path) -> bool:
-    """Whether no stage was begun; of a damaged manifest nobody knows."""
-    try:
-        return not _has_stages(workdir)
-    except WrongUse:
-        return False
 
 
 def _has(*names: str) -> Callable[[epath.Path], bool]:
@@ -159,10 +134,11 @@ def _ran(stage: str, output: str) -> Callable[[epath.Path], bool]:
     return is_there
 
 
-def _guarded(section: Section, workdir: epath.Path) -> str:
-    """A part of the page, or what is wrong with the file that it reads."""
+def _data(section: Section, workdir: epath.Path) -> dict[str, Any]:
+    """What a section's template shows: its data, or what is wrong with the file that it reads."""
     try:
-        return section.build(workdir)
+        return {"missing": "", **section.data(workdir)}
+    except Missing as reason:
+        return {"missing": str(reason)}
     except WrongUse as error:
-        said = page.missing(f"This part could not be made: {error}")
-        return page.section(section.anchor, section.label, "", said)
+        return {"missing": f"This part could not be made: {error}"}

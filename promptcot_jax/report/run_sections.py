@@ -1,15 +1,16 @@
-"""The report's sections on the run itself: headline, stages and their cost, the flow, settings, versions."""
+"""Sections of the report on the run itself: headline, stages and their cost, the flow, settings, versions."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
 from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.report import charts, page, self_play_sections, workdir_files
+from promptcot_jax.report import page, self_play_sections, workdir_files
+from promptcot_jax.report.page import DASH, label, number
 
-STAGE_ORDER = (
+_STAGE_ORDER = (
     *("corpus", "import_data", "annotate", "cache_tasks", "cold_start", "em", "synthesize", "decontaminate"),
     *("verify", "export", "self_play", "distill", "sft", "evaluate", "analyze"),
 )
@@ -17,64 +18,70 @@ _ABOUT_OTHERS = ("run", "report", "plan", "convert", "compare")  # no part of th
 _SHOWN_SEEDS = 50
 _UNITS = {"chip": "chip-hours", "GPU": "GPU-hours", "processor": "processor-hours"}
 _DROPS = ("dropped", "skipped", "overlong", "rejected")
+_KEPT = {  # what a stage's `out` is, for the headline
+    "synthesize": ("new problems kept", "drafts"),
+    "verify": ("prompts verified", "problems"),
+    "export": ("rows exported", ""),
+}
+Tile = tuple[str, str]  # a figure, and what it is
 
 
 def entries_in_order(workdir: epath.Path) -> list[manifest.StageEntry]:
     """The stages of the flow that were begun in this workdir."""
     entries = manifest.read(workdir)
-    others = sorted(entries.keys() - {*STAGE_ORDER, *_ABOUT_OTHERS})
-    return [entries[name] for name in (*STAGE_ORDER, *others) if name in entries]
+    others = sorted(entries.keys() - {*_STAGE_ORDER, *_ABOUT_OTHERS})
+    return [entries[name] for name in (*_STAGE_ORDER, *others) if name in entries]
 
 
-def headline(workdir: epath.Path) -> str:
+def tiles(workdir: epath.Path) -> list[Tile]:
     """The figures that a reader looks for first; those of a damaged file are left to its section."""
-    tiles = []
-    for part in (_em_tiles, _problem_tiles, self_play_sections.tiles, _accuracy_tiles, _cost_tiles):
+    found = []
+    for part in (_em_tiles, _kept_tiles, self_play_sections.tiles, _accuracy_tiles, _cost_tiles):
         try:
-            tiles += part(workdir)
+            found += part(workdir)
         except WrongUse:  # the section of the file in question says what is wrong
             continue
-    return f'<div class="tiles">{"".join(tiles)}</div>' if tiles else ""
+    return found
 
 
-def _em_tiles(workdir: epath.Path) -> list[str]:
+def _em_tiles(workdir: epath.Path) -> Iterator[Tile]:
     """Held-out figures before EM and in the round with the least bound."""
     first, *rounds = workdir_files.rows(workdir / "em" / "nll.jsonl") or [{}]
     bounded = [row for row in rounds if row.get("nll_bound") is not None]
     best = min(bounded, key=lambda row: row["nll_bound"], default={})
-    tiles = []
-    for field, label in (
-        ("nll_bound", "bound on \u2212log p(x|c), nats per token of x: cold start \u2192 best round"),
-        ("nll_x_given_q", "\u2212log p(x|z,c) with q\u03c6\u2019s rationale: cold start \u2192 best round"),
+    for field, what in (
+        ("nll_bound", "bound on \u2212log p(x|c), nats per token of x"),
+        ("nll_x_given_q", "\u2212log p(x|z,c) with q\u03c6\u2019s rationale"),
     ):
-        if first.get(field) is not None and best.get(field) is not None:
-            moved = f"{charts.number(first[field])} \u2192 {charts.number(best[field])}"
-            tiles.append(page.tile(moved, label))
-    return tiles
+        before, after = first.get(field), best.get(field)
+        if before is not None and after is not None:
+            rise = "" if after < before else ", which is no better"
+            yield (
+                f"{number(before)} \u2192 {number(after)}",
+                f"{what}: cold start \u2192 best round{rise}",
+            )
 
 
-def _problem_tiles(workdir: epath.Path) -> list[str]:
-    entry = manifest.read(workdir).get("synthesize")
-    if entry is None or "out" not in entry.counts:
-        return []
-    drafts = f" kept of {charts.number(entry.counts['in'])} drafts" if "in" in entry.counts else " kept"
-    return [page.tile(charts.number(entry.counts["out"]), f"new problems{drafts}")]
+def _kept_tiles(workdir: epath.Path) -> Iterator[Tile]:
+    entries = manifest.read(workdir)
+    for stage, (kept, of) in _KEPT.items():
+        counts = entries[stage].counts if stage in entries else {}
+        if "out" in counts:
+            out_of = f" of {number(counts['in'])} {of}" if of and "in" in counts else ""
+            yield number(counts["out"]), kept + out_of
 
 
-def _accuracy_tiles(workdir: epath.Path) -> list[str]:
-    return [
-        page.tile(page.accuracy(result), f"solver accuracy on {name}")
-        for name, result in workdir_files.results(workdir).items()
-        if result.get("accuracy") is not None
-    ]
+def _accuracy_tiles(workdir: epath.Path) -> Iterator[Tile]:
+    for name, result in workdir_files.results(workdir).items():
+        if result.get("accuracy") is not None:
+            yield page.accuracy(result), f"solver accuracy on {name}"
 
 
-def _cost_tiles(workdir: epath.Path) -> list[str]:
-    entries = entries_in_order(workdir)
-    if not entries:
-        return []
-    time = page.tile(page.duration(sum(e.wall_seconds for e in entries)), "of work in all stages")
-    return [time, *(page.tile(charts.number(hours), what) for what, hours in _cost(entries).items())]
+def _cost_tiles(workdir: epath.Path) -> Iterator[Tile]:
+    if entries := entries_in_order(workdir):
+        yield page.duration(sum(entry.wall_seconds for entry in entries)), "of work in all stages"
+        for what, hours in _cost(entries).items():
+            yield number(hours), what
 
 
 def _cost(entries: Sequence[manifest.StageEntry]) -> dict[str, float]:
@@ -87,50 +94,41 @@ def _cost(entries: Sequence[manifest.StageEntry]) -> dict[str, float]:
     return {f"{_UNITS[unit]} of {kind}": hours for (unit, kind), hours in cost.items()}
 
 
-def what_was_run_section(workdir: epath.Path) -> str:
+def what_was_run(workdir: epath.Path) -> dict[str, Any]:
     """Stages with their seed, devices, time and cost; models; package versions."""
     entries = entries_in_order(workdir)
-    lead = (
-        "Time and cost are of all attempts at a stage together. A cost is the time in which its process "
-        "held its devices, times their number: chips of TPUs, GPUs, and processors where there was neither."
-    )
-    rows = [
+    stages = [
         [
-            page.words(entry.stage),
+            label(entry.stage),
             "complete" if entry.status == "complete" else "not finished",
-            entry.seed,
-            entry.attempts or "\u2013",
-            "; ".join(devices_in_words(use) for use in entry.devices) or "none",
+            str(entry.seed),
+            entry.attempts or DASH,
+            "; ".join(map(_devices, entry.devices)) or "none",
             page.duration(entry.wall_seconds),
-            "; ".join(_hours(use) for use in entry.devices) or "\u2013",
+            "; ".join(f"{number(use.hours)} {_UNITS[use.unit]}" for use in entry.devices) or DASH,
         ]
         for entry in entries
     ]
-    header = ["stage", "status", "seed", "attempts", "devices", "time", "cost"]
-    parts = [page.table(header, rows, caption="Stages of this run", words=(1, 4))]
-    if cost := _cost(entries):
-        total = page.duration(sum(entry.wall_seconds for entry in entries))
-        said = ", ".join(f"{charts.number(hours)} {what}" for what, hours in cost.items())
-        parts.append(f"<p>In all {page.text(total)} of work, {page.text(said)}.</p>")
-    else:
-        parts.append(
-            '<p class="soft">No stage has recorded devices: none used any, or it ran before '
-            "versions that record them.</p>"
-        )
-    if models := _models(workdir, entries):
-        parts.append(page.table(["stage", "setting", "model"], models, caption="Models", words=(1, 2)))
-    versions = _versions(entries)
-    of_python = ", ".join(
-        f"{name} {versions[name]}" for name in ("promptcot_jax", "jax", "python") if name in versions
-    )
-    table = page.table(
-        ["package", "version"], sorted(versions.items()), caption="Package versions", words=(1,)
-    )
-    parts.append(page.folded(f"Package versions: {of_python}", table))
-    return page.section("what-was-run", "What was run", lead, *parts)
+    versions: dict[str, dict[str, None]] = {}  # each package's, in the order of the stages
+    for entry in entries:
+        for name, version in entry.versions.items():
+            versions.setdefault(name, {})[version] = None
+    shown = {name: ", then ".join(own) for name, own in versions.items()}
+    return {
+        "stages": stages,
+        "seconds": sum(entry.wall_seconds for entry in entries),
+        "cost": ", ".join(f"{number(hours)} {what}" for what, hours in _cost(entries).items()),
+        "models": [
+            [label(entry.stage), *model] for entry in entries for model in _models(workdir, entry.stage)
+        ],
+        "versions": sorted(shown.items()),
+        "main_versions": ", ".join(
+            f"{name} {shown[name]}" for name in ("promptcot_jax", "jax", "python") if name in shown
+        ),
+    }
 
 
-def devices_in_words(use: manifest.DeviceUse) -> str:
+def _devices(use: manifest.DeviceUse) -> str:
     """Such as "TPU v5 lite x 16, 4 hosts", or "cpu, 2 processors"."""
     hosts = f", {use.hosts} hosts" if use.hosts > 1 else ""
     if use.unit == "processor":
@@ -138,107 +136,54 @@ def devices_in_words(use: manifest.DeviceUse) -> str:
     return f"{use.kind} \u00d7 {use.count}{hosts}"
 
 
-def _hours(use: manifest.DeviceUse) -> str:
-    return f"{charts.number(use.hours)} {_UNITS[use.unit]}"
+def _models(workdir: epath.Path, stage: str) -> Iterator[tuple[str, str]]:
+    """Models that the settings of a stage name, each after the name of its setting."""
+    settings = workdir_files.settings(workdir, stage)
+    for name, value in settings.items():
+        if any(other.startswith(f"{name}.") for other in settings):
+            continue  # a dataclass, whose value is its type's name
+        setting = name.removeprefix(f"{stage}.")
+        is_model = setting.endswith((".path", ".model"))
+        is_model |= setting in ("solver", "prompt_model", "theta", "phi")
+        if is_model and isinstance(value, str) and value:
+            yield setting, value
 
 
-def _models(workdir: epath.Path, entries: Sequence[manifest.StageEntry]) -> list[list[str]]:
-    """Models that the settings of the stages name."""
-    rows = []
-    for entry in entries:
-        settings = workdir_files.settings(workdir, entry.stage)
-        for name, value in settings.items():
-            if any(other.startswith(f"{name}.") for other in settings):
-                continue  # a dataclass, whose value is its type's name
-            role = name.removeprefix(f"{entry.stage}.")
-            is_name = role.endswith((".path", ".model")) or role in ("solver", "prompt_model", "theta", "phi")
-            if is_name and isinstance(value, str) and value:
-                rows.append([page.words(entry.stage), role, value])
-    return rows
+def flow(workdir: epath.Path) -> dict[str, Any]:
+    """Each stage with what went in, what came out and what was dropped for which reason.
 
-
-def _versions(entries: Sequence[manifest.StageEntry]) -> dict[str, str]:
-    """Each package's versions, in the order of the stages."""
-    found: dict[str, list[str]] = {}
-    for entry in entries:
-        for name, version in entry.versions.items():
-            found.setdefault(name, [])
-            found[name] += [version] * (version not in found[name])
-    return {name: ", then ".join(versions) for name, versions in found.items()}
-
-
-def flow_section(workdir: epath.Path) -> str:
-    """Each stage with what went in, what came out and what was dropped for which reason."""
+    Of a workdir without manifest: nothing, or the pages of the seeds.
+    """
     entries = entries_in_order(workdir)
-    lead = "Rows in and out of each stage, and what was dropped on the way, by reason."
-    cards = "".join(f"<li>{_stage_card(entry)}</li>" for entry in entries)
-    return page.section("flow", "From seed problems to results", lead, f'<ol class="flow">{cards}</ol>')
-
-
-def no_run_section(workdir: epath.Path) -> str:
-    """Of a workdir without manifest: nothing, or the pages of the seeds."""
     seeds = sorted(path.name for path in workdir.glob("seed_*")) if workdir.exists() else []
-    parts = [page.missing("manifest.json is not there: no stage has run in this workdir.")]
-    if seeds:
-        links = "".join(
-            f'<li><a href="{page.text(name)}/report.html">{page.text(name)}/report.html</a></li>'
-            for name in seeds[:_SHOWN_SEEDS]
+    if not entries and not seeds:
+        raise workdir_files.Missing("manifest.json is not there: no stage has run in this workdir.")
+    stages = []
+    for entry in entries:
+        counts = dict(entry.counts)
+        has_both = "in" in counts and "out" in counts
+        stages.append(
+            {
+                "name": label(entry.stage),
+                "state": page.duration(entry.wall_seconds) if entry.status == "complete" else "not finished",
+                "through": (counts.pop("in"), counts.pop("out")) if has_both else (),
+                "counts": [
+                    (label(name), count, count > 0 and any(word in name for word in _DROPS))
+                    for name, count in counts.items()
+                ],
+            }
         )
-        parts = [f'<p>The run of each seed has a page of its own:</p><ul class="plain">{links}</ul>']
-    return page.section("flow", "From seed problems to results", "", *parts)
+    return {"stages": stages, "seeds": seeds[:_SHOWN_SEEDS]}
 
 
-def _stage_card(entry: manifest.StageEntry) -> str:
-    counts = dict(entry.counts)
-    through = ""
-    if "in" in counts and "out" in counts:
-        went_in, came_out = charts.number(counts.pop("in")), charts.number(counts.pop("out"))
-        through = (
-            f'<p class="through">{went_in} <small>in</small> \u2192 <b>{came_out}</b> <small>out</small></p>'
-        )
-    rows = []
-    for name, count in counts.items():
-        mark = ' class="drop"' if any(word in name for word in _DROPS) and count > 0 else ""
-        rows.append(
-            f"<div{mark}><dt>{page.text(page.words(name))}</dt><dd>{page.text(charts.number(count))}</dd></div>"
-        )
-    state = page.duration(entry.wall_seconds) if entry.status == "complete" else "not finished"
-    listed = f"<dl>{''.join(rows)}</dl>" if rows else ""
-    return (
-        f'<div class="stage"><h3>{page.text(page.words(entry.stage))} <small>{page.text(state)}</small></h3>'
-        f"{through}{listed}</div>"
-    )
-
-
-def settings_section(workdir: epath.Path) -> str:
+def settings(workdir: epath.Path) -> dict[str, Any]:
     """Digests, inputs, and the gin configuration that each stage ran under."""
-    lead = (
-        "To repeat this run: the same versions, inputs and settings give the same bits on one machine. Print "
-        "has the configurations that are open."
-    )
     entries = entries_in_order(workdir)
-    rows = [[page.words(e.stage), e.seed, e.config_digest] for e in entries]
-    caption = "Seeds and digests of the configurations"
-    parts = [page.table(["stage", "seed", "configuration"], rows, caption=caption, words=(2,))]
-    inputs = [
-        [page.words(entry.stage), path, digest] for entry in entries for path, digest in entry.inputs.items()
-    ]
-    if inputs:
-        caption = "Inputs and their digests"
-        table = page.table(["stage", "input", "digest"], inputs, caption=caption, words=(1, 2))
-        parts.append(page.folded(caption, table))
-    for name, text in _configurations(workdir).items():
-        listing = f'<pre tabindex="0">{page.text(text)}</pre>'
-        parts.append(page.folded(f"Configuration of {name}", listing, kind="closed-in-print"))
-    return page.section("settings", "Settings", lead, *parts)
-
-
-def _configurations(workdir: epath.Path) -> Mapping[str, str]:
     config = workdir / "config"
-    paths = sorted(config.glob("*.operative.gin")) if config.exists() else []
-    return {path.name.partition(".")[0]: path.read_text() for path in paths}
-
-
-def name_of(workdir: epath.Path) -> str:
-    """What the page is called."""
-    return workdir.name or os.fspath(workdir)
+    files = sorted(config.glob("*.operative.gin")) if config.exists() else []
+    configurations: Mapping[str, str] = {path.name.partition(".")[0]: path.read_text() for path in files}
+    return {
+        "digests": [[label(entry.stage), str(entry.seed), entry.config_digest] for entry in entries],
+        "inputs": [[label(entry.stage), *pair] for entry in entries for pair in entry.inputs.items()],
+        "configurations": configurations,
+    }

@@ -21,6 +21,10 @@ NUM_ROWS_SCANNED = 200_000  # of one file at most, and so many bytes: 2 to 4 sec
 NUM_BYTES_SCANNED = 256 << 20
 
 
+class Missing(WrongUse):
+    """A file that a section of the report needs is not there, or has nothing to show."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
     """Some rows of a file, evenly spread, and what was counted on the way.
@@ -118,6 +122,22 @@ def exists(path: epath.Path) -> bool:
         if path.exists():
             raise
         return False
+
+
+def exists_or_is_damaged(path: epath.Path) -> bool:
+    """As `exists`; of shards of two writes too, which reading will name."""
+    try:
+        return exists(path)
+    except WrongUse:
+        return True
+
+
+def candidate_files(workdir: epath.Path) -> dict[int, epath.Path]:
+    """The E-step's candidates by EM round."""
+    em = workdir / "em"
+    rounds = sorted(em.glob("round_*")) if em.exists() else []
+    paths = {int(one.name.removeprefix("round_")): one / "candidates.jsonl" for one in rounds}
+    return {number: path for number, path in paths.items() if exists_or_is_damaged(path)}
 
 
 def count_rows(path: epath.Path) -> int:

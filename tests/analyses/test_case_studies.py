@@ -53,7 +53,7 @@ def test_the_page_has_all_parts_and_asks_for_nothing():
     assert "<ol><li>take <math" in made.html
     assert '<code class="unread">$\\foo$</code>' in made.html
     assert "<mfrac>" in made.html  # the answer
-    assert "<pre>print(&#x27;$5$&#x27;)\n</pre>" in made.html
+    assert "<pre>print(&#39;$5$&#39;)\n</pre>" in made.html
     assert "1 formula could not be read" in made.caption
     assert [(row["id"], row["steps"], row["formulas"], row["unread_formulas"]) for row in made.rows] == [
         ("m<1>", 2, 4, 1),
@@ -73,7 +73,7 @@ def test_small_sets_are_drawn_from_too_and_the_caption_names_those_shown():
     assert ids_of(sets, number=6) == ["large0", "one0", "small0", "large333", "small2", "large666"]
     assert len(ids_of(sets, number=2000)) == 1005
     (made,) = case_studies.pages_of(sets, CaseConfig(number=2))
-    assert made.caption.startswith("2 problems of large, one: concepts")
+    assert made.caption.startswith("2 problems of the sets large, one: concepts")
     assert [row["set"] for row in made.rows] == ["large", "one"]
 
 

@@ -6,7 +6,17 @@ from xml.etree import ElementTree
 import pytest
 
 from promptcot_jax.analyses import mathml
+from promptcot_jax.report import page
 from tests import toys
+
+
+def typeset(text: str) -> str:
+    """A text as the page of case studies has it."""
+    case = {"id": "", "label": "", "concepts": (), "before": (), "steps": ()}
+    html = page.render(
+        "case_studies.html", caption="", cases=[case | {"texts": {"Text": mathml.pieces(text)}}]
+    )
+    return html.partition('<div class="prose text">')[2].partition("</div>\n</article>")[0]
 
 
 def test_a_formula_becomes_elements():
@@ -14,17 +24,17 @@ def test_a_formula_becomes_elements():
         '<math display="inline"><mrow><mfrac><mrow><mi>a</mi></mrow><mrow><msup><mi>b</mi><mn>2</mn></msup>'
         "</mrow></mfrac></mrow></math>"
     )
-    assert mathml.typeset(r"So \[x\] and $$y$$ and \(z\).").count("<math") == 3
-    assert mathml.typeset(r"$$y$$").startswith('<math display="block">')
+    assert typeset(r"So \[x\] and $$y$$ and \(z\).").count("<math") == 3
+    assert typeset(r"$$y$$").startswith('<math display="block">')
 
 
 def test_money_is_no_formula():
-    assert mathml.typeset("A ticket costs $5 and a book $12.") == "A ticket costs $5 and a book $12."
-    assert mathml.typeset(r"It is \$5, or 5\%.") == "It is $5, or 5%."
+    assert typeset("A ticket costs $5 and a book $12.") == "A ticket costs $5 and a book $12."
+    assert typeset(r"It is \$5, or 5\%.") == "It is $5, or 5%."
 
 
 def test_a_percent_sign_is_no_comment():
-    assert "<mn>50</mn><mi>%</mi>" in mathml.typeset("$50%$")
+    assert "<mn>50</mn><mi>%</mi>" in typeset("$50%$")
     assert mathml.formula("a%b") == mathml.formula(r"a\%b")
     assert "<mi>b</mi>" in mathml.formula("a%b")
     assert mathml.formula(r"a\\%b") == mathml.formula(r"a\\\%b")  # after a line break
@@ -38,7 +48,7 @@ def test_a_percent_sign_is_no_comment():
 def test_what_cannot_be_read_stays_text(latex: str):
     with pytest.raises(mathml.Unreadable):
         mathml.formula(latex)
-    shown = mathml.typeset(f"Let ${latex}$ be.")
+    shown = typeset(f"Let ${latex}$ be.")
     assert shown.startswith('Let <code class="unread">$')
     assert "<math" not in shown
     assert mathml.count_formulas(f"${latex}$ and $x$") == (2, 1)
@@ -57,7 +67,7 @@ def test_what_cannot_be_read_stays_text(latex: str):
     ],
 )
 def test_no_text_of_a_formula_becomes_markup(latex: str):
-    shown = mathml.typeset(f"<b>${latex}$</b>")
+    shown = typeset(f"<b>${latex}$</b>")
     tree = ElementTree.fromstring(f"<p>{shown}</p>")
     names = {element.tag for element in tree.iter()} - {"p", "code"}
     assert names <= mathml._ELEMENTS
@@ -68,9 +78,7 @@ def test_no_text_of_a_formula_becomes_markup(latex: str):
 
 def test_code_is_not_searched_for_formulas():
     text = "Run:\n```python\nprint('$x$ <b>')\n```\nthen `$y$`."
-    assert mathml.typeset(text) == (
-        "Run:\n<pre>print(&#x27;$x$ &lt;b&gt;&#x27;)\n</pre>then <code>$y$</code>."
-    )
+    assert typeset(text) == ("Run:\n<pre>print(&#39;$x$ &lt;b&gt;&#39;)\n</pre>then <code>$y$</code>.")
     assert mathml.count_formulas(text) == (0, 0)
 
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 import html.parser
+import re
+
+from promptcot_jax.report import report
 
 VOID = {"meta", "img", "input", "br", "link"}
 DRAWN = {"line", "polyline", "circle", "rect", "path"}
@@ -51,6 +54,12 @@ def elements(text: str) -> list[Element]:
     parser.feed(text)
     parser.close()
     return parser.elements
+
+
+def section(workdir, anchor: str) -> str:
+    """The HTML of one section of a workdir's report."""
+    (found,) = re.findall(rf'<section id="{anchor}">.*?</section>', report.render(workdir), re.DOTALL)
+    return found
 
 
 def named(found: list[Element], *tags: str) -> list[Element]:

@@ -4,10 +4,9 @@ import re
 import shutil
 
 import pytest
-from etils import epath
 
 from promptcot_jax.core import jsonl, manifest
-from promptcot_jax.report import charts, em_sections, page, report, run_sections, self_play_sections
+from promptcot_jax.report import charts, em_sections, page, report
 from tests.report import outline, workdirs
 
 ANCHORS = [
@@ -50,7 +49,7 @@ def test_text_of_a_model_never_becomes_markup(workdir):
     assert len(outline.named(outline.elements(rendered), "script")) == 1  # its own
     assert "<script>alert" not in rendered
     assert "{<b>7</b>}" not in rendered
-    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in rendered
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in rendered
 
 
 def test_the_page_is_a_function_of_the_files(workdir):
@@ -70,7 +69,7 @@ def test_figures_of_the_records_stand_on_the_page(workdir):
 
 
 def test_devices_and_their_cost_are_told_by_stage_and_in_all(workdir):
-    section = report.run_sections.what_was_run_section(epath.Path(workdir))
+    section = outline.section(workdir, "what-was-run")
     cells = re.findall(r"<td[^>]*>(.*?)</td>|<th scope=\"row\"[^>]*>(.*?)</th>", section)
     row = [a or b for a, b in cells]
     start = row.index("EM")
@@ -205,7 +204,7 @@ def test_the_best_round_is_that_of_the_least_bound_for_both_figures(tmp_path):
     jsonl.write_records(
         tmp_path / "em" / "nll.jsonl", [{"nll_bound": bound, "nll_x_given_q": nll} for bound, nll in rows]
     )
-    said = run_sections.headline(epath.Path(tmp_path))
+    said = report.render(tmp_path)
     assert "0.5 \u2192 0.4<" in said
     assert "0.3 \u2192 0.35<" in said
 
@@ -231,7 +230,7 @@ def points_of(figure, colour):
 
 
 def test_self_play_is_drawn_iteration_by_iteration_where_a_iteration_has_the_figure(workdir):
-    section = self_play_sections.self_play_section(epath.Path(workdir))
+    section = outline.section(workdir, "self-play")
     assert len(points_of(figure_of(section, "Reward"), 0)) == 30
     assert (
         len(points_of(figure_of(section, "Entropy (nats a token)"), 0)) == 29
@@ -243,7 +242,7 @@ def test_self_play_is_drawn_iteration_by_iteration_where_a_iteration_has_the_fig
 
 
 def test_held_out_accuracy_has_bars_of_its_standard_error(workdir):
-    figure = figure_of(self_play_sections.self_play_section(epath.Path(workdir)), "Held-out accuracy")
+    figure = figure_of(outline.section(workdir, "self-play"), "Held-out accuracy")
     points = points_of(figure, 2)
     bars = re.findall(r'<line class="line error c2" x1="(.*?)" x2="(.*?)" y1="(.*?)" y2="(.*?)"', figure)
     bars = [tuple(map(float, bar)) for bar in bars]
@@ -257,7 +256,7 @@ def test_held_out_accuracy_has_bars_of_its_standard_error(workdir):
 
 
 def test_the_counts_of_self_play_are_sums_over_its_iterations(workdir):
-    section = self_play_sections.self_play_section(epath.Path(workdir))
+    section = outline.section(workdir, "self-play")
     cells = dict(re.findall(r'<tr><th scope="row">(.*?)</th><td>(.*?)</td></tr>', section))
     assert cells["prompts drawn"] == "600"
     assert cells["completions trained on"] == "3,840"
@@ -267,9 +266,13 @@ def test_the_counts_of_self_play_are_sums_over_its_iterations(workdir):
     assert "0.29 \u2192 0.49" in report.render(workdir)
 
 
+def drawn_by_template(chart) -> str:
+    return page.macros("charts").figure(chart)
+
+
 def test_a_chart_places_its_points_on_scale():
     line = charts.Line(label="a", points=((0.0, 0.0), (1.0, 1.0), (2.0, 0.5)), colour=0)
-    drawn = charts.line_chart("t", [line], x_label="x", y_range=(0.0, 1.0))
+    drawn = drawn_by_template(charts.line_chart("t", [line], x_label="x", y_range=(0.0, 1.0)))
     (points,) = re.findall(r'<polyline[^>]* points="([^"]*)"', drawn)
     base, top = charts.HEIGHT - charts.BOTTOM, charts.TOP
     expected = [
@@ -284,11 +287,11 @@ def test_a_chart_places_its_points_on_scale():
 def test_a_chart_says_where_its_lines_begin_and_end_and_has_their_values():
     line = charts.Line(label="a<b", points=tuple((float(i), i / 4) for i in range(100)), colour=0)
     flat = charts.Line(label="base", points=((0.0, 7.0),), colour=1, is_flat=True)
-    found = outline.elements(charts.line_chart("Loss", [line, flat], x_label="step"))
+    found = outline.elements(drawn_by_template(charts.line_chart("Loss", [line, flat], x_label="step")))
     (drawing,) = outline.named(found, "svg")
     assert drawing.attrs["aria-label"] == "Loss. a<b: 0 at 0 to 24.75 at 99; base: 7"
     rows = [element.text for element in outline.named(found, "th") if element.attrs.get("scope") == "row"]
-    assert len(rows) == charts.NUM_ROWS_TOLD
+    assert len(rows) == charts.NUM_VALUE_ROWS
     assert (rows[0], rows[-1]) == ("0", "99")
     cells = [element.text for element in outline.named(found, "td")]
     assert cells[:2] == ["0", "7"]
@@ -304,28 +307,28 @@ def test_ticks_are_round_few_and_inside(low, high):
 
 def test_a_chart_of_one_constant_point_is_drawn():
     line = charts.Line(label="a", points=((3.0, 0.0),), colour=0)
-    assert "nan" not in charts.line_chart("t", [line], x_label="x").lower()
-    assert charts.line_chart("t", [charts.Line(label="a", points=(), colour=0)], x_label="x") == ""
+    assert "nan" not in drawn_by_template(charts.line_chart("t", [line], x_label="x")).lower()
+    assert charts.line_chart("t", [charts.Line(label="a", points=(), colour=0)], x_label="x") is None
 
 
 def test_the_worth_of_a_rationale_is_drawn_for_each_round(workdir):
-    section = em_sections.likelihood_section(epath.Path(workdir))
+    section = outline.section(workdir, "likelihood")
     (figure,) = [part for part in section.split("<figure") if "(z gap)</figcaption>" in part]
     assert len(re.search(r'<polyline[^>]* points="([^"]*)"', figure)[1].split()) == 6  # rounds -1 to 4
     assert "does not read z" in figure
-    assert "held out" in em_sections.e_step_section(epath.Path(workdir))
+    assert "held out" in outline.section(workdir, "e-step")
 
 
 def test_words_of_a_name():
-    assert page.words("dropped_bad_json") == "dropped: bad json"
-    assert page.words("em") == "EM"
+    assert page.label("dropped_bad_json") == "dropped: bad json"
+    assert page.label("em") == "EM"
     assert page.interval([0.1, 0.25]) == "10.0 to 25.0"
     assert page.interval([None, 0.25]) == page.interval(None) == page.interval("ab") == ""
 
 
 def test_numbers_for_people_never_have_an_exponent_that_they_need_not_have():
     values = (999.7, 999.4, 1000.4, -999.7, 0.12345, 0.00001)
-    assert [charts.number(value) for value in values] == [
+    assert [page.number(value) for value in values] == [
         *("1,000", "999", "1,000", "\u22121,000", "0.123", "1.0e\u221205")
     ]
-    assert charts.number(999.7, 4) == "999.7"
+    assert page.number(999.7, 4) == "999.7"

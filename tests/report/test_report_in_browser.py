@@ -134,7 +134,7 @@ def test_a_hundred_thousand_rows_of_each_kind_make_a_page_that_opens_at_once(
 def seconds_of_a_core(workdir: pathlib.Path) -> float:
     """That making the page takes, in a process of its own: without the tests' checks of types."""
     program = (
-        "import sys, time; from promptcot_jax.evaluation import report; began = time.process_time(); "
+        "import sys, time; from promptcot_jax.report import report; began = time.process_time(); "
         "report.write_report(sys.argv[1]); print(time.process_time() - began)"
     )
     done = subprocess.run(

@@ -1,17 +1,16 @@
 """Facts of the warnings: each is found by its own record, and none where nothing is wrong."""
 
-import re
-
 import pytest
 from etils import epath
 
 from promptcot_jax.core import jsonl, manifest
-from promptcot_jax.report import cautions
+from promptcot_jax.report import warning_checks
+from tests.report import outline
 
 
 def told(workdir) -> list[str]:
-    section = cautions.cautions_section(epath.Path(workdir))
-    return [re.sub("<[^>]*>", "", item) for item in re.findall("<li>(.*?)</li>", section)]
+    found = warning_checks.warnings(epath.Path(workdir))["found"]
+    return [sentence for sentences in found.values() for sentence in sentences]
 
 
 def record(workdir, stage, **changes):
@@ -38,7 +37,7 @@ def test_nothing_is_found_in_a_clean_run(tmp_path):
     rounds = [{"round": i, "nll_bound": value, "z_gap": 0.3} for i, value in enumerate((0.5, 0.3, 0.4), -1)]
     jsonl.write_records(tmp_path / "em" / "nll.jsonl", rounds)
     assert told(tmp_path) == []
-    assert "Nothing was found" in cautions.cautions_section(epath.Path(tmp_path))
+    assert "Nothing was found" in outline.section(tmp_path, "warnings")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from typing import Any
 from etils import epath
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.report import charts, page, paper_results, run_sections, workdir_files
+from promptcot_jax.report import page, paper, run_sections, workdir_files
+from promptcot_jax.report.page import label, number
 from promptcot_jax.verify import problem_accuracy
 
 FEW_PROBLEMS = 200  # fewer: the 95 % interval of an accuracy of a half is wider than +- 7 points
@@ -36,30 +37,24 @@ _COUNTED = (  # part of a count's name, what so many of them are; beside rows th
 _FILTERED = ("synthesize",)  # whose `dropped_too_long` is its limit of words
 
 
-def cautions_section(workdir: epath.Path) -> str:
-    """All findings, by what they concern."""
-    lead = (
-        "Found by looking at the records of every stage. What is not listed was looked at and found below "
-        "its threshold, or was not measured."
-    )
-    parts = []
-    for title, check in _CHECKS:
+def warnings(workdir: epath.Path) -> dict[str, Any]:
+    """Sentences by what they concern."""
+    found = {}
+    for subject, check in _CHECKS.items():
         try:
-            found = list(check(workdir))
+            sentences = list(check(workdir))
         except (WrongUse, TypeError, ValueError, AttributeError, KeyError) as error:
-            found = [f"This could not be looked at: {error}"]
-        if found:
-            parts.append(f"<h3>{page.text(title)}</h3>{page.bullets(found)}")
-    if not parts:
-        parts = ["<p>Nothing was found.</p>"]
-    return page.section("warnings", "What to know before quoting figures", lead, *parts)
+            sentences = [f"This could not be looked at: {error}"]
+        if sentences:
+            found[subject] = sentences
+    return {"found": found}
 
 
 def _of_stages(workdir: epath.Path) -> Iterator[str]:
     """Stages that are not done, what they left out, and time that nobody counted."""
     entries = run_sections.entries_in_order(workdir)
     for entry in entries:
-        name, counts = page.words(entry.stage), entry.counts
+        name, counts = label(entry.stage), entry.counts
         if entry.status != "complete":
             yield f"{name} has not finished: its figures are of what it has written so far, or of none."
         untimed = entry.attempts - entry.timed_attempts - (entry.status != "complete")
@@ -69,12 +64,13 @@ def _of_stages(workdir: epath.Path) -> Iterator[str]:
                 "cost are not counted."
             )
         for part, said in _COUNTED:
-            number = sum(count for field, count in counts.items() if part in field)
-            if number and not (part == "dropped_too_long" and entry.stage in _FILTERED):
-                yield f"{name}: {said}: {charts.number(number)}."
+            total = sum(count for field, count in counts.items() if part in field)
+            if total and not (part == "dropped_too_long" and entry.stage in _FILTERED):
+                yield f"{name}: {said}: {number(total)}."
         if counts.get("in", 0) and "out" in counts and counts["out"] < _LOST_HALF * counts["in"]:
             share = 1 - counts["out"] / counts["in"]
-            yield f"{name} left out {share:.0%} of its rows; what it kept is a selection."
+            selection = f"left out {share:.0%} of its rows; what it kept is a selection"
+            yield f"{name} {selection if counts['out'] else 'kept none of its rows'}."
         if counts.get("weak_sandbox"):
             yield f"{name} ran programs without isolation (ALLOW_WEAK_SANDBOX): they could have cheated."
     yield from _of_versions(entries)
@@ -99,9 +95,9 @@ def _of_data(workdir: epath.Path) -> Iterator[str]:
     verify = workdir_files.document(workdir / "verify" / "report.json")
     votes = verify.get("votes") or {}
     if votes.get("tied"):
-        yield f"Verification: the votes on {charts.number(votes['tied'])} problems tied."
+        yield f"Verification: the votes on {number(votes['tied'])} problems tied."
     if lost := (verify.get("tests") or {}).get("lost_runs"):
-        yield f"Verification: the sandbox failed in {charts.number(lost)} runs of programs."
+        yield f"Verification: the sandbox failed in {number(lost)} runs of programs."
     for stage, replies in _replies(workdir, verify):
         total = sum(replies.get(name, 0) for name in ("stop", "length", "filtered", "too_long", "malformed"))
         cut = replies.get("length", 0)
@@ -120,7 +116,7 @@ def _of_data(workdir: epath.Path) -> Iterator[str]:
 def _replies(workdir: epath.Path, verify: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, int]]]:
     """Ends of a model's replies, by stage."""
     for name, own in (verify.get("replies") or {}).items():
-        yield f"Verification, {page.words(name)}", own
+        yield f"Verification, {label(name)}", own
     yield "Distillation", workdir_files.document(workdir / "distill" / "report.json").get("replies") or {}
 
 
@@ -141,7 +137,7 @@ def _of_em(workdir: epath.Path) -> Iterator[str]:
     if rows:
         last = rows[-1]
         if (last.get("reward_length_correlation") or 0.0) < _SHORT_WINS:
-            correlation = charts.number(last["reward_length_correlation"])
+            correlation = number(last["reward_length_correlation"])
             yield f"Last round: short rationales win (correlation of R with length {correlation})."
         if (last.get("effective_samples") or 9.0) < 1.2:
             yield "Last round: one sample carries nearly all the importance weight, so the bound is loose."
@@ -157,7 +153,7 @@ def _of_rounds(workdir: epath.Path) -> Iterator[str]:
     floor = settings.get("em.em_config.z_gap_warning", 0.05)
     if gap is not None and (gap < floor or (before is not None and gap < share * before)):
         yield (
-            f"p\u03b8 uses its rationale little at the end (z gap {charts.number(gap)} nats a token of x): "
+            f"p\u03b8 uses its rationale little at the end (z gap {number(gap)} nats a token of x): "
             "posterior collapse, which no bound shows."
         )
     bounds = [row["nll_bound"] for row in rounds if row.get("nll_bound") is not None]
@@ -209,11 +205,11 @@ def _of_results(workdir: epath.Path) -> Iterator[str]:
             yield f"{name}: {result['no_answer_share']:.1%} of the attempts gave no readable answer."
         if result.get("not_graded"):
             why = f": {result['not_graded_reason']}" if result.get("not_graded_reason") else ""
-            yield f"{name}: {charts.number(result['not_graded'])} problems were not graded{why}."
+            yield f"{name}: {number(result['not_graded'])} problems were not graded{why}."
         if result.get("sandbox") == "weak":
             yield f"{name}: programs ran without isolation, and could have cheated."
         yield from _of_statuses(name, result.get("status_shares") or {})
-        benchmark = paper_results.benchmark_of(name)
+        benchmark = paper.benchmark_of(name)
         if benchmark and problems and problems != benchmark.problems:
             said = f"the paper\u2019s {benchmark.label} has {benchmark.problems}"
             yield f"{name} has {problems} problems here; {said}."
@@ -233,10 +229,10 @@ def _of_statuses(name: str, shares: Mapping[str, float]) -> Iterator[str]:
             yield f"{name}: {shares[status]:.1%} of the attempts {said}; they count as wrong."
 
 
-_CHECKS: tuple[tuple[str, Callable[[epath.Path], Iterator[str]]], ...] = (
-    ("Stages", _of_stages),
-    ("Data", _of_data),
-    ("EM", _of_em),
-    ("Self-play", _of_self_play),
-    ("Results", _of_results),
-)
+_CHECKS: Mapping[str, Callable[[epath.Path], Iterator[str]]] = {
+    "Stages": _of_stages,
+    "Data": _of_data,
+    "EM": _of_em,
+    "Self-play": _of_self_play,
+    "Results": _of_results,
+}

@@ -9,7 +9,7 @@ from etils import epath
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.report import row_samples, sample_cards, workdir_files
+from promptcot_jax.report import page, samples, workdir_files
 from tests.report import outline, workdirs
 
 
@@ -81,11 +81,11 @@ def test_rows_are_counted_without_being_read(tmp_path):
 
 def test_a_long_text_is_cut_in_its_middle():
     text = "a" * 5_000 + "b" * 5_000
-    cut = sample_cards.clipped(text)
+    cut = page.clipped(text)
     assert "6,000 characters are left out" in cut
     assert cut.startswith("a" * 2_600 + "\n")
     assert cut.endswith("\n" + "b" * 1_400)
-    assert sample_cards.clipped("x" * 4_000) == "x" * 4_000
+    assert page.clipped("x" * 4_000) == "x" * 4_000
 
 
 def test_every_kind_has_cards_with_what_the_browser_filters_by(tmp_path):
@@ -102,10 +102,7 @@ def test_every_kind_has_cards_with_what_the_browser_filters_by(tmp_path):
         tmp_path / "verified_prompts.jsonl",
         [{"id": "p", "domain": "code", "problem": "x", "tests": [1, 2], "concepts": ["a"], "pool": "hard"}],
     )
-    found = row_samples.read(epath.Path(tmp_path))
-    articles = outline.named(
-        outline.elements(row_samples.samples_section(epath.Path(tmp_path), found=found)), "article"
-    )
+    articles = outline.named(outline.elements(outline.section(tmp_path, "samples")), "article")
     kinds = {element.attrs["data-kind"]: element for element in articles}
     assert set(kinds) == {
         *("triple", "rationale", "problem", "draft left out", "verified prompt", "problem refused by verify"),
@@ -129,7 +126,7 @@ def test_attempts_stand_with_their_problems_and_those_that_were_not_graded_are_n
     jsonl.write_records(path, [lost, *wrong[1:]])
     problems = [{"id": one, "problem": f"Asked {one}"} for one in sorted({row.problem_id for row in rows})]
     jsonl.write_records(tmp_path / "evaluate" / "problems.jsonl", problems)
-    found = row_samples.read(epath.Path(tmp_path))["evaluate/attempts.jsonl"]
+    found = samples.read(epath.Path(tmp_path))["evaluate/attempts.jsonl"]
     assert all("Asked held-math" in card for card in found.cards)
     assert found.sample.num_of_note == len(wrong) - 1
     verdicts = collections.Counter(re.search('data-verdict="([^"]*)"', card)[1] for card in found.cards)
@@ -147,9 +144,9 @@ def test_cards_keep_within_their_bytes(tmp_path):
     rows = [{"id": str(i), "problem": "p" * 9_000, "rationale": "r" * 9_000} for i in range(500)]
     jsonl.write_records(tmp_path / "triples.jsonl", rows)
     jsonl.write_records(tmp_path / "verify" / "rejects.jsonl", rows)
-    found = row_samples.read(epath.Path(tmp_path))
+    found = samples.read(epath.Path(tmp_path))
     sizes = [len("".join(one.cards).encode()) for one in found.values()]
-    assert all(0.9 * row_samples.MAX_BYTES / 2 < size <= row_samples.MAX_BYTES / 2 for size in sizes)
+    assert all(0.9 * samples.MAX_BYTES / 2 < size <= samples.MAX_BYTES / 2 for size in sizes)
     shown = [int(number) for number in re.findall("Triple ([0-9]+)", "".join(found["triples.jsonl"].cards))]
     assert shown[0] == 0
     assert shown[-1] > 450

@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from etils import epath
 
 from promptcot_jax.core import jsonl, manifest
-from promptcot_jax.report import paper_results, paper_section
+from promptcot_jax.report import paper
 from promptcot_jax.run import configuration, stages
+from tests.report import outline
 
 SAMPLING = {"group_size": 16, "sampling": {"temperature": 0.6, "top_p": 0.95, "max_new_tokens": 81_920}}
 RESULT = {
@@ -31,19 +31,16 @@ def rows_of(section: str, caption: str) -> list[list[str]]:
 
 def section_of(workdir, **results) -> str:
     jsonl.write_json(workdir / "results.json", {"results": results})
-    return paper_section.paper_section(epath.Path(workdir))
+    return outline.section(workdir, "paper")
 
 
 def test_the_tables_have_a_figure_for_each_benchmark():
-    width = len(paper_results.BENCHMARKS)
-    rows = [row for table in paper_results.TABLES for row in table.rows]
-    assert all(len(row.figures) == width for row in rows)
-    ours = [table.rows[-1] for table in paper_results.TABLES[:2]]
-    assert [row.data for row in ours] == ["PromptCoT 2.0"] * 2
-    for row in ours:  # the paper's headline: best in every column
-        (table,) = [table for table in paper_results.TABLES if row in table.rows]
-        for column in range(width):
-            assert row.figures[column] == max(other.figures[column] for other in table.rows)
+    width = len(paper.BENCHMARKS)
+    rows = [figures for table in paper.TABLES.values() for figures in table.values()]
+    assert all(len(figures) == width for figures in rows)
+    for table in list(paper.TABLES.values())[:2]:  # the paper's headline: best in every column
+        for column, figure in enumerate(table["PromptCoT 2.0"]):
+            assert figure == max(figures[column] for figures in table.values())
 
 
 @pytest.mark.parametrize(
@@ -63,7 +60,7 @@ def test_the_tables_have_a_figure_for_each_benchmark():
     ],
 )
 def test_a_benchmark_is_known_by_its_name(name, label):
-    found = paper_results.benchmark_of(name)
+    found = paper.benchmark_of(name)
     assert (found.label if found else None) == label
 
 
@@ -142,7 +139,7 @@ def test_settings_of_training_are_compared_for_stages_that_ran(tmp_path):
     assert rows["EM", "learning rate, theta"] == ["2.0e\u221206", "2.0e\u221206", "as the paper"]
     assert rows["EM", "reward R"][1:] == ["not set", "differs"]
     assert rows["self play", "temperature of completions"][1:] == ["1.22", "as the paper"]
-    assert ["EM", paper_results.SCALE["em"], "512 pairs, 3 rounds"] in rows_of(section, "Scale")
+    assert ["EM", paper.SCALE["em"], "512 pairs, 3 rounds"] in rows_of(section, "Scale")
 
 
 @pytest.mark.parametrize("stage", ["cold_start", "em", "verify", "self_play", "sft", "evaluate"])
@@ -151,5 +148,5 @@ def test_the_names_of_settings_are_those_that_stages_record(stage):
     configuration.load((f"stages/{stage}.gin", *model), ("NUM_ITERATIONS=1",) if stage == "self_play" else ())
     arguments = configuration.arguments_of(stage, stages.stage_function(stage))
     recorded = configuration.settings_of(stage, arguments)
-    names = {setting.name for setting in paper_results.SETTINGS if setting.stage == stage}
+    names = {setting.name for setting in paper.SETTINGS if setting.stage == stage}
     assert names <= recorded.keys()

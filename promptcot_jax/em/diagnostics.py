@@ -35,12 +35,10 @@ def of_candidates(
     """Figures of one E-step; G candidates a pair, in pair order."""
     group_size = config.group_size
     rows = [list(candidates[i : i + group_size]) for i in range(0, len(candidates), group_size)]
-    log_p_z, log_p_x, log_q = (
+    log_p_z, log_p_x, log_q, is_valid, lengths = (
         np.array([[getattr(c, name) for c in row] for row in rows])
-        for name in ("log_p_z", "log_p_x", "log_q")
+        for name in ("log_p_z", "log_p_x", "log_q", "valid", "length")
     )
-    is_valid = np.array([[c.valid for c in row] for row in rows])
-    lengths = np.array([[c.length for c in row] for row in rows], np.float64)
     x_lengths = np.array([[len(pair.problem_ids)] for pair in pairs])
     rewards = ranking.reward(log_p_z, log_p_x, log_q, lengths + x_lengths, config)
     winners = [next((g for g, c in enumerate(row) if c.won), None) for row in rows]
@@ -62,7 +60,7 @@ def of_candidates(
         "unfinished_share": _share(c.finish_reason == "length" for row in rows for c in row),
         "retokenized": sum(c.retokenized for row in rows for c in row),
         "reward_mean": _mean(rewards[is_valid]),
-        "reward_chosen_mean": _mean([rewards[place] for place in won]),
+        "reward_chosen_mean": _mean([rewards[best] for best in won]),
         "reward_spread": _mean([np.ptp(row) for row in compared]),
         "tied_share": _share(_is_tied(*both) for both in zip(rows, rewards, strict=True)),
         "elbo_mean": _mean(np.asarray(bounds.elbo(log_weights))[usable]),
@@ -72,7 +70,7 @@ def of_candidates(
         "length_mean": _mean(lengths[is_valid]),
         "length_chosen_mean": _mean([c.length for c in chosen]),
         "copy_rate": _mean(copies[is_valid]),
-        "copy_rate_chosen": _mean([copies[place] for place in won]),
+        "copy_rate_chosen": _mean([copies[best] for best in won]),
         "distinct_rationales": _mean([len({c.token_ids for c in row}) / len(row) for row in rows]),
         **_style_figures([c for row in rows for c in row if c.valid], chosen, style_of),
     }

@@ -291,16 +291,3 @@ def phi_prompt_ids(pair: Pair) -> tuple[int, ...]:
 def theta_prompt_ids(pair: Pair) -> tuple[int, ...]:
     """What p_theta reads: c."""
     return pair.theta_prompt_ids
-
-
-def check_tokenizers(theta_tokenizer: Tokenizer, phi_tokenizer: Tokenizer) -> None:
-    """Refuses two tokenizers.
-
-    Raises:
-        WrongUse: the two models were trained with different tokenizers.
-    """
-    if theta_tokenizer.digest != phi_tokenizer.digest:
-        raise WrongUse(
-            "p_theta and q_phi have different tokenizers, so p_theta cannot score q_phi's token ids; "
-            "cold-start both from bases that share one."
-        )

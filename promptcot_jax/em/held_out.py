@@ -20,6 +20,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -95,6 +96,11 @@ def _num_x_tokens(pairs: Sequence[Pair]) -> int:
     return sum(len(pair.problem_ids) for pair in pairs)
 
 
+def _nll(log_probs: jax.Array | np.ndarray, pairs: Sequence[Pair]) -> float:
+    """Of all pairs, per token of x."""
+    return -float(log_probs.sum()) / _num_x_tokens(pairs)
+
+
 def _greedy(sampler: rollouts.Sampler) -> rollouts.Sampler:
     """The same model and budget without noise."""
     return dataclasses.replace(sampler, sampling=dataclasses.replace(sampler.sampling, temperature=0.0))
@@ -108,10 +114,9 @@ def _bounds(
     log_p_z, log_p_x = prompt_model.log_joint(theta, pairs, blocks)
     log_q = np.array([[z.log_q for z in row] for row in samples])
     log_weights = jnp.asarray(log_p_z + log_p_x - log_q)
-    num_x_tokens = _num_x_tokens(pairs)
     return {
-        "nll_bound": -float(bounds.importance_bound(log_weights).sum()) / num_x_tokens,
-        "nll_elbo": -float(bounds.elbo(log_weights).sum()) / num_x_tokens,
+        "nll_bound": _nll(bounds.importance_bound(log_weights), pairs),
+        "nll_elbo": _nll(bounds.elbo(log_weights), pairs),
         "held_out_effective_samples": float(bounds.effective_sample_size(log_weights).mean()),
         "unfinished_samples": sum(z.finish_reason == "length" for row in samples for z in row),
     }
@@ -123,10 +128,9 @@ def _given_q(
     """NLL of x and of (z, x) with q_phi's greedy z, and of x with another pair's."""
     blocks = [[closed_block(prompt_model.tokenizer, z)] for z in greedy]
     log_p_z, log_p_x = prompt_model.log_joint(theta, pairs, blocks)
-    num_x_tokens = _num_x_tokens(pairs)
     figures = {
-        "nll_x_given_q": -float(log_p_x.sum()) / num_x_tokens,
-        "nll_joint": -float((log_p_z + log_p_x).sum()) / num_x_tokens,
+        "nll_x_given_q": _nll(log_p_x, pairs),
+        "nll_joint": _nll(log_p_z + log_p_x, pairs),
         "unfinished_q": sum(z.finish_reason == "length" for z in greedy),
         "greedy_length": float(np.mean([len(block) for (block,) in blocks])),
     }
@@ -134,8 +138,8 @@ def _given_q(
         return figures
     _, log_p_x_other = prompt_model.log_joint(theta, pairs, blocks[1:] + blocks[:1])
     return figures | {
-        "nll_x_given_other": -float(log_p_x_other.sum()) / num_x_tokens,
-        "z_gap": float((log_p_x - log_p_x_other).sum()) / num_x_tokens,
+        "nll_x_given_other": _nll(log_p_x_other, pairs),
+        "z_gap": float((log_p_x - log_p_x_other).sum()) / _num_x_tokens(pairs),
     }
 
 
@@ -161,7 +165,7 @@ def _given_p(
     blocks = [[block if ended else (*block, *_closing(tokenizer))] for block, ended in found]
     _, log_p_x = prompt_model.log_joint(theta, pairs, blocks)
     return {
-        "nll_x_given_p": -float(log_p_x.sum()) / _num_x_tokens(pairs),
+        "nll_x_given_p": _nll(log_p_x, pairs),
         "unfinished_p": sum(not ended for _, ended in found),
     }
 

@@ -1,14 +1,18 @@
 """M-step (paper section 2.3): p_theta is fitted to the greedy rationales of the updated q_phi."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from etils import epath
 
 from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.data import examples
 from promptcot_jax.em.generators import PromptModel, RationaleModel, Round
 from promptcot_jax.em.pairs import Pair, Rationale, pairs_of_round
-from promptcot_jax.em.settings import EStepConfig
+from promptcot_jax.em.settings import EmConfig, EStepConfig
+from promptcot_jax.sampling import rollouts
 
 
 def m_step(
@@ -32,27 +36,13 @@ def m_step(
     if fixed is not None:
         rationales = [fixed[pair.triple.id] for pair in pairs]
     else:
-        rationales = rationale_model.map_rationales(
-            lambda: rationale_model.sampler(phi, temperature=0.0, key=at.key("propose")),  # without noise
-            pairs,
-            1,
-            _one_each,
-            Rationale,
-            path=at.directory / "rationales.jsonl",
-            pairs_per_shard=at.config.pairs_per_shard,
-            name=f"M-step {at.index}",
-        )
+        sampler = functools.partial(rationale_model.sampler, phi, temperature=0.0, key=at.key("propose"))
+        path = at.directory / "rationales.jsonl"
+        rationales = _one_each(sampler, pairs, rationale_model, path, at.config, f"M-step {at.index}")
     targets = [theta_target(pair, z) for pair, z in zip(pairs, rationales, strict=True) if z.valid]
     theta, counts = prompt_model.fit(theta, targets, at)
-    return (
-        theta,
-        phi,
-        counts
-        | {
-            "m_step_skipped": len(pairs) - len(targets),
-            "m_step_retokenized": sum(z.retokenized for z in rationales),
-        },
-    )
+    skipped, retokenized = len(pairs) - len(targets), sum(z.retokenized for z in rationales)
+    return theta, phi, counts | {"m_step_skipped": skipped, "m_step_retokenized": retokenized}
 
 
 def theta_target(pair: Pair, z: Rationale) -> examples.TokenExample:
@@ -67,20 +57,29 @@ def fixed_rationales(
 ) -> dict[str, Rationale]:
     """Without E-step: one rationale of the cold-started q_phi for each pair of any round, by its id."""
     seen = {pair.index for r in range(at.config.max_rounds) for pair in pairs_of_round(pairs, r, at.config)}
-    key = prng.stream_key(at.config.seed, "fixed")
-    rationales = rationale_model.map_rationales(
-        lambda: rationale_model.sampler(phi, temperature=config.temperature, key=key),
-        [pair for pair in pairs if pair.index in seen],
-        1,
-        _one_each,
-        Rationale,
-        path=at.em_directory / "rationales.jsonl",
-        pairs_per_shard=at.config.pairs_per_shard,
-        name="fixed rationales",
-    )
+    some, key = [pair for pair in pairs if pair.index in seen], prng.stream_key(at.config.seed, "fixed")
+    sampler = functools.partial(rationale_model.sampler, phi, temperature=config.temperature, key=key)
+    path = at.em_directory / "rationales.jsonl"
+    rationales = _one_each(sampler, some, rationale_model, path, at.config, "fixed rationales")
     return {z.pair_id: z for z in rationales}
 
 
-def _one_each(pairs: Sequence[Pair], rationales: list[list[Rationale]]) -> list[Rationale]:
-    del pairs
-    return [z for (z,) in rationales]
+def _one_each(
+    sampler: Callable[[], rollouts.Sampler],
+    pairs: Sequence[Pair],
+    rationale_model: RationaleModel,
+    path: epath.Path,
+    config: EmConfig,
+    name: str,
+) -> list[Rationale]:
+    """One rationale of each pair, also written to `path`."""
+    return rationale_model.map_rationales(
+        sampler,
+        pairs,
+        1,
+        lambda _, rationales: [z for (z,) in rationales],
+        Rationale,
+        path=path,
+        pairs_per_shard=config.pairs_per_shard,
+        name=name,
+    )

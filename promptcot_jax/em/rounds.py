@@ -47,6 +47,11 @@ class Em:
     directory: epath.Path
 
     def __post_init__(self):
+        if self.prompt_model.tokenizer.digest != self.rationale_model.tokenizer.digest:
+            raise WrongUse(
+                "p_theta and q_phi have different tokenizers, so p_theta cannot score q_phi's token ids; "
+                "cold-start both from bases that share one."
+            )
         if not self.pairs:
             raise WrongUse(
                 "EM has no pairs to train on; check the triples file, the row range and the lengths."

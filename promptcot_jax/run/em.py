@@ -15,9 +15,9 @@ from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.corpus import styles
 from promptcot_jax.data import tasks, training_sets
 from promptcot_jax.em import e_step as e_step_lib
-from promptcot_jax.em import generators, rounds
 from promptcot_jax.em import held_out as held_out_lib
 from promptcot_jax.em import pairs as pairs_lib
+from promptcot_jax.em import rounds
 from promptcot_jax.em.generators import PromptModel, RationaleModel
 from promptcot_jax.em.pairs import Pair
 from promptcot_jax.em.settings import BatchSizes, EmConfig, EStepConfig, HeldOutConfig, Role, role_seed
@@ -72,7 +72,6 @@ def em(
         theta_model, phi_model = (
             _load(in_workdir(path, workdir), dtype, devices, bases) for path in (theta, phi)
         )
-        generators.check_tokenizers(theta_model.tokenizer, phi_model.tokenizer)
         read_pairs = functools.partial(
             pairs_lib.read_pairs,
             theta_model.tokenizer,

@@ -177,6 +177,11 @@ def test_the_first_token_of_x_is_no_part_of_log_p_z(cold, tmp_path):
     np.testing.assert_allclose(np.ravel(found), [by_hand[:3].sum(), by_hand[3:].sum()], atol=1e-3)
 
 
+def measure(em, theta, phi, at):
+    models = em.prompt_model, em.rationale_model
+    return held_out.held_out(theta, phi, em.held_out_pairs, *models, config=em.held_out, at=at)[2]
+
+
 @pytest.fixture(scope="module")
 def measured(cold, tmp_path_factory):
     """Held-out figures of an unsure theta and phi, the rationales behind them, and both models by hand."""
@@ -189,15 +194,7 @@ def measured(cold, tmp_path_factory):
         return seen[-1]
 
     with jax.set_mesh(MESH), mock.patch.object(generators.RationaleModel, "rationales", spied):
-        _, _, figures = held_out.held_out(
-            theta,
-            phi,
-            em.held_out_pairs,
-            em.prompt_model,
-            em.rationale_model,
-            config=em.held_out,
-            at=Round(-1, em.directory, em.config),
-        )
+        figures = measure(em, theta, phi, Round(-1, em.directory, em.config))
     samples, greedy = seen
     return em, figures, samples, [z for (z,) in greedy], ByHand(cold.lm, theta), ByHand(cold.lm, phi)
 
@@ -272,6 +269,13 @@ def test_the_figure_given_p_reads_c_alone(measured):
         total += joint_by_hand(theta, pair, block)[1]
     assert own_blocks != [held_out.closed_block(tokenizer, z) for z in greedy]
     np.testing.assert_allclose(figures["nll_x_given_p"], -total / num_x_tokens(em), atol=1e-3)
+
+
+def test_rounds_are_measured_with_the_same_noise(measured, cold):
+    em, figures, *_ = measured
+    theta, phi = (cold.params(role, sharpness=UNSURE) for role in ("theta", "phi"))
+    with jax.set_mesh(MESH):
+        assert measure(em, theta, phi, Round(1, em.directory, em.config)) == figures
 
 
 def test_a_model_that_computes_in_bfloat16_keeps_float32_parameters_between_rounds(cold, tmp_path):

@@ -84,7 +84,7 @@ def run(
     """
     from etils import epath
 
-    from promptcot_jax.core.records import VerifiedMathPrompt
+    from promptcot_jax.core.records import MathPrompt
     from promptcot_jax.data.prompt_stream import PromptStream, Task
     from promptcot_jax.parallel import mesh as mesh_lib
     from promptcot_jax.sampling import engine, rollouts, token_choice
@@ -102,7 +102,7 @@ def run(
             return [Reward(correct=float(r), format=1.0, length=0.0, status="match") for r in right]
 
     tasks = [
-        Task(prompt=VerifiedMathPrompt(id=str(i), problem="?", answer="1"), prompt_ids=tuple(prompt))
+        Task(prompt=MathPrompt(id=str(i), problem="?", answer="1"), prompt_ids=tuple(prompt))
         for i, prompt in enumerate(prompts)
     ]
     made = (make or self_play.SelfPlay)(

@@ -177,7 +177,7 @@ class Candidate:
 class Problem:
     """A synthesized problem with its lineage: concepts, rationale, the model that wrote it, rules passed.
 
-    All of it stays with the problem: the types of verified prompts have every field of this one.
+    All of it stays with the problem: verified prompts have it as their `Lineage`.
     """
 
     id: str
@@ -210,12 +210,8 @@ Pool = Literal["", "easy", "medium", "hard"]  # empty: nothing is known of the d
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VerifiedMathPrompt:
-    """A mathematics problem to post-train on, with its answer.
-
-    One that `verify` wrote has its votes, its difficulty for the solver that voted, and the lineage of its
-    `Problem`; an imported one has what it came with, and may have no concepts.
-    """
+class MathPrompt:
+    """A mathematics problem to post-train on or to evaluate with, and its answer; it may have no concepts."""
 
     id: str = ""
     domain: Literal["math"] = "math"
@@ -223,30 +219,11 @@ class VerifiedMathPrompt:
     level: str = ""
     problem: str
     answer: str
-    agreement: float = 1.0  # share of sampled solutions that gave this answer, in (0, 1]; 1: it was given
-    votes: tuple[AnswerGroup, ...] = ()  # most first; a solution in no group gave no answer
-    num_solutions: int = 0
-    pass_share: float = 0.0  # share of the solutions that are right by the answer
-    mean_tokens: float = 0.0  # of a solution
-    pool: Pool = ""
-    solver: str = ""
-    checks: tuple[str, ...] = ()  # that it passed, in order
-    rationale: str = ""
-    log_p_z: float = 0.0  # this and what follows: see `Problem`
-    log_p_x: float = 0.0
-    model_digest: str = ""
-    round_index: int = -1
-    seed: int = 0
-    sample: int = 0
-    filters: tuple[str, ...] = ()
-    concepts_in_words: float = 0.0
-    concepts_in_meaning: float = 0.0
-    seed_similarity: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VerifiedProgramPrompt:
-    """A programming problem to post-train on, with its tests; see `VerifiedMathPrompt`."""
+class ProgramPrompt:
+    """A programming problem to post-train on or to evaluate with, and its tests."""
 
     id: str = ""
     domain: Literal["code"] = "code"
@@ -255,17 +232,12 @@ class VerifiedProgramPrompt:
     problem: str
     tests: tuple[ProgramTest, ...]
     prelude: str = ""  # what a judge puts before every program, such as imports that starter code relies on
-    agreement: float = 1.0  # least share of sampled solutions that print a test's output, in (0, 1]; 1: given
-    test_agreements: tuple[float, ...] = ()  # of each test
-    num_solutions: int = 0
-    pass_share: float = 0.0  # share of the solutions that pass all tests
-    mean_tokens: float = 0.0
-    pool: Pool = ""
-    solver: str = ""
-    solution: str = ""  # the program, of those that pass, whose mutants were tried
-    num_mutants: int = 0  # of them that could be judged
-    kill_rate: float = 0.0  # share of the mutants that fail a test
-    checks: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lineage:
+    """Where a verified problem comes from: see `Problem`. Without a model digest it was not synthesized."""
+
     rationale: str = ""
     log_p_z: float = 0.0
     log_p_x: float = 0.0
@@ -280,10 +252,45 @@ class VerifiedProgramPrompt:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StdioProgramPrompt(VerifiedProgramPrompt):
-    """One of which all tests read and print: what data sets with fixed columns can hold."""
+class _VotedMathPrompt(MathPrompt):
+    agreement: float  # share of sampled solutions that gave this answer, in (0, 1]
+    votes: tuple[AnswerGroup, ...] = ()  # most first; a solution in no group gave no answer
+    num_solutions: int = 0
+    pass_share: float = 0.0  # share of the solutions that are right by the answer
+    mean_tokens: float = 0.0  # of a solution
+    pool: Pool = ""
+    solver: str = ""
+    checks: tuple[str, ...] = ()  # that it passed, in order
 
-    tests: tuple[StdioTest, ...]
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifiedMathPrompt(Lineage, _VotedMathPrompt):
+    """A `MathPrompt` of `verify`: with its votes, and its difficulty for the solver that voted."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _TestedProgramPrompt(ProgramPrompt):
+    agreement: float  # least share of sampled solutions that print a test's output, in (0, 1]
+    test_agreements: tuple[float, ...] = ()  # of each test
+    num_solutions: int = 0
+    pass_share: float = 0.0  # share of the solutions that pass all tests
+    mean_tokens: float = 0.0
+    pool: Pool = ""
+    solver: str = ""
+    solution: str = ""  # the program, of those that pass, whose mutants were tried
+    num_mutants: int = 0  # of them that could be judged
+    kill_rate: float = 0.0  # share of the mutants that fail a test
+    checks: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifiedProgramPrompt(Lineage, _TestedProgramPrompt):
+    """A `ProgramPrompt` of `verify`: with its tests' votes, and its difficulty for the solver that voted."""
+
+
+Prompt = MathPrompt | ProgramPrompt
+VerifiedPrompt = VerifiedMathPrompt | VerifiedProgramPrompt
+AnyPrompt = VerifiedPrompt | Prompt  # to read a file of either: the first type whose fields a row has
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -216,11 +216,9 @@ def solver_prompt(
     return tokenizer.render_chat(templates.solver_messages(problem, domain, tests))
 
 
-def tests_of(
-    row: records.VerifiedMathPrompt | records.VerifiedProgramPrompt,
-) -> tuple[records.ProgramTest, ...]:
+def tests_of(row: records.Prompt) -> tuple[records.ProgramTest, ...]:
     """The tests of a programming problem, none of another."""
-    return row.tests if isinstance(row, records.VerifiedProgramPrompt) else ()
+    return row.tests if isinstance(row, records.ProgramPrompt) else ()
 
 
 def stated_solver_prompt(

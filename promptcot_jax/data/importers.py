@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | concepts | a list of concepts, or a prompt of the generator that lists them | `ConceptSet` |
 | traces | a prompt and its completion, or a conversation of one question and one answer | `SftTrace` |
-| prompts | a problem and its answer or its tests | `VerifiedMathPrompt`, `VerifiedProgramPrompt` |
+| prompts | a problem and its answer or its tests | `MathPrompt`, `ProgramPrompt` |
 
 An answer in the form of GSM8K, a solution whose last line is `#### 72`, is 72 to prompts; to traces, where
 `kind` is set to them and there is no completion, it is the completion with 72 in a box.
@@ -25,15 +25,16 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import (
     ConceptSet,
     Domain,
+    MathPrompt,
+    ProgramPrompt,
+    Prompt,
     SftTrace,
-    VerifiedMathPrompt,
-    VerifiedProgramPrompt,
 )
 from promptcot_jax.data import import_fields, rows, templates
 
 Kind = Literal["concepts", "traces", "prompts"]
 KINDS: tuple[Kind, ...] = ("concepts", "traces", "prompts")
-Imported = ConceptSet | SftTrace | VerifiedMathPrompt | VerifiedProgramPrompt
+Imported = ConceptSet | SftTrace | Prompt
 
 # What is looked for, and the columns where it may be, the first that a row has; a dot goes into an object.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -195,7 +196,7 @@ def _completion(row: rows.Row, config: ImportConfig) -> Any:
     return f"{solution}\n\\boxed{{{answer}}}".lstrip()
 
 
-def _prompt(row: rows.Row, config: ImportConfig) -> VerifiedMathPrompt | VerifiedProgramPrompt:
+def _prompt(row: rows.Row, config: ImportConfig) -> Prompt:
     problem = import_fields.user_text(_needed(row, "problem", config), row.where)
     answer, tests = _value(row, "answer", config), _value(row, "tests", config)
     if tests is None and _value(row, "inputs", config) is not None:
@@ -212,13 +213,13 @@ def _prompt(row: rows.Row, config: ImportConfig) -> VerifiedMathPrompt | Verifie
     if domain == "code" or (domain is None and tests is not None):
         if tests is None:
             raise WrongUse(f"{row.where}: the row has no tests (none of the columns {_names('tests')}).")
-        return VerifiedProgramPrompt(problem=problem, tests=import_fields.tests(tests, row.where), **shared)
+        return ProgramPrompt(problem=problem, tests=import_fields.tests(tests, row.where), **shared)
     if answer is None:
         raise WrongUse(f"{row.where}: the row has no answer (none of the columns {_names('answer')}).")
     if worked := import_fields.worked_answer(answer):
         _, answer = worked
     text = import_fields.text(answer, f"{row.where}: the answer")
-    return VerifiedMathPrompt(problem=problem, answer=text, agreement=1.0, **shared)
+    return MathPrompt(problem=problem, answer=text, **shared)
 
 
 def _names(name: str) -> str:

@@ -12,14 +12,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from promptcot_jax.core import records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
 from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import example_sets, examples, rollout_sets, rows
 from promptcot_jax.data.rollout_sets import Tries
 from promptcot_jax.data.tokenizer import Tokenizer
-
-Prompt = VerifiedMathPrompt | VerifiedProgramPrompt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +27,7 @@ class PromptConfig:
     Attributes:
         pools: of difficulty for the solver that voted in `verify`; () takes all.
         solved_below: leaves out prompts that this solver solved in this share of its tries, or more (the
-            paper: half of 8); 1.01 takes all. A prompt without tries stays.
+            paper: half of 8); 1.01 takes all. A prompt without tries stays, an imported one for instance.
         solved_in: a rollout store whose tries count for `solved_below` in the place of the solver's: those of
             the policy itself.
         rates: of the domains, such as {"math": 3.0, "code": 1.0}; None: each prompt counts once.
@@ -41,25 +39,27 @@ class PromptConfig:
     rates: Mapping[str, float] | None = None
     bad_rows: rows.BadRows = rows.FATAL
 
-    def takes(self, prompt: Prompt, tries: Mapping[str, Tries]) -> bool:
+    def takes(self, prompt: records.Prompt, tries: Mapping[str, Tries]) -> bool:
         """Whether a prompt is drawn.
 
         Args:
             tries: of the store `solved_in`.
         """
-        num_tries, pass_share = prompt.num_solutions, prompt.pass_share
+        num_tries, pass_share, pool = 0, 0.0, ""
+        if isinstance(prompt, records.VerifiedMathPrompt | records.VerifiedProgramPrompt):
+            num_tries, pass_share, pool = prompt.num_solutions, prompt.pass_share, prompt.pool
         if self.solved_in is not None:
             own = tries.get(prompt.id, Tries())
             num_tries, pass_share = own.num_graded, own.pass_share
         is_easy = num_tries > 0 and pass_share >= self.solved_below
-        return not is_easy and (not self.pools or prompt.pool in self.pools)
+        return not is_easy and (not self.pools or pool in self.pools)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
     """A prompt and the ids that the policy reads."""
 
-    prompt: Prompt
+    prompt: records.Prompt
     prompt_ids: tuple[int, ...]
 
 
@@ -95,7 +95,7 @@ class PromptStream:
         return max(len(task.prompt_ids) for task in self._tasks)
 
     @property
-    def prompts(self) -> dict[str, Prompt]:
+    def prompts(self) -> dict[str, records.Prompt]:
         """All prompts by id."""
         return {task.prompt.id: task.prompt for task in self._tasks}
 
@@ -138,9 +138,9 @@ def read_tasks(
         WrongUse: a row is bad and bad rows are not to be skipped, two prompts share an id, or there is no
             store `solved_in`.
     """
-    found = rows.iter_records(path, Prompt, bad_rows=config.bad_rows, counts=counts)
+    found = rows.iter_records(path, records.AnyPrompt, bad_rows=config.bad_rows, counts=counts)
     tries = {} if config.solved_in is None else rollout_sets.tries_by_prompt(config.solved_in)
-    prompts: list[Prompt] = []
+    prompts: list[records.Prompt] = []
     for prompt in found:
         if config.takes(prompt, tries):
             prompts.append(prompt)

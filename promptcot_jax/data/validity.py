@@ -30,7 +30,7 @@ def fault_of(row: Any, rules: Validity) -> str | None:
         domain: records.Domain = "math" if isinstance(row, records.SolvedMathProblem) else "code"
         fault = trace_fault(row.solution, domain, "paper")  # worked solutions do not think aloud
         return fault or (problem_fault(row) if rules == "release" else None)
-    if rules == "release" and isinstance(row, records.VerifiedMathPrompt | records.VerifiedProgramPrompt):
+    if rules == "release" and isinstance(row, records.Prompt):
         return problem_fault(row)
     return None
 
@@ -51,10 +51,7 @@ def trace_fault(completion: str, domain: records.Domain, rules: Validity) -> str
 
 
 def problem_fault(
-    row: records.SolvedMathProblem
-    | records.SolvedProgramProblem
-    | records.VerifiedMathPrompt
-    | records.VerifiedProgramPrompt,
+    row: records.SolvedMathProblem | records.SolvedProgramProblem | records.Prompt,
 ) -> str | None:
     """The rule of the released scripts that a problem breaks."""
     if UNFINISHED.search(row.problem.rstrip()):

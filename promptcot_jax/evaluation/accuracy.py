@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from promptcot_jax.core import jsonl, shards
-from promptcot_jax.core.records import AttemptRecord, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.records import AttemptRecord, MathPrompt, ProgramPrompt, Prompt
 from promptcot_jax.evaluation.solver_prompts import SolverPrompts
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling.text_model import Reply, TextModel, TextRequest
@@ -24,12 +24,11 @@ from promptcot_jax.verify.program_pool import Job
 from promptcot_jax.verify.programs import TestReport
 from promptcot_jax.verify.rewards import RunMany
 
-Problem = VerifiedMathPrompt | VerifiedProgramPrompt
 _SHARD = 128  # attempts that are graded between two writes
 
 
 def requests(
-    problems: Sequence[Problem], prompts: SolverPrompts, attempts_per_problem: int
+    problems: Sequence[Prompt], prompts: SolverPrompts, attempts_per_problem: int
 ) -> list[TextRequest]:
     """What the policy is asked, the attempts at a problem side by side."""
     return [
@@ -40,7 +39,7 @@ def requests(
 
 
 def attempt_all(
-    problems: Sequence[Problem],
+    problems: Sequence[Prompt],
     policy: TextModel,
     directory: epath.PathLike,
     *,
@@ -75,7 +74,7 @@ def attempt_all(
 
 
 def graded(
-    problems: Sequence[Problem], replies: Sequence[Reply], run_programs: RunMany
+    problems: Sequence[Prompt], replies: Sequence[Reply], run_programs: RunMany
 ) -> list[AttemptRecord]:
     """The verdicts on replies: only a boxed answer, or the program in the last code fence, can be right."""
     pairs = list(zip(problems, replies, strict=True))
@@ -90,7 +89,7 @@ def graded(
                 sample=reply.sample,
                 completion=reply.text,
                 answer=answer,
-                reference=problem.answer if isinstance(problem, VerifiedMathPrompt) else "",
+                reference=problem.answer if isinstance(problem, MathPrompt) else "",
                 correct=correct,
                 status=status,
                 finish_reason=reply.finish_reason,
@@ -101,20 +100,20 @@ def graded(
 
 
 def _verdicts(
-    pairs: Sequence[tuple[Problem, Reply]], answers: Sequence[str], run_programs: RunMany
+    pairs: Sequence[tuple[Prompt, Reply]], answers: Sequence[str], run_programs: RunMany
 ) -> Iterator[tuple[bool, str]]:
     """Whether each reply that has an answer is right, and the verdict's status, in order."""
     jobs: list[Job] = []
     answered: list[tuple[str, str]] = []
     for (problem, reply), answer in zip(pairs, answers, strict=True):
-        if answer and isinstance(problem, VerifiedProgramPrompt):
+        if answer and isinstance(problem, ProgramPrompt):
             jobs.append((programs.with_prelude(problem.prelude, answer), problem.tests))
-        elif answer and isinstance(problem, VerifiedMathPrompt):
+        elif answer and isinstance(problem, MathPrompt):
             answered.append((problem.answer, reply.text))  # in full, since several boxes may be one answer
     reports: Iterator[TestReport] = iter(run_programs(jobs) if jobs else ())
     grades = iter(math_answers.grade_many(answered))
     for (problem, _), answer in zip(pairs, answers, strict=True):
-        if answer and isinstance(problem, VerifiedProgramPrompt):
+        if answer and isinstance(problem, ProgramPrompt):
             report = next(reports)
             yield report.passed, report.status
         elif answer:
@@ -148,7 +147,7 @@ def maj_at_k(attempts: Sequence[AttemptRecord]) -> float | None:
 
 def summary(
     attempts: Sequence[AttemptRecord],
-    problems: Sequence[Problem],
+    problems: Sequence[Prompt],
     *,
     why_not_graded: str = "",
     splits: Mapping[str, Mapping[str, str]] | None = None,
@@ -174,7 +173,7 @@ def summary(
         reasons.append(f"grader or server failed over all attempts at {lost}")
     statuses = collections.Counter(attempt.status for attempt in attempts)
     most = max(attempts_of.values(), default=0)
-    of_math = {problem.id for problem in attempted if isinstance(problem, VerifiedMathPrompt)}
+    of_math = {problem.id for problem in attempted if isinstance(problem, MathPrompt)}
     ks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k < most] + ([most] if most else [])
     return {
         **problem_accuracy.over_problems(attempts),

@@ -20,10 +20,9 @@ from typing import Any
 from etils import epath
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.records import MathPrompt, ProgramPrompt, Prompt
 from promptcot_jax.data import import_fields, rows
 from promptcot_jax.evaluation import benchmark_sets, code_layouts
-from promptcot_jax.evaluation.accuracy import Problem
 from promptcot_jax.evaluation.benchmark_sets import Place, Window
 from promptcot_jax.verify import math_answers
 
@@ -71,7 +70,7 @@ def read(
     limit: int = 0,
     bad_rows: rows.BadRows = BAD_ROWS,
     note: Note | None = None,
-) -> list[Problem]:
+) -> list[Prompt]:
     """The problems of an evaluation set, in the order of its rows.
 
     Args:
@@ -95,7 +94,7 @@ def read(
     place = benchmark_sets.find(path, benchmarks_dir)
     given = window or (place.known.window if place.known else None)
     bounds = _bounds(given) if given else None
-    problems: list[Problem] = []
+    problems: list[Prompt] = []
     num_outside = 0
     for problem in _problems(place, bounds, bad_rows, note):
         if problem is None:
@@ -131,11 +130,11 @@ def _bounds(window: Window) -> _Bounds:
 
 def _problems(
     place: Place, bounds: _Bounds | None, bad_rows: rows.BadRows, note: Note | None
-) -> Iterator[Problem | None]:
+) -> Iterator[Prompt | None]:
     """The problem of each row; None for one outside of the window."""
     numbers = itertools.count(1)  # over all files of the set, whatever the window leaves
 
-    def make(row: rows.Row) -> Problem | None:
+    def make(row: rows.Row) -> Prompt | None:
         number = next(numbers)
         if bounds is not None and not _is_within(row, bounds):
             return None
@@ -157,7 +156,7 @@ def _is_within(row: rows.Row, bounds: _Bounds) -> bool:
     return bounds.first <= time <= bounds.last
 
 
-def _problem_of(row: rows.Row, name: str, number: int) -> Problem:
+def _problem_of(row: rows.Row, name: str, number: int) -> Prompt:
     """The problem of a row in any layout."""
     shared: dict[str, Any] = {"id": id_of(row, name, number), "level": _level_of(row)}
     if code_layouts.is_livecodebench(row):
@@ -171,8 +170,8 @@ def _problem_of(row: rows.Row, name: str, number: int) -> Problem:
         shared["concepts"] = _concepts_of(row, ("concepts",))
     else:
         shared["concepts"] = _concepts_of(row, COLUMNS["concepts"])
-        return VerifiedMathPrompt(problem=_statement_of(row), answer=_answer_of(row), **shared)
-    return VerifiedProgramPrompt(**shared, **fields)
+        return MathPrompt(problem=_statement_of(row), answer=_answer_of(row), **shared)
+    return ProgramPrompt(**shared, **fields)
 
 
 def _first(row: rows.Row, name: str, columns: Sequence[str] = ()) -> Any:

@@ -43,7 +43,7 @@ JUDGE_PRELUDE = "".join(
     ]
 )
 
-Fields = dict[str, Any]  # of a `VerifiedProgramPrompt`: problem, tests, and prelude where there is one
+Fields = dict[str, Any]  # of a `ProgramPrompt`: problem, tests, and prelude where there is one
 
 
 def is_livecodebench(row: rows.Row) -> bool:

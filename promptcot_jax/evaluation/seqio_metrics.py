@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.records import MathPrompt, ProgramPrompt, Prompt
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.sampling.text_model import Reply
 from promptcot_jax.verify import program_pool
@@ -24,7 +24,7 @@ def answer_accuracy(targets: Sequence[str], predictions: Sequence[str]) -> dict[
     Args:
         targets: reference answers.
     """
-    problems = [VerifiedMathPrompt(id=str(i), problem="", answer=answer) for i, answer in enumerate(targets)]
+    problems = [MathPrompt(id=str(i), problem="", answer=answer) for i, answer in enumerate(targets)]
     return _shares(problems, predictions, lambda jobs: [])
 
 
@@ -42,7 +42,7 @@ def program_accuracy(
     """
     problems = [
         jsonl.record_from_row(
-            VerifiedProgramPrompt,
+            ProgramPrompt,
             {"id": str(i), "problem": "", "tests": json.loads(tests)},
             where=f"target {i}",
         )
@@ -52,7 +52,7 @@ def program_accuracy(
 
 
 def _shares(
-    problems: Sequence[accuracy.Problem], predictions: Sequence[str], run_programs: accuracy.RunMany
+    problems: Sequence[Prompt], predictions: Sequence[str], run_programs: accuracy.RunMany
 ) -> dict[str, float]:
     replies = [
         Reply(id=p.id, sample=0, text=text, finish_reason="stop", prompt_tokens=0, completion_tokens=0)

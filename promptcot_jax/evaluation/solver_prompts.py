@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from promptcot_jax.core.records import VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.records import MathPrompt, Prompt
 from promptcot_jax.data import examples, templates
 from promptcot_jax.data.tokenizer import Message
 
@@ -21,9 +21,9 @@ class SolverPrompts:
     math_instruction: str | None = None
     code_instruction: str | None = None
 
-    def messages(self, problem: VerifiedMathPrompt | VerifiedProgramPrompt) -> tuple[Message, ...]:
+    def messages(self, problem: Prompt) -> tuple[Message, ...]:
         """The conversation, which ends with the user's turn."""
-        is_math = isinstance(problem, VerifiedMathPrompt)
+        is_math = isinstance(problem, MathPrompt)
         instruction = self.math_instruction if is_math else self.code_instruction
         turns = templates.solver_messages(problem.problem, problem.domain, examples.tests_of(problem))
         if instruction is not None:

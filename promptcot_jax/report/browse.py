@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from promptcot_jax.core import exported
 from promptcot_jax.core.records import Domain
+from promptcot_jax.data import exported_sets
 from promptcot_jax.report import page, workdir_files
 
-Splits = Mapping[Domain, Mapping[exported.Split, Sequence[Any]]]
+Splits = Mapping[Domain, Mapping[exported_sets.Split, Sequence[Any]]]
 
 
 def render(name: str, splits: Splits, max_rows: int) -> str:

@@ -13,8 +13,9 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import (
     AttemptedProblem,
     AttemptRecord,
-    VerifiedMathPrompt,
-    VerifiedProgramPrompt,
+    MathPrompt,
+    ProgramPrompt,
+    Prompt,
 )
 from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import rows
@@ -85,9 +86,9 @@ def evaluate(
     if not everything:
         raise WrongUse(f"There are no problems to attempt in {', '.join(problems) or 'no files'}.")
     _check_ids(everything)
-    has_programs = any(isinstance(problem, VerifiedProgramPrompt) for problem in everything)
+    has_programs = any(isinstance(problem, ProgramPrompt) for problem in everything)
     sandbox, why_not = hosts.decided_by_first("sandbox", lambda: _sandbox(programs, has_programs))
-    asked = [p for p in everything if sandbox != "none" or isinstance(p, VerifiedMathPrompt)]
+    asked = [p for p in everything if sandbox != "none" or isinstance(p, MathPrompt)]
     kept, names = os.path.join(workdir, "evaluate", "problems.jsonl"), {problem.id for problem in asked}
     hosts.wait_for_first("write problems", lambda: jsonl.write_records(kept, _attempted(sets, names)))
     requests = accuracy.requests(asked, prompts, attempts)
@@ -123,7 +124,7 @@ class _Set:
     """
 
     name: str
-    problems: Sequence[accuracy.Problem]
+    problems: Sequence[Prompt]
     families: Mapping[str, str]
     placed: Mapping[str, codeforces_attempts.Place]
 
@@ -131,7 +132,7 @@ class _Set:
 def _read_sets(
     paths: Sequence[str],
     windows: Mapping[str, tuple[str, str]],
-    read: Callable[..., Sequence[accuracy.Problem]],
+    read: Callable[..., Sequence[Prompt]],
     *,
     has_places: bool,
 ) -> list[_Set]:
@@ -172,7 +173,7 @@ def _attempted(sets: Sequence[_Set], asked: set[str]) -> list[AttemptedProblem]:
             level=problem.level,
             concepts=tuple(problem.concepts),
             problem=problem.problem,
-            answer=problem.answer if isinstance(problem, VerifiedMathPrompt) else "",
+            answer=problem.answer if isinstance(problem, MathPrompt) else "",
         )
         for one in sets
         for problem in one.problems
@@ -285,7 +286,7 @@ def _paths_by_name(paths: Sequence[str]) -> dict[str, str]:
     return named
 
 
-def _check_ids(problems: Sequence[accuracy.Problem]) -> None:
+def _check_ids(problems: Sequence[Prompt]) -> None:
     counts = collections.Counter(problem.id for problem in problems)
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise WrongUse(

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from etils import epath
 
 from promptcot_jax.core import building, file_sets, jsonl, manifest
-from promptcot_jax.core.exported import RECORD_TYPES, Kind
 from promptcot_jax.core.workdir import InputPath, in_workdir
-from promptcot_jax.data import rows, set_files
+from promptcot_jax.data import exported_sets, rows
+from promptcot_jax.data.exported_sets import RECORD_TYPES, RecordKind
 from promptcot_jax.report import browse
 from promptcot_jax.run import stage
 from promptcot_jax.synthesis import data_card, exporting, provenance
@@ -26,7 +26,7 @@ def export(
     config: ExportConfig,
     bad_rows: rows.BadRows,
     input_rows: InputPath = "{workdir}/verified_prompts.jsonl",
-    kind: Kind | None = None,
+    kind: RecordKind | None = None,
     triples: InputPath = "{workdir}/triples.jsonl",
 ) -> stage.StageResult:
     """Writes `export/`: `README.md`, `browse.html`, `data/` (Parquet) and `jsonl/`.
@@ -63,12 +63,12 @@ def export(
         for domain, of_domain in splits.items():
             record_type = RECORD_TYPES[kind][domain]
             place = os.path.join(directory, "data", domain)
-            set_files.write(place, of_domain, record_type, "parquet", config.rows_per_file)
+            exported_sets.write(place, of_domain, record_type, "parquet", config.rows_per_file)
             if config.json_lines:
                 place = os.path.join(directory, "jsonl", domain)
-                set_files.write(place, of_domain, record_type, "jsonl", config.rows_per_file)
+                exported_sets.write(place, of_domain, record_type, "jsonl", config.rows_per_file)
         if config.json_lines:
-            front = set_files.front_matter(splits, kind, "", "jsonl", {"pretty_name": config.name})
+            front = exported_sets.front_matter(splits, kind, "", "jsonl", {"pretty_name": config.name})
             text = f"{front}\nThe rows of `../data` as JSON lines; see `../{CARD}`.\n"
             jsonl.write_atomically(os.path.join(directory, "jsonl", CARD), text.encode())
         page = browse.render(config.name, splits, config.browse_rows)

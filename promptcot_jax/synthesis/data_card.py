@@ -10,9 +10,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from promptcot_jax.core import exported
-from promptcot_jax.core.exported import Exported, ExportedMathPrompt, ExportedProgramPrompt, Kind
-from promptcot_jax.data import set_files
+from promptcot_jax.data import exported_sets
+from promptcot_jax.data.exported_sets import Exported, ExportedMathPrompt, ExportedProgramPrompt, RecordKind
 from promptcot_jax.synthesis import exporting, row_figures
 from promptcot_jax.synthesis.exporting import UNKNOWN, ExportConfig, Splits, shown_path
 from promptcot_jax.synthesis.markdown import counted, plain, spreads, table
@@ -40,7 +39,9 @@ def render(
         seeds: how many seed triples are of which source.
     """
     rows = [row for of_domain in splits.values() for some in of_domain.values() for row in some]
-    front = set_files.front_matter(splits, made.kind, "data", "parquet", _metadata(rows, licences, config))
+    front = exported_sets.front_matter(
+        splits, made.kind, "data", "parquet", _metadata(rows, licences, config)
+    )
     sections = (
         _head(rows, splits, config, licences),
         _licences(rows, seeds, licences),
@@ -91,9 +92,9 @@ def _head(
     yield "`browse.html` beside this file is for looking at them: search, filters, rationale, lineage."
     yield ""
     yield from table(
-        ("configuration", *exported.SPLITS),
+        ("configuration", *exported_sets.SPLITS),
         [
-            (domain, *(len(of_domain[split]) for split in exported.SPLITS))
+            (domain, *(len(of_domain[split]) for split in exported_sets.SPLITS))
             for domain, of_domain in splits.items()
         ],
     )
@@ -122,7 +123,7 @@ def _licences(
         yield "Seed triples are the problems from which concepts were taken and the generator learned."
 
 
-def _loading(splits: Splits, kind: Kind, config: ExportConfig) -> Iterator[str]:
+def _loading(splits: Splits, kind: RecordKind, config: ExportConfig) -> Iterator[str]:
     first = next(iter(splits))
     yield "## Loading"
     yield ""

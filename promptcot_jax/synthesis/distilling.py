@@ -14,7 +14,7 @@ from etils import epath
 
 from promptcot_jax.core import shards
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import DistilledTrace, Domain, VerifiedMathPrompt
+from promptcot_jax.core.records import DistilledTrace, Domain, MathPrompt
 from promptcot_jax.data import decontamination, validity
 from promptcot_jax.data.validity import Validity
 from promptcot_jax.sampling.text_model import FinishReason, Reply
@@ -141,7 +141,7 @@ def _with_benchmarks(
 
 def _fault(problem: OpenProblem, config: DistillConfig) -> tuple[str, str] | None:
     """Why a prompt is not fit for the settings."""
-    stated = VerifiedMathPrompt(problem=problem.problem, answer=problem.answer)  # tests break no such rule
+    stated = MathPrompt(problem=problem.problem, answer=problem.answer)  # tests break no such rule
     if fault := validity.fault_of(stated, config.validity):
         return fault, "breaks a rule of the released scripts for problems"
     if config.verification == "only" and not _can_be_graded(problem):

@@ -10,11 +10,11 @@ from typing import Any
 
 from etils import epath
 
-from promptcot_jax.core import exported, file_sets
+from promptcot_jax.core import file_sets
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.exported import Exported, Kind, Split
 from promptcot_jax.core.records import Domain
-from promptcot_jax.data import rows
+from promptcot_jax.data import exported_sets, rows
+from promptcot_jax.data.exported_sets import Exported, RecordKind, Split
 from promptcot_jax.synthesis import seed_problems
 
 Splits = Mapping[Domain, Mapping[Split, Sequence[Exported]]]
@@ -64,7 +64,7 @@ class ExportConfig:
                 raise ValueError(f"LICENCES has nothing for '{source}'; leave it out if it is unknown.")
 
 
-def kind_of(path: str, kind: Kind | None) -> Kind:
+def kind_of(path: str, kind: RecordKind | None) -> RecordKind:
     """What the rows are: as the setting says, or as the file's name does.
 
     Raises:
@@ -73,12 +73,12 @@ def kind_of(path: str, kind: Kind | None) -> Kind:
     if kind is not None:
         return kind
     name = re.sub(r"[*?\[].*|\.jsonl$|\.parquet$|-\d{5}-of-\d{5}.*", "", os.path.basename(path))
-    for known in exported.RECORD_TYPES:
+    for known in exported_sets.RECORD_TYPES:
         if name == known:
             return known
     raise WrongUse(
         f"{path}: the name does not tell what its rows are; set EXPORT_KIND to one of "
-        f"{', '.join(map(repr, exported.RECORD_TYPES))}."
+        f"{', '.join(map(repr, exported_sets.RECORD_TYPES))}."
     )
 
 
@@ -100,7 +100,7 @@ class Origins:
 
 def read(
     path: epath.PathLike,
-    kind: Kind,
+    kind: RecordKind,
     *,
     source: str,
     bad_rows: rows.BadRows,
@@ -117,7 +117,7 @@ def read(
     Raises:
         WrongUse: the file is missing or empty, or a row is bad and not to be skipped.
     """
-    record_types = tuple(dict.fromkeys(exported.RECORD_TYPES[kind].values()))
+    record_types = tuple(dict.fromkeys(exported_sets.RECORD_TYPES[kind].values()))
 
     def make(row: rows.Row) -> Exported:
         record = rows.record_of(row, typing.Union[record_types])  # noqa: UP007
@@ -190,7 +190,7 @@ def split(
     found: dict[Domain, dict[Split, list[Exported]]] = {}
     for record in records:
         name = "heldout" if is_held_out(record.id) else "train"
-        found.setdefault(record.domain, {known: [] for known in exported.SPLITS})[name].append(record)
+        found.setdefault(record.domain, {known: [] for known in exported_sets.SPLITS})[name].append(record)
     return {domain: found[domain] for domain in ("math", "code") if domain in found}
 
 

@@ -68,9 +68,10 @@ def read(
         problem = _problem_of(dataclasses.replace(row, fields={"domain": domain} | stated))
         if not problem.problem.strip():
             raise WrongUse(f"{row.where}: the problem is empty.")
-        of_row = {name: stated[name] for name in LINEAGE if name in stated} | {"problem": "", "answer": ""}
-        typed = rows.record_of(dataclasses.replace(row, fields=of_row), VerifiedMathPrompt)
-        return Entry(problem, {name: getattr(typed, name) for name in of_row if name in LINEAGE}, stated)
+        of_row = {name: stated[name] for name in LINEAGE if name in stated}
+        fields = of_row | {"problem": "", "answer": "", "agreement": 1.0}
+        typed = rows.record_of(dataclasses.replace(row, fields=fields), VerifiedMathPrompt)
+        return Entry(problem, {name: getattr(typed, name) for name in of_row}, stated)
 
     entries = list(rows.map_rows(path, make, bad_rows=bad_rows, counts=counts))
     if not entries:

@@ -9,10 +9,10 @@ from typing import Any
 from etils import epath
 
 from promptcot_jax.core import jsonl, manifest
-from promptcot_jax.core.exported import Kind
+from promptcot_jax.data.exported_sets import RecordKind
 
 _TRIPLE_STAGES = ("corpus", "import_data", "annotate")
-_STAGES: Mapping[Kind, tuple[str, ...]] = {  # that a set of this kind comes from, in order
+_STAGES: Mapping[RecordKind, tuple[str, ...]] = {  # that a set of this kind comes from, in order
     "triples": (*_TRIPLE_STAGES, "decontaminate"),
     "problems": (*_TRIPLE_STAGES, "cold_start", "em", "synthesize", "decontaminate"),
     "verified_prompts": (*_TRIPLE_STAGES, "cold_start", "em", "synthesize", "decontaminate", "verify"),
@@ -25,7 +25,7 @@ _OUTPUTS: Mapping[str, tuple[str, ...]] = {  # of a stage, without their ending;
     "verify": ("verified_prompts",),
 }
 _BEFORE_SYNTHESIS = ("cold_start", "em")
-_MAKERS: Mapping[Kind, str] = {"problems": "synthesize", "verified_prompts": "verify"}
+_MAKERS: Mapping[RecordKind, str] = {"problems": "synthesize", "verified_prompts": "verify"}
 _ROLES = re.compile(r"(annotators\[\d+\]|solver|judge|test_writer)\.(?:path|model)|(prompt_model)")
 
 
@@ -65,7 +65,7 @@ class Provenance:
         rows: the file that is exported, as the setting names it; `digest` of its content.
     """
 
-    kind: Kind
+    kind: RecordKind
     entries: Mapping[str, manifest.StageEntry]
     settings: Mapping[str, Mapping[str, Any]]
     reports: Mapping[str, Mapping[str, Any]]
@@ -113,7 +113,7 @@ class Provenance:
         return {name: version for entry in self.entries.values() for name, version in entry.versions.items()}
 
 
-def read(workdir: epath.PathLike, kind: Kind, rows: str, digest: str) -> Provenance:
+def read(workdir: epath.PathLike, kind: RecordKind, rows: str, digest: str) -> Provenance:
     """Reads it from the workdir's files.
 
     Raises:

@@ -4,8 +4,8 @@ import collections
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from promptcot_jax.core.exported import Exported, ExportedMathPrompt, ExportedProgramPrompt
 from promptcot_jax.data import decontamination
+from promptcot_jax.data.exported_sets import Exported, ExportedMathPrompt, ExportedProgramPrompt
 from promptcot_jax.synthesis.cold_start_report import spread
 
 VerifiedRow = ExportedMathPrompt | ExportedProgramPrompt

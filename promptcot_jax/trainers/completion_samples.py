@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from etils import epath
 
 from promptcot_jax.core import jsonl, prng
-from promptcot_jax.core.records import CompletionSample, Rollout, SampleKind, VerifiedMathPrompt
+from promptcot_jax.core.records import CompletionSample, MathPrompt, Prompt, Rollout, SampleKind
 from promptcot_jax.data import templates
-from promptcot_jax.data.prompt_stream import Prompt
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.trainers.rollout_groups import Group
 from promptcot_jax.verify import math_answers
@@ -108,7 +107,7 @@ class SampleLog:
             sample=rollout.sample,
             prompt=self._tokenizer.decode(rollout.prompt_ids),
             problem=prompt.problem,
-            reference=prompt.answer if isinstance(prompt, VerifiedMathPrompt) else "",
+            reference=prompt.answer if isinstance(prompt, MathPrompt) else "",
             completion=rollout.completion,
             answer=_answer(prompt, rollout.completion),
             graded=rollout.graded,
@@ -124,6 +123,6 @@ class SampleLog:
 
 def _answer(prompt: Prompt, completion: str) -> str:
     """What is graded of a completion; empty where there is nothing to grade."""
-    if isinstance(prompt, VerifiedMathPrompt):
+    if isinstance(prompt, MathPrompt):
         return math_answers.extract_answer(completion) or ""
     return templates.last_code_fence(templates.answer_part(completion)) or ""

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from promptcot_jax.core.records import Rollout, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.records import MathPrompt, ProgramPrompt, Prompt, Rollout
 from promptcot_jax.data import templates
-from promptcot_jax.data.prompt_stream import Prompt, Task
+from promptcot_jax.data.prompt_stream import Task
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.sampling import journal
 from promptcot_jax.sampling.completions import Completion
@@ -27,12 +27,12 @@ EMPTY = "empty"  # there is no token
 
 def answer_of(prompt: Prompt, text: str) -> str:
     """What of a completion is graded: the boxed answer or the last program; empty where there is none."""
-    if isinstance(prompt, VerifiedMathPrompt):
+    if isinstance(prompt, MathPrompt):
         return math_answers.extract_answer(text) or ""
     return templates.last_code_fence(templates.answer_part(text)) or ""
 
 
-def _program_of(prompt: VerifiedProgramPrompt, text: str) -> str | None:
+def _program_of(prompt: ProgramPrompt, text: str) -> str | None:
     """What is run of a completion; None where it has no program."""
     program = templates.last_code_fence(templates.answer_part(text))
     return None if program is None else programs.with_prelude(prompt.prelude, program)
@@ -75,8 +75,8 @@ class Grader:
         self, draws: Sequence[Draw[Task]], texts: Sequence[str], num_tokens: Sequence[int]
     ) -> list[Reward | Ungraded]:
         prompts = [draw.row.prompt for draw in draws]
-        math = [(i, p) for i, p in enumerate(prompts) if isinstance(p, VerifiedMathPrompt)]
-        code = [(i, p) for i, p in enumerate(prompts) if isinstance(p, VerifiedProgramPrompt)]
+        math = [(i, p) for i, p in enumerate(prompts) if isinstance(p, MathPrompt)]
+        code = [(i, p) for i, p in enumerate(prompts) if isinstance(p, ProgramPrompt)]
         verdicts: dict[int, Reward | Ungraded] = {}
         of_math = rewards.math_rewards(
             [prompt.answer for _, prompt in math],

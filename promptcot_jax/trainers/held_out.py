@@ -18,7 +18,7 @@ from etils import epath
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.arrays import Params
-from promptcot_jax.core.records import AttemptRecord, Rollout, VerifiedMathPrompt
+from promptcot_jax.core.records import AttemptRecord, MathPrompt, Rollout
 from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data.prompt_stream import Task
 from promptcot_jax.data.tokenizer import Tokenizer
@@ -149,7 +149,7 @@ def _attempt(draw: Draw[Task], rollout: Rollout) -> AttemptRecord:
         sample=draw.sample,
         completion=rollout.completion,
         answer=grading.answer_of(prompt, rollout.completion),
-        reference=prompt.answer if isinstance(prompt, VerifiedMathPrompt) else "",
+        reference=prompt.answer if isinstance(prompt, MathPrompt) else "",
         correct=rollout.correct,
         status=rollout.status,
         finish_reason=rollout.finish_reason,

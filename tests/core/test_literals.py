@@ -7,6 +7,7 @@ import pytest
 
 from promptcot_jax.core import jsonl, literals, records
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data import exported_sets
 
 VALUES = [
     None,
@@ -52,7 +53,7 @@ def test_a_text_that_is_no_literal_is_named_and_never_run(text):
 
 
 def test_tests_of_all_kinds_come_back_from_a_file(tmp_path):
-    prompt = records.VerifiedProgramPrompt(
+    prompt = records.ProgramPrompt(
         id="p",
         problem="Add.",
         prelude="import math\n",
@@ -64,7 +65,7 @@ def test_tests_of_all_kinds_come_back_from_a_file(tmp_path):
         ),
     )
     jsonl.write_records(tmp_path / "p.jsonl", [prompt])
-    assert jsonl.read_records(tmp_path / "p.jsonl", records.VerifiedProgramPrompt) == [prompt]
+    assert jsonl.read_records(tmp_path / "p.jsonl", records.ProgramPrompt) == [prompt]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_tests_of_all_kinds_come_back_from_a_file(tmp_path):
 def test_a_test_that_cannot_be_read_is_named(tmp_path, test, says):
     (tmp_path / "p.jsonl").write_text(json.dumps({"problem": "Add.", "tests": [test]}) + "\n")
     with pytest.raises(WrongUse) as failure:
-        jsonl.read_records(tmp_path / "p.jsonl", records.VerifiedProgramPrompt)
+        jsonl.read_records(tmp_path / "p.jsonl", records.ProgramPrompt)
     assert "p.jsonl:1: " in str(failure.value)
     assert says in str(failure.value)
 
@@ -90,4 +91,4 @@ def test_what_holds_fixed_columns_takes_tests_of_input_and_output_only(tmp_path)
     row = {"problem": "Add.", "tests": [{"source": "assert add(1, 2) == 3"}]}
     (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(WrongUse, match="p.jsonl:1: field 'tests'.*'input' of StdioTest is missing"):
-        jsonl.read_records(tmp_path / "p.jsonl", records.StdioProgramPrompt)
+        jsonl.read_records(tmp_path / "p.jsonl", exported_sets.FixedProgramPrompt)

@@ -8,10 +8,10 @@ import pytest
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import (
     ConceptSet,
+    MathPrompt,
+    ProgramPrompt,
     SftTrace,
     StdioTest,
-    VerifiedMathPrompt,
-    VerifiedProgramPrompt,
 )
 from promptcot_jax.data import importers, rows, templates
 from tests import toys
@@ -158,7 +158,7 @@ def test_other_conversations_are_refused(fields: dict[str, Any], says: str):
     ],
 )
 def test_a_problem_with_an_answer_is_of_mathematics(fields: dict[str, Any]):
-    assert imported(fields) == VerifiedMathPrompt(id="a.jsonl:7", problem="x", answer="42", agreement=1.0)
+    assert imported(fields) == MathPrompt(id="a.jsonl:7", problem="x", answer="42")
 
 
 GSM8K = "He has <<48/2=24>>24 clips.\nThat is <<48+24=72>>72 in all: 10 << 20.\n#### 1,072\n"
@@ -166,7 +166,7 @@ GSM8K = "He has <<48/2=24>>24 clips.\nThat is <<48+24=72>>72 in all: 10 << 20.\n
 
 def test_an_answer_of_gsm8k_is_its_last_line_to_prompts_and_a_box_to_traces():
     fields = {"question": "x", "answer": GSM8K, "annotation": "a", "short_answer": "1,072"}
-    expected = VerifiedMathPrompt(id="a.jsonl:7", problem="x", answer="1,072", agreement=1.0)
+    expected = MathPrompt(id="a.jsonl:7", problem="x", answer="1,072")
     assert imported(fields, is_flat=True) == expected
     completion = "He has 24 clips.\nThat is 72 in all: 10 << 20.\n\\boxed{1,072}"
     expected = SftTrace(id="a.jsonl:7", domain="math", prompt="x", completion=completion)
@@ -176,7 +176,7 @@ def test_an_answer_of_gsm8k_is_its_last_line_to_prompts_and_a_box_to_traces():
 @pytest.mark.parametrize("answer", ["a #### 72", "#### 72\nor so", "####", "##### 72", "#### # 72"])
 def test_only_a_last_line_of_its_own_is_an_answer_of_gsm8k(answer: str):
     prompt = imported({"question": "x", "answer": answer})
-    assert isinstance(prompt, VerifiedMathPrompt)
+    assert isinstance(prompt, MathPrompt)
     assert prompt.answer == answer
     assert "the row has no completion" in refusal({"question": "x", "answer": answer}, kind="traces")
 
@@ -207,7 +207,7 @@ COLUMNS = {"inputs": ["1\n", ""], "outputs": ["2", "0"]}
     ],
 )
 def test_a_problem_with_tests_is_of_programming(fields: dict[str, Any]):
-    assert imported({"problem": "x", "id": "p"} | fields) == VerifiedProgramPrompt(
+    assert imported({"problem": "x", "id": "p"} | fields) == ProgramPrompt(
         id="p", problem="x", tests=(StdioTest("1\n", "2"), StdioTest("", "0"))
     )
 
@@ -232,8 +232,8 @@ def test_prompts_that_cannot_be_checked_are_refused(fields: dict[str, Any], says
 
 def test_a_domain_decides_between_an_answer_and_tests():
     fields = {"problem": "x", "tests": PAIRS, "answer": "42"}
-    assert isinstance(imported(fields, domain="math"), VerifiedMathPrompt)
-    assert isinstance(imported(fields | {"domain": "code"}), VerifiedProgramPrompt)
+    assert isinstance(imported(fields, domain="math"), MathPrompt)
+    assert isinstance(imported(fields | {"domain": "code"}), ProgramPrompt)
 
 
 def test_unknown_columns_are_refused_with_what_is_there_and_what_is_known():
@@ -246,13 +246,13 @@ def test_columns_of_two_kinds_are_refused_and_the_kind_can_be_set():
     fields = {"prompt": "x", "completion": r"\boxed{42}", "answer": "42"}
     assert "those of traces and prompts" in refusal(fields)
     assert isinstance(imported(fields, kind="traces"), SftTrace)
-    assert isinstance(imported(fields, kind="prompts"), VerifiedMathPrompt)
+    assert isinstance(imported(fields, kind="prompts"), MathPrompt)
 
 
 def test_columns_can_be_named():
     fields = {"text": "x", "meta": {"label": "42"}, "problem": "another"}
     columns = {"problem": "text", "answer": "meta.label"}
-    expected = VerifiedMathPrompt(id="a.jsonl:7", problem="x", answer="42", agreement=1.0)
+    expected = MathPrompt(id="a.jsonl:7", problem="x", answer="42")
     assert imported(fields, columns=columns) == expected
     with pytest.raises(ValueError, match="columns has no 'solution'"):
         importers.ImportConfig(columns={"solution": "text"})

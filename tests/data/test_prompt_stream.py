@@ -4,17 +4,14 @@ import pytest
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import CallTest, StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.records import CallTest, MathPrompt, ProgramPrompt, StdioTest, VerifiedMathPrompt
 from promptcot_jax.data import rows, templates
 from promptcot_jax.data.prompt_stream import PromptConfig, PromptStream, Task, read_tasks
 from tests import toys
 
 TOKENIZER = toys.byte_tokenizer()
-MATH = [VerifiedMathPrompt(id=f"m{i}", problem=f"{i} + 1?", answer=str(i + 1)) for i in range(6)]
-CODE = [
-    VerifiedProgramPrompt(id=f"c{i}", problem=f"Print {i}.", tests=(StdioTest("", f"{i}\n"),))
-    for i in range(2)
-]
+MATH = [MathPrompt(id=f"m{i}", problem=f"{i} + 1?", answer=str(i + 1)) for i in range(6)]
+CODE = [ProgramPrompt(id=f"c{i}", problem=f"Print {i}.", tests=(StdioTest("", f"{i}\n"),)) for i in range(2)]
 
 
 def _tasks(prompts):
@@ -72,22 +69,19 @@ def test_a_task_is_read_as_the_solver_reads_it(tmp_path):
 
 
 def test_a_problem_with_calls_asks_for_a_function(tmp_path):
-    row = VerifiedProgramPrompt(id="f", problem="Add.", tests=(CallTest("add", (1, (2,)), {3}),))
+    row = ProgramPrompt(id="f", problem="Add.", tests=(CallTest("add", (1, (2,)), {3}),))
     (task,), _ = _read(tmp_path, [row])
     assert task.prompt == row
     assert TOKENIZER.decode(task.prompt_ids) == templates.solver_prompt("Add.", "code", row.tests)
 
 
 def test_what_is_left_out_is_counted(tmp_path):
+    tried = {"answer": "1", "agreement": 1.0, "num_solutions": 8}
     prompts = [
-        VerifiedMathPrompt(
-            id="half", problem="a?", answer="1", num_solutions=8, pass_share=0.5, pool="medium"
-        ),
-        VerifiedMathPrompt(
-            id="rare", problem="b?", answer="1", num_solutions=8, pass_share=0.25, pool="hard"
-        ),
-        VerifiedMathPrompt(id="given", problem="c?", answer="1"),
-        VerifiedMathPrompt(id="long", problem="d" * 500 + "?", answer="1"),
+        VerifiedMathPrompt(id="half", problem="a?", pass_share=0.5, pool="medium", **tried),
+        VerifiedMathPrompt(id="rare", problem="b?", pass_share=0.25, pool="hard", **tried),
+        MathPrompt(id="given", problem="c?", answer="1"),
+        MathPrompt(id="long", problem="d" * 500 + "?", answer="1"),
     ]
     found, counts = _read(tmp_path, prompts, PromptConfig(solved_below=0.5), longest=400)
     assert _ids(found) == ["rare", "given"]

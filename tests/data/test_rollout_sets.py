@@ -60,7 +60,9 @@ def test_files_that_are_not_finished_are_not_read(directory):
 def test_prompts_are_left_out_by_what_the_policy_made_of_them(directory, tmp_path):
     """Not by what their rows say of another solver; a prompt that the policy never tried stays."""
     prompts = [
-        VerifiedMathPrompt(id=name, problem=f"{name}?", answer="1", num_solutions=8, pass_share=share)
+        VerifiedMathPrompt(
+            id=name, problem=f"{name}?", answer="1", agreement=1.0, num_solutions=8, pass_share=share
+        )
         for name, share in (("half", 0.0), ("rare", 1.0), ("untried", 1.0))
     ]
     jsonl.write_records(tmp_path / "prompts.jsonl", prompts)

@@ -25,9 +25,11 @@ TRIPLES = [
     records.Triple(id="v", domain="code", concepts=("a",), level="2", rationale="z", problem="x"),
 ]  # fmt: skip
 PROMPTS = [
-    records.VerifiedProgramPrompt(id="p", problem="Echo.", tests=TESTS),
+    records.VerifiedProgramPrompt(id="p", problem="Echo.", tests=TESTS, agreement=1.0),
     records.VerifiedMathPrompt(id="m", concepts=("a",), problem="1+1?", answer="2", agreement=0.75),
-    records.VerifiedProgramPrompt(id="q", concepts=("a", "b"), problem="Echo.", tests=TESTS[:1]),
+    records.VerifiedProgramPrompt(
+        id="q", concepts=("a", "b"), problem="Echo.", tests=TESTS[:1], agreement=1.0
+    ),
 ]
 TRACES = [records.SftTrace(id=f"t{i}", domain="code", prompt=f"p{i}", completion="c\n\n") for i in range(5)]
 NUMBERS = [{"text": f"{i}"} for i in range(25)]
@@ -62,7 +64,7 @@ def data_dir(request: Any, workdir: pathlib.Path, monkeypatch: pytest.MonkeyPatc
 
 
 CORPUS_ROW = records.MathCorpusRow | records.ProgramCorpusRow | records.Triple
-PROMPT = records.VerifiedMathPrompt | records.VerifiedProgramPrompt
+PROMPT = records.AnyPrompt
 
 
 @pytest.mark.parametrize(

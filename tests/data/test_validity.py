@@ -49,7 +49,7 @@ def test_traces(completion, domain, paper, release):
     ],
 )
 def test_problems_of_the_released_scripts(problem, answer, fault):
-    row = records.VerifiedMathPrompt(problem=problem, answer=answer)
+    row = records.MathPrompt(problem=problem, answer=answer)
     assert validity.fault_of(row, "release") == fault
     assert validity.fault_of(row, "paper") is None
 

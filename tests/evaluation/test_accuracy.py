@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from promptcot_jax.core.records import AttemptRecord, StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.records import AttemptRecord, MathPrompt, ProgramPrompt, StdioTest
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.evaluation.solver_prompts import SolverPrompts
 from promptcot_jax.sampling.text_model import Reply
@@ -14,16 +14,14 @@ from promptcot_jax.verify import programs
 
 
 def problem(name, answer, level="1"):
-    return VerifiedMathPrompt(
-        id=name, concepts=("sums",), level=level, problem=f"problem {name}", answer=answer
-    )
+    return MathPrompt(id=name, concepts=("sums",), level=level, problem=f"problem {name}", answer=answer)
 
 
 PROBLEMS = [
     problem("a", "1/2"),
     problem("b", "7", level="2"),
     problem("c", "9", level="2"),
-    VerifiedProgramPrompt(
+    ProgramPrompt(
         id="p",
         concepts=("loops",),
         problem="Add.",

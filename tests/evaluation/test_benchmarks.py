@@ -9,7 +9,7 @@ import pytest
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import CallTest, StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.records import CallTest, MathPrompt, ProgramPrompt, Prompt, StdioTest
 from promptcot_jax.data import rows
 from promptcot_jax.evaluation import benchmark_sets, benchmarks
 from tests import toys
@@ -65,23 +65,23 @@ LAYOUTS = {
 @pytest.mark.parametrize(("row", "expected"), LAYOUTS.values(), ids=LAYOUTS)
 def test_a_mathematics_row_of_each_layout_is_a_problem(tmp_path, row, expected):
     (problem,) = benchmarks.read(write(tmp_path / "set.jsonl", row))
-    assert isinstance(problem, VerifiedMathPrompt)
+    assert isinstance(problem, MathPrompt)
     assert problem.problem == "Find 1 + 1."
     assert (problem.id, problem.answer, problem.level, problem.concepts) == expected
 
 
 def test_rows_of_this_package_read_as_they_did(tmp_path):
     written = [
-        VerifiedMathPrompt(id="a", concepts=("sums",), level="1", problem="1 + 1?", answer="2"),
-        VerifiedProgramPrompt(id="b", level="2", problem="Add.", tests=(StdioTest("1 2", "3"),)),
-        VerifiedProgramPrompt(
+        MathPrompt(id="a", concepts=("sums",), level="1", problem="1 + 1?", answer="2"),
+        ProgramPrompt(id="b", level="2", problem="Add.", tests=(StdioTest("1 2", "3"),)),
+        ProgramPrompt(
             id="c", problem="Add.", prelude="import math\n", tests=(CallTest("add", (1, (2,)), {3}),)
         ),
     ]
     jsonl.write_records(tmp_path / "own.jsonl", written)
     assert benchmarks.read(tmp_path / "own.jsonl") == written
     assert benchmarks.read(tmp_path / "own.jsonl", limit=1) == written[:1]
-    read_before = list(rows.iter_records(tmp_path / "own.jsonl", benchmarks.Problem))
+    read_before = list(rows.iter_records(tmp_path / "own.jsonl", Prompt))
     assert read_before == written
 
 
@@ -240,7 +240,7 @@ def test_the_shared_sets_read_whole(name):
         pytest.skip("the shared evaluation sets are not here")
     problems = benchmarks.read(name, benchmarks_dir=toys.SHARED / "data" / "eval")
     assert len(problems) == benchmark_sets.KNOWN[name].num_problems
-    assert all(isinstance(problem, VerifiedMathPrompt) and problem.answer for problem in problems)
+    assert all(isinstance(problem, MathPrompt) and problem.answer for problem in problems)
 
 
 def test_the_shared_programming_sets_read_whole():

@@ -10,9 +10,9 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import (
     AssertTest,
     CallTest,
+    MathPrompt,
+    ProgramPrompt,
     StdioTest,
-    VerifiedMathPrompt,
-    VerifiedProgramPrompt,
 )
 from promptcot_jax.data.seqio import converters, seqio_tasks
 from promptcot_jax.data.seqio.vocabulary import TokenizerVocabulary
@@ -22,9 +22,9 @@ from tests import toys
 
 VOCABULARY = TokenizerVocabulary(toys.byte_tokenizer())
 MATH = [
-    VerifiedMathPrompt(id="a", problem="Half of 1?", answer="\\frac{1}{2}"),
-    VerifiedMathPrompt(id="b", problem="1+1?", answer="2"),
-    VerifiedMathPrompt(id="c", problem="Roots of x^2=1?", answer="\\{-1, 1\\}"),
+    MathPrompt(id="a", problem="Half of 1?", answer="\\frac{1}{2}"),
+    MathPrompt(id="b", problem="1+1?", answer="2"),
+    MathPrompt(id="c", problem="Roots of x^2=1?", answer="\\{-1, 1\\}"),
 ]
 COMPLETIONS = {"Half": "It is \\boxed{0.5}.", "1+1?": "\\boxed{3}", "Root": "the answer is 1 and -1"}
 
@@ -70,7 +70,7 @@ def test_programs_are_run_on_the_tests_of_the_reference(monkeypatch):
 
     monkeypatch.setattr(seqio_metrics.program_pool, "run_many", run_many)
     tests = (StdioTest("a", "b"), CallTest("f", (1, (2,)), {3}), AssertTest("assert f(1)"))
-    row = VerifiedProgramPrompt(id="p", problem="Echo.", tests=tests)
+    row = ProgramPrompt(id="p", problem="Echo.", tests=tests)
     target = json.dumps([jsonl.to_row(test) for test in tests])
     found = seqio_metrics.program_accuracy([target, target], ["```python\nprint()\n```", "no program"])
     assert found == {"accuracy": 0.5, "no_answer": 0.5}

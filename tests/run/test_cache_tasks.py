@@ -108,7 +108,7 @@ def test_a_mixture_and_a_user_s_task_are_cached_and_counted(workdir, capsys):
 
 def test_an_evaluation_set_and_verified_prompts_go_elsewhere(workdir, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
-    jsonl.write_records(prompts, [records.VerifiedMathPrompt(id="m", problem="1+1?", answer="2")])
+    jsonl.write_records(prompts, [records.MathPrompt(id="m", problem="1+1?", answer="2")])
     assert (
         promptcot(
             workdir,

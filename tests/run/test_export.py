@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from promptcot_jax.core import exported, jsonl, manifest, records
-from promptcot_jax.data import rows
+from promptcot_jax.core import jsonl, manifest, records
+from promptcot_jax.data import exported_sets, rows
 from promptcot_jax.data.seqio import tfds_builder
 from promptcot_jax.run import cli
 from tests.checkpoints import conftest as checkpoint_toys
@@ -44,7 +44,7 @@ def plain(record: Any) -> dict[str, Any]:
 
 def expected(workdir: Path) -> dict[str, dict[str, Any]]:
     """What a set must have of the workdir's rows, by id: the fields of its types, their sources."""
-    types = exported.ExportedMathPrompt | exported.ExportedProgramPrompt
+    types = exported_sets.ExportedMathPrompt | exported_sets.ExportedProgramPrompt
     found = jsonl.read_records(workdir / "verified_prompts.jsonl", types)
     return {row.id: plain(row) | {"source": row.source or "synthesized"} for row in found}
 
@@ -87,7 +87,7 @@ def test_tfds_loads_the_same_rows_and_types(workdir: Path, tmp_path: Path, domai
     builder.download_and_prepare(download_config=config)
     prepared = tfds.builder_from_directory(str(builder.data_path))
     found = {}
-    record_type = exported.RECORD_TYPES["verified_prompts"][domain]  # pyright: ignore[reportArgumentType]
+    record_type = exported_sets.RECORD_TYPES["verified_prompts"][domain]  # pyright: ignore[reportArgumentType]
     for split in prepared.info.splits:
         of_split = rows.iter_records(f"tfds:promptcot/{builder.builder_config.name}:{split}", record_type)
         with pytest.MonkeyPatch.context() as patch:

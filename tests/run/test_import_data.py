@@ -35,9 +35,9 @@ def test_prompts_of_both_domains_go_into_shards(tmp_path: pathlib.Path):
     path = tmp_path / "run" / "verified_prompts.jsonl"
     assert not path.exists()
     assert (path.parent / "verified_prompts-00002-of-00003.jsonl").exists()
-    read = jsonl.read_records(path, records.VerifiedMathPrompt | records.VerifiedProgramPrompt)
+    read = jsonl.read_records(path, records.MathPrompt | records.ProgramPrompt)
     assert [record.problem for record in read] == [f"x{i}" for i in range(7)]
-    assert isinstance(read[3], records.VerifiedProgramPrompt)
+    assert isinstance(read[3], records.ProgramPrompt)
 
 
 def test_bad_rows_end_it_and_nothing_is_left_or_are_counted(tmp_path: pathlib.Path):
@@ -95,7 +95,7 @@ def test_a_tfds_data_set_is_read_where_the_flag_says(
     assert cli.main(command) == 2
     assert f"'math_dataset' is not prepared in {tmp_path / 'elsewhere'}" in capsys.readouterr().err
     assert cli.main([*command, f"--tfds_data_dir={tmp_path / 'sets'}"]) == 0
-    read = jsonl.read_records(tmp_path / "run" / "verified_prompts.jsonl", records.VerifiedMathPrompt)
+    read = jsonl.read_records(tmp_path / "run" / "verified_prompts.jsonl", records.MathPrompt)
     assert [(prompt.problem, prompt.answer) for prompt in read] == [
         ("0+1?", "1"),
         ("1+1?", "2"),
@@ -117,7 +117,7 @@ def test_gsm8k_as_tfds_has_it_becomes_prompts_that_are_graded(
     example = dict.fromkeys(features, "x") | {"answer": "It is <<500*2=1000>>1000.\n#### 1,000"}
     prepared_sets.prepare(tmp_path, "gsm8k", features, splits={"train": [example]}, file_format=file_format)
     stage.run_stage("import_data", GIN, ("SOURCE='tfds:gsm8k'",), str(tmp_path / "run"))
-    (prompt,) = jsonl.read_records(tmp_path / "run" / "verified_prompts.jsonl", records.VerifiedMathPrompt)
+    (prompt,) = jsonl.read_records(tmp_path / "run" / "verified_prompts.jsonl", records.MathPrompt)
     assert (prompt.id, prompt.answer) == ("tfds:gsm8k#1", "1,000")
     assert math_answers.grade_math(prompt.answer, "So \\boxed{1000}.")
     bindings = ("SOURCE='tfds:gsm8k'", "KIND='traces'")

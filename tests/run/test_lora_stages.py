@@ -14,7 +14,7 @@ from tests.run.test_killing_em import SETTINGS
 
 GIN = """
 from __gin__ import dynamic_registration
-from promptcot_jax.run import model_source
+from promptcot_jax.sources import model_source
 MODEL_PATH = %gin.REQUIRED
 MODEL = @model_source.Pretrained()
 model_source.Pretrained.path = %MODEL_PATH

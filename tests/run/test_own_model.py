@@ -41,7 +41,7 @@ SMALL = [
 NO_MODEL = """
 from __gin__ import dynamic_registration
 import t5x_decoder
-from promptcot_jax.run import model_source
+from promptcot_jax.sources import model_source
 
 model_source.FromScratch.model = @t5x_decoder.T5xConfig()
 """

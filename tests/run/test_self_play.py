@@ -21,6 +21,8 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import (
     AttemptRecord,
     CompletionSample,
+    MathPrompt,
+    ProgramPrompt,
     Rollout,
     SolvedMathProblem,
     StdioTest,
@@ -50,7 +52,9 @@ from tests.run import killing, test_hosts, watched
 
 NUMBER = 5
 PROMPTS = [
-    VerifiedMathPrompt(id=f"p{i}", problem=f"{i}+1=", answer=str(i + 1), pool="hard" if i else "easy")
+    VerifiedMathPrompt(
+        id=f"p{i}", problem=f"{i}+1=", answer=str(i + 1), agreement=1.0, pool="hard" if i else "easy"
+    )
     for i in range(NUMBER)
 ]
 
@@ -146,8 +150,8 @@ EVALUATION = HeldOutConfig(
 
 def test_what_is_trained_on_is_not_evaluated_on(guesser: str, tmp_path: Path, caplog):
     """A problem in other spacing is the same problem, and counted; the others are."""
-    again = VerifiedMathPrompt(id="again", problem=" 0+1=\n", answer="1")
-    unseen = [VerifiedMathPrompt(id=f"u{i}", problem=f"{i}+2=", answer=str(i + 2)) for i in range(3)]
+    again = MathPrompt(id="again", problem=" 0+1=\n", answer="1")
+    unseen = [MathPrompt(id=f"u{i}", problem=f"{i}+2=", answer=str(i + 2)) for i in range(3)]
     jsonl.write_records(tmp_path / "unseen.jsonl", [again, *unseen])
     config = SelfPlayConfig(num_iterations=1, prompts_per_iteration=2, tensorboard=False)
     with caplog.at_level("WARNING", "promptcot_jax"):
@@ -165,7 +169,7 @@ def test_manifest_and_provenance_say_which_policy_is_kept_and_that_the_run_stopp
     guesser: str, tmp_path: Path
 ):
     """The goal is reached at the start, by attempts of which none is right."""
-    unseen = [VerifiedMathPrompt(id="u", problem="2+2=", answer="100")]
+    unseen = [MathPrompt(id="u", problem="2+2=", answer="100")]
     jsonl.write_records(tmp_path / "unseen.jsonl", unseen)
     held_out = dataclasses.replace(EVALUATION, keep_best="eval/avg_at_k")
     config = SelfPlayConfig(
@@ -214,7 +218,7 @@ def test_self_play_learns_sums_from_sparse_reward(
 
 
 def test_math_and_code_are_mixed_by_rate_and_graded_each_in_its_way(guesser: str, tmp_path: Path):
-    program = VerifiedProgramPrompt(id="c", problem="Print 1.", tests=(StdioTest("", "1\n"),))
+    program = ProgramPrompt(id="c", problem="Print 1.", tests=(StdioTest("", "1\n"),))
     path = tmp_path / "both.jsonl"
     jsonl.write_records(path, [*PROMPTS, program])
     play(
@@ -251,7 +255,7 @@ def _policy_gin(path: Path, policy: str) -> str:
     """A gin file that makes `policy` the model."""
     path.write_text(
         "from __gin__ import dynamic_registration\n"
-        "from promptcot_jax.run import model_source\n"
+        "from promptcot_jax.sources import model_source\n"
         "MODEL = @model_source.Pretrained()\n"
         f"model_source.Pretrained.path = '{policy}'\n"
     )
@@ -264,7 +268,7 @@ def test_prompts_are_filtered_by_pass_rate_and_mixed_by_rate_from_the_command_li
     """The paper's rule leaves out what is solved in half of the tries; then 3 of math to 1 of code."""
 
     def tried(share: float) -> dict[str, Any]:
-        return {"num_solutions": 100, "pass_share": share}
+        return {"agreement": share, "num_solutions": 100, "pass_share": share}
 
     tests = (StdioTest("", "1\n"),)
     jsonl.write_records(
@@ -272,7 +276,7 @@ def test_prompts_are_filtered_by_pass_rate_and_mixed_by_rate_from_the_command_li
         [
             VerifiedMathPrompt(id="half", problem="1+1=", answer="2", **tried(0.5)),
             VerifiedMathPrompt(id="below", problem="1+2=", answer="3", **tried(0.49)),
-            VerifiedMathPrompt(id="untried", problem="1+3=", answer="4"),
+            MathPrompt(id="untried", problem="1+3=", answer="4"),
             VerifiedProgramPrompt(id="code-half", problem="Print 1.", tests=tests, **tried(0.5)),
             *[
                 VerifiedProgramPrompt(id=f"code-{i}", problem=f"Print {i}.", tests=tests, **tried(0.49))
@@ -342,7 +346,7 @@ def with_prompts(workdir: Path) -> Path:
 def test_kill_9_in_sampling_grading_update_and_evaluation_and_a_notice(guesser: str, tmp_path: Path):
     """The outcome of the command is that of an undisturbed one, bit for bit."""
     killed, undisturbed = with_prompts(tmp_path / "killed"), with_prompts(tmp_path / "undisturbed")
-    unseen = [VerifiedMathPrompt(id=f"u{i}", problem=f"1+{i}=", answer=str(i + 1)) for i in range(4)]
+    unseen = [MathPrompt(id=f"u{i}", problem=f"1+{i}=", answer=str(i + 1)) for i in range(4)]
     for workdir in (killed, undisturbed):
         jsonl.write_records(workdir / "unseen.jsonl", unseen)
     command = [

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from promptcot_jax.core import exported, jsonl
+from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import rows
+from promptcot_jax.data import exported_sets, rows
 from promptcot_jax.synthesis import data_card, exporting, provenance
 from promptcot_jax.synthesis.exporting import ExportConfig
 from tests.run import exported_workdir
 
 
-def math_rows(number: int) -> list[exported.Exported]:
+def math_rows(number: int) -> list[exported_sets.Exported]:
     rng = random.Random(0)
     made = [exported_workdir.math_row(i, rng) for i in range(number)]
-    return [exported.ExportedMathPrompt(**vars(row), source="synthesized") for row in made]
+    return [exported_sets.ExportedMathPrompt(**vars(row), source="synthesized") for row in made]
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def math_rows(number: int) -> list[exported.Exported]:
         ("/w/verified_prompts_clean.jsonl", None),
     ],
 )
-def test_a_files_name_says_its_kind_or_the_setting_must(path: str, kind: exported.Kind | None):
+def test_a_files_name_says_its_kind_or_the_setting_must(path: str, kind: exported_sets.RecordKind | None):
     if kind is None:
         with pytest.raises(WrongUse, match="EXPORT_KIND"):
             exporting.kind_of(path, None)
@@ -91,7 +91,7 @@ def test_a_users_directories_are_not_in_the_rows(tmp_path: Path):
         counts=collections.Counter(),
         origins=exporting.Origins(),
     )
-    assert isinstance(read, exported.ExportedMathPrompt)
+    assert isinstance(read, exported_sets.ExportedMathPrompt)
     assert read.solver == ".../solver/policy"
 
 

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 
-from promptcot_jax.core import exported, jsonl
+from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Problem, StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
-from promptcot_jax.data import rows
+from promptcot_jax.data import exported_sets, rows
 from promptcot_jax.synthesis import exporting, open_problems
 
 HINTS = jsonl.type_hints(Problem)
-FOUND = {VerifiedMathPrompt: {"answer": "2"}, VerifiedProgramPrompt: {"tests": (StdioTest("1", "2"),)}}
+FOUND = {
+    VerifiedMathPrompt: {"answer": "2", "agreement": 0.75},
+    VerifiedProgramPrompt: {"tests": (StdioTest("1", "2"),), "agreement": 0.75},
+}
 
 
 def distinct(name: str, hint: Any) -> Any:
@@ -28,7 +31,10 @@ def distinct(name: str, hint: Any) -> Any:
 
 @pytest.mark.parametrize(
     "record_type",
-    [*FOUND, *(t for kind in ("problems", "verified_prompts") for t in exported.RECORD_TYPES[kind].values())],
+    [
+        *FOUND,
+        *(t for kind in ("problems", "verified_prompts") for t in exported_sets.RECORD_TYPES[kind].values()),
+    ],
 )
 def test_every_field_of_a_problem_is_one_of_the_types_that_it_becomes(record_type: type):
     theirs = jsonl.type_hints(record_type)
@@ -59,7 +65,7 @@ def test_a_row_without_lineage_has_the_defaults_and_one_of_another_type_is_refus
     (entry,) = open_problems.read(tmp_path / "own.jsonl", **given)
     assert not entry.lineage
     prompt = open_problems.typed(entry, VerifiedMathPrompt, FOUND[VerifiedMathPrompt])
-    assert prompt == VerifiedMathPrompt(id="a", problem="1 + 1?", answer="2")
+    assert prompt == VerifiedMathPrompt(id="a", problem="1 + 1?", answer="2", agreement=0.75)
     for name in set(HINTS) - {"id", "domain", "problem"}:
         jsonl.write_records(tmp_path / "wrong.jsonl", [{"problem": "1 + 1?", name: {"a": 1}}])
         with pytest.raises(WrongUse, match=f"field '{name}'"):

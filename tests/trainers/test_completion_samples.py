@@ -8,10 +8,10 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import (
     CompletionSample,
+    MathPrompt,
+    ProgramPrompt,
     Rollout,
     StdioTest,
-    VerifiedMathPrompt,
-    VerifiedProgramPrompt,
 )
 from promptcot_jax.trainers import completion_samples, rollout_groups
 from promptcot_jax.trainers.completion_samples import SampleLog, pick
@@ -93,9 +93,7 @@ def test_ties_are_broken_by_seed_and_iteration_alone():
         assert not {*best} & {*worst}
 
 
-PROMPTS = {
-    f"p{i}": VerifiedMathPrompt(id=f"p{i}", problem=f"{i}=", answer=f"{i}") for i in range(NUM_PROMPTS)
-}
+PROMPTS = {f"p{i}": MathPrompt(id=f"p{i}", problem=f"{i}=", answer=f"{i}") for i in range(NUM_PROMPTS)}
 
 
 def sample_log(directory, *, prompts=PROMPTS, **changes) -> SampleLog:
@@ -145,7 +143,7 @@ def test_no_samples_are_written_where_none_are_wanted_or_by_another_host(tmp_pat
 
 
 def test_the_answer_to_a_programming_problem_is_the_program_that_is_tested(tmp_path):
-    prompts = {"p0": VerifiedProgramPrompt(id="p0", problem="Print 1.", tests=(StdioTest("", "1\n"),))}
+    prompts = {"p0": ProgramPrompt(id="p0", problem="Print 1.", tests=(StdioTest("", "1\n"),))}
     written = "```python\nprint(0)\n```\n</think>\n```python\nprint(1)\n```\n"
     group = rollout_groups.Group((rollout(0, 0, 1.0, domain="code", completion=written),))
     sample_log(tmp_path, prompts=prompts).add(0, [group])

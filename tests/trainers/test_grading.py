@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from promptcot_jax.core.records import AssertTest, CallTest, VerifiedProgramPrompt
+from promptcot_jax.core.records import AssertTest, CallTest, ProgramPrompt
 from promptcot_jax.data.prompt_stream import Task
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.rollouts import Draw
@@ -17,8 +17,8 @@ TOKENIZER = toys.byte_tokenizer()
 def test_a_program_is_run_behind_the_prelude_of_its_problem():
     tests = (CallTest("f", (1,), 2), AssertTest("assert f(1) == 2"))
     prompts = [
-        VerifiedProgramPrompt(id="a", problem="x", tests=tests, prelude="import math\n"),
-        VerifiedProgramPrompt(id="b", problem="x", tests=tests[:1]),
+        ProgramPrompt(id="a", problem="x", tests=tests, prelude="import math\n"),
+        ProgramPrompt(id="b", problem="x", tests=tests[:1]),
     ]
     asked = []
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 from etils import epath
 
-from promptcot_jax.core.records import VerifiedMathPrompt
+from promptcot_jax.core.records import MathPrompt
 from promptcot_jax.data.prompt_stream import PromptStream, Task
 from promptcot_jax.models import causal_lm, lora
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -96,7 +96,7 @@ def tasks(number: int = 10, sign: str = "=") -> list[Task]:
     """Prompts "0=", "1=", ... whose answer is their digit."""
     return [
         Task(
-            prompt=VerifiedMathPrompt(id=f"p{i}", problem=f"{i}{sign}", answer=str(i)),
+            prompt=MathPrompt(id=f"p{i}", problem=f"{i}{sign}", answer=str(i)),
             prompt_ids=tuple(TOKENIZER.encode(f"{i}{sign}")),
         )
         for i in range(number)

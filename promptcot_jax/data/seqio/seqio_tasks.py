@@ -33,8 +33,6 @@ from promptcot_jax.data.seqio import length_filter, seqio_registry
 from promptcot_jax.data.seqio.vocabulary import TokenizerVocabulary
 from promptcot_jax.data.tokenizer import Tokenizer
 
-CHECKED_PROBLEM = records.VerifiedMathPrompt | records.VerifiedProgramPrompt
-
 _RaggedTensor: Any = tf.RaggedTensor  # its constructors are missing from the type stubs
 
 Splits = Mapping[str, str]  # split -> path
@@ -184,9 +182,7 @@ def _prompt_features(some: Sequence[Any], tokenizer: Tokenizer) -> list[Features
     """What a solver reads; the answer, or the tests as JSON, as text."""
     prompts = tokenizer.prompt_ids_many(
         [
-            examples.stated_solver_prompt(
-                tokenizer, row.id, row.problem, _domain_of(row), examples.tests_of(row)
-            )
+            examples.stated_solver_prompt(tokenizer, row.id, row.problem, row.domain, examples.tests_of(row))
             for row in some
         ]
     )
@@ -222,7 +218,7 @@ def _pair_features(some: Sequence[records.PreferencePair], tokenizer: Tokenizer)
 
 
 _PROMPTS = _Kind(
-    record_type=CHECKED_PROBLEM,
+    record_type=records.Prompt,
     to_features=_prompt_features,
     features=("inputs",),
     texts=("id", "reference"),
@@ -235,12 +231,8 @@ _PAIRS = _Kind(
 )
 
 
-def _domain_of(row: records.VerifiedMathPrompt | records.VerifiedProgramPrompt) -> records.Domain:
-    return "math" if isinstance(row, records.VerifiedMathPrompt) else "code"
-
-
-def _reference(row: records.VerifiedMathPrompt | records.VerifiedProgramPrompt) -> str:
-    if isinstance(row, records.VerifiedMathPrompt):
+def _reference(row: records.Prompt) -> str:
+    if isinstance(row, records.MathPrompt):
         return row.answer
     return json.dumps([jsonl.to_row(test) for test in row.tests])
 

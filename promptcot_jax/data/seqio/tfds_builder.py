@@ -30,9 +30,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from promptcot_jax.core import exported, file_sets, jsonl, records
+from promptcot_jax.core import file_sets, jsonl, records
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import rows
+from promptcot_jax.data import exported_sets, rows
 
 _SCALARS = {bool: tf.bool, int: tf.int64, float: tf.float32}
 _EMPTY: dict[Any, Any] = {bool: False, int: 0, float: 0.0}
@@ -71,7 +71,7 @@ class Promptcot(tfds.core.GeneratorBasedBuilder):
         RecordsConfig(
             name="verified_prompts",
             description="Problems with a checked answer or tests.",
-            record_types=(records.VerifiedMathPrompt, records.StdioProgramPrompt),
+            record_types=(exported_sets.FixedMathPrompt, exported_sets.FixedProgramPrompt),
             files={"train": "verified_prompts.jsonl"},
         ),
         RecordsConfig(
@@ -85,9 +85,9 @@ class Promptcot(tfds.core.GeneratorBasedBuilder):
                 name=f"exported_{kind}_{domain}",
                 description=f"Rows of {kind} that `promptcot export` wrote; the manual directory is its own.",
                 record_types=(record_type,),
-                files={split: f"data/{domain}/{split}.parquet" for split in exported.SPLITS},
+                files={split: f"data/{domain}/{split}.parquet" for split in exported_sets.SPLITS},
             )
-            for kind, record_types in exported.RECORD_TYPES.items()
+            for kind, record_types in exported_sets.RECORD_TYPES.items()
             for domain, record_type in record_types.items()
         ),
     ]

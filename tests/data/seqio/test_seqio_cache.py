@@ -44,9 +44,9 @@ ROWS = {
         for i in range(NUM_ROWS)
     ],
     "verified_prompts": [
-        records.VerifiedMathPrompt(id=f"v{i}", problem=f"{i}+1?", answer=str(i + 1))
+        records.MathPrompt(id=f"v{i}", problem=f"{i}+1?", answer=str(i + 1))
         if i % 2
-        else records.VerifiedProgramPrompt(id=f"v{i}", problem="é?", tests=(records.StdioTest("a", str(i)),))
+        else records.ProgramPrompt(id=f"v{i}", problem="é?", tests=(records.StdioTest("a", str(i)),))
         for i in range(NUM_ROWS)
     ],
     "preference_pairs": [

@@ -32,8 +32,8 @@ TRACE = records.SftTrace(
     id="t", domain="code", prompt="Echo.", completion="<think>x</think>```python\nprint(input())\n```"
 )
 PROMPTS = [
-    records.VerifiedMathPrompt(id="m", problem="1+1?", answer="2"),
-    records.VerifiedProgramPrompt(id="p", problem="Echo.", tests=(records.StdioTest("a", "a"),)),
+    records.MathPrompt(id="m", problem="1+1?", answer="2"),
+    records.ProgramPrompt(id="p", problem="Echo.", tests=(records.StdioTest("a", "a"),)),
 ]
 PAIR = records.PreferencePair(id="d", prompt="1+1?", chosen="So \\boxed{2}.", rejected="So \\boxed{3}, no?")
 
@@ -195,7 +195,7 @@ def test_an_evaluation_task_grades_completions_against_the_references_of_its_fil
     def accuracy(targets, predictions):
         return {"accuracy": float(np.mean([a == b for a, b in zip(targets, predictions, strict=True)]))}
 
-    more = records.VerifiedMathPrompt(id="n", problem="2+2?", answer="\\frac{8}{2}")
+    more = records.MathPrompt(id="n", problem="2+2?", answer="\\frac{8}{2}")
     seqio_tasks.register_tasks(
         VOCABULARY,
         evaluation_sets={"toy": written(tmp_path, PROMPTS[0], more)["train"]},

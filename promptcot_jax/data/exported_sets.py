@@ -9,15 +9,68 @@ import io
 import json
 import os
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow
 import pyarrow.parquet
 from etils import epath
 
-from promptcot_jax.core import exported, jsonl
+from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.records import Domain
+
+RecordKind = Literal["verified_prompts", "problems", "triples"]
+Split = Literal["train", "heldout"]
+SPLITS: tuple[Split, ...] = ("train", "heldout")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FixedMathPrompt(records.VerifiedMathPrompt):
+    """For sets whose columns are fixed: an answer that was given has an agreement of 1, without votes."""
+
+    agreement: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FixedProgramPrompt(records.VerifiedProgramPrompt):
+    """For sets whose columns are fixed: all tests read and print."""
+
+    tests: tuple[records.StdioTest, ...]
+    agreement: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportedMathPrompt(FixedMathPrompt):
+    source: str = ""  # what its licence is that of
+    given_answer: str = ""  # which the problem's row stated, before the votes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportedProgramPrompt(FixedProgramPrompt):
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportedProblem(records.Problem):
+    source: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportedTriple(records.Triple):
+    source: str = ""
+    annotator: str = ""
+    answer: str = ""
+    solution: str = ""
+
+
+Exported = ExportedMathPrompt | ExportedProgramPrompt | ExportedProblem | ExportedTriple
+
+# Of each kind, the type of its mathematics and of its programming rows: the two configurations of a set.
+RECORD_TYPES: Mapping[RecordKind, Mapping[records.Domain, type[Exported]]] = {
+    "verified_prompts": {"math": ExportedMathPrompt, "code": ExportedProgramPrompt},
+    "problems": {"math": ExportedProblem, "code": ExportedProblem},
+    "triples": {"math": ExportedTriple, "code": ExportedTriple},
+}
 
 Format = Literal["parquet", "jsonl"]
 
@@ -54,23 +107,18 @@ def _feature(hint: Any) -> dict[str, Any]:
 
 def write(
     directory: epath.PathLike,
-    splits: Mapping[exported.Split, Sequence[exported.Exported]],
+    splits: Mapping[Split, Sequence[Exported]],
     record_type: type,
     form: Format,
     rows_per_file: int,
 ) -> None:
     """Writes the shards of each split that has rows."""
-    for split, records in splits.items():
-        shards = list(_shards(records, rows_per_file))
+    for split, of_split in splits.items():
+        shards = [of_split[start : start + rows_per_file] for start in range(0, len(of_split), rows_per_file)]
         for number, shard in enumerate(shards):
-            name = exported.shard_name(split, number, len(shards), form)
+            name = f"{split}-{number:05d}-of-{len(shards):05d}.{form}"
             data = _parquet(shard, record_type) if form == "parquet" else _json_lines(shard)
             jsonl.write_atomically(os.path.join(directory, name), data)
-
-
-def _shards(records: Sequence[Any], rows_per_file: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(records), rows_per_file):
-        yield records[start : start + rows_per_file]
 
 
 def _parquet(records: Sequence[Any], record_type: type) -> bytes:
@@ -86,8 +134,8 @@ def _json_lines(records: Sequence[Any]) -> bytes:
 
 
 def front_matter(
-    splits: Mapping[Domain, Mapping[exported.Split, Sequence[Any]]],
-    kind: exported.Kind,
+    splits: Mapping[Domain, Mapping[Split, Sequence[Any]]],
+    kind: RecordKind,
     folder: str,
     form: Format,
     more: Mapping[str, Any],
@@ -103,7 +151,7 @@ def front_matter(
         place = f"{folder}/{domain}" if folder else domain
         files = [{"split": split, "path": f"{place}/{split}-*.{form}"} for split in present]
         configs.append({"config_name": domain, "data_files": files})
-        infos.append({"config_name": domain, "features": features_of(exported.RECORD_TYPES[kind][domain])})
+        infos.append({"config_name": domain, "features": features_of(RECORD_TYPES[kind][domain])})
     configs[0]["default"] = True
     fields = {**more, "configs": configs, "dataset_info": infos}
     return "".join(["---\n", *(_yaml(name, value) for name, value in fields.items()), "---\n"])

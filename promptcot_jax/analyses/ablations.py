@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib import figure as mpl_figure
 
 from promptcot_jax.analyses import figures, results
-from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords, counted
+from promptcot_jax.analyses.figures import AnalysisResult, NoRecords, counted
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.evaluation import comparing
 
@@ -37,9 +37,9 @@ def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[AnalysisResult]:
             "--gin.ARMS=\"{'full': ('a1/results.json', 'a2/results.json'), "
             "'no EM': ('b1/results.json', 'b2/results.json')}\"."
         )
-    places = _places(arms)
-    found = {name: {seed: results.read(place) for seed, place in own.items()} for name, own in places.items()}
-    table = _with_problems(statistics(found), places, found)
+    paths = _paths(arms)
+    found = {name: {seed: results.read(path) for seed, path in own.items()} for name, own in paths.items()}
+    table = _with_problems(statistics(found), paths, found)
     first = next(iter(arms))
     has_mean = any(row["set"] == MEAN for row in table)
     mean = f" '{MEAN}' is the mean over the sets that all arms have." if has_mean else ""
@@ -49,14 +49,14 @@ def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[AnalysisResult]:
             name="ablations",
             title="Ablations",
             caption="Accuracy of each arm: mean and one standard deviation over its seeds; at the right "
-            f"the difference to '{first}', {kind}.{mean}{_lone_seeds(places)}",
+            f"the difference to '{first}', {kind}.{mean}{_lone_seeds(paths)}",
             rows=table,
             figure=_draw(table),
         )
     ]
 
 
-def _places(arms: Mapping[str, str | Sequence[str]]) -> dict[str, dict[int, str]]:
+def _paths(arms: Mapping[str, str | Sequence[str]]) -> dict[str, dict[int, str]]:
     """The paths of each arm by numbers, which a run shares with the run of the first arm it belongs to."""
     runs = {name: _runs(name, paths) for name, paths in arms.items()}
     first = next(iter(runs))
@@ -68,7 +68,7 @@ def _places(arms: Mapping[str, str | Sequence[str]]) -> dict[str, dict[int, str]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Runs:
-    """The paths of an arm by `{seed}`, or by their place where they have none."""
+    """The paths of an arm by `{seed}`, or by their position where they have none."""
 
     by_seed: dict[int, str]
     has_seed: bool
@@ -85,9 +85,9 @@ def _runs(name: str, paths: str | Sequence[str]) -> _Runs:
             "in all, or name each file."
         )
     found: dict[int, str] = {}
-    for place, path in enumerate(given):
+    for position, path in enumerate(given):
         for numbers, file in results.matches(path, ("seed",)):
-            seed = numbers.get("seed", place)
+            seed = numbers.get("seed", position)
             if seed in found:
                 raise WrongUse(f"ARMS: {file} is a second run of the arm '{name}' with seed {seed}.")
             found[seed] = file
@@ -95,7 +95,7 @@ def _runs(name: str, paths: str | Sequence[str]) -> _Runs:
 
 
 def _numbered_as_first(first: str, reference: _Runs, name: str, own: _Runs) -> dict[int, str]:
-    """The paths of an arm by the seeds, or places, of the first arm."""
+    """The paths of an arm by the seeds, or positions, of the first arm."""
     if own.has_seed == reference.has_seed:
         if not own.by_seed.keys() & reference.by_seed.keys():
             raise WrongUse(
@@ -118,35 +118,35 @@ def _listed(runs: _Runs) -> str:
     return ", ".join(map(str, runs.by_seed))
 
 
-def _lone_seeds(places: Mapping[str, Mapping[int, str]]) -> str:
+def _lone_seeds(paths: Mapping[str, Mapping[int, str]]) -> str:
     """Says which arms are paired with the first over some of their seeds only."""
-    first, *others = places
-    seeds = places[first].keys()
+    first, *others = paths
+    seeds = paths[first].keys()
     return "".join(
-        f" '{name}' and '{first}' have only {counted(len(seeds & places[name].keys()), 'seed')} in common, "
+        f" '{name}' and '{first}' have only {counted(len(seeds & paths[name].keys()), 'seed')} in common, "
         "over which they are paired."
         for name in others
-        if places[name].keys() != seeds
+        if paths[name].keys() != seeds
     )
 
 
 def _with_problems(
     table: Sequence[Mapping[str, Any]],
-    places: Mapping[str, Mapping[int, str]],
+    paths: Mapping[str, Mapping[int, str]],
     found: Mapping[str, Mapping[int, Mapping[str, float]]],
 ) -> list[dict[str, Any]]:
     """The table with differences that are paired by problem too; None where none can be.
 
     Pairing takes attempts in both arms, and no other set in the results of either than the table's only one.
     """
-    first, *others = places
+    first, *others = paths
     sets = {row["set"] for row in table}
     paired = {}
     for name in others:
         if len(sets) > 1 or any(own.keys() != sets for arm in (first, name) for own in found[arm].values()):
             continue
-        seeds = sorted(places[first].keys() & places[name].keys())
-        runs = [results.attempts_of(places[arm][seed]) for arm in (first, name) for seed in seeds]
+        seeds = sorted(paths[first].keys() & paths[name].keys())
+        runs = [results.attempts_of(paths[arm][seed]) for arm in (first, name) for seed in seeds]
         known = [run for run in runs if run is not None]
         if seeds and len(known) == len(runs):
             paired[name] = comparing.compare(known[: len(seeds)], known[len(seeds) :])

@@ -15,7 +15,7 @@ from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 
 from promptcot_jax.analyses import figures
-from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords
+from promptcot_jax.analyses.figures import AnalysisResult, NoRecords
 from promptcot_jax.analyses.problem_sets import ProblemSets, SetRow
 from promptcot_jax.data import decontamination
 
@@ -207,9 +207,9 @@ def _draw_unclean(axes: mpl_axes.Axes, table: Sequence[Mapping[str, Any]], names
     ]
     groups = list(dict.fromkeys(row["group"] for row in own))
     shares = {(row["set"], row["group"]): row["share"] for row in own}
-    height, places = 0.74 / len(groups), np.arange(len(names))[::-1]
+    height, middles = 0.74 / len(groups), np.arange(len(names))[::-1]
     for i, group in enumerate(groups):
-        heights = places + (0.5 * (len(groups) - 1) - i) * height
+        heights = middles + (0.5 * (len(groups) - 1) - i) * height
         widths = [shares[name, group] for name in names]
         axes.barh(heights, widths, height=height, color=figures.colour(i), label=group)
     most = max(0.01, 1.05 * max(shares.values()))
@@ -222,7 +222,7 @@ def _draw_unclean(axes: mpl_axes.Axes, table: Sequence[Mapping[str, Any]], names
 def _draw_lengths(axes: mpl_axes.Axes, table: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     kinds = [what for what in _LENGTHS if any(row["what"] == what for row in table)]
     values = {(row["set"], row["what"], row["group"]): row["value"] for row in table}
-    places = np.arange(len(names))[::-1]
+    heights = np.arange(len(names))[::-1]
     for i, what in enumerate(kinds):
         there = [j for j, name in enumerate(names) if (name, what, "mean") in values]
         low, middle, high = (
@@ -231,7 +231,7 @@ def _draw_lengths(axes: mpl_axes.Axes, table: Sequence[Mapping[str, Any]], names
         )
         axes.errorbar(
             middle,
-            [places[j] + (0.5 * (len(kinds) - 1) - i) * 0.24 for j in there],
+            [heights[j] + (0.5 * (len(kinds) - 1) - i) * 0.24 for j in there],
             xerr=[middle - low, high - middle],
             fmt=figures.marker(i),
             markersize=5,

@@ -4,15 +4,15 @@ One page without script or request. Steps are those that a rationale numbers its
 """
 
 import collections
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promptcot_jax.analyses import mathml
-from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords, counted
+from promptcot_jax.analyses.figures import AnalysisResult, NoRecords, counted
 from promptcot_jax.analyses.problem_sets import ProblemSets, SetRow
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.settings import PositiveInt, settings
 from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.report import page, workdir_files
 
@@ -24,22 +24,13 @@ _WORD, _LATEX = re.compile(r"[^\W\d_]{2,}"), re.compile(r"[\\^_{}]")
 _PARAGRAPH = re.compile(r"\n\s*\n|(?<=[.!?])\n(?=\S)")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class CaseConfig:
-    """Which problems are shown.
+    """Which problems are shown."""
 
-    Attributes:
-        rows: their file; None: of all sets, in turn.
-        ids: of the rows; none: `number` of them, evenly spaced in each set.
-    """
-
-    rows: InputPath | None = None
-    ids: tuple[str, ...] = ()
-    number: int = 6
-
-    def __post_init__(self):
-        if self.number < 1:
-            raise ValueError(f"number must be at least 1, got {self.number}.")
+    rows: InputPath | None = None  # their file; None: of all sets, in turn
+    ids: tuple[str, ...] = ()  # of the rows; none: `number` of them, evenly spaced in each set
+    number: PositiveInt = 6
 
 
 def pages_of(sets: ProblemSets, config: CaseConfig) -> list[AnalysisResult]:

@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib import figure as mpl_figure
 
 from promptcot_jax.analyses import figures
-from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords, counted
+from promptcot_jax.analyses.figures import AnalysisResult, NoRecords, counted
 from promptcot_jax.analyses.problem_sets import ProblemSets, SetRow
 from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.core.errors import WrongUse
@@ -107,7 +107,7 @@ def figures_of(sets: ProblemSets, attempts: Attempts, token_attempts: Attempts) 
     """Accuracy and tokens of each set, by level and by concept."""
     table = statistics(sets, attempts, token_attempts)
     most_common = _most_common_concepts(sets, attempts)
-    made = [
+    results = [
         AnalysisResult(
             name="difficulty",
             title="Difficulty of the sets",
@@ -118,7 +118,7 @@ def figures_of(sets: ProblemSets, attempts: Attempts, token_attempts: Attempts) 
     ]
     for by, groups in (("level", _levels(table)), ("concept", most_common)):
         if groups := [group for group in groups if group]:
-            made.append(
+            results.append(
                 AnalysisResult(
                     name=f"difficulty_{by}s",
                     title=f"Difficulty by {by}",
@@ -128,7 +128,7 @@ def figures_of(sets: ProblemSets, attempts: Attempts, token_attempts: Attempts) 
                     figure=_draw(table, by, groups, list(attempts)),
                 )
             )
-    return made
+    return results
 
 
 def _most_common_concepts(sets: ProblemSets, attempts: Attempts) -> list[str]:

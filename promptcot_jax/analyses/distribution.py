@@ -14,9 +14,8 @@ problems themselves are compared too:
   distance of B's problems to their nearest neighbour in B. B itself would cover half of itself.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -24,36 +23,27 @@ from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 
 from promptcot_jax.analyses import figures
-from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords
+from promptcot_jax.analyses.figures import AnalysisResult, NoRecords
 from promptcot_jax.analyses.problem_sets import DOMAINS, ProblemSets, of_domain
+from promptcot_jax.core.settings import NonNegativeInt, Range, settings
 
 Encode = Callable[[Sequence[str]], Float[np.ndarray, "texts D"]]  # unit vectors
 Vectors = Float[np.ndarray, "_ D"]
 
 _TIE = 1e-6  # of cosines of single-precision vectors
-_BLOCK = 1024  # rows of a matrix of cosines that are made at once
+_BLOCK = 1024  # rows of a matrix of cosines that are computed at once
 _STEPS = 500  # of MDS at most
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class DistributionConfig:
-    """Which problems are compared, and by what.
+    """Which problems are compared, and by what."""
 
-    Attributes:
-        encoder: "hashed_tfidf" (words), "minilm" (meaning, as in the paper), or a directory of a model like
-            it.
-        problems_per_set: of each set and domain, drawn at random beyond that number.
-    """
-
+    # "hashed_tfidf" (words), "minilm" (meaning, as in the paper), or a directory of a model like it
     encoder: str = "hashed_tfidf"
-    problems_per_set: int = 1000
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.problems_per_set < 2:
-            raise ValueError(f"problems_per_set must be at least 2, got {self.problems_per_set}.")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}.")
+    # of each set and domain, drawn at random beyond that number
+    problems_per_set: Annotated[int, Range(at_least=2)] = 1000
+    seed: NonNegativeInt = 0
 
 
 def figures_of(
@@ -76,18 +66,18 @@ def figures_of(
             f"--gin.SETS=\"{{'one': 'one.jsonl', 'other': 'other.jsonl'}}\"."
         )
     texts = {
-        domain: {name: _drawn([row.problem for row in rows], config) for name, rows in own.items()}
+        domain: {name: _sampled([row.problem for row in rows], config) for name, rows in own.items()}
         for domain, own in comparable.items()
     }
     encode = make_encoder([text for own in texts.values() for some in own.values() for text in some])
-    made = []
+    results = []
     for domain, own in texts.items():
         vectors = {name: np.asarray(encode(some), np.float32) for name, some in own.items()}
-        made += [_map(domain, vectors, config.encoder), _overlaps(domain, vectors, config.encoder)]
-    return made
+        results += [_map(domain, vectors, config.encoder), _overlaps(domain, vectors, config.encoder)]
+    return results
 
 
-def _drawn(texts: Sequence[str], config: DistributionConfig) -> list[str]:
+def _sampled(texts: Sequence[str], config: DistributionConfig) -> list[str]:
     if len(texts) <= config.problems_per_set:
         return list(texts)
     chosen = np.random.default_rng(config.seed).choice(len(texts), config.problems_per_set, replace=False)
@@ -97,15 +87,15 @@ def _drawn(texts: Sequence[str], config: DistributionConfig) -> list[str]:
 def _map(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> AnalysisResult:
     names = list(vectors)
     distances = mean_distances([vectors[name] for name in names])
-    places, stress = mds(distances)
+    points, stress = mds(distances)
     rows = [
         {
             "domain": domain,
             "encoder": encoder,
             "set": name,
             "problems": len(vectors[name]),
-            "x": float(places[i, 0]),
-            "y": float(places[i, 1]),
+            "x": float(points[i, 0]),
+            "y": float(points[i, 1]),
             **{f"distance to {other}": float(distances[i, j]) for j, other in enumerate(names)},
         }
         for i, name in enumerate(names)
@@ -118,7 +108,7 @@ def _map(domain: str, vectors: Mapping[str, Vectors], encoder: str) -> AnalysisR
         f"squared misses over the squared distances). Problems: {_numbers(vectors)}. Axes have no meaning "
         "of their own.",
         rows=rows,
-        figure=_draw_map(domain, encoder, names, places),
+        figure=_draw_map(domain, encoder, names, points),
     )
 
 
@@ -247,20 +237,20 @@ def nearest(
 
 @figures.drawing()
 def _draw_map(
-    domain: str, encoder: str, names: Sequence[str], places: Float[np.ndarray, "n 2"]
+    domain: str, encoder: str, names: Sequence[str], points: Float[np.ndarray, "n 2"]
 ) -> mpl_figure.Figure:
     figure = figures.blank(5.6, 4.4)
     axes = figure.subplots()
     for i, name in enumerate(names):
         axes.plot(
-            *places[i],
+            *points[i],
             figures.marker(i),
             color=figures.colour(i),
             markersize=9,
             label=figures.short(name, 40),
         )
     axes.set_title(f"{domain}, encoder {figures.short(encoder)}")
-    middle, half = (places.max(axis=0) + places.min(axis=0)) / 2, 0.6 * np.ptp(places, axis=0).max()
+    middle, half = (points.max(axis=0) + points.min(axis=0)) / 2, 0.6 * np.ptp(points, axis=0).max()
     axes.set_aspect("equal")
     axes.set_xlim(middle[0] - 1.2 * (half or 1), middle[0] + 1.2 * (half or 1))
     axes.set_ylim(middle[1] - (half or 1), middle[1] + (half or 1))

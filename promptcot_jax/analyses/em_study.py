@@ -9,7 +9,6 @@ length of z and copying, round by round.
 """
 
 import collections
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
 from promptcot_jax.analyses import figures
-from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords, counted
+from promptcot_jax.analyses.figures import AnalysisResult, NoRecords, counted
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.report import workdir_files
@@ -36,7 +35,6 @@ CURVES: dict[str, tuple[str, str, str]] = {
     "cold_start_direct": ("cold start, without rationale", "#555555", ":"),
 }
 FLAT = ("cold_start", "cold_start_direct")
-X_LABELS = {"round": "EM round (\u22121: cold start)", "theta_tokens_seen": "training tokens of p_theta"}
 METRICS = {
     "nll_x_given_q": "-log p(x | z, c) with the greedy rationale of q_phi",
     "nll_bound": "the importance-weighted bound on -log p(x | c), which a z that copies x cannot game",
@@ -66,30 +64,43 @@ def study(workdirs: Sequence[epath.PathLike]) -> list[AnalysisResult]:
             f"no EM run in {', '.join(map(str, workdirs))}: neither em/nll.jsonl nor seed_N/em/nll.jsonl; "
             "run 'promptcot em', or the study with runs/em_study.gin."
         )
+    return [*nll_figures(runs), *_rounds(runs)]
+
+
+def nll_figures(runs: Sequence[epath.Path]) -> list[AnalysisResult]:
+    """The paper's figure for each held-out NLL that the runs have.
+
+    Raises:
+        WrongUse: as `study`, or no row has any.
+    """
     rows = nll_rows(runs)
-    made = []
-    for metric, what in METRICS.items():
-        if any(row.get(metric) is not None for row in rows):
-            made.append(_nll_figure(with_flat_variants(rows, metric), metric, what))
-    if not made:
+    results = [
+        _nll_figure(with_flat_variants(rows, metric), metric, what)
+        for metric, what in METRICS.items()
+        if any(row.get(metric) is not None for row in rows)
+    ]
+    if not results:
         raise WrongUse(f"{runs[0]}/nll.jsonl: no row has {' or '.join(METRICS)}; it is no file of EM's.")
-    return made + _rounds(runs)
+    return results
 
 
 def _runs(workdir: epath.Path) -> list[epath.Path]:
     """The directories of a workdir's EM runs, those without E-step too."""
-    named = [place for place in workdir.glob("seed_*") if re.fullmatch(r"seed_\d+", place.name)]
-    seeds = sorted(
-        (place for place in named if place.is_dir()), key=lambda place: (len(place.name), place.name)
-    )
-    places = [place for seed in seeds or [workdir] for place in (seed / "em", seed / "em" / "without_e_step")]
-    runs = [place for place in places if workdir_files.exists(place / "nll.jsonl")]
+    named = [path for path in workdir.glob("seed_*") if re.fullmatch(r"seed_\d+", path.name)]
+    seeds = sorted((path for path in named if path.is_dir()), key=lambda path: (len(path.name), path.name))
+    runs = [run for seed in seeds or [workdir] for run in runs_of(seed)]
     if seeds and not runs:
         raise NoRecords(
             f"{workdir} has {', '.join(seed.name for seed in seeds)}, but none with em/nll.jsonl: EM has not "
             "finished a round there; let the study end, or name other workdirs with EM_WORKDIRS."
         )
     return runs
+
+
+def runs_of(workdir: epath.Path) -> list[epath.Path]:
+    """The directories of EM and of its variant without E-step, as far as they are there."""
+    directories = (workdir / "em", workdir / "em" / "without_e_step")
+    return [path for path in directories if workdir_files.exists(path / "nll.jsonl")]
 
 
 def nll_rows(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
@@ -132,9 +143,7 @@ def with_flat_variants(rows: Iterable[Row], metric: str = "nll_x_given_q") -> li
     return [*rows, *flat.values()]
 
 
-def nll_statistics(
-    rows: Iterable[Row], *, metric: str = "nll_x_given_q", x: str = "round"
-) -> list[dict[str, Any]]:
+def nll_statistics(rows: Iterable[Row], *, metric: str = "nll_x_given_q") -> list[dict[str, Any]]:
     """Mean and standard deviation over seeds for each variant and round: what the figure shows, as numbers.
 
     `of_seeds` is the number of seeds that the variant has in any round.
@@ -142,58 +151,35 @@ def nll_statistics(
     Raises:
         WrongUse: a row names no variant of this study, or no row has the metric.
     """
-    values: dict[tuple[str, int], dict[int, tuple[float, float]]] = collections.defaultdict(dict)
+    values: dict[tuple[str, int], dict[int, float]] = collections.defaultdict(dict)
     for row in rows:
         if row.get("variant") not in CURVES:
             raise WrongUse(
                 f"Variant {row.get('variant')!r} is none of {sorted(CURVES)}; set it in the study's rows."
             )
         if row.get(metric) is not None:
-            where = float(row.get(x, math.nan) if row["variant"] not in FLAT else math.nan)
-            values[row["variant"], row["round"]][row["seed"]] = (where, float(row[metric]))
+            values[row["variant"], row["round"]][row["seed"]] = float(row[metric])
     if not values:
         raise WrongUse(f"No row of the study has the figure {metric!r}.")
     seeds_of: dict[str, set[int]] = collections.defaultdict(set)
     for (variant, _), own in values.items():
         seeds_of[variant] |= own.keys()
-    statistics = []
-    for variant, round_index in sorted(values, key=lambda k: (list(CURVES).index(k[0]), k[1])):
-        wheres, nlls = np.array(list(values[variant, round_index].values())).T
-        statistics.append(
-            {
-                "variant": variant,
-                "round": round_index,
-                "x": None if variant in FLAT else float(wheres.mean()),
-                "mean": float(nlls.mean()),
-                "deviation": _deviation(nlls),
-                "seeds": len(nlls),
-                "of_seeds": len(seeds_of[variant]),
-            }
+    order = list(CURVES)
+    return [
+        {
+            "variant": variant,
+            "round": round_index,
+            "x": None if variant in FLAT else float(round_index),
+            "mean": float(np.mean(nlls)),
+            "deviation": figures.deviation(nlls),
+            "seeds": len(nlls),
+            "of_seeds": len(seeds_of[variant]),
+        }
+        for (variant, round_index), own in sorted(
+            values.items(), key=lambda item: (order.index(item[0][0]), item[0][1])
         )
-    return statistics
-
-
-def nll_study_figure(
-    rows: Iterable[Row],
-    path: epath.PathLike,
-    *,
-    metric: str = "nll_x_given_q",
-    x: str = "round",
-    y_label: str = "held-out NLL, nats per token of the problem",
-) -> list[dict[str, Any]]:
-    """Draws the study to `path` with the suffixes .svg and .png, its numbers to .csv; returns the numbers.
-
-    Args:
-        rows: `nll.jsonl` rows of all runs, see `with_flat_variants`.
-        path: without a suffix.
-        x: "round" or "theta_tokens_seen".
-
-    Raises:
-        WrongUse: see `nll_statistics`.
-    """
-    statistics = nll_statistics(rows, metric=metric, x=x)
-    figures.write(path, draw_nll(statistics, x=x, y_label=y_label), statistics)
-    return statistics
+        for nlls in (list(own.values()),)
+    ]
 
 
 def _nll_figure(rows: Sequence[Row], metric: str, what: str) -> AnalysisResult:
@@ -233,12 +219,7 @@ def _of_all_seeds(statistics: Sequence[Row]) -> list[Row]:
 
 
 @figures.drawing()
-def draw_nll(
-    statistics: Sequence[Row],
-    *,
-    x: str = "round",
-    y_label: str = "held-out NLL, nats per token of the problem",
-) -> mpl_figure.Figure:
+def draw_nll(statistics: Sequence[Row]) -> mpl_figure.Figure:
     """The figure of the study's numbers, see `nll_statistics`; of each curve the rounds of all its seeds."""
     statistics = _of_all_seeds(statistics)
     extents = _extents(statistics)
@@ -259,10 +240,9 @@ def draw_nll(
         figures.plain(axes)
     for above, below in zip(parts, parts[1:], strict=False):
         _mark_break(above, below)
-    parts[-1].set_xlabel(X_LABELS.get(x, x.replace("_", " ")))
-    if x == "round":
-        parts[-1].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    figure.supylabel(y_label, fontsize=10.5)
+    parts[-1].set_xlabel("EM round (\u22121: cold start)")
+    parts[-1].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    figure.supylabel("held-out NLL, nats per token of the problem", fontsize=10.5)
     handles, labels = parts[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
     return figure
@@ -343,7 +323,7 @@ def round_statistics(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
             "variant": variant,
             "round": round_index,
             "mean": float(np.mean(list(own.values()))),
-            "deviation": _deviation(list(own.values())),
+            "deviation": figures.deviation(list(own.values())),
             "seeds": len(own),
             "of_seeds": len(runs_of[name, variant]),
         }
@@ -400,8 +380,3 @@ def _draw_rounds(statistics: Sequence[Row]) -> mpl_figure.Figure:
     if len(variants) > 1:
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
     return figure
-
-
-def _deviation(values: Sequence[float] | np.ndarray) -> float:
-    """Standard deviation of a sample; 0 of a single value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

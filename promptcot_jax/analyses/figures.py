@@ -1,11 +1,12 @@
-"""How figures for documents are drawn and stored: matplotlib without global state, the same bytes each time.
+"""What an analysis gives, and how its figures are drawn and stored: matplotlib without global state.
 
-`charts` draws what goes into the report, in the page's own colours. Here are colours that the colour-blind
-can tell apart, axes without ornament, and SVG, PNG and CSV of one figure side by side.
+The same rows give the same bytes: SVG, PNG and CSV of one figure side by side, in colours that the
+colour-blind can tell apart. Pages draw their own charts (`report/charts.py` says why).
 """
 
 import contextlib
 import csv
+import dataclasses
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +14,10 @@ from typing import Any, Literal
 
 import matplotlib
 import numpy as np
-from etils import epath
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 
-from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
 
 # Okabe and Ito's, in an order in which neighbours differ in lightness too.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
@@ -46,9 +46,42 @@ Point = tuple[
 ]  # and its error: both ways, or below and above
 
 
+class NoRecords(WrongUse):
+    """There are no records for an analysis: left out among all, refused where it is named."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AnalysisResult:
+    """One figure, or one page, of an analysis."""
+
+    name: str  # of its files, without suffix
+    title: str
+    caption: str  # what is shown, of how many, and what was left out
+    rows: Sequence[Mapping[str, Any]]  # the numbers shown, of the same fields, at least one
+    figure: mpl_figure.Figure | None = None  # None: there is a page instead
+    html: str = ""
+
+    def files(self) -> dict[str, bytes]:
+        """Its files by suffix."""
+        files = encoded(self.figure) if self.figure is not None else {}
+        if self.html:
+            files["html"] = self.html.encode("utf-8", errors="replace")
+        return files | {"csv": table(self.rows)}
+
+
+def counted(count: int, one: str, several: str = "") -> str:
+    """A number with its noun."""
+    return f"{count:,} {one if count == 1 else several or one + 's'}"
+
+
+def deviation(values: Sequence[Number] | np.ndarray) -> float:
+    """Standard deviation of a sample; 0 of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """The style of all figures, where one is made and where it is encoded; a decorator too."""
+    """The style of all figures, where one is drawn and where it is encoded; a decorator too."""
     with matplotlib.rc_context(_STYLE):
         yield
 
@@ -69,7 +102,7 @@ def blank(width: float = WIDTH, height: float = 4.3) -> mpl_figure.Figure:
 
 
 def panels(count: int, *, columns: int = 2, panel: tuple[float, float] = PANEL) -> Panels:
-    """A figure of equal panels in rows, and its axes in order; places that are left over stay empty."""
+    """A figure of equal panels in rows, and its axes in order; what is left over stays empty."""
     columns = min(columns, count)
     num_rows = -(-count // columns)
     width = max(WIDTH if columns > 1 else 5.2, columns * panel[0])
@@ -205,11 +238,3 @@ def table(rows: Sequence[Mapping[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def write(path: epath.PathLike, figure: mpl_figure.Figure, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a figure to `path` with the suffixes .svg and .png, and its numbers to .csv."""
-    files = encoded(figure) | {"csv": table(rows)}
-    stem = epath.Path(path)
-    for suffix, content in files.items():
-        jsonl.write_atomically(stem.parent / f"{stem.name}.{suffix}", content)

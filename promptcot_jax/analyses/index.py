@@ -1,8 +1,7 @@
-"""What `analyze` leaves: the files of each figure, `index.json` that names them, one page that shows them.
+"""What `analyze` writes: the files of each figure, `index.json` that names them, one page that shows them.
 
-A command that makes one analysis leaves the others where they are, so that the page fills up command by
-command. The page is made from `index.json` and the files beside it, and holds the drawings as data: one file
-to pass on.
+A command for one analysis leaves the others where they are, so that the page fills up command by command. The
+page is made from `index.json` and the files beside it, and holds the drawings as data: one file to pass on.
 """
 
 import base64
@@ -15,8 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from promptcot_jax.analyses import figures
-from promptcot_jax.analyses.analysis_result import AnalysisResult
+from promptcot_jax.analyses.figures import AnalysisResult
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.report import page
@@ -36,54 +34,46 @@ _ROWS_SHOWN = 60  # of a table of numbers; the CSV has all
 
 def write(
     directory: epath.PathLike,
-    made: Mapping[str, Sequence[AnalysisResult]],
+    results: Mapping[str, Sequence[AnalysisResult]],
     left_out: Mapping[str, str],
     commands: Mapping[str, str],
 ) -> None:
-    """Writes the files of what was made, `index.json`, then `index.html`.
+    """Writes the files of the results, `index.json`, then `index.html`.
 
     Args:
-        made: by analysis.
-        left_out: why, by analysis; one that an earlier command made stays.
-        commands: that make each of `made`.
+        results: by analysis.
+        left_out: why, by analysis; what an earlier command made stays.
+        commands: that make each analysis of `results`.
     """
-    place = epath.Path(directory)
-    earlier = _earlier(place)
-    encoded = {one.name: _files(one) for several in made.values() for one in several}
+    directory = epath.Path(directory)
+    earlier = _earlier(directory)
+    contents: dict[str, bytes] = {}
     entries = {}
     for analysis in TITLES:
-        if analysis in made:
-            entries[analysis] = {
-                "command": commands[analysis],
-                "made": [
-                    {
-                        "name": one.name,
-                        "title": one.title,
-                        "caption": one.caption,
-                        "files": list(encoded[one.name]),
-                        "numbers": _columns_of_numbers(one.rows),
-                    }
-                    for one in made[analysis]
-                ],
-            }
+        if analysis in results:
+            shown = [_entry(one, contents) for one in results[analysis]]
+            entries[analysis] = {"command": commands[analysis], "made": shown}
         elif analysis in earlier:
             entries[analysis] = earlier[analysis]
-    for files in encoded.values():
-        for name, content in files.items():
-            jsonl.write_atomically(place / name, content)
+    for name, content in contents.items():
+        jsonl.write_atomically(directory / name, content)
     for name in _names(earlier) - _names(entries):  # of figures that the new records do not have
-        (place / name).unlink(missing_ok=True)
+        (directory / name).unlink(missing_ok=True)
     reasons = {analysis: why for analysis, why in left_out.items() if analysis not in entries}
-    jsonl.write_json(place / "index.json", {"analyses": entries, "left_out": reasons})
-    jsonl.write_atomically(place / "index.html", render(place, entries, reasons).encode())
+    jsonl.write_json(directory / "index.json", {"analyses": entries, "left_out": reasons})
+    jsonl.write_atomically(directory / "index.html", render(directory, entries, reasons).encode())
 
 
-def _files(one: AnalysisResult) -> dict[str, bytes]:
-    files = figures.encoded(one.figure) if one.figure is not None else {}
-    files |= {"html": one.html.encode("utf-8", errors="replace")} if one.html else {}
+def _entry(result: AnalysisResult, contents: dict[str, bytes]) -> dict[str, Any]:
+    """What `index.json` says of a result, whose files are added to `contents`."""
+    files = {f"{result.name}.{suffix}": content for suffix, content in result.files().items()}
+    contents |= files
     return {
-        f"{one.name}.{suffix}": content
-        for suffix, content in (files | {"csv": figures.table(one.rows)}).items()
+        "name": result.name,
+        "title": result.title,
+        "caption": result.caption,
+        "files": list(files),
+        "numbers": _columns_of_numbers(result.rows),
     }
 
 
@@ -93,17 +83,14 @@ def _columns_of_numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         field
         for field in rows[0]
         if any(row[field] is not None for row in rows)
-        and all(row[field] is None or _is_number(row[field]) for row in rows)
+        and not any(isinstance(row[field], bool) for row in rows)
+        and all(isinstance(row[field], numbers.Real | None) for row in rows)
     ]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _earlier(place: epath.Path) -> dict[str, Any]:
+def _earlier(directory: epath.Path) -> dict[str, Any]:
     """The entries of earlier commands whose files are all there."""
-    path = place / "index.json"
+    path = directory / "index.json"
     if not path.exists():
         return {}
     try:
@@ -111,7 +98,7 @@ def _earlier(place: epath.Path) -> dict[str, Any]:
         return {
             analysis: entry
             for analysis, entry in entries.items()
-            if all((place / name).exists() for name in _names({analysis: entry}))
+            if all((directory / name).exists() for name in _names({analysis: entry}))
         }
     except (KeyError, TypeError, AttributeError):
         raise WrongUse(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from promptcot_jax.analyses import figures
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord
@@ -25,19 +26,19 @@ def accuracies(path: str) -> dict[str, float | None]:
     Raises:
         WrongUse: there is no such file, or no accuracy in it.
     """
-    place = epath.Path(path)
-    if place.is_dir():
-        place = place / "results.json"
-    if not place.exists():
+    file = epath.Path(path)
+    if file.is_dir():
+        file = file / "results.json"
+    if not file.exists():
         raise WrongUse(
-            f"{os.fspath(place)}: no such file; run 'promptcot evaluate' there first, or correct the path."
+            f"{os.fspath(file)}: no such file; run 'promptcot evaluate' there first, or correct the path."
         )
-    if place.name.endswith(".jsonl"):
+    if file.name.endswith(".jsonl"):
         found = {
-            ATTEMPTS: problem_accuracy.over_problems(jsonl.read_records(place, AttemptRecord))["accuracy"]
+            ATTEMPTS: problem_accuracy.over_problems(jsonl.read_records(file, AttemptRecord))["accuracy"]
         }
     else:
-        content = jsonl.read_json(place)
+        content = jsonl.read_json(file)
         results = content.get("results") if isinstance(content, dict) else None
         found = {
             name: result.get("accuracy") if isinstance(result, dict) else None
@@ -46,7 +47,7 @@ def accuracies(path: str) -> dict[str, float | None]:
     shown = {name: float(value) if isinstance(value, int | float) else None for name, value in found.items()}
     if all(value is None for value in shown.values()):
         raise WrongUse(
-            f"{os.fspath(place)}: it holds no accuracy; expected the results.json or attempts.jsonl that "
+            f"{os.fspath(file)}: it holds no accuracy; expected the results.json or attempts.jsonl that "
             "'promptcot evaluate' writes, of problems that could be graded."
         )
     return shown
@@ -59,10 +60,10 @@ def read(path: str) -> dict[str, float]:
 
 def attempts_of(path: str) -> list[AttemptRecord] | None:
     """The attempts behind an accuracy: of a workdir, of the one with a `results.json`, or a file of them."""
-    place = epath.Path(path)
-    if not place.name.endswith(".jsonl"):
-        place = (place if place.is_dir() else place.parent) / "evaluate" / "attempts.jsonl"
-    return jsonl.read_records(place, AttemptRecord) if place.exists() else None
+    file = epath.Path(path)
+    if not file.name.endswith(".jsonl"):
+        file = (file if file.is_dir() else file.parent) / "evaluate" / "attempts.jsonl"
+    return jsonl.read_records(file, AttemptRecord) if file.exists() else None
 
 
 def mean_accuracy(found: Mapping[str, float | None], sets: Sequence[str] = (), *, path: str) -> float:
@@ -92,7 +93,7 @@ def matches(pattern: str, names: Sequence[str]) -> list[tuple[dict[str, int], st
     """The files that a path with, say, `{size}` and `{seed}` in it stands for, and these numbers, by them.
 
     Args:
-        names: of the places in braces; each stands for digits. A path without any stands for itself.
+        names: those that stand in braces; each stands for digits. A path without any stands for itself.
 
     Raises:
         WrongUse: there is no such file.
@@ -112,11 +113,11 @@ def matches(pattern: str, names: Sequence[str]) -> list[tuple[dict[str, int], st
         )
         seen.add(name)
     root = epath.Path(base or ("/" if pattern.startswith("/") else "."))
-    places = map(os.fspath, root.glob(wildcard.sub("*", pattern[len(base) :].lstrip("/"))))
+    paths = map(os.fspath, root.glob(wildcard.sub("*", pattern[len(base) :].lstrip("/"))))
     found = [
-        ({name: int(number) for name, number in match.groupdict().items()}, place)
-        for place in places
-        if (match := re.fullmatch(expression, place))
+        ({name: int(number) for name, number in match.groupdict().items()}, file)
+        for file in paths
+        if (match := re.fullmatch(expression, file))
     ]
     if not found:
         raise WrongUse(
@@ -129,7 +130,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     """Mean, standard deviation (0 of a single value) and number."""
     return {
         "mean": float(np.mean(values)),
-        "deviation": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        "deviation": figures.deviation(values),
         "seeds": len(values),
     }
 

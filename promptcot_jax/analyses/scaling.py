@@ -16,7 +16,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 
 from promptcot_jax.analyses import figures, results
-from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords
+from promptcot_jax.analyses.figures import AnalysisResult, NoRecords
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 
@@ -201,8 +201,8 @@ def _draw_panel(axes: mpl_axes.Axes, rows: Sequence[Mapping[str, Any]], curves: 
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(_size))
     axes.xaxis.set_major_locator(ticker.MaxNLocator(5))
     low, high = axes.get_ylim()
-    places = 0 if high - low > 0.04 else 1
-    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda share, _: f"{100 * share:.{places}f} %"))
+    digits = 0 if high - low > 0.04 else 1
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda share, _: f"{100 * share:.{digits}f} %"))
 
 
 def _size(size: float | int, _: object = None) -> str:

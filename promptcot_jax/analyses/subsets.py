@@ -6,38 +6,33 @@ came; another seed draws others. Rows keep their order and their fields.
 
 import collections
 import contextlib
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from promptcot_jax.analyses.analysis_result import AnalysisResult
+from promptcot_jax.analyses.figures import AnalysisResult
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, settings
 from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import rows
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class SubsetConfig:
-    """Which subsets of what; no sizes: none are asked for.
+    """Which subsets of what; no sizes: none are drawn."""
 
-    Attributes:
-        source: the training file, in any format that stages read.
-        sizes: rows of a subset; 0 is the model before training and needs none.
-    """
-
-    source: InputPath = "{workdir}/verified_prompts.jsonl"
-    sizes: tuple[int, ...] = ()
-    seeds: tuple[int, ...] = (0, 1, 2)
+    source: InputPath = "{workdir}/verified_prompts.jsonl"  # in any format that stages read
+    sizes: tuple[PositiveInt, ...] = ()  # rows of a subset; the model before training needs none
+    seeds: tuple[NonNegativeInt, ...] = (0, 1, 2)
 
     def __post_init__(self):
-        if any(size < 1 for size in self.sizes) or len(set(self.sizes)) < len(self.sizes):
-            raise ValueError(f"sizes must be different numbers of rows from 1 on, got {self.sizes}.")
-        if self.sizes and (not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds)):
-            raise ValueError(f"seeds must be different numbers from 0 on, at least one, got {self.seeds}.")
+        if len(set(self.sizes)) < len(self.sizes):
+            raise ValueError(f"sizes must be different numbers of rows, got {self.sizes}.")
+        if self.sizes and (not self.seeds or len(set(self.seeds)) < len(self.seeds)):
+            raise ValueError(f"seeds must be different numbers, at least one, got {self.seeds}.")
 
 
 def write(
@@ -65,11 +60,11 @@ def write(
             "asks for."
         )
     ranks = {seed: ranks_of(num_rows, seed) for seed in seeds}
-    place = epath.Path(directory)
     names = {(size, seed): f"subset_{size}_{seed}.jsonl" for size in sizes for seed in seeds}
     with contextlib.ExitStack() as open_files:
         files = {
-            key: open_files.enter_context(jsonl.atomic_stream(place / name)) for key, name in names.items()
+            key: open_files.enter_context(jsonl.atomic_stream(epath.Path(directory) / name))
+            for key, name in names.items()
         }
         for i, line in enumerate(rows.map_rows(source, rows.json_line, bad_rows=bad_rows)):
             for (size, seed), file in files.items():
@@ -85,7 +80,7 @@ def write(
 
 
 def ranks_of(num_rows: int, seed: int) -> Int[np.ndarray, " rows"]:
-    """Place of each row in a random order; the subset of n has the rows of places below n."""
+    """Rank of each row in a random order; the subset of n has the rows of ranks below n."""
     ranks = np.empty(num_rows, np.int64)
     ranks[np.random.default_rng(seed).permutation(num_rows)] = np.arange(num_rows)
     return ranks

@@ -21,9 +21,9 @@ from promptcot_jax.analyses import (
     scaling,
     subsets,
 )
-from promptcot_jax.analyses.analysis_result import AnalysisResult, NoRecords
 from promptcot_jax.analyses.case_studies import CaseConfig
 from promptcot_jax.analyses.distribution import DistributionConfig
+from promptcot_jax.analyses.figures import AnalysisResult, NoRecords
 from promptcot_jax.analyses.subsets import SubsetConfig
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.workdir import InputPath, in_workdir

@@ -5,6 +5,8 @@ import logging
 import os
 from collections.abc import Sequence
 
+from etils import epath
+
 from promptcot_jax.analyses import em_study
 from promptcot_jax.core import jsonl
 from promptcot_jax.parallel import hosts
@@ -43,19 +45,14 @@ def run(
 
 def _draw_study(workdir: str, seeds: Sequence[int]) -> None:
     """The paper's figure of held-out NLL, over the seeds."""
-    rows = [row for seed in seeds for row in _nll_rows(os.path.join(workdir, f"seed_{seed}", "em"))]
-    for metric in ("nll_x_given_q", "nll_bound"):
-        path = os.path.join(workdir, f"em_study_{metric}")
-        em_study.nll_study_figure(em_study.with_flat_variants(rows, metric), path, metric=metric)
-        logger.info("figure and numbers over %d seeds: %s.{svg,png,csv}", len(seeds), path)
+    directory = epath.Path(workdir)
+    runs = [run for seed in seeds for run in em_study.runs_of(directory / f"seed_{seed}")]
+    for figure in em_study.nll_figures(runs):
+        for suffix, content in figure.files().items():
+            jsonl.write_atomically(directory / f"{figure.name}.{suffix}", content)
+        logger.info("figure and numbers over %d seeds: %s/%s.{svg,png,csv}", len(seeds), workdir, figure.name)
 
 
 def _do(workdir: str, stages: list[str] | tuple[str, ...]) -> None:
     for name in stages:
         stage.perform_locked(name, workdir)
-
-
-def _nll_rows(directory: str) -> list[dict]:
-    """Rows of `nll.jsonl` of an EM run and, where it was made too, of its variant without E-step."""
-    paths = [os.path.join(directory, name) for name in ("nll.jsonl", "without_e_step/nll.jsonl")]
-    return [row for path in paths if os.path.exists(path) for _, _, row in jsonl.iter_rows(path)]

@@ -3,7 +3,7 @@
 import pytest
 
 from promptcot_jax.analyses import accounting
-from promptcot_jax.analyses.analysis_result import NoRecords
+from promptcot_jax.analyses.figures import NoRecords
 from promptcot_jax.analyses.problem_sets import SetRow
 from promptcot_jax.data import decontamination
 from promptcot_jax.data.decontamination import Source

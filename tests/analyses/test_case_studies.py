@@ -5,8 +5,8 @@ import re
 import pytest
 
 from promptcot_jax.analyses import case_studies
-from promptcot_jax.analyses.analysis_result import NoRecords
 from promptcot_jax.analyses.case_studies import CaseConfig
+from promptcot_jax.analyses.figures import NoRecords
 from promptcot_jax.analyses.problem_sets import SetRow
 from promptcot_jax.core.errors import WrongUse
 

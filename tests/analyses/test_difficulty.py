@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from promptcot_jax.analyses import difficulty
-from promptcot_jax.analyses.analysis_result import NoRecords
+from promptcot_jax.analyses.figures import NoRecords
 from promptcot_jax.analyses.problem_sets import SetRow
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse

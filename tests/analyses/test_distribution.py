@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from promptcot_jax.analyses import distribution, figures
-from promptcot_jax.analyses.analysis_result import NoRecords
 from promptcot_jax.analyses.distribution import DistributionConfig
+from promptcot_jax.analyses.figures import NoRecords
 from promptcot_jax.analyses.problem_sets import SetRow
 
 

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from promptcot_jax.analyses import em_study, figures
-from promptcot_jax.analyses.analysis_result import NoRecords
+from promptcot_jax.analyses.figures import NoRecords
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 
@@ -44,10 +44,8 @@ def write_seeds(place, seeds=(0, 1)):
         jsonl.write_records(em / "diagnostics.jsonl", [{"round": -1}, measured])
 
 
-def test_means_and_deviations_are_over_seeds_and_cold_starts_are_flat(tmp_path):
-    numbers = em_study.nll_study_figure(
-        em_study.with_flat_variants(rows()), tmp_path / "docs" / "study", x="theta_tokens_seen"
-    )
+def test_means_and_deviations_are_over_seeds_and_cold_starts_are_flat():
+    numbers = em_study.nll_statistics(em_study.with_flat_variants(rows()))
     found = {(row["variant"], row["round"]): row for row in numbers}
     assert list(found) == [
         ("with_e_step", -1),
@@ -59,23 +57,22 @@ def test_means_and_deviations_are_over_seeds_and_cold_starts_are_flat(tmp_path):
     row = found["with_e_step", 0]
     assert row["mean"] == pytest.approx(0.23)
     assert row["deviation"] == pytest.approx(statistics.stdev([0.20, 0.26]))
-    assert (row["x"], row["seeds"]) == (100.5, 2)
+    assert (row["x"], row["seeds"]) == (0.0, 2)
     assert found["cold_start", -1]["mean"] == pytest.approx(0.31)
     assert found["cold_start_direct", -1]["mean"] == pytest.approx(0.55)
     assert found["cold_start", -1]["x"] is None
-    with (tmp_path / "docs" / "study.csv").open() as file:
-        table = list(csv.DictReader(file))
-    assert [float(row["mean"]) for row in table] == [row["mean"] for row in numbers]
 
 
-def test_the_drawing_is_a_function_of_its_rows(tmp_path):
-    for name in ("one", "two"):
-        em_study.nll_study_figure(rows(), tmp_path / name)
-    for suffix in ("svg", "png", "csv"):
-        first = (tmp_path / f"one.{suffix}").read_bytes()
-        assert first == (tmp_path / f"two.{suffix}").read_bytes()
-    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
-    assert b"<svg" in (tmp_path / "one.svg").read_bytes()
+def test_the_files_are_a_function_of_the_rows(tmp_path):
+    write_seeds(tmp_path)
+    runs = [run for seed in (0, 1) for run in em_study.runs_of(epath.Path(tmp_path) / f"seed_{seed}")]
+    (one,), (two,) = em_study.nll_figures(runs), em_study.nll_figures(runs)
+    files = one.files()
+    assert files == two.files()
+    assert files["png"].startswith(b"\x89PNG")
+    assert b"<svg" in files["svg"]
+    table = list(csv.DictReader(files["csv"].decode().splitlines()))
+    assert [float(row["mean"]) for row in table] == [row["mean"] for row in one.rows]
 
 
 def test_unknown_variants_and_missing_figures_are_refused():

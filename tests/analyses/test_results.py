@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 
 from promptcot_jax.analyses import ablations, figures, results, scaling
-from promptcot_jax.analyses.analysis_result import NoRecords
+from promptcot_jax.analyses.figures import NoRecords
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord

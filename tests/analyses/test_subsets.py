@@ -62,7 +62,15 @@ def test_bad_rows_are_skipped_and_counted_where_they_may_be(tmp_path):
     assert (counts["read"], counts.total()) == (3, 5)
 
 
-@pytest.mark.parametrize("settings", [{"sizes": (0,)}, {"sizes": (3, 3)}, {"sizes": (3,), "seeds": ()}])
-def test_sizes_and_seeds_must_make_subsets(settings):
-    with pytest.raises(ValueError, match="must be different numbers"):
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"sizes": (0,)}, r"sizes must be at least 1 \(each\), got \(0,\)"),
+        ({"sizes": (3, 3)}, "sizes must be different numbers"),
+        ({"sizes": (3,), "seeds": ()}, "seeds must be different numbers"),
+        ({"sizes": (3,), "seeds": (-1,)}, r"seeds must be 0 or more \(each\)"),
+    ],
+)
+def test_sizes_and_seeds_must_make_subsets(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
         SubsetConfig(**settings)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from promptcot_jax.analyses import index
-from promptcot_jax.analyses.analysis_result import AnalysisResult
+from promptcot_jax.analyses.figures import AnalysisResult
 from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.records import AttemptedProblem, AttemptRecord
 from promptcot_jax.evaluation import benchmarks

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.data import example_sets, examples, packing
-from promptcot_jax.sampling import block_allocator
+from promptcot_jax.sampling import scheduler
 from promptcot_jax.verify import math_answers
 
 TRIED = settings(
@@ -91,8 +91,8 @@ class Paging(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.allocator = block_allocator.BlockAllocator(self.PAGES, self.SIZE)
-        self.in_use: list[tuple[tuple[int, ...], list[block_allocator.Block]]] = []
+        self.allocator = scheduler.BlockAllocator(self.PAGES, self.SIZE)
+        self.in_use: list[tuple[tuple[int, ...], list[scheduler.Block]]] = []
         self.own: list[int] = []
 
     @rule(prompt=st.lists(st.integers(0, 1), max_size=9).map(tuple))

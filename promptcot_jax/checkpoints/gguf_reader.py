@@ -17,8 +17,9 @@ from promptcot_jax.data import gguf_tokenizer
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models import hf_config, hf_mapping
 from promptcot_jax.models.config import DecoderConfig
+from promptcot_jax.models.families import FAMILIES, Family
 
-_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+_FAMILIES: tuple[Family, ...] = ("llama", "qwen2", "qwen3")
 _QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 
 _OUTER_NAMES = {
@@ -64,10 +65,10 @@ class GgufFile:
         self._path, self._field = self._metadata.path, self._metadata.field
         self._tensors = {tensor.name: tensor for tensor in self._metadata.reader.tensors}
         self._architecture = self._field("general.architecture")
-        if self._architecture not in _ARCHITECTURES:
+        if self._architecture not in _FAMILIES:
             raise WrongUse(
                 f"{self._path}: general.architecture '{self._architecture}' is not supported; "
-                f"only {', '.join(_ARCHITECTURES)} are."
+                f"only {', '.join(_FAMILIES)} are."
             )
         self.config = self._read_config()
         self._check_tensors()
@@ -115,7 +116,7 @@ class GgufFile:
                     f"{self._path}: {key} = {self._field(key)!r} is not supported; expected {value!r}."
                 )
         fields = {
-            "architectures": [_ARCHITECTURES[name]],
+            "architectures": [FAMILIES[name].architecture],
             "vocab_size": vocab_size,
             "hidden_size": embed_dim,
             "intermediate_size": self._field(f"{name}.feed_forward_length"),

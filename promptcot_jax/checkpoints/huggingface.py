@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from promptcot_jax.checkpoints import safetensors_file
+from promptcot_jax.checkpoints import mxfp4, safetensors_file
 from promptcot_jax.checkpoints.safetensors_file import StoredTensor
 from promptcot_jax.core import jsonl, progress
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models import hf_config, hf_export, hf_mapping, lora, mxfp4
+from promptcot_jax.models import hf_config, hf_mapping, lora
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig
 from promptcot_jax.models.language_model import LanguageModel
@@ -83,7 +83,7 @@ class TensorReader:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def get(self, name: str) -> hf_mapping.Rows:
+    def get(self, name: str) -> hf_mapping.TensorSource:
         """One tensor, read by rows, in the file's number format; four-bit ones are bfloat16."""
         if name not in self._tensors:
             return mxfp4.Packed(self._tensors[name + mxfp4.BLOCKS], self._tensors[name + mxfp4.SCALES])
@@ -226,7 +226,7 @@ def _begin(directory: epath.Path, lm: CausalLM, tokenizer: Tokenizer) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     discard(directory)
     tokenizer.save(directory)
-    config = hf_export.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
+    config = hf_config.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
     jsonl.write_json(directory / "config.json", config)
 
 

@@ -150,14 +150,14 @@ def _model(config: DecoderConfig, dtype: FloatType, mesh: Mesh | None) -> Causal
     return CausalLM(config, rules.DEFAULT_RULES if mesh is not None else ())
 
 
-def _streamed(get: Callable[[str], hf_mapping.Rows], lm: CausalLM, mesh: Mesh | None) -> Params:
+def _streamed(get: Callable[[str], hf_mapping.TensorSource], lm: CausalLM, mesh: Mesh | None) -> Params:
     """Tensors onto the first device, or where the rules want them on the mesh."""
     shardings = None if mesh is None else language_model.param_shardings(lm, mesh)
     numbers = itertools.count()
     total = len(hf_mapping.expected_tensors(lm.config))
     with progress.Progress("reading weights", unit="tensor", start=0, total=total) as shown:
 
-        def counted(name: str) -> hf_mapping.Rows:
+        def counted(name: str) -> hf_mapping.TensorSource:
             shown.update(next(numbers))  # of those before it: a short read says nothing in a log
             return get(name)
 

@@ -27,7 +27,7 @@ from promptcot_jax.core import building, jsonl
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import tokenizer as tokenizer_lib
-from promptcot_jax.models import hf_export, lora, own_model
+from promptcot_jax.models import hf_config, lora, own_model
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import hosts, launching
@@ -263,7 +263,7 @@ def _described(
     """The file that says which model a checkpoint is of, and its content."""
     if type(lm) is not CausalLM:
         return directory / MODEL, own_model.described(lm, type(lm).__name__)
-    config = hf_export.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
+    config = hf_config.to_hf(lm.config, tokenizer.eos_id, tokenizer.bos_id, tokenizer.pad_id)
     return directory / "config.json", config
 
 

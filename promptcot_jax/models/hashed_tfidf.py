@@ -1,8 +1,9 @@
-"""Sentence vectors without a model: words and word pairs hashed into a few hundred signed places, by rarity.
+"""Sentence vectors without a model: words and word pairs hashed into a few hundred signed dimensions, by
+rarity.
 
 The default encoder of synthesis: it needs no weights and takes some 50 us a text on one core. It knows words,
-not meanings; `models/minilm.py` is for those. The cosine of two vectors is that of their TF-IDF vectors, up
-to an error of about 1 / sqrt(dimension) (feature hashing, arXiv 0902.2206).
+not meanings; `checkpoints/sentence_encoder.py` is for those. The cosine of two vectors is that of their
+TF-IDF vectors, up to an error of about 1 / sqrt(dimension) (feature hashing, arXiv 0902.2206).
 """
 
 import functools
@@ -16,7 +17,7 @@ from jaxtyping import Float
 
 NAME = "hashed_tfidf"
 _WORD = re.compile(r"[^\W\d_]+|\d+")
-_NUM_RARITIES = 1 << 20  # places of the table of rarities; terms that share one count as one
+_NUM_RARITIES = 1 << 20  # of the table of rarities; terms that share an entry count as one
 
 
 class HashedTfidf:
@@ -39,9 +40,9 @@ class HashedTfidf:
         rows = np.repeat(np.arange(len(texts)), [len(own) for own in terms])
         flat = np.concatenate(terms) if terms else np.zeros(0, np.int64)
         signs = 1.0 - 2.0 * ((flat >> 40) & 1)
-        places = rows * size + (flat >> 41) % size
+        columns = rows * size + (flat >> 41) % size
         weights = signs * self._rarities[flat % _NUM_RARITIES]
-        sums = np.bincount(places, weights, len(texts) * size).reshape(len(texts), size)
+        sums = np.bincount(columns, weights, len(texts) * size).reshape(len(texts), size)
         norms = np.linalg.norm(sums, axis=1, keepdims=True)
         return (sums / np.maximum(norms, 1e-9)).astype(np.float32)
 

@@ -1,10 +1,10 @@
-"""Hugging Face `config.json` to `DecoderConfig`; `hf_export` is the way back.
+"""Hugging Face's `config.json` to `DecoderConfig` and back; what differs by family is in `families`.
 
-Every field is one of three: read, known to be without effect on what is computed here (`WITHOUT_EFFECT`), or
-required to have the value that this decoder implements. A field that is none of these is refused by name,
-since ignoring it might give plausible, wrong numbers. Read are the files of transformers 4 (rotary settings
-at the top) and 5 (in `rope_parameters`, for Gemma 3 by kind of layer); what is absent has the default that
-transformers gives it.
+On import every field is one of three: read, known to be without effect on what is computed here
+(`WITHOUT_EFFECT`), or required to have the value that this decoder implements. A field that is none of these
+is refused by name, since ignoring it might give plausible, wrong numbers. Read are the files of transformers
+4 (rotary settings at the top) and 5 (in `rope_parameters`, for Gemma 3 by kind of layer); what is absent has
+the default that transformers gives it.
 """
 
 import math
@@ -12,18 +12,10 @@ from typing import Any
 
 from promptcot_jax.core import errors
 from promptcot_jax.models import config as config_lib
+from promptcot_jax.models.families import FAMILIES, Family, FamilyTraits
 
-ARCHITECTURES: dict[str, config_lib.Family] = {
-    "LlamaForCausalLM": "llama",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-    "Qwen3MoeForCausalLM": "qwen3_moe",
-    "Gemma2ForCausalLM": "gemma2",
-    "Gemma3ForCausalLM": "gemma3",
-    "GptOssForCausalLM": "gpt_oss",
-}
 _MULTIMODAL = "Gemma3ForConditionalGeneration"  # its text part is read, under `text_config`
-MODEL_TYPES = {"gemma3": "gemma3_text"}  # where it is not the family's name
+_BY_ARCHITECTURE: dict[str, Family] = {traits.architecture: family for family, traits in FAMILIES.items()}
 
 # Without effect on logits: names, token ids, initial weights, what generation or training would do.
 WITHOUT_EFFECT = frozenset(
@@ -65,91 +57,24 @@ _READ = frozenset(
     rms_norm_eps tie_word_embeddings max_position_embeddings rope_theta rope_scaling rope_parameters
     """.split()
 )
-_QWEN_WINDOW = {"use_sliding_window", "sliding_window", "max_window_layers"}
-_GEMMA = {"hidden_activation", "hidden_act", "head_dim", "attention_bias", "sliding_window", "layer_types"}
-_GEMMA |= {"query_pre_attn_scalar", "final_logit_softcapping", "attn_logit_softcapping"}
-_MOE = {"num_experts", "num_local_experts", "num_experts_per_tok"}
-_READ_OF_FAMILY: dict[str, set[str]] = {
-    "llama": {"hidden_act", "head_dim", "attention_bias", "mlp_bias"},
-    "qwen2": {"hidden_act", "head_dim", "layer_types", *_QWEN_WINDOW},
-    "qwen3": {"hidden_act", "head_dim", "attention_bias", "layer_types", *_QWEN_WINDOW},
-    "qwen3_moe": {
-        *("hidden_act", "head_dim", "attention_bias", "moe_intermediate_size", "norm_topk_prob"),
-        *("mlp_only_layers", *_QWEN_WINDOW, *_MOE),
-    },
-    "gemma2": _GEMMA | {"sliding_window_size"},
-    "gemma3": _GEMMA | {"sliding_window_pattern", "_sliding_window_pattern", "rope_local_base_freq"},
-    "gpt_oss": {
-        *("hidden_act", "head_dim", "attention_bias", "sliding_window", "layer_types", "swiglu_alpha"),
-        *("swiglu_limit", "experts_per_token", "initial_context_length", "quantization_config", *_MOE),
-    },
-}
-# Of transformers, where the file says nothing.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {"max_position_embeddings": 2048},
-    "qwen2": {"max_position_embeddings": 32768, "sliding_window": 4096, "max_window_layers": 28},
-    "qwen3": {
-        "max_position_embeddings": 32768,
-        "sliding_window": 4096,
-        "max_window_layers": 28,
-        "head_dim": 128,
-    },
-    "qwen3_moe": {
-        "max_position_embeddings": 32768,
-        "sliding_window": 4096,
-        "num_experts_per_tok": 8,
-        "num_experts": 128,
-        "moe_intermediate_size": 768,
-    },
-    "gemma2": {
-        "max_position_embeddings": 8192,
-        "sliding_window": 4096,
-        "head_dim": 256,
-        "query_pre_attn_scalar": 256,
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
-        "tie_word_embeddings": True,
-    },
-    "gemma3": {
-        "max_position_embeddings": 131072,
-        "sliding_window": 4096,
-        "head_dim": 256,
-        "vocab_size": 262208,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "query_pre_attn_scalar": 256,
-        "tie_word_embeddings": True,
-        "rope_theta": 1e6,
-    },
-    "gpt_oss": {
-        "max_position_embeddings": 131072,
-        "sliding_window": 128,
-        "head_dim": 64,
-        "rms_norm_eps": 1e-5,
-        "num_experts_per_tok": 4,
-        "num_local_experts": 128,
-        "attention_bias": True,
-        "rope_theta": 150000.0,
-    },
-}
 
 
 class _Fields:
     """The fields of one file, with defaults, and errors that name the file."""
 
-    def __init__(self, fields: dict[str, Any], family: config_lib.Family, where: str):
+    def __init__(self, fields: dict[str, Any], family: Family, where: str):
         self.given, self.where = fields, where
-        self.family: config_lib.Family = family
-        self._defaults = _DEFAULTS[family]
+        self.family: Family = family
+        self.traits = FAMILIES[family]
 
     def get(self, name: str, default: Any = None) -> Any:
         """A field, or its default where it is absent or null."""
         value = self.given.get(name)
-        return self._defaults.get(name, default) if value is None else value
+        return self.traits.defaults.get(name, default) if value is None else value
 
     def number(self, name: str) -> float | None:
         """A number, or None where null says that a feature is off, as absence may not."""
-        value = self.given[name] if name in self.given else self._defaults.get(name)
+        value = self.given[name] if name in self.given else self.traits.defaults.get(name)
         if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool)):
             raise self.wrong(f"field '{name}' must be a number, got {value!r}.")
         return value
@@ -208,18 +133,18 @@ def _fields(config: dict[str, Any], where: str) -> _Fields:
         outer = {name: value for name, value in config.items() if name != "text_config"}
         return _Fields(outer | text, "gemma3", where)
     architectures = config.get("architectures") or []
-    if len(architectures) != 1 or architectures[0] not in ARCHITECTURES:
+    if len(architectures) != 1 or architectures[0] not in _BY_ARCHITECTURE:
         raise errors.WrongUse(
             f"{where}: architectures={architectures} is not supported; use a checkpoint of one of "
-            f"{sorted([*ARCHITECTURES, _MULTIMODAL])}."
+            f"{sorted([*_BY_ARCHITECTURE, _MULTIMODAL])}."
         )
-    return _Fields(config, ARCHITECTURES[architectures[0]], where)
+    return _Fields(config, _BY_ARCHITECTURE[architectures[0]], where)
 
 
 def _check_fields(fields: _Fields) -> None:
     """Refuses what is neither read, nor without effect, nor of the one value that is implemented."""
-    activation = "gelu_pytorch_tanh" if fields.family.startswith("gemma") else "silu"
-    read = _READ | _READ_OF_FAMILY[fields.family]
+    activation = _hidden_act(fields.traits)
+    read = _READ | fields.traits.fields
     required = {name: values for name, values in _REQUIRED.items() if name not in read}
     required |= {"hidden_act": (activation,), "hidden_activation": (activation, None)}
     for name, values in required.items():
@@ -238,7 +163,8 @@ def _check_fields(fields: _Fields) -> None:
 
 def _shape(fields: _Fields) -> dict[str, Any]:
     embed_dim, num_heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    mlp = "moe_intermediate_size" if fields.family == "qwen3_moe" else "intermediate_size"
+    mlp = "moe_intermediate_size"
+    mlp = mlp if mlp in fields.traits.fields else "intermediate_size"
     return {
         "vocab_size": fields.size("vocab_size"),
         "embed_dim": embed_dim,
@@ -254,35 +180,38 @@ def _shape(fields: _Fields) -> dict[str, Any]:
 
 
 def _switches(fields: _Fields) -> dict[str, Any]:
-    family = fields.family
-    is_gemma = family.startswith("gemma")
+    implied = fields.traits.implied
+    named = ("qk_norm", "sandwich_norms", "zero_centered_norms", "scale_embeddings", "attention_sinks")
     attention_bias = bool(fields.get("attention_bias", False))
-    return {
-        "qkv_bias": family == "qwen2" or attention_bias,
+    has_scalar = "query_pre_attn_scalar" in implied
+    return {name: name in implied for name in named} | {
+        "qkv_bias": "qkv_bias" in implied or attention_bias,
         "output_bias": attention_bias,
-        "mlp_bias": family == "gpt_oss" or bool(fields.get("mlp_bias", False)),
-        "qk_norm": family in ("qwen3", "qwen3_moe", "gemma3"),
-        "sandwich_norms": is_gemma,
-        "zero_centered_norms": is_gemma,
-        "scale_embeddings": is_gemma,
-        "attention_sinks": family == "gpt_oss",
+        "mlp_bias": "mlp_bias" in implied or bool(fields.get("mlp_bias", False)),
         "attention_soft_cap": fields.number("attn_logit_softcapping"),
         "logit_soft_cap": fields.number("final_logit_softcapping"),
-        "query_pre_attn_scalar": fields.size("query_pre_attn_scalar") if is_gemma else None,
+        "query_pre_attn_scalar": fields.size("query_pre_attn_scalar") if has_scalar else None,
         "activation": _activation(fields),
     }
 
 
 def _activation(fields: _Fields) -> config_lib.Activation:
-    if fields.family == "gpt_oss":
-        return config_lib.ClampedSwiglu(
-            alpha=float(fields.get("swiglu_alpha", 1.702)), limit=float(fields.get("swiglu_limit", 7.0))
-        )
-    return "gelu_tanh" if fields.family.startswith("gemma") else "silu"
+    activation = fields.traits.activation
+    if activation != "clamped_swiglu":
+        return activation
+    return config_lib.ClampedSwiglu(
+        alpha=float(fields.get("swiglu_alpha", 1.702)), limit=float(fields.get("swiglu_limit", 7.0))
+    )
+
+
+def _hidden_act(traits: FamilyTraits) -> str:
+    """The activation's name in a `config.json`; gpt-oss calls its own one silu."""
+    return "gelu_pytorch_tanh" if traits.activation == "gelu_tanh" else "silu"
 
 
 def _experts(fields: _Fields) -> config_lib.Experts | None:
-    if fields.family not in ("qwen3_moe", "gpt_oss"):
+    order = fields.traits.routing_order
+    if order is None:
         return None
     if fields.get("mlp_only_layers"):
         raise fields.wrong(
@@ -295,12 +224,9 @@ def _experts(fields: _Fields) -> config_lib.Experts | None:
     return config_lib.Experts(
         num_experts=fields.given.get("num_local_experts") or default,
         num_selected=num_selected,
-        order="top_k_then_softmax" if fields.family == "gpt_oss" else "softmax_then_top_k",
+        order=order,
         renormalize=bool(fields.get("norm_topk_prob", False)),
     )
-
-
-# Windows.
 
 
 def _window(fields: _Fields) -> config_lib.SlidingWindow | None:
@@ -309,24 +235,25 @@ def _window(fields: _Fields) -> config_lib.SlidingWindow | None:
         return None
     size = fields.size("sliding_window")
     fields.require("sliding_window_size", (size, None))
-    theta = _local_rope_theta(fields) if fields.family == "gemma3" else None
+    theta = _local_rope_theta(fields) if "local_rope" in fields.traits.free else None
     return config_lib.SlidingWindow(size=size, pattern=_shortest_pattern(is_local), rope_theta=theta)
 
 
 def _local_layers(fields: _Fields) -> tuple[bool, ...]:
     """Of each layer, whether it has a window."""
-    count, family = fields.size("num_hidden_layers"), fields.family
+    count, windows = fields.size("num_hidden_layers"), fields.traits.windows
     by_default = [False] * count
-    if family.startswith("qwen") and fields.get("use_sliding_window", False):
-        first = 0 if family == "qwen3_moe" else fields.size("max_window_layers")
+    is_used = bool(fields.get("use_sliding_window", False))
+    if windows == "if_used" and is_used:
+        first = 0 if fields.traits.is_moe else fields.size("max_window_layers")
         by_default = [i >= first for i in range(count)]
-    elif family in ("gemma2", "gpt_oss"):
+    elif windows == "every_second":
         by_default = [i % 2 == 0 for i in range(count)]
-    elif family == "gemma3":
+    elif windows == "by_pattern":
         pattern = fields.get("sliding_window_pattern", fields.get("_sliding_window_pattern", 6))
         by_default = [(i + 1) % pattern != 0 for i in range(count)]
     is_local = _stated_layers(fields, count) or tuple(by_default)
-    if any(is_local) and family.startswith("qwen") and not fields.get("use_sliding_window", False):
+    if any(is_local) and windows == "if_used" and not is_used:
         raise fields.wrong("layer_types has 'sliding_attention' though use_sliding_window is false.")
     return is_local
 
@@ -349,9 +276,6 @@ def _shortest_pattern(flags: tuple[bool, ...]) -> tuple[bool, ...]:
         if all(flag == flags[i % length] for i, flag in enumerate(flags)):
             return flags[:length]
     return flags
-
-
-# Rotary embeddings.
 
 
 def _rope(fields: _Fields) -> tuple[float, config_lib.RopeScaling | None]:
@@ -442,3 +366,110 @@ def _local_rope_theta(fields: _Fields) -> float:
             f"rope_parameters has sliding_attention={parameters}; local layers must be unscaled."
         )
     return float(parameters.get("rope_theta") or fields.get("rope_local_base_freq", 10000.0))
+
+
+# The way back.
+
+
+def to_hf(
+    config: config_lib.DecoderConfig, eos_id: int | None, bos_id: int | None, pad_id: int | None
+) -> dict[str, Any]:
+    """The `config.json` of a checkpoint; written so that transformers 4 (from 4.57) and 5 both read it."""
+    traits = FAMILIES[config.family]
+    fields = {
+        "architectures": [traits.architecture],
+        "model_type": traits.model_type or config.family,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.embed_dim,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "rms_norm_eps": config.norm_epsilon,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": _scaling_to_hf(config),
+        "tie_word_embeddings": config.tie_embeddings,
+        "max_position_embeddings": config.max_positions,
+        "torch_dtype": config.param_dtype,
+        "eos_token_id": eos_id,
+        "bos_token_id": bos_id,
+        "pad_token_id": pad_id,
+    }
+    return fields | _switches_to_hf(config) | _window_to_hf(config) | _experts_to_hf(config)
+
+
+def _switches_to_hf(config: config_lib.DecoderConfig) -> dict[str, Any]:
+    traits = FAMILIES[config.family]
+    fields: dict[str, Any] = {"hidden_act": _hidden_act(traits)}
+    if "attention_bias" in traits.fields:
+        fields["attention_bias"] = config.output_bias
+    if "mlp_bias" in traits.fields:
+        fields["mlp_bias"] = config.mlp_bias
+    if isinstance(config.activation, config_lib.ClampedSwiglu):
+        fields |= {"swiglu_alpha": config.activation.alpha, "swiglu_limit": config.activation.limit}
+    if "hidden_activation" in traits.fields:  # Gemma's
+        fields |= {
+            "hidden_activation": _hidden_act(traits),
+            "query_pre_attn_scalar": config.query_pre_attn_scalar,
+            "attn_logit_softcapping": config.attention_soft_cap,
+            "final_logit_softcapping": config.logit_soft_cap,
+        }
+    return fields
+
+
+def _window_to_hf(config: config_lib.DecoderConfig) -> dict[str, Any]:
+    window, fields, traits = config.window, {}, FAMILIES[config.family]
+    if "use_sliding_window" in traits.fields:
+        fields["use_sliding_window"] = window is not None
+    if window is not None:
+        fields["sliding_window"] = window.size
+    if window is not None and window.rope_theta is not None:
+        fields["rope_local_base_freq"] = window.rope_theta
+    if "layer_types" in traits.fields:  # Qwen3-MoE knows windows for all layers or for none
+        names = {True: "sliding_attention", False: "full_attention"}
+        fields["layer_types"] = [names[is_local] for is_local in config.local_layers]
+    return fields
+
+
+def _experts_to_hf(config: config_lib.DecoderConfig) -> dict[str, Any]:
+    experts = config.experts
+    if experts is None:
+        return {}
+    fields: dict[str, Any] = {"num_experts_per_tok": experts.num_selected}
+    if "moe_intermediate_size" not in FAMILIES[config.family].fields:  # gpt-oss
+        return fields | {"num_local_experts": experts.num_experts}
+    return fields | {
+        "num_experts": experts.num_experts,
+        "moe_intermediate_size": config.mlp_dim,
+        "norm_topk_prob": experts.renormalize,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+
+
+def _scaling_to_hf(config: config_lib.DecoderConfig) -> dict[str, Any] | None:
+    match scaling := config.rope_scaling:
+        case None:  # written for gpt-oss, since absence means one that is scaled
+            return {"rope_type": "default"} if config.family == "gpt_oss" else None
+        case config_lib.LinearScaling():
+            return {"rope_type": "linear", "factor": scaling.factor}
+        case config_lib.Llama3Scaling():
+            return {
+                "rope_type": "llama3",
+                "factor": scaling.factor,
+                "low_freq_factor": scaling.low_frequency_factor,
+                "high_freq_factor": scaling.high_frequency_factor,
+                "original_max_position_embeddings": scaling.original_max_positions,
+            }
+        case config_lib.YarnScaling():
+            fields = {
+                "rope_type": "yarn",
+                "factor": scaling.factor,
+                "original_max_position_embeddings": scaling.original_max_positions,
+                "beta_fast": scaling.beta_fast,
+                "beta_slow": scaling.beta_slow,
+                "truncate": scaling.truncate,
+            }
+            stated = scaling.attention_factor
+            return fields if stated is None else fields | {"attention_factor": stated}

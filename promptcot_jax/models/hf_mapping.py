@@ -2,7 +2,8 @@
 
 Beyond names three things differ: Hugging Face keeps one tensor a layer (in Qwen3-MoE, an expert of a layer)
 where we stack [L, ...]; its matrices are [out, in] where our kernels are [in, out]; and gpt-oss keeps the
-columns of gate and up in turns in one tensor. So each slice of a parameter comes from one tensor (`_Row`).
+columns of gate and up interleaved in one tensor. So each slice of a parameter comes from one tensor
+(`_TensorSpec`).
 
 Both ways stream. Import holds one tensor as it is stored, or the rows of it that this host needs, and this
 host's part of one layer of the parameters it belongs to; each layer is written into the sharded stack where
@@ -29,7 +30,7 @@ Path = tuple[str, ...]
 
 
 @runtime_checkable
-class Rows(Protocol):
+class TensorSource(Protocol):
     """A tensor of a checkpoint: an array, or what reads rows of its first axis when they are asked for."""
 
     @property
@@ -97,11 +98,11 @@ _VISION = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Row:
+class _TensorSpec:
     """One kind of tensor: its name, and the parameters whose slices it holds.
 
     `stacked` are the sizes of what the name counts: nothing, layers, or layers and experts. Two parameters
-    have their columns in one tensor in turns.
+    have their columns interleaved in one tensor.
     """
 
     name: str
@@ -142,7 +143,7 @@ class _Row:
 
 
 @functools.cache
-def _rows(config: config_lib.DecoderConfig) -> tuple[_Row, ...]:
+def _specs(config: config_lib.DecoderConfig) -> tuple[_TensorSpec, ...]:
     """Every parameter of `config` in the table's order; a parameter the table does not know is an error."""
     shapes = jax.eval_shape(causal_lm.CausalLM(config).init, jax.random.key(0))
     by_path = {
@@ -152,15 +153,15 @@ def _rows(config: config_lib.DecoderConfig) -> tuple[_Row, ...]:
     table = dict(_OUTER)
     for name, paths in (_LAYER | _OF_FAMILY.get(config.family, _MLP)).items():
         table["model.layers.{layer}." + name] = tuple(("layers", *path) for path in paths)
-    rows = []
+    specs = []
     for name, paths in table.items():
         if paths[0] in by_path:
             counts = ("{layer}" in name) + ("{expert}" in name)
             shape = [by_path.pop(path) for path in paths][0]
-            rows.append(_Row(name, paths, shape, shape[:counts]))
+            specs.append(_TensorSpec(name, paths, shape, shape[:counts]))
     if by_path:
         raise KeyError(f"Parameters without a Hugging Face name: {sorted(by_path)}; add them to the table.")
-    return tuple(rows)
+    return tuple(specs)
 
 
 def expected_tensors(config: config_lib.DecoderConfig) -> dict[str, tuple[int, ...]]:
@@ -168,17 +169,17 @@ def expected_tensors(config: config_lib.DecoderConfig) -> dict[str, tuple[int, .
 
     A tied output matrix is not among them.
     """
-    return {name: row.tensor_shape for name, (row, _) in _tensors(config).items()}
+    return {name: spec.tensor_shape for name, (spec, _) in _tensors(config).items()}
 
 
-def _tensors(config: config_lib.DecoderConfig) -> dict[str, tuple[_Row, tuple[int, ...]]]:
-    """Row and leading indices of every tensor: the embedding, layer after layer, what follows them."""
+def _tensors(config: config_lib.DecoderConfig) -> dict[str, tuple[_TensorSpec, tuple[int, ...]]]:
+    """Spec and leading indices of every tensor: the embedding, layer after layer, what follows them."""
 
-    def layer(entry: tuple[str, tuple[_Row, tuple[int, ...]]]) -> int:
+    def layer(entry: tuple[str, tuple[_TensorSpec, tuple[int, ...]]]) -> int:
         name, (_, index) = entry
         return index[0] if index else -1 if "embed_tokens" in name else config.num_layers
 
-    found = [(name, (row, index)) for row in _rows(config) for name, index in row.tensors()]
+    found = [(name, (spec, index)) for spec in _specs(config) for name, index in spec.tensors()]
     return dict(sorted(found, key=layer))
 
 
@@ -206,10 +207,10 @@ def tensor_makers(params: Params, config: config_lib.DecoderConfig) -> dict[str,
     With several hosts all must call the same ones in the same order.
     """
 
-    def make(row: _Row, index: tuple[int, ...]) -> np.ndarray:
-        return row.to_tensor([placing.to_host(_at(params, path), index) for path in row.paths])
+    def make(spec: _TensorSpec, index: tuple[int, ...]) -> np.ndarray:
+        return spec.to_tensor([placing.to_host(_at(params, path), index) for path in spec.paths])
 
-    return {name: functools.partial(make, *place) for name, place in _tensors(config).items()}
+    return {name: functools.partial(make, *which) for name, which in _tensors(config).items()}
 
 
 def _at(tree: Any, path: Path) -> Any:
@@ -220,7 +221,7 @@ def _at(tree: Any, path: Path) -> Any:
 
 
 def from_hf_tensors(
-    get: Callable[[str], Rows], config: config_lib.DecoderConfig, shardings: Params | None = None
+    get: Callable[[str], TensorSource], config: config_lib.DecoderConfig, shardings: Params | None = None
 ) -> Params:
     """Parameters in the scanned layout and in `param_dtype`, from tensors fetched by name.
 
@@ -232,9 +233,9 @@ def from_hf_tensors(
         WrongUse: a tensor has another shape than the config says.
     """
     params: Params = {}
-    for row in _rows(config):
-        places = [None if shardings is None else _at(shardings, path) for path in row.paths]
-        for path, array in zip(row.paths, _read(get, row, config.param_dtype, places), strict=True):
+    for spec in _specs(config):
+        spec_shardings = [None if shardings is None else _at(shardings, path) for path in spec.paths]
+        for path, array in zip(spec.paths, _read(get, spec, config.param_dtype, spec_shardings), strict=True):
             branch: Any = params
             for key in path[:-1]:
                 branch = branch.setdefault(key, {})
@@ -242,33 +243,39 @@ def from_hf_tensors(
     return params
 
 
-def _read(get: Callable[[str], Rows], row: _Row, dtype: str, shardings: list[Any]) -> list[Array]:
-    """The parameters of one row."""
-    if not row.stacked:
-        return _read_layer(get, row, (), dtype, shardings)
-    stacks = [placing.empty_stack(row.shape, dtype, sharding) for sharding in shardings]
+def _read(
+    get: Callable[[str], TensorSource], spec: _TensorSpec, dtype: str, shardings: list[Any]
+) -> list[Array]:
+    """The parameters of one spec."""
+    if not spec.stacked:
+        return _read_layer(get, spec, (), dtype, shardings)
+    stacks = [placing.empty_stack(spec.shape, dtype, sharding) for sharding in shardings]
     of_layer = [placing.layer_sharding(sharding) for sharding in shardings]
-    for i in range(row.stacked[0]):
-        layers = _read_layer(get, row, (i,), dtype, of_layer)
+    for i in range(spec.stacked[0]):
+        layers = _read_layer(get, spec, (i,), dtype, of_layer)
         stacks = [placing.set_layer(*pair, i) for pair in zip(stacks, layers, strict=True)]
     return stacks
 
 
 def _read_layer(
-    get: Callable[[str], Rows], row: _Row, layer: tuple[int, ...], dtype: str, shardings: list[Any]
+    get: Callable[[str], TensorSource],
+    spec: _TensorSpec,
+    layer: tuple[int, ...],
+    dtype: str,
+    shardings: list[Any],
 ) -> list[Array]:
-    """One layer of a row's parameters (or all there is of them), where it belongs."""
-    shape = row.shape[len(layer) :]
+    """One layer of a kind's parameters (or all there is of them), where it belongs."""
+    shape = spec.shape[len(layer) :]
     parts = [placing.local_parts(shape, dtype, sharding) for sharding in shardings]
-    for expert in itertools.product(*map(range, row.stacked[len(layer) :])):  # () where there are none
-        _fill(parts, get, row, layer, expert)
+    for expert in itertools.product(*map(range, spec.stacked[len(layer) :])):  # () where there are none
+        _fill(parts, get, spec, layer, expert)
     return [placing.from_parts(shape, *pair) for pair in zip(shardings, parts, strict=True)]
 
 
 def _fill(
     parts: list[list[placing.Part]],
-    get: Callable[[str], Rows],
-    row: _Row,
+    get: Callable[[str], TensorSource],
+    spec: _TensorSpec,
     layer: tuple[int, ...],
     expert: tuple[int, ...],
 ) -> None:
@@ -278,15 +285,15 @@ def _fill(
         counted, rest = part.index[: len(expert)], part.index[len(expert) :]
         if all(of.start <= i < of.stop for i, of in zip(expert, counted, strict=True)):
             here = tuple(i - of.start for i, of in zip(expert, counted, strict=True))
-            wanted.append((row.in_tensor(rest, which), part.values[here or ...]))
+            wanted.append((spec.in_tensor(rest, which), part.values[here or ...]))
     if not wanted:
         return  # experts of other hosts
-    name = row.tensor_name(layer + expert)
+    name = spec.tensor_name(layer + expert)
     tensor = get(name)
-    if tuple(tensor.shape) != row.tensor_shape:
+    if tuple(tensor.shape) != spec.tensor_shape:
         raise errors.WrongUse(
             f"Tensor '{name}' has shape {tensor.shape}, but the model's config asks for "
-            f"{row.tensor_shape}; the weights and the config do not belong together."
+            f"{spec.tensor_shape}; the weights and the config do not belong together."
         )
     read: tuple[int, int] | None = None
     block = np.empty(0)
@@ -294,4 +301,4 @@ def _fill(
         if read != (rows.start, rows.stop):
             block, read = tensor[rows.start : rows.stop], (rows.start, rows.stop)
         taken = block[(slice(None, None, rows.step), *columns)]
-        target[...] = taken.T if row.is_transposed else taken
+        target[...] = taken.T if spec.is_transposed else taken

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Int, Params
+from promptcot_jax.core.settings import PositiveInt, settings
 from promptcot_jax.models import attention, layers, page_layouts, paged_cache
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.decoder import Remat
@@ -132,26 +133,18 @@ def _over_rows(
     return TokenPass(setting, positions, segment_ids, mask)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class LinenConfig:
-    """What the package reads of a model's settings; a subclass adds those of its layers.
+    """What the package reads of a model's settings; a subclass adds those of its layers."""
 
-    `num_kv_heads` and `head_dim` are the shape of what a token leaves in the cache of each layer.
-    """
-
-    vocab_size: int
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    max_positions: int
+    vocab_size: PositiveInt
+    num_layers: PositiveInt
+    num_kv_heads: PositiveInt  # with `head_dim` the shape of what a token leaves in the cache of each layer
+    head_dim: PositiveInt
+    max_positions: PositiveInt
     logit_soft_cap: float | None = None
     dtype: FloatType = "float32"
     param_dtype: FloatType = "float32"
-
-    def __post_init__(self):
-        for name in ("vocab_size", "num_layers", "num_kv_heads", "head_dim", "max_positions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
 @dataclasses.dataclass(frozen=True)

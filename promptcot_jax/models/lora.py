@@ -1,6 +1,6 @@
 """LoRA (arXiv 2106.09685): a frozen model, and a product of two thin matrices beside some projections.
 
-A grant of four or eight chips holds the weights of a 32B model and no optimizer states of it. With LoRA
+Four or eight chips hold the weights of a 32B model and no optimizer states of it. With LoRA
 p_theta and q_phi share one frozen base, and each has an adapter of its own: `y = x W + scale * (x A) B`, with
 scale = alpha / rank, A drawn and B zero at the start.
 
@@ -9,7 +9,6 @@ An adapted model is the base's tree with three more leaves beside a kernel: `lor
 finds there, so training, scoring and decoding need not know; the base's arrays are those of the base.
 """
 
-import dataclasses
 import functools
 import math
 from typing import Any
@@ -21,6 +20,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.settings import PositiveFloat, PositiveInt, settings
 from promptcot_jax.models import language_model
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import rules as rules_lib
@@ -33,17 +33,15 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 _Flat = dict[tuple[str, ...], Any]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class LoraConfig:
     """Which projections get an adapter, and its size; `alpha / rank` multiplies it."""
 
-    rank: int = 16
-    alpha: float = 32.0
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
     targets: tuple[str, ...] = _PROJECTIONS
 
     def __post_init__(self):
-        if self.rank < 1 or self.alpha <= 0:
-            raise ValueError(f"rank and alpha must be positive, got {self.rank} and {self.alpha}.")
         if unknown := sorted(set(self.targets) - set(_PROJECTIONS)) or not self.targets:
             raise ValueError(f"targets must be some of {_PROJECTIONS}, got {unknown or self.targets}.")
 
@@ -81,8 +79,8 @@ def check(lm: LanguageModel, params: Params, config: LoraConfig | None) -> None:
     if shapes != ({} if config is None else _shapes_of(adapter_shapes(lm, config))):
         found = f"an adapter of rank {min(ranks)} at {sorted(targets)}" if ranks else "no adapter"
         raise WrongUse(
-            f"The model has {found}, but the setting asks for {config or 'none'}; set LORA as the model was "
-            "begun with."
+            f"The model has {found}, but the setting asks for {config or 'none'}; set LORA as the model "
+            "was trained with."
         )
 
 

@@ -4,7 +4,7 @@ Serves every likelihood of the system: the SFT loss of cold start and M-step, th
 `log p(z | c) + log p(x | z, c)` and `log q(z | c, x)` (section 3 of the paper), and scoring.
 Reductions over the vocabulary are in float32 whatever the dtype of the hidden states.
 
-Rows stay rows: a chunk is a stretch of positions of all rows, while inside a chunk tokens lie flat,
+Rows stay rows: a chunk is a range of positions of all rows, while inside a chunk tokens lie flat,
 [B * C, D], for one plain matrix product. On a mesh each device goes through the tokens that it holds, whether
 rows or positions are split, with the output matrix gathered once in D and split over V; left to the compiler,
 every chunk would gather the matrix and add up its gradient over all devices.

@@ -2,9 +2,9 @@
 
 With `sequence` 2 a device holds half of each of its rows, [B, T/2]. What treats every token alike (a matrix
 product, a norm, a loss of one token) wants all tokens along one dimension that is split over all devices, and
-[B, T] flattened in the order of rows is not that: a device's tokens are no stretch of [B*T]. So rows are cut
-first, [B, T] -> [B*S, T/S], in the order in which devices hold them. The dimension of rows is then split as
-rows and positions were, ("batch", "length"), and no token changes its device. `as_rows` is the way back.
+[B, T] flattened in the order of rows is not that: a device's tokens are not contiguous in [B*T]. So rows are
+cut first, [B, T] -> [B*S, T/S], in the order in which devices hold them. The dimension of rows is then split
+as rows and positions were, ("batch", "length"), and no token changes its device. `as_rows` is the way back.
 
 Without a split of positions, and where rows or positions do not divide, sharded are the rows.
 """

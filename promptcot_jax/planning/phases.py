@@ -239,7 +239,7 @@ def score(
     num_rows = -(-max(1, batch_tokens // width) // shards) * shards
     params = parameters(lm, mesh, dtype, adapter)
     with jax.set_mesh(mesh):
-        turns = scoring.num_head_stretches(lm, num_rows, width)
+        turns = scoring.num_head_chunks(lm, num_rows, width)
     return Phase(
         name=name,
         mesh=mesh,

@@ -17,7 +17,7 @@ class Completion:
     sampler_log_probs: np.ndarray  # [n] float32, under what top-k, top-p and min-p left of it
     finish_reason: Literal["stop", "length"]
     has_end: bool  # the last id is a stop id; False too where a stop text ended it
-    num_continued: int = 0  # leading tokens that an interrupted run had drawn (see `Request.begun`)
+    num_continued: int = 0  # leading tokens that an interrupted run had drawn (see `Request.partial`)
 
     @property
     def ids_without_end(self) -> tuple[int, ...]:
@@ -26,7 +26,7 @@ class Completion:
 
 
 @dataclasses.dataclass(frozen=True)
-class Begun:
+class PartialCompletion:
     """The first tokens of a completion that was interrupted."""
 
     token_ids: tuple[int, ...]
@@ -36,10 +36,12 @@ class Begun:
     def __post_init__(self):
         lengths = {len(self.token_ids), len(self.log_probs), len(self.sampler_log_probs)}
         if len(lengths) > 1:
-            raise ValueError(f"Begun tokens need a log-probability of each kind; got lengths {lengths}.")
+            raise ValueError(
+                f"A partial completion needs log-probabilities of each token; got lengths {lengths}."
+            )
 
 
-NOTHING_BEGUN = Begun((), np.zeros(0, np.float32), np.zeros(0, np.float32))
+NOTHING_YET = PartialCompletion((), np.zeros(0, np.float32), np.zeros(0, np.float32))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +53,7 @@ class Request:
             ids; the prompt is read once for all of them.
         stop_ids: end a completion and belong to it.
         stop_texts: end a completion with the token that completes one of them.
-        begun: tokens to go on from. They are read like a prompt, which rounds otherwise than decoding them
+        partial: tokens to go on from. They are read like a prompt, which rounds otherwise than decoding them
             did, so what follows is drawn rightly but is not what the uninterrupted run would have drawn.
     """
 
@@ -60,12 +62,12 @@ class Request:
     sampling: SamplingConfig
     stop_ids: tuple[int, ...] = ()
     stop_texts: tuple[str, ...] = ()
-    begun: Begun = NOTHING_BEGUN
+    partial: PartialCompletion = NOTHING_YET
 
     @property
     def known_ids(self) -> tuple[int, ...]:
-        """The prompt and what was begun."""
-        return (*self.prompt_ids, *self.begun.token_ids)
+        """The prompt, and what there is of the completion."""
+        return (*self.prompt_ids, *self.partial.token_ids)
 
     @property
     def most_tokens(self) -> int:

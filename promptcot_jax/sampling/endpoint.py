@@ -1,14 +1,18 @@
 """Any OpenAI-compatible server as a `TextModel`: teachers, judges and solvers that somebody else runs.
 
-Requests go out concurrently, up to a limit. Every reply is on disk before it counts (`paid_replies`), so that
-nothing is lost or paid twice when the process is killed. When one request fails for good, no new ones start,
-and those under way are waited for: they will be paid. Of several hosts the first alone asks; the others wait
-for its file.
+Requests go out concurrently, up to a limit. Every reply is on disk before it counts (`PaidReplies`), so that
+nothing is lost or paid twice when the process is killed. Replies are found by a digest of everything that was
+asked, not by number: a stage that starts anew with more rows, or with other thresholds, asks only for what it
+never had. What nothing was paid for, or what a broken proxy may have said, is not kept. When one request
+fails for good, no new ones start, and those under way are waited for: they will be paid. Of several hosts the
+first alone asks; the others wait for its file.
 """
 
 import asyncio
 import concurrent.futures
 import dataclasses
+import hashlib
+import json
 import logging
 import os
 import re
@@ -20,36 +24,23 @@ from etils import epath
 from promptcot_jax.core import jsonl, manifest, prng
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
+from promptcot_jax.core.settings import NonNegativeFloat, PositiveFloat, PositiveInt, settings
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import endpoint_client
-from promptcot_jax.sampling.paid_replies import Answer, PaidReplies, key_of
-from promptcot_jax.sampling.text_model import Reply, TextRequest, reasons
+from promptcot_jax.sampling.endpoint_client import Answer
+from promptcot_jax.sampling.text_model import FinishReason, Reply, TextRequest, reasons
 from promptcot_jax.sampling.token_choice import SamplingConfig
 
 log = logging.getLogger(__name__)
 
+# Of the server as it is today: another address or a longer context may give a reply to the same request.
+_NOT_KEPT: frozenset[FinishReason] = frozenset({"malformed", "too_long"})
 _MOST_UNREADABLE = 8  # requests that ended so, one after another, before any reply could be read
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class EndpointConfig:
-    """A model behind an OpenAI-compatible server, and how it is asked.
-
-    Attributes:
-        model: its name there.
-        base_url: of the server, the `/v1` included.
-        api_key_variable: the environment variable that holds the key; None: the server wants none. The key
-            itself is in no setting, file or message.
-        extra_body: more fields of a request, over ours; None takes one out, such as
-            {"max_tokens": None, "max_completion_tokens": 4096, "seed": None}.
-        concurrency: requests under way at once.
-        attempt_seconds: of one try.
-        deadline_seconds: of a request with all its tries and pauses.
-        first_pause: seconds before the second try, doubled with each.
-        prompt_price, completion_price: of a million tokens, in any currency.
-        cost_limit: what the replies of this model may cost in one stage, in that currency, where each of a
-            stage's models has a limit of its own; None: no limit.
-    """
+    """A model behind an OpenAI-compatible server, and how it is asked."""
 
     EXECUTION_ONLY: ClassVar = frozenset(
         {
@@ -58,19 +49,25 @@ class EndpointConfig:
         }
     )
 
-    model: str
-    base_url: str
+    model: str  # its name there
+    base_url: str  # of the server, the `/v1` included
+    # The environment variable that holds the key; None: the server wants none. The key itself is in no
+    # setting, file or message.
     api_key_variable: str | None = None
     sampling: SamplingConfig = SamplingConfig(max_new_tokens=4096)
     seed: int = 0
+    # More fields of a request, over ours; None takes one out, such as
+    # {"max_tokens": None, "max_completion_tokens": 4096, "seed": None}.
     extra_body: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    concurrency: int = 16
-    attempt_seconds: float = 600.0
-    deadline_seconds: float = 3600.0
-    first_pause: float = 1.0
-    prompt_price: float = 0.0
-    completion_price: float = 0.0
-    cost_limit: float | None = None
+    concurrency: PositiveInt = 16  # requests under way at once
+    attempt_seconds: PositiveFloat = 600.0  # of one try
+    deadline_seconds: PositiveFloat = 3600.0  # of a request with all its tries and pauses
+    first_pause: PositiveFloat = 1.0  # seconds before the second try, doubled with each
+    prompt_price: NonNegativeFloat = 0.0  # of a million tokens, in any currency
+    completion_price: NonNegativeFloat = 0.0
+    # What the replies of this model may cost in one stage, in that currency, where each of a stage's models
+    # has a limit of its own; None: no limit.
+    cost_limit: NonNegativeFloat | None = None
 
     def __post_init__(self):
         if not self.model.strip():
@@ -80,11 +77,6 @@ class EndpointConfig:
                 "EndpointConfig.base_url must be a URL such as 'http://localhost:8000/v1', without user or "
                 f"password; got {self.base_url.rpartition('@')[2]!r}."
             )
-        for name in ("concurrency", "attempt_seconds", "deadline_seconds", "first_pause"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"EndpointConfig.{name} must be positive, got {getattr(self, name)}.")
-        if min(self.prompt_price, self.completion_price, self.cost_limit or 0.0) < 0:
-            raise ValueError("EndpointConfig: prices and cost_limit must not be negative.")
         if self.cost_limit is not None and self.prompt_price + self.completion_price == 0:
             raise ValueError(
                 "EndpointConfig.cost_limit is set, but no price is; set prompt_price and completion_price."
@@ -99,6 +91,78 @@ class EndpointConfig:
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Of so many tokens."""
         return (prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) / 1e6
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _PaidReply:
+    key: str
+    answer: Answer
+
+
+def _key_of(body: Mapping[str, Any], sample: int) -> str:
+    """Digest of a request: its body (model, messages, sampling, seed) and which of several samples it is."""
+    asked = json.dumps({"body": body, "sample": sample}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(asked.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+class PaidReplies:
+    """Answers by the key of their request, of one file; a directory of objects in a bucket."""
+
+    def __init__(self, path: epath.PathLike):
+        """Reads what is there; a last line that a killed writer did not finish is cut off.
+
+        Raises:
+            WrongUse: a line is damaged; the message names file and line.
+        """
+        self._path = epath.Path(path)
+        self._in_bucket = "://" in os.fspath(path)  # where nothing can be appended to
+        self._answers: dict[str, Answer] = {}
+        if not self._path.exists():
+            return
+        if self._in_bucket:
+            for file in self._path.glob("*.json"):
+                self._take(file.read_bytes(), os.fspath(file))
+            return
+        data = self._path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            os.truncate(self._path, len(whole))
+        for number, line in enumerate(whole.splitlines(), start=1):
+            self._take(line, f"{os.fspath(self._path)}:{number}")
+
+    def _take(self, line: bytes, where: str) -> None:
+        try:
+            row = jsonl.parse_line(line)
+        except jsonl.BadLine as error:
+            raise WrongUse(f"{where}: {error}; remove this line, and its reply is asked for again.") from None
+        paid = jsonl.record_from_row(_PaidReply, row, where=where)
+        if paid.answer.finish_reason not in _NOT_KEPT:  # earlier versions kept these
+            self._answers.setdefault(paid.key, paid.answer)
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._answers
+
+    def __getitem__(self, key: str) -> Answer:
+        return self._answers[key]
+
+    def add(self, key: str, answer: Answer) -> None:
+        """Returns when the answer would survive a crash; what is not kept is here until the process ends."""
+        self._answers[key] = answer
+        if answer.finish_reason in _NOT_KEPT:
+            return
+        line = (jsonl.to_line(_PaidReply(key=key, answer=answer)) + "\n").encode()
+        if self._in_bucket:
+            self._path.mkdir(parents=True, exist_ok=True)
+            (self._path / f"{key}.json").write_bytes(line)
+            return
+        os.makedirs(self._path.parent, exist_ok=True)
+        with open(self._path, "ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class EndpointModel:
@@ -162,7 +226,7 @@ class EndpointModel:
     def _write(self, requests: Sequence[TextRequest], path: epath.Path) -> None:
         """Asks for what is missing, and writes the file of all."""
         bodies = [self._body(request) for request in requests]
-        keys = [key_of(body, request.sample) for body, request in zip(bodies, requests, strict=True)]
+        keys = [_key_of(body, request.sample) for body, request in zip(bodies, requests, strict=True)]
         if path.exists():
             self._check_is_of(requests, keys, path)
             return

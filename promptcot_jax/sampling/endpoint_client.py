@@ -2,24 +2,28 @@
 
 What may pass (429, 5xx, time-outs, dropped connections, replies that cannot be read) is tried again after an
 exponential, jittered pause, no earlier than `Retry-After` says. What cannot pass ends the work and names the
-setting. The package `openai` is imported when a client is made: only work with endpoints needs it.
+setting. Whether a refusal for length is the fault of the prompt or of the setting for new tokens, no code
+says that all servers send, so their sentences are read: those of OpenAI, vLLM, SGLang, llama.cpp, TGI,
+Anthropic, Gemini and DashScope. A prompt that is too long by itself concerns its row; new tokens that leave
+no room for prompts would turn every row away. The package `openai` is imported when a client is made: only
+work with endpoints needs it.
 """
 
 import asyncio
 import collections
+import dataclasses
 import datetime
 import email.utils
 import itertools
 import json
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.sampling import length_refusals
-from promptcot_jax.sampling.paid_replies import Answer
 from promptcot_jax.sampling.text_model import FinishReason
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,36 @@ _FINISH_REASONS: Mapping[str | None, FinishReason] = {
     **dict.fromkeys(("content_filter", "safety", "refusal"), "filtered"),
 }
 _BROKEN_OFF = frozenset({"error", "abort", "insufficient_system_resource"})  # the server's own fault
+_OF_CONTEXT = re.compile(
+    r"context.?(?:length|window|size|limit)|max_model_len|maximum model length|`inputs`"
+    r"|(?:prompt|input|messages)\b.{0,60}(?:too long|longer than|exceeds?\b|length)",
+    re.IGNORECASE,
+)
+_OF_NEW_TOKENS = re.compile(
+    r"max\w*tokens\b.*(?:too large|>|at most|maximum|should be|less than|<=)", re.IGNORECASE
+)
+_CONTEXT_LENGTH = re.compile(
+    r"(?:context.?(?:length|window|size)|model length)\D{0,20}(\d+)|(\d+) maximum"
+    r"|\+ \d+ > (\d+)|tokens allowed \((\d+)|must be <= (\d+)",
+    re.IGNORECASE,
+)
+_PROMPT_LENGTH = re.compile(
+    r"(\d+) (?:input tokens|in the (?:messages|prompt)|tokens from the input|\+ \d+ >)"
+    r"|(?:request|input|prompt)(?: has| contains)?(?: at least)? \(?(?:length )?(\d+)"
+    r"|(?:too long|resulted in|token count|given):? \(?(\d+)",
+    re.IGNORECASE,
+)
+_SMALL_PROMPT = 1 / 8  # of the context: where so short a prompt finds no room, the new tokens took it
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a server said to one request."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class EndpointFailed(Exception):
@@ -163,7 +197,7 @@ class Client:
         if status in (400, 413, 422) and error.code == "content_filter":
             return Answer(text="", finish_reason="filtered", prompt_tokens=0, completion_tokens=0)
         lengths = about_tokens(body), most_new_tokens(body)
-        if status in (400, 413, 422) and length_refusals.is_of_prompt(said, error.code, *lengths):
+        if status in (400, 413, 422) and _is_of_prompt(said, error.code, *lengths):
             return Answer(text="", finish_reason="too_long", prompt_tokens=0, completion_tokens=0)
         raise WrongUse(f"{self._base_url} answers {status}: {said}; {_remedy(error, said, body)}")
 
@@ -185,12 +219,40 @@ def _remedy(error: Any, said: str, body: Mapping[str, Any]) -> str:
             f"EndpointConfig.model={body['model']!r} must be a model of this server, and "
             "EndpointConfig.base_url must end where its paths begin (mostly in /v1)."
         )
-    if new_tokens is not None and length_refusals.is_of_new_tokens(said):
+    if new_tokens is not None and _is_of_new_tokens(said):
         return (
             f"{new_tokens} new tokens are asked for: lower max_new_tokens of EndpointConfig.sampling, or "
             "what EndpointConfig.extra_body sets in its place."
         )
     return "change the setting it names; EndpointConfig.extra_body adds fields and takes them out."
+
+
+def _is_of_prompt(said: str, code: str | int | None, prompt_tokens: int, new_tokens: int | None) -> bool:
+    """Whether a refusal is for a prompt that is too long by itself.
+
+    Args:
+        said, code: of the server's error.
+        prompt_tokens: a guess; what the server says counts where it is more ("at least" stops counting).
+        new_tokens: how many the request asks for; None: it does not say.
+    """
+    if code != "context_length_exceeded" and not _OF_CONTEXT.search(said):
+        return False
+    context = _number(_CONTEXT_LENGTH, said)
+    if context is None or new_tokens is None:
+        return True
+    prompt = max(_number(_PROMPT_LENGTH, said) or 0, prompt_tokens)
+    return prompt >= context or (new_tokens < context and prompt > context * _SMALL_PROMPT)
+
+
+def _is_of_new_tokens(said: str) -> bool:
+    """Whether a refusal that is not for its prompt is for the new tokens asked for."""
+    return bool(_OF_CONTEXT.search(said) or _OF_NEW_TOKENS.search(said))
+
+
+def _number(pattern: re.Pattern[str], said: str) -> int | None:
+    """What the group that matched says; thousands may be set apart."""
+    match = pattern.search(re.sub(r"(?<=\d),(?=\d{3})", "", said))
+    return None if match is None else int(next(group for group in match.groups() if group))
 
 
 def openai_package() -> Any:

@@ -1,6 +1,6 @@
 """The rollout engine: a fixed number of slots kept full from a stream of requests, in the trainer's process.
 
-A turn of the engine fills free slots from the queue, reads prompt blocks that are not in the cache yet,
+Each pass of the engine fills free slots from the queue, reads prompt blocks that are not in the cache yet,
 and decodes a burst of steps; rows that ended are handed out and their slots are free again. Decisions are
 taken on the host between bursts, from a few numbers a row; all arithmetic is in the compiled programs of
 `slots`, which see the same shapes whatever comes in.
@@ -10,25 +10,24 @@ noise belongs to it and to the step, its prompt is cut at multiples of a page fr
 attention adds up page after page; so order, neighbours, sharing, restarts and a small pool change nothing,
 not even rounding. Another number of slots, another page size or mesh rounds the matrix products otherwise.
 
-Pages are taken as rows grow. Where the pool is spent, the request begun last starts again later from its
-prompt, which costs time and changes no token.
+Pages are taken as rows grow. Where the pool is spent, the request that started last starts again later from
+its prompt, which costs time and changes no token.
 """
 
 import collections
-import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, Range, settings
 from promptcot_jax.models import language_model
 from promptcot_jax.sampling import batching, metrics, slots
-from promptcot_jax.sampling.block_allocator import Block
-from promptcot_jax.sampling.completions import Begun, Completion, Request
-from promptcot_jax.sampling.shard_scheduler import Row, ShardScheduler
+from promptcot_jax.sampling.completions import Completion, PartialCompletion, Request
+from promptcot_jax.sampling.scheduler import ActiveRequest, Block, ShardScheduler
 
 DecodeText = Callable[[Sequence[int]], str]
 FinishReason = Literal["stop", "stop_text", "length"]  # of a row; a stop text counts as a stop outside
@@ -37,44 +36,30 @@ _STEPS_WITH_STOP_TEXTS = 16  # stop texts are looked for between bursts; what is
 _STEPS_BESIDE_PREFILL = 4  # of the rows under way, between two pieces of prompts
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class EngineConfig:
-    """Shapes of an engine; what a request may ask for is in `completions.Request`.
-
-    Attributes:
-        num_slots: rows of a decode step, over all devices.
-        page_size: tokens of a cache page and of a prompt block; on a TPU a multiple of 8.
-        prefill_blocks: blocks that one call of the prefill program reads, on each data shard.
-        blocks_per_turn: blocks read between two bursts at most, on each data shard, so that a long prompt
-            does not hold up the rows under way; more while most rows wait for their prompts.
-        burst_steps: steps between two looks at the rows, if none ends before.
-        cache_tokens: tokens that the cache holds, over all devices; 0: all slots at their longest.
-    """
+    """Shapes of an engine; what a request may ask for is in `completions.Request`."""
 
     EXECUTION_ONLY: ClassVar = frozenset(
         {"num_slots", "page_size", "prefill_blocks", "blocks_per_turn", "burst_steps", "cache_tokens"}
     )
 
-    num_slots: int = 32
-    page_size: int = 64
-    prefill_blocks: int = 1
-    blocks_per_turn: int = 16
-    burst_steps: int = 64
-    cache_tokens: int = 0
+    num_slots: PositiveInt = 32  # rows of a decode step, over all devices
+    # Tokens of a cache page and of a prompt block; on a TPU a multiple of 8.
+    page_size: Annotated[int, Range(at_least=2)] = 64
+    prefill_blocks: PositiveInt = 1  # blocks that one call of the prefill program reads, on each data shard
+    # Blocks read between two bursts at most, on each data shard, so that a long prompt does not hold up the
+    # rows under way; more while most rows wait for their prompts.
+    blocks_per_turn: PositiveInt = 16
+    burst_steps: PositiveInt = 64  # steps between two looks at the rows, if none ends before
+    cache_tokens: NonNegativeInt = 0  # that the cache holds, over all devices; 0: all slots at their longest
 
     def __post_init__(self):
-        for name in ("num_slots", "prefill_blocks", "blocks_per_turn", "burst_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.prefill_blocks > self.blocks_per_turn:
             raise ValueError(
                 f"prefill_blocks={self.prefill_blocks} are read by one call, more than "
                 f"blocks_per_turn={self.blocks_per_turn}; raise blocks_per_turn or lower prefill_blocks."
             )
-        if self.page_size < 2:
-            raise ValueError(f"page_size must be at least 2, got {self.page_size}.")
-        if self.cache_tokens < 0:
-            raise ValueError(f"cache_tokens must be 0 (as many as needed) or more, got {self.cache_tokens}.")
 
 
 class EngineShapes(NamedTuple):
@@ -116,7 +101,7 @@ class Engine:
                 f"{least}; raise cache_tokens or lower max_new_tokens."
             )
         self._pages_per_scheduler = pages + 1  # page 0 is nobody's
-        self._rows: Callable[[], list[Row]] = list
+        self._rows: Callable[[], list[ActiveRequest]] = list
 
     @property
     def shapes(self) -> EngineShapes:
@@ -163,10 +148,10 @@ class Engine:
         finally:
             self._rows = list
 
-    def under_way(self) -> dict[int, Begun]:
+    def under_way(self) -> dict[int, PartialCompletion]:
         """What there is so far of the completions that are being drawn, by request id."""
         return {
-            row.request.id: Begun(
+            row.request.id: PartialCompletion(
                 tuple(row.token_ids), np.concatenate(row.log_probs), np.concatenate(row.sampler_log_probs)
             )
             for row in self._rows()
@@ -193,8 +178,8 @@ class Engine:
                 f"{request.sampling.max_new_tokens} exceed {limit}, the model's max_positions or what the "
                 "engine was made for; shorten one of them."
             )
-        if len(request.begun.token_ids) >= request.sampling.max_new_tokens:
-            raise ValueError(f"{name} has begun {len(request.begun.token_ids)} tokens, all it may have.")
+        if len(request.partial.token_ids) >= request.sampling.max_new_tokens:
+            raise ValueError(f"{name} goes on from {len(request.partial.token_ids)} tokens, all it may have.")
         batching.check_token_ids([request.known_ids], self.lm.config.vocab_size, f"{name}, prompt")
         batching.check_token_ids([request.stop_ids], self.lm.config.vocab_size, f"{name}, list of stop ids")
         if len(request.stop_ids) > slots.MOST_STOP_IDS:
@@ -236,7 +221,7 @@ class _RequestStream:
         self._metrics.pages = num_pages - len(self._schedulers)
         self._slots = slots.idle_slots(engine._num_slots, engine._width)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ActiveRequest]:
         """The rows in slots."""
         return [row for scheduler in self._schedulers for row in scheduler.rows]
 
@@ -343,7 +328,7 @@ class _RequestStream:
             sum(scheduler.allocator.most_used for scheduler in self._schedulers),
         )
         slots.advance(self._slots, burst)
-        ended: list[tuple[ShardScheduler, Row, FinishReason]] = []
+        ended: list[tuple[ShardScheduler, ActiveRequest, FinishReason]] = []
         for scheduler, row in rows:
             end = self._take_in(row, burst)
             if end is not None:
@@ -360,8 +345,8 @@ class _RequestStream:
             num_steps = min(num_steps, _STEPS_WITH_STOP_TEXTS)
         return num_steps if all(row.is_ready for row in rows) else min(num_steps, _STEPS_BESIDE_PREFILL)
 
-    def _rows_with_pages(self, num_steps: int) -> list[tuple[ShardScheduler, Row]]:
-        """The rows that can go on, each with pages for so many steps; those begun first come first."""
+    def _rows_with_pages(self, num_steps: int) -> list[tuple[ShardScheduler, ActiveRequest]]:
+        """The rows that can go on, each with pages for so many steps; in the order in which they started."""
         able, copies = [], slots.no_copies(self._engine._num_slots)
         for scheduler in self._schedulers:
             for row in [row for row in scheduler.rows if row.is_ready]:
@@ -384,23 +369,23 @@ class _RequestStream:
             self._cache = slots.copy_pages(self._lm, self._cache, placed)
         return able
 
-    def _start_again(self, scheduler: ShardScheduler, row: Row) -> None:
+    def _start_again(self, scheduler: ShardScheduler, row: ActiveRequest) -> None:
         """Takes a row's slot and pages away; it will start from its prompt."""
         self._leave(scheduler, row)
         self._put_back.appendleft(row.request)
         self._metrics.restarts += 1
-        self._metrics.wasted_tokens += len(row.token_ids) - len(row.request.begun.token_ids)
+        self._metrics.wasted_tokens += len(row.token_ids) - len(row.request.partial.token_ids)
 
-    def _leave(self, scheduler: ShardScheduler, row: Row) -> None:
+    def _leave(self, scheduler: ShardScheduler, row: ActiveRequest) -> None:
         scheduler.leave(row)
         slots.leave(self._slots, row.slot)
 
     # Completions
 
-    def _take_in(self, row: Row, burst: slots.Burst) -> FinishReason | None:
+    def _take_in(self, row: ActiveRequest, burst: slots.Burst) -> FinishReason | None:
         """Adds a burst's tokens to a row; why it ended, if it did."""
         num_new, num_before = int(burst.num_new[row.slot]), len(row.token_ids)
-        if num_before == len(row.request.begun.token_ids) and num_new:
+        if num_before == len(row.request.partial.token_ids) and num_new:
             self._metrics.seconds_to_first_token.append(time.perf_counter() - row.started)
         row.token_ids += burst.token_ids[row.slot, :num_new].tolist()
         row.log_probs.append(np.array(burst.log_probs[row.slot, :num_new]))
@@ -416,7 +401,7 @@ class _RequestStream:
             return "stop"
         return None if row.num_left > 0 else "length"
 
-    def _length_at_stop_text(self, row: Row, num_before: int, num_text: int) -> int | None:
+    def _length_at_stop_text(self, row: ActiveRequest, num_before: int, num_text: int) -> int | None:
         """Tokens up to the one that completes a stop text, if one of the last does."""
         decode_text, texts = self._decode_text, row.request.stop_texts
         assert decode_text is not None
@@ -433,9 +418,9 @@ class _RequestStream:
             return None
         return next(filter(has_stop_text, range(num_before + 1, num_text + 1)))
 
-    def _completion(self, row: Row, end: FinishReason) -> Completion:
+    def _completion(self, row: ActiveRequest, end: FinishReason) -> Completion:
         self._metrics.requests += 1
-        self._metrics.new_tokens += len(row.token_ids) - len(row.request.begun.token_ids)
+        self._metrics.new_tokens += len(row.token_ids) - len(row.request.partial.token_ids)
         self._metrics.finish_reasons[end] += 1
         num_tokens = len(row.token_ids)
         return Completion(
@@ -444,5 +429,5 @@ class _RequestStream:
             sampler_log_probs=np.concatenate(row.sampler_log_probs)[:num_tokens],
             finish_reason="length" if end == "length" else "stop",
             has_end=end == "stop",
-            num_continued=len(row.request.begun.token_ids),
+            num_continued=len(row.request.partial.token_ids),
         )

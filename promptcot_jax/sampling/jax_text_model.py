@@ -10,6 +10,7 @@ from etils import epath
 
 from promptcot_jax.core import jsonl, prng
 from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.settings import PositiveInt, settings
 from promptcot_jax.data.tokenizer import Message, Tokenizer
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import hosts
@@ -23,31 +24,23 @@ Record = TypeVar("Record")
 END_OF_THINKING = "\n\nThe budget for thinking is spent; the answer follows from what is there.\n</think>\n\n"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class ChatConfig:
-    """How conversations become prompts, and how long a model may think.
+    """How conversations become prompts, and how long a model may think."""
 
-    Attributes:
-        use_template: False: the turns are read one after another, as by a base model.
-        template_settings: variables of the chat template, such as {'enable_thinking': False} of Qwen3's.
-        thinking_budget: tokens after which thinking that is still open is ended by a sentence, so that the
-            other tokens of `max_new_tokens` remain for an answer; None: there is no such limit.
-    """
-
-    use_template: bool = True
+    use_template: bool = True  # False: the messages are read one after another, as by a base model
+    # Variables of the chat template, such as {'enable_thinking': False} of Qwen3's.
     template_settings: dict[str, Any] | None = None
-    thinking_budget: int | None = None
-
-    def __post_init__(self):
-        if self.thinking_budget is not None and self.thinking_budget < 1:
-            raise ValueError(f"thinking_budget must be at least 1 or None, got {self.thinking_budget}.")
+    # Tokens after which thinking that is still open is ended by a sentence, so that the other tokens of
+    # `max_new_tokens` remain for an answer; None: there is no such limit.
+    thinking_budget: PositiveInt | None = None
 
 
 PLAIN_CHAT = ChatConfig()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Begun:
+class _ThinkingPart:
     """What a reply has when its budget for thinking is spent; a row of `NAME-thinking.jsonl`."""
 
     token_ids: tuple[int, ...]
@@ -126,18 +119,22 @@ class JaxTextModel:
         path = epath.Path(path)
         stem = path.name.removesuffix(".jsonl")
 
-        def begin(i: int, completion: Completion) -> _Begun:
-            return _Begun(token_ids=completion.token_ids, finish_reason=completion.finish_reason)
+        def begin(i: int, completion: Completion) -> _ThinkingPart:
+            return _ThinkingPart(token_ids=completion.token_ids, finish_reason=completion.finish_reason)
 
         first = path.parent / f"{stem}-thinking.jsonl"
-        begun = dict(
-            zip(fitting, self._draw(first, prompts, fitting, requests, begin, _Begun, budget), strict=True)
+        parts = dict(
+            zip(
+                fitting,
+                self._draw(first, prompts, fitting, requests, begin, _ThinkingPart, budget),
+                strict=True,
+            )
         )
         so_far = {
             i: (*one.token_ids, *(closing if self._is_thinking(prompts[i], one.token_ids) else ()))
-            for i, one in begun.items()
+            for i, one in parts.items()
         }
-        open_ones = [i for i, one in begun.items() if one.finish_reason == "length"]
+        open_ones = [i for i, one in parts.items() if one.finish_reason == "length"]
 
         def go_on(i: int, completion: Completion) -> Reply:
             ids = (*so_far[i], *completion.token_ids)
@@ -150,7 +147,7 @@ class JaxTextModel:
             zip(open_ones, self._draw(second, longer, open_ones, requests, go_on, Reply, rest), strict=True)
         )
         replies = [
-            ended.get(i) or self._reply(requests[i], len(prompts[i]), begun[i].token_ids, "stop")
+            ended.get(i) or self._reply(requests[i], len(prompts[i]), parts[i].token_ids, "stop")
             for i in fitting
         ]
         hosts.wait_for_first(f"write {path.name}", lambda: jsonl.write_records(path, replies))

@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.sampling.completions import Begun, Completion
+from promptcot_jax.sampling.completions import Completion, PartialCompletion
 
 _COMPLETIONS_PER_PART = 64
 _SECONDS_PER_PART = 30.0
@@ -43,7 +43,7 @@ class Journal:
         self._last_written = time.monotonic()
         self._parts: dict[epath.Path, set[int]] = {}  # and the completions in them that are still needed
         self.completions: dict[int, Completion] = {}
-        self.begun: dict[int, Begun] = {}
+        self.partial: dict[int, PartialCompletion] = {}
         if self._directory.exists():
             for path in sorted(self._directory.glob("*.jsonl")):
                 self._read(path)
@@ -54,7 +54,7 @@ class Journal:
         for row in rows:
             arrays = (row.token_ids, floats_of(row.log_probs), floats_of(row.sampler_log_probs))
             if row.finish_reason == "none":
-                self.begun[row.index] = Begun(*arrays)
+                self.partial[row.index] = PartialCompletion(*arrays)
             else:
                 self.completions[row.index] = Completion(
                     *arrays, row.finish_reason, row.has_end, row.num_continued
@@ -81,7 +81,7 @@ class Journal:
         is_time = time.monotonic() - self._last_written > _SECONDS_PER_PART
         return is_time or len(self._rows) >= _COMPLETIONS_PER_PART
 
-    def flush(self, under_way: Mapping[int, Begun] | None = None) -> None:
+    def flush(self, under_way: Mapping[int, PartialCompletion] | None = None) -> None:
         """Writes what is not written yet.
 
         Args:
@@ -98,12 +98,12 @@ class Journal:
             rows = [
                 JournalRow(
                     index=index,
-                    token_ids=begun.token_ids,
-                    log_probs=float_text(begun.log_probs),
-                    sampler_log_probs=float_text(begun.sampler_log_probs),
+                    token_ids=partial.token_ids,
+                    log_probs=float_text(partial.log_probs),
+                    sampler_log_probs=float_text(partial.sampler_log_probs),
                     finish_reason="none",
                 )
-                for index, begun in under_way.items()
+                for index, partial in under_way.items()
             ]
             jsonl.write_records(self._directory / "begun.jsonl", rows)
 

@@ -22,7 +22,7 @@ class Metrics:
     queued_slot_steps: int = 0  # slots x steps while requests were waiting
     queued_busy_slot_steps: int = 0
     decode_seconds: float = 0.0
-    restarts: int = 0  # requests begun again because the cache was full
+    restarts: int = 0  # requests started again because the cache was full
     pages: int = 0
     most_pages_used: int = 0
     seconds_to_first_token: list[float] = dataclasses.field(default_factory=list)  # since its slot was given

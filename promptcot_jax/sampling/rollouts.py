@@ -21,12 +21,13 @@ from promptcot_jax.core import prng, shards
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
+from promptcot_jax.core.settings import PositiveInt, settings
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import engine as engine_lib
 from promptcot_jax.sampling import journal, token_choice
-from promptcot_jax.sampling.completions import NOTHING_BEGUN, Begun, Completion, Request
+from promptcot_jax.sampling.completions import NOTHING_YET, Completion, PartialCompletion, Request
 
 Row = TypeVar("Row")
 Record = TypeVar("Record")
@@ -34,27 +35,22 @@ Record = TypeVar("Record")
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class RolloutConfig:
-    """How many samples of each row, how they are drawn, and how often they are put away.
-
-    `continue_partial`: an interrupted stage goes on within completions that were under way, instead of
-    drawing them again from their prompts. For completions of tens of thousands of tokens. What was drawn is
-    then read like a prompt, which rounds otherwise: the stage no longer ends in the bits of an uninterrupted
-    one, and says how many completions that concerns.
-    """
+    """How many samples of each row, how they are drawn, and how often they are written."""
 
     sampling: token_choice.SamplingConfig
     engine: engine_lib.EngineConfig = engine_lib.EngineConfig()
-    group_size: int = 1
-    requests_per_shard: int = 128
+    group_size: PositiveInt = 1  # samples of each row
+    requests_per_shard: PositiveInt = 128  # of each file of records
+    # An interrupted stage goes on within completions that were under way, instead of drawing them again from
+    # their prompts. For completions of tens of thousands of tokens. What was drawn is then read like a
+    # prompt, which rounds otherwise: the stage no longer ends in the bits of an uninterrupted one, and logs
+    # how many completions that concerns.
     continue_partial: bool = False
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("group_size", "requests_per_shard"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.sampling.temperature == 0 and self.group_size > 1:
             raise ValueError(
                 f"group_size is {self.group_size} at temperature 0, where all samples of a row are "
@@ -113,7 +109,7 @@ class Sampler:
         self,
         draws: Sequence[Draw[Row]],
         prompt_ids: Callable[[Row], Sequence[int]],
-        begun: Mapping[int, Begun] | None = None,
+        partial: Mapping[int, PartialCompletion] | None = None,
     ) -> "stream[Row]":
         """A stream of draws, ready to stream.
 
@@ -130,7 +126,7 @@ class Sampler:
                     prompt_ids=prompts[id(draw.row)],
                     sampling=self.sampling,
                     stop_ids=self.stop_ids,
-                    begun=(begun or {}).get(draw.index, NOTHING_BEGUN),
+                    partial=(partial or {}).get(draw.index, NOTHING_YET),
                 )
             )
         budget, limit = self.sampling.max_new_tokens, self.lm.config.max_positions
@@ -320,7 +316,7 @@ def _draw_shards(
         write_rest()
         return
     began = time.monotonic()
-    running = sampler.start(to_draw, prompt_ids, drawn.begun if sampler.continue_partial else {})
+    running = sampler.start(to_draw, prompt_ids, drawn.partial if sampler.continue_partial else {})
     num_drawn_before, metrics, num_continued = len(shard_of) - len(to_draw), running.engine.metrics, 0
     with Progress(name, unit="completion", start=num_drawn_before, total=len(shard_of)) as progress:
 

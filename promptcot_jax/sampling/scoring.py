@@ -107,17 +107,17 @@ def lower_rows(
     return _score_rows.lower(lm, params, *rows, *numbers, head_tokens=_head_tokens(lm))
 
 
-def num_head_stretches(lm: language_model.LanguageModel, num_rows: int, width: int) -> int:
-    """Turns of that program's loop over stretches of labels, where every token has one."""
-    return -(-width // _stretch(lm, num_rows, width, _head_tokens(lm)))
+def num_head_chunks(lm: language_model.LanguageModel, num_rows: int, width: int) -> int:
+    """Turns of that program's loop over chunks of labels, where every token has one."""
+    return -(-width // _chunk_length(lm, num_rows, width, _head_tokens(lm)))
 
 
 def _head_tokens(lm: language_model.LanguageModel) -> int:
     return _HEAD_TOKENS * batching.num_data_shards(lm.rules)
 
 
-def _stretch(lm: language_model.LanguageModel, num_rows: int, length: int, head_tokens: int) -> int:
-    """Labels of a row that one turn of the head takes; devices that share a row share its stretch."""
+def _chunk_length(lm: language_model.LanguageModel, num_rows: int, length: int, head_tokens: int) -> int:
+    """Labels of a row that one turn of the head takes; devices that share a row share its chunk."""
     _, of_length = sequence_shards.shards(num_rows, length, lm.rules)
     return min(length, of_length * max(1, head_tokens // num_rows))
 
@@ -138,34 +138,34 @@ def _score_rows(
 ) -> Float[Array, "B _"]:
     """log p(labels[b, j]) at position first[b] + j, for j below `longest`; what lies beyond means nothing.
 
-    The head runs on stretches of `labels` and only on as many as `longest` asks for: their number is traced,
+    The head runs on chunks of `labels` and only on as many as `longest` asks for: their number is traced,
     so completions of all lengths share a program.
     """
     num_rows, length = labels.shape
-    stretch = _stretch(lm, num_rows, length, head_tokens)
-    labels = jnp.pad(labels, ((0, 0), (0, -length % stretch)))
+    chunk = _chunk_length(lm, num_rows, length, head_tokens)
+    labels = jnp.pad(labels, ((0, 0), (0, -length % chunk)))
     hidden = lm.hidden_states(params, token_ids, segment_ids)  # [B, T, D]
-    # Gathered once, and not for every stretch: whole rows, and the output matrix in D.
+    # Gathered once, and not for every chunk: whole rows, and the output matrix in D.
     hidden = rules_lib.constrain(hidden, ("batch", None, "act_embed"), lm.rules)
     output_embedding = lm.output_embedding(params).astype(hidden.dtype)
     output_embedding = rules_lib.constrain(output_embedding, ("act_embed", "vocab"), lm.rules)
 
-    def add_stretch(i: Int[Array, ""], log_probs: Float[Array, "B _"]) -> Float[Array, "B _"]:
-        columns = i * stretch + jnp.arange(stretch)
-        places = jnp.minimum(first[:, None] + columns, length - 1)  # [B, stretch]
-        of_stretch = token_log_probs.chunked_label_log_probs(
-            jnp.take_along_axis(hidden, places[:, :, None], axis=1),
+    def add_chunk(i: Int[Array, ""], log_probs: Float[Array, "B _"]) -> Float[Array, "B _"]:
+        columns = i * chunk + jnp.arange(chunk)
+        positions = jnp.minimum(first[:, None] + columns, length - 1)  # [B, chunk]
+        of_chunk = token_log_probs.chunked_label_log_probs(
+            jnp.take_along_axis(hidden, positions[:, :, None], axis=1),
             output_embedding,
             jnp.take(labels, columns, axis=1),
             temperature=temperature,
             soft_cap=lm.config.logit_soft_cap,
-            chunk=num_rows * stretch,
+            chunk=num_rows * chunk,
             rules=lm.rules,
         )
-        return lax.dynamic_update_slice(log_probs, of_stretch, (0, i * stretch))
+        return lax.dynamic_update_slice(log_probs, of_chunk, (0, i * chunk))
 
-    num_stretches = (longest + stretch - 1) // stretch
-    log_probs = lax.fori_loop(0, num_stretches, add_stretch, jnp.zeros(labels.shape, jnp.float32))
+    num_chunks = (longest + chunk - 1) // chunk
+    log_probs = lax.fori_loop(0, num_chunks, add_chunk, jnp.zeros(labels.shape, jnp.float32))
     return placing.for_hosts(log_probs)
 
 

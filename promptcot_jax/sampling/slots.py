@@ -204,7 +204,7 @@ def idle_slots(num_slots: int, width: int) -> Slots:
 def enter(slots: Slots, slot: int, request: Request, last_id: int, position: int) -> None:
     """A request whose prompt has been read goes into a slot; its pages are entered by the caller."""
     slots.last_ids[slot], slots.positions[slot] = last_id, position
-    slots.steps[slot] = len(request.begun.token_ids)
+    slots.steps[slot] = len(request.partial.token_ids)
     slots.budgets[slot] = request.sampling.max_new_tokens
     slots.request_ids[slot] = request.id
     for of_slots, number in zip(slots.numbers, request.sampling.numbers(), strict=True):

@@ -16,7 +16,6 @@ Where this differs from the usual code, and why:
 * Top-k comes first, top-p is taken within it, min-p last (the order of Hugging Face).
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,31 +25,27 @@ import numpy as np
 from jax import lax
 
 from promptcot_jax.core.arrays import Array, Bool, Float, HostOrDevice, Int, UInt
+from promptcot_jax.core.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    PositiveShare,
+    Share,
+    settings,
+)
 
 _BLOCK = 128  # vocabulary entries per block: the lane width of a TPU, about the root of a vocabulary
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class SamplingConfig:
-    """How completions are sampled; temperature 0 is greedy, top_k 0, top_p 1 and min_p 0 truncate nothing."""
+    """How completions are sampled."""
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    max_new_tokens: int = 64
-
-    def __post_init__(self) -> None:
-        if not (self.temperature >= 0.0 and np.isfinite(self.temperature)):
-            raise ValueError(f"temperature must be 0 (greedy) or a positive number, got {self.temperature}.")
-        if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"top_p must lie in (0, 1], where 1 keeps every token, got {self.top_p}.")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be 0 (keep every token) or a positive count, got {self.top_k}.")
-        if not 0.0 <= self.min_p <= 1.0:
-            raise ValueError(f"min_p must lie in [0, 1], where 0 keeps every token, got {self.min_p}.")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}.")
+    temperature: NonNegativeFloat = 1.0  # 0: greedy
+    top_p: PositiveShare = 1.0  # 1 keeps every token
+    top_k: NonNegativeInt = 0  # 0 keeps every token
+    min_p: Share = 0.0  # 0 keeps every token
+    max_new_tokens: PositiveInt = 64
 
     def numbers(self) -> "ChoiceNumbers":
         """The settings as arguments of a compiled program: new values never compile anew."""

@@ -21,7 +21,7 @@ from etils import epath
 
 from promptcot_jax.checkpoints import huggingface, load, safetensors_file
 from promptcot_jax.models import config as model_config
-from promptcot_jax.models import hf_export, hf_mapping
+from promptcot_jax.models import hf_config, hf_mapping
 from promptcot_jax.parallel import mesh as mesh_lib
 from tests import toys
 
@@ -37,7 +37,7 @@ def config(num_layers: int, embed_dim: int) -> model_config.DecoderConfig:
 def write(directory: epath.Path, of: model_config.DecoderConfig) -> None:
     """A checkpoint whose every page holds something."""
     directory.mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps(hf_export.to_hf(of, 256, None, 257)))
+    (directory / "config.json").write_text(json.dumps(hf_config.to_hf(of, 256, None, 257)))
     toys.byte_tokenizer().save(directory)
     shapes = hf_mapping.expected_tensors(of)
     dtype = np.dtype(ml_dtypes.bfloat16)

@@ -13,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 from promptcot_jax.core import errors
-from promptcot_jax.models import causal_lm, hf_config, hf_export, hf_mapping, paged_cache
+from promptcot_jax.models import causal_lm, hf_config, hf_mapping, paged_cache
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 MODELS = (
@@ -160,9 +160,9 @@ def test_tensors_go_in_and_out_unchanged(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_config_goes_in_and_out_unchanged(name):
     lm, *_ = load(name)
-    assert hf_config.from_hf(hf_export.to_hf(lm.config, 1, None, 0), "config.json") == lm.config
+    assert hf_config.from_hf(hf_config.to_hf(lm.config, 1, None, 0), "config.json") == lm.config
     original = json.loads((FIXTURES / name / "config.json").read_text())
-    exported = hf_export.to_hf(lm.config, 1, None, 0)
+    exported = hf_config.to_hf(lm.config, 1, None, 0)
     for field in (
         "architectures",
         "model_type",

@@ -64,7 +64,7 @@ def test_what_cannot_be_is_refused_by_name(family, changes, named):
             ),
             "renormalize",
         ),
-        (lambda: config_lib.SlidingWindow(size=0, pattern=(True,)), "size must be positive"),
+        (lambda: config_lib.SlidingWindow(size=0, pattern=(True,)), "size must be at least 1"),
         (lambda: config_lib.SlidingWindow(size=4, pattern=(False,)), "no local layer"),
         (lambda: config_lib.YarnScaling(factor=0.0, original_max_positions=9), "factor must be positive"),
         (

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from promptcot_jax.core import errors
-from promptcot_jax.models import causal_lm, hf_config, hf_export
+from promptcot_jax.models import causal_lm, hf_config
 from promptcot_jax.models import config as config_lib
 
 # What the hub's config.json files say, as transformers 4 wrote them.
@@ -229,7 +229,7 @@ def test_published_sizes(fields, count):
 )
 def test_an_exported_config_is_read_as_the_same(fields):
     config = hf_config.from_hf(fields, "f")
-    assert hf_config.from_hf(hf_export.to_hf(config, 1, 2, 0), "f") == config
+    assert hf_config.from_hf(hf_config.to_hf(config, 1, 2, 0), "f") == config
 
 
 @pytest.mark.parametrize("architecture", DEFAULTS)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from promptcot_jax.models import minilm
+from promptcot_jax.checkpoints import sentence_encoder
 from promptcot_jax.models.hashed_tfidf import HashedTfidf
 
 TINY = pathlib.Path(__file__).parents[1] / "fixtures" / "tiny_bert.npz"
@@ -21,9 +21,9 @@ def test_minilm_computes_what_transformers_does_and_padding_changes_nothing():
         }
         ids, is_token = jnp.asarray(stored["token_ids"]), jnp.asarray(stored["is_token"])
         expected = stored["vectors"]
-    vectors = minilm.embed(params, ids, is_token, num_layers=2, num_heads=4)
+    vectors = sentence_encoder.embed(params, ids, is_token, num_layers=2, num_heads=4)
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
-    alone = minilm.embed(params, ids[1:2, :5], is_token[1:2, :5], num_layers=2, num_heads=4)
+    alone = sentence_encoder.embed(params, ids[1:2, :5], is_token[1:2, :5], num_layers=2, num_heads=4)
     np.testing.assert_allclose(alone[0], expected[1], atol=1e-5)
 
 

@@ -18,7 +18,7 @@ from etils import epath
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.sampling import endpoint, endpoint_client, paid_replies
+from promptcot_jax.sampling import endpoint, endpoint_client
 from promptcot_jax.sampling.text_model import Reply, TextRequest, reasons, user_turn
 from promptcot_jax.sampling.token_choice import SamplingConfig
 from tests.checkpoints import conftest as stores
@@ -245,7 +245,7 @@ def test_replies_that_earlier_versions_kept_unreadable_are_asked_for_again(tmp_p
     for reason, is_kept in (("malformed", False), ("too_long", False), ("length", True)):
         answer = {"text": "", "finish_reason": reason, "prompt_tokens": 0, "completion_tokens": 0}
         path.write_text(json.dumps({"key": "k", "answer": answer}) + "\n")
-        assert ("k" in paid_replies.PaidReplies(path)) == is_kept
+        assert ("k" in endpoint.PaidReplies(path)) == is_kept
 
 
 LONG = "x" * 8000  # about 2,000 tokens
@@ -536,10 +536,10 @@ def test_it_works_inside_a_running_event_loop(tmp_path: Path):
         ({"model": " "}, "EndpointConfig.model is empty"),
         ({"base_url": "localhost:8000"}, "base_url must be a URL"),
         ({"base_url": "https://user:secret@host/v1"}, "without user or password; got 'host/v1'"),
-        ({"concurrency": 0}, "EndpointConfig.concurrency must be positive"),
+        ({"concurrency": 0}, "concurrency must be at least 1"),
         ({"attempt_seconds": 0.0}, "attempt_seconds must be positive"),
         ({"cost_limit": 1.0}, "cost_limit is set, but no price is"),
-        ({"prompt_price": -1.0}, "must not be negative"),
+        ({"prompt_price": -1.0}, "prompt_price must be 0 or more"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes: dict, message: str):

@@ -23,7 +23,7 @@ from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.sampling import engine as engine_lib
 from promptcot_jax.sampling import metrics as metrics_lib
 from promptcot_jax.sampling import scoring, slots
-from promptcot_jax.sampling.completions import Begun, Completion, Request
+from promptcot_jax.sampling.completions import Completion, PartialCompletion, Request
 from promptcot_jax.sampling.token_choice import SamplingConfig
 from tests import toys
 
@@ -69,9 +69,9 @@ def some_ids(seed: int, length: int) -> tuple[int, ...]:
     return tuple(np.random.default_rng([seed, length]).integers(0, VOCAB, length).tolist())
 
 
-def request(number, prompt=(5,), *, stop_ids=(), stop_texts=(), begun=None, **settings) -> Request:
+def request(number, prompt=(5,), *, stop_ids=(), stop_texts=(), partial=None, **settings) -> Request:
     sampling = SamplingConfig(**{"max_new_tokens": 10, **settings})
-    more = {} if begun is None else {"begun": begun}
+    more = {} if partial is None else {"partial": partial}
     return Request(
         id=number, prompt_ids=prompt, sampling=sampling, stop_ids=stop_ids, stop_texts=stop_texts, **more
     )
@@ -699,21 +699,23 @@ def test_of_a_stop_id_and_a_stop_text_the_first_ends_a_completion(params, tight)
     assert tight.metrics.finish_reasons == {"stop": 2, "stop_text": 1}
 
 
-# Completions that were begun
+# Partial completions
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.0}, {"temperature": 0.6, "top_k": 20}])
-def test_a_completion_goes_on_from_what_was_begun(scanned, params, tight, settings):
+def test_a_completion_goes_on_from_a_partial_one(scanned, params, tight, settings):
     one = request(3, some_ids(13, 11), max_new_tokens=24, **settings)
     [whole] = serve(tight, params, [one])
-    begun_requests = []
+    partial_requests = []
     for length in (1, 5, 6, 8, 23):  # 5: a page is full; 6: the next one begins
         arrays = (whole.log_probs[:length], whole.sampler_log_probs[:length])
-        begun_requests.append(dataclasses.replace(one, begun=Begun(whole.token_ids[:length], *arrays)))
+        partial_requests.append(
+            dataclasses.replace(one, partial=PartialCompletion(whole.token_ids[:length], *arrays))
+        )
     tight.metrics = metrics_lib.Metrics()
-    completions = serve(tight, params, begun_requests)
-    for begun, completion in zip(begun_requests, completions, strict=True):
-        length = len(begun.begun.token_ids)
+    completions = serve(tight, params, partial_requests)
+    for request_, completion in zip(partial_requests, completions, strict=True):
+        length = len(request_.partial.token_ids)
         assert completion.num_continued == length
         assert completion.token_ids[:length] == whole.token_ids[:length]
         np.testing.assert_array_equal(completion.log_probs[:length], whole.log_probs[:length])
@@ -733,17 +735,17 @@ def test_a_completion_goes_on_from_what_was_begun(scanned, params, tight, settin
     assert [completion.num_continued for completion in serve(tight, params, [one])] == [0]
 
 
-def test_a_stop_text_may_have_begun_before_the_interruption(params, tight):
+def test_a_stop_text_may_start_before_the_interruption(params, tight):
     one, free = free_run(tight, params)
-    begun = Begun(free.token_ids[:6], free.log_probs[:6], free.sampler_log_probs[:6])
-    stopping = dataclasses.replace(one, begun=begun, stop_texts=("ED",))
+    partial = PartialCompletion(free.token_ids[:6], free.log_probs[:6], free.sampler_log_probs[:6])
+    stopping = dataclasses.replace(one, partial=partial, stop_texts=("ED",))
     [stopped] = serve(tight, params, [stopping], spelled(free, {5: b"E", 6: b"D"}))
     assert stopped.token_ids == free.token_ids[:7]
 
 
-def test_what_was_begun_needs_its_log_probs():
-    with pytest.raises(ValueError, match="Begun tokens need a log-probability of each kind"):
-        Begun((1, 2), np.zeros(2, np.float32), np.zeros(1, np.float32))
+def test_a_partial_completion_needs_its_log_probs():
+    with pytest.raises(ValueError, match="A partial completion needs log-probabilities of each token"):
+        PartialCompletion((1, 2), np.zeros(2, np.float32), np.zeros(1, np.float32))
 
 
 # Wrong input
@@ -771,15 +773,15 @@ def test_a_cache_that_cannot_hold_one_request_is_refused():
         engine_lib.Engine(LM, TIGHT, max_tokens=89)
 
 
-BEGUN_5 = Begun((1,) * 5, np.zeros(5, np.float32), np.zeros(5, np.float32))
+PARTIAL_5 = PartialCompletion((1,) * 5, np.zeros(5, np.float32), np.zeros(5, np.float32))
 WRONG_REQUESTS = [
     (request(77, ()), "Request 77 has an empty prompt"),
     (request(-1), "ids must lie in"),
     (request(2**32), "ids must lie in"),
     (request(77, (1,) * 80), "a prompt of 80 tokens and max_new_tokens=10 exceed 88"),
-    (request(77, max_new_tokens=5, begun=BEGUN_5), "Request 77 has begun 5 tokens, all it may have"),
+    (request(77, max_new_tokens=5, partial=PARTIAL_5), "Request 77 goes on from 5 tokens, all it may have"),
     (request(77, (1, VOCAB)), "Request 77, prompt 0 holds token id 270"),
-    (request(77, begun=Begun((-3,), *[np.zeros(1, np.float32)] * 2)), "holds token id -3"),
+    (request(77, partial=PartialCompletion((-3,), *[np.zeros(1, np.float32)] * 2)), "holds token id -3"),
     (request(77, stop_ids=(VOCAB,)), "Request 77, list of stop ids 0 holds token id 270"),
     (request(77, stop_ids=tuple(range(17))), "Request 77 has 17 stop ids, 16 at most"),
     (request(77, stop_texts=("a", "")), "Request 77 has an empty stop text"),
@@ -810,7 +812,7 @@ def test_requests_that_fill_the_cache_each_by_itself_start_again_and_change_no_b
     assert metrics.wasted_tokens > 0
     assert metrics.busy_slot_steps == metrics.new_tokens + metrics.wasted_tokens
     assert metrics.most_pages_used <= metrics.pages == 12
-    assert metrics.steps <= metrics.new_tokens  # the row begun first goes on in every step
+    assert metrics.steps <= metrics.new_tokens  # the row that started first goes on in every step
     for together, alone in zip(completions, serve_alone(tight, params, requests), strict=True):
         assert_same(together, alone)
     assert tight.metrics.restarts == metrics.restarts

@@ -133,8 +133,8 @@ def test_thinking_ends_at_its_budget_and_the_rest_is_for_the_answer(tmp_path, mo
     assert len(cut) >= 3  # random weights seldom end a text in 8 of 256 tokens
     for reply in cut:
         assert 8 + len(closing) < reply.completion_tokens <= 24 + len(closing)  # a token a byte
-    begun = jsonl.read_records(tmp_path / "replies-thinking.jsonl", jax_text_model._Begun)
-    for reply, one in zip(replies, begun, strict=True):
+    parts = jsonl.read_records(tmp_path / "replies-thinking.jsonl", jax_text_model._ThinkingPart)
+    for reply, one in zip(replies, parts, strict=True):
         assert reply not in cut or len(one.token_ids) == 8
         assert reply.text.startswith(THINKING.decode(one.token_ids[:7]))
     monkeypatch.setattr(engine.Engine, "stream", None)  # nothing may be drawn again

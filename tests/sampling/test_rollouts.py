@@ -11,7 +11,7 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.models import causal_lm
 from promptcot_jax.sampling import engine, journal, rollouts, token_choice
-from promptcot_jax.sampling.completions import Begun, Completion
+from promptcot_jax.sampling.completions import Completion, PartialCompletion
 from tests import toys
 
 LM = causal_lm.CausalLM(toys.toy_config())
@@ -172,7 +172,7 @@ def test_partial_completions_go_on_where_they_were_and_say_so(sampler, whole, tm
     with pytest.raises(KeyboardInterrupt):
         map_draws(tmp_path / "written.jsonl", going_on)
     monkeypatch.setattr(engine.Engine, "under_way", under_way)
-    assert [len(begun.token_ids) for begun in bursts[1].values()] == [6] * 4
+    assert [len(partial.token_ids) for partial in bursts[1].values()] == [6] * 4
     with caplog.at_level("WARNING"):
         records = map_draws(tmp_path / "written.jsonl", going_on)
     assert "4 completions were continued" in caplog.text
@@ -185,14 +185,14 @@ def test_log_probs_in_the_journal_keep_their_bits(tmp_path):
     values = np.array([-1e-8, -0.1, -3.4e38, np.float32(-1) / 3], np.float32)
     kept = journal.Journal(tmp_path / "j")
     kept.add(3, Completion((1, 2, 3, 4), values, values[::-1], "stop", has_end=True, num_continued=2))
-    kept.flush({7: Begun((5,), values[:1], values[1:2])})
+    kept.flush({7: PartialCompletion((5,), values[:1], values[1:2])})
     read = journal.Journal(tmp_path / "j")
     np.testing.assert_array_equal(read.completions[3].log_probs, values)
     np.testing.assert_array_equal(read.completions[3].sampler_log_probs, values[::-1])
     assert dataclasses.replace(read.completions[3], log_probs=values, sampler_log_probs=values) == Completion(
         (1, 2, 3, 4), values, values, "stop", has_end=True, num_continued=2
     )
-    assert read.begun[7].token_ids == (5,)
+    assert read.partial[7].token_ids == (5,)
     read.forget([3])
     assert not list((tmp_path / "j").glob("part*"))
 

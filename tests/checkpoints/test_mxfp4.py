@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 
-from promptcot_jax.models import mxfp4
+from promptcot_jax.checkpoints import mxfp4
 
 
 def test_numbers_of_two_blocks_by_hand():

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from promptcot_jax.sampling import block_allocator, shard_scheduler, token_choice
+from promptcot_jax.sampling import scheduler as scheduler_lib
+from promptcot_jax.sampling import token_choice
 from promptcot_jax.sampling.completions import Request
 
 PAGE = 4
@@ -83,8 +84,8 @@ def random_prompt(rng):
 @pytest.mark.parametrize(("num_pages", "seed"), [(9, 0), (30, 1)])
 def test_the_book_agrees_with_a_naive_one(num_pages, seed):
     rng = np.random.default_rng(seed)
-    allocator, naive = block_allocator.BlockAllocator(num_pages, PAGE), NaiveBook(num_pages)
-    in_use: list[tuple[tuple[int, ...], list[block_allocator.Block]]] = []
+    allocator, naive = scheduler_lib.BlockAllocator(num_pages, PAGE), NaiveBook(num_pages)
+    in_use: list[tuple[tuple[int, ...], list[scheduler_lib.Block]]] = []
     own: list[int] = []
     seen = dict.fromkeys(["use", "refused", "release", "read", "take", "none left", "give back"], 0)
     for _ in range(2000):
@@ -137,7 +138,7 @@ def test_the_book_agrees_with_a_naive_one(num_pages, seed):
 
 
 def test_a_prompt_of_thousands_of_blocks_is_no_harder_than_a_short_one():
-    allocator = block_allocator.BlockAllocator(5001, 2)
+    allocator = scheduler_lib.BlockAllocator(5001, 2)
     taken = allocator.use_blocks([1] * 10_000)
     assert taken is not None
     assert len(taken[0][-1].pages) == 5000
@@ -148,13 +149,13 @@ def request(number, prompt, budget):
 
 
 @pytest.mark.parametrize(("num_pages", "num_tokens"), [(5, 2), (15, 2), (10 * 5, 100)])
-def test_rows_of_a_lane_never_meet_on_a_page_that_one_of_them_writes(num_pages, num_tokens):
+def test_rows_of_a_shard_never_meet_on_a_page_that_one_of_them_writes(num_pages, num_tokens):
     """Ten slots and pages for one longest request, for three, and for all at a time, with little to share.
 
     The longest request has 16 tokens, which take 4 pages, and one for the end of its prompt.
     """
     rng = np.random.default_rng(num_pages)
-    scheduler = shard_scheduler.ShardScheduler(range(10, 20), num_pages + 1, PAGE)
+    scheduler = scheduler_lib.ShardScheduler(range(10, 20), num_pages + 1, PAGE)
     is_roomy = num_pages == 50
     num_refused = num_driven_out = num_read = 0
     for number in range(400):

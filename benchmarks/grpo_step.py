@@ -22,7 +22,7 @@ def ours(vocab_size: int, remat: bool, num_steps: int) -> None:
     import self_play as iterations
 
     from promptcot_jax.models import language_model
-    from promptcot_jax.trainers.grpo import GrpoConfig
+    from promptcot_jax.trainers.grpo import Grpo
 
     lm, tokenizer, prompts = iterations.toy(vocab_size)
     iterations.in_turns(
@@ -31,7 +31,7 @@ def ours(vocab_size: int, remat: bool, num_steps: int) -> None:
         params=lm.init(jax.random.key(0)),
         tokenizer=tokenizer,
         prompts=prompts,
-        method=GrpoConfig(
+        algorithm=Grpo(
             kl_beta=iterations.KL_BETA, aggregation="sequence", clip_high=0.2, sampler_correction="none"
         ),
         remat="full" if remat else "none",

@@ -68,7 +68,7 @@ def run(
     tokenizer: Any,
     prompts: list[list[int]],
     num_iterations: int,
-    method: Any,
+    algorithm: Any,
     *,
     prompts_per_iteration: int = PROMPTS,
     samples: int = SAMPLES,
@@ -123,7 +123,7 @@ def run(
             remat=remat,
             max_staleness=max_staleness,
         ),
-        method=method,
+        algorithm=algorithm,
         rollouts=rollouts.RolloutConfig(
             sampling=token_choice.SamplingConfig(max_new_tokens=NEW_TOKENS),
             engine=engine.EngineConfig(num_slots=prompts_per_iteration * samples),
@@ -190,7 +190,7 @@ def main() -> None:
     import jax
 
     from promptcot_jax.models import language_model
-    from promptcot_jax.trainers.grpo import GrpoConfig
+    from promptcot_jax.trainers.grpo import Grpo
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--vocab_size", type=int, default=32_000)
@@ -210,7 +210,7 @@ def main() -> None:
             tokenizer,
             prompts,
             arguments.iterations,
-            GrpoConfig(kl_beta=KL_BETA),
+            Grpo(kl_beta=KL_BETA),
             remat=arguments.remat,
             grading_seconds=arguments.grading_seconds,
             **settings,

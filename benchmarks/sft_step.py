@@ -44,7 +44,11 @@ def ours(rows: int, length: int, remat: bool) -> Callable[[], float]:
     settings = optimizer.OptimizerConfig(learning_rate=LEARNING_RATE)
     with jax.set_mesh(mesh):
         step = train_step.make_train_step(
-            lm, sft.sft_loss, settings, mesh, remat="full" if remat else "projections"
+            lm,
+            train_step.StepConfig(
+                loss=sft.SftLoss(), optimizer=settings, remat="full" if remat else "projections"
+            ),
+            mesh,
         )
         state = step.start(lm.init(jax.random.key(0)))
     losses = []

@@ -40,8 +40,8 @@ def ours(method: str, kl_beta: float, num_steps: int, model: str) -> None:
 
     from promptcot_jax.checkpoints import load
     from promptcot_jax.parallel import mesh as mesh_lib
-    from promptcot_jax.trainers.dpo import DpoConfig
-    from promptcot_jax.trainers.grpo import GrpoConfig
+    from promptcot_jax.trainers.dpo import Dpo
+    from promptcot_jax.trainers.grpo import Grpo
 
     loaded = load.load_model(model, mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig()))
     tokenizer = loaded.tokenizer
@@ -54,7 +54,7 @@ def ours(method: str, kl_beta: float, num_steps: int, model: str) -> None:
         params=loaded.params,
         tokenizer=dataclasses.replace(tokenizer, eos_id=NEVER_DRAWN, stop_ids=()),
         prompts=prompts,
-        method=GrpoConfig(kl_beta=kl_beta) if method == "grpo" else DpoConfig(solved_below=0.51),
+        algorithm=Grpo(kl_beta=kl_beta) if method == "grpo" else Dpo(solved_below=0.51),
         prompts_per_iteration=PROMPTS,
         samples=SAMPLES,
         remat="none",

@@ -14,8 +14,8 @@ from promptcot_jax.checkpoints.load import LoadedModel
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.em.settings import Role
-from promptcot_jax.trainers import loop
-from promptcot_jax.trainers.fitter import Fitter
+from promptcot_jax.trainers import loop, sft
+from promptcot_jax.trainers.loop import Fitter
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ def cold_start(
         batches,
         directory=training,
         name=f"cold start {role}",
+        loss=sft.SftLoss(),
         held_out=held_out,
     )
     provenance = {"stage": "cold_start", "role": role}

@@ -1,7 +1,6 @@
 """E-step (paper section 2.3): q_phi is fitted to the best of G rationales of each pair."""
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -77,10 +76,10 @@ def _with_old_log_probs(
 def phi_loss(config: EStepConfig) -> train_step.Loss:
     """The loss that phi is fitted by under an objective."""
     if config.objective == "best_of_g":
-        return sft.sft_loss
+        return sft.SftLoss()
     if config.objective == "reward_weighted":
-        return sft.weighted_sft_loss
-    settings = grpo.GrpoConfig(
+        return sft.WeightedSftLoss()
+    settings = grpo.Grpo(
         clip_low=config.clip_epsilon, clip_high=config.clip_epsilon, sampler_correction="none"
     )
-    return functools.partial(grpo.grpo_loss, config=settings)
+    return grpo.GrpoLoss(config=settings)

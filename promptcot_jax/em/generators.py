@@ -28,7 +28,7 @@ from promptcot_jax.sampling import rollouts, scoring
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.token_choice import SamplingConfig
 from promptcot_jax.trainers import loop, sft, train_step
-from promptcot_jax.trainers.fitter import Fitter
+from promptcot_jax.trainers.loop import Fitter
 
 Record = TypeVar("Record")
 
@@ -79,7 +79,7 @@ class Generator:
     lm: LanguageModel
     tokenizer: Tokenizer
     fitter: Fitter
-    loss: train_step.Loss = sft.sft_loss
+    loss: train_step.Loss = sft.SftLoss()
     adapter: Adapter | None = None  # of an adapted model, of which only that is trained
     max_rationale_tokens: int
     batch_sizes: BatchSizes
@@ -136,7 +136,7 @@ class Generator:
                 directory=self._training(at),
                 name=f"EM {at.index} {self.role}",
                 loss=self.loss,
-                opt_state=self._carried_optimizer_state(params, at),
+                opt_state=self._carried_optimizer_state(at),
                 donate=True,
             )
         self.write(params, at)
@@ -156,8 +156,7 @@ class Generator:
         Args:
             params: of another round; their arrays are given up, but for an adapted model's base.
         """
-        for leaf in jax.tree.leaves(lora.split(params)[0]):
-            leaf.delete()
+        train_step.delete_arrays(train_step.Trainable.of(params).trained)
         directory, mesh = at.directory / self.role, self.fitter.mesh
         if self.adapter is None:
             return store.load_params(directory, language_model.abstract_params(self.lm, mesh, "float32"))
@@ -175,21 +174,12 @@ class Generator:
     def _training(self, at: Round) -> epath.Path:
         return at.directory / f"{self.role}_training"
 
-    def _carried_optimizer_state(self, params: Params, at: Round) -> Any:
+    def _carried_optimizer_state(self, at: Round) -> Any:
         """The state that the last round's fit ended with, where the setting keeps it."""
         last = self._training(at.previous)
         if not at.keeps_optimizer or not hosts.decided_by_first("optimizer state", last.exists):
             return None  # the first round, or the last one left this model as it was
-        state = loop.latest_state(
-            self.lm,
-            params,
-            loss=self.loss,
-            optimizer=self.fitter.optimizer,
-            mesh=self.fitter.mesh,
-            directory=last,
-            adapter=self.fitter.adapter,
-        )
-        return state.opt_state
+        return self.fitter.latest_state(self.lm, last).opt_state
 
 
 class PromptModel(Generator):

@@ -1,7 +1,7 @@
 """Programs of two threads on the same devices, launched one after the other.
 
-Self-play may draw rollouts in one thread while it trains in another (`trainers.run_ahead`). A program on
-several devices is put into a queue of each. Two threads that launch at once could fill these queues in
+Self-play may draw rollouts in one thread while it trains in another (`trainers.rollout_collector`). A program
+on several devices is put into a queue of each. Two threads that launch at once could fill these queues in
 different orders, and a collective that waits on one device for the other program and on another device for
 this one waits for ever. What both threads launch is therefore launched in turn, so that all devices see one
 order. A launch does not wait for its program, so the other thread is not held up by it for long; on a single

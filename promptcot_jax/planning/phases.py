@@ -20,7 +20,6 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models import causal_lm, lora
 from promptcot_jax.models.config import FloatType
-from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import rules
@@ -29,9 +28,8 @@ from promptcot_jax.sampling import batching, scoring, slots
 from promptcot_jax.sampling import engine as engine_lib
 from promptcot_jax.sources.model_source import FromScratch, ModelSource
 from promptcot_jax.trainers import train_step
-from promptcot_jax.trainers.fitter import Fitter
-from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.router_losses import RouterLossConfig
+from promptcot_jax.trainers.loop import Fitter
+from promptcot_jax.trainers.train_step import StepConfig
 
 Tree = TypeVar("Tree")
 
@@ -134,19 +132,13 @@ def fit(
     Args:
         values: names of the batch's numbers by token, of losses that take some.
     """
-    config, sizes = fitter.loop, fitter.fit
     return update(
         name,
         lm,
         fitter.mesh,
-        loss,
-        fitter.optimizer,
-        num_rows=sizes.rows_per_batch,
-        row_length=sizes.row_length,
-        micro_batches=config.micro_batches,
-        remat=config.remat,
-        adapter=fitter.adapter,
-        router_losses=sizes.router_losses,
+        fitter.step_config(loss),
+        num_rows=fitter.fit.rows_per_batch,
+        row_length=fitter.fit.row_length,
         resident=resident,
         values=values,
     )
@@ -156,32 +148,18 @@ def update(
     name: str,
     lm: causal_lm.CausalLM,
     mesh: Mesh,
-    loss: train_step.Loss,
-    optimizer: OptimizerConfig,
+    config: StepConfig,
     *,
     num_rows: int,
     row_length: int,
-    micro_batches: int,
-    remat: Remat,
-    adapter: LoraConfig | None,
     resident: Mapping[str, Any],
     values: tuple[str, ...],
-    router_losses: RouterLossConfig = train_step.NO_ROUTER_LOSSES,
 ) -> Phase:
     """A training step on a batch of so many rows."""
-    step = train_step.make_train_step(
-        lm,
-        loss,
-        optimizer,
-        mesh,
-        num_micro_batches=micro_batches,
-        remat=remat,
-        adapter=adapter,
-        router_losses=router_losses,
-    )
+    step, adapter = train_step.make_train_step(lm, config, mesh), config.adapter
     base_dtype = "float32" if adapter is None else lm.config.param_dtype
     trained, frozen = lora.split(parameters(lm, mesh, base_dtype, adapter))
-    state = placed(jax.eval_shape(step.start, trained), step.shardings)
+    state = step.abstract_state
     whole = NamedSharding(mesh, PartitionSpec())
     batch = _batch(num_rows, row_length, values, step.batch_sharding)
     end = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
@@ -198,8 +176,8 @@ def update(
             mesh,
             num_rows=num_rows,
             length=row_length,
-            micro_batches=micro_batches,
-            remat=remat,
+            micro_batches=config.micro_batches,
+            remat=config.remat,
             num_trained=sum(leaf.size for leaf in jax.tree.leaves(trained)),
             is_adapter=adapter is not None,
         ),

@@ -136,7 +136,7 @@ def _rows(arguments: Mapping[str, Any]) -> int:
     """Of a training step; of self-play where no two of what it learns from share one."""
     if "rollouts" in arguments:
         group_size = arguments["rollouts"].group_size
-        return arguments["config"].most_units(arguments["method"], group_size)
+        return arguments["config"].most_units(arguments["algorithm"], group_size)
     fits = [arguments[name] for name in ("fit", "phi_fit", "theta_fit") if name in arguments]
     return min(fit.rows_per_batch for fit in fits)
 

@@ -1,12 +1,12 @@
-"""The programs of self-play: sampling, scoring what was sampled, the updates by one of three methods.
+"""The programs of self-play: sampling, scoring what was sampled, the updates by one of three algorithms.
 
 What is resident follows `trainers/self_play.py`. Policy and optimizer state lie on the chips all the time:
 float32 masters and two moments, or with LoRA a frozen base, the adapter and its moments. The copy to decode
 and the cache are there while an iteration is drawn, the policy at the start only where a KL term needs it.
 `tests/planning/test_self_play_memory.py` measures it.
 
-Rows of an update are the most that there may be: every prompt gives as many sequences as the method takes of
-one, each as long as prompt and completion may be. Shorter completions pack into fewer rows.
+Rows of an update are the most that there may be: every prompt gives as many sequences as the algorithm takes
+of one, each as long as prompt and completion may be. Shorter completions pack into fewer rows.
 """
 
 import dataclasses
@@ -24,10 +24,11 @@ from promptcot_jax.parallel import rules
 from promptcot_jax.planning import phases
 from promptcot_jax.planning.phases import Phase
 from promptcot_jax.sampling.rollouts import RolloutConfig
-from promptcot_jax.trainers import minibatches
+from promptcot_jax.trainers import policy_updates
+from promptcot_jax.trainers.algorithm import Algorithm
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.policy_updates import Method
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
+from promptcot_jax.trainers.train_step import StepConfig
 
 _Arrays = Mapping[str, Any]
 
@@ -46,7 +47,7 @@ def of_self_play(arguments: Mapping[str, Any], mesh: Mesh, prompt_tokens: int) -
         lm=phases.language_model(arguments["model"]),
         mesh=mesh,
         config=config,
-        method=config.resolve_single_update(arguments["method"]),
+        algorithm=config.resolved(arguments["algorithm"]),
         rollouts=arguments["rollouts"],
         optimizer=arguments["optimizer"],
         adapter=arguments["lora"],
@@ -62,7 +63,7 @@ class _Iteration:
     lm: CausalLM
     mesh: Mesh
     config: SelfPlayConfig
-    method: Method
+    algorithm: Algorithm
     rollouts: RolloutConfig
     optimizer: OptimizerConfig
     adapter: LoraConfig | None
@@ -87,7 +88,7 @@ class _Iteration:
     @property
     def start(self) -> _Arrays:
         """The policy at the start, as it was loaded, where it is kept: what it does not share."""
-        if not self.method.keeps_start:
+        if not self.algorithm.keeps_reference:
             return {}
         whole = phases.parameters(self.lm, self.mesh, self.lm.config.dtype)
         return {"the policy at the start": whole if self.adapter is None else self.own}
@@ -109,10 +110,10 @@ class _Iteration:
 
     def scoring(self, moments: _Arrays) -> list[Phase]:
         """Log-probabilities under the policy before the first update, and under the one at the start."""
-        names, loaded = self.method.value_names, self.lm.config.dtype
-        is_start_scored = "reference_log_probs" in names and self.method.keeps_start
+        names, loaded = self.algorithm.value_names, self.lm.config.dtype
+        is_start_scored = "reference_log_probs" in names and self.algorithm.keeps_reference
         is_policy_scored = "old_log_probs" in names and self.config.old_log_probs == "scored"
-        is_policy_scored |= "reference_log_probs" in names and not self.method.keeps_start
+        is_policy_scored |= "reference_log_probs" in names and not self.algorithm.keeps_reference
         stored = "float32" if self.adapter is None else loaded
         found = [self._score("the policy", stored, {**moments, **self.start})] if is_policy_scored else []
         if is_start_scored:
@@ -133,17 +134,17 @@ class _Iteration:
 
     def update(self) -> Phase:
         """A training step on the fullest minibatch that there may be."""
-        config, of_unit = self.config, self.method.sequences_per_unit * self.longest
+        config, of_unit = self.config, self.algorithm.sequences_per_unit * self.longest
         row_length = config.tokens_of_row(of_unit)
         if row_length < of_unit:
             raise WrongUse(
                 f"row_length={row_length}, but what must share a row may have {of_unit} tokens; raise it, "
                 "set it to 0, or plan for shorter prompts (PROMPT_TOKENS)."
             )
-        num_units = config.most_units(self.method, self.rollouts.group_size)
+        num_units = config.most_units(self.algorithm, self.rollouts.group_size)
         if not num_units:
             raise WrongUse(f"No prompt can be of use with group_size={self.rollouts.group_size}.")
-        num_rows = minibatches.most_rows(
+        num_rows = policy_updates.most_rows(
             num_units,
             of_unit,
             row_length=row_length,
@@ -153,13 +154,15 @@ class _Iteration:
             "self_play: update",
             self.lm,
             self.mesh,
-            self.method.loss(self.rollouts.sampling.temperature),
-            self.optimizer,
+            StepConfig(
+                loss=self.algorithm.loss(self.rollouts.sampling.temperature),
+                optimizer=self.optimizer,
+                adapter=self.adapter,
+                micro_batches=config.micro_batches,
+                remat=config.remat,
+            ),
             num_rows=num_rows,
             row_length=row_length,
-            micro_batches=config.micro_batches,
-            remat=config.remat,
-            adapter=self.adapter,
             resident=self.start,
-            values=self.method.value_names,
+            values=self.algorithm.value_names,
         )

@@ -20,7 +20,7 @@ from promptcot_jax.planning.phases import Phase
 from promptcot_jax.sources.model_source import ModelSource
 from promptcot_jax.sources.text_models import JaxModel
 from promptcot_jax.trainers import sft
-from promptcot_jax.trainers.fitter import Fitter
+from promptcot_jax.trainers.loop import Fitter
 
 PLANNED = ("cold_start", "em", "synthesize", "distill", "self_play", "sft", "evaluate")
 _VALUES = {"best_of_g": (), "reward_weighted": ("weight",), "grpo": ("advantages", "old_log_probs")}
@@ -105,7 +105,7 @@ def _of_fit(stage: str, arguments: Mapping[str, Any], mesh: Mesh) -> list[Phase]
     lm, adapter = phases.language_model(arguments["model"]), arguments["lora"]
     base = {"base model": phases.parameters(lm, mesh, lm.config.param_dtype)}
     fitter = _fitter(arguments, mesh, adapter)
-    return [phases.fit(f"{stage}: fit", lm, fitter, sft.sft_loss, {} if adapter else base)]
+    return [phases.fit(f"{stage}: fit", lm, fitter, sft.SftLoss(), {} if adapter else base)]
 
 
 def _of_em(
@@ -154,7 +154,7 @@ def _of_em(
         "em: fit theta",
         lm,
         _fitter(arguments, mesh, adapter, "theta_"),
-        sft.sft_loss,
+        sft.SftLoss(),
         {"phi": one},
     )
     return [*drawing, ranking, fit_phi, fit_theta]

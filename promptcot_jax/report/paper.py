@@ -131,7 +131,7 @@ SETTINGS = (
     Setting("em.theta_fit.pack", "packing, theta", False, "one sequence a row"),
     Setting("em.em_config.e_step", "E-step", True, "in every round"),
     Setting("verify.config.solve.num_solutions", "solutions that vote", 8),
-    Setting("self_play.method", "method", "DpoConfig", "DPO"),
+    Setting("self_play.algorithm", "algorithm", "Dpo", "DPO"),
     Setting("self_play.rollouts.group_size", "completions of a prompt", 8),
     Setting(
         "self_play.rollouts.sampling.temperature",

@@ -16,7 +16,7 @@ from promptcot_jax.run import stage
 from promptcot_jax.sources import model_source
 from promptcot_jax.sources.model_source import ModelSource
 from promptcot_jax.trainers import loop
-from promptcot_jax.trainers.fitter import FitConfig, Fitter
+from promptcot_jax.trainers.loop import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 
 TASKS: dict[Role, str] = {"theta": "p_theta", "phi": "q_phi", "direct": "p_direct"}

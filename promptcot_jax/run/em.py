@@ -26,7 +26,7 @@ from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import stage
 from promptcot_jax.trainers import loop
-from promptcot_jax.trainers.fitter import FitConfig, Fitter
+from promptcot_jax.trainers.loop import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 
 

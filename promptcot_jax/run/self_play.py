@@ -25,13 +25,13 @@ from promptcot_jax.run.held_out_problems import HeldOutProblems
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.sources import model_source
 from promptcot_jax.sources.model_source import ModelSource
-from promptcot_jax.trainers import best_policy, loop, reference_cache
+from promptcot_jax.trainers import goals, loop, reference_cache
 from promptcot_jax.trainers import held_out as held_out_lib
 from promptcot_jax.trainers import self_play as self_play_lib
+from promptcot_jax.trainers.algorithm import Algorithm
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.held_out import HeldOut, HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.policy_updates import Method
 from promptcot_jax.trainers.self_play import Outcome, SelfPlay
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.verify import program_pool, sandbox_host
@@ -46,7 +46,7 @@ def self_play(
     model: ModelSource,
     mesh: mesh_lib.MeshConfig,
     config: SelfPlayConfig,
-    method: Method,
+    algorithm: Algorithm,
     rollouts: RolloutConfig,
     optimizer: OptimizerConfig,
     rewards: RewardConfig,
@@ -59,7 +59,7 @@ def self_play(
     """Writes `rollouts/`, `self_play/` (metrics, evaluations, completions to read) and `policy/`.
 
     Args:
-        method: GRPO, DPO or rejection sampling, by its settings.
+        algorithm: GRPO, DPO or rejection sampling.
         lora: train an adapter of this shape instead of all parameters.
         held_out: what the policy is evaluated on between iterations, where it names a file.
 
@@ -104,7 +104,7 @@ def self_play(
             stream=PromptStream(tasks, seed=seed, rates=prompts.rates),
             grader=grader,
             config=config,
-            method=method,
+            algorithm=algorithm,
             rollouts=rollouts,
             optimizer=optimizer,
             mesh=devices,
@@ -124,7 +124,7 @@ def self_play(
         of_run = store.load_provenance(policy)["counts"]
     loop.remove_checkpoints(directory)
     reference_cache.remove(directory)
-    best_policy.remove(directory)
+    goals.remove_best(directory)
     of_held_out = unseen.counts if unseen else {}
     return stage.StageResult(counts={**_of_prompts(counts, len(tasks)), **of_held_out, **of_run})
 
@@ -156,9 +156,9 @@ def _made_by(outcome: Outcome, run: SelfPlay) -> dict[str, Any]:
     if outcome.num_iterations < run.config.num_iterations:
         counts["stopped_early"] = 1
         said["stopped_at"] = run.config.stop_at
-    if outcome.kept is not None:
-        counts["policy_of_iteration"] = outcome.kept.step
-        said["best"] = dataclasses.asdict(outcome.kept)
+    if outcome.best is not None:
+        counts["policy_of_iteration"] = outcome.best.step
+        said["best"] = dataclasses.asdict(outcome.best)
     return said
 
 

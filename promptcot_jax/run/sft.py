@@ -18,8 +18,9 @@ from promptcot_jax.run import stage
 from promptcot_jax.sources import model_source
 from promptcot_jax.sources.model_source import ModelSource
 from promptcot_jax.trainers import loop
-from promptcot_jax.trainers.fitter import FitConfig, Fitter
+from promptcot_jax.trainers.loop import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.sft import SftLoss
 
 
 def sft(
@@ -83,7 +84,13 @@ def sft(
             return stage.StageResult(counts=counts)
 
         params = fitter.train(
-            base.lm, base.params, batches, directory=directory, name="solver", held_out=heldout
+            base.lm,
+            base.params,
+            batches,
+            directory=directory,
+            name="solver",
+            loss=SftLoss(),
+            held_out=heldout,
         )
         provenance = {"stage": "sft", "base": base.source, "seed": seed, "rows": len(rows)}
         adapter = adapters.after_fit(base.adapter, lora, base.source, base.params)

@@ -11,10 +11,9 @@ from etils import epath
 
 from promptcot_jax.core import jsonl, prng
 from promptcot_jax.core.records import CompletionSample, MathPrompt, Prompt, Rollout, SampleKind
-from promptcot_jax.data import templates
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.trainers.rollout_groups import Group
-from promptcot_jax.verify import math_answers
+from promptcot_jax.trainers import grading
+from promptcot_jax.trainers.algorithm import Group
 
 FILE = "samples.jsonl"
 OF_EACH_KIND = 3
@@ -109,7 +108,7 @@ class SampleLog:
             problem=prompt.problem,
             reference=prompt.answer if isinstance(prompt, MathPrompt) else "",
             completion=rollout.completion,
-            answer=_answer(prompt, rollout.completion),
+            answer=grading.answer_of(prompt, rollout.completion),
             graded=rollout.graded,
             correct=rollout.correct,
             reward=rollout.reward,
@@ -119,10 +118,3 @@ class SampleLog:
             finish_reason=rollout.finish_reason,
             num_tokens=len(rollout.token_ids),
         )
-
-
-def _answer(prompt: Prompt, completion: str) -> str:
-    """What is graded of a completion; empty where there is nothing to grade."""
-    if isinstance(prompt, MathPrompt):
-        return math_answers.extract_answer(completion) or ""
-    return templates.last_code_fence(templates.answer_part(completion)) or ""

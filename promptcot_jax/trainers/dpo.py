@@ -7,64 +7,53 @@ and notes a limit of 2 or 4 where the answer was voted.
 """
 
 import dataclasses
-import functools
-import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import jax.numpy as jnp
 
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.core.records import Rollout
+from promptcot_jax.core.settings import NonNegativeInt, PositiveFloat, Range, settings
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.objectives import preference, token_log_probs
-from promptcot_jax.trainers import loss_figures, sft
-from promptcot_jax.trainers.loss_figures import LossFigures
-from promptcot_jax.trainers.rollout_groups import Group
-from promptcot_jax.trainers.train_step import Loss
+from promptcot_jax.trainers import sft, train_step
+from promptcot_jax.trainers.algorithm import Group, OldLogProbs, Unit
+from promptcot_jax.trainers.train_step import Loss, LossFigures, LossSums
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DpoConfig:
-    """Pairs and loss. The reference is the policy as it is before the iteration's first update.
+@settings
+class Dpo:
+    """Pairs and loss. The reference is the policy as it is before the iteration's first update."""
 
-    Attributes:
-        length_normalized: compares means over tokens instead of sums; beta is then larger, 2 to 10.
-        solved_below: prompts that are solved in this share of their samples, or more, are of no use (the
-            paper: half of 8).
-        pairs_per_prompt: at most; 0: as many as there are of the rarer kind.
-    """
-
-    beta: float = 0.1
-    label_smoothing: float = 0.0
-    length_normalized: bool = False
+    beta: PositiveFloat = 0.1
+    label_smoothing: Annotated[float, Range(at_least=0, below=0.5)] = 0.0
+    length_normalized: bool = False  # compares means over tokens, not sums; beta is then larger, 2 to 10
+    # Prompts solved in this share of their samples, or more, are of no use (the paper: half of 8).
     solved_below: float = 0.5
-    pairs_per_prompt: int = 0
+    pairs_per_prompt: NonNegativeInt = 0  # at most; 0: as many as there are of the rarer kind
 
+    unit_name = "pairs"
     value_names = ("reference_log_probs",)
     sequences_per_unit = 2
-    keeps_start = False  # the reference is the policy that is there before an iteration's first update
+    keeps_reference = False
 
-    def __post_init__(self):
-        if not 0 < self.beta < math.inf:
-            raise ValueError(f"beta must be positive, got {self.beta}.")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing must lie in [0, 0.5), got {self.label_smoothing}.")
-        if self.pairs_per_prompt < 0:
-            raise ValueError(f"pairs_per_prompt must be 0 (all) or more, got {self.pairs_per_prompt}.")
+    def for_iterations(self, *, num_updates: int, old_log_probs: OldLogProbs, max_staleness: int) -> "Dpo":
+        """See `Algorithm`; there are no ratios."""
+        return self
 
     def most_units(self, group_size: int) -> int:
-        """Of one prompt."""
         pairs = [min(n, group_size - n) for n in range(group_size) if n / group_size < self.solved_below]
         return min(max(pairs, default=0), self.pairs_per_prompt or group_size)
 
     def is_of_use(self, group: Group) -> bool:
         """Whether a prompt gives a pair."""
-        return group.kind == "mixed" and group.pass_share < self.solved_below and bool(self._pairs(group))
+        return group.verdicts == "mixed" and group.pass_share < self.solved_below and bool(self._pairs(group))
 
-    def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[tuple[TokenExample, ...]]:
+    def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[Unit]:
         """The pairs of all groups."""
         return [(_example(one), _example(other)) for group in groups for one, other in self._pairs(group)]
 
@@ -75,73 +64,80 @@ class DpoConfig:
         """
         right = {rollout.token_ids for rollout in group.graded if rollout.correct}
         wrong = {rollout.token_ids for rollout in group.graded if not rollout.correct}
-        told_apart = [r for r in group.graded if r.token_ids not in right & wrong]
-        chosen = [rollout for rollout in told_apart if rollout.correct]
-        rejected = [rollout for rollout in told_apart if not rollout.correct]
+        consistent = [r for r in group.graded if r.token_ids not in right & wrong]
+        chosen = [rollout for rollout in consistent if rollout.correct]
+        rejected = [rollout for rollout in consistent if not rollout.correct]
         return list(zip(chosen, rejected, strict=False))[: self.pairs_per_prompt or None]
 
     def loss(self, temperature: float) -> Loss:
         """Log-probabilities are those of the policy as it is, whatever the temperature of sampling."""
-        return functools.partial(dpo_loss, config=self)
+        return DpoLoss(config=self)
 
     def scoring_temperature(self, temperature: float) -> float:
         return 1.0
-
-    def figures_of(self, steps: Sequence[LossFigures]) -> dict[str, float]:
-        """Metrics of some steps under TRL's names, means over pairs."""
-        sums, _ = loss_figures.over_steps(steps)
-        num_pairs = max(sums.pop("pairs"), 1.0)
-        return {name: total / num_pairs for name, total in sums.items()}
 
 
 def _example(rollout: Rollout) -> TokenExample:
     return TokenExample(prompt_ids=rollout.prompt_ids, completion_ids=rollout.token_ids)
 
 
-def dpo_loss(
-    lm: LanguageModel,
-    params: Params,
-    batch: PackedBatch,
-    *,
-    config: DpoConfig,
-    remat: Remat = "projections",
-) -> sft.LossSums:
-    """Sum of the losses of the pairs, their number, and figures for `DpoConfig.figures_of`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DpoLoss:
+    """Sum of the losses of the pairs, their number, and figures.
 
     `batch.values["reference_log_probs"]` holds the log-probability of each completion token under the
     reference.
     """
-    labels, is_label = sft.next_token_labels(batch)
-    hidden, *routers = sft.hidden_states(lm, params, batch, remat=remat)
-    log_probs = token_log_probs.chunked_label_log_probs(
-        hidden,
-        lm.output_embedding(params),
-        labels,
-        is_label=is_label,
-        soft_cap=lm.config.logit_soft_cap,
-        rules=lm.rules,
-    )
-    segment_ids = jnp.asarray(batch.segment_ids)
-    reference = sft.of_next_token(batch.values["reference_log_probs"])
-    lengths = _by_pair(jnp.ones_like(log_probs), segment_ids, is_label)  # two [B, pairs] each
-    log_ratios = _by_pair(log_probs - reference, segment_ids, is_label)
-    if config.length_normalized:
-        log_ratios = tuple(x / jnp.maximum(n, 1.0) for x, n in zip(log_ratios, lengths, strict=True))
-    chosen, rejected = log_ratios
-    is_pair = (lengths[0] > 0) & (lengths[1] > 0)
-    losses = preference.dpo_losses(chosen, rejected, beta=config.beta, label_smoothing=config.label_smoothing)
-    of_each = {
-        "pairs": jnp.ones_like(chosen),
-        "rewards/chosen": config.beta * chosen,
-        "rewards/rejected": config.beta * rejected,
-        "rewards/margins": config.beta * (chosen - rejected),
-        "rewards/accuracies": (chosen > rejected).astype(jnp.float32),
-        **dict(
-            zip(("logps/chosen", "logps/rejected"), _by_pair(log_probs, segment_ids, is_label), strict=True)
-        ),
-    }
-    sums = {name: token_log_probs.masked_total(value, is_pair)[0] for name, value in of_each.items()}
-    return *token_log_probs.masked_total(losses, is_pair), *routers, LossFigures(sums, {})
+
+    config: Dpo
+
+    def __call__(
+        self, lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
+    ) -> LossSums:
+        config = self.config
+        labels, is_label = sft.next_token_labels(batch)
+        hidden, *routers = sft.hidden_states(lm, params, batch, remat=remat)
+        log_probs = token_log_probs.chunked_label_log_probs(
+            hidden,
+            lm.output_embedding(params),
+            labels,
+            is_label=is_label,
+            soft_cap=lm.config.logit_soft_cap,
+            rules=lm.rules,
+        )
+        segment_ids = jnp.asarray(batch.segment_ids)
+        reference = sft.of_next_token(batch.values["reference_log_probs"])
+        lengths = _by_pair(jnp.ones_like(log_probs), segment_ids, is_label)  # two [B, pairs] each
+        log_ratios = _by_pair(log_probs - reference, segment_ids, is_label)
+        if config.length_normalized:
+            log_ratios = tuple(x / jnp.maximum(n, 1.0) for x, n in zip(log_ratios, lengths, strict=True))
+        chosen, rejected = log_ratios
+        is_pair = (lengths[0] > 0) & (lengths[1] > 0)
+        losses = preference.dpo_losses(
+            chosen, rejected, beta=config.beta, label_smoothing=config.label_smoothing
+        )
+        of_each = {
+            "pairs": jnp.ones_like(chosen),
+            "rewards/chosen": config.beta * chosen,
+            "rewards/rejected": config.beta * rejected,
+            "rewards/margins": config.beta * (chosen - rejected),
+            "rewards/accuracies": (chosen > rejected).astype(jnp.float32),
+            **dict(
+                zip(
+                    ("logps/chosen", "logps/rejected"),
+                    _by_pair(log_probs, segment_ids, is_label),
+                    strict=True,
+                )
+            ),
+        }
+        sums = {name: token_log_probs.masked_total(value, is_pair)[0] for name, value in of_each.items()}
+        return *token_log_probs.masked_total(losses, is_pair), *routers, LossFigures(sums, {})
+
+    def metrics_of(self, steps: Sequence[LossFigures]) -> dict[str, float]:
+        """Those of TRL under its names, means over pairs."""
+        sums, _ = train_step.over_steps(steps)
+        num_pairs = max(sums.pop("pairs"), 1.0)
+        return {name: total / num_pairs for name, total in sums.items()}
 
 
 def _by_pair(values: Array, segment_ids: Array, is_label: Array) -> tuple[Array, Array]:

@@ -1,11 +1,10 @@
 """GRPO and its relatives on packed completions: self-play trains a policy with it, the E-step's `grpo` phi.
 
-One loss with a switch for each part in which the published ones differ; `GrpoConfig` names them. What the
+One loss with a switch for each part in which the published ones differ; `Grpo` names them. What the
 values of a batch must hold follows from the switches (`value_names`).
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,7 +13,9 @@ import numpy as np
 from jax import lax
 
 from promptcot_jax.core.arrays import Array, Bool, Float, Params
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Rollout
+from promptcot_jax.core.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, Share, settings
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models.decoder import Remat
@@ -23,18 +24,17 @@ from promptcot_jax.objectives import advantages, policy_gradient, token_log_prob
 from promptcot_jax.objectives.advantages import Baseline
 from promptcot_jax.objectives.policy_gradient import Aggregation, KlEstimator, RatioLevel
 from promptcot_jax.sampling import journal
-from promptcot_jax.trainers import loss_figures, sft
-from promptcot_jax.trainers.loss_figures import LossFigures
-from promptcot_jax.trainers.rollout_groups import Group
-from promptcot_jax.trainers.train_step import Loss
+from promptcot_jax.trainers import sft, train_step
+from promptcot_jax.trainers.algorithm import Group, OldLogProbs, Unit
+from promptcot_jax.trainers.train_step import Loss, LossFigures, LossSums
 
 Surrogate = Literal["clip", "cispo"]
 SamplerCorrection = Literal["none", "token", "sequence"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GrpoConfig:
-    """The loss. Defaults: GRPO with DAPO's aggregation and wider upper clip, and without KL.
+@settings
+class Grpo:
+    """The algorithm. Defaults: GRPO with DAPO's aggregation and wider upper clip, and without KL.
 
     | published as | settings |
     |---|---|
@@ -44,57 +44,45 @@ class GrpoConfig:
     | DAPO | the defaults, with a length term of `rewards.RewardConfig` or `mask_cut_off` |
     | GSPO | ratio="sequence", aggregation="sequence", clip_low=3e-4, clip_high=4e-4 |
     | CISPO | surrogate="cispo", clip_low=1.0, clip_high=2.0 |
-
-    Attributes:
-        constant_length: what `aggregation="constant"` divides by; the longest completion allowed.
-        kl_beta: weight of the KL to the model that training began with; at 0 that model is not kept.
-        kl_estimator: k2 or k3; k1's gradient has mean 0, and k2's is the one that k1 has within the reward.
-        sampler_correction: weigh tokens or sequences by p_old / p_sampler, at most `sampler_cap`.
-        single_update: an iteration makes one update, so that old log-probabilities are those of its own pass:
-            ratios are 1, and no pass is spent on them. Self-play sets it where it is so.
-        mask_cut_off: completions that ran out of tokens stay in their group's baseline, and train nothing.
     """
 
     baseline: Baseline = "mean_and_std"
     ratio: RatioLevel = "token"
     surrogate: Surrogate = "clip"
-    clip_low: float = 0.2
-    clip_high: float = 0.28
+    clip_low: Share = 0.2
+    clip_high: NonNegativeFloat = 0.28
     aggregation: Aggregation = "token"
-    constant_length: int = 0
-    kl_beta: float = 0.0
+    # What aggregation = "constant" divides by: the longest completion allowed.
+    constant_length: NonNegativeInt = 0
+    # Weight of the KL to the policy that training began with; at 0 that policy is not kept.
+    kl_beta: NonNegativeFloat = 0.0
+    # k2 or k3; k1's gradient has mean 0, and k2's is the one that k1 has within the reward.
     kl_estimator: KlEstimator = "k3"
-    sampler_correction: SamplerCorrection = "token"
-    sampler_cap: float = 2.0
+    sampler_correction: SamplerCorrection = "token"  # weigh tokens or sequences by p_old / p_sampler
+    sampler_cap: PositiveFloat = 2.0  # that ratio is at most
+    # An iteration makes one update, so that old log-probabilities are those of its own pass: ratios are 1,
+    # and no pass is spent on them. Self-play sets it where it is so.
     single_update: bool = False
+    # Completions that ran out of tokens stay in their group's baseline, and train nothing.
     mask_cut_off: bool = False
 
+    unit_name = "completions"
     sequences_per_unit = 1
 
     def __post_init__(self):
-        if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
-            raise ValueError(
-                f"clip_low must lie in [0, 1] and clip_high be 0 or more, got {self.clip_low} and "
-                f"{self.clip_high}."
-            )
         if (self.aggregation == "constant") != (self.constant_length > 0):
             raise ValueError(
                 f"constant_length={self.constant_length} with aggregation={self.aggregation!r}: it must be "
                 "positive for 'constant', and 0 otherwise."
             )
-        if self.kl_beta < 0:
-            raise ValueError(f"kl_beta must be 0 (no KL) or positive, got {self.kl_beta}.")
         if self.kl_beta and self.kl_estimator == "k1":
             raise ValueError(
                 "kl_estimator 'k1' as a term of the loss has a gradient of mean 0; use 'k2', whose gradient "
                 "is that of k1 in the reward, or 'k3'."
             )
-        if self.sampler_cap <= 0:
-            raise ValueError(f"sampler_cap must be positive, got {self.sampler_cap}.")
 
     @property
     def value_names(self) -> tuple[str, ...]:
-        """What each token of a batch must come with."""
         names = ["advantages"]
         names += [] if self.single_update else ["old_log_probs"]
         names += ["sampler_log_probs"] if self.sampler_correction != "none" else []
@@ -102,12 +90,34 @@ class GrpoConfig:
         return tuple(sorted(names))
 
     @property
-    def keeps_start(self) -> bool:
-        """Whether the policy at the start is needed all along."""
+    def keeps_reference(self) -> bool:
         return self.kl_beta > 0
 
+    def for_iterations(self, *, num_updates: int, old_log_probs: OldLogProbs, max_staleness: int) -> "Grpo":
+        """See `Algorithm`; a single update needs no old log-probabilities."""
+        is_sampled = old_log_probs == "sampled"
+        is_corrected = self.sampler_correction != "none"
+        if is_sampled and is_corrected:
+            raise WrongUse(
+                "With old_log_probs = 'sampled' there is nothing to correct by; set sampler_correction to "
+                "'none'."
+            )
+        if self.single_update and num_updates > 1:
+            raise WrongUse(
+                f"single_update is set, but an iteration makes {num_updates} updates; leave it unset: ratios "
+                "need the log-probabilities from before the first."
+            )
+        is_ratio_to_sampler = is_sampled and not self.single_update
+        if max_staleness and not (is_corrected or is_ratio_to_sampler):
+            raise WrongUse(
+                "With max_staleness = 1 another policy draws than the one that is trained, and "
+                "sampler_correction = 'none' would take its rollouts for the policy's own; set it to 'token' "
+                "or 'sequence', or have old_log_probs = 'sampled', so that ratios refer to what drew them."
+            )
+        is_single = num_updates == 1 and not is_sampled
+        return dataclasses.replace(self, single_update=self.single_update or is_single)
+
     def most_units(self, group_size: int) -> int:
-        """Of one prompt."""
         return group_size
 
     def is_of_use(self, group: Group) -> bool:
@@ -117,9 +127,9 @@ class GrpoConfig:
         reward tell them apart: kept, such a group would dilute the mean of the batch (DAPO's dynamic
         sampling, arXiv 2503.14476, equation 11).
         """
-        return group.kind == "mixed"
+        return group.verdicts == "mixed"
 
-    def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[tuple[TokenExample, ...]]:
+    def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[Unit]:
         """Each graded sample with its advantage and the sampler's log-probabilities.
 
         Args:
@@ -142,16 +152,10 @@ class GrpoConfig:
         ]
 
     def loss(self, temperature: float) -> Loss:
-        """The loss for completions sampled at a temperature."""
-        return functools.partial(grpo_loss, config=self, temperature=temperature)
+        return GrpoLoss(config=self, temperature=temperature)
 
     def scoring_temperature(self, temperature: float) -> float:
-        """Of the log-probabilities that ratios are made of, for completions sampled at a temperature."""
         return temperature
-
-    def figures_of(self, steps: Sequence[LossFigures]) -> dict[str, float]:
-        """Metrics of some steps."""
-        return figures_of(steps)
 
 
 def _example(rollout: Rollout, advantage: float) -> TokenExample:
@@ -165,49 +169,74 @@ def _example(rollout: Rollout, advantage: float) -> TokenExample:
     )
 
 
-def grpo_loss(
-    lm: LanguageModel,
-    params: Params,
-    batch: PackedBatch,
-    *,
-    config: GrpoConfig,
-    temperature: float = 1.0,
-    remat: Remat = "projections",
-) -> sft.LossSums:
-    """Weighted sum of the token losses, what to divide it by, and figures for `figures_of`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GrpoLoss:
+    """Weighted sum of the token losses, what to divide it by, and figures.
 
     `batch.values` holds for each completion token the advantage of its sample ("advantages") and
     log-probabilities at `temperature`: under the policy before the iteration's first update, as the trainer
     computes them ("old_log_probs"), as the sampler did ("sampler_log_probs"), and under the reference
     ("reference_log_probs"), each where the settings need it.
     """
-    labels, is_label = sft.next_token_labels(batch)
-    hidden, *routers = sft.hidden_states(lm, params, batch, remat=remat)
-    log_probs, entropies = token_log_probs.chunked_log_probs_and_entropies(
-        hidden,
-        lm.output_embedding(params),
-        labels,
-        is_label=is_label,
-        temperature=temperature,
-        soft_cap=lm.config.logit_soft_cap,
-        rules=lm.rules,
-    )
-    losses, figures = token_losses(
-        log_probs,
-        {name: sft.of_next_token(batch.values[name]) for name in config.value_names},
-        jnp.asarray(batch.segment_ids),
-        is_label,
-        config=config,
-    )
-    weights, count = policy_gradient.aggregation_weights(
-        jnp.asarray(batch.segment_ids),
-        is_label,
-        aggregation=config.aggregation,
-        constant_length=config.constant_length,
-    )
-    figures.sums["entropy"] = token_log_probs.masked_total(entropies, is_label)[0]
-    total = jnp.sum(jnp.where(is_label, weights * losses, 0.0))
-    return total, count, *routers, figures
+
+    config: Grpo
+    temperature: float = 1.0
+
+    def __call__(
+        self, lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
+    ) -> LossSums:
+        config = self.config
+        labels, is_label = sft.next_token_labels(batch)
+        hidden, *routers = sft.hidden_states(lm, params, batch, remat=remat)
+        log_probs, entropies = token_log_probs.chunked_log_probs_and_entropies(
+            hidden,
+            lm.output_embedding(params),
+            labels,
+            is_label=is_label,
+            temperature=self.temperature,
+            soft_cap=lm.config.logit_soft_cap,
+            rules=lm.rules,
+        )
+        losses, figures = token_losses(
+            log_probs,
+            {name: sft.of_next_token(batch.values[name]) for name in config.value_names},
+            jnp.asarray(batch.segment_ids),
+            is_label,
+            config=config,
+        )
+        weights, count = policy_gradient.aggregation_weights(
+            jnp.asarray(batch.segment_ids),
+            is_label,
+            aggregation=config.aggregation,
+            constant_length=config.constant_length,
+        )
+        figures.sums["entropy"] = token_log_probs.masked_total(entropies, is_label)[0]
+        total = jnp.sum(jnp.where(is_label, weights * losses, 0.0))
+        return total, count, *routers, figures
+
+    def metrics_of(self, steps: Sequence[LossFigures]) -> dict[str, float]:
+        """Those that TRL has under its names; means are per trained token."""
+        sums, maxima = train_step.over_steps(steps)
+        num_labels = max(sums["labels"], 1.0)
+        means = {name: total / num_labels for name, total in sums.items()}
+        metrics = {
+            "entropy": means["entropy"],
+            "policy_kl": means["policy_kl"],
+            "clip_ratio/low_mean": means["clip_low"],
+            "clip_ratio/high_mean": means["clip_high"],
+            "ratio/min": -maxima["max_minus_ratio"],
+            "ratio/max": maxima["max_ratio"],
+        }
+        if "kl" in means:
+            metrics["kl"] = means["kl"]
+        if "sampler_gap" in means:
+            metrics |= {
+                "sampling/sampling_logp_difference/mean": means["sampler_gap"],
+                "sampling/sampling_logp_difference/max": maxima["max_sampler_gap"],
+                "sampling/importance_sampling_ratio/mean": means["sampler_weight"],
+                "sampling/importance_sampling_ratio/min": -maxima["max_minus_sampler_weight"],
+            }
+        return metrics
 
 
 def token_losses(
@@ -216,12 +245,12 @@ def token_losses(
     segment_ids: Array,
     is_label: Bool[Array, "B T"],
     *,
-    config: GrpoConfig,
+    config: Grpo,
 ) -> tuple[Float[Array, "B T"], LossFigures]:
     """Loss of each label under the settings, and the figures but for the entropy.
 
     Args:
-        values: by name as `grpo_loss` describes them, at the positions that predict.
+        values: by name as `GrpoLoss` describes them, at the positions that predict.
     """
     advantages = values["advantages"]
     old = lax.stop_gradient(log_probs) if config.single_update else values["old_log_probs"]
@@ -262,28 +291,3 @@ def token_losses(
             for name, value in extremes.items()
         },
     )
-
-
-def figures_of(steps: Sequence[LossFigures]) -> dict[str, float]:
-    """Metrics of some steps by name, those that TRL has under its names; means are per trained token."""
-    sums, maxima = loss_figures.over_steps(steps)
-    num_labels = max(sums["labels"], 1.0)
-    means = {name: total / num_labels for name, total in sums.items()}
-    figures = {
-        "entropy": means["entropy"],
-        "policy_kl": means["policy_kl"],
-        "clip_ratio/low_mean": means["clip_low"],
-        "clip_ratio/high_mean": means["clip_high"],
-        "ratio/min": -maxima["max_minus_ratio"],
-        "ratio/max": maxima["max_ratio"],
-    }
-    if "kl" in means:
-        figures["kl"] = means["kl"]
-    if "sampler_gap" in means:
-        figures |= {
-            "sampling/sampling_logp_difference/mean": means["sampler_gap"],
-            "sampling/sampling_logp_difference/max": maxima["max_sampler_gap"],
-            "sampling/importance_sampling_ratio/mean": means["sampler_weight"],
-            "sampling/importance_sampling_ratio/min": -maxima["max_minus_sampler_weight"],
-        }
-    return figures

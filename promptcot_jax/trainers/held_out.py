@@ -27,7 +27,7 @@ from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import rollouts
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.rollouts import Draw, RolloutConfig
-from promptcot_jax.trainers import best_policy, grading
+from promptcot_jax.trainers import goals, grading
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.verify import problem_accuracy
 from promptcot_jax.verify.rewards import UNGRADED
@@ -51,7 +51,7 @@ class HeldOutConfig:
             iteration are evaluated too.
         max_problems: the first so many of the file that are not trained on; 0: all.
         keep_best: metric by which the best of the evaluated policies is what the run ends with, instead of
-            the last: one of `best_policy.METRICS`.
+            the last: one of `goals.METRICS`.
     """
 
     rollouts: RolloutConfig
@@ -65,8 +65,8 @@ class HeldOutConfig:
             raise ValueError(f"every must be at least 1, got {self.every}; prompts = None: no evaluations.")
         if self.max_problems < 0:
             raise ValueError(f"max_problems must be 0 (all) or more, got {self.max_problems}.")
-        if self.keep_best is not None and self.keep_best not in best_policy.METRICS:
-            raise ValueError(f"keep_best must be one of {best_policy.METRICS}, got {self.keep_best!r}.")
+        if self.keep_best is not None and self.keep_best not in goals.METRICS:
+            raise ValueError(f"keep_best must be one of {goals.METRICS}, got {self.keep_best!r}.")
         if self.keep_best is not None and self.prompts is None:
             raise ValueError("keep_best needs evaluations; set prompts, the file of their problems.")
 

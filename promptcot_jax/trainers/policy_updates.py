@@ -1,8 +1,14 @@
-"""Updates of one self-play iteration: rollouts with the log-probabilities the method needs, then steps.
+"""Updates of one self-play iteration: rollouts with the log-probabilities the algorithm needs, then steps.
 
 Old log-probabilities, to which GRPO's ratios refer, are those of the policy before the iteration's first
-update, which is DPO's reference too, whichever policy drew the iteration (`run_ahead`): what lies between
-that one and the sampler's log-probabilities is made up for by `sampler_correction`.
+update, which is DPO's reference too. They are not those of the policy that drew the iteration, which may be
+an older one (`rollout_collector`): `sampler_correction` makes up for what lies between that policy's
+log-probabilities and these.
+
+An iteration's units are shuffled and cut into minibatches, each packed into rows. A minibatch has its share
+of the units, however long they are, so that an iteration makes the same number of updates whatever was drawn.
+Its rows are as many as the fullest minibatch needs, rounded up to one of a few counts: an iteration's shape
+is one of a few, and a function of the iteration alone.
 """
 
 import dataclasses
@@ -18,22 +24,18 @@ from etils import epath
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
+from promptcot_jax.data import packing
 from promptcot_jax.data.examples import TokenExample
+from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import placing
-from promptcot_jax.sampling import scoring
+from promptcot_jax.sampling import batching, scoring
 from promptcot_jax.trainers import reference_cache
-from promptcot_jax.trainers.dpo import DpoConfig
-from promptcot_jax.trainers.grpo import GrpoConfig
-from promptcot_jax.trainers.in_flight import StepsInFlight
-from promptcot_jax.trainers.minibatches import Minibatches
+from promptcot_jax.trainers.algorithm import Algorithm, Group, Unit
+from promptcot_jax.trainers.nonfinite_batches import StepsInFlight
 from promptcot_jax.trainers.reference_cache import ReferenceCache, ScoredBy
-from promptcot_jax.trainers.rejection import RejectionConfig
-from promptcot_jax.trainers.rollout_groups import Group
+from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.trainers.train_step import TrainState, TrainStep
-
-Method = GrpoConfig | DpoConfig | RejectionConfig
-Unit = tuple[TokenExample, ...]  # what must share a row
 
 log = logging.getLogger(__name__)
 
@@ -43,55 +45,44 @@ class PolicyUpdates:
     """How an iteration's rollouts become updates.
 
     Attributes:
-        groups_per_iteration: how many groups a full iteration has.
-        most_updates: of the whole run, where the learning rate's schedule ends.
+        row_length: tokens of a row.
         temperature: of the sampling.
-        use_rollout_logps: whether old log-probabilities are the sampler's.
-        directory: for the batches of skipped updates.
-        references: where the reference's log-probabilities are kept.
+        directory: for the batches of skipped updates, and log-probabilities under the reference.
         seed: of the order within iterations.
     """
 
     lm: LanguageModel
-    method: Method
+    algorithm: Algorithm
+    config: SelfPlayConfig
     step: TrainStep
-    groups_per_iteration: int
-    num_minibatches: int
-    num_passes: int
-    most_updates: int
     row_length: int
     temperature: float
-    use_rollout_logps: bool
-    score_tokens: int
-    max_skipped: int
     pad_id: int
     directory: epath.Path
-    references: ReferenceCache
     seed: int
 
     def units(
-        self, iteration: int, groups: Sequence[Group], params: Params, start: Params | None
+        self, iteration: int, groups: Sequence[Group], params: Params, reference_params: Params
     ) -> list[Unit]:
-        """What the method learns from, with the log-probabilities that it needs.
+        """What the algorithm learns from, with the log-probabilities that it needs.
 
         A unit with a number that is not finite is left out.
 
         Args:
             params: of the policy before the iteration's first update.
-            start: of the policy at the start, where it is the reference.
+            reference_params: of the reference.
         """
-        units = self.method.units_of(groups, num_groups=self.groups_per_iteration)
-        rows, names = [row for unit in units for row in unit], self.method.value_names
+        units = self.algorithm.units_of(groups, num_groups=self.config.prompts_per_iteration)
+        rows, names = [row for unit in units for row in unit], self.algorithm.value_names
         if not rows:
             return []
         columns = {name: [row.token_values[name] for row in rows] for name in rows[0].token_values}
         if "reference_log_probs" in names:
-            columns["reference_log_probs"] = self._reference_scores(
-                iteration, rows, params if start is None else start
-            )
+            columns["reference_log_probs"] = self._reference_scores(iteration, rows, reference_params)
         if "old_log_probs" in names:
+            is_sampled = self.config.old_log_probs == "sampled"
             columns["old_log_probs"] = (
-                columns["sampler_log_probs"] if self.use_rollout_logps else self._scores(rows, params)
+                columns["sampler_log_probs"] if is_sampled else self._scores(rows, params)
             )
         scored = iter(
             dataclasses.replace(row, token_values={name: columns[name][i] for name in names})
@@ -105,22 +96,26 @@ class PolicyUpdates:
                 iteration,
                 len(units) - len(finite),
                 len(units),
-                "pairs" if isinstance(self.method, DpoConfig) else "completions",
+                self.algorithm.unit_name,
             )
         return finite
 
     def _reference_scores(
-        self, iteration: int, rows: Sequence[TokenExample], reference: Params
+        self, iteration: int, rows: Sequence[TokenExample], reference_params: Params
     ) -> list[np.ndarray]:
         """As `_scores`, kept for when the iteration is made again."""
         scored_by = ScoredBy(
-            reference=store.params_digest(reference),
-            temperature=self.method.scoring_temperature(self.temperature),
+            reference=store.params_digest(reference_params),
+            temperature=self.algorithm.scoring_temperature(self.temperature),
             sequences=reference_cache.digest_of(rows),
             devices=reference_cache.devices_of_mesh(),
         )
         lengths = [len(row.completion_ids) for row in rows]
-        return self.references.scores(iteration, scored_by, lengths, lambda: self._scores(rows, reference))
+        cache = ReferenceCache(
+            directory=self.directory / reference_cache.DIRECTORY,
+            keep=self.config.checkpoint_every + 1,  # those that a resumed run may make again
+        )
+        return cache.scores(iteration, scored_by, lengths, lambda: self._scores(rows, reference_params))
 
     def _scores(self, rows: Sequence[TokenExample], params: Params) -> list[np.ndarray]:
         """Log-probabilities of the completions' tokens."""
@@ -129,8 +124,8 @@ class PolicyUpdates:
             params,
             [row.prompt_ids.tolist() for row in rows],
             [row.completion_ids.tolist() for row in rows],
-            temperature=self.method.scoring_temperature(self.temperature),
-            batch_tokens=self.score_tokens,
+            temperature=self.algorithm.scoring_temperature(self.temperature),
+            batch_tokens=self.config.score_tokens,
             pad_id=self.pad_id,
         )
 
@@ -140,28 +135,29 @@ class PolicyUpdates:
         """The state after the iteration's updates, and their figures.
 
         Raises:
-            in_flight.TooManySkippedUpdates: more than `max_skipped` updates were not finite.
+            nonfinite_batches.TooManySkippedUpdates: more than `max_skipped` updates were not finite.
         """
-        step = self.step
+        step, config = self.step, self.config
         batches = Minibatches(
             units,
-            num_minibatches=self.num_minibatches,
-            num_passes=self.num_passes,
+            num_minibatches=config.minibatches_per_iteration,
+            num_passes=config.passes_per_iteration,
             row_length=self.row_length,
             rows_multiple=step.rows_multiple,
             seed=prng.derived_seed(self.seed, iteration),
-            value_names=self.method.value_names,
+            value_names=self.algorithm.value_names,
             pad_id=self.pad_id,
         )
         batches.own_rows = placing.own_rows(step.batch_sharding, batches.rows_per_batch)
         in_flight = StepsInFlight(
-            self.directory, num_skipped=int(state.num_skipped), max_skipped=self.max_skipped
+            self.directory, num_skipped=int(state.num_skipped), max_skipped=config.max_skipped
         )
+        schedule_end = np.int32(config.num_iterations * config.updates_per_iteration)
         first, pending = int(state.step) + 1, []
         for i in range(batches.num_steps):
             batch = batches.batch(i)
             placed = step.place(batch, batches)
-            state, metrics = step.run(state, placed, np.int32(self.most_updates), frozen)
+            state, metrics = step.run(state, placed, schedule_end, frozen)
             in_flight.add(first + i, batch, metrics["num_skipped"])
             pending.append(metrics)
         in_flight.settle()
@@ -174,9 +170,82 @@ class PolicyUpdates:
             "updates": len(done),
             "num_skipped": int(done[-1]["num_skipped"]),
             "num_tokens": sum(float(metrics["tokens"]) for metrics in done),
-            **self.method.figures_of([metrics["figures"] for metrics in done if "figures" in metrics]),
+            **self.algorithm.loss(self.temperature).metrics_of(
+                [metrics["figures"] for metrics in done if "figures" in metrics]
+            ),
         }
 
 
 def _is_finite(row: TokenExample) -> bool:
     return all(np.isfinite(numbers).all() for numbers in row.token_values.values())
+
+
+class Minibatches:
+    """A `BatchSource` of `num_passes` over the units in `num_minibatches` each, fewer where units are few.
+
+    Attributes:
+        rows_per_batch: a multiple of `rows_multiple`.
+        own_rows: all of them, until a host sets its own.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[tuple[TokenExample, ...]],
+        *,
+        num_minibatches: int,
+        num_passes: int,
+        row_length: int,
+        rows_multiple: int,
+        seed: int,
+        value_names: Sequence[str],
+        pad_id: int = 0,
+    ):
+        """Draws the orders and packs the lengths.
+
+        Raises:
+            ValueError: there are no units, or one is longer than a row.
+        """
+        if not units:
+            raise ValueError("There is nothing to train on.")
+        self._units, self._row_length = units, row_length
+        self._value_names, self._pad_id = value_names, pad_id
+        num_minibatches = min(num_minibatches, len(units))
+        self._members: list[np.ndarray] = []
+        for number in range(num_passes):
+            order = prng.stream_generator(seed, "order", number).permutation(len(units))
+            self._members += np.array_split(order, num_minibatches)
+        most_rows = 1 + max(int(self._rows_of(members).max()) for members in self._members)
+        self.rows_per_batch = _whole(most_rows, rows_multiple)
+        self.own_rows: Sequence[int] = range(self.rows_per_batch)
+
+    def _rows_of(self, members: np.ndarray) -> np.ndarray:
+        lengths = [sum(example.length for example in self._units[i]) for i in members]
+        return packing.first_fit(lengths, self._row_length)
+
+    @property
+    def num_steps(self) -> int:
+        """Updates of the iteration."""
+        return len(self._members)
+
+    def batch(self, step: int) -> PackedBatch:
+        """The minibatch of one update, or this host's rows of it."""
+        members = self._members[step]
+        rows: list[list[TokenExample]] = [[] for _ in range(self.rows_per_batch)]
+        for i, row in zip(members, self._rows_of(members), strict=True):
+            rows[row] += self._units[i]
+        return packing.pack_rows(
+            [rows[row] for row in self.own_rows],
+            num_rows=len(self.own_rows),
+            row_length=self._row_length,
+            value_names=self._value_names,
+            pad_id=self._pad_id,
+        )
+
+
+def most_rows(num_units: int, unit_length: int, *, row_length: int, rows_multiple: int) -> int:
+    """`rows_per_batch` of so many units in a minibatch, each as long as one may be."""
+    return _whole(-(-num_units // (row_length // unit_length)), rows_multiple)
+
+
+def _whole(num_rows: int, multiple: int) -> int:
+    return batching.few_counts(-(-num_rows // multiple)) * multiple

@@ -15,7 +15,7 @@ import jax
 from etils import epath
 
 from promptcot_jax.trainers.goodput import Goodput
-from promptcot_jax.trainers.in_flight import STEPS_IN_FLIGHT
+from promptcot_jax.trainers.nonfinite_batches import STEPS_IN_FLIGHT
 
 logger = logging.getLogger(__name__)
 

@@ -1,40 +1,35 @@
 """Rejection sampling: a policy fine-tuned on its right completions (iterative SFT, the paper's appendix)."""
 
-import dataclasses
 from collections.abc import Sequence
 
+from promptcot_jax.core.settings import NonNegativeInt, settings
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.trainers import sft
-from promptcot_jax.trainers.loss_figures import LossFigures
-from promptcot_jax.trainers.rollout_groups import Group
+from promptcot_jax.trainers.algorithm import Group, OldLogProbs, Unit
 from promptcot_jax.trainers.train_step import Loss
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RejectionConfig:
-    """Which completions are trained on, by likelihood.
+@settings
+class RejectionSampling:
+    """Which completions are trained on, by likelihood."""
 
-    Attributes:
-        solved_below: prompts that are solved in this share of their samples, or more, are of no use (the
-            paper: half of 8); 1.01 takes all that are solved at all.
-        completions_per_prompt: at most, the first right ones of different tokens; 0: all.
-    """
-
+    # Prompts solved in this share of their samples, or more, are of no use (the paper: half of 8); 1.01 takes
+    # all that are solved at all.
     solved_below: float = 0.5
-    completions_per_prompt: int = 0
+    completions_per_prompt: NonNegativeInt = 0  # at most, the first right ones of different tokens; 0: all
 
+    unit_name = "completions"
     value_names = ()
     sequences_per_unit = 1
-    keeps_start = False
+    keeps_reference = False
 
-    def __post_init__(self):
-        if self.completions_per_prompt < 0:
-            raise ValueError(
-                f"completions_per_prompt must be 0 (all) or more, got {self.completions_per_prompt}."
-            )
+    def for_iterations(
+        self, *, num_updates: int, old_log_probs: OldLogProbs, max_staleness: int
+    ) -> "RejectionSampling":
+        """See `Algorithm`; there are no ratios."""
+        return self
 
     def most_units(self, group_size: int) -> int:
-        """Of one prompt."""
         right = [n for n in range(group_size + 1) if n / group_size < self.solved_below]
         return min(max(right, default=0), self.completions_per_prompt or group_size)
 
@@ -42,7 +37,7 @@ class RejectionConfig:
         """Whether a prompt gives a completion to train on."""
         return 0 < group.pass_share < self.solved_below
 
-    def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[tuple[TokenExample, ...]]:
+    def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[Unit]:
         """The right completions, each once."""
         units = []
         for group in groups:
@@ -54,11 +49,7 @@ class RejectionConfig:
         return units
 
     def loss(self, temperature: float) -> Loss:
-        return sft.sft_loss
+        return sft.SftLoss()
 
     def scoring_temperature(self, temperature: float) -> float:
         return temperature
-
-    def figures_of(self, steps: Sequence[LossFigures]) -> dict[str, float]:
-        """None beside the loss."""
-        return {}

@@ -1,8 +1,8 @@
 """Self-play (paper section 2.3): a policy improves on verified prompts by rewards of its own tries.
 
 The run goes in iterations: `rollout_collector` draws and grades rollouts of the policy as it is, then the
-policy is updated on minibatches of them (`policy_updates`), by one of three methods: GRPO, DPO (the paper's
-runs) or rejection sampling.
+policy is updated on minibatches of them (`policy_updates`), by one of three algorithms: GRPO, DPO (the
+paper's runs) or rejection sampling.
 
 The outcome is a function of settings and seed, whatever interrupts it. Rollouts are kept by the store, state
 and place in the stream of prompts by checkpoints; between two of those a resumed run makes its updates again
@@ -10,11 +10,12 @@ from the stored rollouts, which are never drawn twice.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,36 +24,32 @@ from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from promptcot_jax.checkpoints.training import TrainingCheckpoints
-from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
 from promptcot_jax.core.records import CompletionSample
 from promptcot_jax.data.prompt_stream import PromptStream
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.models import lora
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import rollout_store
 from promptcot_jax.sampling.rollouts import RolloutConfig
+from promptcot_jax.trainers import algorithm as algorithm_lib
+from promptcot_jax.trainers import driver
 from promptcot_jax.trainers import held_out as held_out_lib
-from promptcot_jax.trainers import reference_cache, rollout_groups
-from promptcot_jax.trainers.best_policy import Best, BestPolicy
+from promptcot_jax.trainers.algorithm import Algorithm, Group
 from promptcot_jax.trainers.completion_samples import SampleLog
+from promptcot_jax.trainers.goals import Best, BestPolicy
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.held_out import HeldOut
-from promptcot_jax.trainers.iteration_ends import IterationEnds
 from promptcot_jax.trainers.metrics import MetricsLog
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.policy_updates import Method, PolicyUpdates
-from promptcot_jax.trainers.preemption import PreemptionGuard
-from promptcot_jax.trainers.reference_cache import ReferenceCache
-from promptcot_jax.trainers.rollout_collector import RolloutCollector
-from promptcot_jax.trainers.rollout_groups import Group
-from promptcot_jax.trainers.run_ahead import RunAhead
+from promptcot_jax.trainers.policy_updates import PolicyUpdates
+from promptcot_jax.trainers.rollout_collector import RolloutCollector, RunAhead
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
-from promptcot_jax.trainers.train_step import TrainStep, make_train_step
+from promptcot_jax.trainers.train_step import StepConfig, Trainable, delete_arrays, make_train_step
+from promptcot_jax.trainers.watching import PreemptionGuard
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +67,7 @@ class Outcome:
     """A policy after its iterations, and what it took."""
 
     params: Params
-    kept: Best | None  # which policy that is, where the best is kept; None: that of the last iteration
+    best: Best | None  # which policy that is, where the best is kept; None: that of the last iteration
     num_iterations: int  # fewer than were wanted where the run reached its goal
     num_prompts: int  # drawn, those included that were of no use
     num_updates: int
@@ -86,7 +83,7 @@ class SelfPlay:
     stream: PromptStream
     grader: Grader
     config: SelfPlayConfig
-    method: Method
+    algorithm: Algorithm
     rollouts: RolloutConfig
     optimizer: OptimizerConfig
     mesh: Mesh
@@ -102,7 +99,7 @@ class SelfPlay:
         Raises:
             WrongUse: says what to set.
         """
-        self.config.check(self.method, self.rollouts)
+        self.config.check(self.algorithm, self.rollouts)
         goal, measured = self.config.goal, held_out_lib.METRICS if self.held_out is not None else ()
         if goal is not None and goal.metric.startswith("eval/") and goal.metric not in measured:
             raise WrongUse(
@@ -118,90 +115,12 @@ class SelfPlay:
     @property
     def _longest(self) -> int:
         longest = self.stream.longest_prompt + self.rollouts.sampling.max_new_tokens
-        return self.method.sequences_per_unit * longest
+        return self.algorithm.sequences_per_unit * longest
 
     @property
     def row_length(self) -> int:
         """Tokens of a row of the updates."""
         return self.config.tokens_of_row(self._longest)
-
-    @functools.cached_property
-    def _method(self) -> Method:
-        return self.config.resolve_single_update(self.method)
-
-    @functools.cached_property
-    def _collector(self) -> RolloutCollector:
-        return RolloutCollector(
-            lm=self.lm,
-            tokenizer=self.tokenizer,
-            stream=self.stream,
-            grader=self.grader,
-            config=self.rollouts,
-            is_of_use=self._method.is_of_use,
-            wanted=self.config.prompts_per_iteration,
-            max_tries=self.config.max_tries,
-            directory=self.directory / rollout_store.DIRECTORY,
-        )
-
-    @functools.cached_property
-    def _updates(self) -> PolicyUpdates:
-        config = self.config
-        return PolicyUpdates(
-            lm=self.lm,
-            method=self._method,
-            step=self._train_step,
-            groups_per_iteration=config.prompts_per_iteration,
-            num_minibatches=config.minibatches_per_iteration,
-            num_passes=config.passes_per_iteration,
-            most_updates=config.num_iterations * config.updates_per_iteration,
-            row_length=self.row_length,
-            temperature=self.rollouts.sampling.temperature,
-            use_rollout_logps=config.old_log_probs == "sampled",
-            score_tokens=config.score_tokens,
-            max_skipped=config.max_skipped,
-            pad_id=self.tokenizer.pad_id,
-            directory=self.directory / DIRECTORY,
-            references=ReferenceCache(
-                directory=self.directory / DIRECTORY / reference_cache.DIRECTORY,
-                keep=config.checkpoint_every + 1,  # those that a resumed run may make again
-            ),
-            seed=self.seed,
-        )
-
-    @functools.cached_property
-    def _samples(self) -> SampleLog:
-        return SampleLog(
-            self.directory / DIRECTORY,
-            every=self.config.samples_every,
-            num_iterations=self.config.num_iterations,
-            seed=self.seed,
-            prompts=self.stream.prompts,
-            tokenizer=self.tokenizer,
-            show=self.show_samples,
-            writes=hosts.is_first(),
-        )
-
-    @functools.cached_property
-    def _train_step(self) -> TrainStep:
-        return make_train_step(
-            self.lm,
-            self._method.loss(self.rollouts.sampling.temperature),
-            self.optimizer,
-            self.mesh,
-            num_micro_batches=self.config.micro_batches,
-            remat=self.config.remat,
-            adapter=self.adapter,
-        )
-
-    def _ahead(self) -> RunAhead:
-        """What draws the iterations of one attempt."""
-        config = self.config
-        return RunAhead(
-            self._collector,
-            self.mesh,
-            num_iterations=config.num_iterations,
-            max_staleness=config.max_staleness,
-        )
 
     def run(self, params: Params) -> Outcome:
         """Does all iterations, or those that an earlier attempt did not.
@@ -212,137 +131,22 @@ class SelfPlay:
 
         Raises:
             Interrupted: the run left before its end, for SIGTERM or a deadline.
-            in_flight.TooManySkippedUpdates: see `SelfPlayConfig.max_skipped`.
+            nonfinite_batches.TooManySkippedUpdates: see `SelfPlayConfig.max_skipped`.
         """
-        if self.adapter is not None and not lora.is_adapted(params):
-            key = prng.stream_key(self.seed, "adapter")
-            params = lora.attach(self.lm, params, self.adapter, key, self.mesh)
-        lora.check(self.lm, params, self.adapter)
-        trained, frozen = lora.split(params)
-        place = self.directory / DIRECTORY
-        checkpoints = TrainingCheckpoints(place / "checkpoints", keep=self.config.keep)
-        best = self._best_policy()
-        try:
-            with jax.set_mesh(self.mesh):
-                first, position = checkpoints.restore_latest(self._like(trained)) or (
-                    0,
-                    self._start(trained),
-                )
-                reference = params if self.method.keeps_start else None
-                if reference is None:
-                    for leaf in jax.tree.leaves(trained):
-                        leaf.delete()
-                with (
-                    MetricsLog(
-                        place,
-                        resume_step=first or -1,  # a new run has a row before its first iteration
-                        tensorboard=self.config.tensorboard,
-                        writes=hosts.is_first(),
-                        watch=self.config.watch,
-                        columns=TABLE_COLUMNS,
-                    ) as rows,
-                    Progress(
-                        "self-play", unit="iteration", start=first, total=self.config.num_iterations
-                    ) as shown,
-                    self._ahead() as ahead,
-                    PreemptionGuard(self.config.watch, unit="iteration") as guard,
-                ):
-
-                    def save(step: int, position: "_Position") -> None:
-                        ahead.settle()  # a resumed run has no more the policy that draws the next iteration
-                        checkpoints.save(step, position)
-
-                    ends = IterationEnds(
-                        num_iterations=self.config.num_iterations,
-                        checkpoint_every=self.config.checkpoint_every,
-                        rows=rows,
-                        shown=shown,
-                        guard=guard,
-                        save=save,
-                        policy=lambda position: lora.join(position.state.params, frozen),
-                        held_out=self.held_out,
-                        best=best,
-                        goal=self.config.goal,
-                    )
-                    num_iterations, is_over = first, ends.begin(first, position)
-                    while not is_over:
-                        position, row = self._iteration(num_iterations, position, frozen, reference, ahead)
-                        num_iterations += 1
-                        is_over = ends.after(num_iterations, position, row)
-                checkpoints.wait()
-        finally:
-            checkpoints.close()
-        state = position.state
+        parts = Trainable.adapted(self.lm, params, self.adapter, seed=self.seed, mesh=self.mesh)
+        run = _Iterations(self, parts)
+        with contextlib.closing(run.checkpoints), jax.set_mesh(self.mesh):
+            num_iterations, position = driver.drive(run)
+        state, best = position.state, run.best
         num_updates, num_skipped = int(state.step), int(state.num_skipped)
-        params = state.params if best is None else best.chosen(num_iterations, state)
+        trained = state.params if best is None else best.chosen(num_iterations, state)
         return Outcome(
-            params=lora.join(params, frozen),
-            kept=None if best is None else best.best,
+            params=parts.model(trained),
+            best=None if best is None else best.best,
             num_iterations=num_iterations,
             num_prompts=int(position.num_prompts),
             num_updates=num_updates,
             num_skipped=num_skipped,
-        )
-
-    def _best_policy(self) -> BestPolicy | None:
-        """What keeps the best policy, where that is wanted."""
-        held_out = self.held_out
-        if held_out is None or held_out.config.keep_best is None:
-            return None
-        metric = held_out.config.keep_best
-        return BestPolicy(
-            self.directory / DIRECTORY, metric, value_at=lambda step: held_out.stored(step)[metric]
-        )
-
-    def _start(self, trained: Params) -> "_Position":
-        """The position before the first iteration, of arrays that nobody else holds."""
-        state = self._train_step.start(jax.device_put(trained, self._train_step.shardings.params))
-        return _Position(state, np.int32(0))
-
-    def _like(self, trained: Params) -> "_Position":
-        """Shapes and places of a position, for restoring."""
-        step = self._train_step
-        places = _Position(step.shardings, NamedSharding(self.mesh, PartitionSpec()))
-        shapes = _Position(jax.eval_shape(step.start, trained), jax.ShapeDtypeStruct((), np.int32))
-        return jax.tree.map(
-            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
-        )
-
-    def _iteration(
-        self,
-        iteration: int,
-        position: "_Position",
-        frozen: Params,
-        reference: Params | None,
-        ahead: RunAhead,
-    ) -> tuple["_Position", dict[str, float]]:
-        """The position after an iteration, and its row of the metrics."""
-        clock = _Clock()
-        params = lora.join(position.state.params, frozen)
-        drawn = ahead.draw(iteration, params, position.state.params, int(position.num_prompts))
-        drawing = {"sampling": drawn.times.sampling_seconds, "grading": drawn.times.waited_seconds}
-        seconds = {"waiting": clock.lap()} if self.config.max_staleness else dict(drawing)
-        row = rollout_groups.figures_of(drawn.groups) | {
-            "staleness": ahead.staleness(iteration),
-            "tries": drawn.num_tries,
-            "groups/drawn": len(drawn.groups),
-            "groups/used": len(drawn.used),
-        }
-        self._samples.add(iteration, drawn.groups)
-        clock.lap()
-        units = self._updates.units(iteration, drawn.used, params, reference)
-        row["sequences"] = sum(map(len, units))
-        seconds["scoring"] = clock.lap()
-        state = position.state
-        if units:
-            state, figures = self._updates.update(iteration, units, state, frozen)
-            row |= figures
-        else:
-            log.info("iteration %d: no update; %s", iteration, _why_not(drawn.groups))
-        seconds["training"] = clock.lap()
-        num_prompts = np.int32(int(position.num_prompts) + len(drawn.groups))
-        return _Position(state, num_prompts), row | clock.figures(
-            seconds, drawing, drawn.times.new_tokens, row.get("num_tokens", 0.0)
         )
 
 
@@ -353,6 +157,190 @@ class _Position:
 
     state: Any  # TrainState
     num_prompts: Any  # int32: place in the stream of prompts
+
+
+class _Iterations(driver.Run[_Position]):
+    """One attempt at the iterations."""
+
+    unit = "iteration"
+
+    def __init__(self, settings: SelfPlay, params: Trainable):
+        config, directory = settings.config, settings.directory / DIRECTORY
+        self.num_steps, self.checkpoint_every = config.num_iterations, config.checkpoint_every
+        self.checkpoints = TrainingCheckpoints(directory / "checkpoints", keep=config.keep)
+        self.best = _best_policy(settings.held_out, directory)
+        self._settings, self._params, self._directory = settings, params, directory
+        self._algorithm = config.resolved(settings.algorithm)
+        temperature = settings.rollouts.sampling.temperature
+        step_config = StepConfig(
+            loss=self._algorithm.loss(temperature),
+            optimizer=settings.optimizer,
+            adapter=settings.adapter,
+            micro_batches=config.micro_batches,
+            remat=config.remat,
+        )
+        self._train_step = make_train_step(settings.lm, step_config, settings.mesh)
+        self._updates = PolicyUpdates(
+            lm=settings.lm,
+            algorithm=self._algorithm,
+            config=config,
+            step=self._train_step,
+            row_length=settings.row_length,
+            temperature=temperature,
+            pad_id=settings.tokenizer.pad_id,
+            directory=directory,
+            seed=settings.seed,
+        )
+        self._samples = SampleLog(
+            directory,
+            every=config.samples_every,
+            num_iterations=config.num_iterations,
+            seed=settings.seed,
+            prompts=settings.stream.prompts,
+            tokenizer=settings.tokenizer,
+            show=settings.show_samples,
+            writes=hosts.is_first(),
+        )
+
+    def restore(self) -> tuple[int, _Position]:
+        """From the newest checkpoint; what is trained of the first policy stays where it is the reference."""
+        step, trained = self._train_step, self._params.trained
+        whole = NamedSharding(self._settings.mesh, PartitionSpec())
+        num_prompts = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
+        restored = self.checkpoints.restore_latest(_Position(step.abstract_state, num_prompts))
+        position = restored or (0, _Position(step.first_state(trained), np.int32(0)))
+        if not self._algorithm.keeps_reference:
+            delete_arrays(trained)
+        return position
+
+    @contextlib.contextmanager
+    def attempt(self, step: int) -> Iterator[PreemptionGuard]:
+        """With the rows of the metrics, a progress bar, and what draws rollouts."""
+        settings, config = self._settings, self._settings.config
+        collector = RolloutCollector(
+            lm=settings.lm,
+            tokenizer=settings.tokenizer,
+            stream=settings.stream,
+            grader=settings.grader,
+            config=settings.rollouts,
+            is_of_use=self._algorithm.is_of_use,
+            wanted=config.prompts_per_iteration,
+            max_tries=config.max_tries,
+            directory=settings.directory / rollout_store.DIRECTORY,
+        )
+        with (
+            MetricsLog(
+                self._directory,
+                resume_step=step or -1,  # a new run has a row before its first iteration
+                tensorboard=config.tensorboard,
+                writes=hosts.is_first(),
+                watch=config.watch,
+                columns=TABLE_COLUMNS,
+            ) as self._log,
+            Progress("self-play", unit=self.unit, start=step, total=self.num_steps) as self._progress,
+            RunAhead(
+                collector,
+                settings.mesh,
+                num_iterations=config.num_iterations,
+                max_staleness=config.max_staleness,
+            ) as self._ahead,
+            PreemptionGuard(config.watch, unit=self.unit) as self._guard,
+        ):
+            yield self._guard
+        self.checkpoints.wait()
+
+    def begin(self, step: int, state: _Position) -> bool:
+        """A new run evaluates the policy that it begins with; the run may be at its goal already."""
+        if step == 0 and self._settings.held_out is not None:
+            row = self._evaluate(self._settings.held_out, 0, state)
+            self._log.write(0, row)
+        else:
+            row = self._log.kept or {}
+        is_over = self._is_goal_reached(step, row)
+        if not is_over:
+            driver.leave_for(self._guard.reason(), self, step)
+        return is_over
+
+    def step(self, step: int, state: _Position) -> _Position:
+        """Draws an iteration's rollouts, and makes its updates."""
+        iteration, train_state, config = step - 1, state.state, self._settings.config
+        clock = _Clock()
+        params = self._params.model(train_state.params)
+        drawn = self._ahead.draw(iteration, params, train_state.params, int(state.num_prompts))
+        drawing = {"sampling": drawn.times.sampling_seconds, "grading": drawn.times.waited_seconds}
+        seconds = {"waiting": clock.lap()} if config.max_staleness else dict(drawing)
+        row = algorithm_lib.figures_of(drawn.groups) | {
+            "staleness": self._ahead.staleness(iteration),
+            "tries": drawn.num_tries,
+            "groups/drawn": len(drawn.groups),
+            "groups/used": len(drawn.used),
+        }
+        self._samples.add(iteration, drawn.groups)
+        clock.lap()
+        is_first = self._algorithm.keeps_reference
+        reference_params = self._params.model(self._params.trained) if is_first else params
+        units = self._updates.units(iteration, drawn.used, params, reference_params)
+        row["sequences"] = sum(map(len, units))
+        seconds["scoring"] = clock.lap()
+        if units:
+            train_state, figures = self._updates.update(iteration, units, train_state, self._params.frozen)
+            row |= figures
+        else:
+            log.info("iteration %d: no update; %s", iteration, _why_not(drawn.groups))
+        seconds["training"] = clock.lap()
+        self._row = row | clock.figures(seconds, drawing, drawn.times.new_tokens, row.get("num_tokens", 0.0))
+        return _Position(train_state, np.int32(int(state.num_prompts) + len(drawn.groups)))
+
+    def record(self, step: int, state: _Position) -> bool:
+        """The iteration's row, with an evaluation where one is due; the last policy always has one."""
+        held_out, row = self._settings.held_out, dict(self._row)
+        is_last = step == self.num_steps or self._is_goal_reached(step, row)
+        if held_out is not None and (is_last or step % held_out.config.every == 0):
+            row |= self._evaluate(held_out, step, state)
+        self._warn_of_unknown_goal(step, row)
+        self._log.write(step, row)
+        self._progress.update(step, f"reward {row['reward']:.3f}")
+        return is_last or self._is_goal_reached(step, row)
+
+    def save(self, step: int, state: _Position) -> None:
+        """Once rollouts under way are stored: a resumed run no longer has the policy that draws them."""
+        self._ahead.settle()
+        self.checkpoints.save(step, state)
+
+    def _evaluate(self, held_out: HeldOut, step: int, position: _Position) -> dict[str, float]:
+        """The figures of the policy, which is kept where it is the best so far."""
+        trained = position.state.params
+        figures = held_out.measure(step, self._params.model(trained))
+        if self.best is not None:
+            self.best.offer(step, figures[self.best.metric], trained)
+        return figures
+
+    def _is_goal_reached(self, step: int, row: Mapping[str, Any]) -> bool:
+        """Whether the run is where it was to go; the same on all hosts, whose clocks differ."""
+        goal = self._settings.config.goal
+        if goal is None or not hosts.decided_by_first("goal", lambda: goal.is_reached(row)):
+            return False
+        log.info("the goal %s is reached after iteration %d", goal, step)
+        return True
+
+    def _warn_of_unknown_goal(self, step: int, row: Mapping[str, Any]) -> None:
+        """Warns where an iteration's row lacks the metric that the run is to stop at, perhaps misspelt."""
+        goal = self._settings.config.goal
+        if goal is not None and goal.metric not in row and not goal.metric.startswith("eval/"):
+            log.warning(
+                "iteration %d has no '%s', at which the run is to stop; it has %s",
+                step,
+                goal.metric,
+                ", ".join(row),
+            )
+
+
+def _best_policy(held_out: HeldOut | None, directory: epath.Path) -> BestPolicy | None:
+    """What keeps the best policy, where that is wanted."""
+    if held_out is None or held_out.config.keep_best is None:
+        return None
+    metric = held_out.config.keep_best
+    return BestPolicy(directory, metric, value_at=lambda step: held_out.stored(step)[metric])
 
 
 class _Clock:
@@ -388,7 +376,7 @@ class _Clock:
 
 def _why_not(groups: Sequence[Group]) -> str:
     """Why an iteration has nothing to learn from."""
-    kinds = collections.Counter(group.kind for group in groups)
+    kinds = collections.Counter(group.verdicts for group in groups)
     return (
         f"of {len(groups)} prompts all samples are right for {kinds['all_right']}, all wrong for "
         f"{kinds['all_wrong']}, not graded for {kinds['ungraded']}, too often right for the "

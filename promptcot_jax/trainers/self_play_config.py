@@ -1,66 +1,43 @@
 """Settings of the iterations of self-play, and which of them do not go together."""
 
-import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.models.decoder import Remat
+from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, Range, settings
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling.rollouts import RolloutConfig
+from promptcot_jax.trainers import driver
+from promptcot_jax.trainers.algorithm import Algorithm, OldLogProbs
 from promptcot_jax.trainers.goals import Goal
-from promptcot_jax.trainers.grpo import GrpoConfig
-from promptcot_jax.trainers.policy_updates import Method
-from promptcot_jax.trainers.watching import NOT_WATCHED, WatchConfig
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SelfPlayConfig:
-    """The iterations; how many samples a prompt gets is `RolloutConfig.group_size`.
+@settings
+class SelfPlayConfig(driver.RunConfig):
+    """The iterations; how many samples a prompt gets is `RolloutConfig.group_size`."""
 
-    Attributes:
-        minibatches_per_iteration: updates of one pass over an iteration, each on its share of the sequences.
-        passes_per_iteration: how often an iteration's sequences are gone through.
-        max_tries: how often prompts are drawn for an iteration at most, until enough of them are of use.
-        old_log_probs: `scored`: by the trainer's own forward pass, so that ratios begin at 1 (of an iteration
-            with one update that is the update's own, at no cost); `sampled`: the sampler's, which saves that
-            pass and is for sampling in float32.
-        row_length: of packed rows; 0: of the longest prompt and completion, up to the next 64.
-        checkpoint_every: iterations; a killed run makes at most the updates of so many again.
-        samples_every: iterations, from one with samples to read to the next; 0: none.
-        score_tokens: padded tokens that are scored at once.
-        max_skipped: updates with a non-finite gradient or loss that are tolerated.
-        max_staleness: 1: an iteration is drawn and graded while the updates of the iteration before it are
-            made, by the policy from before these (`run_ahead`); 0: by the policy that it improves.
-        stop_at: such as 'eval/avg_at_k >= 0.9': the run ends, complete, after the iteration whose row says
-            so.
-        watch: where metrics go, and until when the run may last.
-    """
+    EXECUTION_ONLY: ClassVar = driver.RunConfig.EXECUTION_ONLY | {"samples_every", "score_tokens"}
 
-    EXECUTION_ONLY: ClassVar = frozenset(
-        {
-            *("checkpoint_every", "samples_every", "keep", "micro_batches", "remat"),
-            *("score_tokens", "max_skipped", "tensorboard", "watch"),
-        }
+    num_iterations: PositiveInt
+    prompts_per_iteration: PositiveInt = 16
+    # Updates of one pass over an iteration, each on its share of the sequences.
+    minibatches_per_iteration: PositiveInt = 2
+    passes_per_iteration: PositiveInt = 1  # how often an iteration's sequences are gone through
+    max_tries: PositiveInt = 4  # draws of prompts for an iteration at most, until enough of them are of use
+    # "scored": by the trainer's own forward pass, so that ratios begin at 1 (of an iteration with one update
+    # that is the update's own, at no cost); "sampled": the sampler's, which saves that pass and is for
+    # sampling in float32.
+    old_log_probs: OldLogProbs = "scored"
+    row_length: NonNegativeInt = (
+        0  # of packed rows; 0: of the longest prompt and completion, up to the next 64
     )
-
-    num_iterations: int
-    prompts_per_iteration: int = 16
-    minibatches_per_iteration: int = 1
-    passes_per_iteration: int = 1
-    max_tries: int = 4
-    old_log_probs: Literal["scored", "sampled"] = "scored"
-    row_length: int = 0
-    checkpoint_every: int = 10
-    samples_every: int = 10
-    keep: int = 2
-    micro_batches: int = 1
-    remat: Remat = "projections"
-    score_tokens: int = 16384
-    max_skipped: int = 10
-    max_staleness: int = 0
-    tensorboard: bool = True
+    checkpoint_every: PositiveInt = 10  # iterations; a killed run makes at most the updates of so many again
+    samples_every: NonNegativeInt = 10  # iterations, from one with samples to read to the next; 0: none
+    score_tokens: PositiveInt = 16384  # padded tokens that are scored at once
+    # 1: an iteration is drawn and graded while the updates of the iteration before it are made, by the policy
+    # from before these (`rollout_collector`); 0: by the policy that it improves.
+    max_staleness: Annotated[int, Range(at_least=0, at_most=1)] = 0
+    # Such as 'eval/avg_at_k >= 0.9': the run ends, complete, after the iteration whose row says so.
     stop_at: str | None = None
-    watch: WatchConfig = NOT_WATCHED
 
     @property
     def goal(self) -> Goal | None:
@@ -69,45 +46,28 @@ class SelfPlayConfig:
 
     def __post_init__(self):
         _ = self.goal  # refuses what is none
-        for name in (
-            "num_iterations",
-            "prompts_per_iteration",
-            "minibatches_per_iteration",
-            "passes_per_iteration",
-            "max_tries",
-            "checkpoint_every",
-            "keep",
-            "micro_batches",
-            "score_tokens",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("row_length", "samples_every", "max_skipped"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
-        if self.max_staleness not in (0, 1):
-            raise ValueError(f"max_staleness must be 0 or 1, got {self.max_staleness}.")
 
     @property
     def updates_per_iteration(self) -> int:
         """At most: of few sequences come fewer."""
         return self.minibatches_per_iteration * self.passes_per_iteration
 
-    def most_units(self, method: Method, group_size: int) -> int:
-        """What the method learns from in one update at most."""
-        return -(
-            -self.prompts_per_iteration * method.most_units(group_size) // self.minibatches_per_iteration
-        )
+    def most_units(self, algorithm: Algorithm, group_size: int) -> int:
+        """What the algorithm learns from in one update at most."""
+        num_units = self.prompts_per_iteration * algorithm.most_units(group_size)
+        return -(-num_units // self.minibatches_per_iteration)
 
-    def resolve_single_update(self, method: Method) -> Method:
-        """The method, spared what a single update of an iteration does not need."""
-        if (
-            isinstance(method, GrpoConfig)
-            and self.updates_per_iteration == 1
-            and self.old_log_probs == "scored"
-        ):
-            return dataclasses.replace(method, single_update=True)
-        return method
+    def resolved(self, algorithm: Algorithm) -> Algorithm:
+        """The algorithm as these iterations run it.
+
+        Raises:
+            WrongUse: they do not go together.
+        """
+        return algorithm.for_iterations(
+            num_updates=self.updates_per_iteration,
+            old_log_probs=self.old_log_probs,
+            max_staleness=self.max_staleness,
+        )
 
     def tokens_of_row(self, longest: int) -> int:
         """Of the updates.
@@ -117,7 +77,7 @@ class SelfPlayConfig:
         """
         return self.row_length or -(-longest // 64) * 64
 
-    def check(self, method: Method, rollouts: RolloutConfig) -> None:
+    def check(self, algorithm: Algorithm, rollouts: RolloutConfig) -> None:
         """Refuses what would train on something else than it samples.
 
         Raises:
@@ -131,32 +91,9 @@ class SelfPlayConfig:
                 "Self-play draws from the whole distribution: with top_p, top_k or min_p the policy that is "
                 "trained would not be the one that was sampled. Set them to 1, 0 and 0."
             )
-        if isinstance(method, GrpoConfig):
-            self._check_ratios(method)
+        self.resolved(algorithm)
         if self.max_staleness and hosts.count() > 1:
             raise WrongUse(
                 f"max_staleness = 1 is for one process, and this run has {hosts.count()}: programs of two "
                 "threads would be launched in different orders on different hosts. Set MAX_STALENESS to 0."
-            )
-
-    def _check_ratios(self, method: GrpoConfig) -> None:
-        """Refuses ratios that would not refer to what they are taken for."""
-        is_sampled = self.old_log_probs == "sampled"
-        is_corrected = method.sampler_correction != "none"
-        if is_sampled and is_corrected:
-            raise WrongUse(
-                "With old_log_probs = 'sampled' there is nothing to correct by; set sampler_correction to "
-                "'none'."
-            )
-        if method.single_update and self.updates_per_iteration > 1:
-            raise WrongUse(
-                f"single_update is set, but an iteration makes {self.updates_per_iteration} updates; "
-                "leave it unset: ratios need the log-probabilities from before the first."
-            )
-        is_ratio_to_sampler = is_sampled and not method.single_update
-        if self.max_staleness and not (is_corrected or is_ratio_to_sampler):
-            raise WrongUse(
-                "With max_staleness = 1 another policy draws than the one that is trained, and "
-                "sampler_correction = 'none' would take its rollouts for the policy's own; set it to 'token' "
-                "or 'sequence', or have old_log_probs = 'sampled', so that ratios refer to what drew them."
             )

@@ -5,7 +5,9 @@ sums are over the tokens of the completion, its markers and end token included, 
 batch is minus the log-likelihood the reward uses (section 3 of the paper) and the number of its tokens.
 """
 
+import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,28 +23,34 @@ from promptcot_jax.models.layers import RouterTotals
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
-from promptcot_jax.trainers.loss_figures import LossFigures
-
-# Sum of a batch's losses and what to divide it by; of a mixture of experts also what its routers did, and of
-# some losses figures to report.
-LossSums = tuple[Array, Array, *tuple[RouterTotals | LossFigures, ...]]
+from promptcot_jax.trainers.train_step import LossFigures, LossSums
 
 
-def sft_loss(
-    lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
-) -> LossSums:
+@dataclasses.dataclass(frozen=True)
+class SftLoss:
     """Negative log-likelihood of the trained labels, and how many there are."""
-    labels, is_label = next_token_labels(batch)
-    return _nll(lm, params, batch, labels, is_label.astype(jnp.float32), remat)
+
+    def __call__(
+        self, lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
+    ) -> LossSums:
+        labels, is_label = next_token_labels(batch)
+        return _nll(lm, params, batch, labels, is_label.astype(jnp.float32), remat)
+
+    def metrics_of(self, steps: Sequence[LossFigures]) -> dict[str, float]:
+        """None beside the loss."""
+        return {}
 
 
-def weighted_sft_loss(
-    lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
-) -> LossSums:
-    """`sft_loss` with each label weighted by `batch.values["weight"]` (>= 0), and the sum of the weights."""
-    labels, is_label = next_token_labels(batch)
-    weights = jnp.where(is_label, of_next_token(batch.values["weight"]), 0.0).astype(jnp.float32)
-    return _nll(lm, params, batch, labels, weights, remat)
+@dataclasses.dataclass(frozen=True)
+class WeightedSftLoss(SftLoss):
+    """`SftLoss` with each label weighted by `batch.values["weight"]` (>= 0), and the sum of the weights."""
+
+    def __call__(
+        self, lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
+    ) -> LossSums:
+        labels, is_label = next_token_labels(batch)
+        weights = jnp.where(is_label, of_next_token(batch.values["weight"]), 0.0).astype(jnp.float32)
+        return _nll(lm, params, batch, labels, weights, remat)
 
 
 def nll(
@@ -64,7 +72,7 @@ def nll(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _evaluate(lm: LanguageModel, params: Params, batch: PackedBatch) -> tuple[Array, Array]:
-    return sft_loss(lm, params, batch)[:2]
+    return SftLoss()(lm, params, batch)[:2]
 
 
 def next_token_labels(batch: PackedBatch) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:

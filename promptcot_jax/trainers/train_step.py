@@ -1,7 +1,7 @@
 """The one train step: micro-batches, one division, one update, compiled with shardings and donated state.
 
-`loss` gives (total, count) of a batch; gradients of the totals are summed over micro-batches and divided once
-by the summed count, so k micro-batches are one big batch however unequal their counts.
+A `Loss` gives (total, count) of a batch; gradients of the totals are summed over micro-batches and divided
+once by the summed count, so k micro-batches are one big batch however unequal their counts.
 
 Parameters in training are float32 whatever `lm.config.param_dtype` says (that is how they are stored
 elsewhere): at the paper's learning rates an update is below bfloat16's resolution. The decoder casts them to
@@ -10,14 +10,16 @@ its compute dtype where it uses them.
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.data.packing import BatchSource, PackedBatch
 from promptcot_jax.models import flops, lora
@@ -27,29 +29,83 @@ from promptcot_jax.models.layers import RouterTotals
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import launching, placing
 from promptcot_jax.parallel import rules as rules_lib
-from promptcot_jax.trainers import loss_figures, sft
 from promptcot_jax.trainers import optimizer as optimizer_lib
-from promptcot_jax.trainers import router_losses as router_losses_lib
-from promptcot_jax.trainers.loss_figures import LossFigures
+from promptcot_jax.trainers import router_losses
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.router_losses import RouterLossConfig
 
 # Numbers; "routers" of a mixture of experts are their `RouterTotals`, "figures" of a loss its `LossFigures`.
 Metrics = dict[str, Any]
-NO_ROUTER_LOSSES = RouterLossConfig()
+
+
+class LossFigures(NamedTuple):
+    """What a loss reports beside its total: scalars by name; a minimum is the maximum of the negative."""
+
+    sums: dict[str, Array]
+    maxima: dict[str, Array]
+
+
+def over_steps(steps: Sequence[LossFigures]) -> tuple[dict[str, float], dict[str, float]]:
+    """Sums and maxima of some steps, whose figures are on the host; sums in float64."""
+    sums = {name: float(np.sum([step.sums[name] for step in steps], dtype=float)) for name in steps[0].sums}
+    maxima = {name: float(np.max([step.maxima[name] for step in steps])) for name in steps[0].maxima}
+    return sums, maxima
+
+
+# Sum of a batch's losses and what to divide it by; of a mixture of experts also what its routers did, and of
+# some losses figures to report.
+LossSums = tuple[Array, Array, *tuple[RouterTotals | LossFigures, ...]]
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """Sum of a batch's losses and what to divide it by. Hashable: a step is compiled once per loss.
-
-    Of a mixture of experts what the routers did may come with them, which the step makes losses and metrics
-    of, and last `LossFigures`, which become metrics.
-    """
+    """A loss with its settings: a frozen dataclass, since a step is compiled once for equal ones."""
 
     def __call__(
-        self, lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat
-    ) -> sft.LossSums: ...
+        self, lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
+    ) -> LossSums:
+        """Sums over a batch."""
+        ...
+
+    def metrics_of(self, steps: Sequence[LossFigures]) -> dict[str, float]:
+        """Metrics from the figures that the loss reported in some steps, which are on the host."""
+        ...
+
+
+class Trainable(NamedTuple):
+    """A model's parameters by whether training changes them."""
+
+    trained: Params  # of an adapted model its adapter's matrices, else all
+    frozen: Params  # of an adapted model the rest, else {}
+
+    @classmethod
+    def of(cls, params: Params) -> "Trainable":
+        """The parameters of a model, which share their arrays with it."""
+        return cls(*lora.split(params))
+
+    @classmethod
+    def adapted(
+        cls, lm: LanguageModel, params: Params, adapter: LoraConfig | None, *, seed: int, mesh: Mesh
+    ) -> "Trainable":
+        """As `of`, for a run that trains an adapter; a model without one gets a new one first.
+
+        Raises:
+            WrongUse: the model has an adapter of another shape, or one though none is to be trained.
+        """
+        if adapter is not None and not lora.is_adapted(params):
+            params = lora.attach(lm, params, adapter, prng.stream_key(seed, "adapter"), mesh)
+        lora.check(lm, params, adapter)
+        return cls.of(params)
+
+    def model(self, trained: Params) -> Params:
+        """The whole model with what training made of the first part."""
+        return lora.join(trained, self.frozen) if self.frozen else trained
+
+
+def delete_arrays(arrays: Any) -> None:
+    """Frees the memory of arrays that callers still refer to; nobody may use them any more."""
+    for leaf in jax.tree.leaves(arrays):
+        leaf.delete()
 
 
 @functools.partial(
@@ -67,6 +123,24 @@ class TrainState:
     num_skipped: Any  # int32 scalar: updates left out because gradient or loss was not finite
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepConfig:
+    """What a train step computes.
+
+    Attributes:
+        adapter: only an adapter of this shape is trained; None: all parameters are.
+        router_losses: added to the loss of a mixture of experts.
+        remat: what the backward pass keeps of each layer instead of computing it again.
+    """
+
+    loss: Loss
+    optimizer: OptimizerConfig
+    adapter: LoraConfig | None = None
+    router_losses: RouterLossConfig = RouterLossConfig()
+    micro_batches: int = 1
+    remat: Remat = "projections"
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
     """The compiled functions of one training configuration.
@@ -77,11 +151,36 @@ class TrainStep:
 
     # jitted (TrainState, PackedBatch, int, frozen parameters) -> (TrainState, Metrics); nothing frozen: {}
     run: Any
-    # jitted (trained parameters) -> TrainState at step 0, of copies: donation spares the caller's arrays
+    # jitted (trained parameters) -> TrainState at step 0, of copies: donation leaves the caller's arrays
+    # alone
     start: Any
-    shardings: TrainState
+    abstract_state: TrainState
     batch_sharding: NamedSharding
     rows_multiple: int  # the rows of a batch must be a multiple of this
+
+    @property
+    def shardings(self) -> TrainState:
+        """NamedSharding of every array of the state."""
+        return jax.tree.map(lambda x: x.sharding, self.abstract_state)
+
+    def first_state(
+        self, trained: Params, opt_state: optax.OptState | None = None, *, donate: bool = False
+    ) -> TrainState:
+        """The state before the first step, of arrays that nobody else has: the step will donate them.
+
+        Args:
+            opt_state: moments to carry on; None: start anew.
+            donate: gives up the arrays of the arguments.
+        """
+        shardings = self.shardings
+        state = self.start(jax.device_put(trained, shardings.params))
+        if donate:
+            delete_arrays(trained)
+        if opt_state is None:
+            return state
+        delete_arrays(state.opt_state)  # before the moments to carry on are copied
+        own = opt_state if donate else jax.tree.map(jnp.copy, opt_state)
+        return dataclasses.replace(state, opt_state=jax.device_put(own, shardings.opt_state))
 
     def place(self, batch: PackedBatch, batches: BatchSource) -> PackedBatch:
         """A host's rows of a batch on its devices, as its part of the whole batch.
@@ -105,74 +204,47 @@ class TrainStep:
             )
 
 
-def make_train_step(
-    lm: LanguageModel,
-    loss: Loss,
-    optimizer: OptimizerConfig,
-    mesh: Mesh,
-    *,
-    num_micro_batches: int = 1,
-    remat: Remat = "projections",
-    adapter: LoraConfig | None = None,
-    router_losses: RouterLossConfig = NO_ROUTER_LOSSES,
-) -> TrainStep:
+@functools.lru_cache(maxsize=32)
+def make_train_step(lm: LanguageModel, config: StepConfig, mesh: Mesh) -> TrainStep:
     """The step of one configuration; asked again, the same object, so that EM's rounds compile it once.
-
-    Args:
-        adapter: only an adapter of this shape is trained, and the model itself is `run`'s `frozen`.
 
     Raises:
         WrongUse: losses of routers are asked for of a model without experts.
     """
-    router_losses.check(lm)
-    settings: tuple[tuple[str, Any], ...] = ()
-    # Two equal partials are not `==`; their parts are.
-    if isinstance(loss, functools.partial) and not loss.args:
-        loss, settings = loss.func, tuple(sorted(loss.keywords.items()))
-    return _make_train_step(
-        lm, loss, settings, optimizer, mesh, num_micro_batches, remat, adapter, router_losses
+    loss, optimizer, adapter, num_micro_batches = (
+        config.loss,
+        config.optimizer,
+        config.adapter,
+        config.micro_batches,
     )
-
-
-@functools.lru_cache(maxsize=32)
-def _make_train_step(
-    lm: LanguageModel,
-    loss: Callable[..., sft.LossSums],
-    loss_settings: tuple[tuple[str, Any], ...],
-    optimizer: OptimizerConfig,
-    mesh: Mesh,
-    num_micro_batches: int,
-    remat: Remat,
-    adapter: LoraConfig | None,
-    router_losses: RouterLossConfig,
-) -> TrainStep:
+    config.router_losses.check(lm)
     direction = optimizer.build()
-    shardings = state_shardings(lm, optimizer, mesh, adapter)
+    like = abstract_state(lm, optimizer, mesh, adapter)
+    shardings = jax.tree.map(lambda x: x.sharding, like)
     rules = lm.rules or rules_lib.DEFAULT_RULES
     batch_sharding = rules_lib.batch_sharding(mesh, rules)
     whole = NamedSharding(mesh, PartitionSpec())
 
-    def total_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[Array, sft.LossSums]:
+    def total_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[Array, LossSums]:
         """What is differentiated, and the sums that are reported."""
-        whole_model = lora.join(params, frozen) if frozen else params
-        sums = loss(lm, whole_model, batch, remat=remat, **dict(loss_settings))
+        sums = loss(lm, Trainable(params, frozen).model(params), batch, remat=config.remat)
         total, count, *reports = sums
         for report in reports:
-            if router_losses.is_on and isinstance(report, RouterTotals):
-                total = total + router_losses_lib.total(router_losses, report, count)
+            if config.router_losses.is_on and isinstance(report, RouterTotals):
+                total = total + router_losses.total(config.router_losses, report, count)
         return total, sums
 
-    def gradient_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[sft.LossSums, Params]:
+    def gradient_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[LossSums, Params]:
         (_, sums), gradient = jax.value_and_grad(total_of, has_aux=True)(params, frozen, batch)
         return sums, gradient
 
-    def sums_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[sft.LossSums, Params]:
+    def sums_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[LossSums, Params]:
         """Totals, counts and gradients of the totals, over all micro-batches."""
         if num_micro_batches == 1:
             return gradient_of(params, frozen, batch)
         micro_batches = _split(batch, num_micro_batches, batch_sharding)
 
-        def add(sums: tuple[sft.LossSums, Params], micro_batch: PackedBatch):
+        def add(sums: tuple[LossSums, Params], micro_batch: PackedBatch):
             (before, gradient), (more, more_gradient) = sums, gradient_of(params, frozen, micro_batch)
             return (_merged(before, more), jax.tree.map(jnp.add, gradient, more_gradient)), None
 
@@ -222,27 +294,33 @@ def _make_train_step(
             )
         ),
         start=jax.jit(start, out_shardings=shardings),
-        shardings=shardings,
+        abstract_state=like,
         batch_sharding=batch_sharding,
         rows_multiple=num_micro_batches * rules_lib.num_shards(mesh, "batch", rules),
     )
 
 
-def state_shardings(
+def abstract_state(
     lm: LanguageModel, optimizer: OptimizerConfig, mesh: Mesh, adapter: LoraConfig | None = None
 ) -> TrainState:
-    """NamedSharding of every array of the state; Adam's moments lie where their parameters lie."""
+    """Shapes and shardings of a state; Adam's moments lie where their parameters lie."""
     shapes, params = lora.trained_shapes(lm, adapter), lora.trained_shardings(lm, adapter, mesh)
     whole = NamedSharding(mesh, PartitionSpec())
     direction = optimizer.build()
+    moments = jax.eval_shape(direction.init, shapes)
     opt_state = optax.tree_utils.tree_map_params(
         direction,
         lambda _, sharding: sharding,
-        jax.eval_shape(direction.init, shapes),
+        moments,
         params,
         transform_non_params=lambda _: whole,
     )
-    return TrainState(whole, params, opt_state, whole)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        TrainState(number, shapes, moments, number),
+        TrainState(whole, params, opt_state, whole),
+    )
 
 
 def _name_of(report: RouterTotals | LossFigures) -> str:
@@ -250,21 +328,28 @@ def _name_of(report: RouterTotals | LossFigures) -> str:
     return "figures" if isinstance(report, LossFigures) else "routers"
 
 
-def _merged(one: sft.LossSums, other: sft.LossSums) -> Any:
+def _merged(one: LossSums, other: LossSums) -> Any:
     """The sums of two micro-batches together."""
 
     def merge(a: Any, b: Any) -> Any:
-        return loss_figures.merged(a, b) if isinstance(a, LossFigures) else jax.tree.map(jnp.add, a, b)
+        if not isinstance(a, LossFigures):
+            return jax.tree.map(jnp.add, a, b)
+        maxima = jax.tree.map(jnp.maximum, a.maxima, b.maxima)
+        return LossFigures(jax.tree.map(jnp.add, a.sums, b.sums), maxima)
 
     return tuple(map(merge, one, other))
 
 
-def _none_yet(shapes: sft.LossSums) -> Any:
+def _none_yet(shapes: LossSums) -> Any:
     """The sums of no micro-batch."""
+
+    def full(tree: Any, value: float) -> Any:
+        return jax.tree.map(lambda x: jnp.full(x.shape, value, jnp.float32), tree)
+
     return tuple(
-        loss_figures.none_yet(part)
+        LossFigures(full(part.sums, 0.0), full(part.maxima, -jnp.inf))
         if isinstance(part, LossFigures)
-        else jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), part)
+        else full(part, 0.0)
         for part in shapes
     )
 

@@ -16,9 +16,9 @@ from promptcot_jax.models import flops
 from promptcot_jax.models.config import DecoderConfig
 from promptcot_jax.models.language_model import ModelConfig
 from promptcot_jax.parallel import hardware
-from promptcot_jax.trainers import grpo, router_losses
+from promptcot_jax.trainers import router_losses
 from promptcot_jax.trainers.goodput import Goodput
-from promptcot_jax.trainers.train_step import Metrics
+from promptcot_jax.trainers.train_step import Loss, Metrics
 
 SPEED_FIELDS = ("tokens_per_second", "tflops_per_device", "mfu")
 
@@ -63,15 +63,17 @@ class Window:
     checkpoint and a resumed run writes the rows the first one would have written.
     """
 
-    def __init__(self, goodput: Goodput, speedometer: Speedometer):
-        self.loss: float | None = None  # of the last closed window
+    def __init__(self, goodput: Goodput, speedometer: Speedometer, loss: Loss):
+        self.is_open = False
+        self.mean_loss: float | None = None  # of the last closed window
         self.tokens_per_second: float | None = None
         self._goodput = goodput
         self._speedometer = speedometer
-        self.open()
+        self._loss = loss
 
     def open(self) -> None:
         """Starts the clock of the next window."""
+        self.is_open = True
         self._pending: list[Metrics] = []
         self._goodput.open_window()
 
@@ -81,26 +83,27 @@ class Window:
 
     def figures(self) -> tuple[str, ...]:
         """What is known of the last closed window, for the eye."""
-        if self.loss is None or self.tokens_per_second is None:
+        if self.mean_loss is None or self.tokens_per_second is None:
             return ()
-        return f"loss {self.loss:.4f}", f"{self.tokens_per_second:,.0f} tokens/s"
+        return f"loss {self.mean_loss:.4f}", f"{self.tokens_per_second:,.0f} tokens/s"
 
     def close(self) -> dict[str, float]:
         """Waits for the window's steps; the loss is per label over all of them, the rest of the last."""
+        self.is_open = False
         steps = jax.device_get(self._pending)
         total, count, num_tokens, num_seen = (
             float(np.sum([step[name] for step in steps], dtype=np.float64))
             for name in ("total", "count", "tokens", "tokens_seen")
         )
         speed = self._speedometer.figures(int(num_tokens), int(num_seen), self._goodput.close_window())
-        self.loss = total / count if count else math.nan
+        self.mean_loss = total / count if count else math.nan
         self.tokens_per_second = speed["tokens_per_second"]
         return {
-            "loss": self.loss,
+            "loss": self.mean_loss,
             "labels": int(count) if math.isfinite(count) else count,  # a sum of weights, for some losses
             **{name: float(steps[-1][name]) for name in ("gradient_norm", "learning_rate")},
             "num_skipped": int(steps[-1]["num_skipped"]),
             **(router_losses.figures([step["routers"] for step in steps]) if "routers" in steps[0] else {}),
-            **(grpo.figures_of([step["figures"] for step in steps]) if "figures" in steps[0] else {}),
+            **(self._loss.metrics_of([s["figures"] for s in steps]) if "figures" in steps[0] else {}),
             **speed,
         }

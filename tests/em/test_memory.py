@@ -18,7 +18,7 @@ from promptcot_jax.models import language_model
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import scoring, slots
-from promptcot_jax.trainers import loop as trainers_loop
+from promptcot_jax.trainers import train_step
 from tests import toys
 from tests.em import toy_em
 
@@ -61,7 +61,7 @@ def measured():
     wrapped = (
         (slots, "decode_burst", look, "decode"),
         (scoring, "score", look, "score"),
-        (trainers_loop._Run, "_dispatch", look, "step"),
+        (train_step.TrainStep, "place", look, "step"),
         (rounds, "e_step", enter, "E-step"),
         (rounds, "m_step", enter, "M-step"),
         (rounds, "held_out", enter, "held out"),

@@ -17,8 +17,7 @@ from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import engine
-from promptcot_jax.trainers.fitter import FitConfig, Fitter
-from promptcot_jax.trainers.loop import LoopConfig
+from promptcot_jax.trainers.loop import FitConfig, Fitter, LoopConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from tests import toys
 

@@ -11,7 +11,7 @@ from promptcot_jax.models import causal_lm, lora
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import generation, token_choice
-from promptcot_jax.trainers import fitter as fitter_lib
+from promptcot_jax.trainers import loop as fitter_lib
 from promptcot_jax.trainers import optimizer, sft, train_step
 from tests import toys
 from tests.trainers import toy_fit
@@ -108,9 +108,10 @@ def test_a_fit_trains_the_adapter_alone(tmp_path, mesh):
         base = jax.device_put(base, rules.sharding_tree(made, lm.logical_axes(), base))
         batches = toy_fit.toy_batches()
         before, _ = sft.nll(lm, base, batches, mesh=made)
-        fitted = fitter.train(lm, base, batches, directory=tmp_path, name="toy")
+        settings = {"directory": tmp_path, "name": "toy", "loss": sft.SftLoss()}
+        fitted = fitter.train(lm, base, batches, **settings)
         after, _ = sft.nll(lm, fitted, batches, mesh=made)
-        again = fitter.train(lm, base, batches, directory=tmp_path, name="toy")  # from its last checkpoint
+        again = fitter.train(lm, base, batches, **settings)  # from its last checkpoint
     assert after < 0.9 * before
     jax.tree.map(np.testing.assert_array_equal, lora.base_of(fitted), base)
     jax.tree.map(np.testing.assert_array_equal, again, fitted)
@@ -118,7 +119,7 @@ def test_a_fit_trains_the_adapter_alone(tmp_path, mesh):
     assert b.sharding.shard_shape(b.shape)[2] * mesh.get("tensor", 1) == b.shape[2]
     other = _fitter(made, lora.LoraConfig(rank=4))
     with pytest.raises(WrongUse, match="rank 3 .* set LORA"):
-        other.train(lm, fitted, batches, directory=tmp_path / "other", name="toy")
+        other.train(lm, fitted, batches, **(settings | {"directory": tmp_path / "other"}))
 
 
 def test_a_checkpoint_holds_the_adapter_and_finds_its_base(tmp_path):
@@ -156,7 +157,11 @@ def test_a_model_without_a_target_is_refused():
 def test_optimizer_states_are_those_of_the_adapter():
     made = mesh_lib.make_mesh(mesh_lib.MeshConfig())
     step = train_step.make_train_step(
-        LM, sft.sft_loss, optimizer.OptimizerConfig(learning_rate=1e-3), made, adapter=CONFIG
+        LM,
+        train_step.StepConfig(
+            loss=sft.SftLoss(), optimizer=optimizer.OptimizerConfig(learning_rate=1e-3), adapter=CONFIG
+        ),
+        made,
     )
     adapter, _ = lora.split(_trained())
     state = jax.eval_shape(step.start, adapter)

@@ -43,7 +43,11 @@ def main(topology: str) -> None:
     chips = topologies.get_topology_desc(topology, platform="tpu", num_slices=2).devices
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2, num_slices=2), chips)
     lm = causal_lm.CausalLM(SMALL, rules.DEFAULT_RULES, platform="tpu")
-    step = train_step.make_train_step(lm, sft.sft_loss, optimizer.OptimizerConfig(learning_rate=1e-3), mesh)
+    step = train_step.make_train_step(
+        lm,
+        train_step.StepConfig(loss=sft.SftLoss(), optimizer=optimizer.OptimizerConfig(learning_rate=1e-3)),
+        mesh,
+    )
     state = jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         jax.eval_shape(step.start, jax.eval_shape(lm.init, jax.random.key(0))),

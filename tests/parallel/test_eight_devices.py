@@ -93,7 +93,11 @@ def trained(family, mesh_name, *, adapted=False, micro_batches=1):
     lm = causal_lm.CausalLM(CONFIGS[family], rules.DEFAULT_RULES)
     adapter = ADAPTER if adapted else None
     step = train_step.make_train_step(
-        lm, sft.sft_loss, OPTIMIZER, mesh, adapter=adapter, num_micro_batches=micro_batches
+        lm,
+        train_step.StepConfig(
+            loss=sft.SftLoss(), optimizer=OPTIMIZER, adapter=adapter, micro_batches=micro_batches
+        ),
+        mesh,
     )
     with jax.set_mesh(mesh):
         params = place(lm, make(family), mesh)

@@ -37,11 +37,11 @@ def quickstart() -> dict[str, dict]:
     }
 
 
-def self_play(*bindings: str, method: str = "") -> dict:
+def self_play(*bindings: str, algorithm: str = "") -> dict:
     """Arguments of self-play of a 135M, on eight devices."""
     files = [
         "stages/self_play.gin",
-        *([f"stages/self_play_{method}.gin"] if method else []),
+        *([f"stages/self_play_{algorithm}.gin"] if algorithm else []),
         *("models/smollm2_135m.gin", "stages/plan.gin"),
     ]
     fixed = ("TOPOLOGY='v5e-8'", "NUM_ITERATIONS=4", "MAX_SOLUTION_TOKENS=192", "mesh.MeshConfig.fsdp=8")
@@ -106,18 +106,18 @@ def test_em_counts_what_no_program_sees(quickstart: dict[str, dict]):
 
 
 def test_self_play_scores_what_its_method_needs():
-    def scored(*bindings: str, method: str = "") -> list[str]:
-        names = [phase.name for phase in phases_of("self_play", self_play(*bindings, method=method))]
+    def scored(*bindings: str, algorithm: str = "") -> list[str]:
+        names = [phase.name for phase in phases_of("self_play", self_play(*bindings, algorithm=algorithm))]
         assert names[:2] == ["self_play: iteration: prefill", "self_play: iteration: decode"]
         assert names[-1] == "self_play: update"
         return [name.removeprefix("self_play: score under ") for name in names[2:-1]]
 
     assert scored("MINIBATCHES=2") == ["the policy"]
     assert scored("MINIBATCHES=1") == []  # ratios of the update's own pass
-    assert scored("MINIBATCHES=1", "self_play/grpo.GrpoConfig.kl_beta=0.1") == ["the start"]
-    assert scored("MINIBATCHES=2", "self_play/grpo.GrpoConfig.kl_beta=0.1") == ["the policy", "the start"]
-    assert scored(method="dpo") == ["the policy"]
-    assert scored(method="rejection") == []
+    assert scored("MINIBATCHES=1", "self_play/grpo.Grpo.kl_beta=0.1") == ["the start"]
+    assert scored("MINIBATCHES=2", "self_play/grpo.Grpo.kl_beta=0.1") == ["the policy", "the start"]
+    assert scored(algorithm="dpo") == ["the policy"]
+    assert scored(algorithm="rejection") == []
 
 
 def batch_of(arguments: dict) -> tuple[int, ...]:
@@ -130,14 +130,14 @@ def test_updates_of_self_play_have_the_most_rows_that_there_may_be():
     # Prompts of 64 tokens and completions of 192.
     assert batch_of(self_play("PROMPTS_PER_ITERATION=16", "GROUP_SIZE=8", "MINIBATCHES=2")) == (64, 256)
     dpo = ("PROMPTS_PER_ITERATION=32", "GROUP_SIZE=8", "MINIBATCHES=4")
-    assert batch_of(self_play(*dpo, "PAIRS_PER_PROMPT=2", method="dpo")) == (16, 512)
-    assert batch_of(self_play(*dpo, method="dpo")) == (24, 512)  # three of eight right, at most
+    assert batch_of(self_play(*dpo, "PAIRS_PER_PROMPT=2", algorithm="dpo")) == (16, 512)
+    assert batch_of(self_play(*dpo, algorithm="dpo")) == (24, 512)  # three of eight right, at most
     longer = "iterations.SelfPlayConfig.row_length=1024"
-    assert batch_of(self_play(*dpo, longer, "PAIRS_PER_PROMPT=4", method="dpo")) == (16, 1024)
+    assert batch_of(self_play(*dpo, longer, "PAIRS_PER_PROMPT=4", algorithm="dpo")) == (16, 1024)
     rejection = ("PROMPTS_PER_ITERATION=32", "GROUP_SIZE=8", "MINIBATCHES=4")
-    assert batch_of(self_play(*rejection, "COMPLETIONS_PER_PROMPT=0", method="rejection")) == (24, 256)
+    assert batch_of(self_play(*rejection, "COMPLETIONS_PER_PROMPT=0", algorithm="rejection")) == (24, 256)
     with pytest.raises(WrongUse, match="may have 512 tokens"):
-        batch_of(self_play(*dpo, "iterations.SelfPlayConfig.row_length=256", method="dpo"))
+        batch_of(self_play(*dpo, "iterations.SelfPlayConfig.row_length=256", algorithm="dpo"))
 
 
 def test_only_the_adapter_of_self_play_has_optimizer_state():

@@ -17,26 +17,26 @@ from promptcot_jax.parallel import rules
 from promptcot_jax.planning import measures, stage_phases
 from promptcot_jax.sampling import scoring, slots
 from promptcot_jax.sources.model_source import FromScratch
-from promptcot_jax.trainers.dpo import DpoConfig
-from promptcot_jax.trainers.grpo import GrpoConfig
-from promptcot_jax.trainers.rejection import RejectionConfig
+from promptcot_jax.trainers.dpo import Dpo
+from promptcot_jax.trainers.grpo import Grpo
+from promptcot_jax.trainers.rejection import RejectionSampling
 from promptcot_jax.trainers.train_step import TrainStep
 from tests import toys
 from tests.trainers import toy_self_play
 
 SMALL = 0.4  # bytes a parameter: batches, slots and noise keys beside a toy's parameters
 CONFIG = dataclasses.replace(toy_self_play.CONFIG, num_iterations=2, row_length=64)
-KL = GrpoConfig(kl_beta=0.1)
+KL = Grpo(kl_beta=0.1)
 LORA = LoraConfig(rank=4)
 
 # Method, adapter, and bytes a parameter while an iteration is drawn, scored, learned from; w: of the compute
 # type. Full: masters 4, moments 8, a copy to decode w, the start w. With an adapter: the base w, on several
 # devices a copy of it to decode, and small things.
 CASES = {
-    "grpo": (GrpoConfig(), None, lambda w, _: {"decode": 12 + w, "score": 12, "update": 12}),
+    "grpo": (Grpo(), None, lambda w, _: {"decode": 12 + w, "score": 12, "update": 12}),
     "grpo with kl": (KL, None, lambda w, _: {"decode": 12 + 2 * w, "score": 12 + w, "update": 12 + w}),
-    "dpo": (DpoConfig(solved_below=0.9), None, lambda w, _: {"decode": 12 + w, "score": 12, "update": 12}),
-    "rejection": (RejectionConfig(solved_below=1.01), None, lambda w, _: {"decode": 12 + w, "update": 12}),
+    "dpo": (Dpo(solved_below=0.9), None, lambda w, _: {"decode": 12 + w, "score": 12, "update": 12}),
+    "rejection": (RejectionSampling(solved_below=1.01), None, lambda w, _: {"decode": 12 + w, "update": 12}),
     "adapter": (KL, LORA, lambda w, is_split: {"decode": w * (1 + is_split), "score": w, "update": w}),
 }
 
@@ -83,13 +83,13 @@ def measured():
         yield most
 
 
-def planned(lm, method, adapter, mesh) -> dict[str, list[float]]:
+def planned(lm, algorithm, adapter, mesh) -> dict[str, list[float]]:
     """Bytes of a chip in each kind of program, caches and batches left out."""
     arguments = {
         "mesh": mesh,
         "model": FromScratch(model=lm),
         "config": CONFIG,
-        "method": method,
+        "algorithm": algorithm,
         "rollouts": toy_self_play.SAMPLING,
         "optimizer": toy_self_play.OPTIMIZER,
         "lora": adapter,
@@ -112,7 +112,7 @@ def planned(lm, method, adapter, mesh) -> dict[str, list[float]]:
     ("case", "fsdp"), [*((case, 1) for case in CASES), ("grpo with kl", 8), ("adapter", 8)]
 )
 def test_the_plan_counts_what_lies_there(case, fsdp, tmp_path):
-    method, adapter, by_hand = CASES[case]
+    algorithm, adapter, by_hand = CASES[case]
     # The compiler for CPUs does not sum bfloat16 over devices.
     dtype, width = ("bfloat16", 2) if fsdp == 1 else ("float32", 4)
     lm, mesh = model(dtype), mesh_lib.MeshConfig(fsdp=fsdp)
@@ -129,13 +129,13 @@ def test_the_plan_counts_what_lies_there(case, fsdp, tmp_path):
             params=params.pop(),
             mesh=devices,
             config=CONFIG,
-            method=method,
+            algorithm=algorithm,
             adapter=adapter,
         )
     found = {name: (live - before) * fsdp / count for name, live in most.items()}
     counted = {
         name: [size * fsdp / count for size in sizes]
-        for name, sizes in planned(lm, method, adapter, mesh).items()
+        for name, sizes in planned(lm, algorithm, adapter, mesh).items()
     }
     expected = by_hand(width, fsdp > 1)
     assert found.keys() == counted.keys() == expected.keys()

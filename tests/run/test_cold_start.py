@@ -14,8 +14,8 @@ from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import cold_start, configuration
 from promptcot_jax.sources import model_source
-from promptcot_jax.trainers import fitter as fitter_lib
 from promptcot_jax.trainers import loop
+from promptcot_jax.trainers import loop as fitter_lib
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from tests import toys
 

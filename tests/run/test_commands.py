@@ -23,7 +23,7 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import topologies
 from promptcot_jax.run import cli, configuration, plan, stages
 from promptcot_jax.sources.model_source import FromScratch, Pretrained
-from promptcot_jax.trainers.fitter import FitConfig, Fitter
+from promptcot_jax.trainers.loop import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 
 ROOT = Path(__file__).parents[2]

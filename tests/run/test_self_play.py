@@ -37,13 +37,13 @@ from promptcot_jax.report import samples_page
 from promptcot_jax.run import cli, self_play, sft
 from promptcot_jax.sampling import engine, rollout_store, rollouts, token_choice
 from promptcot_jax.sources import model_source
-from promptcot_jax.trainers import fitter, loop
-from promptcot_jax.trainers.dpo import DpoConfig
-from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers import loop
+from promptcot_jax.trainers.dpo import Dpo
+from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.held_out import HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.policy_updates import Method
-from promptcot_jax.trainers.rejection import RejectionConfig
+from promptcot_jax.trainers.rejection import RejectionSampling
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import RewardConfig
@@ -82,7 +82,7 @@ def guesser(tmp_path_factory: pytest.TempPathFactory) -> str:
         seed=0,
         model=model_source.FromScratch(model=causal_lm.CausalLM(toys.toy_config())),
         mesh=mesh_lib.MeshConfig(),
-        fit=fitter.FitConfig(row_length=96, rows_per_batch=16, num_epochs=60, pack=False),
+        fit=loop.FitConfig(row_length=96, rows_per_batch=16, num_epochs=60, pack=False),
         optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=10, schedule="cosine"),
         loop_config=loop.LoopConfig(tensorboard=False),
         data=training_sets.DataConfig(),
@@ -102,7 +102,7 @@ def play(workdir: Path, policy: str, **changes):
             checkpoint_every=2,
             tensorboard=False,
         ),
-        "method": GrpoConfig(),
+        "algorithm": Grpo(),
         "rollouts": rollouts.RolloutConfig(
             sampling=token_choice.SamplingConfig(max_new_tokens=12),
             engine=engine.EngineConfig(num_slots=64, page_size=32),
@@ -186,16 +186,16 @@ def test_manifest_and_provenance_say_which_policy_is_kept_and_that_the_run_stopp
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "num_iterations", "learning_rate"),
+    ("algorithm", "num_iterations", "learning_rate"),
     [
-        (GrpoConfig(), 12, 3e-3),
-        (DpoConfig(beta=0.1, solved_below=1.0), 20, 1e-3),
-        (RejectionConfig(solved_below=1.0), 20, 3e-3),
+        (Grpo(), 12, 3e-3),
+        (Dpo(beta=0.1, solved_below=1.0), 20, 1e-3),
+        (RejectionSampling(solved_below=1.0), 20, 3e-3),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_self_play_learns_sums_from_sparse_reward(
-    guesser: str, tmp_path: Path, method: Method, num_iterations: int, learning_rate: float
+    guesser: str, tmp_path: Path, algorithm: Method, num_iterations: int, learning_rate: float
 ):
     """From a third of the answers to most of them, by reward alone."""
     config = SelfPlayConfig(
@@ -208,7 +208,7 @@ def test_self_play_learns_sums_from_sparse_reward(
     play(
         tmp_path,
         guesser,
-        method=method,
+        algorithm=algorithm,
         config=config,
         optimizer=OptimizerConfig(learning_rate=learning_rate),
     )
@@ -386,12 +386,14 @@ def test_kill_9_in_sampling_grading_update_and_evaluation_and_a_notice(guesser: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["", "stages/self_play_dpo.gin", "stages/self_play_rejection.gin"])
-def test_two_hosts_play_as_one_process_and_the_first_alone_writes(guesser: str, tmp_path: Path, method: str):
+@pytest.mark.parametrize("algorithm", ["", "stages/self_play_dpo.gin", "stages/self_play_rejection.gin"])
+def test_two_hosts_play_as_one_process_and_the_first_alone_writes(
+    guesser: str, tmp_path: Path, algorithm: str
+):
     """On the same four devices; tolerance 1e-4 after eight steps of Adam at 1e-3."""
     one, two = with_prompts(tmp_path / "one"), with_prompts(tmp_path / "two")
     command = command_of(
-        tmp_path, guesser, "--gin_file=meshes/fsdp.gin", *([f"--gin_file={method}"] * bool(method))
+        tmp_path, guesser, "--gin_file=meshes/fsdp.gin", *([f"--gin_file={algorithm}"] * bool(algorithm))
     )
     killing.run_to_end([*command, f"--workdir={one}"], num_devices=4, as_here=True)
     test_hosts.run_hosts([*command, f"--workdir={two}"], module="tests.run.watched", as_here=True)

@@ -31,7 +31,7 @@ from promptcot_jax.synthesis.concept_pool import PoolConfig
 from promptcot_jax.synthesis.filters import FilterConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
 from promptcot_jax.synthesis.writing import ListBatchConfig
-from promptcot_jax.trainers import fitter, loop
+from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.verify import sandbox, sandbox_host
 from promptcot_jax.verify.programs import ProgramSettings
@@ -58,7 +58,7 @@ WRITING = rollouts.RolloutConfig(
 SFT = {
     "seed": 0,
     "mesh": mesh_lib.MeshConfig(),
-    "fit": fitter.FitConfig(row_length=160, rows_per_batch=2),
+    "fit": loop.FitConfig(row_length=160, rows_per_batch=2),
     "optimizer": OptimizerConfig(learning_rate=1e-3),
     "loop_config": loop.LoopConfig(tensorboard=False),
     "data": training_sets.DataConfig(),
@@ -99,7 +99,7 @@ def test_sft_counts_held_out_rows_and_leaves_no_optimizer_state_after_a_kill(wor
     ("changes", "message"),
     [
         ({"solved": "{workdir}/none.jsonl"}, "there are no solved problems to train on"),
-        ({"fit": fitter.FitConfig(row_length=8, rows_per_batch=2)}, "fits in row_length=8; raise it"),
+        ({"fit": loop.FitConfig(row_length=8, rows_per_batch=2)}, "fits in row_length=8; raise it"),
         ({"loop_config": loop.LoopConfig(micro_batches=4)}, "rows_per_batch=2 .*a multiple of 4"),
         ({"mesh": mesh_lib.MeshConfig(data=2, fsdp=2)}, "rows_per_batch=2 .*a multiple of 4"),
     ],

@@ -7,7 +7,7 @@ import pytest
 
 from promptcot_jax.checkpoints import store
 from promptcot_jax.sampling import rollout_store
-from promptcot_jax.trainers import best_policy, self_play, train_step
+from promptcot_jax.trainers import goals, self_play, train_step
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import CONFIG, Killed, kill_at
 
@@ -55,7 +55,7 @@ def last(tmp_path_factory):
     """Outcome of a run that keeps none, and digests of its policies."""
     directory = tmp_path_factory.mktemp("last")
     outcome = run(directory, right=(1, 3, 3, 2), keep_best=None)
-    assert outcome.kept is None
+    assert outcome.best is None
     assert not (directory / "self_play" / "best").exists()
     return outcome, policies_of(directory) | {3: store.params_digest(outcome.params)}
 
@@ -70,7 +70,7 @@ def last(tmp_path_factory):
 )
 def test_the_best_evaluated_policy_is_what_the_run_ends_with(last, tmp_path, right, best):
     outcome = run(tmp_path, right=right)
-    assert outcome.kept == best_policy.Best(best, METRIC, right[best] / 4)
+    assert outcome.best == goals.Best(best, METRIC, right[best] / 4)
     assert store.params_digest(outcome.params) == last[1][best]
     assert len({*last[1].values()}) == 4
 
@@ -84,11 +84,11 @@ def test_the_best_evaluated_policy_is_what_the_run_ends_with(last, tmp_path, rig
             "save",
             1,
         ),  # the policy at the start is the best so far
-        ((1, 3, 3, 2), best_policy.TrainingCheckpoints, "save", 2),
+        ((1, 3, 3, 2), goals.TrainingCheckpoints, "save", 2),
         ((1, 3, 3, 2), self_play.MetricsLog, "write", 2),  # kept, and the row is not written
         ((1, 3, 3, 2), train_step.TrainStep, "place", 3),  # after a checkpoint that is later than the best
         ((0, 1, 2, 3), self_play.MetricsLog, "write", 4),  # the best is later than the checkpoint
-        ((1, 3, 3, 2), best_policy.BestPolicy, "chosen", 1),
+        ((1, 3, 3, 2), goals.BestPolicy, "chosen", 1),
     ],
 )
 def test_a_killed_run_keeps_the_same(last, tmp_path, monkeypatch, right, owner, name, call):
@@ -98,17 +98,17 @@ def test_a_killed_run_keeps_the_same(last, tmp_path, monkeypatch, right, owner, 
             run(tmp_path, right=right)
     outcome = run(tmp_path, right=right)
     best = right.index(max(right))
-    assert outcome.kept == best_policy.Best(best, METRIC, right[best] / 4)
+    assert outcome.best == goals.Best(best, METRIC, right[best] / 4)
     assert store.params_digest(outcome.params) == last[1][best]
 
 
 def test_what_is_no_number_is_never_the_best(tmp_path):
-    kept = best_policy.BestPolicy(tmp_path, METRIC, value_at=lambda step: 0.5)
+    kept = goals.BestPolicy(tmp_path, METRIC, value_at=lambda step: 0.5)
     kept.offer(0, float("nan"), {"w": jax.numpy.zeros(2)})
     assert kept.best is None
     kept.offer(1, 0.0, {"w": jax.numpy.ones(2)})
     kept.offer(2, float("nan"), {"w": jax.numpy.zeros(2)})
-    again = best_policy.BestPolicy(tmp_path, METRIC, value_at=lambda step: 0.25 * step)
-    assert again.best == best_policy.Best(1, METRIC, 0.25)
-    best_policy.remove(tmp_path)
+    again = goals.BestPolicy(tmp_path, METRIC, value_at=lambda step: 0.25 * step)
+    assert again.best == goals.Best(1, METRIC, 0.25)
+    goals.remove_best(tmp_path)
     assert not list(tmp_path.iterdir())

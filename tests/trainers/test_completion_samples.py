@@ -13,7 +13,7 @@ from promptcot_jax.core.records import (
     Rollout,
     StdioTest,
 )
-from promptcot_jax.trainers import completion_samples, rollout_groups
+from promptcot_jax.trainers import algorithm, completion_samples
 from promptcot_jax.trainers.completion_samples import SampleLog, pick
 from tests.trainers.toy_self_play import TOKENIZER
 
@@ -45,9 +45,9 @@ def rollout(group: int, sample: int, reward: float, **changes) -> Rollout:
     return Rollout(**(fields | changes))
 
 
-def iteration_of(reward, **changes) -> list[rollout_groups.Group]:
+def iteration_of(reward, **changes) -> list[algorithm.Group]:
     """Groups whose rewards are a function of (group, sample)."""
-    return rollout_groups.groups_of(
+    return algorithm.groups_of(
         [rollout(g, s, reward(g, s), **changes) for g in range(NUM_PROMPTS) for s in range(GROUP_SIZE)]
     )
 
@@ -66,14 +66,14 @@ def test_best_and_worst_are_those_of_the_reward_one_of_a_prompt():
 def test_what_has_no_verdict_is_neither_best_nor_worst_and_may_be_drawn():
     groups = iteration_of(lambda group, sample: 0.5)
     ungraded = dataclasses.replace(groups[0].rollouts[0], graded=False, reward=0.0)
-    groups[0] = rollout_groups.Group((ungraded, *groups[0].rollouts[1:]))
+    groups[0] = algorithm.Group((ungraded, *groups[0].rollouts[1:]))
     is_drawn = []
     for seed in range(60):
         picked = pick(groups, seed=seed, iteration=0)
         assert ungraded not in picked["best"] + picked["worst"]
         is_drawn.append(ungraded in picked["random"])
     assert 0 < sum(is_drawn) < 30  # 3 of 24 completions: 7.5 on average
-    alone = pick([rollout_groups.Group((ungraded,))], seed=0, iteration=0)
+    alone = pick([algorithm.Group((ungraded,))], seed=0, iteration=0)
     assert alone == {"best": [], "worst": [], "random": [ungraded]}
 
 
@@ -145,7 +145,7 @@ def test_no_samples_are_written_where_none_are_wanted_or_by_another_host(tmp_pat
 def test_the_answer_to_a_programming_problem_is_the_program_that_is_tested(tmp_path):
     prompts = {"p0": ProgramPrompt(id="p0", problem="Print 1.", tests=(StdioTest("", "1\n"),))}
     written = "```python\nprint(0)\n```\n</think>\n```python\nprint(1)\n```\n"
-    group = rollout_groups.Group((rollout(0, 0, 1.0, domain="code", completion=written),))
+    group = algorithm.Group((rollout(0, 0, 1.0, domain="code", completion=written),))
     sample_log(tmp_path, prompts=prompts).add(0, [group])
     first = read(tmp_path)[0]
     assert (first.answer.strip(), first.reference, first.completion) == ("print(1)", "", written)

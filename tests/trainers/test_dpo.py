@@ -13,12 +13,12 @@ from promptcot_jax.objectives import preference
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import journal
 from promptcot_jax.trainers import dpo, grpo, optimizer, rejection, sft, train_step
-from promptcot_jax.trainers.minibatches import Minibatches
-from promptcot_jax.trainers.rollout_groups import Group
+from promptcot_jax.trainers.algorithm import Group
+from promptcot_jax.trainers.policy_updates import Minibatches
 from tests.trainers import toy_fit
 from tests.trainers.test_sft import BIGRAM, TABLE
 
-CONFIG = dpo.DpoConfig(beta=0.5)
+CONFIG = dpo.Dpo(beta=0.5)
 
 
 def _unit(prompt, chosen, rejected, reference=(0.0, 0.0)):
@@ -58,12 +58,12 @@ def _toy_units(number=6):
 def test_the_loss_with_a_pencil():
     """1 -> 2 -> 0 has probability 6/8 * 5/8, 1 -> 1 has 1/8."""
     batch = _batch([_unit((0, 1), (2, 0), (1,), (np.log(0.5), np.log(0.25)))])
-    total, count, figures = dpo.dpo_loss(BIGRAM, {"table": TABLE}, batch, config=CONFIG)
+    total, count, figures = dpo.DpoLoss(config=CONFIG)(BIGRAM, {"table": TABLE}, batch)
     chosen, rejected = np.log(6 / 8 * 5 / 8 / 0.25), np.log(1 / 8 / 0.25)
     margin = 0.5 * (chosen - rejected)
     np.testing.assert_allclose(total, np.log1p(np.exp(-margin)), rtol=1e-5)
     assert count == 1
-    found = CONFIG.figures_of([jax.device_get(figures)])
+    found = CONFIG.loss(1.0).metrics_of([jax.device_get(figures)])
     expected = {
         "rewards/chosen": 0.5 * chosen,
         "rewards/rejected": 0.5 * rejected,
@@ -77,7 +77,7 @@ def test_the_loss_with_a_pencil():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
     # By length: the chosen has two tokens. Smoothed: a tenth of the pairs is the wrong way round.
     by_length = dataclasses.replace(CONFIG, length_normalized=True, label_smoothing=0.1)
-    total, _, _ = dpo.dpo_loss(BIGRAM, {"table": TABLE}, batch, config=by_length)
+    total, _, _ = dpo.DpoLoss(config=by_length)(BIGRAM, {"table": TABLE}, batch)
     margin = 0.5 * (chosen / 2 - rejected)
     np.testing.assert_allclose(
         total, 0.9 * np.log1p(np.exp(-margin)) + 0.1 * np.log1p(np.exp(margin)), rtol=1e-5
@@ -97,7 +97,7 @@ def test_the_gradient_by_finite_differences(length_normalized):
     batch = _batch([_unit((0, 1), (2, 0), (1,), (-0.7, -1.0)), _unit((2,), (1, 1, 0), (0,), (-1.0, -0.5))])
 
     def loss(table):
-        return dpo.dpo_loss(BIGRAM, {"table": table}, batch, config=config)[0]
+        return dpo.DpoLoss(config=config)(BIGRAM, {"table": table}, batch)[0]
 
     gradient = np.asarray(jax.grad(loss)(TABLE))
     for i, j in np.ndindex(3, 3):
@@ -111,7 +111,7 @@ def test_packed_pairs_equal_pairs_in_rows_of_their_own(row_length):
     lm, units = toy_fit.toy_lm(), _toy_units()
     params = lm.init(jax.random.key(0))
     value_and_gradient = jax.jit(
-        jax.value_and_grad(lambda p, b: dpo.dpo_loss(lm, p, b, config=CONFIG)[:2], has_aux=True)
+        jax.value_and_grad(lambda p, b: dpo.DpoLoss(config=CONFIG)(lm, p, b)[:2], has_aux=True)
     )
     (total, count), gradient = value_and_gradient(params, _batch(units, row_length=row_length))
     alone = [value_and_gradient(params, _batch([unit], row_length=12)) for unit in units]
@@ -129,10 +129,12 @@ def test_micro_batches_equal_the_whole():
     for number in (1, 4):
         step = train_step.make_train_step(
             lm,
-            CONFIG.loss(1.0),
-            optimizer.OptimizerConfig(learning_rate=1e-2),
+            train_step.StepConfig(
+                loss=CONFIG.loss(1.0),
+                optimizer=optimizer.OptimizerConfig(learning_rate=1e-2),
+                micro_batches=number,
+            ),
             mesh,
-            num_micro_batches=number,
         )
         with jax.set_mesh(mesh):
             results.append(jax.device_get(step.run(step.start(lm.init(jax.random.key(0))), batch, 9, {})))
@@ -144,13 +146,17 @@ def test_dpo_orders_a_pair_and_its_margin_rises():
     mesh, margins = mesh_lib.make_mesh(mesh_lib.MeshConfig()), []
     batch = _batch([_unit((2, 3), (5, 6), (7, 8), (-2.8, -2.8))])
     step = train_step.make_train_step(
-        lm, CONFIG.loss(1.0), optimizer.OptimizerConfig(learning_rate=3e-3), mesh
+        lm,
+        train_step.StepConfig(loss=CONFIG.loss(1.0), optimizer=optimizer.OptimizerConfig(learning_rate=3e-3)),
+        mesh,
     )
     with jax.set_mesh(mesh):
         state = step.start(lm.init(jax.random.key(0)))
         for _ in range(20):
             state, metrics = step.run(state, batch, np.int32(20), {})
-            margins.append(CONFIG.figures_of([jax.device_get(metrics["figures"])])["rewards/margins"])
+            margins.append(
+                CONFIG.loss(1.0).metrics_of([jax.device_get(metrics["figures"])])["rewards/margins"]
+            )
     assert all(later > earlier for earlier, later in itertools.pairwise(margins))
     assert margins[-1] > margins[0] + 1.0
 
@@ -216,15 +222,15 @@ def test_a_completion_that_came_out_both_ways_is_in_no_pair():
 def test_rejection_takes_each_right_completion_once():
     tokens = [(1,), (2,), (1,), (3,), (4,), (5,), (6,), (7,)]
     group = _group([True, False, True, True, None, False, False, False], tokens)
-    config = rejection.RejectionConfig()
+    config = rejection.RejectionSampling()
     assert config.is_of_use(group)
     taken = [int(row.completion_ids[0]) for (row,) in config.units_of([group], num_groups=1)]
     assert taken == [1, 3]
-    capped = rejection.RejectionConfig(completions_per_prompt=1)
+    capped = rejection.RejectionSampling(completions_per_prompt=1)
     assert len(capped.units_of([group], num_groups=1)) == 1
     assert not config.is_of_use(_group([False] * 4))
     assert not config.is_of_use(_group([True, True, False, False]))
-    assert config.loss(1.2) is sft.sft_loss
+    assert config.loss(1.2) == sft.SftLoss()
 
 
 @pytest.mark.parametrize("solved_below", [0.2, 0.5, 0.51, 0.8, 1.01])
@@ -233,9 +239,9 @@ def test_the_most_units_of_a_prompt_are_what_the_most_fruitful_verdicts_give(sol
     size = 5
     groups = [_group(verdicts) for verdicts in itertools.product((True, False, None), repeat=size)]
     for config in (
-        dpo.DpoConfig(solved_below=solved_below, pairs_per_prompt=most),
-        rejection.RejectionConfig(solved_below=solved_below, completions_per_prompt=most),
-        grpo.GrpoConfig(),
+        dpo.Dpo(solved_below=solved_below, pairs_per_prompt=most),
+        rejection.RejectionSampling(solved_below=solved_below, completions_per_prompt=most),
+        grpo.Grpo(),
     ):
         found = [len(config.units_of([group], num_groups=1)) for group in groups if config.is_of_use(group)]
         assert config.most_units(size) == max(found, default=0)
@@ -252,4 +258,4 @@ def test_the_most_units_of_a_prompt_are_what_the_most_fruitful_verdicts_give(sol
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        dpo.DpoConfig(**settings)
+        dpo.Dpo(**settings)

@@ -13,13 +13,13 @@ from promptcot_jax.objectives import advantages, token_log_probs
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import scoring
-from promptcot_jax.trainers import grpo, loss_figures, optimizer, train_step
+from promptcot_jax.trainers import grpo, optimizer, train_step
 from tests.trainers import toy_fit
 from tests.trainers.test_sft import BIGRAM, TABLE
 
-EVERYTHING = grpo.GrpoConfig(kl_beta=0.1, sampler_correction="token")
+EVERYTHING = grpo.Grpo(kl_beta=0.1, sampler_correction="token")
 SWITCHES = [
-    grpo.GrpoConfig(ratio=ratio, surrogate=surrogate, aggregation=aggregation, **more)
+    grpo.Grpo(ratio=ratio, surrogate=surrogate, aggregation=aggregation, **more)
     for ratio, surrogate, aggregation in itertools.product(
         ("token", "sequence"), ("clip", "cispo"), ("token", "sequence", "constant")
     )
@@ -77,12 +77,12 @@ def test_the_loss_with_a_pencil():
         ]
     )
     config = dataclasses.replace(EVERYTHING, aggregation="sequence", kl_estimator="k2")
-    total, count, figures = grpo.grpo_loss(BIGRAM, {"table": TABLE}, batch, config=config)
+    total, count, figures = grpo.GrpoLoss(config=config)(BIGRAM, {"table": TABLE}, batch)
     # Sampler weights 1/4 and min(8, 2); ratios 1, 5 (clipped to 1.28) and 1.
     first = -(1 / 4) * (1.0 + 1.28) / 2 + 0.1 * 0.5 * np.log(5) ** 2 / 2
     np.testing.assert_allclose(total, first + 2.0 * 2.0, rtol=1e-5)
     assert count == 2
-    found = grpo.figures_of([jax.device_get(figures)])
+    found = grpo.GrpoLoss(config=EVERYTHING).metrics_of([jax.device_get(figures)])
     expected = {
         "clip_ratio/low_mean": 0.0,
         "clip_ratio/high_mean": 1 / 3,
@@ -115,7 +115,7 @@ def test_the_gradient_by_finite_differences(config):
         config = dataclasses.replace(config, clip_low=0.0, clip_high=0.0)
 
     def loss(table):
-        return grpo.grpo_loss(BIGRAM, {"table": table}, batch, config=config)[0]
+        return grpo.GrpoLoss(config=config)(BIGRAM, {"table": table}, batch)[0]
 
     gradient = np.asarray(jax.grad(loss)(TABLE))
     step = 1e-2
@@ -131,7 +131,7 @@ def test_packed_equals_a_row_each_and_prompts_and_padding_take_no_part(config):
     params = lm.init(jax.random.key(0))
     rows = _toy_rollouts(6)
     value_and_gradient = jax.jit(
-        jax.value_and_grad(lambda p, b: grpo.grpo_loss(lm, p, b, config=config)[:2], has_aux=True)
+        jax.value_and_grad(lambda p, b: grpo.GrpoLoss(config=config)(lm, p, b)[:2], has_aux=True)
     )
     packed = _batch([rows[:3], rows[3:]], row_length=18, config=config)
     for name, value in packed.values.items():  # what must not be read
@@ -149,7 +149,7 @@ def test_packed_equals_a_row_each_and_prompts_and_padding_take_no_part(config):
 
 def test_the_end_token_is_trained_and_the_prompt_is_not():
     batch = _batch([[_rollout((0, 1), (2, 0), 1.0)]])
-    gradient = jax.grad(lambda table: grpo.grpo_loss(BIGRAM, {"table": table}, batch, config=EVERYTHING)[0])(
+    gradient = jax.grad(lambda table: grpo.GrpoLoss(config=EVERYTHING)(BIGRAM, {"table": table}, batch)[0])(
         TABLE
     )
     assert not np.any(gradient[0])  # token 0 is read before a prompt token, and as the very last one
@@ -165,10 +165,10 @@ def test_ratios_are_one_on_policy_at_the_temperature_of_sampling(temperature):
     scores = scoring.score(lm, params, *zip(*rows, strict=True), temperature=temperature)
     batch = _batch([[_rollout(*row, 1.0, old=old)] for row, old in zip(rows, scores, strict=True)])
     for right in (True, False):
-        *_, figures = grpo.grpo_loss(
-            lm, params, batch, config=EVERYTHING, temperature=temperature if right else 1.3
+        *_, figures = grpo.GrpoLoss(config=EVERYTHING, temperature=temperature if right else 1.3)(
+            lm, params, batch
         )
-        found = grpo.figures_of([jax.device_get(figures)])
+        found = grpo.GrpoLoss(config=EVERYTHING).metrics_of([jax.device_get(figures)])
         extremes = np.array([found["ratio/min"], found["ratio/max"]])
         assert np.all(np.abs(extremes - 1) < 1e-5) == right
 
@@ -190,49 +190,55 @@ def test_a_single_update_needs_no_old_log_probs():
         batch = _batch([[row] for row in rows], config=config)
         found.append(
             jax.value_and_grad(
-                lambda p, batch=batch, config=config: grpo.grpo_loss(lm, p, batch, config=config)[0]
+                lambda p, batch=batch, config=config: grpo.GrpoLoss(config=config)(lm, p, batch)[0]
             )(params)
         )
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5), *found)
-    *_, figures = grpo.grpo_loss(lm, params, _batch([[row] for row in rows], config=single), config=single)
-    shown = grpo.figures_of([jax.device_get(figures)])
+    *_, figures = grpo.GrpoLoss(config=single)(lm, params, _batch([[row] for row in rows], config=single))
+    shown = grpo.GrpoLoss(config=EVERYTHING).metrics_of([jax.device_get(figures)])
     assert shown["ratio/min"] == shown["ratio/max"] == 1.0
     assert shown["policy_kl"] == 0.0
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
-@pytest.mark.parametrize("num_micro_batches", [2, 4])
-def test_micro_batches_equal_the_whole(aggregation, num_micro_batches):
+@pytest.mark.parametrize("micro_batches", [2, 4])
+def test_micro_batches_equal_the_whole(aggregation, micro_batches):
     """Loss, gradient, and figures, extremes included; counts of the micro-batches differ."""
     constant_length = 5 if aggregation == "constant" else 0
     config = dataclasses.replace(EVERYTHING, aggregation=aggregation, constant_length=constant_length)
     lm, batch = toy_fit.toy_lm(), _batch([[row] for row in _toy_rollouts()], config=config)
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig())
     results = []
-    for number in (1, num_micro_batches):
+    for number in (1, micro_batches):
         step = train_step.make_train_step(
             lm,
-            functools.partial(grpo.grpo_loss, config=config),
-            optimizer.OptimizerConfig(learning_rate=1e-2),
+            train_step.StepConfig(
+                loss=grpo.GrpoLoss(config=config),
+                optimizer=optimizer.OptimizerConfig(learning_rate=1e-2),
+                micro_batches=number,
+            ),
             mesh,
-            num_micro_batches=number,
         )
         with jax.set_mesh(mesh):
             results.append(jax.device_get(step.run(step.start(lm.init(jax.random.key(0))), batch, 9, {})))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), *results)
-    figures = grpo.figures_of([results[1][1]["figures"]])
+    figures = grpo.GrpoLoss(config=EVERYTHING).metrics_of([results[1][1]["figures"]])
     assert figures["ratio/min"] < 1 < figures["ratio/max"]
 
 
 def test_eight_devices_equal_one():
     lm, batch = toy_fit.toy_lm(), _batch([[row] for row in _toy_rollouts()])
-    loss = functools.partial(grpo.grpo_loss, config=EVERYTHING)
+    loss = grpo.GrpoLoss(config=EVERYTHING)
     on_mesh = causal_lm.CausalLM(lm.config, rules.DEFAULT_RULES)
     results = []
     for model, shape in ((lm, {}), (on_mesh, {"data": 2, "fsdp": 2, "tensor": 2})):
         mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(**shape))
         step = train_step.make_train_step(
-            model, loss, optimizer.OptimizerConfig(learning_rate=1e-2), mesh, num_micro_batches=2
+            model,
+            train_step.StepConfig(
+                loss=loss, optimizer=optimizer.OptimizerConfig(learning_rate=1e-2), micro_batches=2
+            ),
+            mesh,
         )
         with jax.set_mesh(mesh):
             params = jax.device_put(lm.init(jax.random.key(0)), step.shardings.params)
@@ -249,7 +255,7 @@ def test_a_bandit_is_solved(config):
     @jax.jit
     def update(table, batch):
         (total, count), slope = jax.value_and_grad(
-            lambda t: grpo.grpo_loss(BIGRAM, {"table": t}, batch, config=config)[:2], has_aux=True
+            lambda t: grpo.GrpoLoss(config=config)(BIGRAM, {"table": t}, batch)[:2], has_aux=True
         )(table)
         return table - 0.3 * slope / count
 
@@ -289,12 +295,12 @@ def test_entropies_do_not_depend_on_chunks_and_pass_no_gradient():
 def test_figures_of_steps_are_means_over_all_their_tokens():
     def step(labels, entropy, ratio):
         sums = dict.fromkeys(("clip_low", "clip_high", "policy_kl"), np.float32(0))
-        return loss_figures.LossFigures(
+        return train_step.LossFigures(
             sums | {"labels": np.float32(labels), "entropy": np.float32(entropy)},
             {"max_ratio": np.float32(ratio), "max_minus_ratio": np.float32(-ratio)},
         )
 
-    found = grpo.figures_of([step(1, 4.0, 0.5), step(3, 0.0, 2.0)])
+    found = grpo.GrpoLoss(config=EVERYTHING).metrics_of([step(1, 4.0, 0.5), step(3, 0.0, 2.0)])
     assert (found["entropy"], found["ratio/min"], found["ratio/max"]) == (1.0, 0.5, 2.0)
 
 
@@ -310,4 +316,4 @@ def test_figures_of_steps_are_means_over_all_their_tokens():
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        grpo.GrpoConfig(**settings)
+        grpo.Grpo(**settings)

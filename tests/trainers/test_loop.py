@@ -17,7 +17,7 @@ from promptcot_jax.data import example_sets, packing
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import generation
 from promptcot_jax.sampling.token_choice import SamplingConfig
-from promptcot_jax.trainers import in_flight, loop, metrics, optimizer, sft
+from promptcot_jax.trainers import loop, metrics, nonfinite_batches, optimizer, sft
 from promptcot_jax.trainers.watching import WatchConfig
 from tests.trainers import toy_fit
 
@@ -199,20 +199,24 @@ def test_a_second_fit_compiles_nothing_though_it_is_longer(tmp_path):
     assert in_second_fit == 0
 
 
-def _never_finite(lm, params, batch, *, remat):
-    total, count = sft.sft_loss(lm, params, batch, remat=remat)
-    return total * jnp.nan, count
+@dataclasses.dataclass(frozen=True)
+class _NeverFinite(sft.SftLoss):
+    def __call__(self, lm, params, batch, *, remat="projections"):
+        total, count = super().__call__(lm, params, batch, remat=remat)
+        return total * jnp.nan, count
 
 
 def test_too_many_skipped_updates_end_the_fit_with_the_reason(tmp_path):
     config = dataclasses.replace(toy_fit.CONFIG, max_skipped=2)
-    with pytest.raises(in_flight.TooManySkippedUpdates, match="By step 3, 3 updates .* learning_rate"):
-        toy_fit.fit(tmp_path, loss=_never_finite, config=config)
+    with pytest.raises(
+        nonfinite_batches.TooManySkippedUpdates, match="By step 3, 3 updates .* learning_rate"
+    ):
+        toy_fit.fit(tmp_path, loss=_NeverFinite(), config=config)
 
 
 def test_a_loss_that_is_not_finite_is_null_in_the_metrics(tmp_path):
     one_step = toy_fit.Fixed([toy_fit.toy_batches().batch(0)])
-    state = toy_fit.fit(tmp_path, one_step, loss=_never_finite, evaluate=None)
+    state = toy_fit.fit(tmp_path, one_step, loss=_NeverFinite(), evaluate=None)
     row = _rows(tmp_path)[-1]
     assert (row["loss"], row["gradient_norm"], row["num_skipped"]) == (None, None, 1)
     assert int(state.num_skipped) == 1

@@ -108,16 +108,16 @@ def _value_and_gradient(loss, rows, names, recorded):
 
 @pytest.mark.parametrize("name", GRPO_SETTINGS)
 def test_grpo_and_its_relatives(name):
-    recorded, config = TRL["grpo"][name], grpo.GrpoConfig(**GRPO_SETTINGS[name])
+    recorded, config = TRL["grpo"][name], grpo.Grpo(**GRPO_SETTINGS[name])
     value, gradient, figures, expected = _value_and_gradient(
-        lambda params, batch: grpo.grpo_loss(LM, params, batch, config=config),
+        lambda params, batch: grpo.GrpoLoss(config=config)(LM, params, batch),
         [(0, 1, 2), (3, 4), (5,)],
         config.value_names,
         recorded,
     )
     np.testing.assert_allclose(value, recorded["loss"], rtol=1e-5)
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
-    found, metrics = grpo.figures_of(figures), recorded["metrics"]
+    found, metrics = grpo.GrpoLoss(config=config).metrics_of(figures), recorded["metrics"]
     for figure in ("entropy", "kl"):
         if figure in metrics:
             np.testing.assert_allclose(found[figure], metrics[figure], rtol=1e-5)
@@ -139,11 +139,11 @@ def test_trl_counts_clipped_sequences_where_ours_counts_their_tokens(name):
         "low_mean": (ratio < 1 - settings["clip_low"]) & (worth < 0),
         "high_mean": (ratio > 1 + settings["clip_high"]) & (worth > 0),
     }
-    config = grpo.GrpoConfig(**settings)
+    config = grpo.Grpo(**settings)
     batch = _batch([(0, 1, 2), (3, 4, 5)], config.value_names, {"log_probs": ARRAYS["log_probs"]})
     params = {"log_probs": sft.of_next_token(batch.values["log_probs"])}
-    *_, figures = grpo.grpo_loss(LM, params, batch, config=config)
-    found = grpo.figures_of([jax.device_get(figures)])
+    *_, figures = grpo.GrpoLoss(config=config)(LM, params, batch)
+    found = grpo.GrpoLoss(config=config).metrics_of([jax.device_get(figures)])
     for side, sequences in is_clipped.items():
         np.testing.assert_allclose(recorded["metrics"][f"clip_ratio/{side}"], sequences.mean(), rtol=1e-5)
         of_tokens = np.average(sequences, weights=LENGTHS)
@@ -161,11 +161,11 @@ def test_of_micro_batches_trl_divides_once_for_dapo_and_takes_means_of_means_for
     name, settings, is_one_division
 ):
     """Ours divides once whatever the loss; a mean of means is that of ours on each micro-batch."""
-    recorded, config = TRL["grpo"][name], grpo.GrpoConfig(**settings)
+    recorded, config = TRL["grpo"][name], grpo.Grpo(**settings)
 
     def of(rows):
         return _value_and_gradient(
-            lambda params, batch: grpo.grpo_loss(LM, params, batch, config=config),
+            lambda params, batch: grpo.GrpoLoss(config=config)(LM, params, batch),
             rows,
             config.value_names,
             recorded,
@@ -182,16 +182,16 @@ def test_of_micro_batches_trl_divides_once_for_dapo_and_takes_means_of_means_for
 
 @pytest.mark.parametrize("name", DPO_SETTINGS)
 def test_dpo(name):
-    recorded, config = TRL["dpo"][name], dpo.DpoConfig(**DPO_SETTINGS[name])
+    recorded, config = TRL["dpo"][name], dpo.Dpo(**DPO_SETTINGS[name])
     value, gradient, figures, expected = _value_and_gradient(
-        lambda params, batch: dpo.dpo_loss(LM, params, batch, config=config),
+        lambda params, batch: dpo.DpoLoss(config=config)(LM, params, batch),
         [(0, 3, 1, 4), (2, 5)],
         config.value_names,
         recorded,
     )
     np.testing.assert_allclose(value, recorded["loss"], rtol=1e-5)
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
-    found = config.figures_of(figures)
+    found = config.loss(1.0).metrics_of(figures)
     assert found.keys() == recorded["metrics"].keys()
     for figure, mean in recorded["metrics"].items():
         # TRL's rewards are of sums even where its loss compares means; ours are what the loss compares.
@@ -203,7 +203,7 @@ def test_dpo(name):
 def test_likelihood():
     """TRL's "sft" as a loss of preferred completions."""
     value, gradient, _, expected = _value_and_gradient(
-        lambda params, batch: sft.sft_loss(LM, params, batch), [(0, 1), (2,)], (), TRL["dpo"]["sft"]
+        lambda params, batch: sft.SftLoss()(LM, params, batch), [(0, 1), (2,)], (), TRL["dpo"]["sft"]
     )
     np.testing.assert_allclose(value, TRL["dpo"]["sft"]["loss"], rtol=1e-5)
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)

@@ -11,8 +11,8 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.sampling import scoring
 from promptcot_jax.trainers import reference_cache, train_step
-from promptcot_jax.trainers.dpo import DpoConfig
-from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers.dpo import Dpo
+from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.reference_cache import ReferenceCache, ScoredBy
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import CONFIG, Killed, kill_at, metrics_of
@@ -20,7 +20,7 @@ from tests.trainers.toy_self_play import CONFIG, Killed, kill_at, metrics_of
 BY = ScoredBy(reference="a", temperature=1.0, sequences="s", devices="cpu")
 SCORES = [np.array([-0.1, -1e-30], np.float32), np.array([np.nan], np.float32), np.array([-3], np.float32)]
 LENGTHS = [2, 1, 1]
-METHODS = [DpoConfig(solved_below=1.0), GrpoConfig(kl_beta=0.01)]
+ALGORITHMS = [Dpo(solved_below=1.0), Grpo(kl_beta=0.01)]
 
 
 def never():
@@ -91,20 +91,20 @@ def test_a_digest_knows_order_and_where_a_prompt_ends():
     assert len({digest(one, other), digest(other, one), digest(([1], [2, 3]), other), digest(one)}) == 4
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
-def test_a_resumed_run_scores_its_reference_once_and_ends_in_the_same_bits(tmp_path, monkeypatch, method):
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: type(algorithm).__name__)
+def test_a_resumed_run_scores_its_reference_once_and_ends_in_the_same_bits(tmp_path, monkeypatch, algorithm):
     """Killed in the updates of its second iteration, without a checkpoint: both iterations are made again."""
     config = dataclasses.replace(CONFIG, num_iterations=2)
-    undisturbed = toy_self_play.run(tmp_path / "whole", method=method, config=config)
+    undisturbed = toy_self_play.run(tmp_path / "whole", algorithm=algorithm, config=config)
     with monkeypatch.context() as patch:
         kill_at(patch, train_step.TrainStep, "place", 4)
         with pytest.raises(Killed):
-            toy_self_play.run(tmp_path / "killed", method=method, config=config)
+            toy_self_play.run(tmp_path / "killed", algorithm=algorithm, config=config)
     score, calls = scoring.score, []
     monkeypatch.setattr(scoring, "score", lambda *args, **kwargs: calls.append(1) or score(*args, **kwargs))
-    again = toy_self_play.run(tmp_path / "killed", method=method, config=config)
+    again = toy_self_play.run(tmp_path / "killed", algorithm=algorithm, config=config)
     # GRPO's old log-probabilities are the policy's own, and are scored with each making of an iteration.
-    assert len(calls) == (0 if isinstance(method, DpoConfig) else 2)
+    assert len(calls) == (0 if isinstance(algorithm, Dpo) else 2)
     jax.tree.map(np.testing.assert_array_equal, again.params, undisturbed.params)
     assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
     names = [path.name for path in sorted((tmp_path / "killed/self_play/reference").iterdir())]
@@ -113,11 +113,11 @@ def test_a_resumed_run_scores_its_reference_once_and_ends_in_the_same_bits(tmp_p
 
 def test_a_resumed_run_refuses_the_reference_of_another_policy(tmp_path, monkeypatch):
     """The policy to begin with was exchanged under the run."""
-    method, config = METHODS[0], dataclasses.replace(CONFIG, num_iterations=1)
+    algorithm, config = ALGORITHMS[0], dataclasses.replace(CONFIG, num_iterations=1)
     with monkeypatch.context() as patch:
         kill_at(patch, train_step.TrainStep, "place", 1)
         with pytest.raises(Killed):
-            toy_self_play.run(tmp_path, method=method, config=config)
+            toy_self_play.run(tmp_path, algorithm=algorithm, config=config)
     other = toy_self_play.toy_lm().init(jax.random.key(1))
     with pytest.raises(WrongUse, match="iteration_00000.npz.* reference changed"):
-        toy_self_play.run(tmp_path, method=method, config=config, params=other)
+        toy_self_play.run(tmp_path, algorithm=algorithm, config=config, params=other)

@@ -46,16 +46,18 @@ def test_figures_by_hand():
 
 
 @functools.cache
-def step_of(weights, num_micro_batches=1):
+def step_of(weights, micro_batches=1):
     """Metrics of one step and gradients (from Adam's first moment)."""
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig())
     step = train_step.make_train_step(
         MOE,
-        sft.sft_loss,
-        optimizer.OptimizerConfig(learning_rate=1e-3, clip_norm=1e9),
+        train_step.StepConfig(
+            loss=sft.SftLoss(),
+            optimizer=optimizer.OptimizerConfig(learning_rate=1e-3, clip_norm=1e9),
+            micro_batches=micro_batches,
+            router_losses=RouterLossConfig(load_balancing=weights[0], z=weights[1]),
+        ),
         mesh,
-        num_micro_batches=num_micro_batches,
-        router_losses=RouterLossConfig(load_balancing=weights[0], z=weights[1]),
     )
     with jax.set_mesh(mesh):
         state = step.start(MOE.init(jax.random.key(0)))
@@ -67,7 +69,7 @@ def test_the_step_adds_the_losses_to_the_gradient_and_not_to_the_loss():
     batch = toy_fit.toy_batches().batch(0)
 
     def by_hand(params):
-        total, count, routers = sft.sft_loss(MOE, params, batch)
+        total, count, routers = sft.SftLoss()(MOE, params, batch)
         each = 0.5 * routers.load_balancing / routers.num_tokens + 0.1 * routers.router_z / routers.num_tokens
         return total / count + jnp.mean(each)
 
@@ -109,10 +111,12 @@ def test_losses_of_routers_that_are_not_there_are_refused():
     with pytest.raises(WrongUse, match="has none"):
         train_step.make_train_step(
             toy_fit.toy_lm(),
-            sft.sft_loss,
-            toy_fit.OPTIMIZER,
+            train_step.StepConfig(
+                loss=sft.SftLoss(),
+                optimizer=toy_fit.OPTIMIZER,
+                router_losses=RouterLossConfig(load_balancing=0.1),
+            ),
             mesh,
-            router_losses=RouterLossConfig(load_balancing=0.1),
         )
     with pytest.raises(ValueError, match="0 or more"):
         RouterLossConfig(z=-1.0)

@@ -14,9 +14,9 @@ from promptcot_jax.core.records import CompletionSample
 from promptcot_jax.models import lora
 from promptcot_jax.sampling import engine, journal, scoring
 from promptcot_jax.trainers import policy_updates, self_play, train_step
-from promptcot_jax.trainers.dpo import DpoConfig
-from promptcot_jax.trainers.grpo import GrpoConfig
-from promptcot_jax.trainers.rejection import RejectionConfig
+from promptcot_jax.trainers.dpo import Dpo
+from promptcot_jax.trainers.grpo import Grpo
+from promptcot_jax.trainers.rejection import RejectionSampling
 from promptcot_jax.verify.rewards import RewardConfig
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import (
@@ -163,16 +163,16 @@ def test_samples_to_read_are_rollouts_of_their_iteration_with_their_prompt(whole
             assert sample.reward == (max if sample.kind == "best" else min)(rewards)
 
 
-@pytest.mark.parametrize("method", [DpoConfig(solved_below=1.0), RejectionConfig(solved_below=1.0)])
-def test_the_other_methods_learn_from_the_same_store_and_resume_alike(tmp_path, monkeypatch, method):
+@pytest.mark.parametrize("algorithm", [Dpo(solved_below=1.0), RejectionSampling(solved_below=1.0)])
+def test_the_other_methods_learn_from_the_same_store_and_resume_alike(tmp_path, monkeypatch, algorithm):
     config = dataclasses.replace(CONFIG, num_iterations=3)
-    undisturbed = toy_self_play.run(tmp_path / "whole", method=method, config=config)
+    undisturbed = toy_self_play.run(tmp_path / "whole", algorithm=algorithm, config=config)
     assert undisturbed.num_updates == 6
     with monkeypatch.context() as patch:
         kill_at(patch, train_step.TrainStep, "place", 6)
         with pytest.raises(Killed):
-            toy_self_play.run(tmp_path / "killed", method=method, config=config)
-    again = toy_self_play.run(tmp_path / "killed", method=method, config=config)
+            toy_self_play.run(tmp_path / "killed", algorithm=algorithm, config=config)
+    again = toy_self_play.run(tmp_path / "killed", algorithm=algorithm, config=config)
     jax.tree.map(np.testing.assert_array_equal, again.params, undisturbed.params)
     rows = metrics_of(tmp_path / "killed")
     assert rows == metrics_of(tmp_path / "whole")
@@ -180,7 +180,7 @@ def test_the_other_methods_learn_from_the_same_store_and_resume_alike(tmp_path, 
     by_iteration = [
         [r for r in rollouts_of(tmp_path / "whole") if r.iteration == iteration] for iteration in range(3)
     ]
-    if isinstance(method, RejectionConfig):
+    if isinstance(algorithm, RejectionSampling):
         assert all(
             0 < n <= sum(r.correct for r in own) for n, own in zip(pairs_or_right, by_iteration, strict=True)
         )
@@ -309,12 +309,12 @@ def test_a_log_prob_that_is_no_number_never_reaches_an_update(tmp_path, monkeypa
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outcome.params))
 
 
-METHODS = [GrpoConfig(), DpoConfig(solved_below=1.0), RejectionConfig(solved_below=1.0)]
+ALGORITHMS = [Grpo(), Dpo(solved_below=1.0), RejectionSampling(solved_below=1.0)]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: type(algorithm).__name__)
 @pytest.mark.parametrize("fault", ["sampler", "reward", "empty"])
-def test_what_cannot_be_learned_from_drops_out_under_every_method(tmp_path, monkeypatch, method, fault):
+def test_what_cannot_be_learned_from_drops_out_under_every_method(tmp_path, monkeypatch, algorithm, fault):
     """A sampler's log-probability or a reward that is no number, and a completion of no tokens."""
 
     class Broken(toy_self_play.ToyGrader):
@@ -342,7 +342,7 @@ def test_what_cannot_be_learned_from_drops_out_under_every_method(tmp_path, monk
         verdict=by_bytes,
     )
     config = dataclasses.replace(CONFIG, num_iterations=2)
-    outcome = toy_self_play.run(tmp_path, grader=grader, method=method, config=config)
+    outcome = toy_self_play.run(tmp_path, grader=grader, algorithm=algorithm, config=config)
     status = "empty" if fault == "empty" else "not_finite"
     for row in metrics_of(tmp_path):
         assert row["reward/ungraded"] == row[f"reward/status/{status}"] > 0
@@ -361,9 +361,9 @@ def test_a_pair_with_a_reference_that_is_no_number_leaves_whole(tmp_path, monkey
         return [s * np.nan if i == 1 else s for i, s in enumerate(score(*args, **kwargs))]
 
     monkeypatch.setattr(scoring, "score", broken)
-    method, config = DpoConfig(solved_below=1.0), dataclasses.replace(CONFIG, num_iterations=1)
+    algorithm, config = Dpo(solved_below=1.0), dataclasses.replace(CONFIG, num_iterations=1)
     with caplog.at_level(logging.WARNING, "promptcot_jax"):
-        toy_self_play.run(tmp_path, method=method, config=config)
+        toy_self_play.run(tmp_path, algorithm=algorithm, config=config)
     (row,) = metrics_of(tmp_path)
     groups = {}
     for rollout in rollouts_of(tmp_path):
@@ -379,7 +379,7 @@ def test_a_iteration_without_use_is_passed_over_with_the_samplers_log_probs_too(
     outcome = toy_self_play.run(
         tmp_path,
         verdict=lambda answer, text: False,
-        method=GrpoConfig(sampler_correction="none"),
+        algorithm=Grpo(sampler_correction="none"),
         config=dataclasses.replace(CONFIG, num_iterations=1, max_tries=1, old_log_probs="sampled"),
     )
     assert outcome.num_updates == 0
@@ -390,7 +390,7 @@ def test_the_reference_of_a_kl_term_is_the_policy_at_the_start(tmp_path):
     config = dataclasses.replace(CONFIG, num_iterations=3)
     kl = {}
     for beta in (1e-9, 10.0):
-        toy_self_play.run(tmp_path / str(beta), method=GrpoConfig(kl_beta=beta), config=config)
+        toy_self_play.run(tmp_path / str(beta), algorithm=Grpo(kl_beta=beta), config=config)
         kl[beta] = [row["kl"] for row in metrics_of(tmp_path / str(beta))]
     assert 0 < kl[1e-9][0] < kl[1e-9][1] < kl[1e-9][2]
     assert kl[10.0][2] < 0.5 * kl[1e-9][2]
@@ -399,7 +399,7 @@ def test_the_reference_of_a_kl_term_is_the_policy_at_the_start(tmp_path):
 def test_an_adapter_is_trained_beside_a_frozen_base_and_resumes(tmp_path, monkeypatch):
     settings = {
         "adapter": lora.LoraConfig(rank=2, alpha=4.0),
-        "method": GrpoConfig(kl_beta=0.01),
+        "algorithm": Grpo(kl_beta=0.01),
         "config": dataclasses.replace(CONFIG, num_iterations=2, checkpoint_every=1),
     }
     undisturbed = toy_self_play.run(tmp_path / "whole", **settings)
@@ -428,7 +428,7 @@ def test_an_adapter_is_trained_beside_a_frozen_base_and_resumes(tmp_path, monkey
         ),
         ({"config": dataclasses.replace(CONFIG, row_length=4)}, "row_length=4, but .* 5 tokens"),
         ({"config": dataclasses.replace(CONFIG, old_log_probs="sampled")}, "sampler_correction to 'none'"),
-        ({"method": GrpoConfig(single_update=True)}, "an iteration makes 2 updates"),
+        ({"algorithm": Grpo(single_update=True)}, "an iteration makes 2 updates"),
     ],
 )
 def test_what_would_train_on_something_else_is_refused(tmp_path, changes, message):

@@ -38,7 +38,7 @@ def _example(prompt, completion, **values):
 
 def test_sft_loss_with_a_pencil():
     batch = _batch([[_example((0, 1), (2, 0)), _example((2,), (1,))], [_example((1,), (1,))]], row_length=7)
-    total, count = sft.sft_loss(BIGRAM, {"table": TABLE}, batch)
+    total, count = sft.SftLoss()(BIGRAM, {"table": TABLE}, batch)
     # 1 -> 2 and 2 -> 0 of the first example, 2 -> 1 of the second, 1 -> 1 of the third; 0 -> 1 is prompt
     np.testing.assert_allclose(total, -np.log(6 / 8 * 5 / 8 * 2 / 8 * 1 / 8), rtol=1e-6)
     assert count == 4
@@ -50,7 +50,7 @@ def test_weighted_sft_loss_with_a_pencil():
         row_length=7,
         value_names=("weight",),
     )
-    total, weight = sft.weighted_sft_loss(BIGRAM, {"table": TABLE}, batch)
+    total, weight = sft.WeightedSftLoss()(BIGRAM, {"table": TABLE}, batch)
     np.testing.assert_allclose(total, -0.5 * np.log(6 / 8) - 2 * np.log(5 / 8) - 3 * np.log(2 / 8), rtol=1e-6)
     np.testing.assert_allclose(weight, 5.5, rtol=1e-6)
 
@@ -58,14 +58,14 @@ def test_weighted_sft_loss_with_a_pencil():
 def test_a_label_is_never_predicted_from_another_segment():
     batch = _batch([[_example((0,), (1,)), _example((2,), (0,))]], row_length=4)
     everything = dataclasses.replace(batch, loss_mask=np.ones_like(batch.loss_mask))  # prompts too
-    total, count = sft.sft_loss(BIGRAM, {"table": TABLE}, everything)
+    total, count = sft.SftLoss()(BIGRAM, {"table": TABLE}, everything)
     np.testing.assert_allclose(total, -np.log(2 / 8 * 5 / 8), rtol=1e-6)
     assert count == 2
 
 
 def test_prompt_and_padding_tokens_carry_no_gradient_of_their_own():
     batch = _batch([[_example((0, 1), (2, 0))]], row_length=9)
-    gradient = jax.grad(lambda params: sft.sft_loss(BIGRAM, params, batch)[0])({"table": TABLE})["table"]
+    gradient = jax.grad(lambda params: sft.SftLoss()(BIGRAM, params, batch)[0])({"table": TABLE})["table"]
     assert not np.any(gradient[0])  # token 0 is read in the prompt (its label is prompt) and at the very end
     assert np.all(gradient[1])
     assert np.all(gradient[2])
@@ -74,7 +74,7 @@ def test_prompt_and_padding_tokens_carry_no_gradient_of_their_own():
 def test_packed_equals_unpacked():
     lm = toy_fit.toy_lm()
     params = lm.init(jax.random.key(0))
-    value_and_gradient = jax.jit(jax.value_and_grad(lambda p, b: sft.sft_loss(lm, p, b), has_aux=True))
+    value_and_gradient = jax.jit(jax.value_and_grad(lambda p, b: sft.SftLoss()(lm, p, b), has_aux=True))
     rows = toy_fit.toy_examples(9)
     packed = _batch([rows[:3], rows[3:6], rows[6:]], row_length=33)
     alone = _batch([[row] for row in rows], row_length=11)
@@ -92,7 +92,7 @@ def test_remat_changes_nothing():
     params = lm.init(jax.random.key(0))
     batch = toy_fit.toy_batches().batch(0)
     plain, again = (
-        jax.jit(jax.grad(lambda p, remat=remat: sft.sft_loss(lm, p, batch, remat=remat)[0]))(params)
+        jax.jit(jax.grad(lambda p, remat=remat: sft.SftLoss()(lm, p, batch, remat=remat)[0]))(params)
         for remat in ("none", "full")
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), plain, again)
@@ -104,7 +104,7 @@ def test_held_out_nll_sums_over_all_batches(mesh):
     params = lm.init(jax.random.key(0))
     batches = toy_fit.toy_batches(num_epochs=1)
     total, count = sft.nll(lm, params, batches, mesh=mesh and mesh_lib.make_mesh(mesh))
-    loss = jax.jit(lambda batch: sft.sft_loss(lm, params, batch))
+    loss = jax.jit(lambda batch: sft.SftLoss()(lm, params, batch))
     one_by_one = [loss(_batch([[row]], row_length=12)) for row in toy_fit.toy_examples()]
     np.testing.assert_allclose(total, sum(float(t) for t, _ in one_by_one), rtol=1e-5)
     assert count == batches.num_labels

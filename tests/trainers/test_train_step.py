@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import functools
 
 import jax
@@ -16,6 +17,7 @@ from promptcot_jax.trainers import sft, train_step
 from tests.trainers import toy_fit
 
 OPTIMIZER = optimizer_lib.OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
+SFT = sft.SftLoss()
 
 
 def _uneven_batch(num_rows=8):
@@ -34,11 +36,13 @@ def _uneven_batch(num_rows=8):
     )
 
 
-def _run(batches, *, lm=None, mesh=None, loss=sft.sft_loss, optimizer=OPTIMIZER, **settings):
+def _run(batches, *, lm=None, mesh=None, loss=SFT, optimizer=OPTIMIZER, **settings):
     """States and metrics after each batch, on the host."""
     lm = lm or toy_fit.toy_lm()
     mesh = mesh or mesh_lib.make_mesh(mesh_lib.MeshConfig())
-    step = train_step.make_train_step(lm, loss, optimizer, mesh, **settings)
+    step = train_step.make_train_step(
+        lm, train_step.StepConfig(loss=loss, optimizer=optimizer, **settings), mesh
+    )
     states, metrics = [], []
     with jax.set_mesh(mesh):
         state = step.start(jax.device_put(lm.init(jax.random.key(0)), step.shardings.params))
@@ -53,11 +57,11 @@ def _assert_close(a, b, rtol=1e-5, atol=1e-5):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=rtol, atol=atol), a, b)
 
 
-@pytest.mark.parametrize(("loss", "num_micro_batches"), [(sft.sft_loss, 4), (sft.weighted_sft_loss, 2)])
-def test_micro_batches_equal_one_big_batch_with_unequal_counts(loss, num_micro_batches):
+@pytest.mark.parametrize(("loss", "micro_batches"), [(sft.SftLoss(), 4), (sft.WeightedSftLoss(), 2)])
+def test_micro_batches_equal_one_big_batch_with_unequal_counts(loss, micro_batches):
     batch = _uneven_batch()
     states, metrics, _ = _run([batch, batch], loss=loss)
-    micro_states, micro_metrics, _ = _run([batch, batch], loss=loss, num_micro_batches=num_micro_batches)
+    micro_states, micro_metrics, _ = _run([batch, batch], loss=loss, micro_batches=micro_batches)
     _assert_close(micro_states, states)
     _assert_close(micro_metrics, metrics)
 
@@ -66,9 +70,9 @@ def test_the_gradient_is_divided_once_by_the_count_of_the_whole_batch():
     lm, batch = toy_fit.toy_lm(), _uneven_batch()
     params = lm.init(jax.random.key(0))
     (total, count), gradient = jax.jit(
-        jax.value_and_grad(lambda p: sft.sft_loss(lm, p, batch), has_aux=True)
+        jax.value_and_grad(lambda p: sft.SftLoss()(lm, p, batch), has_aux=True)
     )(params)
-    _, (metrics,), _ = _run([batch], num_micro_batches=4)
+    _, (metrics,), _ = _run([batch], micro_batches=4)
     assert metrics["count"] == count == 36
     np.testing.assert_allclose(metrics["total"], total, rtol=1e-5)
     norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradient))) / 36
@@ -79,7 +83,7 @@ def test_one_step_is_adamw_by_hand():
     """Adam's first step is the sign of the gradient; decay pulls the matrices only."""
     lm, batch = toy_fit.toy_lm(), _uneven_batch()
     before = lm.init(jax.random.key(0))
-    gradient = jax.jit(jax.grad(lambda p: sft.sft_loss(lm, p, batch)[0]))(before)
+    gradient = jax.jit(jax.grad(lambda p: sft.SftLoss()(lm, p, batch)[0]))(before)
     (state,), _, _ = _run([batch])
     scale = gradient["norm"]["scale"]
     np.testing.assert_allclose(state.params["norm"]["scale"], 1 - 1e-2 * np.sign(scale), rtol=1e-4)
@@ -118,24 +122,26 @@ def test_an_update_with_a_gradient_that_is_not_finite_is_left_out_and_counted():
         **{name: getattr(good, name) for name in ("token_ids", "segment_ids", "positions", "loss_mask")},
         values=bad_values,
     )
-    states, metrics, _ = _run([good, bad, good], loss=sft.weighted_sft_loss)
+    states, metrics, _ = _run([good, bad, good], loss=sft.WeightedSftLoss())
     jax.tree.map(np.testing.assert_array_equal, states[1].params, states[0].params)
     jax.tree.map(np.testing.assert_array_equal, states[1].opt_state, states[0].opt_state)
     assert [int(m["num_skipped"]) for m in metrics] == [0, 1, 1]
     assert [int(s.step) for s in states] == [1, 2, 3]
-    without, _, _ = _run([good, good], loss=sft.weighted_sft_loss)
+    without, _, _ = _run([good, good], loss=sft.WeightedSftLoss())
     jax.tree.map(np.testing.assert_array_equal, states[2].params, without[1].params)
 
 
 def test_an_update_with_a_loss_that_is_not_finite_is_left_out_though_its_gradient_is():
-    def infinite(lm, params, batch, *, remat):
-        total, count = sft.sft_loss(lm, params, batch, remat=remat)
-        return total + jnp.where(batch.token_ids[0, 0] == 3, jnp.inf, 0.0), count
+    @dataclasses.dataclass(frozen=True)
+    class Infinite(sft.SftLoss):
+        def __call__(self, lm, params, batch, *, remat="projections"):
+            total, count = super().__call__(lm, params, batch, remat=remat)
+            return total + jnp.where(batch.token_ids[0, 0] == 3, jnp.inf, 0.0), count
 
     good = _uneven_batch()
     bad = jax.tree.map(np.copy, good)
     bad.token_ids[0, 0] = 3
-    states, metrics, _ = _run([good, bad], loss=infinite)
+    states, metrics, _ = _run([good, bad], loss=Infinite())
     assert np.isfinite(metrics[1]["gradient_norm"])
     assert np.isinf(metrics[1]["total"])
     jax.tree.map(np.testing.assert_array_equal, states[1].params, states[0].params)
@@ -167,13 +173,17 @@ def test_parameters_stored_in_bfloat16_train_in_float32():
 def test_the_same_configuration_gives_the_same_compiled_step():
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig())
 
-    def loss(lm, params, batch, *, remat, factor):
-        total, count = sft.sft_loss(lm, params, batch, remat=remat)
-        return factor * total, count
+    @dataclasses.dataclass(frozen=True)
+    class Scaled(sft.SftLoss):
+        factor: float
+
+        def __call__(self, lm, params, batch, *, remat="projections"):
+            total, count = super().__call__(lm, params, batch, remat=remat)
+            return self.factor * total, count
 
     def make(factor):
         return train_step.make_train_step(
-            toy_fit.toy_lm(), functools.partial(loss, factor=factor), OPTIMIZER, mesh
+            toy_fit.toy_lm(), train_step.StepConfig(loss=Scaled(factor), optimizer=OPTIMIZER), mesh
         )
 
     assert make(2.0) is make(2.0)
@@ -182,7 +192,11 @@ def test_the_same_configuration_gives_the_same_compiled_step():
 
 def test_rows_that_do_not_divide_are_refused_with_the_way_out():
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2))
-    step = train_step.make_train_step(toy_fit.toy_lm(), sft.sft_loss, OPTIMIZER, mesh, num_micro_batches=2)
+    step = train_step.make_train_step(
+        toy_fit.toy_lm(),
+        train_step.StepConfig(loss=sft.SftLoss(), optimizer=OPTIMIZER, micro_batches=2),
+        mesh,
+    )
     step.check_rows(16)
     with pytest.raises(ValueError, match=r"12 rows .* multiple of 8 rows"):
         step.check_rows(12)
@@ -213,15 +227,12 @@ def test_a_state_goes_from_mesh_to_mesh_bit_equal(tmp_path):
     expected = jax.device_get(state)
     assert np.abs(jax.tree.leaves(expected.opt_state)[-1]).max() > 0
     for i, mesh in enumerate([*meshes, meshes[0]]):
-        step = train_step.make_train_step(lm, sft.sft_loss, OPTIMIZER, mesh)
-        like = jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            expected,
-            step.shardings,
+        step = train_step.make_train_step(
+            lm, train_step.StepConfig(loss=sft.SftLoss(), optimizer=OPTIMIZER), mesh
         )
         with contextlib.closing(training.TrainingCheckpoints(tmp_path / str(i))) as checkpoints:
             checkpoints.save(2, state)
-            _, state = checkpoints.restore_latest(like)
+            _, state = checkpoints.restore_latest(step.abstract_state)
         assert jax.tree.map(lambda leaf: leaf.sharding, state) == step.shardings
         jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
     with jax.set_mesh(meshes[0]):

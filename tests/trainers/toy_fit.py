@@ -13,7 +13,7 @@ import numpy as np
 from promptcot_jax.data import example_sets, examples, packing
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.trainers import loop, optimizer, sft
+from promptcot_jax.trainers import loop, optimizer, sft, train_step
 from tests import toys
 
 VOCAB_SIZE = 16
@@ -76,7 +76,7 @@ class FailingAt(Fixed):
 
 
 def fit(directory, batches=None, *, lm=None, mesh=None, params=None, **changes):
-    """The toy's fit with held-out NLL; `changes` are arguments of `loop.fit`."""
+    """The toy's fit with held-out NLL; `changes` are arguments of `loop.fit` and `StepConfig`."""
     lm = lm or toy_lm()
     held_out = packing.PackedEpochs(
         example_sets.Listed(toy_examples(seed=1)), row_length=12, rows_per_batch=4, num_epochs=1, seed=0
@@ -86,14 +86,28 @@ def fit(directory, batches=None, *, lm=None, mesh=None, params=None, **changes):
         total, count = sft.nll(lm, params, held_out)
         return {"nll": total / count}
 
-    settings = {"loss": sft.sft_loss, "optimizer": OPTIMIZER, "config": CONFIG, "evaluate": evaluate}
+    settings = {
+        "loss": sft.SftLoss(),
+        "optimizer": OPTIMIZER,
+        "config": CONFIG,
+        "evaluate": evaluate,
+    } | changes
+    config = settings.pop("config")
+    step = train_step.StepConfig(
+        loss=settings.pop("loss"),
+        optimizer=settings.pop("optimizer"),
+        micro_batches=config.micro_batches,
+        remat=config.remat,
+    )
     return loop.fit(
         lm,
-        lm.init(jax.random.key(0)) if params is None else params,
+        train_step.Trainable.of(lm.init(jax.random.key(0)) if params is None else params),
         batches or toy_batches(),
+        step=step,
+        config=config,
         mesh=mesh or mesh_lib.make_mesh(mesh_lib.MeshConfig()),
         directory=directory,
-        **(settings | changes),
+        **settings,
     )
 
 

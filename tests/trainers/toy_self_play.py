@@ -16,12 +16,12 @@ from promptcot_jax.models import causal_lm, lora
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import engine, rollout_store, rollouts, token_choice
 from promptcot_jax.trainers import self_play
-from promptcot_jax.trainers.dpo import DpoConfig
+from promptcot_jax.trainers.dpo import Dpo
 from promptcot_jax.trainers.grading import Grader
-from promptcot_jax.trainers.grpo import GrpoConfig
+from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.held_out import HeldOut, HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.rejection import RejectionConfig
+from promptcot_jax.trainers.rejection import RejectionSampling
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.verify.rewards import Reward, RewardConfig, Ungraded
 from tests import toys
@@ -46,11 +46,11 @@ SHORT = dataclasses.replace(CONFIG, num_iterations=3)
 OPTIMIZER = OptimizerConfig(learning_rate=3e-3)
 # Every trainer of self-play, by the fields of `SelfPlay` that make it.
 TRAINERS = {
-    "grpo": {"method": GrpoConfig(kl_beta=0.05)},
-    "dpo": {"method": DpoConfig(solved_below=1.0)},
-    "rejection": {"method": RejectionConfig(solved_below=1.0)},
+    "grpo": {"algorithm": Grpo(kl_beta=0.05)},
+    "dpo": {"algorithm": Dpo(solved_below=1.0)},
+    "rejection": {"algorithm": RejectionSampling(solved_below=1.0)},
     "adapter": {
-        "method": GrpoConfig(kl_beta=0.05),
+        "algorithm": Grpo(kl_beta=0.05),
         "adapter": lora.LoraConfig(rank=2, targets=("q_proj", "v_proj", "o_proj")),
     },
 }
@@ -139,7 +139,7 @@ def run(
     lm = lm or toy_lm()
     settings = {
         "config": CONFIG,
-        "method": GrpoConfig(),
+        "algorithm": Grpo(),
         "rollouts": SAMPLING,
         "optimizer": OPTIMIZER,
         "grader": graded_by(verdict),

@@ -36,7 +36,7 @@ _SPLITS = ("train", "validation")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RolloutRules:
-    """Which completions are taken; the first two as `rejection.RejectionConfig` has them, over all of them.
+    """Which completions are taken; the first two as `rejection.RejectionSampling` has them, over all of them.
 
     Attributes:
         validation_share: of the prompts, whose completions are the split `validation`.

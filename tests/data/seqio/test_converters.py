@@ -147,7 +147,7 @@ def test_the_fill_share_is_tokens_over_positions(caplog):
 def test_rows_have_the_loss_of_their_examples():
     lm = toy_fit.toy_lm()
     params = lm.init(jax.random.key(0))
-    loss = jax.jit(lambda params, batch: sft.sft_loss(lm, params, batch))
+    loss = jax.jit(lambda params, batch: sft.SftLoss()(lm, params, batch))
     examples = toy_fit.toy_examples(9)
     rows = [(list(e.prompt_ids), list(e.completion_ids)) for e in examples]
     alone = packing.pack_rows([[e] for e in examples], num_rows=9, row_length=32)

@@ -5,7 +5,7 @@ import pytest
 
 from promptcot_jax.data import examples
 from promptcot_jax.sampling import batching
-from promptcot_jax.trainers.minibatches import Minibatches, most_rows
+from promptcot_jax.trainers.policy_updates import Minibatches, most_rows
 
 
 def _units(sizes):

@@ -1,16 +1,19 @@
-"""Groups of rollouts of one prompt: what the raw verdicts say of them, and the figures of an iteration."""
+"""What self-play's algorithms share: groups of rollouts, and what is asked of an algorithm."""
 
 import collections
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
 from promptcot_jax.core.records import Rollout
+from promptcot_jax.data.examples import TokenExample
+from promptcot_jax.trainers.train_step import Loss
 
-Kind = Literal["mixed", "all_right", "all_wrong", "ungraded"]
-KINDS: tuple[Kind, ...] = ("mixed", "all_right", "all_wrong", "ungraded")
+OldLogProbs = Literal["scored", "sampled"]
+Unit = tuple[TokenExample, ...]
+Verdicts = Literal["mixed", "all_right", "all_wrong", "ungraded"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +33,72 @@ class Group:
         return _mean([float(rollout.correct) for rollout in self.graded])
 
     @property
-    def kind(self) -> Kind:
+    def verdicts(self) -> Verdicts:
         """What the verdicts say; `ungraded` where fewer than two samples have one."""
-        verdicts = [rollout.correct for rollout in self.graded]
-        if len(verdicts) < 2:
+        found = [rollout.correct for rollout in self.graded]
+        if len(found) < 2:
             return "ungraded"
-        return "mixed" if len({*verdicts}) == 2 else "all_right" if verdicts[0] else "all_wrong"
+        return "mixed" if len({*found}) == 2 else "all_right" if found[0] else "all_wrong"
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """How a policy learns from groups of its rollouts; `Grpo`, `Dpo` and `RejectionSampling` are such.
+
+    A unit is what must share a row of a batch: one completion, or a pair of DPO's.
+    """
+
+    @property
+    def unit_name(self) -> str:
+        """Its plural, for messages."""
+        ...
+
+    @property
+    def sequences_per_unit(self) -> int: ...
+
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        """Numbers that each token of a batch must come with, sorted."""
+        ...
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether the reference is the policy that training began with, which is then kept all along."""
+        ...
+
+    def for_iterations(
+        self, *, num_updates: int, old_log_probs: OldLogProbs, max_staleness: int
+    ) -> "Algorithm":
+        """The algorithm as it is run where an iteration makes so many updates.
+
+        Raises:
+            WrongUse: its ratios would not refer to what they are taken for.
+        """
+        ...
+
+    def most_units(self, group_size: int) -> int:
+        """Of one prompt."""
+        ...
+
+    def is_of_use(self, group: Group) -> bool:
+        """Whether there is something to learn from a prompt's samples."""
+        ...
+
+    def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[Unit]:
+        """What is learned from.
+
+        Args:
+            num_groups: of a full iteration.
+        """
+        ...
+
+    def loss(self, temperature: float) -> Loss:
+        """The loss for completions sampled at a temperature."""
+        ...
+
+    def scoring_temperature(self, temperature: float) -> float:
+        """Of old and reference log-probabilities, for completions sampled at a temperature."""
+        ...
 
 
 def groups_of(rollouts: Sequence[Rollout]) -> list[Group]:
@@ -52,11 +115,11 @@ def figures_of(groups: Sequence[Group]) -> dict[str, float]:
     graded = [rollout for group in groups for rollout in group.graded]
     lengths = [len(rollout.token_ids) for rollout in rollouts]
     ended = [len(rollout.token_ids) for rollout in rollouts if rollout.finish_reason == "stop"]
-    kinds = collections.Counter(group.kind for group in groups)
+    kinds = collections.Counter(group.verdicts for group in groups)
     statuses = collections.Counter(rollout.status for rollout in rollouts)
     figures = {
         "reward": _mean([rollout.reward for rollout in graded]),
-        "reward_std": _mean([_std(group) for group in groups if group.kind != "ungraded"]),
+        "reward_std": _mean([_std(group) for group in groups if group.verdicts != "ungraded"]),
         "frac_reward_zero_std": (kinds["all_right"] + kinds["all_wrong"]) / len(groups),
         "reward/correct": _mean([float(rollout.correct) for rollout in graded]),
         "reward/format": _mean([rollout.format for rollout in graded]),
@@ -68,7 +131,7 @@ def figures_of(groups: Sequence[Group]) -> dict[str, float]:
         "completions/mean_terminated_length": _mean(ended),
         "completions/clipped_ratio": 1 - len(ended) / len(rollouts),
     }
-    figures |= {f"groups/{kind}": kinds[kind] / len(groups) for kind in KINDS}
+    figures |= {f"groups/{kind}": kinds[kind] / len(groups) for kind in get_args(Verdicts)}
     return figures | {f"reward/status/{status}": n / len(rollouts) for status, n in sorted(statuses.items())}
 
 

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from promptcot_jax.core.errors import Interrupted, WrongUse
-from promptcot_jax.trainers import policy_updates, preemption, self_play
-from promptcot_jax.trainers.preemption import PreemptionGuard
+from promptcot_jax.trainers import policy_updates, self_play, watching
 from promptcot_jax.trainers.rollout_collector import RolloutCollector
-from promptcot_jax.trainers.watching import WatchConfig
+from promptcot_jax.trainers.watching import PreemptionGuard, WatchConfig
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import CONFIG, Killed, files_of, kill_at, metrics_of
 
@@ -128,8 +127,8 @@ def test_a_deadline_that_the_next_iteration_would_miss_ends_the_attempt(whole, t
     watch = WatchConfig(deadline_minutes=2.5, margin_seconds=20.0)
     config = dataclasses.replace(CONFIG, watch=watch)
     with monkeypatch.context() as patch:
-        patch.setattr(preemption, "_process_age", lambda: clock[0])
-        patch.setattr(preemption, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
+        patch.setattr(watching, "_process_age", lambda: clock[0])
+        patch.setattr(watching, "time", types.SimpleNamespace(monotonic=lambda: clock[0]))
         patch.setattr(RolloutCollector, "collect", slow)
         with pytest.raises(Interrupted, match="after iteration 2 of 4 for the deadline in 0.5 minutes"):
             toy_self_play.run(tmp_path, config=config)
@@ -165,7 +164,7 @@ def test_a_deadline_is_a_time_with_its_zone_and_lies_ahead():
 
 def test_minutes_count_from_the_process_start():
     """A process that has run for longer is told at once."""
-    assert 0 < preemption._process_age() < 86400 * 30
+    assert 0 < watching._process_age() < 86400 * 30
     assert (
         "deadline"
         in PreemptionGuard(WatchConfig(deadline_minutes=1e-9, margin_seconds=0.0), unit="iteration").reason()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from promptcot_jax.parallel import hosts
-from promptcot_jax.trainers import in_flight, metrics, nonfinite_batches, sft
+from promptcot_jax.trainers import metrics, nonfinite_batches, sft
 from tests.trainers import toy_fit
 
 CONFIG = dataclasses.replace(toy_fit.CONFIG, eval_every=0, max_skipped=1)
@@ -27,7 +27,7 @@ def _batches(bad_steps=(), number=8):
 
 
 def _fit(directory, batches, **changes):
-    settings = {"loss": sft.weighted_sft_loss, "optimizer": CONSTANT, "config": CONFIG, "evaluate": None}
+    settings = {"loss": sft.WeightedSftLoss(), "optimizer": CONSTANT, "config": CONFIG, "evaluate": None}
     return toy_fit.fit(directory, toy_fit.Fixed(batches), **(settings | changes))
 
 
@@ -58,7 +58,7 @@ def test_the_batch_of_a_skipped_update_is_saved_and_the_rest_is_as_if_it_had_not
 def test_past_the_limit_the_fit_stops_with_the_batch_named(tmp_path, bad_steps):
     config = dataclasses.replace(CONFIG, log_every=100, checkpoint_every=100)
     batches = _batches(bad_steps=bad_steps)
-    with pytest.raises(in_flight.TooManySkippedUpdates) as raised:
+    with pytest.raises(nonfinite_batches.TooManySkippedUpdates) as raised:
         _fit(tmp_path, batches, config=config)
     message = str(raised.value)
     assert f"By step {bad_steps[1]}, 2 updates" in message
@@ -76,12 +76,12 @@ def test_a_resumed_fit_counts_on(tmp_path):
         toy_fit.fit(
             tmp_path,
             interrupted,
-            loss=sft.weighted_sft_loss,
+            loss=sft.WeightedSftLoss(),
             optimizer=CONSTANT,
             config=CONFIG,
             evaluate=None,
         )
-    with pytest.raises(in_flight.TooManySkippedUpdates, match="By step 7, 2 updates"):
+    with pytest.raises(nonfinite_batches.TooManySkippedUpdates, match="By step 7, 2 updates"):
         _fit(tmp_path, batches)
     more = dataclasses.replace(CONFIG, max_skipped=2)
     assert int(_fit(tmp_path, batches, config=more).num_skipped) == 2
@@ -112,7 +112,7 @@ class Count:
 
 
 def test_the_step_just_dispatched_is_never_waited_for(tmp_path):
-    steps = in_flight.StepsInFlight(tmp_path, num_skipped=0, max_skipped=0)
+    steps = nonfinite_batches.StepsInFlight(tmp_path, num_skipped=0, max_skipped=0)
     assert steps.is_idle()
     batch = _batches(number=1)[0]
     counts = [Count(0) for _ in range(4)]
@@ -130,7 +130,7 @@ def test_of_several_hosts_each_keeps_its_rows_in_a_directory_of_its_own(tmp_path
     monkeypatch.setattr(hosts, "count", lambda: 2)
     for index in (0, 1):
         monkeypatch.setattr(hosts, "index", lambda index=index: index)
-        steps = in_flight.StepsInFlight(tmp_path, num_skipped=0, max_skipped=1)
+        steps = nonfinite_batches.StepsInFlight(tmp_path, num_skipped=0, max_skipped=1)
         steps.add(3, toy_fit.toy_batches().batch(index), jnp.int32(1))
         steps.settle()
     for index in (0, 1):

@@ -17,9 +17,9 @@ from promptcot_jax.parallel import hosts, rules
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import engine, journal, scoring
 from promptcot_jax.trainers import policy_updates, self_play, train_step
-from promptcot_jax.trainers.dpo import DpoConfig
-from promptcot_jax.trainers.grpo import GrpoConfig
-from promptcot_jax.trainers.rejection import RejectionConfig
+from promptcot_jax.trainers.dpo import Dpo
+from promptcot_jax.trainers.grpo import Grpo
+from promptcot_jax.trainers.rejection import RejectionSampling
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import (
     CONFIG,
@@ -196,9 +196,9 @@ def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner,
 @pytest.mark.parametrize(
     "changes",
     [
-        {"method": DpoConfig(solved_below=1.0)},
-        {"method": RejectionConfig(solved_below=1.0)},
-        {"method": GrpoConfig(kl_beta=0.01), "adapter": lora.LoraConfig(rank=2, alpha=4.0)},
+        {"algorithm": Dpo(solved_below=1.0)},
+        {"algorithm": RejectionSampling(solved_below=1.0)},
+        {"algorithm": Grpo(kl_beta=0.01), "adapter": lora.LoraConfig(rank=2, alpha=4.0)},
     ],
     ids=["dpo", "rejection", "adapter"],
 )
@@ -214,7 +214,7 @@ def test_every_method_runs_ahead_and_resumes(tmp_path, monkeypatch, changes):
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
     rows = metrics_of(tmp_path / "killed")
     assert rows == metrics_of(tmp_path / "whole")
-    if isinstance(changes["method"], DpoConfig):
+    if isinstance(changes["algorithm"], Dpo):
         # The reference is the policy before the iteration's updates: the first of two begins at log 2.
         assert all(0.3 < row["loss"] < np.log(2) + 0.05 for row in rows)
 
@@ -288,10 +288,10 @@ def test_rollouts_that_no_policy_can_draw_again_are_missed(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": GrpoConfig(sampler_correction="none")}, "another policy draws .* old_log_probs"),
+        ({"algorithm": Grpo(sampler_correction="none")}, "another policy draws .* old_log_probs"),
         (
             {
-                "method": GrpoConfig(sampler_correction="none", single_update=True),
+                "algorithm": Grpo(sampler_correction="none", single_update=True),
                 "config": dataclasses.replace(AHEAD, old_log_probs="sampled", minibatches_per_iteration=1),
             },
             "another policy draws",
@@ -308,7 +308,7 @@ def test_ratios_may_refer_to_the_policy_that_drew(tmp_path):
     """The sampler's log-probabilities as the old ones: the ratio itself makes up for staleness."""
     play(
         tmp_path,
-        method=GrpoConfig(sampler_correction="none"),
+        algorithm=Grpo(sampler_correction="none"),
         config=dataclasses.replace(
             AHEAD, num_iterations=2, minibatches_per_iteration=1, old_log_probs="sampled"
         ),

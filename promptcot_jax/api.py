@@ -23,7 +23,7 @@ from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import decontamination
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.evaluation import codeforces, contest_cache, contest_standings
+from promptcot_jax.evaluation import codeforces, contest_files
 from promptcot_jax.models import own_model
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.language_model import LanguageModel, ModelConfig
@@ -44,8 +44,8 @@ TestReport = programs.TestReport
 decontaminate = decontamination.decontaminate
 Match = decontamination.Match
 Outcome = codeforces.Outcome
-Contest = contest_standings.Contest
-ContestProblem = contest_standings.ContestProblem
+Contest = codeforces.Contest
+ContestProblem = codeforces.ContestProblem
 RatingConfig = codeforces.RatingConfig
 Rating = codeforces.Rating
 
@@ -286,8 +286,8 @@ def codeforces_rating(
     outcomes = list(outcomes)
     if isinstance(contests, str | os.PathLike):
         directory = contests
-        contests = contest_cache.read_contests(directory, {outcome.contest_id for outcome in outcomes})
-        user_ratings = contest_cache.read_user_ratings(directory) if user_ratings is None else user_ratings
+        contests = contest_files.read_contests(directory, {outcome.contest_id for outcome in outcomes})
+        user_ratings = contest_files.read_user_ratings(directory) if user_ratings is None else user_ratings
     return codeforces.codeforces_rating(
         outcomes, contests, () if user_ratings is None else user_ratings, config
     )

@@ -214,8 +214,3 @@ def _by_group(attempts: Sequence[AttemptRecord], group_of: Mapping[str, str]) ->
 
 def _share(flags: Sequence[bool]) -> float | None:
     return float(np.mean(flags)) if flags else None
-
-
-def write_results(path: epath.PathLike, results: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes `results.json`: {"results": {data set: summary with the policy and settings it belongs to}}."""
-    jsonl.write_json(path, {"results": {name: dict(result) for name, result in results.items()}})

@@ -8,6 +8,7 @@ A problem's id is its row's own; one that is a bare number, or missing, gets the
 problems of two sets stay apart and an id does not depend on how many rows are read.
 """
 
+import collections
 import dataclasses
 import datetime
 import itertools
@@ -22,7 +23,7 @@ from etils import epath
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import MathPrompt, ProgramPrompt, Prompt
 from promptcot_jax.data import import_fields, rows
-from promptcot_jax.evaluation import benchmark_sets, code_layouts
+from promptcot_jax.evaluation import benchmark_sets, code_layouts, contest_files
 from promptcot_jax.evaluation.benchmark_sets import Place, Window
 from promptcot_jax.verify import math_answers
 
@@ -114,6 +115,72 @@ def read(
     if place.known and not limit and not window and len(problems) != place.known.num_problems:
         log.warning("%s has %d problems, papers count %d", path, len(problems), place.known.num_problems)
     return problems
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """A set under its name in `results.json`, and what else its rows say."""
+
+    name: str
+    problems: Sequence[Prompt]
+    families: Mapping[str, str]  # by the problem's id, where rows say it (the project's own corpus does)
+    slots: Mapping[str, contest_files.Slot]  # by the problem's id, where rows are of contests
+
+
+def read_sets(
+    paths: Sequence[str],
+    *,
+    benchmarks_dir: epath.PathLike | None,
+    windows: Mapping[str, Window],
+    limit: int,
+    bad_rows: rows.BadRows,
+    of_contests: bool,
+) -> list[EvaluationSet]:
+    """Several sets, see `read`.
+
+    Args:
+        windows: by the set's name.
+        of_contests: takes up which contest a problem is of.
+
+    Raises:
+        WrongUse: as `read`; two sets would have one name, two problems one id, or a window is of no set.
+    """
+    named: dict[str, str] = {}
+    for path in paths:
+        name = benchmark_sets.name_of(path)
+        if name in named:
+            raise WrongUse(
+                f"{named[name]} and {path} would both be '{name}' in results.json; rename one of the files."
+            )
+        named[name] = path
+    if unknown := windows.keys() - named.keys():
+        raise WrongUse(
+            f"WINDOWS names {sorted(unknown)}, which PROBLEMS does not; there are {sorted(named)}."
+        )
+    settings: dict[str, Any] = {"benchmarks_dir": benchmarks_dir, "limit": limit, "bad_rows": bad_rows}
+    sets = [_read_set(name, path, windows.get(name), of_contests, settings) for name, path in named.items()]
+    counts = collections.Counter(problem.id for one in sets for problem in one.problems)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        raise WrongUse(
+            f"{len(repeated)} problem ids occur twice, e.g. {repeated[0]!r}; give each its own id."
+        )
+    return sets
+
+
+def _read_set(
+    name: str, path: str, window: Window | None, of_contests: bool, settings: Mapping[str, Any]
+) -> EvaluationSet:
+    families: dict[str, str] = {}
+    placements = contest_files.Placements()
+
+    def note(problem_id: str, row: rows.Row) -> None:
+        if isinstance(family := row.fields.get("family"), str) and family:
+            families[problem_id] = family
+        if of_contests:
+            placements.note(problem_id, row)
+
+    problems = read(path, window=window, note=note, **settings)
+    return EvaluationSet(name=name, problems=problems, families=families, slots=placements.found())
 
 
 def _bounds(window: Window) -> _Bounds:

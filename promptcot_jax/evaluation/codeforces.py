@@ -2,8 +2,10 @@
 
 Outcomes are grouped by contest. The first passing attempt i (from 0, of up to 8) at a problem scores
 max(0, points - 50 i), or 1 with a penalty of 10 i minutes where the problem has no points. The total is
-placed among the rated participants, and the contest's rating is the r at which the expected place
-(`contest_standings`) is that place. The solver's rating is the mean over contests.
+placed among the rated participants, each with the rating they came with. CodeElo expects of a player of
+rating r the place 1 + sum_j 1 / (1 + 10^((r - r_j) / 400)): one, and for every participant the chance of
+being beaten by them. The contest's rating is the r at which the expected place is the place that was taken;
+the solver's rating is the mean over contests.
 
 As in CodeElo's program and what others made of it, where a contest on Codeforces is otherwise:
 
@@ -20,14 +22,29 @@ Where we differ from it:
   Above all it matters for a contest of which nothing was solved: that rates 0 there, and here as those do who
   solved nothing either. `ties` = "codeelo" places as it does, for comparison with published ratings.
 * Who counts. It drops a contest unless standings and rating changes have equally many rows. Here the two are
-  joined by handle, and `contest_cache` says how many are missing.
+  joined by handle, and `contest_files` says how many are missing.
 * Search. It bisects whole numbers from 0 to the best participant's rating + 100. The range is the same here,
   the root is not rounded, and a contest that ends at a limit says so: its place has no rating of its own.
-* A second estimate, `pooled_rating`, which has no bias, and intervals (`rating_estimates`).
+* A second estimate, the pooled rating: the r at which the share of the field that is expected to be ahead,
+  summed over contests, is the share that was. The mean has a bias, as a place is a random number and its
+  rating not linear in it: among participants around 1400 who play as Elo's formula says, the mean gives a
+  player of 2200 some 60 points too many, one of 1000 some 45 too few, one of 600 120 too few
+  (`tests/evaluation/test_rating_estimates.py`). The pooled rating has no such bias, and but for weak players
+  less spread. Published ratings are means.
+
+Intervals are a bootstrap over contests and attempts. Contests are drawn with replacement; the attempts at a
+problem, alike but for their order, take another order. Attempts drawn with replacement would lose the one
+success of eight in a third of the draws and never win one, which would put the whole interval too low.
+Nothing is missing for it: contests that are drawn bring the luck of their attempts with them. The tails are
+those of a t interval of so few contests (Hesterberg 2015, "expanded percentile"). An interval is one of its
+estimate: that of the mean does not cover the mean's bias.
 """
 
 import collections
 import dataclasses
+import functools
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -36,14 +53,119 @@ import numpy as np
 from promptcot_jax.core.arrays import Float, Int
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, Range, settings
-from promptcot_jax.evaluation import rating_estimates
-from promptcot_jax.evaluation.contest_standings import LOWEST_RATING, Contest, Ties
-from promptcot_jax.evaluation.rating_estimates import Interval
 
 POINTS_PER_FAILURE = 50
 MINUTES_PER_FAILURE = 10
 
 _UNSOLVED = -1
+
+LOWEST_RATING = 0  # where CodeElo's search begins
+HEADROOM = 100  # and how far beyond the best participant's rating it ends
+
+_BEYOND_ANY_RATING = 10_000
+
+Ties = Literal["shared", "codeelo"]
+Interval = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContestProblem:
+    """A problem by its letter; `points` is what it brings if solved at once, None where all count as one."""
+
+    index: str
+    points: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Contest:
+    """A contest; `points`, `penalties` and `ratings` have an entry for each rated participant, in any order.
+
+    Args:
+        penalties: minutes, where problems have no points; of equal points the smaller penalty is the better.
+        ratings: whole numbers, from before the contest.
+
+    Raises:
+        WrongUse: there are no problems, or two of one index; the three differ in length; or a number is none
+            that a contest can have.
+    """
+
+    contest_id: int
+    name: str = ""
+    problems: tuple[ContestProblem, ...]
+    points: Sequence[int | float] | np.ndarray
+    penalties: Sequence[int | float] | np.ndarray
+    ratings: Sequence[int] | np.ndarray
+
+    def __post_init__(self):
+        where = f"contest {self.contest_id}"
+        indices = [problem.index for problem in self.problems]
+        if not indices or len(set(indices)) < len(indices):
+            raise WrongUse(f"{where}: problems must have different indices, got {indices}.")
+        given = [problem.points for problem in self.problems if problem.points is not None]
+        if not all(math.isfinite(points) and points >= 0 for points in given):
+            raise WrongUse(f"{where}: a problem's points must be 0 or more, or None; got {given}.")
+        lengths = [len(values) for values in (self.points, self.penalties, self.ratings)]
+        if len(set(lengths)) > 1:
+            raise WrongUse(f"{where}: points, penalties and ratings must be of one length, got {lengths}.")
+        numbers = (self.points, self.penalties, self.ratings)
+        if not all(np.isfinite(np.asarray(values, float)).all() for values in numbers):
+            raise WrongUse(f"{where}: points, penalties and ratings must be finite numbers.")
+        if not np.array_equal(self._ratings, np.asarray(self.ratings)):
+            raise WrongUse(f"{where}: ratings must be whole numbers, as Codeforces has them.")
+        if (np.abs(self._ratings) > _BEYOND_ANY_RATING).any():
+            raise WrongUse(f"{where}: ratings must be those of Codeforces, got {max(self.ratings, key=abs)}.")
+
+    @property
+    def num_rated(self) -> int:
+        return len(self.ratings)
+
+    @property
+    def highest_rating(self) -> int:
+        """The best rating that a place in this contest can stand for."""
+        return max(int(self._ratings.max(initial=0)), LOWEST_RATING) + HEADROOM
+
+    def places(
+        self, points: Float[np.ndarray, " B"], penalties: Float[np.ndarray, " B"], ties: Ties
+    ) -> Int[np.ndarray, " B"]:
+        """Where each score would have stood.
+
+        Args:
+            ties: "shared": 1 + how many are strictly better, as places are announced. "codeelo": how many are
+                better or equal, as its program counts.
+        """
+        side = "left" if ties == "shared" else "right"
+        ahead = np.searchsorted(self._keys, _keys(points, penalties), side=side)
+        return ahead + (1 if ties == "shared" else 0)
+
+    def expected_places(self, highest: int) -> Float[np.ndarray, " R"]:
+        """The expected place of each whole rating from `LOWEST_RATING` to `highest`; it falls strictly.
+
+        A sum for every rating over every participant is a convolution of how many have each rating with the
+        chances by difference; done by FFT, its error is far below a thousandth of a place.
+        """
+        lowest = int(self._ratings.min(initial=LOWEST_RATING))
+        counts = np.bincount(self._ratings - lowest).astype(float)
+        most = lowest + len(counts) - 1
+        differences = np.arange(LOWEST_RATING - most, highest - lowest + 1)  # of a player to one
+        beaten = 1 / (1 + 10 ** (differences / 400))
+        size = 1 << (len(counts) + len(beaten)).bit_length()  # room for the whole convolution
+        sums = np.fft.irfft(np.fft.rfft(counts, size) * np.fft.rfft(beaten, size), size)
+        return 1 + sums[len(counts) - 1 : len(beaten)]
+
+    @functools.cached_property
+    def _ratings(self) -> Int[np.ndarray, " N"]:
+        return np.asarray(self.ratings, float).astype(np.int64)
+
+    @functools.cached_property
+    def _keys(self) -> np.ndarray:
+        return np.sort(_keys(np.asarray(self.points, float), np.asarray(self.penalties, float)))
+
+
+def _keys(points: Float[np.ndarray, " N"], penalties: Float[np.ndarray, " N"]) -> np.ndarray:
+    """Scores as numbers that sort best first: NumPy orders complex ones by the real part, then the other."""
+    keys = np.empty(len(points), np.complex128)
+    keys.real, keys.imag = -points, penalties
+    return keys
 
 
 @settings
@@ -147,7 +269,7 @@ def codeforces_rating(
             skipped=reasons,
         )
     places = np.stack([one.places for one in scored], axis=1)
-    fields = rating_estimates.Fields([one.contest for one in scored])
+    fields = Fields([one.contest for one in scored])
     found = fields.estimates(places, level=config.level, rng=rng)
     return Rating(
         rating=found.mean,
@@ -260,3 +382,90 @@ def _percentile(rating: float, user_ratings: Sequence[int | float] | np.ndarray)
     if len(user_ratings) == 0:
         return None
     return float(100 * np.mean(np.asarray(user_ratings) < rating))
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimates:
+    """Ratings from the places as they were; the intervals are None for a single contest."""
+
+    of_contests: tuple[float, ...]
+    mean: float
+    interval: Interval | None
+    pooled: float
+    pooled_interval: Interval | None
+
+
+class Fields:
+    """The participants of at least one contest, as the expected place of every rating."""
+
+    def __init__(self, contests: Sequence[Contest]):
+        self._limits = np.array([contest.highest_rating for contest in contests])
+        self._sizes = np.array([contest.num_rated for contest in contests])
+        curves = [contest.expected_places(int(self._limits.max())) for contest in contests]
+        self._curves = np.stack(curves, axis=1)  # [R, C], falling along R, which begins at LOWEST_RATING
+
+    def estimates(
+        self, places: Int[np.ndarray, "B C"], *, level: float, rng: np.random.Generator
+    ) -> Estimates:
+        """What places in these contests say of who took them.
+
+        Args:
+            places: in the first row as they were, in the others with the attempts in other orders.
+            level: of the intervals.
+        """
+        resamples, num_contests = len(places) - 1, len(self._sizes)
+        drawn = rng.multinomial(num_contests, np.full(num_contests, 1 / num_contests), resamples)
+        weights = np.vstack([np.ones(num_contests), drawn])  # how often each contest is drawn
+        ratings = self.contest_ratings(places)
+        means = (weights * ratings).sum(axis=1) / num_contests
+        pooled = self.pooled_ratings(places, weights)
+        return Estimates(
+            tuple(map(float, ratings[0])),
+            float(means[0]),
+            _interval(means[1:], num_contests, level),
+            float(pooled[0]),
+            _interval(pooled[1:], num_contests, level),
+        )
+
+    def contest_ratings(self, places: Int[np.ndarray, "B C"]) -> Float[np.ndarray, "B C"]:
+        """The rating of every place by itself, between the limits of its contest."""
+        grid = LOWEST_RATING + np.arange(len(self._curves))
+        ratings = [
+            np.interp(-of_contest, -curve, grid)
+            for of_contest, curve in zip(places.T, self._curves.T, strict=True)
+        ]
+        return np.minimum(np.stack(ratings, axis=1), self._limits)
+
+    def pooled_ratings(
+        self, places: Int[np.ndarray, "B C"], weights: Float[np.ndarray, "B C"]
+    ) -> Float[np.ndarray, " B"]:
+        """One rating for each row, by bisection, between the lowest and the highest limit of the contests.
+
+        Args:
+            weights: how often each contest counts.
+        """
+        by_size = weights / self._sizes
+        targets = (by_size * places).sum(axis=1)
+        low, high = np.zeros(len(places), int), np.full(len(places), len(self._curves) - 1)
+
+        def expected(ratings: Int[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
+            return (by_size * self._curves[ratings]).sum(axis=1)
+
+        while (high - low).max() > 1:
+            middle = (low + high) // 2
+            above = expected(middle) > targets  # the root is
+            low, high = np.where(above, middle, low), np.where(above, high, np.maximum(middle, low + 1))
+        at_low, at_high = expected(low), expected(high)
+        share = np.clip((at_low - targets) / (at_low - at_high), 0, 1)
+        return LOWEST_RATING + low + share * (high - low)
+
+
+def _interval(values: Float[np.ndarray, " B"], num_contests: int, level: float) -> Interval | None:
+    if num_contests < 2:
+        return None
+    normal = statistics.NormalDist()
+    z = normal.inv_cdf((1 + level) / 2)
+    t = z * (1 + (z**2 + 1) / (4 * (num_contests - 1)))  # Student's quantile, to first order
+    tail = normal.cdf(-t * math.sqrt(num_contests / (num_contests - 1)))
+    low, high = np.quantile(values, (tail, 1 - tail))
+    return float(low), float(high)

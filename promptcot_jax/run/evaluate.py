@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from promptcot_jax.core import jsonl
@@ -15,18 +15,16 @@ from promptcot_jax.core.records import (
     AttemptRecord,
     MathPrompt,
     ProgramPrompt,
-    Prompt,
 )
 from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import rows
 from promptcot_jax.evaluation import (
     accuracy,
-    benchmark_sets,
     benchmarks,
     codeforces,
-    codeforces_attempts,
-    contest_cache,
+    contest_files,
 )
+from promptcot_jax.evaluation.benchmarks import EvaluationSet
 from promptcot_jax.evaluation.codeforces import RatingConfig
 from promptcot_jax.evaluation.solver_prompts import SolverPrompts
 from promptcot_jax.parallel import hosts
@@ -66,7 +64,7 @@ def evaluate(
         max_problems: of each set take at most so many, from its beginning; 0 takes all.
         benchmarks_dir: where sets are that `problems` name for short.
         windows: contest dates of a set's problems by its name, see `evaluation.benchmarks`.
-        standings: directory of saved standings, see `evaluation.contest_cache`; sets whose rows are of
+        standings: directory of saved standings, see `evaluation.contest_files`; sets whose rows are of
             contests get a Codeforces rating.
 
     Raises:
@@ -75,29 +73,34 @@ def evaluate(
             standings are missing or damaged.
     """
     _check_numbers(solver, attempts, max_problems)
-    resolved = functools.partial(in_workdir, workdir=workdir)
-    directory = None if benchmarks_dir is None else resolved(benchmarks_dir)
-    read = functools.partial(benchmarks.read, benchmarks_dir=directory, limit=max_problems, bad_rows=bad_rows)
-    sets = _read_sets(list(map(resolved, problems)), windows or {}, read, has_places=standings is not None)
-    ratings = {}
+    at = functools.partial(in_workdir, workdir=workdir)
+    sets = benchmarks.read_sets(
+        [at(path) for path in problems],
+        benchmarks_dir=benchmarks_dir and at(benchmarks_dir),
+        windows=windows or {},
+        limit=max_problems,
+        bad_rows=bad_rows,
+        of_contests=standings is not None,
+    )
+    raters = {}
     if standings is not None:  # read before hours of attempts
-        ratings = {one.name: _rater(one.placed, resolved(standings), rating) for one in sets}
+        raters = {one.name: contest_files.rater(one.slots, at(standings), rating) for one in sets}
     everything = [problem for one in sets for problem in one.problems]
     if not everything:
         raise WrongUse(f"There are no problems to attempt in {', '.join(problems) or 'no files'}.")
-    _check_ids(everything)
     has_programs = any(isinstance(problem, ProgramPrompt) for problem in everything)
     sandbox, why_not = hosts.decided_by_first("sandbox", lambda: _sandbox(programs, has_programs))
     asked = [p for p in everything if sandbox != "none" or isinstance(p, MathPrompt)]
-    kept, names = os.path.join(workdir, "evaluate", "problems.jsonl"), {problem.id for problem in asked}
-    hosts.wait_for_first("write problems", lambda: jsonl.write_records(kept, _attempted(sets, names)))
+    directory, ids = os.path.join(workdir, "evaluate"), {problem.id for problem in asked}
+    kept = os.path.join(directory, "problems.jsonl")
+    hosts.wait_for_first("write problems", lambda: jsonl.write_records(kept, _attempted(sets, ids)))
     requests = accuracy.requests(asked, prompts, attempts)
     text_models.check_costs("evaluate", [(solver, requests)], workdir)
     with text_models.opened(solver, workdir) as policy:
-        made = accuracy.attempt_all(
+        graded = accuracy.attempt_all(
             asked,
             policy,
-            os.path.join(workdir, "evaluate"),
+            directory,
             prompts=prompts,
             attempts_per_problem=attempts,
             run_programs=functools.partial(program_pool.run_many, settings=programs),
@@ -105,66 +108,16 @@ def evaluate(
     lineage = _lineage(solver, prompts, programs, sandbox)
 
     def write() -> None:
-        results = {one.name: _result(made, one, why_not, ratings.get(one.name)) | lineage for one in sets}
-        accuracy.write_results(os.path.join(workdir, "results.json"), results)
+        results = {one.name: _result(graded, one, why_not, raters.get(one.name)) | lineage for one in sets}
+        jsonl.write_json(os.path.join(workdir, "results.json"), {"results": results})
         for name, result in results.items():
             log.info("evaluate: %s: %s", name, _line(result))
 
     hosts.wait_for_first("write results", write)
-    return stage.StageResult(counts=_counts(len(everything), len(asked), made, sandbox))
+    return stage.StageResult(counts=_counts(len(everything), len(asked), graded, sandbox))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Set:
-    """A set of `problems` under its name in `results.json`, and what else its rows say.
-
-    Attributes:
-        families: by the problem's id, where rows say it (the project's own corpus does).
-        placed: contest and index by the problem's id, where a rating is wanted and rows are of contests.
-    """
-
-    name: str
-    problems: Sequence[Prompt]
-    families: Mapping[str, str]
-    placed: Mapping[str, codeforces_attempts.Place]
-
-
-def _read_sets(
-    paths: Sequence[str],
-    windows: Mapping[str, tuple[str, str]],
-    read: Callable[..., Sequence[Prompt]],
-    *,
-    has_places: bool,
-) -> list[_Set]:
-    named = _paths_by_name(paths)
-    if unknown := windows.keys() - named.keys():
-        raise WrongUse(
-            f"WINDOWS names {sorted(unknown)}, which PROBLEMS does not; there are {sorted(named)}."
-        )
-    sets = []
-    for name, path in named.items():
-        notes = _Notes(has_places)
-        own = read(path, window=windows.get(name), note=notes.note)
-        sets.append(_Set(name=name, problems=own, families=notes.families, placed=notes.placements.found()))
-    return sets
-
-
-class _Notes:
-    """What rows say beside the problem, taken up while they are read."""
-
-    def __init__(self, has_places: bool):
-        self._has_places = has_places
-        self.families: dict[str, str] = {}
-        self.placements = codeforces_attempts.Placements()
-
-    def note(self, problem_id: str, row: rows.Row) -> None:
-        if isinstance(family := row.fields.get("family"), str) and family:
-            self.families[problem_id] = family
-        if self._has_places:
-            self.placements.note(problem_id, row)
-
-
-def _attempted(sets: Sequence[_Set], asked: set[str]) -> list[AttemptedProblem]:
+def _attempted(sets: Sequence[EvaluationSet], asked: set[str]) -> list[AttemptedProblem]:
     return [
         AttemptedProblem(
             id=problem.id,
@@ -201,13 +154,15 @@ def _lineage(
     }
 
 
-def _counts(num_problems: int, num_asked: int, made: Sequence[AttemptRecord], sandbox: str) -> dict[str, int]:
-    by_status = collections.Counter(attempt.status for attempt in made)
+def _counts(
+    num_problems: int, num_asked: int, graded: Sequence[AttemptRecord], sandbox: str
+) -> dict[str, int]:
+    by_status = collections.Counter(attempt.status for attempt in graded)
     return {
         "problems": num_problems,
-        "attempts": len(made),
-        "correct": sum(attempt.correct for attempt in made),
-        "cut_off": sum(attempt.finish_reason == "length" for attempt in made),
+        "attempts": len(graded),
+        "correct": sum(attempt.correct for attempt in graded),
+        "cut_off": sum(attempt.finish_reason == "length" for attempt in graded),
         "not_graded": num_problems - num_asked,
         "sandbox_errors": by_status["sandbox_error"],
         "grader_errors": by_status["error"],
@@ -229,26 +184,12 @@ def _check_numbers(solver: TextModelSource, attempts: int, max_problems: int) ->
         )
 
 
-Rate = Callable[[Sequence[AttemptRecord]], dict[str, Any]]
-
-
-def _rater(
-    placed: Mapping[str, codeforces_attempts.Place], standings: str, config: RatingConfig
-) -> Rate | None:
-    """What rates attempts by standings of their contests; None where no problem is of a contest."""
-    if not placed:
-        return None
-    contests = contest_cache.read_contests(standings, {contest for contest, _ in placed.values()})
-    users = contest_cache.read_user_ratings(standings)
-    return lambda attempts: codeforces_attempts.rate_attempts(attempts, placed, contests, users, config)
-
-
 def _result(
-    made: Sequence[AttemptRecord], one: _Set, why_not_graded: str, rate: Rate | None
+    graded: Sequence[AttemptRecord], one: EvaluationSet, why_not_graded: str, rate: contest_files.Rater | None
 ) -> dict[str, Any]:
     """The figures of one set."""
     ids = {problem.id for problem in one.problems}
-    attempts = [attempt for attempt in made if attempt.problem_id in ids]
+    attempts = [attempt for attempt in graded if attempt.problem_id in ids]
     figures = accuracy.summary(
         attempts,
         one.problems,
@@ -271,27 +212,6 @@ def _line(result: Mapping[str, Any]) -> str:
         f"{result['problems']} problems){majority}{elo}, {result['mean_tokens']:.0f} tokens, "
         f"{result['cut_off_share']:.1%} cut off"
     )
-
-
-def _paths_by_name(paths: Sequence[str]) -> dict[str, str]:
-    """The sets under their names in `results.json`."""
-    named: dict[str, str] = {}
-    for path in paths:
-        name = benchmark_sets.name_of(path)
-        if name in named:
-            raise WrongUse(
-                f"{named[name]} and {path} would both be '{name}' in results.json; rename one of the files."
-            )
-        named[name] = path
-    return named
-
-
-def _check_ids(problems: Sequence[Prompt]) -> None:
-    counts = collections.Counter(problem.id for problem in problems)
-    if repeated := [name for name, count in counts.items() if count > 1]:
-        raise WrongUse(
-            f"{len(repeated)} problem ids occur twice, e.g. {repeated[0]!r}; give each its own id."
-        )
 
 
 def _sandbox(

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from promptcot_jax.evaluation.contest_standings import Contest, ContestProblem
+from promptcot_jax.evaluation.codeforces import Contest, ContestProblem
 
 LOGISTIC = 400 / np.log(10)  # scale of the noise with which chances of winning are those of Elo's formula
 

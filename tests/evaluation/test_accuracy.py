@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import AttemptRecord, MathPrompt, ProgramPrompt, StdioTest
 from promptcot_jax.evaluation import accuracy
 from promptcot_jax.evaluation.solver_prompts import SolverPrompts
@@ -120,7 +121,7 @@ def test_programs_without_a_sandbox_are_counted_and_never_scored(tmp_path):
     result = accuracy.summary([], only_programs, why_not_graded="no sandbox works here")
     assert (result["not_graded"], result["accuracy"], result["mean_tokens"]) == (1, None, None)
     assert "sandbox" in result["not_graded_reason"]
-    accuracy.write_results(tmp_path / "results.json", {"held-out": result})
+    jsonl.write_json(tmp_path / "results.json", {"results": {"held-out": result}})
     assert json.loads((tmp_path / "results.json").read_text())["results"]["held-out"]["not_graded"] == 1
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.evaluation.codeforces import Outcome, RatingConfig, codeforces_rating
-from promptcot_jax.evaluation.contest_standings import ContestProblem
+from promptcot_jax.evaluation.codeforces import ContestProblem, Outcome, RatingConfig, codeforces_rating
 from tests.evaluation import contests
 
 FEW = RatingConfig(min_rated=0, resamples=20)

@@ -7,7 +7,7 @@ import pytest
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord
-from promptcot_jax.evaluation import benchmarks, codeforces, codeforces_attempts
+from promptcot_jax.evaluation import benchmarks, codeforces, contest_files
 from tests.evaluation import contests
 
 CONFIG = codeforces.RatingConfig(min_rated=10, resamples=50)
@@ -15,7 +15,7 @@ CONFIG = codeforces.RatingConfig(min_rated=10, resamples=50)
 
 def placed(tmp_path, *rows):
     """The places of rows, by the ids of the problems that `benchmarks.read` makes of them."""
-    file, placements = tmp_path / "codeforces.jsonl", codeforces_attempts.Placements()
+    file, placements = tmp_path / "codeforces.jsonl", contest_files.Placements()
     file.write_text("".join(json.dumps({"problem": "x", "answer": "1"} | row) + "\n" for row in rows))
     problems = benchmarks.read(file, note=placements.note)
     found = placements.found()
@@ -93,7 +93,7 @@ def test_attempts_are_rated_in_the_order_of_their_samples(caplog):
     ]
     placed = {"one": (1, "A"), "two": (1, "B"), "lost": (2, "A"), "small": (3, "A"), "absent": (4, "A")}
     some = [contest(1), contest(2), contest(3, 5)]
-    found = codeforces_attempts.rate_attempts(attempts, placed, some, [1000, 4000], CONFIG)
+    found = contest_files.rate_attempts(attempts, placed, some, [1000, 4000], CONFIG)
     [row] = found["contests"]
     assert (row["contest_id"], row["points"], row["attempted"], row["problems"]) == (1, 400 + 1000, 2, 2)
     assert found["rating"] == row["rating"]
@@ -109,29 +109,26 @@ def test_attempts_are_rated_in_the_order_of_their_samples(caplog):
 def test_problems_that_were_not_attempted_are_warned_of_and_not_solved(caplog):
     attempts = [attempt("a", 0, "passed"), attempt("b", 0, "passed")]
     both = {"a": (1, "A"), "b": (1, "B")}
-    whole = codeforces_attempts.rate_attempts(attempts, both, [contest(1)], config=CONFIG)
+    whole = contest_files.rate_attempts(attempts, both, [contest(1)], config=CONFIG)
     assert "not attempted" not in caplog.text
-    part = codeforces_attempts.rate_attempts(attempts[:1], both, [contest(1)], config=CONFIG)
+    part = contest_files.rate_attempts(attempts[:1], both, [contest(1)], config=CONFIG)
     assert "in 1 of 1 contests (1) some problems were not attempted" in caplog.text
     assert part["rating"] < whole["rating"]
     failed = [attempts[0], attempt("b", 0, "wrong_answer")]
-    assert (
-        codeforces_attempts.rate_attempts(failed, both, [contest(1)], config=CONFIG)["rating"]
-        == part["rating"]
-    )
+    assert contest_files.rate_attempts(failed, both, [contest(1)], config=CONFIG)["rating"] == part["rating"]
 
 
 def test_limits_are_counted_and_warned_of(caplog):
     attempts = [attempt("a", 0, "passed"), attempt("b", 0, "passed")]
     lone = contests.contest([10.0] * 20, [1500] * 20, contest_id=1)
-    found = codeforces_attempts.rate_attempts(attempts, {"a": (1, "A"), "b": (1, "B")}, [lone], config=CONFIG)
+    found = contest_files.rate_attempts(attempts, {"a": (1, "A"), "b": (1, "B")}, [lone], config=CONFIG)
     assert found["num_at_bound"] == {"lowest": 0, "highest": 1}
     assert found["rating"] == 1600
     assert "1 contests (1) end at a limit" in caplog.text
 
 
 def test_nothing_to_rate_is_none_and_not_an_error():
-    found = codeforces_attempts.rate_attempts([], {}, [contest(1)])
+    found = contest_files.rate_attempts([], {}, [contest(1)])
     assert (found["rating"], found["pooled_rating"], found["contests"], found["num_contests"]) == (
         None,
         None,

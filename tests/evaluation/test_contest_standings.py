@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.evaluation.contest_standings import Contest, ContestProblem
+from promptcot_jax.evaluation.codeforces import Contest, ContestProblem
 from tests.evaluation import contests
 
 

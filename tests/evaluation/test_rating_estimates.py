@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from promptcot_jax.evaluation import rating_estimates
-from promptcot_jax.evaluation.codeforces import Outcome, RatingConfig, codeforces_rating
-from promptcot_jax.evaluation.contest_standings import ContestProblem
+from promptcot_jax.evaluation import codeforces
+from promptcot_jax.evaluation.codeforces import ContestProblem, Outcome, RatingConfig, codeforces_rating
 from tests.evaluation import contests
 
 NUM_CONTESTS, NUM_RATED = 30, 300
@@ -40,7 +39,7 @@ def simulated_places(some, rating, num_players, rng):
 )
 def test_the_pooled_rating_has_no_bias_and_the_mean_has_the_one_that_is_written_down(rating, bias_of_mean):
     some = some_contests()
-    fields = rating_estimates.Fields(some)
+    fields = codeforces.Fields(some)
     places = simulated_places(some, rating, 300, np.random.default_rng(1))
     means = fields.contest_ratings(places).mean(axis=1)
     pooled = fields.pooled_ratings(places, np.ones(places.shape))
@@ -56,7 +55,7 @@ def test_the_pooled_rating_has_no_bias_and_the_mean_has_the_one_that_is_written_
 @pytest.mark.parametrize("rating", [1000, 1900])
 def test_the_interval_of_the_pooled_rating_covers_the_true_one_at_its_level(rating):
     some, rng = some_contests(), np.random.default_rng(2)
-    fields = rating_estimates.Fields(some)
+    fields = codeforces.Fields(some)
     every = simulated_places(some, rating, 300, rng)
     found = [  # with one attempt at each problem there is but one order
         fields.estimates(np.tile(places, (301, 1)), level=0.95, rng=rng) for places in every
@@ -81,7 +80,7 @@ def test_the_pooled_rating_solves_its_equation(seed):
     places = np.array([[rng.integers(1, one.num_rated + 2) for one in some] for _ in range(6)])
     weights = rng.integers(0, 3, places.shape) + np.eye(4)[rng.integers(0, 4, 6)]
     for rating, row, weight in zip(
-        rating_estimates.Fields(some).pooled_ratings(places, weights), places, weights, strict=True
+        codeforces.Fields(some).pooled_ratings(places, weights), places, weights, strict=True
     ):
         expected = [1 + (1 / (1 + 10 ** ((rating - one.ratings) / 400))).sum() for one in some]
         excess = sum(
@@ -92,7 +91,7 @@ def test_the_pooled_rating_solves_its_equation(seed):
 
 def test_places_beyond_what_any_rating_expects_end_at_the_limits():
     some = some_contests(3, 50)
-    fields = rating_estimates.Fields(some)
+    fields = codeforces.Fields(some)
     limits = [one.highest_rating for one in some]
     places = np.array([[1, 1, 1], [51, 51, 51]])
     assert fields.contest_ratings(places).tolist() == [limits, [0, 0, 0]]
@@ -200,7 +199,7 @@ def test_attempts_in_another_order_widen_an_interval_and_do_not_shift_it():
 
 def test_one_contest_has_no_interval():
     [field] = some_contests(1)
-    found = rating_estimates.Fields([field]).estimates(
+    found = codeforces.Fields([field]).estimates(
         np.full((6, 1), 40), level=0.95, rng=np.random.default_rng(0)
     )
     assert (found.interval, found.pooled_interval) == (None, None)
@@ -212,7 +211,7 @@ def test_pooling_weighs_shares_of_the_field_and_not_places():
     """A large and a small contest, in which the place is a player's of 1,500 and of 1,700."""
     small, large = some_contests(2, 200)[0], some_contests(2, 4000)[1]
     places = [round(float(one.expected_places(2000)[r])) for one, r in ((small, 1500), (large, 1700))]
-    found = rating_estimates.Fields([small, large]).estimates(
+    found = codeforces.Fields([small, large]).estimates(
         np.array([places] * 2), level=0.95, rng=np.random.default_rng(0)
     )
     assert found.of_contests == pytest.approx((1500, 1700), abs=5)

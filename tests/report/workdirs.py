@@ -244,7 +244,9 @@ def _write_attempts(workdir: pathlib.Path, rows: list[MathCorpusRow], rng: rando
         },
     )
     result |= {"not_graded": 40, "not_graded_reason": "no sandbox works here"}
-    accuracy.write_results(workdir / "results.json", {"triples_heldout": result, "triples_novel": result})
+    jsonl.write_json(
+        workdir / "results.json", {"results": {"triples_heldout": result, "triples_novel": result}}
+    )
 
 
 def completion_sample(*, iteration: int, kind: SampleKind) -> CompletionSample:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.evaluation import contest_cache
-from promptcot_jax.evaluation.contest_standings import ContestProblem
+from promptcot_jax.evaluation import contest_files
+from promptcot_jax.evaluation.codeforces import ContestProblem
 from tests.evaluation import contests
 
 PROBLEMS = [{"index": "A", "points": 500.0}, {"index": "B1"}]
@@ -28,7 +28,7 @@ CHANGES = contests.changes_reply(12, OLD)
 
 def test_rated_contestants_count_with_the_rating_they_came_with(tmp_path):
     contests.write(tmp_path, 12, STANDINGS, CHANGES)
-    [contest] = contest_cache.read_contests(tmp_path, [12])
+    [contest] = contest_files.read_contests(tmp_path, [12])
     assert (contest.contest_id, contest.name) == (12, "Round 12")
     assert contest.problems == (
         ContestProblem(index="A", points=500.0),
@@ -45,14 +45,14 @@ def test_contests_without_files_are_left_out_and_compressed_files_read(tmp_path)
         (tmp_path / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
         file.unlink()
     contests.write(tmp_path, 7, contests.standings_reply(7, PROBLEMS, ROWS), contests.changes_reply(7, OLD))
-    found = contest_cache.read_contests(tmp_path, [99, 12, 7, 12])
+    found = contest_files.read_contests(tmp_path, [99, 12, 7, 12])
     assert [contest.contest_id for contest in found] == [7, 12]
     assert list(found[1].ratings) == [2100, 1500]
 
 
 def test_an_unrated_contest_has_nobody(tmp_path):
     contests.write(tmp_path, 12, STANDINGS, contests.changes_reply(12, {}))
-    assert contest_cache.read_contests(tmp_path, [12])[0].num_rated == 0
+    assert contest_files.read_contests(tmp_path, [12])[0].num_rated == 0
 
 
 def test_a_few_renamed_handles_are_missed_and_logged_and_many_refused(tmp_path, caplog):
@@ -60,14 +60,14 @@ def test_a_few_renamed_handles_are_missed_and_logged_and_many_refused(tmp_path, 
     old = {f"user{i}": 1500 + i for i in range(40)}
     standings = contests.standings_reply(12, PROBLEMS, rows)
     contests.write(tmp_path, 12, standings, contests.changes_reply(12, {**old, "renamed": 1700}))
-    assert contest_cache.read_contests(tmp_path, [12])[0].num_rated == 40
+    assert contest_files.read_contests(tmp_path, [12])[0].num_rated == 40
     assert "1 of 41 rated participants" in caplog.text
     standings["result"]["rows"] = standings["result"]["rows"][:30]
     contests.write(tmp_path, 12, standings, contests.changes_reply(12, old))
     with pytest.raises(
         WrongUse, match=r"'result.rows' has 30 of the 40 participants .* save the whole standings"
     ):
-        contest_cache.read_contests(tmp_path, [12])
+        contest_files.read_contests(tmp_path, [12])
 
 
 def changed(reply, path, value):
@@ -109,7 +109,7 @@ def changed(reply, path, value):
 def test_bad_standings_are_refused_by_file_and_field(tmp_path, path, value, message):
     contests.write(tmp_path, 12, changed(STANDINGS, path, value), CHANGES)
     with pytest.raises(WrongUse, match=message) as error:
-        contest_cache.read_contests(tmp_path, [12])
+        contest_files.read_contests(tmp_path, [12])
     assert "contest_12.standings.json: " in str(error.value)
 
 
@@ -126,13 +126,13 @@ def test_bad_standings_are_refused_by_file_and_field(tmp_path, path, value, mess
 def test_bad_rating_changes_are_refused_by_file_and_field(tmp_path, path, value, message):
     contests.write(tmp_path, 12, STANDINGS, changed(CHANGES, path, value))
     with pytest.raises(WrongUse, match=r"contest_12\.rating_changes\.json.*" + message):
-        contest_cache.read_contests(tmp_path, [12])
+        contest_files.read_contests(tmp_path, [12])
 
 
 def test_the_comment_of_a_failed_reply_is_shown(tmp_path):
     contests.write(tmp_path, 12, STANDINGS, {"status": "FAILED", "comment": "Call limit exceeded"})
     with pytest.raises(WrongUse, match="'FAILED' .Call limit exceeded.; save it again"):
-        contest_cache.read_contests(tmp_path, [12])
+        contest_files.read_contests(tmp_path, [12])
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 200_000])
@@ -140,7 +140,7 @@ def test_files_that_are_no_json_are_refused(tmp_path, data):
     contests.write(tmp_path, 12, STANDINGS, CHANGES)
     (tmp_path / "contest_12.standings.json").write_bytes(data)
     with pytest.raises(WrongUse, match=r"contest_12\.standings\.json: not a JSON document"):
-        contest_cache.read_contests(tmp_path, [12])
+        contest_files.read_contests(tmp_path, [12])
 
 
 @pytest.mark.parametrize("cut", [5, 60, None])
@@ -151,20 +151,20 @@ def test_broken_compressed_files_are_refused(tmp_path, cut):
     file.unlink()
     (tmp_path / f"{file.name}.gz").write_bytes(packed)
     with pytest.raises(WrongUse, match=r"contest_12\.standings\.json\.gz: not a JSON document"):
-        contest_cache.read_contests(tmp_path, [12])
+        contest_files.read_contests(tmp_path, [12])
 
 
 def test_files_that_are_missing_or_there_twice_are_refused(tmp_path):
     with pytest.raises(WrongUse, match="nowhere: no such directory"):
-        contest_cache.read_contests(tmp_path / "nowhere", [12])
+        contest_files.read_contests(tmp_path / "nowhere", [12])
     contests.write(tmp_path, 12, STANDINGS, CHANGES)
     (tmp_path / "contest_12.standings.json.gz").write_bytes(b"")
     with pytest.raises(WrongUse, match="plain and compressed"):
-        contest_cache.read_contests(tmp_path, [12])
+        contest_files.read_contests(tmp_path, [12])
     (tmp_path / "contest_12.standings.json.gz").unlink()
     (tmp_path / "contest_12.rating_changes.json").unlink()
     with pytest.raises(WrongUse, match=r"contest_12\.rating_changes\.json: no such file"):
-        contest_cache.read_contests(tmp_path, [12])
+        contest_files.read_contests(tmp_path, [12])
 
 
 @pytest.mark.parametrize(
@@ -177,11 +177,11 @@ def test_files_that_are_missing_or_there_twice_are_refused(tmp_path):
 )
 def test_users_ratings_are_read_in_three_shapes(tmp_path, users):
     (tmp_path / "rated_users.json").write_text(json.dumps(users))
-    np.testing.assert_array_equal(np.sort(contest_cache.read_user_ratings(tmp_path)), [900, 900, 1500, 1500])
+    np.testing.assert_array_equal(np.sort(contest_files.read_user_ratings(tmp_path)), [900, 900, 1500, 1500])
 
 
 def test_without_users_ratings_there_are_none(tmp_path):
-    assert len(contest_cache.read_user_ratings(tmp_path)) == 0
+    assert len(contest_files.read_user_ratings(tmp_path)) == 0
 
 
 @pytest.mark.parametrize(
@@ -201,4 +201,4 @@ def test_without_users_ratings_there_are_none(tmp_path):
 def test_bad_users_ratings_are_refused(tmp_path, users, message):
     (tmp_path / "rated_users.json").write_text(json.dumps(users))
     with pytest.raises(WrongUse, match=r"rated_users\.json.*" + message):
-        contest_cache.read_user_ratings(tmp_path)
+        contest_files.read_user_ratings(tmp_path)

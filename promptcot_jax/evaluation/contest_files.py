@@ -1,4 +1,5 @@
-"""Standings of Codeforces contests out of a directory of the public API's own replies; nothing is downloaded.
+"""Standings of Codeforces contests, as saved replies of the public API; which problems of a set are of which
+contest; and a set's rating from its attempts (paper section 3.6). Nothing is downloaded.
 
 The directory holds, each as the API returned it, or compressed (`.json.gz`):
 
@@ -11,13 +12,16 @@ The directory holds, each as the API returned it, or compressed (`.json.gz`):
 are a contestant's (not virtual, in practice or out of competition) and whose handle the rating changes name.
 """
 
+import collections
+import dataclasses
 import gzip
 import json
 import logging
 import math
 import os
+import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +29,18 @@ from etils import epath
 
 from promptcot_jax.core.arrays import Float
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.evaluation.contest_standings import Contest, ContestProblem
+from promptcot_jax.core.records import AttemptRecord
+from promptcot_jax.data import rows
+from promptcot_jax.evaluation import codeforces
+from promptcot_jax.evaluation.codeforces import Contest, ContestProblem
+from promptcot_jax.verify import problem_accuracy
 
 log = logging.getLogger(__name__)
+
+Slot = tuple[int, str]  # contest and index, e.g. (1998, "A")
+
+_PROBLEM_NAME = re.compile(r"(?:(?:CF|codeforces)[-_/ ]?)?(\d+)[-_/ ]?([A-Z]\d{0,2})", re.IGNORECASE)
+
 
 MIN_MATCHED = 0.95  # of the rating changes, with a row in the standings; the rest may be renamed handles
 
@@ -233,3 +246,145 @@ def _read(file: epath.Path) -> Any:
         return json.loads(gzip.decompress(data) if file.name.endswith(".gz") else data)
     except (ValueError, RecursionError, EOFError, OSError, zlib.error) as error:
         raise WrongUse(f"{os.fspath(file)}: not a JSON document ({error}).") from None
+
+
+class Placements:
+    """Contest and index of each problem of a set, which its rows tell one by one.
+
+    A row says it in `contest_id` and `index`, or in `problem_id` or else `id`: 1998A, 1998/A, CF-1998-A.
+    """
+
+    def __init__(self) -> None:
+        self._placed: dict[str, Slot] = {}
+        self._where_of: dict[Slot, str] = {}
+        self._unplaced = ""
+
+    def note(self, problem_id: str, row: rows.Row) -> None:
+        """Takes up what a row says of the problem that it became.
+
+        Raises:
+            WrongUse: the contest's id is no number, or another problem has the same place.
+        """
+        slot = _slot_of(row.fields, row.where)
+        if slot is None:
+            self._unplaced = self._unplaced or row.where
+            return
+        if slot in self._where_of:
+            raise WrongUse(
+                f"{row.where}: problem {slot[0]}{slot[1]} is there twice, first at {self._where_of[slot]}."
+            )
+        self._where_of[slot] = row.where
+        self._placed[problem_id] = slot
+
+    def found(self) -> dict[str, Slot]:
+        """The places by the problem's id; empty if no row is of a contest.
+
+        Raises:
+            WrongUse: some rows say it and others do not.
+        """
+        if self._placed and self._unplaced:
+            raise WrongUse(
+                f"{self._unplaced}: the problem's contest is not stated, as that of others is; give the row "
+                "the fields contest_id and index."
+            )
+        return self._placed
+
+
+def _slot_of(fields: Mapping[str, Any], where: str) -> Slot | None:
+    if fields.get("contest_id") not in (None, "") and fields.get("index"):
+        try:
+            return int(fields["contest_id"]), str(fields["index"]).upper()
+        except (TypeError, ValueError):
+            raise WrongUse(
+                f"{where}: field 'contest_id' must be a number, got {fields['contest_id']!r}."
+            ) from None
+    for name in ("problem_id", "id"):
+        if match := _PROBLEM_NAME.fullmatch(str(fields.get(name, ""))):
+            return int(match[1]), match[2].upper()
+    return None
+
+
+def rate_attempts(
+    attempts: Sequence[AttemptRecord],
+    placed: Mapping[str, Slot],
+    contests: Iterable[Contest],
+    user_ratings: Sequence[int | float] | np.ndarray = (),
+    config: codeforces.RatingConfig = codeforces.DEFAULT,
+) -> dict[str, Any]:
+    """The rating, its intervals and what it is made of, for a set's entry in `results.json`.
+
+    Attempts at a problem count in the order of their samples. One over which the grader or the server itself
+    failed has no part; a problem with no other is not attempted. A problem of a contest that was not
+    attempted counts as not solved, as in CodeElo: such contests are named in a warning, since their ratings
+    are too low.
+
+    Args:
+        placed: contest and index by the problem's id, see `Placements`; other attempts are passed over.
+
+    Raises:
+        WrongUse: a problem is placed where its contest has none.
+    """
+    verdicts: dict[Slot, list[tuple[int, bool]]] = collections.defaultdict(list)
+    ungraded = 0
+    for attempt in attempts:
+        if attempt.problem_id not in placed:
+            continue
+        if attempt.status in problem_accuracy.NOT_GRADED:
+            ungraded += 1
+        else:
+            verdicts[placed[attempt.problem_id]].append((attempt.sample, attempt.correct))
+    outcomes = [
+        codeforces.Outcome(
+            contest_id=contest_id, index=index, passed=tuple(correct for _, correct in sorted(of_problem))
+        )
+        for (contest_id, index), of_problem in verdicts.items()
+    ]
+    rating = codeforces.codeforces_rating(outcomes, contests, user_ratings, config)
+    _warn(rating)
+    bounds = collections.Counter(contest.bound for contest in rating.contests if contest.bound)
+    return {
+        **dataclasses.asdict(rating),
+        "num_contests": len(rating.contests),
+        "num_skipped": {reason: len(ids) for reason, ids in rating.skipped.items()},
+        "num_at_bound": {bound: bounds[bound] for bound in ("lowest", "highest")},
+        "ungraded_attempts": ungraded,
+        "config": dataclasses.asdict(config),
+    }
+
+
+def _warn(rating: codeforces.Rating) -> None:
+    partly = [contest for contest in rating.contests if contest.attempted < contest.problems]
+    if partly:
+        log.warning(
+            "Codeforces rating: in %d of %d contests (%s) some problems were not attempted; they count as "
+            "not solved, and the rating is too low",
+            len(partly),
+            len(rating.contests),
+            _some([contest.contest_id for contest in partly]),
+        )
+    for reason, ids in rating.skipped.items():
+        log.warning("Codeforces rating: %d contests (%s) are skipped: %s", len(ids), _some(ids), reason)
+    if bounded := [contest.contest_id for contest in rating.contests if contest.bound]:
+        log.warning(
+            "Codeforces rating: %d contests (%s) end at a limit of the search; their places have no rating",
+            len(bounded),
+            _some(bounded),
+        )
+
+
+def _some(ids: Sequence[int]) -> str:
+    return ", ".join(map(str, ids[:5])) + (", ..." if len(ids) > 5 else "")
+
+
+Rater = Callable[[Sequence[AttemptRecord]], dict[str, Any]]
+
+
+def rater(
+    placed: Mapping[str, Slot], directory: epath.PathLike, config: codeforces.RatingConfig
+) -> Rater | None:
+    """`rate_attempts` by the standings of a directory; None where no problem is of a contest."""
+    if not placed:
+        return None
+    contests = read_contests(directory, {contest_id for contest_id, _ in placed.values()})
+    users = read_user_ratings(directory)
+    return lambda attempts: rate_attempts(attempts, placed, contests, users, config)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from etils import epath
@@ -20,7 +21,7 @@ from promptcot_jax.em import pairs as pairs_lib
 from promptcot_jax.em import rounds
 from promptcot_jax.em.generators import PromptModel, RationaleModel
 from promptcot_jax.em.pairs import Pair
-from promptcot_jax.em.settings import BatchSizes, EmConfig, EStepConfig, HeldOutConfig, Role, role_seed
+from promptcot_jax.em.settings import BatchSizes, EmConfig, EStepConfig, HeldOutConfig, role_seed
 from promptcot_jax.models import language_model
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -64,14 +65,10 @@ def em(
     """
     if first_triple < 0:
         raise WrongUse(f"em.first_triple must be 0 or more, got {first_triple}.")
-    devices = mesh_lib.make_mesh(mesh)
-    directory = epath.Path(workdir) / "em"
-
-    bases: load.Bases = {}
+    devices, directory = mesh_lib.make_mesh(mesh), epath.Path(workdir) / "em"
+    load_model = functools.partial(_load, dtype=dtype, devices=devices, bases={})
     with jax.set_mesh(devices):
-        theta_model, phi_model = (
-            _load(in_workdir(path, workdir), dtype, devices, bases) for path in (theta, phi)
-        )
+        theta_model, phi_model = (load_model(in_workdir(path, workdir)) for path in (theta, phi))
         read_pairs = functools.partial(
             pairs_lib.read_pairs,
             theta_model.tokenizer,
@@ -81,35 +78,19 @@ def em(
         )
         pairs, counts = read_pairs(in_workdir(triples, workdir), start=first_triple)
         held_out_pairs, _ = read_pairs(in_workdir(triples_heldout, workdir), limit=held_out.num_pairs)
-
-        def fitter(role: Role, model: LoadedModel, fit: FitConfig, optimizer: OptimizerConfig) -> Fitter:
-            return Fitter(
-                fit=fit,
-                optimizer=optimizer,
-                loop=loop_config,
-                mesh=devices,
-                seed=role_seed(em_config.seed, role),
-                rules=model.lm.rules,
-                adapter=model.adapter and model.adapter.config,
-            )
-
+        fitter = functools.partial(Fitter, loop=loop_config, mesh=devices)
+        shared = {"max_rationale_tokens": e_step.max_rationale_tokens, "batch_sizes": batch_sizes}
         run = rounds.Em(
             prompt_model=PromptModel(
-                lm=theta_model.lm,
-                tokenizer=theta_model.tokenizer,
-                fitter=fitter("theta", theta_model, theta_fit, theta_optimizer),
-                adapter=theta_model.adapter,
-                max_rationale_tokens=e_step.max_rationale_tokens,
-                batch_sizes=batch_sizes,
+                **_fields(
+                    theta_model, fitter, theta_fit, theta_optimizer, role_seed(em_config.seed, "theta")
+                ),
+                **shared,
             ),
             rationale_model=RationaleModel(
-                lm=phi_model.lm,
-                tokenizer=phi_model.tokenizer,
-                fitter=fitter("phi", phi_model, phi_fit, phi_optimizer),
+                **_fields(phi_model, fitter, phi_fit, phi_optimizer, role_seed(em_config.seed, "phi")),
+                **shared,
                 loss=e_step_lib.phi_loss(e_step),
-                adapter=phi_model.adapter,
-                max_rationale_tokens=e_step.max_rationale_tokens,
-                batch_sizes=batch_sizes,
                 style_of=_style_of(pairs),
             ),
             pairs=pairs,
@@ -121,26 +102,29 @@ def em(
         )
 
         def baselines() -> dict[str, float]:
-            """Held-out figures of the model without rationale, where it is there."""
             path = in_workdir(direct, workdir)
             if not store.is_complete_for_all(path):
                 return {}
-            return held_out_lib.direct_nll(_load(path, dtype, devices, {}), held_out_pairs, batch_sizes)
+            return held_out_lib.direct_nll(load_model(path), held_out_pairs, batch_sizes)
 
         of_rounds = rounds.run(run, theta_model.params, phi_model.params, baselines)
         if without_e_step_too:
-            fixed = dataclasses.replace(
-                run,
-                config=dataclasses.replace(em_config, e_step=False),
-                directory=directory / "without_e_step",
-            )
+            config = dataclasses.replace(em_config, e_step=False)
+            run = dataclasses.replace(run, config=config, directory=directory / "without_e_step")
             # The arrays of the first run are gone.
-            theta_model, phi_model = (
-                _load(in_workdir(path, workdir), dtype, devices, bases) for path in (theta, phi)
-            )
-            more = rounds.run(fixed, theta_model.params, phi_model.params, baselines)
+            theta_model, phi_model = (load_model(in_workdir(path, workdir)) for path in (theta, phi))
+            more = rounds.run(run, theta_model.params, phi_model.params, baselines)
             of_rounds |= {f"without_e_step_{name}": count for name, count in more.items()}
     return stage.StageResult(counts={**tasks.counts_of_rows([counts]), **of_rounds})
+
+
+def _fields(
+    model: LoadedModel, fitter: Callable[..., Fitter], fit: FitConfig, optimizer: OptimizerConfig, seed: int
+) -> dict[str, Any]:
+    """What a model was loaded with, and how it is fitted."""
+    adapter = model.adapter and model.adapter.config
+    made = fitter(fit=fit, optimizer=optimizer, seed=seed, rules=model.lm.rules, adapter=adapter)
+    return {"lm": model.lm, "tokenizer": model.tokenizer, "adapter": model.adapter, "fitter": made}
 
 
 def _style_of(pairs: Sequence[Pair]) -> Callable[[str], str] | None:

@@ -82,7 +82,7 @@ EXTRAS = {
 
 setuptools.setup(
     name="promptcot_jax",
-    version="0.1.0",
+    version="0.2.0",
     description="PromptCoT 2.0 on JAX: problem synthesis by EM, and post-training on it",
     long_description="See README.md.",
     license="Apache-2.0",

@@ -3,7 +3,7 @@
 # The same command goes on where an interrupted one stopped.
 #
 # Use:    bash tpu_scripts/launch.sh STAGE [--NAME=VALUE of settings.example ...] [--dry_run] -- [flags of promptcot]
-#         bash tpu_scripts/launch.sh run -- --gin_file=configs/runs/first_tpu.gin --gin_file=configs/meshes/v6e_8.gin
+#         bash tpu_scripts/launch.sh run -- --gin_file=configs/runs/first_tpu.gin --gin_file=configs/meshes/fsdp.gin
 # Tested: tests/tpu_scripts/, against a gcloud that is played. Not yet on a TPU.
 source "$(dirname "$0")/lib.sh"
 read_settings "$@"

@@ -149,10 +149,9 @@ def command(analysis: str, settings: Mapping[str, Any]) -> str:
     Args:
         settings: macros that differ from their defaults.
     """
-    bindings = [_binding(name, repr(value)) for name, value in settings.items()]
-    return " ".join(
-        ["promptcot", "analyze", f"--gin_file=analyses/{analysis}.gin", *bindings, "--workdir=WORKDIR"]
-    )
+    macros = {"ANALYSES": (analysis,), **settings}
+    bindings = [_binding(name, repr(value)) for name, value in macros.items()]
+    return " ".join(["promptcot analyze --gin_file=stages/analyze.gin", *bindings, "--workdir=WORKDIR"])
 
 
 def _binding(name: str, value: str) -> str:

@@ -13,13 +13,15 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
+from promptcot_jax.checkpoints import huggingface
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models import causal_lm, lora
-from promptcot_jax.models.config import FloatType
+from promptcot_jax.models.config import DecoderConfig, FloatType
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import rules
@@ -67,22 +69,28 @@ def language_model(
             as the source says.
 
     Raises:
-        WrongUse: the source names no shape.
+        WrongUse: the source states no shape, and no config.json is at its path.
     """
     if isinstance(source, FromScratch):
         if not isinstance(source.model, causal_lm.CausalLM):
             raise WrongUse(f"plan knows the decoders of configs/models/, not {type(source.model).__name__}.")
         config = source.model.config
-    elif source.expected is not None:
-        config = dataclasses.replace(source.expected, dtype=source.dtype, param_dtype=source.dtype)
     else:
-        raise WrongUse(
-            f"the model {source.path} has no stated shape; set Pretrained.expected, as the files of "
-            "configs/models/ do."
-        )
+        stated = source.expected or _shape_in(source.path)
+        config = dataclasses.replace(stated, dtype=source.dtype, param_dtype=source.dtype)
     if dtype is not None:
         config = dataclasses.replace(config, dtype=dtype, param_dtype=param_dtype)
     return causal_lm.CausalLM(config, rules.DEFAULT_RULES, platform="tpu")
+
+
+def _shape_in(path: str) -> DecoderConfig:
+    try:
+        return huggingface.read_config(epath.Path(path))
+    except WrongUse as error:
+        raise WrongUse(
+            f"the model {path} has no stated shape: {error} Give a directory with its config.json, or one of "
+            "the files of configs/models/ that set Pretrained.expected."
+        ) from None
 
 
 def placed(shapes: Tree, shardings: Any) -> Tree:

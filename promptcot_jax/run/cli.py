@@ -6,6 +6,8 @@ sentence. Only flags and help are handled before the heavy imports, so that `--h
 """
 
 import argparse
+import difflib
+import importlib.metadata
 import logging
 import os
 import sys
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from promptcot_jax.core.errors import DoesNotFit, Interrupted, WrongUse
-from promptcot_jax.run import stages
+from promptcot_jax.run import gin_files, stages
 
 _USAGE = "promptcot STAGE [--gin_file=F ...] [--gin_search_paths=D,E] [--gin.NAME=VALUE ...] --workdir=DIR"
 _FLAGS = """\
@@ -40,6 +42,9 @@ _FLAGS = """\
                            where compiled programs are kept for the next start, local or gs://, or "off";
                            without it JAX_COMPILATION_CACHE_DIR, else a directory in ~/.cache/promptcot_jax
   --help                   this text; 'promptcot STAGE --help' describes one stage
+  --list-macros            'promptcot STAGE --list-macros': all settings of a stage; with --gin_file=FILE
+                           those of the file too
+  --version                of the package
 """
 
 
@@ -62,14 +67,21 @@ def _command(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "help"):
         _say(_overview())
         return 0 if arguments else 2
+    if arguments == ["--version"]:
+        _say(f"promptcot_jax {importlib.metadata.version('promptcot_jax')}")
+        return 0
     name, *rest = arguments
     if name not in stages.STAGES:
-        raise WrongUse(f"'{name}' is no stage; there are {', '.join(stages.STAGES)}.")
+        close = difflib.get_close_matches(name, stages.STAGES, n=1)
+        hint = f" (did you mean '{close[0]}'?)" if close else ""
+        raise WrongUse(f"'{name}' is no stage{hint}; there are {', '.join(stages.STAGES)}.")
     if "--help" in rest or "-h" in rest:
         _say(_stage_help(name))
         return 0
-    if not stages.STAGES[name].built:
-        raise WrongUse(f"the stage '{name}' is not built yet in this version.")
+    if "--list-macros" in rest:
+        flags = _flags().parse_known_args(rest)[0]
+        _say(_macro_list(name, flags.gin_file, _listed(flags.gin_search_paths)))
+        return 0
     flags, bindings = _parse(name, rest)
     if flags.workdir in getattr(flags, "words", ()) and not os.path.isdir(flags.workdir):
         raise WrongUse(f"{flags.workdir} is no workdir; name one that is there, or give --workdir=DIR.")
@@ -84,12 +96,8 @@ def _say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes at its end
 
 
-def _parse(name: str, rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Flags, and the `NAME=VALUE` of each `--gin.NAME=VALUE`, words of the stage's own among them."""
+def _flags() -> _Flags:
     parser = _Flags(add_help=False, allow_abbrev=False)
-    macros = stages.STAGES[name].words
-    if macros:
-        parser.add_argument("words", nargs="*")
     parser.add_argument("--gin_file", action="append", default=[])
     parser.add_argument("--gin_search_paths", default="")
     parser.add_argument("--seqio_additional_cache_dirs", default="")
@@ -101,6 +109,15 @@ def _parse(name: str, rest: Sequence[str]) -> tuple[argparse.Namespace, list[str
     parser.add_argument("--wait_seconds", type=float, default=3600.0)
     parser.add_argument("--tfds_data_dir")
     parser.add_argument("--compilation_cache_dir")
+    return parser
+
+
+def _parse(name: str, rest: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Flags, and the `NAME=VALUE` of each `--gin.NAME=VALUE`, words of the stage's own among them."""
+    parser = _flags()
+    macros = stages.STAGES[name].words
+    if macros:
+        parser.add_argument("words", nargs="*")
     bindings = [argument.removeprefix("--gin.") for argument in rest if argument.startswith("--gin.")]
     flags = parser.parse_args([argument for argument in rest if not argument.startswith("--gin.")])
     if macros and flags.words:
@@ -191,25 +208,76 @@ def _log_to_console() -> None:
 def _overview() -> str:
     """Text of `promptcot --help`."""
     width = max(map(len, stages.STAGES))
-    lines = [
-        f"  {name:<{width}}  {stage.summary}{'' if stage.built else ' (not built yet)'}"
-        for name, stage in stages.STAGES.items()
-    ]
+    lines = [f"  {name:<{width}}  {_file_of(name).summary}" for name in stages.STAGES]
     return f"usage: {_USAGE}\n\nstages:\n" + "\n".join(lines) + f"\n\nflags:\n{_FLAGS}"
 
 
 def _stage_help(name: str) -> str:
     """Text of `promptcot STAGE --help`."""
-    stage = stages.STAGES[name]
-    words = "".join(f" {macro}" for macro in stage.words)
-    text = f"promptcot {name}{words}: {stage.summary}\n\n"
-    if not stage.built:
-        text += "This stage is not built yet in this version; it will exit with code 2.\n\n"
-    text += f"reads:  {stage.reads}\nwrites: {stage.writes}\n\n"
-    if stage.settings:
-        width = max(len(macro) for macro, _ in stage.settings)
-        rows = [f"  {macro:<{width}}  {meaning}" for macro, meaning in stage.settings]
-        text += "main settings (gin macros; set one with --gin.NAME=VALUE):\n" + "\n".join(rows) + "\n\n"
-    if stage.example:
-        text += f"example:\n{textwrap.indent(stage.example, '  ')}\n\n"
-    return f"{text}flags:\n{_FLAGS}"
+    said = _file_of(name)
+    macros = gin_files.macros_of(gin_files.of_stage(name))
+    words = "".join(f" {macro}" for macro in stages.STAGES[name].words)
+    parts = [
+        f"promptcot {name}{words}: {said.summary}",
+        f"reads:  {said.headings['reads']}\nwrites: {said.headings['result']}",
+    ]
+    for heading, title in (
+        ("Required", "required settings (gin macros; set one with --gin.NAME=VALUE):"),
+        ("Commonly overridden", "commonly overridden, with their defaults:"),
+    ):
+        if listed := [macros[macro] for macro in said.listed(heading)]:
+            parts.append(f"{title}\n{_table(listed)}")
+    if macros:
+        others = f"all {len(macros)} settings: promptcot {name} --list-macros\n"
+        parts.append(
+            f"{others}by parameter:    --gin.MODULE.CLASS.NAME=VALUE, as configs/stages/{name}.gin has them"
+        )
+    parts += [
+        f"example:\n  {said.headings['command']}",
+        "flags: --workdir=DIR, --gin_file=FILE, --gin_search_paths, --tfds_data_dir, ...: promptcot --help",
+    ]
+    return "\n\n".join(parts)
+
+
+def _macro_list(name: str, more: Sequence[str], search_paths: Sequence[str]) -> str:
+    """Text of `promptcot STAGE --list-macros`: every macro by the file that has it.
+
+    Args:
+        more: gin files of the command line; without any, those that go with the stage's own.
+    """
+    own = gin_files.of_stage(name)
+    macros = gin_files.macros_of(own)
+    added = list(more or _file_of(name).listed("with"))
+    parts = [f"settings of '{name}' (gin macros; set one with --gin.NAME=VALUE), by the file that has them"]
+    listed = set[str]()
+    for file in reversed(own):  # the stage's own file first; a macro that it sets is shown there
+        shown = [macros[macro.name] for macro in own[file].macros if macro.name in macros.keys() - listed]
+        listed |= {macro.name for macro in shown}
+        parts += [f"{file}:\n{_table(shown)}"] * bool(shown)
+    for file, said in gin_files.with_includes(added, search_paths).items():
+        if file not in own and said.macros:
+            title = f"{file}, with --gin_file={file}" if file in added else file
+            parts.append(f"{title}:\n{_table(said.macros)}")
+    return "\n\n".join(parts)
+
+
+def _file_of(stage: str) -> gin_files.GinFile:
+    """The gin file that describes a stage."""
+    return gin_files.of_stage(stage)[f"stages/{stage}.gin"]
+
+
+def _table(macros: Sequence[gin_files.Macro]) -> str:
+    """A line for each macro: name, default, meaning; long ones go on below."""
+    heads = [
+        macro.name if macro.default == "%gin.REQUIRED" else f"{macro.name} = {macro.default}"
+        for macro in macros
+    ]
+    width = max((len(head) for head in heads if len(head) <= 40), default=0)
+    lines = []
+    for head, macro in zip(heads, macros, strict=True):
+        wrapped = textwrap.wrap(macro.meaning, 108 - width) or [""]
+        if len(head) > width:
+            wrapped = ["", *wrapped]
+        lines.append(f"  {head:<{width}}  {wrapped[0]}".rstrip())
+        lines += [f"  {'':<{width}}  {line}" for line in wrapped[1:] if line]
+    return "\n".join(lines)

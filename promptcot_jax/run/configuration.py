@@ -25,6 +25,8 @@ from gin import config_parser
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.workdir import InputPath
+from promptcot_jax.run import gin_files as gin_files_lib
+from promptcot_jax.run import renamed
 
 _PARSE_ERRORS = (
     ValueError,
@@ -41,39 +43,29 @@ _Config = Mapping[tuple[str, str], Mapping[str, Any]]  # gin's own: {(scope, sel
 _INT_IS_FLOAT = BeartypeConf(is_pep484_tower=True)
 
 
-def packaged_configs() -> str:
-    """Directory of the configs: beside the package in a checkout, inside it once installed."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    beside = os.path.join(os.path.dirname(package), "configs")
-    return (
-        beside
-        if os.path.isfile(os.path.join(beside, "runs", "quickstart.gin"))
-        else os.path.join(package, "configs")
-    )
-
-
 def load(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: Sequence[str] = ()) -> None:
     """Parses files, then bindings, into gin's global configuration, replacing what was there.
 
     A relative file is looked for in the current directory, then in `search_paths`, then in the packaged
-    configs, there also by its path in a checkout: "configs/runs/quickstart.gin".
+    configs, there also by its path in a checkout: "configs/runs/quickstart.gin". The macros of
+    `stages/shared.gin` are there without it being named, as far as a file refers to them.
 
     Raises:
         WrongUse: a file is missing or does not parse, a name is unknown, a required setting is not set.
     """
     gin.clear_config()
-    configs = packaged_configs()
-    prefixes = ["", *search_paths, configs, os.path.dirname(configs)]
+    prefixes = gin_files_lib.prefixes(search_paths)
     # gin can only add to these lists, and a notebook calls this more than once. Its second file reader looks
     # into Python packages, which nobody means, and logs an error for each place where a file is not.
     gin_config._LOCATION_PREFIXES[:] = prefixes
     gin_config._FILE_READERS[:] = [(open, os.path.isfile)]
+    gin.parse_config_file(gin_files_lib.SHARED)
     for file in gin_files:
-        if not any(os.path.isfile(os.path.join(prefix, file)) for prefix in prefixes):
-            places = ", ".join(prefix or "the current directory" for prefix in prefixes)
-            raise WrongUse(f"--gin_file={file}: no such file; looked in {places}.")
+        if gin_files_lib.find(file, search_paths) is None:
+            raise WrongUse(f"--gin_file={file}: {_no_such_file(file, prefixes)}")
         with _refusals(f"--gin_file={file}"):
             gin.parse_config_file(file)
+    _drop_unused_shared_macros(gin_files_lib.with_includes(gin_files, search_paths))
     for binding in bindings:
         _parse_binding(binding)
     config = gin_config._CONFIG  # what `gin.finalize` shows its hooks
@@ -82,6 +74,24 @@ def load(gin_files: Sequence[str], bindings: Sequence[str] = (), search_paths: S
     _refuse_wrong_types(config)
     with _refusals("gin"):
         gin.finalize()
+
+
+def _no_such_file(file: str, prefixes: Sequence[str]) -> str:
+    name = file.removeprefix("configs/")
+    if instead := renamed.FILES.get(name):
+        return f"{name} is gone: use {instead}."
+    places = ", ".join(prefix or "the current directory" for prefix in prefixes)
+    return f"no such file{_suggestion(name, gin_files_lib.packaged(), cutoff=0.8)}; looked in {places}."
+
+
+def _drop_unused_shared_macros(files: Mapping[str, gin_files_lib.GinFile]) -> None:
+    """Takes away the macros of the shared file that no file sets or refers to, so that they are unknown."""
+    shared = gin_files_lib.read(str(gin_files_lib.find(gin_files_lib.SHARED)))
+    others = (said for file, said in files.items() if file != gin_files_lib.SHARED)
+    set_by_files = {macro.name for said in others for macro in said.macros}
+    referred_to = _referred_to(gin_config._CONFIG)
+    for name in {macro.name for macro in shared.macros} - set_by_files - referred_to:
+        del gin_config._CONFIG[name, "gin.macro"]
 
 
 class _refusals:
@@ -119,8 +129,10 @@ def _one_sentence(error: BaseException) -> str:
     return text + "."
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, sorted(known), n=1)
+def _suggestion(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    if name in renamed.NAMES:
+        return f" ({name} is now {renamed.NAMES[name]})"
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=cutoff)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
@@ -169,6 +181,12 @@ def _macros(config: _Config) -> set[str]:
     return {scope for scope, selector in config if selector == "gin.macro"}
 
 
+def _referred_to(config: _Config) -> set[str]:
+    """Names of the macros that a value refers to."""
+    values = [value for parameters in config.values() for value in parameters.values()]
+    return {repr(leaf)[1:] for value in values for leaf in _leaves(value) if _is_macro(leaf)}
+
+
 def _leaves(value: Any) -> Iterator[Any]:
     """Values inside nested lists, tuples and dicts."""
     if isinstance(value, Mapping):
@@ -188,16 +206,18 @@ def _refuse_unset(config: _Config) -> None:
         if any(repr(leaf) == "%gin.REQUIRED" for leaf in _leaves(value))
     )
     if unset:
-        raise WrongUse(
-            f"not set, though required: {', '.join(unset)}. "
-            f"Set it in a gin file or with --gin.{unset[0]}=VALUE."
-        )
+        remedies = [f"Set it in a gin file or with --gin.{unset[0]}=VALUE."]
+        if "MODEL" in unset:
+            remedies = ["Name the file of a model: --gin_file=models/pretrained.gin, for one."]
+            remedies += [f"Set {unset[0]} in a gin file or with --gin.{unset[0]}=VALUE."] * (
+                unset[0] != "MODEL"
+            )
+        raise WrongUse(f"not set, though required: {', '.join(unset)}. {' '.join(remedies)}")
 
 
 def _refuse_misspelt_macros(config: _Config) -> None:
     """A macro that is not defined, or that nothing refers to; gin would pass over the second in silence."""
-    values = [value for parameters in config.values() for value in parameters.values()]
-    read = {repr(leaf)[1:] for value in values for leaf in _leaves(value) if _is_macro(leaf)}
+    read = _referred_to(config)
     macros = _macros(config)
     for name in sorted(read - macros):
         hint = _suggestion(name, macros - read)

@@ -51,18 +51,13 @@ def run_stage(
     Raises:
         WrongUse: as the command line says it with exit code 2.
     """
-    if stage not in stages.STAGES or not stages.STAGES[stage].built:
-        raise WrongUse(f"'{stage}' is no stage of this version; there are {', '.join(built_stages())}.")
+    if stage not in stages.STAGES:
+        raise WrongUse(f"'{stage}' is no stage; there are {', '.join(stages.STAGES)}.")
     if not workdir:
         raise WrongUse("--workdir=DIR is missing: the directory that holds a run's files.")
     compilation_cache.switch_on()
     configuration.load(gin_files, bindings)
     perform(stage, workdir)
-
-
-def built_stages() -> list[str]:
-    """Names of the stages that this version has."""
-    return [name for name, stage in stages.STAGES.items() if stage.built]
 
 
 def run_signature(stage: str, workdir: str) -> str:
@@ -78,8 +73,8 @@ def perform(stage: str, workdir: str) -> None:
     arguments = configuration.arguments_of(stage, function)
     names = arguments["stages"] if stage == "run" else [stage]
     for name in names:  # all settings are looked at before the first stage starts
-        if name == "run" or name not in built_stages():
-            raise WrongUse(f"run.stages names '{name}'; there are {', '.join(built_stages())}.")
+        if name == "run" or name not in stages.STAGES:
+            raise WrongUse(f"run.stages names '{name}'; there are {', '.join(stages.STAGES)}.")
         configuration.arguments_of(name, stages.stage_function(name))
     with contextlib.ExitStack() as held:
         run_id = hosts.decided_by_first("lock", lambda: held.enter_context(lock.hold(workdir, stage)))

@@ -208,10 +208,10 @@ DEFAULTS = json.loads((pathlib.Path(__file__).parents[1] / "fixtures" / "default
     ("fields", "count"),
     list(
         zip(
-            PUBLISHED,
+            (*PUBLISHED, DEFAULTS["GptOssForCausalLM"]),  # whose defaults are the 120b's
             (
                 *(134_515_008, 7_615_616_512, 8_190_735_360, 8_030_261_248, 30_532_122_624),
-                *(2_614_341_888, 3_880_263_168, 20_914_757_184),
+                *(2_614_341_888, 3_880_263_168, 20_914_757_184, 116_829_156_672),
             ),
             strict=True,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = ("stages/cold_start.gin", "models/qwen2_5_1_5b.gin", "meshes/v5e_8.gin", "stages/plan.gin")
+FILES = ("stages/cold_start.gin", "models/qwen2_5_1_5b.gin", "meshes/fsdp.gin", "stages/plan.gin")
 MATMUL = """
 import os
 from promptcot_jax.parallel import topologies

@@ -380,7 +380,7 @@ def _write_analyses(directory: pathlib.Path) -> None:
         "caption": f"Accuracy of a model, {HOSTILE}",
         "files": ["difficulty.svg", "difficulty.csv"],
     }
-    entry = {"command": "promptcot analyze --gin_file=analyses/difficulty.gin --workdir=DIR", "made": [made]}
+    entry = {"command": "promptcot analyze --gin_file=stages/analyze.gin --workdir=DIR", "made": [made]}
     left_out = {"scaling": "there are fewer than two sizes"}
     jsonl.write_json(directory / "index.json", {"analyses": {"difficulty": entry}, "left_out": left_out})
 

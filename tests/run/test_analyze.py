@@ -1,6 +1,7 @@
 """`promptcot analyze` as its user meets it: all there are records for, one by one, and what is refused."""
 
 import csv
+import html
 import json
 import pathlib
 import re
@@ -19,13 +20,14 @@ from tests.report import workdirs
 from tests.run import exported_workdir
 
 
-def command(workdir, *arguments: str, file: str = "stages/analyze.gin") -> int:
-    return cli.main(["analyze", f"--gin_file={file}", f"--workdir={workdir}", *arguments])
+def command(workdir, *arguments: str, only: str = "") -> int:
+    named = [f"--gin.ANALYSES=('{only}',)"] if only else []
+    return cli.main(["analyze", "--gin_file=stages/analyze.gin", f"--workdir={workdir}", *named, *arguments])
 
 
-def refused(capsys: pytest.CaptureFixture, workdir, *arguments: str, file: str = "stages/analyze.gin") -> str:
+def refused(capsys: pytest.CaptureFixture, workdir, *arguments: str, only: str = "") -> str:
     """The sentence with which a command is refused."""
-    assert command(workdir, *arguments, file=file) == 2
+    assert command(workdir, *arguments, only=only) == 2
     return capsys.readouterr().err.splitlines()[-1]
 
 
@@ -88,7 +90,7 @@ def test_sets_that_evaluate_took_are_those_that_analyze_takes(place: str, named:
     ]
     jsonl.write_records(tmp_path / "evaluate" / "attempts.jsonl", attempts)
     sets = f"--gin.SETS={{'mine': '{tmp_path / named}'}}"
-    assert command(tmp_path, sets, file="analyses/difficulty.gin") == 0
+    assert command(tmp_path, sets, only="difficulty") == 0
     with (tmp_path / "analyses" / "difficulty.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["set"], row["problems"], row["accuracy"]) == ("mine", "3", "1.0")
@@ -124,7 +126,7 @@ def test_pools_are_shown_where_attempts_cannot_be_and_say_so(tmp_path: pathlib.P
     (tmp_path / "evaluate" / "attempts.jsonl").write_text("")
     asked = AttemptedProblem(id="x", set="held_out", domain="math", problem="x")
     jsonl.write_records(tmp_path / "evaluate" / "problems.jsonl", [asked])
-    assert command(tmp_path, file="analyses/difficulty.gin") == 0
+    assert command(tmp_path, only="difficulty") == 0
     (pools,) = listed(tmp_path)["analyses"]["difficulty"]["made"]
     assert "attempts are left out: {workdir}/evaluate/attempts.jsonl: there are no" in pools["caption"]
 
@@ -142,7 +144,7 @@ def test_skipped_rows_stand_in_the_counts_the_captions_and_the_command(tmp_path:
         assert "--gin.BAD_ROWS=\"'skip'\"" in entry["command"]
     counts = manifest.read(tmp_path)["analyze"].counts
     assert counts == {"analyses": 3, "figures": 3, "left_out": 0, "bad_field": 1, "bad_json": 1}
-    assert command(tmp_path, file="analyses/accounting.gin") == 2
+    assert command(tmp_path, only="accounting") == 2
 
 
 def test_rows_of_a_file_of_runs_may_lie_in_the_workdir(tmp_path: pathlib.Path):
@@ -150,7 +152,7 @@ def test_rows_of_a_file_of_runs_may_lie_in_the_workdir(tmp_path: pathlib.Path):
         jsonl.write_json(tmp_path / f"run_{size}" / "results.json", {"results": {"a": {"accuracy": 0.5}}})
     run = {"curve": "ours", "results": "{workdir}/run_{size}/results.json"}
     jsonl.write_records(tmp_path / "runs.jsonl", [run])
-    assert command(tmp_path, "--gin.RUNS='{workdir}/runs.jsonl'", file="analyses/scaling.gin") == 0
+    assert command(tmp_path, "--gin.RUNS='{workdir}/runs.jsonl'", only="scaling") == 0
     with (tmp_path / "analyses" / "scaling.csv").open() as file:
         assert [row["size"] for row in csv.DictReader(file)] == ["4", "8"]
 
@@ -181,13 +183,16 @@ def test_every_figure_has_its_drawing_and_numbers(written: pathlib.Path):
 
 
 def test_the_page_shows_all_figures_and_asks_for_nothing(written: pathlib.Path):
-    rendered = (written / "analyses" / "index.html").read_text()
+    rendered = html.unescape((written / "analyses" / "index.html").read_text())
     assert rendered.count("<img ") == rendered.count('src="data:image/svg+xml;base64,') == 9
     assert "img-src data:" in rendered
     assert "<script" not in rendered
     links = [link for link in re.findall(r'href="([^"]+)"', rendered) if not link.startswith("#")]
     assert all((written / "analyses" / link).exists() for link in links)
-    assert "promptcot analyze --gin_file=analyses/em_study.gin --workdir=WORKDIR" in rendered
+    assert (
+        "promptcot analyze --gin_file=stages/analyze.gin --gin.ANALYSES=\"('em_study',)\" --workdir=WORKDIR"
+        in rendered
+    )
     assert "RUNS is empty" in rendered
     assert str(written) not in rendered
 
@@ -207,15 +212,16 @@ def test_one_command_makes_one_analysis_and_keeps_the_others(written: pathlib.Pa
     workdir = tmp_path / "w"
     shutil.copytree(written, workdir)
     sets = f"{{'held': '{workdir}/triples_heldout.jsonl'}}"
-    assert command(workdir, f"--gin.SETS={sets}", file="analyses/difficulty.gin") == 0
+    assert command(workdir, f"--gin.SETS={sets}", only="difficulty") == 0
     entries = listed(workdir)["analyses"]
     assert list(entries) == ["em_study", "difficulty", "distribution", "accounting", "case_studies"]
     assert entries["difficulty"]["command"] == (
-        f'promptcot analyze --gin_file=analyses/difficulty.gin --gin.SETS="{sets}" --workdir=WORKDIR'
+        "promptcot analyze --gin_file=stages/analyze.gin --gin.ANALYSES=\"('difficulty',)\" "
+        f'--gin.SETS="{sets}" --workdir=WORKDIR'
     )
     asked = workdir / "evaluate" / "problems.jsonl"
     jsonl.write_records(asked, [row | {"level": ""} for _, _, row in jsonl.iter_rows(asked)])
-    assert command(workdir, file="analyses/difficulty.gin") == 0
+    assert command(workdir, only="difficulty") == 0
     assert not list((workdir / "analyses").glob("difficulty_levels*"))  # of the records as they were
     assert "difficulty_levels" not in (workdir / "analyses" / "index.html").read_text()
 
@@ -227,17 +233,12 @@ def test_scaling_ablations_and_subsets_by_command(tmp_path: pathlib.Path):
         for seed in (0, 1):
             results = {"results": {"a": {"accuracy": 0.1 * seed + 0.05 * size}}}
             jsonl.write_json(tmp_path / f"run_{size}_{seed}" / "results.json", results)
-    assert (
-        command(
-            tmp_path, "--gin.SUBSET_SIZES=(4, 8)", "--gin.SUBSET_SEEDS=(0, 1)", file="analyses/subsets.gin"
-        )
-        == 0
-    )
+    assert command(tmp_path, "--gin.SUBSET_SIZES=(4, 8)", "--gin.SUBSET_SEEDS=(0, 1)", only="subsets") == 0
     assert len(list((tmp_path / "analyses" / "subsets").iterdir())) == 4
     runs = "({'curve': 'ours', 'results': '{workdir}/run_{size}_{seed}/results.json'},)"
-    assert command(tmp_path, f"--gin.RUNS={runs}", file="analyses/scaling.gin") == 0
+    assert command(tmp_path, f"--gin.RUNS={runs}", only="scaling") == 0
     arms = "{'8': '{workdir}/run_8_{seed}', '4': ('{workdir}/run_4_0', '{workdir}/run_4_1')}"
-    assert command(tmp_path, f"--gin.ARMS={arms}", file="analyses/ablations.gin") == 0
+    assert command(tmp_path, f"--gin.ARMS={arms}", only="ablations") == 0
     assert list(listed(tmp_path)["analyses"]) == ["scaling", "ablations", "subsets"]
     with (tmp_path / "analyses" / "ablations.csv").open() as file:
         *_, last = csv.DictReader(file)
@@ -259,32 +260,32 @@ def test_pools_and_repeats_of_verified_prompts(tmp_path: pathlib.Path):
 
 
 @pytest.mark.parametrize(
-    ("file", "arguments", "sentence"),
+    ("only", "arguments", "sentence"),
     [
-        ("stages/analyze.gin", [], "there are no records for any analysis"),
+        ("", [], "there are no records for any analysis"),
         (
-            "stages/analyze.gin",
+            "",
             ["--gin.ANALYSES=('dificulty',)"],
             "ANALYSES names 'dificulty', which is none",
         ),
-        ("analyses/em_study.gin", [], "neither em/nll.jsonl nor seed_N/em/nll.jsonl; run 'promptcot em'"),
-        ("analyses/difficulty.gin", [], "evaluate/problems.jsonl is not there"),
-        ("analyses/distribution.gin", [], "fewer than two sets"),
-        ("analyses/accounting.gin", [], "no set of problems"),
-        ("analyses/accounting.gin", ["--gin.SETS={'a': 'gone.jsonl'}"], "gone.jsonl: no such file"),
-        ("analyses/scaling.gin", [], "RUNS is empty; name finished runs"),
-        ("analyses/scaling.gin", ["--gin.RUNS='gone.jsonl'"], "gone.jsonl: no such file"),
-        ("analyses/ablations.gin", ["--gin.ARMS={'a': 'gone'}"], "gone: no such file"),
-        ("analyses/case_studies.gin", ["--gin.CASES='gone.jsonl'"], "gone.jsonl: no such file"),
-        ("analyses/case_studies.gin", ["--gin.NUM_CASES=0"], "number must be at least 1, got 0"),
-        ("analyses/subsets.gin", [], "SUBSET_SIZES is empty"),
-        ("analyses/distribution.gin", ["--gin.PROBLEMS_PER_SET=1"], "problems_per_set must be at least 2"),
+        ("em_study", [], "neither em/nll.jsonl nor seed_N/em/nll.jsonl; run 'promptcot em'"),
+        ("difficulty", [], "evaluate/problems.jsonl is not there"),
+        ("distribution", [], "fewer than two sets"),
+        ("accounting", [], "no set of problems"),
+        ("accounting", ["--gin.SETS={'a': 'gone.jsonl'}"], "gone.jsonl: no such file"),
+        ("scaling", [], "RUNS is empty; name finished runs"),
+        ("scaling", ["--gin.RUNS='gone.jsonl'"], "gone.jsonl: no such file"),
+        ("ablations", ["--gin.ARMS={'a': 'gone'}"], "gone: no such file"),
+        ("case_studies", ["--gin.CASES='gone.jsonl'"], "gone.jsonl: no such file"),
+        ("case_studies", ["--gin.NUM_CASES=0"], "number must be at least 1, got 0"),
+        ("subsets", [], "SUBSET_SIZES is empty"),
+        ("distribution", ["--gin.PROBLEMS_PER_SET=1"], "problems_per_set must be at least 2"),
     ],
 )
 def test_what_cannot_be_made_is_refused_and_nothing_is_written(
-    file: str, arguments: list[str], sentence: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+    only: str, arguments: list[str], sentence: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ):
-    assert sentence in refused(capsys, tmp_path, *arguments, file=file)
+    assert sentence in refused(capsys, tmp_path, *arguments, only=only)
     assert not (tmp_path / "analyses").exists()
 
 
@@ -292,14 +293,15 @@ def test_an_unknown_encoder_and_a_foreign_index_are_refused(
     written: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
 ):
     encoder = "--gin.ENCODER='minilmm'"
-    assert "ENCODER is 'minilmm'" in refused(capsys, written, encoder, file="analyses/distribution.gin")
+    assert "ENCODER is 'minilmm'" in refused(capsys, written, encoder, only="distribution")
     shutil.copytree(written, tmp_path / "w")
     (tmp_path / "w" / "analyses" / "index.json").write_text("[]")
-    assert "not an index that" in refused(capsys, tmp_path / "w", file="analyses/accounting.gin")
+    assert "not an index that" in refused(capsys, tmp_path / "w", only="accounting")
 
 
 def test_settings_stand_in_commands_as_a_shell_takes_them():
     assert index.command("scaling", {"RUNS": "a.jsonl"}) == (
-        "promptcot analyze --gin_file=analyses/scaling.gin --gin.RUNS=\"'a.jsonl'\" --workdir=WORKDIR"
+        "promptcot analyze --gin_file=stages/analyze.gin --gin.ANALYSES=\"('scaling',)\" "
+        "--gin.RUNS=\"'a.jsonl'\" --workdir=WORKDIR"
     )
     assert "'--gin.SETS={'\"'\"'$a'\"'\"': 1}'" in index.command("accounting", {"SETS": {"$a": 1}})

@@ -1,7 +1,9 @@
 """The command line: instant help, one sentence for each kind of wrong use, exit codes."""
 
+import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from promptcot_jax.core import manifest
-from promptcot_jax.run import cli, stages
+from promptcot_jax.run import cli, gin_files, renamed, stages
 from tests.run import toy_stage
 
 COUNT_GIN = """
@@ -65,26 +67,50 @@ def test_help_answers_at_once_and_imports_nothing_heavy(stage: str):
     assert "--gin_file" in done.stdout
     assert "--tfds_data_dir" in done.stdout
     if stage:
-        assert stages.STAGES[stage].summary in done.stdout
+        assert cli._file_of(stage).summary in done.stdout
     for name in stages.STAGES if not stage else ():
         assert f"  {name} " in done.stdout
 
 
-def test_a_stage_not_built_yet_says_so(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
-    unbuilt = stages.Stage(summary="none yet", built=False)
-    monkeypatch.setattr(stages, "STAGES", stages.STAGES | {"later": unbuilt})
-    assert "'later' is not built yet" in refused(capsys, "later", "--workdir=w")
-    assert cli.main(["later", "--help"]) == 0
-    assert "not built yet" in capsys.readouterr().out
+def test_the_help_of_a_stage_is_about_the_stage(capsys: pytest.CaptureFixture):
+    assert cli.main(["self_play", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "required settings (gin macros; set one with --gin.NAME=VALUE):\n  MODEL  " in text
+    assert "  GROUP_SIZE = 8  " in text
+    assert "settings: promptcot self_play --list-macros" in text
+    assert len([line for line in text.splitlines() if "--workdir" in line]) == 2  # the example, and the flags
+
+
+def test_list_macros_of_a_stage_takes_gin_files_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture):
+    (tmp_path / "mine.gin").write_text("SEED = 3  # the third\nMINE = 'a#b'  # of my own\n")
+    command = ["em", "--list-macros", "--gin_file=mine.gin", f"--gin_search_paths={tmp_path}"]
+    assert cli.main(command) == 0
+    text = capsys.readouterr().out
+    assert text.index("stages/em.gin:") < text.index("stages/shared.gin:") < text.index("mine.gin, with")
+    assert "  SEED = 3      the third\n  MINE = 'a#b'  of my own" in text
+
+
+def test_version(capsys: pytest.CaptureFixture):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"promptcot_jax {importlib.metadata.version('promptcot_jax')}\n"
 
 
 def test_wrong_commands_are_refused(capsys: pytest.CaptureFixture, tmp_path: Path):
-    assert "'colt_start' is no stage" in refused(capsys, "colt_start")
+    assert "'colt_start' is no stage (did you mean 'cold_start'?)" in refused(capsys, "colt_start")
     assert "--workdir=DIR is missing" in refused(capsys, "corpus", "--gin_file=x.gin")
     assert "unrecognized arguments: --work=1" in refused(capsys, "corpus", "--work=1", "--workdir=w")
     workdir = f"--workdir={tmp_path / 'w'}"
     assert "--gin_file=nowhere.gin: no such file" in refused(
         capsys, "corpus", "--gin_file=nowhere.gin", workdir
+    )
+    assert "--gin_file=stages/copus.gin: no such file (did you mean 'stages/corpus.gin'?)" in refused(
+        capsys, "corpus", "--gin_file=stages/copus.gin", workdir
+    )
+    assert "MODEL. Name the file of a model: --gin_file=models/pretrained.gin, for one." in refused(
+        capsys, "sft", "--gin_file=stages/sft.gin", workdir
+    )
+    assert "no gin file defines a macro LORA" in refused(  # the shared macros are those that a stage reads
+        capsys, "corpus", "--gin_file=stages/corpus.gin", "--gin.LORA=None", workdir
     )
     assert "expected --gin.NAME=VALUE" in refused(capsys, "corpus", "--gin.SEED", workdir)
     assert not (tmp_path / "w").exists()
@@ -145,6 +171,47 @@ def test_a_wrong_gin_file_is_refused_in_one_sentence(
     count_gin.write_text(count_gin.read_text().replace(*change))
     workdir = f"--workdir={tmp_path / 'w'}"
     assert sentence in refused(capsys, "count", f"--gin_file={count_gin}", "--gin.LIMIT=3", workdir)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ["--gin.NUM_CANDIDATES=4"],
+            "no gin file defines a macro NUM_CANDIDATES (NUM_CANDIDATES is now EM_GROUP",
+        ),
+        (
+            ["--gin_file=old.gin"],
+            "the macro NUM_CANDIDATES is set but nothing refers to it (NUM_CANDIDATES is now",
+        ),
+        (["--gin_file=meshes/v5e_8.gin"], "meshes/v5e_8.gin is gone: use meshes/fsdp.gin."),
+        (["--gin_file=configs/meshes/v5p_64.gin"], "meshes/v5p_64.gin is gone: use meshes/fsdp_tensor.gin."),
+        (
+            ["--gin_file=analyses/scaling.gin"],
+            """use stages/analyze.gin with --gin.ANALYSES="('scaling',)".""",
+        ),
+    ],
+)
+def test_names_of_an_earlier_version_are_refused_with_those_of_today(
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
+    monkeypatch.chdir(tmp_path)
+    Path("old.gin").write_text("NUM_CANDIDATES = 4\n")
+    assert sentence in refused(capsys, "em", "--gin_file=stages/em.gin", *arguments, "--workdir=w")
+
+
+def test_what_replaces_a_renamed_name_exists():
+    macros = {
+        macro.name for file in gin_files.packaged() for macro in gin_files.read(gin_files.find(file)).macros
+    }
+    assert not renamed.NAMES.keys() & macros
+    assert {new for old, new in renamed.NAMES.items() if old.isupper()} <= macros
+    assert not renamed.FILES.keys() & set(gin_files.packaged())
+    assert {re.match(r"[\w/]+\.gin", new)[0] for new in renamed.FILES.values()} <= set(gin_files.packaged())
 
 
 def test_later_files_and_the_command_line_win(count_gin: Path, tmp_path: Path, capsys: pytest.CaptureFixture):

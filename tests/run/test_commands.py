@@ -93,9 +93,8 @@ def in_comments() -> Iterator[Command]:
 
 
 def in_help() -> Iterator[Command]:
-    for name, stage in stages.STAGES.items():
-        if stage.example:
-            yield Command(f"{name} --help", stage.example)
+    for name in stages.STAGES:
+        yield Command(f"{name} --help", cli._file_of(name).headings["command"])
 
 
 COMMANDS = [*in_documents(), *in_comments(), *in_help()]
@@ -111,7 +110,7 @@ def set_up(words: list[str]) -> dict[str, dict[str, Any]]:
     flags, bindings = cli._parse(name, rest)
     configuration.load(flags.gin_file, bindings, cli._listed(flags.gin_search_paths))
     function = stages.stage_function(name)
-    if stages.STAGES[name].settings and not configuration.is_set_up(function):
+    if name != "report" and not configuration.is_set_up(function):
         raise WrongUse(f"no gin file speaks of '{name}'.")
     found = {name: configuration.arguments_of(name, function)}
     inner = found[name]["stages"] if name in ("run", "plan") else ()
@@ -127,13 +126,13 @@ def mesh_of(config: mesh_lib.MeshConfig, num_devices: int = 8) -> jax.sharding.M
     return jax.sharding.Mesh(np.full(shape, jax.devices()[0]), mesh_lib.AXES)
 
 
-def check_divides(arguments: dict[str, Any]) -> None:
+def check_divides(arguments: dict[str, Any], num_devices: int = 8) -> None:
     """Builds a stage's fitters and places its model.
 
     Raises:
         WrongUse: a batch or a parameter does not divide over the mesh.
     """
-    mesh = mesh_of(arguments.get("mesh") or mesh_lib.MeshConfig())
+    mesh = mesh_of(arguments.get("mesh") or mesh_lib.MeshConfig(), num_devices)
     for fit in arguments.values():
         if isinstance(fit, FitConfig):
             optimizer = OptimizerConfig(learning_rate=1.0)
@@ -149,8 +148,10 @@ def check_divides(arguments: dict[str, Any]) -> None:
 def test_a_command_that_is_shown_is_taken(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(ROOT / command.directory if command.directory else tmp_path)
     found = set_up(command.words)
+    slice_name = re.search(r"runs/slice_(v\w+?)_(\d+)", command.text)
+    num_devices = topologies.named("-".join(slice_name.groups())).num_chips if slice_name else 8
     for arguments in found.values():
-        check_divides(arguments)
+        check_divides(arguments, num_devices)
     if "plan" in found:
         config = next(arguments["mesh"] for arguments in found.values() if "mesh" in arguments)
         slice_ = topologies.named(found["plan"]["topology"], config.num_slices)
@@ -167,15 +168,16 @@ def test_the_places_that_show_commands_are_found():
 
 # What docs/tpu.md names, up to the batches' 16 rows.
 @pytest.mark.parametrize(
-    "mesh", "single v4_8 v5e_8 v6e_8 v6e_8_tensor v4_32 v5e_16 v6e_16 v5p_32 v5p_64 fsdp".split()
+    ("mesh", "chips"),
+    [("single", 1), *(("fsdp", n) for n in (4, 8, 16)), ("fsdp_tensor", 8), ("fsdp_tensor", 32)],
 )
 def test_the_first_command_for_a_tpu_divides_over_every_slice_up_to_16_rows(
-    mesh: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    mesh: str, chips: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)
     words = Command("README.md", FIRST_TPU).words
-    assert any("meshes/v6e_8.gin" in word for word in words)
-    found = set_up([word.replace("v6e_8", mesh) for word in words])
+    assert any("meshes/fsdp.gin" in word for word in words)
+    found = set_up([word.replace("meshes/fsdp", f"meshes/{mesh}") for word in words])
     assert {"cold_start", "em", "synthesize", "sft", "evaluate"} < found.keys()
     for arguments in found.values():
-        check_divides(arguments)
+        check_divides(arguments, chips)

@@ -1,8 +1,10 @@
 """Every gin file of `configs/` parses, and what it sets up is built, up to the point of work."""
 
+import collections
 import dataclasses
 import functools
 import math
+import re
 from pathlib import Path
 
 import gin
@@ -14,28 +16,23 @@ from promptcot_jax.models import causal_lm
 from promptcot_jax.models import config as model_config
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import topologies
-from promptcot_jax.run import configuration, stages
+from promptcot_jax.run import cli, configuration, gin_files, stages
 from promptcot_jax.sampling import engine
 from promptcot_jax.trainers import loop
+from tests.run import test_commands
 
-CONFIGS = Path(configuration.packaged_configs())
+CONFIGS = Path(gin_files.packaged_configs())
 FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.gin"))
+NO_STAGE = ("stages/shared.gin", "stages/endpoint.gin", "stages/report.gin")
 TRAINING = ("stages/cold_start.gin", "stages/em.gin")  # what model, mesh and data files are named after
 
 # Each file's companions on the command line, and what the user must set.
 BEFORE = {
-    "stages/annotate_teachers.gin": ("stages/annotate.gin",),
-    "stages/verify_models.gin": ("stages/verify.gin",),
-    "stages/distill_teacher.gin": ("stages/distill.gin",),
-    "data/corpus.gin": (),
+    "stages/shared.gin": (),
+    "stages/endpoint.gin": (),
     "data/user_triples.gin": (*TRAINING, "models/smollm2_135m.gin"),
     "data/tasks.gin": ("stages/sft.gin",),
     "models/lora.gin": ("stages/cold_start.gin",),
-    "stages/em_settings.gin": ("stages/em.gin",),
-    "stages/synthesize_settings.gin": ("stages/synthesize.gin",),
-    "stages/evaluate_solver.gin": ("stages/evaluate.gin",),
-    "stages/self_play_settings.gin": ("stages/self_play.gin",),
-    "stages/self_play_watching.gin": ("stages/self_play.gin",),
     "stages/watching.gin": ("stages/sft.gin",),
     "stages/self_play_dpo.gin": ("stages/self_play.gin",),
     "stages/self_play_rejection.gin": ("stages/self_play.gin",),
@@ -46,16 +43,12 @@ AFTER = {
     "stages/cold_start.gin": ("models/smollm2_135m.gin",),
     "stages/sft.gin": ("models/smollm2_135m.gin",),
     "stages/self_play.gin": ("models/smollm2_135m.gin",),
-    "stages/evaluate_solver.gin": ("stages/evaluate.gin",),
-    "stages/self_play_settings.gin": ("models/smollm2_135m.gin",),
-    "stages/self_play_watching.gin": ("models/smollm2_135m.gin",),
     "stages/watching.gin": ("models/smollm2_135m.gin",),
     "stages/self_play_dpo.gin": ("models/smollm2_135m.gin",),
     "stages/self_play_rejection.gin": ("models/smollm2_135m.gin",),
     "stages/self_play_measure.gin": ("models/smollm2_135m.gin",),
     "data/tasks.gin": ("models/smollm2_135m.gin",),
     "models/lora.gin": ("models/smollm2_135m.gin",),
-    "data/corpus.gin": ("stages/corpus.gin",),
     "stages/plan.gin": ("models/smollm2_135m.gin",),
 }
 REQUIRED = {"TRIPLES": "'mine.jsonl'", "TRIPLES_HELDOUT": "'held.jsonl'", "MODEL_PATH": "'model'"}
@@ -63,24 +56,16 @@ REQUIRED |= {"SOURCE": "'model'", "OUTPUT": "'converted'", "BENCHMARKS": "('test
 REQUIRED |= {"PROBLEMS": "'mine.jsonl'", "TEACHER": "'teacher'", "SOLVER": "'solver'"}
 REQUIRED |= {"TASKS": "('p_theta',)", "TOPOLOGY": "'v5e-8'", "NUM_ITERATIONS": "10"}
 REQUIRED |= {"PROMPTS_PER_ITERATION": "16", "BASELINE": "'first'", "OTHER": "'second'"}
+REQUIRED |= {"STAGES": "['report']"}
 
-# Published sizes: what the hub counts in the checkpoints' safetensors. The cards round: Qwen3-30B-A3B 30.5B,
-# Llama 3.1 8B 8.03B, Gemma 2 2B 2.61B, gpt-oss 20.9B and 116.8B (its card, table 1). Of Gemma 3 4B, 4.30B of
-# which 0.42B see, the text part's 3.88B, from its config.
+# Published sizes, as the hub counts in the checkpoints' safetensors; more in tests/models/test_hf_config.py.
 PARAMETERS = {
     "models/qwen2_5_0_5b.gin": 494_032_768,
     "models/qwen2_5_1_5b.gin": 1_543_714_304,
     "models/qwen2_5_7b.gin": 7_615_616_512,
     "models/qwen2_5_32b.gin": 32_763_876_352,
-    "models/qwen3_4b.gin": 4_022_468_096,
     "models/qwen3_4b_thinking.gin": 4_022_468_096,
-    "models/qwen3_8b.gin": 8_190_735_360,
     "models/qwen3_30b_a3b.gin": 30_532_122_624,
-    "models/llama3_1_8b.gin": 8_030_261_248,
-    "models/gemma2_2b.gin": 2_614_341_888,
-    "models/gemma3_4b.gin": 3_880_263_168,
-    "models/gpt_oss_20b.gin": 20_914_757_184,
-    "models/gpt_oss_120b.gin": 116_829_156_672,
 }
 
 
@@ -93,24 +78,13 @@ def command_line(file: str) -> tuple[list[str], list[str]]:
     else:
         before = BEFORE.get(file, ())
     files = [*before, file, *AFTER.get(file, ())]
-    text = "\n".join((CONFIGS / name).read_text() for name in with_includes(files))
-    bindings = [f"{name}={value}" for name, value in REQUIRED.items() if f"{name} = %gin.REQUIRED" in text]
-    return files, bindings
-
-
-def with_includes(files: list[str]) -> list[str]:
-    """The files and, recursively, what they include."""
-    found = []
-    for file in files:
-        lines = (CONFIGS / file).read_text().splitlines()
-        included = [line.split("'")[1] for line in lines if line.startswith("include ")]
-        found += [*with_includes(included), file]
-    return found
+    macros = gin_files.macros_of(gin_files.with_includes([gin_files.SHARED, *files]))
+    required = [name for name, macro in macros.items() if macro.default == "%gin.REQUIRED"]
+    return files, [f"{name}={REQUIRED[name]}" for name in required]
 
 
 def test_every_group_of_configs_is_there():
     assert {file.split("/")[0] for file in FILES} == {
-        "analyses",
         "data",
         "meshes",
         "models",
@@ -121,11 +95,59 @@ def test_every_group_of_configs_is_there():
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_file_has_its_header_and_is_short(file: str):
+    said = gin_files.read(str(CONFIGS / file))
+    assert said.summary
     lines = (CONFIGS / file).read_text().splitlines()
-    assert len(lines) < 60
-    header = "\n".join(line for line in lines if line.startswith("#"))
-    for heading in ("# command:", "# hardware:", "# time:", "# result:"):
-        assert heading in header
+    assert len(lines) <= (125 if file.startswith("stages/") else 60)
+    if file.startswith("runs/"):
+        assert said.headings.keys() >= {"command", "hardware", "time", "result"}
+
+
+@pytest.mark.parametrize("stage", stages.STAGES)
+def test_a_stage_file_lists_what_is_required_and_what_is_commonly_overridden(stage: str):
+    said, macros = cli._file_of(stage), gin_files.macros_of(gin_files.of_stage(stage))
+    assert said.headings.keys() >= {"command", "reads", "result"}
+    required = {name for name, macro in macros.items() if macro.default == "%gin.REQUIRED"}
+    # `plan` takes MODEL from the file of a model, where a stage that it plans reads one.
+    assert set(said.listed("Required")) == required - ({"MODEL"} if stage == "plan" else set())
+    assert set(said.listed("Commonly overridden")) <= macros.keys() - required
+    assert all(gin_files.find(file) for file in said.listed("with"))
+
+
+# Two settings of one name, in stages that no run does together.
+TWO_MEANINGS = {"DOMAIN", "OUTPUT", "PROBLEMS", "SOLVED_BY", "SOURCE"}
+
+
+def test_a_macro_has_its_default_and_meaning_in_one_file():
+    """Other files only set it: variants of a stage, meshes, models, runs."""
+    homes = collections.defaultdict(set)
+    for stage in stages.STAGES:
+        for file, said in gin_files.of_stage(stage).items():
+            for macro in said.macros:
+                homes[macro.name].add(file)
+                assert macro.meaning, f"{file}: {macro.name}"
+    assert {name for name, files in homes.items() if len(files) > 1} == TWO_MEANINGS
+
+
+def test_list_macros_leaves_none_out():
+    listed = set[str]()
+    for stage in stages.STAGES:
+        listed |= set(re.findall(r"^  ([A-Z][A-Z0-9_]*)", cli._macro_list(stage, [], []), re.MULTILINE))
+    assert listed == {macro.name for file in FILES for macro in gin_files.read(str(CONFIGS / file)).macros}
+
+
+def test_list_macros_says_default_and_meaning():
+    text = cli._macro_list("em", ["meshes/fsdp_tensor.gin"], [])
+    assert "  EM_GROUP_SIZE = 8  " in text
+    assert "rationales sampled per (concepts, problem) pair; the paper's 8" in text
+    assert "meshes/fsdp_tensor.gin, with --gin_file=meshes/fsdp_tensor.gin:" in text
+    assert "  TENSOR = 2  devices that share a matmul" in text
+    assert "LORA" not in text  # of the shared macros only what the stage reads
+
+
+def test_every_macro_has_a_meaning_somewhere():
+    said = [macro for file in FILES for macro in gin_files.read(str(CONFIGS / file)).macros]
+    assert {macro.name for macro in said} == {macro.name for macro in said if macro.meaning}
 
 
 def test_synthesize_draws_as_the_released_generator():
@@ -139,8 +161,8 @@ def test_the_file_parses_and_builds(file: str, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(tmp_path)  # found through the packaged configs, not the current directory
     files, bindings = command_line(file)
     configuration.load(files, bindings)
-    built = [name for name, stage in stages.STAGES.items() if stage.built and is_set_up(name)]
-    assert built or file == "data/corpus.gin"
+    built = [name for name in stages.STAGES if is_set_up(name)]
+    assert built or file in NO_STAGE
     if "run" in built:
         built += configuration.arguments_of("run", stages.stage_function("run"))["stages"]
     for name in built:
@@ -171,31 +193,29 @@ def test_a_model_file_describes_the_published_model(file: str, parameters: int):
     assert built.dtype == built.param_dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if file.startswith("meshes/")])
-def test_a_mesh_file_takes_all_chips_of_its_slice(file: str):
-    configuration.load(*command_line(file))
+@pytest.mark.parametrize("slice_", "v4-8 v5e-8 v6e-8 v4-32 v5e-16 v6e-16 v5p-32 v5p-64 v5p-128".split())
+@pytest.mark.parametrize(("file", "tensor"), [("fsdp", 1), ("fsdp_tensor", 2)])
+def test_a_mesh_file_takes_all_chips_of_any_slice(file: str, tensor: int, slice_: str):
+    configuration.load(["stages/em.gin", f"meshes/{file}.gin"])
     config = gin.get_configurable(mesh_lib.MeshConfig)()
-    if file in ("meshes/single.gin", "meshes/fsdp.gin"):
-        assert mesh_lib.make_mesh(config).size == (1 if "single" in file else 8)
-        return
-    name = "-".join(Path(file).stem.split("_")[:2])
-    assert math.prod(config.shape) == topologies.named(name).num_chips
+    num_chips = topologies.named(slice_).num_chips
+    shape = test_commands.mesh_of(config, num_chips).shape
+    assert (shape["fsdp"], shape["tensor"], math.prod(shape.values())) == (
+        num_chips // tensor,
+        tensor,
+        num_chips,
+    )
+
+
+def test_the_mesh_file_of_one_device():
+    configuration.load(["stages/em.gin", "meshes/fsdp.gin", "meshes/single.gin"])
+    assert mesh_lib.make_mesh(gin.get_configurable(mesh_lib.MeshConfig)()).size == 1
 
 
 def test_quickstart_model_has_the_size_that_is_claimed():
     configuration.load(["runs/quickstart.gin"])
     built = gin.get_configurable(model_config.DecoderConfig)()
     assert 300_000 < built.parameter_count() < 400_000
-
-
-def test_every_macro_of_the_help_is_in_the_stages_gin_file():
-    for name, stage in stages.STAGES.items():
-        if not stage.settings:
-            continue
-        file = "runs/quickstart.gin" if name == "run" else f"stages/{name}.gin"
-        text = "\n".join((CONFIGS / included).read_text() for included in with_includes([file]))
-        for setting, _ in stage.settings:
-            assert f"{setting} = " in text, f"{name}: {setting}"
 
 
 def test_what_only_says_how_names_fields_that_exist():
@@ -207,5 +227,5 @@ def test_a_packaged_file_is_found_by_its_path_in_a_checkout_too(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.chdir(tmp_path)  # as on a machine of a slice, where only the package is
-    configuration.load(["configs/runs/quickstart.gin", "configs/meshes/v6e_8.gin"])
-    assert gin.get_configurable(mesh_lib.MeshConfig)().fsdp == 8
+    configuration.load(["configs/runs/quickstart.gin", "configs/meshes/fsdp.gin"])
+    assert gin.get_configurable(mesh_lib.MeshConfig)().fsdp == -1

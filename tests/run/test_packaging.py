@@ -22,8 +22,8 @@ def test_an_installed_package_finds_its_configs(tmp_path: Path):
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     installed = next((tmp_path / "build").glob("lib*"))
     code = (
-        "from promptcot_jax.run import configuration; print(configuration.packaged_configs());"
-        "configuration.load(['configs/runs/quickstart.gin', 'meshes/v6e_8.gin'])"
+        "from promptcot_jax.run import configuration, gin_files; print(gin_files.packaged_configs());"
+        "configuration.load(['configs/runs/quickstart.gin', 'meshes/fsdp.gin'])"
     )
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -39,4 +39,4 @@ def test_an_installed_package_finds_its_configs(tmp_path: Path):
     configs = Path(done.stdout.strip())
     assert configs.is_relative_to(installed)
     assert (configs / "runs" / "quickstart.gin").exists()
-    assert (installed / "promptcot_jax" / "evaluation" / "assets" / "browse.js").exists()
+    assert (installed / "promptcot_jax" / "report" / "assets" / "browse.js").exists()

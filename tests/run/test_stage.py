@@ -14,7 +14,7 @@ import pytest
 
 from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.run import configuration, lock, stage, stages
+from promptcot_jax.run import gin_files, lock, stage, stages
 from tests.run import toy_stage
 
 COUNT_GIN = """
@@ -228,7 +228,7 @@ def test_two_commands_on_one_workdir_and_a_killed_holder(count_gin: str, tmp_pat
 
 
 def test_packaged_configs_are_found_beside_the_package():
-    assert (Path(configuration.packaged_configs()) / "stages" / "corpus.gin").exists()
+    assert (Path(gin_files.packaged_configs()) / "stages" / "corpus.gin").exists()
 
 
 def test_files_of_unknown_settings_are_refused_and_named(count_gin: str, tmp_path: Path):

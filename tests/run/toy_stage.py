@@ -51,7 +51,7 @@ def count(
 
 def install() -> None:
     """Adds the stage to the table."""
-    stages.STAGES["count"] = stages.Stage(summary="count", outputs=("counted.jsonl",))
+    stages.STAGES["count"] = stages.Stage(outputs=("counted.jsonl",))
     known = stages.stage_function
     stages.stage_function = lambda name: count if name == "count" else known(name)
 

@@ -1,0 +1,36 @@
+"""Names of earlier versions and what they are now, for the messages that refuse them."""
+
+# Macros, parameters of settings, and modules that gin files import.
+NAMES = {
+    # version 0.1
+    "METHOD": "ALGORITHM",
+    "NUM_CANDIDATES": "EM_GROUP_SIZE",
+    "NUM_WAVES": "NUM_ITERATIONS",
+    "PROMPTS_PER_WAVE": "PROMPTS_PER_ITERATION",
+    "NUM_SAMPLES": "DISTILL_GROUP_SIZE",
+    "NUM_SOLUTIONS": "VOTE_GROUP_SIZE",
+}
+
+_MESHES = ("v4_8", "v4_32", "v5e_8", "v5e_16", "v5p_32", "v5p_128", "v6e_8", "v6e_16")
+_MODELS = ("gemma2_2b", "gemma3_4b", "gpt_oss_20b", "gpt_oss_120b", "llama3_1_8b", "qwen3_4b", "qwen3_8b")
+_ANALYSES = "ablations accounting case_studies difficulty distribution em_study scaling subsets".split()
+
+# Files of configs/.
+FILES = {
+    **{f"meshes/{name}.gin": "meshes/fsdp.gin" for name in _MESHES},
+    **{f"meshes/{name}.gin": "meshes/fsdp_tensor.gin" for name in ("v5p_64", "v6e_8_tensor")},
+    **{f"models/{name}.gin": "models/pretrained.gin, and MODEL_DTYPE='bfloat16'" for name in _MODELS},
+    **{
+        f"analyses/{name}.gin": f"""stages/analyze.gin with --gin.ANALYSES="('{name}',)\""""
+        for name in _ANALYSES
+    },
+    "data/corpus.gin": "stages/corpus.gin",
+    "stages/annotate_teachers.gin": "stages/annotate.gin",
+    "stages/distill_teacher.gin": "stages/distill.gin",
+    "stages/em_settings.gin": "stages/em.gin",
+    "stages/evaluate_solver.gin": "stages/evaluate.gin",
+    "stages/self_play_settings.gin": "stages/self_play.gin",
+    "stages/self_play_watching.gin": "stages/self_play.gin",
+    "stages/synthesize_settings.gin": "stages/synthesize.gin",
+    "stages/verify_models.gin": "stages/verify.gin",
+}

@@ -4,14 +4,19 @@
 or `gs://`. The order is that of the shards' numbers, and of the names a pattern matches.
 """
 
+import contextlib
+import io
 import os
 import re
+from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
 from promptcot_jax.core.errors import WrongUse
 
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})((?:\.\w+)*)$", re.DOTALL)
+_BLOCK_BYTES = 1 << 20
 _WILDCARD = re.compile(r"[*?\[]")
 
 
@@ -65,3 +70,38 @@ def _matches(pattern: epath.Path) -> list[epath.Path]:
     if not files:
         raise WrongUse(f"{text}: no file matches this pattern.")
     return files
+
+
+@contextlib.contextmanager
+def opened(file: epath.Path) -> Iterator[io.BufferedReader]:
+    """A file to read, local or in a bucket, with the same methods."""
+    with file.open("rb") as stream:
+        if isinstance(stream, io.BufferedReader):
+            yield stream
+        else:
+            yield io.BufferedReader(_RawStream(stream), _BLOCK_BYTES)
+
+
+class _RawStream(io.RawIOBase):
+    """What TensorFlow and fsspec open in a bucket, as Python's own buffered reader wants it."""
+
+    def __init__(self, stream: Any):  # has read, seek and tell, and no type in common
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._stream.seek(offset, whence)
+        return self._stream.tell()
+
+    def tell(self) -> int:
+        return self._stream.tell()

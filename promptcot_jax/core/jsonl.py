@@ -8,6 +8,7 @@ written in one call.
 import contextlib
 import dataclasses
 import functools
+import io
 import itertools
 import json
 import os
@@ -27,6 +28,7 @@ from promptcot_jax.core.errors import WrongUse
 
 R = TypeVar("R")
 
+_BLOCK_BYTES = 1 << 20
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 type_hints = functools.cache(typing.get_type_hints)  # 10 us for each row otherwise
 
@@ -128,66 +130,44 @@ def _to_json(value: Any, hint: Any = None) -> Any:
 def write_records(path: epath.PathLike, records: Iterable[Any], rows_per_shard: int | None = None) -> int:
     """Writes records to `path` (ending in `.jsonl`), or to numbered shards beside it; returns how many.
 
-    Shards left by an earlier write under the same name are removed after the new ones are in place.
+    No more than a shard is in memory. Shards are written under other names until all are there, and removed
+    if the records end in an error; those of an earlier write under the same name are removed at the end.
     """
     path = epath.Path(path)
-    lines = [to_line(record) for record in records]
-    size = rows_per_shard or max(len(lines), 1)
-    chunks = [lines[i : i + size] for i in range(0, len(lines), size)] or [[]]
-    stem = path.name.removesuffix(".jsonl")
-    names = (
-        [f"{stem}-{i:05d}-of-{len(chunks):05d}.jsonl" for i in range(len(chunks))]
-        if len(chunks) > 1
-        else [path.name]
-    )
-    for name, chunk in zip(names, chunks, strict=True):
-        write_atomically(path.parent / name, "".join(line + "\n" for line in chunk).encode())
-    for old in file_sets.files_named(path):
-        if old.name not in names:
-            old.unlink()
-    return len(lines)
-
-
-def write_stream(path: epath.PathLike, records: Iterable[Any], rows_per_shard: int) -> int:
-    """As `write_records`, of as many records as there are: no more than a shard of them is in memory.
-
-    The shards are written under other names until all are there, and removed if the records end in an error.
-    """
-    path = epath.Path(path)
-    stem = path.name.removesuffix(".jsonl")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f"{stem}.*.part"):  # of an attempt that was killed
-        left.unlink()
-    parts, count, rest = [], 0, iter(records)
+    stem, rest = path.name.removesuffix(".jsonl"), iter(records)
+    shards: list[epath.Path] = []
+    names, count = [path.name], 0
     try:
-        while lines := [to_line(record) for record in itertools.islice(rest, rows_per_shard)]:
-            part = path.parent / f"{stem}.{len(parts):05d}.part"
-            write_atomically(part, "".join(line + "\n" for line in lines).encode())
-            parts.append(part)
+        while lines := [to_line(record) + "\n" for record in itertools.islice(rest, rows_per_shard)]:
+            shards.append(path.parent / f"{stem}.{len(shards):05d}.part" if rows_per_shard else path)
+            write_atomically(shards[-1], "".join(lines).encode())
             count += len(lines)
     except BaseException:
-        for part in parts:
-            part.unlink()
+        for shard in shards if rows_per_shard else ():
+            shard.unlink()
         raise
-    names = [path.name]
-    if not parts:
+    if not shards:
         write_atomically(path, b"")
-    elif len(parts) > 1:
-        names = [f"{stem}-{i:05d}-of-{len(parts):05d}.jsonl" for i in range(len(parts))]
-    for part, name in zip(parts, names, strict=False):
-        part.rename(path.parent / name)
-    for old in file_sets.files_named(path):
-        if old.name not in names:
-            old.unlink()
+    if len(shards) > 1:
+        names = [f"{stem}-{i:05d}-of-{len(shards):05d}.jsonl" for i in range(len(shards))]
+    for shard, name in zip(shards, names, strict=False):
+        if shard.name != name:
+            shard.replace(path.parent / name)
+    stale = [old for old in file_sets.files_named(path) if old.name not in names]
+    for old in (*stale, *path.parent.glob(f"{stem}.[0-9]*.part")):  # the latter of a writer that was killed
+        old.unlink()
     return count
+
+
+Reason = Literal["utf8", "json", "too_large", "truncated"]
 
 
 class BadLine(ValueError):
     """A line that is no row; `reason` is its word in counts."""
 
-    def __init__(self, reason: Literal["utf8", "json"], message: str):
+    def __init__(self, reason: Reason, message: str):
         super().__init__(message)
-        self.reason: Literal["utf8", "json"] = reason
+        self.reason: Reason = reason
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
@@ -214,6 +194,39 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number in JSON")
 
 
+def iter_lines(
+    stream: io.BufferedIOBase, max_bytes: int | None = None
+) -> Iterator[tuple[int, int, dict[str, Any] | BadLine]]:
+    """Number from 1, bytes and object of every line that is not empty; of a bad line what is wrong with it.
+
+    Args:
+        max_bytes: no more of a line than this is ever in memory; a longer one is bad.
+    """
+    number = 0
+    while line := stream.readline(-1 if max_bytes is None else max_bytes + 1):
+        number += 1
+        size = len(line)
+        if max_bytes is not None and size > max_bytes and not line.endswith(b"\n"):
+            while not line.endswith(b"\n") and (line := stream.readline(_BLOCK_BYTES)):
+                size += len(line)
+            yield number, size, too_large(size, max_bytes)
+        elif not line.isspace():
+            try:
+                yield number, size, parse_line(line)
+            except BadLine as bad:
+                is_cut = not line.endswith(b"\n")
+                yield (
+                    number,
+                    size,
+                    BadLine("truncated", f"the file ends inside a row: {bad}") if is_cut else bad,
+                )
+
+
+def too_large(size: int, max_bytes: int) -> BadLine:
+    """What is wrong with a row of so many bytes."""
+    return BadLine("too_large", f"the row has {size} bytes, max_row_bytes is {max_bytes}")
+
+
 def iter_rows(path: epath.PathLike) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """Yields (file, line number from 1, row) of every non-empty line.
 
@@ -227,25 +240,16 @@ def iter_rows(path: epath.PathLike) -> Iterator[tuple[str, int, dict[str, Any]]]
 def iter_sized_rows(path: epath.PathLike) -> Iterator[tuple[str, int, dict[str, Any], int]]:
     """As `iter_rows`, with the bytes of the line."""
     for file in file_sets.files_of(path):
-        yield from _sized_rows_of_file(file)
+        yield from _rows_of_file(file)
 
 
-def _rows_of_file(file: epath.Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    for name, number, row, _ in _sized_rows_of_file(file):
-        yield name, number, row
-
-
-def _sized_rows_of_file(file: epath.Path) -> Iterator[tuple[str, int, dict[str, Any], int]]:
+def _rows_of_file(file: epath.Path) -> Iterator[tuple[str, int, dict[str, Any], int]]:
     name = os.fspath(file)  # once: 10 us each time
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = parse_line(line)
-            except BadLine as error:
-                raise WrongUse(f"{name}:{number}: {error}.") from None
-            yield name, number, row, len(line)
+    with file_sets.opened(file) as stream:
+        for number, size, row in iter_lines(stream):
+            if isinstance(row, BadLine):
+                raise WrongUse(f"{name}:{number}: {row}.")
+            yield name, number, row, size
 
 
 @overload
@@ -264,7 +268,7 @@ def read_records(path: epath.PathLike, record_type: Any) -> list[Any]:
     Raises:
         WrongUse: a field is missing or has the wrong type; the message names file, line and field.
     """
-    return _records_of_rows(record_type, iter_rows(path))
+    return _records_of_rows(record_type, iter_sized_rows(path))
 
 
 def read_file(file: epath.PathLike, record_type: type[R]) -> list[R]:
@@ -272,12 +276,12 @@ def read_file(file: epath.PathLike, record_type: type[R]) -> list[R]:
     return _records_of_rows(record_type, _rows_of_file(epath.Path(file)))
 
 
-def _records_of_rows(record_type: Any, rows: Iterable[tuple[str, int, dict[str, Any]]]) -> list[Any]:
+def _records_of_rows(record_type: Any, rows: Iterable[tuple[str, int, dict[str, Any], int]]) -> list[Any]:
     return [
         record_from_row(
             record_type, row, where=f"{file}:{number}", default_id=f"{os.path.basename(file)}:{number}"
         )
-        for file, number, row in rows
+        for file, number, row, _ in rows
     ]
 
 

@@ -40,7 +40,7 @@ def import_data(
     counts = collections.Counter[str]()
     records = rows.map_rows(path, importers.maker_of(kind, config), bad_rows=bad_rows, counts=counts)
     written = collections.Counter[str]()
-    jsonl.write_stream(os.path.join(workdir, FILES[kind]), _counted(records, written), rows_per_shard)
+    jsonl.write_records(os.path.join(workdir, FILES[kind]), _counted(records, written), rows_per_shard)
     return stage.StageResult(counts={**counts, **written})
 
 

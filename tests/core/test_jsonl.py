@@ -96,7 +96,7 @@ def test_a_stream_ends_in_the_files_that_a_list_ends_in(count: int, tmp_path):
         (directory / "rows-00000-of-00009.jsonl").touch()  # of an earlier time
     (tmp_path / "stream" / "rows.00007.part").touch()  # of an attempt that was killed
     jsonl.write_records(tmp_path / "list" / "rows.jsonl", rows, rows_per_shard=2)
-    assert jsonl.write_stream(tmp_path / "stream" / "rows.jsonl", iter(rows), rows_per_shard=2) == count
+    assert jsonl.write_records(tmp_path / "stream" / "rows.jsonl", iter(rows), rows_per_shard=2) == count
     written = [{f.name: f.read_bytes() for f in (tmp_path / d).iterdir()} for d in ("list", "stream")]
     assert written[0] == written[1]
 
@@ -105,7 +105,7 @@ def test_a_stream_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path / "rows.jsonl"
     jsonl.write_records(path, [{"a": 1}])
     with pytest.raises(ValueError):
-        jsonl.write_stream(path, ({"a": 1 / (3 - i) if i < 3 else float("nan")} for i in range(5)), 2)
+        jsonl.write_records(path, ({"a": 1 / (3 - i) if i < 3 else float("nan")} for i in range(5)), 2)
     assert os.listdir(tmp_path) == ["rows.jsonl"]
     assert path.read_text() == '{"a": 1}\n'
 

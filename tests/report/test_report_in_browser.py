@@ -173,6 +173,6 @@ def write_many(workdir: pathlib.Path, number: int) -> None:
         for i in range(number):
             yield dataclasses.replace(own[i % 8], pair_id=f"pair-{i // 8}", rationale=texts[i % 50])
 
-    jsonl.write_stream(workdir / "problems.jsonl", problems(), 10_000)
-    jsonl.write_stream(workdir / "evaluate" / "attempts.jsonl", attempts(), 10_000)
-    jsonl.write_stream(workdir / "em" / "round_001" / "candidates.jsonl", candidates(), 10_000)
+    jsonl.write_records(workdir / "problems.jsonl", problems(), 10_000)
+    jsonl.write_records(workdir / "evaluate" / "attempts.jsonl", attempts(), 10_000)
+    jsonl.write_records(workdir / "em" / "round_001" / "candidates.jsonl", candidates(), 10_000)

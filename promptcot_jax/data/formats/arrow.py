@@ -7,6 +7,7 @@ import pyarrow
 import pyarrow.ipc
 from etils import epath
 
+from promptcot_jax.core import file_sets
 from promptcot_jax.data.formats import parquet, source
 from promptcot_jax.data.formats.source import Fault, Row
 
@@ -15,7 +16,7 @@ _MAGIC = b"ARROW1"  # of the form with an index
 
 def read(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
     name = os.fspath(file)
-    with source.opened(file) as stream:
+    with file_sets.opened(file) as stream:
         has_index = stream.peek(len(_MAGIC)).startswith(_MAGIC)
         first = 1
         try:

@@ -12,18 +12,18 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from promptcot_jax.core import jsonl
+from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.data.formats import source
 from promptcot_jax.data.formats.source import Fault, Row
 
 
 def read(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
-    with source.opened(file) as stream:
+    with file_sets.opened(file) as stream:
         yield from _rows_of_lines(os.fspath(file), stream, max_row_bytes)
 
 
 def read_json(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
-    with source.opened(file) as stream:
+    with file_sets.opened(file) as stream:
         if not stream.peek(source.BLOCK_BYTES).lstrip().startswith(b"["):
             yield from _rows_of_lines(os.fspath(file), stream, max_row_bytes)
             return
@@ -40,12 +40,12 @@ def read_json(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
             continue
         try:
             yield Row(where, jsonl.parse_line(line))
-        except jsonl.BadLine as error:
-            yield Fault(where, error.reason, str(error))
+        except jsonl.BadLine as bad:
+            yield source.fault_of(where, bad)
 
 
 def read_compressed(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
-    with source.opened(file) as packed, gzip.GzipFile(fileobj=packed) as stream:
+    with file_sets.opened(file) as packed, gzip.GzipFile(fileobj=packed) as stream:
         try:
             yield from _rows_of_lines(os.fspath(file), stream, max_row_bytes)
         except EOFError:
@@ -55,21 +55,6 @@ def read_compressed(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Faul
 
 
 def _rows_of_lines(name: str, stream: io.BufferedIOBase, max_row_bytes: int) -> Iterator[Row | Fault]:
-    number = 0
-    while line := stream.readline(max_row_bytes + 1):  # never more of a line in memory than may be
-        number += 1
+    for number, _, row in jsonl.iter_lines(stream, max_row_bytes):
         where = f"{name}:{number}"
-        if len(line) > max_row_bytes and not line.endswith(b"\n"):
-            size = len(line)
-            while not line.endswith(b"\n") and (line := stream.readline(source.BLOCK_BYTES)):
-                size += len(line)
-            yield source.too_large(where, size, max_row_bytes)
-        elif not line.isspace():
-            try:
-                fields = jsonl.parse_line(line)
-            except jsonl.BadLine as error:
-                is_cut = not line.endswith(b"\n")
-                message = f"the file ends inside a row: {error}" if is_cut else str(error)
-                yield Fault(where, "truncated" if is_cut else error.reason, message)
-            else:
-                yield Row(where, fields)
+        yield source.fault_of(where, row) if isinstance(row, jsonl.BadLine) else Row(where, row)

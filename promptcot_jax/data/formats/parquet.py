@@ -13,13 +13,14 @@ import pyarrow
 import pyarrow.parquet
 from etils import epath
 
+from promptcot_jax.core import file_sets
 from promptcot_jax.data.formats import source
 from promptcot_jax.data.formats.source import Fault, Row
 
 
 def read(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
     name = os.fspath(file)
-    with source.opened(file) as stream:
+    with file_sets.opened(file) as stream:
         try:
             # Read page by page: with the defaults all of a row group, often a whole file, is in memory.
             table = pyarrow.parquet.ParquetFile(

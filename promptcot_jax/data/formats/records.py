@@ -14,7 +14,7 @@ from typing import Any
 from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from etils import epath
 
-from promptcot_jax.core import jsonl
+from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.data.formats import source
 from promptcot_jax.data.formats.source import Fault, Row
 
@@ -31,7 +31,7 @@ def read_array_record(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fa
 
 def iter_tfrecords(file: epath.Path, max_row_bytes: int) -> Iterator[tuple[str, bytes | Fault]]:
     """Where each record stands, and its bytes."""
-    with source.opened(file) as stream:
+    with file_sets.opened(file) as stream:
         yield from _tfrecords(os.fspath(file), stream, max_row_bytes)
 
 
@@ -131,8 +131,8 @@ def _row_of_record(where: str, record: bytes) -> Row | Fault:
         from promptcot_jax.data.formats import tf_examples
 
         return Row(where, tf_examples.fields_of(record), is_flat=True)
-    except jsonl.BadLine as error:
-        return Fault(where, error.reason, str(error))
+    except jsonl.BadLine as bad:
+        return source.fault_of(where, bad)
     except UnicodeDecodeError as error:
         return Fault(where, "utf8", f"a feature is not UTF-8 ({error})")
     except ValueError as error:

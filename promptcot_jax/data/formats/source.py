@@ -1,8 +1,7 @@
-"""What the readers of all formats share: the row, the fault, and files in buckets opened like local ones."""
+"""What the readers of all formats share: the row, the fault, and local copies of files in buckets."""
 
 import contextlib
 import dataclasses
-import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +9,9 @@ from typing import Any, Literal
 
 from etils import epath
 
-Reason = Literal["utf8", "json", "example", "too_large", "truncated", "checksum", "field"]
+from promptcot_jax.core import jsonl
+
+Reason = jsonl.Reason | Literal["example", "checksum", "field"]
 
 BLOCK_BYTES = 1 << 20
 ROWS_AT_ONCE = 64  # of the formats that give several
@@ -36,41 +37,11 @@ class Fault:
 
 
 def too_large(where: str, size: int, max_row_bytes: int) -> Fault:
-    return Fault(where, "too_large", f"the row has {size} bytes, max_row_bytes is {max_row_bytes}")
+    return fault_of(where, jsonl.too_large(size, max_row_bytes))
 
 
-@contextlib.contextmanager
-def opened(file: epath.Path) -> Iterator[io.BufferedReader]:
-    with file.open("rb") as stream:
-        if isinstance(stream, io.BufferedReader):
-            yield stream
-        else:
-            yield io.BufferedReader(_RawStream(stream), BLOCK_BYTES)
-
-
-class _RawStream(io.RawIOBase):
-    """What TensorFlow and fsspec open in a bucket, as Python's own buffered reader wants it."""
-
-    def __init__(self, stream: Any):  # has read, seek and tell, and no type in common
-        self._stream = stream
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._stream.seek(offset, whence)
-        return self._stream.tell()
-
-    def tell(self) -> int:
-        return self._stream.tell()
+def fault_of(where: str, bad: jsonl.BadLine) -> Fault:
+    return Fault(where, bad.reason, str(bad))
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from promptcot_jax.core.records import ConceptSet
 from promptcot_jax.corpus import generator
 from promptcot_jax.data import templates
 from promptcot_jax.run import encoders
-from promptcot_jax.synthesis import filters, near_duplicates
+from promptcot_jax.synthesis import filters, near_duplicates, pair_checks
 from promptcot_jax.synthesis.drafts import Author, Draft
 from promptcot_jax.synthesis.filters import FilterConfig, Written
 from promptcot_jax.synthesis.selection import Selection
@@ -59,8 +59,7 @@ def on_its_own(written: Sequence[Written]) -> collections.Counter[str]:
     """Of each rule on the text how many rows break it."""
     config, broken = FilterConfig(), collections.Counter[str]()
     for own in written:
-        faults = [rule(own, config) for rule in filters.RULES.values()]
-        broken.update({fault.reason for fault in faults if fault})
+        broken.update(fault.reason for fault in filters.faults(own, config))
     return broken
 
 
@@ -99,7 +98,7 @@ def used_concepts(written: Sequence[Written], shift: int) -> float:
     """Share of rows none of whose concepts, or of those `shift` rows on, is found by its words."""
     texts = [f"{own.problem}\n{own.rationale}" for own in written]
     lists = [own.concepts for own in written[shift:] + written[:shift]]
-    none = [not any(filters.concepts_in_words(c, t)) for c, t in zip(lists, texts, strict=True)]
+    none = [not any(pair_checks.concepts_in_words(c, t)) for c, t in zip(lists, texts, strict=True)]
     return float(np.mean(none))
 
 

@@ -26,11 +26,11 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import ConceptSet
 from promptcot_jax.data import templates
 from promptcot_jax.models.hashed_tfidf import HashedTfidf
-from promptcot_jax.synthesis.batch_workers import BatchWorkers
 from promptcot_jax.synthesis.drafts import Author, Draft
 from promptcot_jax.synthesis.filters import FilterConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
 from promptcot_jax.synthesis.selection import Selection
+from promptcot_jax.synthesis.text_sketches import BatchWorkers
 
 ROWS_A_ITERATION = 50_000
 SHARE = 0.05  # of each of the three kinds of planted rows
@@ -147,9 +147,12 @@ def measure(num_rows: int, num_processes: int, directory: Path) -> None:
             processor_seconds += time.process_time() - started_processor
             kept += len(problems)
             planted.update(kinds)
-            rejected.update(kinds[reject.request - iteration * ROWS_A_ITERATION] for reject in rejects)
+            first = iteration * ROWS_A_ITERATION
+            rejected.update(kinds[reject.subject["request"] - first] for reject in rejects)
             jsonl.write_records(directory / f"problems_{iteration:03d}.jsonl", problems)
-            jsonl.write_records(directory / f"rejects_{iteration:03d}.jsonl", rejects)
+            jsonl.write_records(
+                directory / f"rejects_{iteration:03d}.jsonl", [reject.row for reject in rejects]
+            )
     own, workers_own = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     processor_seconds += workers_own.ru_utime + workers_own.ru_stime
     found = ", ".join(f"{kind} {rejected[kind] / max(planted[kind], 1):.4f}" for kind in sorted(planted))

@@ -22,7 +22,7 @@ from flows import solved
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.synthesis import annotation_requests
-from promptcot_jax.synthesis.input_requests import VALID
+from promptcot_jax.synthesis.input_proposals import VALID
 from tests.openai_server import OpenAIServer
 
 VOTE_GROUP_SIZE = 320  # of GSM8K, to fit the solver on

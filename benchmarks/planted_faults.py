@@ -27,8 +27,9 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import ConceptSet, MathCorpusRow
 from promptcot_jax.corpus import generator
 from promptcot_jax.data import decontamination, templates
+from promptcot_jax.data.statement_rules import WELL_POSED, first_fault
 from promptcot_jax.run import encoders
-from promptcot_jax.synthesis import selection, statement_checks, text_sketches
+from promptcot_jax.synthesis import selection, text_sketches
 from promptcot_jax.synthesis.drafts import Author, Draft
 from promptcot_jax.synthesis.filters import FilterConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
@@ -116,7 +117,7 @@ class Synthesis:
         if after_sound:
             chosen.select(_drafts(self._sound), {"any": _ASKED}, _AUTHOR)
         _, rejects = chosen.select(_drafts(problems), {"any": _ASKED}, _AUTHOR)
-        refused = {reject.request: reject.reason for reject in rejects}
+        refused = {reject.subject["request"]: reject.reason for reject in rejects}
         return [refused.get(i, "") for i in range(len(problems))]
 
     def wording_kept(self, group: Planted) -> tuple[float, float]:
@@ -148,7 +149,7 @@ def _drafts(problems: Sequence[str]) -> list[Draft]:
 
 def verify_reasons(problems: Sequence[str]) -> list[str]:
     """Why the rules of `verify` refuse each."""
-    found = [statement_checks.first_fault(problem, "math") for problem in problems]
+    found = [first_fault(problem, "math", WELL_POSED) for problem in problems]
     return [fault.reason if fault else "" for fault in found]
 
 
@@ -204,7 +205,7 @@ def honest(files: Sequence[str]) -> None:
     lines = []
     for file in files:
         problems = [(row["problem"], row.get("domain", "math")) for _, _, row in jsonl.iter_rows(file)]
-        refused = [fault for problem in problems if (fault := statement_checks.first_fault(*problem))]
+        refused = [fault for problem in problems if (fault := first_fault(*problem, WELL_POSED))]
         reasons = collections.Counter(fault.reason for fault in refused)
         listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         lines.append((os.path.basename(file), len(problems), f"{len(refused) / len(problems):.4f}", listed))

@@ -37,9 +37,9 @@ from promptcot_jax.run import stage
 from promptcot_jax.sampling import engine, rollouts, token_choice
 from promptcot_jax.sources import text_models
 from promptcot_jax.synthesis import judging, program_tests, program_trials
-from promptcot_jax.synthesis.answer_votes import Ballot
+from promptcot_jax.synthesis.answer_votes import VoteTally
 from promptcot_jax.synthesis.input_proposals import Proposals
-from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.synthesis.problem_files import OpenProblem
 from promptcot_jax.synthesis.program_tests import Material
 from promptcot_jax.synthesis.program_trials import TestConfig
 from promptcot_jax.synthesis.solutions import Solution
@@ -94,26 +94,26 @@ def votes(workdir: Path, num_problems: int, figure: str | None) -> None:
     started = time.monotonic()
     stage.run_stage("verify", ("stages/verify.gin",), bindings, str(place))
     print(f"{len(lines)} problems, 8 solutions each: {time.monotonic() - started:.0f} s")
-    ballots = {ballot.id: ballot for ballot in jsonl.read_records(place / "verify" / "votes.jsonl", Ballot)}
-    sound = [(ballots[row.id], truth[row.id]) for row in rows]
+    tallies = {tally.id: tally for tally in jsonl.read_records(place / "verify" / "votes.jsonl", VoteTally)}
+    sound = [(tallies[row.id], truth[row.id]) for row in rows]
     label_curve(sound, figure)
-    fault_votes(ballots, kind_of, [row.id for row in rows])
-    answer_checks(ballots, kind_of, [f"{row.id}-right_answer" for row in stated])
+    fault_votes(tallies, kind_of, [row.id for row in rows])
+    answer_checks(tallies, kind_of, [f"{row.id}-right_answer" for row in stated])
 
 
-def label_curve(sound: Sequence[tuple[Ballot, str]], figure: str | None) -> None:
+def label_curve(sound: Sequence[tuple[VoteTally, str]], figure: str | None) -> None:
     right = [
-        bool(ballot.votes) and math_answers.grade_math(answer, ballot.votes[0].answer)
-        for ballot, answer in sound
+        bool(tally.votes) and math_answers.grade_math(answer, tally.votes[0].answer)
+        for tally, answer in sound
     ]
     single = [
-        sum(len(group.samples) for group in ballot.votes if math_answers.grade_math(answer, group.answer))
-        / len(ballot.endings)
-        for ballot, answer in sound
+        sum(len(group.samples) for group in tally.votes if math_answers.grade_math(answer, group.answer))
+        / len(tally.endings)
+        for tally, answer in sound
     ]
     lines = []
     for threshold in THRESHOLDS:
-        kept = [ok for ok, (ballot, _) in zip(right, sound, strict=True) if _is_kept(ballot, threshold)]
+        kept = [ok for ok, (tally, _) in zip(right, sound, strict=True) if _is_kept(tally, threshold)]
         accuracy, error = float(np.mean(kept)) if kept else float("nan"), 0.0
         if kept:
             error = (accuracy * (1 - accuracy) / len(kept)) ** 0.5
@@ -124,8 +124,8 @@ def label_curve(sound: Sequence[tuple[Ballot, str]], figure: str | None) -> None
         draw(lines, float(np.mean(single)), figure)
 
 
-def _is_kept(ballot: Ballot, threshold: float) -> bool:
-    return bool(ballot.votes) and not ballot.is_tied and ballot.agreement >= threshold
+def _is_kept(tally: VoteTally, threshold: float) -> bool:
+    return bool(tally.votes) and not tally.is_tied and tally.agreement >= threshold
 
 
 def draw(lines: Sequence[Sequence[float]], single: float, path: str) -> None:
@@ -141,38 +141,38 @@ def draw(lines: Sequence[Sequence[float]], single: float, path: str) -> None:
     canvas.savefig(path, metadata={"Date": None})
 
 
-def fault_votes(ballots: Mapping[str, Ballot], kind_of: Mapping[str, str], sound: Sequence[str]) -> None:
+def fault_votes(tallies: Mapping[str, VoteTally], kind_of: Mapping[str, str], sound: Sequence[str]) -> None:
     """How votes on ill-posed problems differ from those on sound ones."""
-    groups = {"sound": [ballots[name] for name in sound]}
+    groups = {"sound": [tallies[name] for name in sound]}
     for kind in KINDS:
         if kind != "wrong_answer":
-            groups[kind] = [ballots[name] for name, own in kind_of.items() if own == kind]
+            groups[kind] = [tallies[name] for name, own in kind_of.items() if own == kind]
     table(
         ("problems", "number", "mean agreement", "refused at 0.5", "refused at 0.75"),
         [
             (
                 name,
                 len(own),
-                float(np.mean([ballot.agreement for ballot in own])),
-                float(np.mean([not _is_kept(ballot, 0.5) for ballot in own])),
-                float(np.mean([not _is_kept(ballot, 0.75) for ballot in own])),
+                float(np.mean([tally.agreement for tally in own])),
+                float(np.mean([not _is_kept(tally, 0.5) for tally in own])),
+                float(np.mean([not _is_kept(tally, 0.75) for tally in own])),
             )
             for name, own in groups.items()
         ],
     )
 
 
-def answer_checks(ballots: Mapping[str, Ballot], kind_of: Mapping[str, str], right: Sequence[str]) -> None:
+def answer_checks(tallies: Mapping[str, VoteTally], kind_of: Mapping[str, str], right: Sequence[str]) -> None:
     """Stated answers against the majority: a wrong one is found if it is outvoted."""
     wrong = [name for name, kind in kind_of.items() if kind == "wrong_answer"]
     lines = []
     for threshold in (0.25, 0.5, 0.75, 1.0):
         caught, lost = (
-            sum(_is_kept(ballots[n], threshold) and ballots[n].given_answer == "outvoted" for n in names)
+            sum(_is_kept(tallies[n], threshold) and tallies[n].given_answer == "outvoted" for n in names)
             for names in (wrong, right)
         )
         passed = sum(
-            _is_kept(ballots[name], threshold) and ballots[name].given_answer == "confirmed" for name in wrong
+            _is_kept(tallies[name], threshold) and tallies[name].given_answer == "confirmed" for name in wrong
         )
         precision = caught / (caught + lost) if caught + lost else float("nan")
         lines.append((threshold, caught / len(wrong), precision, passed))
@@ -196,8 +196,10 @@ def judge(path: str, num_problems: int) -> None:
         ),
     )
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as directory, text_models.opened(source, directory) as model:
-        judgements, replies = judging.judge(problems, model, directory, judging.JudgeConfig())
+    asked = {"judgings": judging.requests(problems, judging.JudgeConfig())}
+    with tempfile.TemporaryDirectory() as directory:
+        replies = text_models.ask(source, asked, directory, directory)["judgings"]
+    judgements = judging.judgements_of(replies, judging.JudgeConfig())
     print(f"{len(problems)} problems, 2 judgings each: {time.monotonic() - started:.0f} s")
     print(judging.report(judgements))
     print(f"\nthe first reply:\n{replies[0].text}")
@@ -256,7 +258,7 @@ def _material(row: ProgramCorpusRow, num_wrong: int, alike: bool, draw_from: ran
     draw_from.shuffle(texts)
     return Material(
         problem=OpenProblem(id=row.id, domain="code", problem=row.problem),
-        solutions=[Solution(answer=text, ending="answered", num_tokens=1) for text in texts],
+        solutions=[Solution(answer=text, status="answered", num_tokens=1) for text in texts],
         proposals=Proposals(inputs=tuple(test.input for test in row.tests)),
     )
 

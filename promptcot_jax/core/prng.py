@@ -1,5 +1,7 @@
 """Randomness derived from (seed, stream, step), so that a resumed run draws what the first run would have."""
 
+import hashlib
+
 import jax
 import numpy as np
 
@@ -33,3 +35,18 @@ def stream_generator(seed: int, stream: str, step: int = 0) -> np.random.Generat
 def derived_seed(seed: int, *labels: int) -> int:
     """A seed of its own for each part of a run (a role, a round); sums of seeds would meet each other's."""
     return int(np.random.SeedSequence([seed, *labels]).generate_state(1)[0])
+
+
+ROW_DRAWS = {
+    "annotator": 0,  # who of the annotators gets a problem
+    "heldout_triples": 1,
+    # These two share a number: of the same ids, seed and share both hold out the same rows.
+    "heldout_traces": 2,  # by prompt
+    "heldout_export": 2,
+}
+
+
+def row_draw(draw: str, row_id: str, seed: int) -> float:
+    """A number in [0, 1) for a row, by its id alone: rows that join later change nothing for the others."""
+    of_id = int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:4], "little")
+    return derived_seed(seed, ROW_DRAWS[draw], of_id) / 2**32

@@ -161,6 +161,11 @@ def check_ids(ids: Iterable[str], where: str) -> None:
         raise WrongUse(f"{where}: the id {repeated[0]!r} occurs twice; give each row its own.")
 
 
+def bad(counts: Mapping[str, int]) -> dict[str, int]:
+    """Of the counts that reading adds to, those of rows that were left out, `bad_REASON`."""
+    return {name: count for name, count in counts.items() if name.startswith("bad_")}
+
+
 class _Ledger:
     """What becomes of bad rows, and the counts of all."""
 

@@ -10,13 +10,11 @@ import re
 from typing import Any, Literal
 
 from promptcot_jax.core import records
-from promptcot_jax.data import templates
+from promptcot_jax.data import statement_rules, templates
 
 Validity = Literal["off", "paper", "release"]
 
 _EAST_ASIAN = re.compile(r"[\u1100-\u11ff\u3040-\u30ff\u3130-\u318f\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
-UNFINISHED = re.compile(r"(?:following|below)[^.?!\n]{0,80}:\s*$", re.IGNORECASE)
-PROOF = re.compile(r"\bprove that\b", re.IGNORECASE)
 _GUESSABLE = re.compile(r"\b(?:no|none|inf(?:inity|inite)?)\b|\\infty", re.IGNORECASE)
 
 
@@ -54,11 +52,10 @@ def problem_fault(
     row: records.SolvedMathProblem | records.SolvedProgramProblem | records.Prompt,
 ) -> str | None:
     """The rule of the released scripts that a problem breaks."""
-    if UNFINISHED.search(row.problem.rstrip()):
-        return "unfinished_problem"
-    if PROOF.search(row.problem):
-        return "asks_for_proof"
     answer = getattr(row, "answer", None)
+    domain = "code" if answer is None else "math"
+    if fault := statement_rules.first_fault(row.problem, domain, statement_rules.RELEASED):
+        return fault.reason
     if answer is not None and (answer.strip() in ("0", "1") or _GUESSABLE.search(answer)):
         return "guessable_answer"
     return None

@@ -5,19 +5,17 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import AnnotatedTriple, SeedProblem
 from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import rows
 from promptcot_jax.models import hashed_tfidf
-from promptcot_jax.parallel import hosts
 from promptcot_jax.run import encoders, stage
 from promptcot_jax.sources import text_models
-from promptcot_jax.synthesis import annotating, cold_start_report, seed_problems
-from promptcot_jax.synthesis.annotating import AnnotateConfig, Reject
+from promptcot_jax.synthesis import annotating, outcomes, problem_files
+from promptcot_jax.synthesis.annotating import AnnotateConfig
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +45,12 @@ def annotate(
     annotating.check_names(names)
     counts: collections.Counter[str] = collections.Counter()
     path = in_workdir(problems, workdir)
-    seeds = seed_problems.read(
+    seeds = problem_files.read_seeds(
         path, domain=config.domain, level=config.level, bad_rows=bad_rows, counts=counts
     )
     encode = None
     if config.duplicates.embedding_threshold is not None:
-        place = in_workdir(encoder, workdir)
-        encode = encoders.make_encoder(place, [seed.problem for seed in seeds])
+        encode = encoders.make_encoder(in_workdir(encoder, workdir), [seed.problem for seed in seeds])
     kept, rejects = annotating.without_repeats(seeds, config, encode)
     shares = annotating.by_annotator(kept, len(annotators), config.seed)
     directory = os.path.join(workdir, "annotate")
@@ -64,27 +61,34 @@ def annotate(
     for i, (source, own) in enumerate(zip(annotators, shares, strict=True)):
         if own:
             with text_models.opened(source, workdir) as teacher:
-                place = os.path.join(directory, _directory_name(i, names[i]))
-                made = annotating.annotate(own, teacher, place, config)
-            triples += made.triples
-            rejects += made.rejects
-            tally += made.tally
+                replies_path = os.path.join(directory, _directory_name(i, names[i]))
+                annotated = annotating.annotate(own, teacher, replies_path, config)
+            triples += annotated.triples
+            rejects += annotated.rejects
+            tally += annotated.tally
     order = {seed.id: number for number, seed in enumerate(seeds)}
     triples.sort(key=lambda triple: order[triple.id])
-    rejects.sort(key=lambda reject: order[reject.id])
-    report = cold_start_report.report(
+    rejects = outcomes.in_order(rejects, order)
+    report = annotating.report(
         num_seeds=len(seeds),
         triples=triples,
         rejects=rejects,
         rows_of_annotators={name: len(own) for name, own in zip(names, shares, strict=True)},
         replies=tally,
-        left_out={name: count for name, count in counts.items() if name.startswith("bad_")},
+        left_out=rows.bad(counts),
     )
     by_id = {seed.id: seed for seed in seeds}
-    lines = {triple.id: _line(triple, by_id[triple.id]) for triple in triples}
-    hosts.wait_for_first("write triples", lambda: _write(workdir, lines, rejects, report, config))
-    for line in cold_start_report.lines(report):
-        log.info("annotate: %s", line)
+    lines = [_line(triple, by_id[triple.id]) for triple in triples]
+    outcomes.publish(
+        "annotate",
+        workdir,
+        files=outcomes.held_out_files(
+            "triples", lines, lambda line: annotating.is_held_out(line["id"], config)
+        ),
+        rejects=rejects,
+        report=report,
+        lines=annotating.lines(report),
+    )
     if report["warning"]:
         log.warning("annotate: %s", report["warning"])
     return stage.StageResult(counts=_counts(report))
@@ -100,29 +104,11 @@ def _line(triple: AnnotatedTriple, seed: SeedProblem) -> dict[str, Any]:
     return dataclasses.asdict(triple) | {name: value for name, value in carried.items() if value}
 
 
-def _write(
-    workdir: str,
-    lines: Mapping[str, Mapping[str, Any]],
-    rejects: Sequence[Reject],
-    report: Mapping[str, Any],
-    config: AnnotateConfig,
-) -> None:
-    """Writes everything but the replies; `lines` are the triples by id."""
-    held_out = {row_id for row_id in lines if annotating.is_held_out(row_id, config)}
-    jsonl.write_records(os.path.join(workdir, "annotate", "rejects.jsonl"), rejects)
-    jsonl.write_json(os.path.join(workdir, "annotate", "report.json"), report)
-    files = {"triples_heldout.jsonl": held_out, "triples.jsonl": lines.keys() - held_out}
-    for name, ids in files.items():
-        rows_of_file = [line for row_id, line in lines.items() if row_id in ids]
-        jsonl.write_records(os.path.join(workdir, name), rows_of_file)
-
-
 def _counts(report: Mapping[str, Any]) -> dict[str, int]:
     """What the manifest holds: rows in and out, and what was lost on the way by reason."""
-    rows_read = report["rows"]
-    dropped = report["left_out_by_reason"] | report["rejected_by_reason"]
+    of_rows = report["rows"]
     return (
-        {"in": rows_read["in"], "out": rows_read["triples"], "repaired": rows_read["repaired"]}
-        | {f"dropped_{name}": count for name, count in dropped.items()}
+        {"in": of_rows["in"], "out": of_rows["triples"], "repaired": of_rows["repaired"]}
+        | outcomes.dropped(report["left_out_by_reason"], report["rejected_by_reason"])
         | dict(report["replies"])
     )

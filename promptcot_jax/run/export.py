@@ -14,7 +14,7 @@ from promptcot_jax.data import exported_sets, rows
 from promptcot_jax.data.exported_sets import RECORD_TYPES, RecordKind
 from promptcot_jax.report import browse
 from promptcot_jax.run import stage
-from promptcot_jax.synthesis import data_card, exporting, provenance
+from promptcot_jax.synthesis import data_card, exporting, outcomes, provenance
 from promptcot_jax.synthesis.exporting import ExportConfig
 
 CARD, PAGE = "README.md", "browse.html"
@@ -75,7 +75,7 @@ def export(
         jsonl.write_atomically(os.path.join(directory, PAGE), page.encode())
         card = data_card.render(splits, config, made, licences, seeds.counts)
         jsonl.write_atomically(os.path.join(directory, CARD), card.encode())  # last: it names the files
-    bad = {f"dropped_{name}": count for name, count in counts.items() if name.startswith("bad_")}
+    bad = outcomes.dropped(rows.bad(counts))
     of_splits = {
         f"{domain}_{name}": len(some) for domain, own in splits.items() for name, some in own.items()
     }

@@ -1,7 +1,7 @@
 """`promptcot synthesize`: new problems from concept lists, written by p_theta (paper section 2.1)."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import jax
@@ -18,14 +18,12 @@ from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import encoders, stage
 from promptcot_jax.sampling.rollouts import RolloutConfig
-from promptcot_jax.synthesis import concept_pool, writing
-from promptcot_jax.synthesis import concept_sets as concept_sets_lib
-from promptcot_jax.synthesis import prompt_model as prompt_model_lib
-from promptcot_jax.synthesis.batch_workers import BatchWorkers
+from promptcot_jax.synthesis import concept_pool, drafts, problem_files, writing
 from promptcot_jax.synthesis.drafts import Author
 from promptcot_jax.synthesis.filters import FilterConfig
-from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
+from promptcot_jax.synthesis.near_duplicates import DuplicateConfig, Encode
 from promptcot_jax.synthesis.selection import Selection
+from promptcot_jax.synthesis.text_sketches import BatchWorkers
 
 RoundChoice = Literal["best", "last"]
 
@@ -76,21 +74,21 @@ def synthesize(
     seeds = list(rows.iter_records(in_workdir(triples, workdir), Triple)) if triples else []
     encode = encoders.make_encoder(in_workdir(encoder, workdir), [seed.problem for seed in seeds])
     if concept_sets is not None:
-        next_sets = _in_order(concept_sets_lib.read_concept_sets(in_workdir(concept_sets, workdir)), batches)
+        next_sets = _in_order(problem_files.read_concept_sets(in_workdir(concept_sets, workdir)), batches)
     else:
         pooled = seeds
         if concept_lists is not None:
-            pooled = concept_sets_lib.read_concept_sets(in_workdir(concept_lists, workdir))
+            pooled = problem_files.read_concept_sets(in_workdir(concept_lists, workdir))
         next_sets = _drawn(pooled, batches, pool, config.seed, encode)
     if prompt_model is not None:
         path = in_workdir(prompt_model, workdir)
     else:
         path, _ = theta_of_round(in_workdir(em_log, workdir), em_round)
-    index = (
-        benchmark_files.read_index({name: in_workdir(place, workdir) for name, place in benchmarks.items()})
-        if benchmarks
-        else None
-    )
+    index = None
+    if benchmarks:
+        index = benchmark_files.read_index(
+            {name: in_workdir(file, workdir) for name, file in benchmarks.items()}
+        )
     devices = mesh_lib.make_mesh(mesh)
     model = load.load_model(path, dtype=dtype, mesh=devices)
     digest, round_index = lineage(path, model)
@@ -104,7 +102,7 @@ def synthesize(
             workers=workers,
         )
         with jax.set_mesh(devices):
-            write_drafts = prompt_model_lib.draft_writer(model, config, score_tokens=score_tokens)
+            write_drafts = drafts.draft_writer(model, config, score_tokens=score_tokens)
         counts = writing.write_problems(
             next_sets,
             config=batches,
@@ -118,7 +116,7 @@ def synthesize(
     return stage.StageResult(counts=counts)
 
 
-def _on_mesh(devices: jax.sharding.Mesh, write_drafts: writing.WriteDrafts) -> writing.WriteDrafts:
+def _on_mesh(devices: jax.sharding.Mesh, write_drafts: drafts.WriteDrafts) -> drafts.WriteDrafts:
     """Samples on the mesh of all hosts; what selects, on the first host, must not wait for the others."""
 
     def write(*arguments):
@@ -143,7 +141,7 @@ def _drawn(
     batches: writing.ListBatchConfig,
     config: concept_pool.PoolConfig,
     seed: int,
-    encode: Callable,
+    encode: Encode,
 ) -> writing.NextSets:
     """New lists of a pool."""
     if not batches.num_concept_sets and not batches.target:
@@ -191,5 +189,5 @@ def theta_of_round(em_log: str, choice: RoundChoice) -> tuple[str, int]:
     rounds = {row["round"]: row["nll_bound"] for _, _, row in jsonl.iter_rows(em_log)}
     measured = {index: bound for index, bound in rounds.items() if bound is not None}
     index = min(measured, key=measured.__getitem__) if choice == "best" and measured else max(rounds)
-    place = directory.parent / "cold_start" if index < 0 else directory / f"round_{index:03d}"
-    return os.fspath(place / "theta"), index
+    models = directory.parent / "cold_start" if index < 0 else directory / f"round_{index:03d}"
+    return os.fspath(models / "theta"), index

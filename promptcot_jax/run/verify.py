@@ -1,10 +1,9 @@
 """`promptcot verify`: problems with a checked answer or cross-checked tests (paper section 3.4)."""
 
 import collections
-import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
@@ -12,29 +11,31 @@ from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import rows
 from promptcot_jax.parallel import hosts
 from promptcot_jax.run import stage
-from promptcot_jax.sampling.text_model import Reply
+from promptcot_jax.sampling.text_model import Reply, TextRequest
 from promptcot_jax.sources import text_models
 from promptcot_jax.sources.text_models import EndpointConfig, TextModelSource
 from promptcot_jax.synthesis import (
     answer_votes,
     input_proposals,
     judging,
-    open_problems,
+    outcomes,
+    problem_files,
     program_tests,
     solutions,
     verifying,
 )
-from promptcot_jax.synthesis.answer_votes import Ballot
+from promptcot_jax.synthesis.answer_votes import VoteTally
 from promptcot_jax.synthesis.input_proposals import Proposals
-from promptcot_jax.synthesis.open_problems import Entry, OpenProblem
+from promptcot_jax.synthesis.outcomes import Reject
+from promptcot_jax.synthesis.problem_files import OpenProblem
 from promptcot_jax.synthesis.program_tests import Material
 from promptcot_jax.synthesis.program_trials import Trial
 from promptcot_jax.synthesis.solutions import Solution
-from promptcot_jax.synthesis.verifying import Reject, VerifyConfig
+from promptcot_jax.synthesis.verifying import VerifyConfig
 from promptcot_jax.verify import sandbox_host
 from promptcot_jax.verify.programs import ProgramSettings
 
-log = logging.getLogger(__name__)
+Value = TypeVar("Value")
 
 
 def verify(
@@ -61,57 +62,69 @@ def verify(
     _check_draws(solver, config)
     counts: collections.Counter[str] = collections.Counter()
     path = in_workdir(problems, workdir)
-    entries = open_problems.read(path, domain=config.domain, bad_rows=bad_rows, counts=counts)
+    entries = problem_files.read_open(path, domain=config.domain, bad_rows=bad_rows, counts=counts)
     directory = os.path.join(workdir, "verify")
     sound, rejects = verifying.by_rules(entries, config)
     if any(entry.problem.domain == "code" for entry in sound):
         sandbox_host.find_host(programs.allow_weak_sandbox)
     _check_costs(workdir, solver, judge, test_writer, [entry.problem for entry in sound], config)
 
+    def ask(source: TextModelSource | None, asked: Mapping[str, Sequence[TextRequest]]) -> None:
+        replies.update(text_models.ask(source, asked, directory, workdir))
+
     replies: dict[str, Sequence[Reply]] = {}
     judgements = None
     if judge is not None and sound:
-        with text_models.opened(judge, workdir) as model:
-            read = [entry.problem for entry in sound]
-            judgements, replies["judgings"] = judging.judge(read, model, directory, config.judge)
+        ask(judge, {"judgings": judging.requests([entry.problem for entry in sound], config.judge)})
+        judgements = judging.judgements_of(replies["judgings"], config.judge)
         sound, refused = verifying.by_judgement(sound, judgements, config)
         rejects += refused
-    solved = _solve(sound, solver, workdir, directory, config, replies)
-    proposals = _propose(sound, test_writer, workdir, directory, config, replies)
-    ballots, trials = _check(sound, solved, proposals, directory, config, programs)
+    asked = [entry.problem for entry in sound]
+    code = [problem for problem in asked if problem.domain == "code"]
+    ask(solver, {"solutions": solutions.requests(asked, config.solve.num_solutions)})
+    ask(test_writer, input_proposals.requests(code, config.proposals))
+    tallies, trials = _check(
+        _by_id(asked, solutions.read(asked, replies["solutions"], config.solve)),
+        _by_id(code, input_proposals.read(code, replies, config.proposals)),
+        asked,
+        directory,
+        config,
+        programs,
+    )
 
     checks = (*(["statement"] * config.statement_rules), *(["judge"] * (judge is not None)))
-    passed = {"solver": text_models.name_of(solver)}
+    solver_name = text_models.name_of(solver)
     lines, prompts = [], []
     for entry in sound:
-        row_id = entry.problem.id
         if entry.problem.domain == "math":
-            outcome = verifying.by_votes(
-                entry, ballots[row_id], config, passed | {"checks": (*checks, "votes")}
-            )
+            passed = {"solver": solver_name, "checks": (*checks, "votes")}
+            outcome = verifying.by_votes(entry, tallies[entry.id], config, passed)
         else:
-            outcome = verifying.by_tests(
-                entry, trials[row_id], config, passed | {"checks": (*checks, "tests")}
-            )
+            passed = {"solver": solver_name, "checks": (*checks, "tests")}
+            outcome = verifying.by_tests(entry, trials[entry.id], config, passed)
         if isinstance(outcome, Reject):
             rejects.append(outcome)
         else:
             prompts.append(outcome)
-            lines.append(open_problems.line(entry, outcome))
-    order = {entry.problem.id: number for number, entry in enumerate(entries)}
-    rejects.sort(key=lambda reject: order[reject.id])
+            lines.append(entry.row_of(outcome))
+    rejects = outcomes.in_order(rejects, (entry.id for entry in entries))
     report = verifying.report(
         num_in=len(entries),
         prompts=prompts,
         rejects=rejects,
         judgements=judgements,
-        ballots=list(ballots.values()),
+        tallies=list(tallies.values()),
         trials=list(trials.values()),
         replies=replies,
     )
-    hosts.wait_for_first("write verified prompts", lambda: _write(workdir, lines, rejects, report))
-    for text in verifying.lines(report):
-        log.info("verify: %s", text)
+    outcomes.publish(
+        "verify",
+        workdir,
+        files={"verified_prompts.jsonl": lines},
+        rejects=rejects,
+        report=report,
+        lines=verifying.lines(report),
+    )
     return stage.StageResult(counts=_counts(counts, report))
 
 
@@ -142,52 +155,21 @@ def _check_costs(
     text_models.check_costs("verify", asked, workdir)
 
 
-def _solve(
-    entries: Sequence[Entry],
-    solver: TextModelSource,
-    workdir: str,
-    directory: str,
-    config: VerifyConfig,
-    replies: dict[str, Sequence[Reply]],
-) -> dict[str, tuple[Solution, ...]]:
-    """The solutions of each problem, by its id."""
-    if not entries:
-        return {}
-    problems = [entry.problem for entry in entries]
-    with text_models.opened(solver, workdir) as model:
-        solved, replies["solutions"] = solutions.solve(problems, model, directory, config.solve)
-    return {problem.id: own for problem, own in zip(problems, solved, strict=True)}
-
-
-def _propose(
-    entries: Sequence[Entry],
-    test_writer: TextModelSource | None,
-    workdir: str,
-    directory: str,
-    config: VerifyConfig,
-    replies: dict[str, Sequence[Reply]],
-) -> dict[str, Proposals]:
-    """What the writer of tests proposes for each programming problem, by its id."""
-    code = [entry.problem for entry in entries if entry.problem.domain == "code"]
-    if test_writer is None or not code:
-        return {problem.id: Proposals() for problem in code}
-    with text_models.opened(test_writer, workdir) as model:
-        proposals, own_replies = input_proposals.propose(code, model, directory, config.proposals)
-    replies |= own_replies
-    return {problem.id: own for problem, own in zip(code, proposals, strict=True)}
+def _by_id(problems: Sequence[OpenProblem], values: Sequence[Value]) -> dict[str, Value]:
+    return {problem.id: value for problem, value in zip(problems, values, strict=True)}
 
 
 def _check(
-    entries: Sequence[Entry],
     solved: Mapping[str, tuple[Solution, ...]],
     proposals: Mapping[str, Proposals],
+    problems: Sequence[OpenProblem],
     directory: str,
     config: VerifyConfig,
     programs: ProgramSettings,
-) -> tuple[dict[str, Ballot], dict[str, Trial]]:
-    """Votes and trials by problem: made by the first host, since clocks differ, and read by all."""
-    math = [entry.problem for entry in entries if entry.problem.domain == "math"]
-    code = [entry.problem for entry in entries if entry.problem.domain == "code"]
+) -> tuple[dict[str, VoteTally], dict[str, Trial]]:
+    """Votes and trials by problem: by the first host, since clocks differ, and read by all."""
+    math = [problem for problem in problems if problem.domain == "math"]
+    code = [problem for problem in problems if problem.domain == "code"]
     votes_path, trials_path = (os.path.join(directory, f"{name}.jsonl") for name in ("votes", "trials"))
     materials = [
         Material(problem=problem, solutions=solved[problem.id], proposals=proposals[problem.id])
@@ -200,31 +182,19 @@ def _check(
         "try programs",
         lambda: program_tests.try_all(materials, trials_path, config.tests, programs),
     )
-    ballots = jsonl.read_file(votes_path, Ballot)
+    tallies = jsonl.read_file(votes_path, VoteTally)
     trials = jsonl.read_file(trials_path, Trial)
-    return {ballot.id: ballot for ballot in ballots}, {trial.id: trial for trial in trials}
-
-
-def _write(
-    workdir: str,
-    lines: Sequence[Mapping[str, Any]],
-    rejects: Sequence[Reject],
-    report: Mapping[str, Any],
-) -> None:
-    jsonl.write_records(os.path.join(workdir, "verify", "rejects.jsonl"), rejects)
-    jsonl.write_json(os.path.join(workdir, "verify", "report.json"), report)
-    jsonl.write_records(os.path.join(workdir, "verified_prompts.jsonl"), lines)
+    return {tally.id: tally for tally in tallies}, {trial.id: trial for trial in trials}
 
 
 def _counts(read: Mapping[str, int], report: Mapping[str, Any]) -> dict[str, int]:
     """What the manifest holds: rows in and out, what was dropped by reason, pools, tokens."""
-    bad = {name: count for name, count in read.items() if name.startswith("bad_")}
+    bad = rows.bad(read)
     rows_read, replies = report["rows"], report["replies"].values()
     return (
         {name: rows_read[name] for name in ("in", "out", "out_math", "out_code")}
         | {"in": rows_read["in"] + sum(bad.values())}
-        | {f"dropped_{name}": count for name, count in bad.items()}
-        | {f"dropped_{name}": count for name, count in report["rejected_by_reason"].items()}
+        | outcomes.dropped(bad, report["rejected_by_reason"])
         | {f"pool_{name}": count for name, count in report["pools"].items()}
         | {name: sum(own[name] for own in replies) for name in ("prompt_tokens", "completion_tokens")}
     )

@@ -7,7 +7,7 @@ Stage functions take a `TextModelSource`; gin says which: `@text_models.JaxModel
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 
@@ -20,7 +20,7 @@ from promptcot_jax.sampling import endpoint, jax_text_model
 from promptcot_jax.sampling.endpoint import EndpointConfig
 from promptcot_jax.sampling.jax_text_model import ChatConfig
 from promptcot_jax.sampling.rollouts import RolloutConfig
-from promptcot_jax.sampling.text_model import TextModel, TextRequest
+from promptcot_jax.sampling.text_model import Reply, TextModel, TextRequest
 
 log = logging.getLogger(__name__)
 
@@ -81,3 +81,25 @@ def check_costs(
                 costs.append(model.check_cost(requests))
     if sum(cost > 0 for cost in costs) > 1:
         log.info("%s: about %s for all models together", stage, f"{sum(costs):,.2f}")
+
+
+def ask(
+    source: TextModelSource | None,
+    requests: Mapping[str, Sequence[TextRequest]],
+    directory: str,
+    workdir: str,
+) -> dict[str, list[Reply]]:
+    """A model's replies to several sets of requests, each also written to `directory/NAME.jsonl`.
+
+    Args:
+        source: None, or no requests: there are no replies, and no model is opened.
+
+    Raises:
+        WrongUse: as `opened` and the model.
+    """
+    asked = {name: some for name, some in requests.items() if some}
+    if source is None or not asked:
+        return {name: [] for name in requests}
+    with opened(source, workdir) as model:
+        replies = {name: model.complete(some, f"{directory}/{name}.jsonl") for name, some in asked.items()}
+    return {name: replies.get(name, []) for name in requests}

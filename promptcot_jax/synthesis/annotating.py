@@ -1,75 +1,55 @@
 """Triples of a user's problems: a teacher names the concepts, then retraces the design (paper section 3.2).
 
 Each problem has one of several annotators, drawn by seed, who does both parts; the paper used four models.
-An answer that cannot be used is asked for once more, with what was wrong with it; what is then still
-unusable is rejected with its reason, and kept. The paper does not say how it dealt with such answers, nor
-that it looked for copied problems.
+An answer that cannot be used is asked for once more, with what was wrong with it; what is then still unusable
+is rejected with its reason. The paper does not say how it dealt with such answers, nor that it looked for
+copied problems.
 """
 
 import collections
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Generic, Literal, TypeVar
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from etils import epath
 
+from promptcot_jax.core import prng
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AnnotatedTriple, Domain, SeedProblem
+from promptcot_jax.core.settings import PositiveInt, ShareBelowOne, settings
+from promptcot_jax.data import decontamination
 from promptcot_jax.sampling.text_model import Reply, TextModel, TextRequest, reasons, user_turn
-from promptcot_jax.synthesis import annotation_requests, near_duplicates, pair_checks, seed_problems
-from promptcot_jax.synthesis.annotation_requests import Unusable
+from promptcot_jax.synthesis import (
+    annotation_requests,
+    near_duplicates,
+    outcomes,
+    pair_checks,
+    teacher_replies,
+)
+from promptcot_jax.synthesis.outcomes import Reject, counted, spread
+from promptcot_jax.synthesis.teacher_replies import Unusable
 
 Value = TypeVar("Value")
-Part = Literal["concepts", "rationale"]
 
-_ANNOTATOR, _HELD_OUT = 0, 1  # purposes of a row's draws
-_NOT_ENDED = {
-    "length": "the answer was cut off",
-    "filtered": "the server held the answer back",
-    "too_long": "the request leaves no room for an answer",
-    "malformed": "the server gave nothing that can be read",
-}
-_FINAL = frozenset(_NOT_ENDED) - {"length"}  # asking again is in vain
+PAPER_TRIPLES = 15_586  # section 3.2: 9,221 Codeforces + 6,365 AoPS
+FAILED_TRIPLES = 4_000  # of a public reproduction that did not work
+_COMMON_CONCEPTS = 20
+_FINAL = ("filtered", "too_long", "malformed")  # reasons for which asking again is in vain
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class AnnotateConfig:
-    """What is asked for, and what a triple must be.
+    """What is asked for, and what a triple must be."""
 
-    Attributes:
-        num_concepts: of a problem; the paper shows five.
-        domain, level: of rows that have none; an empty level is the domain's default in prompts.
-        duplicates: which problems repeat an earlier one and are left out.
-        pairs: which rationales give their problem away.
-        heldout_share: of the triples, which go to `triples_heldout.jsonl`.
-        seed: of the choice of annotators, and of the held-out rows.
-    """
-
-    num_concepts: int = 5
-    domain: Domain = "math"
-    level: str = ""
+    num_concepts: PositiveInt = 5  # of a problem; the paper shows five
+    domain: Domain = "math"  # of rows that have none
+    level: str = ""  # of rows that have none; empty: the domain's default in prompts
+    # Which problems repeat an earlier one and are left out.
     duplicates: near_duplicates.DuplicateConfig = near_duplicates.DuplicateConfig(embedding_threshold=None)
-    pairs: pair_checks.PairConfig = pair_checks.PairConfig()
-    heldout_share: float = 0.05
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.num_concepts < 1:
-            raise ValueError(f"num_concepts must be at least 1, got {self.num_concepts}.")
-        if not 0.0 <= self.heldout_share < 1.0:
-            raise ValueError(f"heldout_share must lie in [0, 1), got {self.heldout_share}.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reject:
-    """A seed problem that gave no triple, and why."""
-
-    id: str
-    part: Literal["problem", "concepts", "rationale"]
-    reason: str
-    message: str
-    annotator: str = ""  # none: it was not asked
-    text: str = ""  # of the last answer
+    pairs: pair_checks.PairConfig = pair_checks.PairConfig()  # which rationales give their problem away
+    heldout_share: ShareBelowOne = 0.05  # of the triples, which go to `triples_heldout.jsonl`
+    seed: int = 0  # of the choice of annotators, and of the held-out rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,12 +66,12 @@ class Annotated:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Read(Generic[Value]):
-    """What could be made of the answers for one row."""
+class _Answer(Generic[Value]):
+    """What could be made of the replies to one request."""
 
     value: Value | Unusable
-    text: str
-    repaired: bool
+    text: str  # of the last reply
+    repaired: bool  # it is a second one
 
 
 def without_repeats(
@@ -116,7 +96,7 @@ def without_repeats(
         measure = "cosine" if repeat.rule == "embedding" else "similarity"
         message = f"repeats {seeds[repeat.earlier].id} ({measure} {repeat.similarity:.3f})"
         reason = "duplicate" if repeat.rule == "exact" else "near_duplicate"
-        rejects.append(Reject(id=seed.id, part="problem", reason=reason, message=message))
+        rejects.append(_reject(seed, "problem", reason, message))
     return kept, rejects
 
 
@@ -124,13 +104,13 @@ def by_annotator(seeds: Sequence[SeedProblem], count: int, seed: int) -> list[li
     """The problems of each of `count` annotators."""
     shares: list[list[SeedProblem]] = [[] for _ in range(count)]
     for problem in seeds:
-        shares[int(seed_problems.drawn_number(problem.id, seed, _ANNOTATOR) * count)].append(problem)
+        shares[int(prng.row_draw("annotator", problem.id, seed) * count)].append(problem)
     return shares
 
 
 def is_held_out(row_id: str, config: AnnotateConfig) -> bool:
     """Whether a triple goes to the held-out file."""
-    return seed_problems.drawn_number(row_id, config.seed, _HELD_OUT) < config.heldout_share
+    return prng.row_draw("heldout_triples", row_id, config.seed) < config.heldout_share
 
 
 def foreseen(seeds: Sequence[SeedProblem], config: AnnotateConfig) -> list[TextRequest]:
@@ -141,49 +121,49 @@ def foreseen(seeds: Sequence[SeedProblem], config: AnnotateConfig) -> list[TextR
 
 
 def annotate(
-    seeds: Sequence[SeedProblem], teacher: TextModel, directory: epath.PathLike, config: AnnotateConfig
+    seeds: Sequence[SeedProblem], model: TextModel, directory: epath.PathLike, config: AnnotateConfig
 ) -> Annotated:
     """What one annotator makes of its problems; its replies stay in `directory`.
 
     Raises:
-        WrongUse: as the teacher.
+        WrongUse: as the model.
     """
-    lesson = _RetryingTeacher(teacher, epath.Path(directory))
+    teacher = _RetryingTeacher(model, epath.Path(directory))
     rejects: list[Reject] = []
 
-    def reject(seed: SeedProblem, part: Part, read: _Read, fault: Unusable) -> None:
-        rejects.append(
-            Reject(
-                id=seed.id,
-                part=part,
-                reason=fault.reason,
-                message=str(fault),
-                annotator=teacher.name,
-                text=read.text,
-            )
-        )
+    def reject(seed: SeedProblem, part: str, answer: _Answer, fault: Unusable) -> None:
+        rejects.append(_reject(seed, part, fault.reason, str(fault), model.name, answer.text))
 
     requests = [_concepts_request(seed, config) for seed in seeds]
-    read_concepts = lesson.ask(
+    concept_answers = teacher.ask(
         "concepts", requests, lambda i, text: annotation_requests.read_concepts(text, config.num_concepts)
     )
-    conceived: list[tuple[SeedProblem, tuple[str, ...], bool]] = []
-    for seed, read in zip(seeds, read_concepts, strict=True):
-        if isinstance(read.value, Unusable):
-            reject(seed, "concepts", read, read.value)
+    with_concepts: list[tuple[SeedProblem, tuple[str, ...], bool]] = []
+    for seed, answer in zip(seeds, concept_answers, strict=True):
+        if isinstance(answer.value, Unusable):
+            reject(seed, "concepts", answer, answer.value)
         else:
-            conceived.append((seed, read.value, read.repaired))
-    requests = [_rationale_request(seed, concepts) for seed, concepts, _ in conceived]
-    read_triples = lesson.ask(
-        "rationales", requests, lambda i, text: _triple(*conceived[i], text, teacher.name, config)
+            with_concepts.append((seed, answer.value, answer.repaired))
+    requests = [_rationale_request(seed, concepts) for seed, concepts, _ in with_concepts]
+    triple_answers = teacher.ask(
+        "rationales", requests, lambda i, text: _triple(*with_concepts[i], text, model.name, config)
     )
     triples = []
-    for (seed, _, _), read in zip(conceived, read_triples, strict=True):
-        if isinstance(read.value, Unusable):
-            reject(seed, "rationale", read, read.value)
+    for (seed, _, _), answer in zip(with_concepts, triple_answers, strict=True):
+        if isinstance(answer.value, Unusable):
+            reject(seed, "rationale", answer, answer.value)
         else:
-            triples.append(dataclasses.replace(read.value, repaired=read.value.repaired or read.repaired))
-    return Annotated(triples, rejects, lesson.tally)
+            repaired = answer.value.repaired or answer.repaired
+            triples.append(dataclasses.replace(answer.value, repaired=repaired))
+    return Annotated(triples, rejects, teacher.tally)
+
+
+def _reject(
+    seed: SeedProblem, part: str, reason: str, message: str, annotator: str = "", text: str = ""
+) -> Reject:
+    """A seed problem that gave no triple: at which part, by whom if it was asked, and the last answer."""
+    evidence = {"message": message, "annotator": annotator, "text": text}
+    return Reject({"id": seed.id, "part": part}, reason, evidence)
 
 
 def _concepts_request(seed: SeedProblem, config: AnnotateConfig) -> TextRequest:
@@ -197,15 +177,15 @@ def _rationale_request(seed: SeedProblem, concepts: Sequence[str]) -> TextReques
 
 
 class _RetryingTeacher:
-    """Questions to one annotator, each with one repetition; tallies the replies."""
+    """An annotator that is asked a second time where its first answer is unusable; tallies the replies."""
 
-    def __init__(self, teacher: TextModel, directory: epath.Path):
-        self._teacher, self._directory = teacher, directory
+    def __init__(self, model: TextModel, directory: epath.Path):
+        self._model, self._directory = model, directory
         self.tally: collections.Counter[str] = collections.Counter()
 
     def ask(
         self, name: str, requests: Sequence[TextRequest], read: Callable[[int, str], Value]
-    ) -> list[_Read[Value]]:
+    ) -> list[_Answer[Value]]:
         """What `read` makes of the answer to each request, or of a second one where the first is unusable."""
         replies = self._complete(name, requests)
         results = [_read_one(i, reply, read, repaired=False) for i, reply in enumerate(replies)]
@@ -219,7 +199,7 @@ class _RetryingTeacher:
         return results
 
     def _complete(self, name: str, requests: Sequence[TextRequest]) -> list[Reply]:
-        replies = self._teacher.complete(requests, self._directory / f"{name}.jsonl") if requests else []
+        replies = self._model.complete(requests, self._directory / f"{name}.jsonl") if requests else []
         for reason, count in reasons(replies).items():
             self.tally[f"{name}_{reason}"] += count
         self.tally["prompt_tokens"] += sum(reply.prompt_tokens for reply in replies)
@@ -227,14 +207,9 @@ class _RetryingTeacher:
         return replies
 
 
-def _read_one(i: int, reply: Reply, read: Callable[[int, str], Value], *, repaired: bool) -> _Read[Value]:
-    if reply.finish_reason != "stop":
-        fault = Unusable(reply.finish_reason, _NOT_ENDED[reply.finish_reason])
-        return _Read(fault, reply.text, repaired)
-    try:
-        return _Read(read(i, reply.text), reply.text, repaired)
-    except Unusable as fault:
-        return _Read(fault, reply.text, repaired)
+def _read_one(i: int, reply: Reply, read: Callable[[int, str], Value], *, repaired: bool) -> _Answer[Value]:
+    value = teacher_replies.read(reply, lambda text: read(i, text))
+    return _Answer(value, reply.text, repaired)
 
 
 def _second_request(request: TextRequest, text: str, fault: Unusable) -> TextRequest:
@@ -243,8 +218,8 @@ def _second_request(request: TextRequest, text: str, fault: Unusable) -> TextReq
         question = f"{request.messages[0]['content']}\n\n{annotation_requests.BREVITY}"
         return dataclasses.replace(request, messages=user_turn(question))
     answered = {"role": "assistant", "content": text}
-    said = user_turn(annotation_requests.repair_request(str(fault)))
-    return dataclasses.replace(request, messages=(*request.messages, answered, *said))
+    follow_up = user_turn(annotation_requests.repair_request(str(fault)))
+    return dataclasses.replace(request, messages=(*request.messages, answered, *follow_up))
 
 
 def _triple(
@@ -291,3 +266,98 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise WrongUse(f"ANNOTATORS names '{name}' twice; the rows could not tell who made them.")
+
+
+def report(
+    *,
+    num_seeds: int,
+    triples: Sequence[AnnotatedTriple],
+    rejects: Sequence[Reject],
+    rows_of_annotators: Mapping[str, int],
+    replies: Mapping[str, int],
+    left_out: Mapping[str, int] = types.MappingProxyType({}),
+) -> dict[str, Any]:
+    """How usable the triples are for the cold start: how many, how long, how varied, what was lost.
+
+    Args:
+        num_seeds: problems that were read.
+        rows_of_annotators: how many problems each was asked about.
+        replies: see `Annotated.tally`.
+        left_out: bad rows by reason.
+    """
+    concepts = collections.Counter(concept.casefold() for triple in triples for concept in triple.concepts)
+    by_annotator = collections.Counter(triple.annotator for triple in triples)
+    return {
+        "rows": {
+            "in": num_seeds + sum(left_out.values()),
+            "left_out": sum(left_out.values()),
+            "triples": len(triples),
+            "rejected": len(rejects),
+            "share_rejected": round(len(rejects) / max(num_seeds, 1), 4),
+            "repaired": sum(triple.repaired for triple in triples),
+        },
+        "left_out_by_reason": dict(sorted(left_out.items())),
+        "rejected_by_reason": outcomes.by_reason(rejects, "part"),
+        "annotators": {
+            name: {"rows": count, "triples": by_annotator[name]} for name, count in rows_of_annotators.items()
+        },
+        "replies": dict(sorted(replies.items())),
+        "domains": counted(triple.domain for triple in triples),
+        "levels": counted(triple.level for triple in triples),
+        "words": {
+            "problem": spread([len(decontamination.words(triple.problem)) for triple in triples]),
+            "rationale": spread([len(decontamination.words(triple.rationale)) for triple in triples]),
+        },
+        "concepts": {
+            "distinct": len(concepts),
+            "used_once": sum(count == 1 for count in concepts.values()),
+            "most_common": dict(
+                sorted(concepts.items(), key=lambda item: (-item[1], item[0]))[:_COMMON_CONCEPTS]
+            ),
+            "coverage": spread([triple.concept_coverage for triple in triples]),
+        },
+        "copying": {
+            "share": spread([triple.copied_share for triple in triples]),
+            "longest_run": spread([triple.longest_copy for triple in triples]),
+        },
+        "answer_stated": counted(triple.answer_stated for triple in triples),
+        "warning": warning(len(triples)),
+    }
+
+
+def warning(num_triples: int) -> str:
+    """What is known of sets of this size; empty from the paper's size on."""
+    if num_triples >= PAPER_TRIPLES:
+        return ""
+    text = f"{num_triples:,} triples; the paper's cold start had {PAPER_TRIPLES:,}"
+    if num_triples <= FAILED_TRIPLES:
+        text += (
+            f". A public reproduction with up to about {FAILED_TRIPLES:,} failed: ill-posed problems, "
+            "ignored concepts, rewards nearly tied. Expect to see the mechanism, not good problems"
+        )
+    return f"{text}."
+
+
+def lines(figures: Mapping[str, Any]) -> list[str]:
+    """The report in a few lines for the log."""
+    rows, words, concepts = figures["rows"], figures["words"], figures["concepts"]
+    left_out, of = (
+        (f" ({rows['left_out']:,} bad rows left out)", " of the others") if rows["left_out"] else ("", "")
+    )
+    text = [
+        f"{rows['triples']:,} triples of {rows['in']:,} problems{left_out}, {rows['share_rejected']:.1%}{of} "
+        f"rejected, {rows['repaired']:,} after a second request"
+    ]
+    for fate in ("left out", "rejected"):
+        if by_reason := figures[f"{fate.replace(' ', '_')}_by_reason"]:
+            text.append(f"{fate}: {outcomes.listed(by_reason)}")
+    if rows["triples"]:
+        text += [
+            f"words (medians): problem {words['problem']['median']:.0f}, rationale "
+            f"{words['rationale']['median']:.0f}",
+            f"concepts: {concepts['distinct']:,} distinct, {concepts['used_once']:,} used once; coverage "
+            f"{concepts['coverage']['mean']:.2f} (mean)",
+            f"rationales: {figures['copying']['share']['mean']:.2f} of the problem copied (mean); "
+            f"{figures['answer_stated'].get('yes', 0):,} state the answer",
+        ]
+    return text

@@ -9,17 +9,10 @@ from collections.abc import Sequence
 
 from promptcot_jax.core.records import Domain
 from promptcot_jax.data import templates
+from promptcot_jax.synthesis.teacher_replies import Unusable
 
 RATIONALE_HEADING = "Thinking Process:"
 BREVITY = "Be brief: a long answer to this was cut off."
-
-
-class Unusable(ValueError):
-    """An annotator's answer cannot be used; `reason` is its word in counts, the message is for its author."""
-
-    def __init__(self, reason: str, message: str):
-        super().__init__(message)
-        self.reason = reason
 
 
 def concepts_request(problem: str, domain: Domain, count: int) -> str:

@@ -19,8 +19,9 @@ from etils import epath
 
 from promptcot_jax.core import shards
 from promptcot_jax.core.records import AnswerGroup
+from promptcot_jax.core.settings import PositiveShare, settings
 from promptcot_jax.synthesis import solutions as solutions_lib
-from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.synthesis.problem_files import OpenProblem
 from promptcot_jax.synthesis.solutions import Solution
 from promptcot_jax.verify import math_answers, voting
 
@@ -29,25 +30,17 @@ GivenAnswer = Literal["none", "confirmed", "outvoted", "unconfirmed"]  # of a ro
 _SHARD = 128  # problems whose votes are counted between two writes
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class VoteConfig:
-    """Which majority is an answer.
+    """Which majority is an answer."""
 
-    Attributes:
-        min_agreement: share of all solutions that must give it.
-        values_only: whether one that states no value is refused: none, no solution, undefined, infinity, yes.
-    """
-
-    min_agreement: float = 0.5
+    min_agreement: PositiveShare = 0.5  # share of all solutions that must give it
+    # Whether one that states no value is refused: none, no solution, undefined, infinity, yes.
     values_only: bool = True
 
-    def __post_init__(self):
-        if not 0.0 < self.min_agreement <= 1.0:
-            raise ValueError(f"min_agreement must lie in (0, 1], got {self.min_agreement}.")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ballot:
+class VoteTally:
     """All votes on one problem, a row of `verify/votes.jsonl`."""
 
     id: str
@@ -69,17 +62,17 @@ class Ballot:
 
 def count(
     problems: Sequence[OpenProblem], solutions: Sequence[Sequence[Solution]], path: epath.PathLike
-) -> list[Ballot]:
+) -> list[VoteTally]:
     """Groups the answers to each problem and writes them to `path`, shard by shard."""
 
-    def work(some: Sequence[tuple[OpenProblem, Sequence[Solution]]]) -> list[Ballot]:
-        return [_ballot(problem, own) for problem, own in some]
+    def work(some: Sequence[tuple[OpenProblem, Sequence[Solution]]]) -> list[VoteTally]:
+        return [_tally(problem, own) for problem, own in some]
 
     rows = list(zip(problems, solutions, strict=True))
-    return shards.map_in_shards(path, rows, work, Ballot, shard_size=_SHARD, name="votes")
+    return shards.map_in_shards(path, rows, work, VoteTally, shard_size=_SHARD, name="votes")
 
 
-def _ballot(problem: OpenProblem, solutions: Sequence[Solution]) -> Ballot:
+def _tally(problem: OpenProblem, solutions: Sequence[Solution]) -> VoteTally:
     groups = voting.answer_groups([solution.answer for solution in solutions])
     given: GivenAnswer = "none"
     if problem.answer.strip():
@@ -87,27 +80,27 @@ def _ballot(problem: OpenProblem, solutions: Sequence[Solution]) -> Ballot:
         if groups:
             is_right = math_answers.grade_math(problem.answer, groups[0].answer)
             given = "confirmed" if is_right else "outvoted"
-    return Ballot(
+    return VoteTally(
         id=problem.id,
         votes=tuple(groups),
-        endings=tuple(solution.ending for solution in solutions),
+        endings=tuple(solution.status for solution in solutions),
         mean_tokens=solutions_lib.mean_tokens(solutions),
         given_answer=given,
     )
 
 
-def fault(ballot: Ballot, config: VoteConfig) -> tuple[str, str] | None:
-    """Why a ballot gives no answer: the reason, and a sentence on it."""
-    if not ballot.votes:
-        return "no_valid_vote", f"none of {len(ballot.endings)} solutions has an answer that counts"
-    first = ballot.votes[0]
-    if ballot.agreement < config.min_agreement:
-        return "low_agreement", f"{len(first.samples)} of {len(ballot.endings)} solutions say {first.answer}"
-    if ballot.is_tied:
-        return "tied", f"{first.answer} and {ballot.votes[1].answer} have {len(first.samples)} votes each"
+def fault(tally: VoteTally, config: VoteConfig) -> tuple[str, str] | None:
+    """Why a tally gives no answer: the reason, and a sentence on it."""
+    if not tally.votes:
+        return "no_valid_vote", f"none of {len(tally.endings)} solutions has an answer that counts"
+    first = tally.votes[0]
+    if tally.agreement < config.min_agreement:
+        return "low_agreement", f"{len(first.samples)} of {len(tally.endings)} solutions say {first.answer}"
+    if tally.is_tied:
+        return "tied", f"{first.answer} and {tally.votes[1].answer} have {len(first.samples)} votes each"
     if config.values_only and states_no_value(first.answer):
         return "no_value", f"the majority's answer is no value: {first.answer}"
-    if ballot.given_answer == "outvoted":
+    if tally.given_answer == "outvoted":
         return "given_answer_outvoted", f"the row's answer is not the majority's, {first.answer}"
     return None
 
@@ -127,13 +120,13 @@ def states_no_value(answer: str) -> bool:
     return bool(_NO_VALUE.search(" ".join(_TYPESETTING.sub(" ", answer).split())))
 
 
-def found(ballot: Ballot) -> dict[str, Any]:
+def found(tally: VoteTally) -> dict[str, Any]:
     """What the votes say of a problem, as fields of `VerifiedMathPrompt`."""
     return {
-        "answer": ballot.votes[0].answer,
-        "agreement": ballot.agreement,
-        "votes": ballot.votes,
-        "num_solutions": len(ballot.endings),
-        "pass_share": ballot.agreement,
-        "mean_tokens": ballot.mean_tokens,
+        "answer": tally.votes[0].answer,
+        "agreement": tally.agreement,
+        "votes": tally.votes,
+        "num_solutions": len(tally.endings),
+        "pass_share": tally.agreement,
+        "mean_tokens": tally.mean_tokens,
     }

@@ -15,9 +15,8 @@ is a function of the seed, k and the lists before it, so that a resumed run draw
 
 import collections
 import dataclasses
-import math
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -26,35 +25,25 @@ from jaxtyping import Float
 from promptcot_jax.core import prng
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import ConceptSet, Domain, Triple
+from promptcot_jax.core.settings import NonNegativeInt, PositiveFloat, settings
+from promptcot_jax.synthesis.near_duplicates import Encode
 
 Rule = Literal["cooccurrence", "embedding", "uniform"]
-Encode = Callable[[Sequence[str]], Float[np.ndarray, "texts D"]]
 _DOMAINS: tuple[Domain, ...] = typing.get_args(Domain)
 _List = tuple[Domain, str, tuple[str, ...]]  # with its level
 _TRIES = 200  # for a list that is new, before a domain and level count as exhausted
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class PoolConfig:
-    """How concept lists are drawn.
-
-    Attributes:
-        balance: "even" goes round the domains and levels of the seeds; "seeds" draws them as often as the
-            seeds have them.
-        concepts_per_set: 0: as many as a list of the seeds has, drawn. The paper's cases have 5.
-        temperature: of the rule "embedding"; lower keeps closer to what was drawn.
-    """
+    """How concept lists are drawn."""
 
     rule: Rule = "cooccurrence"
+    # "even" takes the domains and levels of the seeds in turn; "seeds" draws them as often as the seeds do.
     balance: Literal["even", "seeds"] = "even"
-    concepts_per_set: int = 0
-    temperature: float = 0.2
-
-    def __post_init__(self):
-        if self.concepts_per_set < 0:
-            raise WrongUse(f"concepts_per_set must be 0 (as the seeds) or more, got {self.concepts_per_set}.")
-        if not 0 < self.temperature < math.inf:
-            raise WrongUse(f"temperature of the concept pool must be positive, got {self.temperature}.")
+    # 0: as many as a list of the seeds has, drawn. The paper's cases have 5.
+    concepts_per_set: NonNegativeInt = 0
+    temperature: PositiveFloat = 0.2  # of the rule "embedding"; lower keeps closer to what was drawn
 
 
 @dataclasses.dataclass

@@ -12,9 +12,9 @@ from typing import Any
 
 from promptcot_jax.data import exported_sets
 from promptcot_jax.data.exported_sets import Exported, ExportedMathPrompt, ExportedProgramPrompt, RecordKind
-from promptcot_jax.synthesis import exporting, row_figures
+from promptcot_jax.synthesis import card_tables, exporting
+from promptcot_jax.synthesis.card_tables import counted, plain, spreads, table
 from promptcot_jax.synthesis.exporting import UNKNOWN, ExportConfig, Splits, shown_path
-from promptcot_jax.synthesis.markdown import counted, plain, spreads, table
 from promptcot_jax.synthesis.provenance import Provenance
 
 _SOURCES = {
@@ -28,7 +28,7 @@ _SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1
 def render(
     splits: Splits,
     config: ExportConfig,
-    made: Provenance,
+    provenance: Provenance,
     licences: Mapping[str, str],
     seeds: Mapping[str, int],
 ) -> str:
@@ -40,19 +40,19 @@ def render(
     """
     rows = [row for of_domain in splits.values() for some in of_domain.values() for row in some]
     front = exported_sets.front_matter(
-        splits, made.kind, "data", "parquet", _metadata(rows, licences, config)
+        splits, provenance.kind, "data", "parquet", _metadata(rows, licences, config)
     )
     sections = (
         _head(rows, splits, config, licences),
         _licences(rows, seeds, licences),
-        _loading(splits, made.kind, config),
+        _loading(splits, provenance.kind, config),
         _contents(rows),
         _difficulty(rows),
-        _making(rows, made),
-        _models(rows, made),
-        _decontamination(made),
-        _limits(rows, made),
-        _settings(made, config),
+        _lineage(rows, provenance),
+        _models(rows, provenance),
+        _decontamination(provenance),
+        _limits(rows, provenance),
+        _settings(provenance, config),
     )
     texts = ["\n".join([*section, ""]) for section in sections]
     return front + "\n" + "\n".join(text for text in texts if text)
@@ -143,7 +143,7 @@ def _loading(splits: Splits, kind: RecordKind, config: ExportConfig) -> Iterator
 
 
 def _contents(rows: Sequence[Exported]) -> Iterator[str]:
-    concepts = row_figures.concepts(rows)
+    concepts = card_tables.concepts(rows)
     once = sum(count == 1 for count in concepts.values())
     yield "## What is in it"
     yield ""
@@ -154,16 +154,16 @@ def _contents(rows: Sequence[Exported]) -> Iterator[str]:
     else:
         yield "No row names its concepts."
     yield ""
-    yield from counted("level", row_figures.levels(rows))
+    yield from counted("level", card_tables.levels(rows))
     yield ""
     yield "Words:"
     yield ""
-    yield from spreads(row_figures.lengths(rows))
+    yield from spreads(card_tables.lengths(rows))
 
 
 def _difficulty(rows: Sequence[Exported]) -> Iterator[str]:
     """Agreement and difficulty of the rows that were solved; nothing of rows that are not verified."""
-    num_verified, solved = len(row_figures.verified(rows)), row_figures.solved(rows)
+    num_verified, solved = len(card_tables.verified(rows)), card_tables.solved(rows)
     if not num_verified:
         return
     yield "## Agreement and difficulty"
@@ -173,34 +173,34 @@ def _difficulty(rows: Sequence[Exported]) -> Iterator[str]:
         yield ""
     if not solved:
         return
-    names, bins = row_figures.eighths(solved)
+    names, bins = card_tables.eighths(solved)
     header = ("share", *(f"rows by {name}" for name in names))
     yield from table(header, [(f"{(k - 1) / 8:g} to {k / 8:g}", *numbers) for k, *numbers in bins])
     yield ""
-    yield from counted("difficulty pool", row_figures.pools(solved))
+    yield from counted("difficulty pool", card_tables.pools(solved))
     yield ""
-    yield from spreads(row_figures.solving(solved))
+    yield from spreads(card_tables.solving(solved))
 
 
-def _making(rows: Sequence[Exported], made: Provenance) -> Iterator[str]:
+def _lineage(rows: Sequence[Exported], provenance: Provenance) -> Iterator[str]:
     yield "## How it was made"
     yield ""
-    yield f"The rows are those of `{shown_path(made.rows)}`, digest {made.digest}."
-    maker = made.maker()
-    written = maker.counts.get("out") if maker else None
-    if maker and written is not None and written != len(rows):
+    yield f"The rows are those of `{shown_path(provenance.rows)}`, digest {provenance.digest}."
+    producer = provenance.producer()
+    written = producer.counts.get("out") if producer else None
+    if producer and written is not None and written != len(rows):
         yield (
-            f"**`{maker.stage}` of this workdir wrote {written:,} rows, and these are {len(rows):,}**: they "
-            "were changed since, or are others."
+            f"**`{producer.stage}` of this workdir wrote {written:,} rows, and these are {len(rows):,}**: "
+            "they were changed since, or are others."
         )
     yield ""
-    if not made.entries:
+    if not provenance.entries:
         yield "**Unknown**: the workdir has no manifest of the stages that made these rows."
-    if made.unrelated:
-        named = ", ".join(f"`{name}`" for name in made.unrelated)
+    if provenance.unrelated:
+        named = ", ".join(f"`{name}`" for name in provenance.unrelated)
         yield f"Other stages of this workdir, which these rows do not come from: {named}."
         yield ""
-    for name, entry in made.entries.items():
+    for name, entry in provenance.entries.items():
         state = "" if entry.status == "complete" else f", **{entry.status}**"
         yield f"### {name}"
         yield ""
@@ -222,49 +222,49 @@ def _words(count: str) -> str:
     return count.replace("dropped_", "dropped: ", 1) if count.startswith("dropped_") else count
 
 
-def _models(rows: Sequence[Exported], made: Provenance) -> Iterator[str]:
+def _models(rows: Sequence[Exported], provenance: Provenance) -> Iterator[str]:
     """Models by what they did; the digest of one behind an endpoint is not known."""
     yield "## Models"
     yield ""
     models: list[tuple[object, ...]] = []
-    for (digest, round_index), count in sorted(row_figures.writers(rows).items()):
+    for (digest, round_index), count in sorted(card_tables.writers(rows).items()):
         stage = "cold start or given" if round_index < 0 else f"EM round {round_index}"
         models.append(("wrote rationale and problem", stage, digest, f"{count:,} rows"))
-    for model in made.given_models():
+    for model in provenance.given_models():
         digest = "none (endpoint)" if model.digest is None else model.digest
         models.append((f"{model.stage}: {model.role}", shown_path(model.name), digest, ""))
     for field, what in (("annotator", "annotated"), ("solver", "solved")):
-        for name, count in sorted(row_figures.named(rows, field).items()):
+        for name, count in sorted(card_tables.named(rows, field).items()):
             models.append((what, shown_path(name), "", f"{count:,} rows"))
     yield from table(("role", "model", "digest", "rows"), models)
-    if packages := made.packages():
+    if packages := provenance.packages():
         yield ""
         yield "Packages: " + ", ".join(f"{name} {version}" for name, version in packages.items()) + "."
 
 
-def _decontamination(made: Provenance) -> Iterator[str]:
+def _decontamination(provenance: Provenance) -> Iterator[str]:
     yield "## Decontamination"
     yield ""
-    benchmarks, own = made.synthesis_benchmarks(), made.decontamination()
+    benchmarks, own = provenance.synthesis_benchmarks(), provenance.decontamination()
     if benchmarks:
-        dropped = made.entries["synthesize"].counts.get("dropped_contaminated", 0)
+        dropped = provenance.entries["synthesize"].counts.get("dropped_contaminated", 0)
         yield f"`synthesize` dropped {dropped:,} problems that overlap with {_listed(benchmarks)}."
     if own:
         rule = "equal texts" if own.rule == "exact" else f"{own.ngram} words in a row"
         by = ", ".join(f"{plain(name)} {count:,}" for name, count in own.dropped_by.items())
         yield f"`decontaminate` ({rule}) dropped {own.dropped:,} rows: {by}."
-    if "decontaminate" in made.unrelated:
+    if "decontaminate" in provenance.unrelated:
         yield "`decontaminate` was run, but **these rows do not come from what it wrote**."
     if not benchmarks and not own:
         yield "**These rows were compared with no benchmark** by a stage of this workdir."
 
 
-def _limits(rows: Sequence[Exported], made: Provenance) -> Iterator[str]:
+def _limits(rows: Sequence[Exported], provenance: Provenance) -> Iterator[str]:
     yield "## Known limits"
     yield ""
-    solved = row_figures.solved(rows)
-    settings = made.settings.get("verify", {})
-    if made.kind != "verified_prompts":
+    solved = card_tables.solved(rows)
+    settings = provenance.settings.get("verify", {})
+    if provenance.kind != "verified_prompts":
         yield "* **Nobody has checked** that these problems are well posed, or that they can be solved."
     if any(isinstance(row, ExportedMathPrompt) for row in solved):
         least = settings.get("verify.config.votes.min_agreement", UNKNOWN)
@@ -278,19 +278,19 @@ def _limits(rows: Sequence[Exported], made: Provenance) -> Iterator[str]:
             "seen. Mutants that do the same as the program cannot be refused by any test: a share below 1 "
             "does not prove the tests weak, nor does 1 prove them complete."
         )
-    if made.kind == "verified_prompts" and "verify" in made.entries:
-        yield f"* {_judge(made)}"
+    if provenance.kind == "verified_prompts" and "verify" in provenance.entries:
+        yield f"* {_judge(provenance)}"
         yield "* Difficulty is that for the solver that voted, and no other."
-    if row_figures.writers(rows):
+    if card_tables.writers(rows):
         yield "* Concepts are those that were asked for; how far a problem uses them is measured by words."
     yield "* Overlaps with benchmarks and near-duplicates are found by wording; a paraphrase may have stayed."
     yield "* Rows are held out by their ids: problems of one list of concepts may be in both splits."
     yield "* TFDS holds numbers in single precision."
 
 
-def _judge(made: Provenance) -> str:
+def _judge(provenance: Provenance) -> str:
     """What the judge's agreement with itself is."""
-    judge = made.reports.get("verify", {}).get("judge")
+    judge = provenance.reports.get("verify", {}).get("judge")
     if not judge:
         return "No judge has read the statements: that they are well posed is known from rules at most."
     own = judge["agreement"]["well_posed"]
@@ -301,10 +301,10 @@ def _judge(made: Provenance) -> str:
     )
 
 
-def _settings(made: Provenance, config: ExportConfig) -> Iterator[str]:
+def _settings(provenance: Provenance, config: ExportConfig) -> Iterator[str]:
     yield "## Settings"
     yield ""
-    for name, settings in (*made.settings.items(), ("export", dataclasses.asdict(config))):
+    for name, settings in (*provenance.settings.items(), ("export", dataclasses.asdict(config))):
         yield f"<details><summary>{name}</summary>"
         yield ""
         yield "~~~~"

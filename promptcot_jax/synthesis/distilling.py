@@ -7,20 +7,23 @@ or with tests can be held to them (`DistillConfig.verification`). The paper has 
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from etils import epath
 
-from promptcot_jax.core import shards
+from promptcot_jax.core import prng, shards
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import DistilledTrace, Domain, MathPrompt
-from promptcot_jax.data import decontamination, validity
+from promptcot_jax.core.settings import PositiveInt, ShareBelowOne, settings
+from promptcot_jax.data import decontamination, templates, validity
 from promptcot_jax.data.validity import Validity
-from promptcot_jax.sampling.text_model import FinishReason, Reply
-from promptcot_jax.synthesis import seed_problems, traces
-from promptcot_jax.synthesis.annotation_requests import Unusable
-from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.sampling.text_model import Reply
+from promptcot_jax.synthesis import outcomes, teacher_replies, traces
+from promptcot_jax.synthesis.outcomes import Reject, counted, spread
+from promptcot_jax.synthesis.problem_files import OpenProblem
+from promptcot_jax.synthesis.teacher_replies import Unusable
 from promptcot_jax.verify import program_pool, rewards
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import Reward, RewardConfig, Ungraded
@@ -29,60 +32,22 @@ Verification = Literal["none", "flag", "only"]
 Verified = Literal["yes", "no", "unknown"]
 
 _SHARD = 64  # traces that are graded between two writes
-_HELD_OUT = 2  # purpose of a prompt's draw; `annotating` has 0 and 1
-_NOT_ENDED: Mapping[FinishReason, str] = {
-    "length": "the reply was cut off",
-    "filtered": "the server held the reply back",
-    "too_long": "the prompt leaves no room for a reply",
-    "malformed": "the server gave nothing that can be read",
-}
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class DistillConfig:
-    """What the teacher is asked, and which of its replies become traces.
+    """What the teacher is asked, and which of its replies become traces."""
 
-    Attributes:
-        domain: of rows that do not say.
-        group_size: replies to each prompt.
-        max_traces: of a prompt; the first that can be kept. None: all.
-        validity: whose rules a trace must keep, see `traces` and `data.validity`; "release" has some for
-            prompts too.
-        verification: of traces by their prompt's answer or tests. "none": there is none; "flag": the trace
-            says what came out; "only": what is not right is left out, and prompts without either are not
-            asked.
-        heldout_share: of the prompts, whose traces are kept apart to measure a fit by.
-        seed: of the choice of these prompts.
-    """
-
-    domain: Domain = "math"
-    group_size: int = 1
-    max_traces: int | None = None
+    domain: Domain = "math"  # of rows that do not say
+    group_size: PositiveInt = 1  # replies to each prompt
+    max_traces: PositiveInt | None = None  # of a prompt; the first that can be kept. None: all
+    # Whose rules a trace must keep, see `traces` and `data.validity`; "release" has some for prompts too.
     validity: Validity = "paper"
+    # Of traces by their prompt's answer or tests. "none": there is none; "flag": the trace says what came
+    # out; "only": what is not right is left out, and prompts without either are not asked.
     verification: Verification = "none"
-    heldout_share: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self):
-        if self.group_size < 1:
-            raise ValueError(f"group_size must be at least 1, got {self.group_size}.")
-        if self.max_traces is not None and self.max_traces < 1:
-            raise ValueError(f"max_traces must be at least 1, or None for all, got {self.max_traces}.")
-        for name, known in (("validity", get_args(Validity)), ("verification", get_args(Verification))):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {list(known)}, got {getattr(self, name)!r}.")
-        if not 0.0 <= self.heldout_share < 1.0:
-            raise ValueError(f"heldout_share must lie in [0, 1), got {self.heldout_share}.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reject:
-    """A prompt that was not asked, or a reply that is no trace; a row of `distill/rejects.jsonl`."""
-
-    id: str  # of the prompt
-    sample: int  # -1: the prompt was not asked
-    reason: str
-    message: str
+    heldout_share: ShareBelowOne = 0.0  # of the prompts, whose traces are kept apart to measure a fit by
+    seed: int = 0  # of the choice of these prompts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +88,7 @@ def worth_asking(
             else _fault(problem, config)
         )
         if fault:
-            rejects.append(Reject(id=problem.id, sample=-1, reason=fault[0], message=fault[1]))
+            rejects.append(_reject(problem.id, -1, *fault))  # -1: the prompt was not asked
         else:
             kept.append(problem)
     return kept, rejects
@@ -171,24 +136,21 @@ def read(
     Args:
         seed: of the replies.
     """
-    made, rejects = [], []
+    candidates, rejects = [], []
     by_id = {problem.id: problem for problem in problems}
     seen: set[tuple[str, str]] = set()
     for reply in replies:
         problem = by_id[reply.id]
-        try:
-            if reply.finish_reason != "stop":
-                raise Unusable(reply.finish_reason, _NOT_ENDED[reply.finish_reason])
-            completion = traces.read(reply.text, problem.domain, config.validity)
-            if (problem.id, completion) in seen:
-                raise Unusable("repeated_trace", "an earlier sample has the same text")
-        except Unusable as fault:
-            rejects.append(
-                Reject(id=problem.id, sample=reply.sample, reason=fault.reason, message=str(fault))
-            )
+        completion = teacher_replies.read(
+            reply, functools.partial(traces.read, domain=problem.domain, rules=config.validity)
+        )
+        if not isinstance(completion, Unusable) and (problem.id, completion) in seen:
+            completion = Unusable("repeated_trace", "an earlier sample has the same text")
+        if isinstance(completion, Unusable):
+            rejects.append(_reject(problem.id, reply.sample, completion.reason, str(completion)))
             continue
         seen.add((problem.id, completion))
-        made.append(
+        candidates.append(
             DistilledTrace(
                 id=f"{problem.id}-{reply.sample}",
                 domain=problem.domain,
@@ -202,11 +164,11 @@ def read(
                 completion_tokens=reply.completion_tokens,
             )
         )
-    return made, rejects
+    return candidates, rejects
 
 
 def grade(
-    made: Sequence[DistilledTrace],
+    candidates: Sequence[DistilledTrace],
     problems: Sequence[OpenProblem],
     path: epath.PathLike,
     settings: ProgramSettings,
@@ -217,7 +179,9 @@ def grade(
         SandboxUnavailable: there are programs, and none can be run here.
     """
     by_id = {problem.id: problem for problem in problems}
-    pairs = [(trace, by_id[trace.prompt_id]) for trace in made if _can_be_graded(by_id[trace.prompt_id])]
+    pairs = [
+        (trace, by_id[trace.prompt_id]) for trace in candidates if _can_be_graded(by_id[trace.prompt_id])
+    ]
 
     def work(some: Sequence[tuple[DistilledTrace, OpenProblem]]) -> list[Grade]:
         found: dict[str, Reward | Ungraded] = {}
@@ -256,29 +220,89 @@ def _grade(trace_id: str, reward: Reward | Ungraded) -> Grade:
 
 
 def keep(
-    made: Sequence[DistilledTrace], grades: Sequence[Grade], config: DistillConfig
+    candidates: Sequence[DistilledTrace], grades: Sequence[Grade], config: DistillConfig
 ) -> tuple[list[DistilledTrace], list[Reject]]:
     """The traces that stay, each with its verdict, and the others."""
     by_id = {grade.id: grade for grade in grades}
     kept, rejects = [], []
     of_prompt: collections.Counter[str] = collections.Counter()
-    for trace in made:
+    for trace in candidates:
         if (found := by_id.get(trace.id)) is not None:
             trace = dataclasses.replace(trace, verified=found.verified)
         if config.verification == "only" and trace.verified != "yes":
             reason = "not_graded" if found is None else found.status
-            said = "could not be graded" if trace.verified == "unknown" else "does not agree with the prompt"
-            fault = reason, f"{said} ({reason})"
+            message = (
+                "could not be graded" if trace.verified == "unknown" else "does not agree with the prompt"
+            )
+            fault = reason, f"{message} ({reason})"
         elif config.max_traces is not None and of_prompt[trace.prompt_id] >= config.max_traces:
             fault = "spare", f"the prompt has {config.max_traces} already"
         else:
             of_prompt[trace.prompt_id] += 1
             kept.append(trace)
             continue
-        rejects.append(Reject(id=trace.prompt_id, sample=trace.sample, reason=fault[0], message=fault[1]))
+        rejects.append(_reject(trace.prompt_id, trace.sample, *fault))
     return kept, rejects
+
+
+def _reject(prompt_id: str, sample: int, reason: str, message: str) -> Reject:
+    return Reject({"id": prompt_id, "sample": sample}, reason, {"message": message})
 
 
 def is_held_out(trace: DistilledTrace, config: DistillConfig) -> bool:
     """Whether a trace goes to the held-out file: by its prompt, whose traces stay together."""
-    return seed_problems.drawn_number(trace.prompt_id, config.seed, _HELD_OUT) < config.heldout_share
+    return prng.row_draw("heldout_traces", trace.prompt_id, config.seed) < config.heldout_share
+
+
+def report(
+    *,
+    num_in: int,
+    asked: Sequence[OpenProblem],
+    replies: Sequence[Reply],
+    kept: Sequence[DistilledTrace],
+    rejects: Sequence[Reject],
+    config: DistillConfig,
+) -> dict[str, Any]:
+    """All figures, as JSON has them."""
+    by_domain = collections.Counter(trace.domain for trace in kept)
+    return {
+        "prompts": {
+            "in": num_in,
+            "asked": len(asked),
+            "with_traces": len({trace.prompt_id for trace in kept}),
+        },
+        "traces": {
+            "out": len(kept),
+            **{f"out_{domain}": by_domain[domain] for domain in get_args(Domain)},
+            "held_out": sum(is_held_out(trace, config) for trace in kept),
+            "with_thinking": sum(traces.has_thinking(trace.completion) for trace in kept),
+            "verified": counted(trace.verified for trace in kept),
+        },
+        "rejected_by_reason": outcomes.by_reason(rejects),
+        "replies": outcomes.of_replies(replies),
+        "tokens_of_a_trace": spread([trace.completion_tokens for trace in kept]),
+        "characters": {
+            "prompt": spread([len(trace.prompt) for trace in kept]),
+            "completion": spread([len(trace.completion) for trace in kept]),
+            "answer_part": spread([len(templates.answer_part(trace.completion)) for trace in kept]),
+        },
+    }
+
+
+def lines(figures: Mapping[str, Any]) -> list[str]:
+    """The report in a few lines for the log."""
+    prompts, found, replies = figures["prompts"], figures["traces"], figures["replies"]
+    text = [
+        f"{found['out']:,} traces ({found['out_math']:,} of mathematics, {found['out_code']:,} of "
+        f"programming) of {prompts['with_traces']:,} of {prompts['in']:,} prompts; "
+        f"{found['with_thinking']:,} with thinking, {found['verified'].get('yes', 0):,} verified, "
+        f"{found['held_out']:,} held out"
+    ]
+    if refused := figures["rejected_by_reason"]:
+        text.append(f"rejected: {outcomes.listed(refused)}")
+    if tokens := figures["tokens_of_a_trace"]:
+        text.append(
+            f"{tokens['mean']:,.0f} tokens a trace (the paper's: 7,351), 95 % below {tokens['p95']:,.0f}; "
+            f"{replies['completion_tokens']:,} tokens were written for them"
+        )
+    return text

@@ -10,12 +10,12 @@ from typing import Any
 
 from etils import epath
 
-from promptcot_jax.core import file_sets
+from promptcot_jax.core import file_sets, prng
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Domain
+from promptcot_jax.core.settings import PositiveInt, ShareBelowOne, settings
 from promptcot_jax.data import exported_sets, rows
 from promptcot_jax.data.exported_sets import Exported, RecordKind, Split
-from promptcot_jax.synthesis import seed_problems
 
 Splits = Mapping[Domain, Mapping[Split, Sequence[Exported]]]
 
@@ -27,38 +27,25 @@ UNNAMED = "unnamed"
 UNKNOWN = "unknown"  # licence of a source that no setting names
 
 _MODELS = ("solver", "annotator")  # fields that name one, by its path if it was in JAX
-_HELD_OUT = 2  # purpose of a row's draw, beside those of `annotating`
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class ExportConfig:
-    """How a set is laid out and what its card says.
+    """How a set is laid out and what its card says."""
 
-    Attributes:
-        name: of the set, the card's heading.
-        heldout_share: of the rows, by their ids and `seed`: rows that join later move no other.
-        source: of rows that name none.
-        licences: source -> licence; those that are not named are unknown.
-        browse_rows: of the browser page at most, evenly spaced.
-    """
-
-    name: str = "Problems by PromptCoT"
-    heldout_share: float = 0.05
+    name: str = "Problems by PromptCoT"  # of the set, the card's heading
+    # Of the rows, by their ids and `seed`: rows that join later move no other.
+    heldout_share: ShareBelowOne = 0.05
     seed: int = 0
-    rows_per_file: int = 50_000
+    rows_per_file: PositiveInt = 50_000
     json_lines: bool = True
-    source: str = ""
-    licences: dict[str, str] = dataclasses.field(default_factory=dict)
-    browse_rows: int = 20_000
+    source: str = ""  # of rows that name none
+    licences: dict[str, str] = dataclasses.field(default_factory=dict)  # by source; not named: unknown
+    browse_rows: PositiveInt = 20_000  # of the browser page at most, evenly spaced
 
     def __post_init__(self):
         if not self.name.strip():
             raise ValueError("SET_NAME is empty; it is the heading of the data card.")
-        if not 0.0 <= self.heldout_share < 1.0:
-            raise ValueError(f"EXPORT_HELDOUT_SHARE must be in [0, 1), got {self.heldout_share}.")
-        for macro, value in (("ROWS_PER_FILE", self.rows_per_file), ("BROWSE_ROWS", self.browse_rows)):
-            if value < 1:
-                raise ValueError(f"{macro} must be at least 1, got {value}.")
         for source, licence in self.licences.items():
             if not licence.strip():
                 raise ValueError(f"LICENCES has nothing for '{source}'; leave it out if it is unknown.")
@@ -185,7 +172,7 @@ def split(
     def is_held_out(row_id: str) -> bool:
         if held_out is not None:
             return row_id in held_out
-        return seed_problems.drawn_number(row_id, config.seed, _HELD_OUT) < config.heldout_share
+        return prng.row_draw("heldout_export", row_id, config.seed) < config.heldout_share
 
     found: dict[Domain, dict[Split, list[Exported]]] = {}
     for record in records:

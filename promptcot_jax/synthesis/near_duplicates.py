@@ -16,17 +16,16 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import datasketch
 import numpy as np
 from jaxtyping import Float, Int
 
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.settings import PositiveShare, Range, settings
 from promptcot_jax.synthesis import text_sketches
-from promptcot_jax.synthesis.banded_table import BandedTable, Batch
-from promptcot_jax.synthesis.batch_workers import BatchWorkers
-from promptcot_jax.synthesis.text_sketches import Sketches
+from promptcot_jax.synthesis.text_sketches import BandedTable, Batch, BatchWorkers, Sketches
 
 Rule = Literal["exact", "minhash", "embedding"]
 Encode = Callable[[Sequence[str]], Float[np.ndarray, "texts D"]]  # unit vectors
@@ -37,39 +36,20 @@ _FALSE_PROPOSALS_AND_MISSES = (0.2, 0.8)  # what bands are chosen by: a proposal
 _TEXTS_PER_BATCH = 16384
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class DuplicateConfig:
-    """What counts as a repetition; a threshold of None switches its rule off.
-
-    Attributes:
-        minhash_threshold: Jaccard similarity of two texts' word sequences.
-        embedding_threshold: cosine of two texts' vectors.
-        num_hashes: of a signature; more find more of the pairs near the threshold.
-        num_bands: of hyperplanes, for the embedding rule: vectors at a cosine of 0.95 share one of 64 bands
-            of 24 planes with a chance of 0.99, at 0.5 with one of 0.004.
-    """
+    """What counts as a repetition; a threshold of None switches its rule off."""
 
     exact: bool = True
-    minhash_threshold: float | None = 0.8
-    embedding_threshold: float | None = 0.95
-    num_hashes: int = 128
-    num_bands: int = 64
-    bits_per_band: int = 24
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("minhash_threshold", "embedding_threshold"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= 1:
-                raise WrongUse(f"{name} must lie in (0, 1], or be None to switch the rule off; got {value}.")
-        for name, least, most in (
-            ("num_hashes", 16, 4096),
-            ("num_bands", 1, 4096),
-            ("bits_per_band", 1, 63),
-            ("seed", 0, 2**32 - 1),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise WrongUse(f"{name} must lie in [{least}, {most}], got {getattr(self, name)}.")
+    minhash_threshold: PositiveShare | None = 0.8  # Jaccard similarity of two texts' word sequences
+    embedding_threshold: PositiveShare | None = 0.95  # cosine of two texts' vectors
+    # Of a signature; more find more of the pairs near the threshold.
+    num_hashes: Annotated[int, Range(at_least=16, at_most=4096)] = 128
+    # Of hyperplanes, for the embedding rule: vectors at a cosine of 0.95 share one of 64 bands of 24 planes
+    # with a chance of 0.99, at 0.5 with one of 0.004.
+    num_bands: Annotated[int, Range(at_least=1, at_most=4096)] = 64
+    bits_per_band: Annotated[int, Range(at_least=1, at_most=63)] = 24
+    seed: Annotated[int, Range(at_least=0, at_most=2**32 - 1)] = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,15 +167,15 @@ class Index:
 
 def _first_repeat(
     measure: "_MinHashes | _Embeddings",
-    candidates: Int[np.ndarray, " places"],
+    candidates: Int[np.ndarray, " slots"],
     text: str,
     features: np.ndarray,
 ) -> Repeat | None:
     if not len(candidates):
         return None
-    for place, similarity in measure.similarities(text, features, candidates):
+    for slot, similarity in measure.similarities(text, features, candidates):
         if similarity >= measure.threshold:
-            return Repeat(measure.table.numbers[place], measure.rule, similarity)
+            return Repeat(measure.table.numbers[slot], measure.rule, similarity)
     return None
 
 
@@ -212,19 +192,19 @@ class _MinHashes:
         self._sketch = functools.partial(
             text_sketches.minhash_sketches, num_hashes=config.num_hashes, num_bands=lsh.b, seed=config.seed
         )
-        self._texts: list[str] = []  # by place
+        self._texts: list[str] = []  # by slot
 
     def sketches(self, batches: Sequence[_Texts], workers: BatchWorkers) -> Iterator[Sketches]:
         return workers.map(self._sketch, (batch.texts for batch in batches))
 
     def similarities(
-        self, text: str, features: np.ndarray, places: Int[np.ndarray, " places"]
+        self, text: str, features: np.ndarray, slots: Int[np.ndarray, " slots"]
     ) -> Iterator[tuple[int, float]]:
-        """Of the places whose signatures do not rule it out the Jaccard similarity with a text."""
-        agreement = (self.table.features(places) == features).mean(axis=1)
+        """Of the slots whose signatures do not rule it out the Jaccard similarity with a text."""
+        agreement = (self.table.features(slots) == features).mean(axis=1)
         own = text_sketches.shingles(text)
-        for place in places[agreement >= self.threshold - _SIGNATURE_SLACK].tolist():
-            yield place, text_sketches.jaccard(own, text_sketches.shingles(self._texts[place]))
+        for slot in slots[agreement >= self.threshold - _SIGNATURE_SLACK].tolist():
+            yield slot, text_sketches.jaccard(own, text_sketches.shingles(self._texts[slot]))
 
     def keep(self, text: str) -> None:
         self._texts.append(text)
@@ -251,11 +231,11 @@ class _Embeddings:
             yield self._sketch(np.asarray(vectors, np.float32))
 
     def similarities(
-        self, text: str, features: np.ndarray, places: Int[np.ndarray, " places"]
+        self, text: str, features: np.ndarray, slots: Int[np.ndarray, " slots"]
     ) -> Iterator[tuple[int, float]]:
-        """The cosines with the texts in the places."""
-        cosines = self.table.features(places).astype(np.float64) @ features.astype(np.float64)
-        yield from zip(places.tolist(), cosines.tolist(), strict=True)
+        """The cosines with the texts in the slots."""
+        cosines = self.table.features(slots).astype(np.float64) @ features.astype(np.float64)
+        yield from zip(slots.tolist(), cosines.tolist(), strict=True)
 
     def keep(self, text: str) -> None:
         pass  # its vector is in the table

@@ -1,43 +1,31 @@
-"""What an annotated pair (c, z) of a problem x is worth: does z copy x, state its answer, speak of c?
+"""How concepts c and a rationale z go with a problem x: does z copy x, state its answer, speak of c?
 
 A z that repeats the statement, or holds the answer, makes x likely without any thought of design, and a
 summed log-likelihood rewards just that. Words are those of decontamination: runs of letters or of digits.
 """
 
 import dataclasses
+import functools
+import re
 from collections.abc import Sequence
 from typing import Literal
 
+from promptcot_jax.core.settings import PositiveInt, Share, settings
 from promptcot_jax.data import decontamination
-from promptcot_jax.synthesis import filters
-from promptcot_jax.synthesis.annotation_requests import Unusable
+from promptcot_jax.synthesis.teacher_replies import Unusable
+
+_SMALL = frozenset("a an and by for from in into its of on or over the their to under via with".split())
+_PREFIX_LETTERS = 5  # "congruences" is used where "congruent" stands; "sums" where "sum" does, by its ending
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class PairConfig:
-    """From where on a pair is of no use.
+    """From where on a pair is of no use."""
 
-    Attributes:
-        copy_ngram: words in a row that count as copied.
-        max_copied_share: of the problem's runs of so many words, in the rationale.
-        max_copied_run: words of the problem in a row, in the rationale.
-        min_concept_coverage: share of the concepts of which problem or rationale speak.
-    """
-
-    copy_ngram: int = 8
-    max_copied_share: float = 0.5
-    max_copied_run: int = 25
-    min_concept_coverage: float = 0.0
-
-    def __post_init__(self):
-        if self.copy_ngram < 1 or self.max_copied_run < 1:
-            raise ValueError(
-                f"copy_ngram and max_copied_run must be at least 1, got {self.copy_ngram} and "
-                f"{self.max_copied_run}."
-            )
-        for name in ("max_copied_share", "min_concept_coverage"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+    copy_ngram: PositiveInt = 8  # words in a row that count as copied
+    max_copied_share: Share = 0.5  # of the problem's runs of so many words, in the rationale
+    max_copied_run: PositiveInt = 25  # words of the problem in a row, in the rationale
+    min_concept_coverage: Share = 0.0  # share of the concepts of which problem or rationale speak
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,9 +57,25 @@ def _runs(words: Sequence[str], length: int) -> set[tuple[str, ...]]:
 
 
 def concept_coverage(concepts: Sequence[str], texts: Sequence[str]) -> float:
-    """Share of the concepts of which one of the texts speaks, see `filters.concepts_in_words`."""
-    found = filters.concepts_in_words(tuple(concepts), "\n".join(texts))
+    """Share of the concepts of which one of the texts speaks, see `concepts_in_words`."""
+    found = concepts_in_words(tuple(concepts), "\n".join(texts))
     return sum(found) / max(len(found), 1)
+
+
+def concepts_in_words(concepts: tuple[str, ...], text: str) -> list[bool]:
+    """For each concept whether at least half of its words, by their first letters, are in the text."""
+    there = _prefixes(text)
+    found = []
+    for concept in concepts:
+        own = _prefixes(concept)
+        found.append(2 * len(own & there) >= max(len(own), 1))
+    return found
+
+
+@functools.lru_cache(1 << 12)
+def _prefixes(text: str) -> frozenset[str]:
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    return frozenset(word.removesuffix("s")[:_PREFIX_LETTERS] for word in words if word not in _SMALL)
 
 
 def answer_stated(answer: str, problem: str, rationale: str) -> Literal["yes", "no", "unknown"]:

@@ -17,23 +17,23 @@ from etils import epath
 
 from promptcot_jax.core import shards
 from promptcot_jax.core.records import StdioTest
-from promptcot_jax.synthesis import input_requests, mutation
+from promptcot_jax.synthesis import input_proposals
 from promptcot_jax.synthesis import solutions as solutions_lib
 from promptcot_jax.synthesis.input_proposals import Proposals
-from promptcot_jax.synthesis.mutation import Kills, Suite
-from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.synthesis.problem_files import OpenProblem
 from promptcot_jax.synthesis.program_trials import (
     GivenVerdict,
+    InputVerdict,
     Origin,
     SolutionVerdict,
     TestConfig,
     Trial,
     TriedInput,
     Validator,
-    Verdict,
 )
 from promptcot_jax.synthesis.solutions import Solution
-from promptcot_jax.verify import output_match, program_pool
+from promptcot_jax.verify import mutants, output_match, program_pool
+from promptcot_jax.verify.mutants import Kills, Suite
 from promptcot_jax.verify.programs import ProgramOutput, ProgramSettings
 
 _SHARD = 8  # problems whose programs are run between two writes
@@ -49,7 +49,7 @@ class Material:
 
 
 @dataclasses.dataclass
-class _Draft:
+class _TestBuilder:
     """A problem's tests in the making."""
 
     material: Material
@@ -92,37 +92,39 @@ def try_all(
 
 
 def _try_some(materials: Sequence[Material], config: TestConfig, settings: ProgramSettings) -> list[Trial]:
-    drafts = [_Draft(material) for material in materials]
-    _gather_inputs(drafts, config, settings)
-    _validate(drafts, settings)
-    _run_solutions(drafts, settings)
-    for draft in drafts:
-        _vote(draft, config, settings)
-        _judge_given(draft, settings)
-        _judge_solutions(draft)
-    killed = _kill(drafts, config, settings)
-    return [_trial(draft, kills) for draft, kills in zip(drafts, killed, strict=True)]
+    builders = [_TestBuilder(material) for material in materials]
+    _gather_inputs(builders, config, settings)
+    _validate(builders, settings)
+    _run_solutions(builders, settings)
+    for builder in builders:
+        _vote(builder, config, settings)
+        _judge_given(builder, settings)
+        _judge_solutions(builder)
+    killed = _kill(builders, config, settings)
+    return [_trial(builder, kills) for builder, kills in zip(builders, killed, strict=True)]
 
 
-def _gather_inputs(drafts: Sequence[_Draft], config: TestConfig, settings: ProgramSettings) -> None:
+def _gather_inputs(builders: Sequence[_TestBuilder], config: TestConfig, settings: ProgramSettings) -> None:
     """Those of the row, of the proposals and of the maker, different ones only."""
-    makers = [draft for draft in drafts if draft.material.proposals.maker]
-    trials = [(d.material.proposals.maker, d.material.proposals.maker_seeds) for d in makers]
+    makers = [builder for builder in builders if builder.material.proposals.maker]
+    trials = [
+        (builder.material.proposals.maker, builder.material.proposals.maker_seeds) for builder in makers
+    ]
     printed = program_pool.outputs_of_many(trials, settings)
-    made: dict[int, list[str]] = {}
-    for draft, outputs in zip(makers, printed, strict=True):
-        draft.num_lost += _num_lost(outputs)
-        made[id(draft)] = [output.output for output in outputs if output.failure is None]
-    for draft in drafts:
+    generated: dict[int, list[str]] = {}
+    for builder, outputs in zip(makers, printed, strict=True):
+        builder.num_lost += _num_lost(outputs)
+        generated[id(builder)] = [output.output for output in outputs if output.failure is None]
+    for builder in builders:
         sources: Mapping[Origin, Sequence[str]] = {
-            "given": [test.input for test in draft.material.problem.tests],
-            "proposed": draft.material.proposals.inputs,
-            "made": made.get(id(draft), []),
+            "given": [test.input for test in builder.material.problem.tests],
+            "proposed": builder.material.proposals.inputs,
+            "made": generated.get(id(builder), []),
         }
         for origin, texts in sources.items():
             for text in texts:
-                if len(text) <= config.max_characters and len(draft.origins) < config.max_inputs:
-                    draft.origins.setdefault(_whole_lines(text), origin)
+                if len(text) <= config.max_characters and len(builder.origins) < config.max_inputs:
+                    builder.origins.setdefault(_whole_lines(text), origin)
 
 
 def _num_lost(outputs: Iterable[ProgramOutput]) -> int:
@@ -134,56 +136,56 @@ def _whole_lines(text: str) -> str:
     return text if text.endswith("\n") else f"{text}\n"
 
 
-def _validate(drafts: Sequence[_Draft], settings: ProgramSettings) -> None:
+def _validate(builders: Sequence[_TestBuilder], settings: ProgramSettings) -> None:
     """Marks inputs that a problem's validator refuses; one that does not work refuses nothing.
 
     Nor does one that refuses an input of the row's own tests: a model's reading of the task does not overrule
     what the row states, which is for the votes to confirm.
     """
-    checked = [draft for draft in drafts if draft.material.proposals.validator and draft.origins]
-    trials = [(draft.material.proposals.validator, list(draft.origins)) for draft in checked]
-    for draft, outputs in zip(checked, program_pool.outputs_of_many(trials, settings), strict=True):
-        draft.num_lost += _num_lost(outputs)
-        said = [output.output.strip() if output.failure is None else "" for output in outputs]
-        pairs = zip(draft.origins, said, strict=True)
-        refused = {text for text, word in pairs if word == input_requests.INVALID}
-        speaks = all(word in (input_requests.VALID, input_requests.INVALID) for word in said)
-        if not speaks or any(draft.origins[text] == "given" for text in refused):
-            draft.validator = "unusable"
+    checked = [builder for builder in builders if builder.material.proposals.validator and builder.origins]
+    trials = [(builder.material.proposals.validator, list(builder.origins)) for builder in checked]
+    for builder, outputs in zip(checked, program_pool.outputs_of_many(trials, settings), strict=True):
+        builder.num_lost += _num_lost(outputs)
+        words = [output.output.strip() if output.failure is None else "" for output in outputs]
+        pairs = zip(builder.origins, words, strict=True)
+        refused = {text for text, word in pairs if word == input_proposals.INVALID}
+        is_readable = all(word in (input_proposals.VALID, input_proposals.INVALID) for word in words)
+        if not is_readable or any(builder.origins[text] == "given" for text in refused):
+            builder.validator = "unusable"
         else:
-            draft.validator, draft.invalid = "used", refused
+            builder.validator, builder.invalid = "used", refused
 
 
-def _run_solutions(drafts: Sequence[_Draft], settings: ProgramSettings) -> None:
+def _run_solutions(builders: Sequence[_TestBuilder], settings: ProgramSettings) -> None:
     """Runs each different program once on each valid input."""
     jobs = [
-        (draft, program)
-        for draft in drafts
-        for program in dict.fromkeys(solution.answer for solution in draft.material.solutions)
+        (builder, program)
+        for builder in builders
+        for program in dict.fromkeys(solution.answer for solution in builder.material.solutions)
         if program
     ]
     outputs = program_pool.outputs_of_many(
-        [(program, draft.valid_inputs) for draft, program in jobs], settings
+        [(program, builder.valid_inputs) for builder, program in jobs], settings
     )
-    for (draft, program), own in zip(jobs, outputs, strict=True):
-        draft.num_lost += _num_lost(own)
-        draft.outputs[program] = dict(zip(draft.valid_inputs, own, strict=True))
+    for (builder, program), own in zip(jobs, outputs, strict=True):
+        builder.num_lost += _num_lost(own)
+        builder.outputs[program] = dict(zip(builder.valid_inputs, own, strict=True))
 
 
-def _vote(draft: _Draft, config: TestConfig, settings: ProgramSettings) -> None:
+def _vote(builder: _TestBuilder, config: TestConfig, settings: ProgramSettings) -> None:
     """Settles each input's output by the votes of the solutions that print something."""
     num_accepted = 0
-    for text, origin in draft.origins.items():
-        if text in draft.invalid:
-            draft.tried.append(TriedInput(input=text, origin=origin, verdict="invalid"))
+    for text, origin in builder.origins.items():
+        if text in builder.invalid:
+            builder.tried.append(TriedInput(input=text, origin=origin, verdict="invalid"))
             continue
-        groups = _groups(draft, text, settings)
-        output, samples, is_settled = _majority(draft, groups, config)
-        verdict: Verdict = "disputed"
+        groups = _groups(builder, text, settings)
+        output, samples, is_settled = _majority(builder, groups, config)
+        verdict: InputVerdict = "disputed"
         if is_settled:
             verdict = "accepted" if num_accepted < config.max_tests else "spare"
             num_accepted += 1
-        draft.tried.append(
+        builder.tried.append(
             TriedInput(
                 input=text,
                 origin=origin,
@@ -195,26 +197,26 @@ def _vote(draft: _Draft, config: TestConfig, settings: ProgramSettings) -> None:
         )
 
 
-def _judge_given(draft: _Draft, settings: ProgramSettings) -> None:
+def _judge_given(builder: _TestBuilder, settings: ProgramSettings) -> None:
     """What became of each test of the row's: one that was not tried, or not settled, is unconfirmed."""
-    settled = {tried.input: tried.output for tried in draft.tried if tried.verdict in ("accepted", "spare")}
-    stated = draft.material.problem.tests
+    settled = {tried.input: tried.output for tried in builder.tried if tried.verdict in ("accepted", "spare")}
+    stated = builder.material.problem.tests
     for test in stated:
         text = _whole_lines(test.input)
         others = [other.output for other in stated if _whole_lines(other.input) == text]
         if not all(_equal(test.output, other, settings) for other in others):
-            draft.given.append("contradicted")
+            builder.given.append("contradicted")
         elif text not in settled:
-            draft.given.append("unconfirmed")
+            builder.given.append("unconfirmed")
         else:
-            draft.given.append("confirmed" if _equal(test.output, settled[text], settings) else "outvoted")
+            builder.given.append("confirmed" if _equal(test.output, settled[text], settings) else "outvoted")
 
 
-def _groups(draft: _Draft, text: str, settings: ProgramSettings) -> dict[str, list[int]]:
+def _groups(builder: _TestBuilder, text: str, settings: ProgramSettings) -> dict[str, list[int]]:
     """The solutions that print something for an input, by what they print."""
     groups: dict[str, list[int]] = {}
-    for sample, solution in enumerate(draft.material.solutions):
-        printed = draft.outputs[solution.answer][text] if solution.answer else ProgramOutput()
+    for sample, solution in enumerate(builder.material.solutions):
+        printed = builder.outputs[solution.answer][text] if solution.answer else ProgramOutput()
         if printed.failure is not None or not printed.output.strip():
             continue
         first = next((o for o in groups if _equal(o, printed.output, settings)), printed.output)
@@ -223,10 +225,10 @@ def _groups(draft: _Draft, text: str, settings: ProgramSettings) -> dict[str, li
 
 
 def _majority(
-    draft: _Draft, groups: Mapping[str, list[int]], config: TestConfig
+    builder: _TestBuilder, groups: Mapping[str, list[int]], config: TestConfig
 ) -> tuple[str, list[int], bool]:
     """The output that most solutions print for an input, which do, and whether that settles it."""
-    solutions = draft.material.solutions
+    solutions = builder.material.solutions
     ranked = sorted(groups.items(), key=lambda group: -len(group[1]))  # on a tie the first to print it
     if not ranked:
         return "", [], False
@@ -256,37 +258,39 @@ def _equal(expected: str, printed: str, settings: ProgramSettings) -> bool:
     return output_match.outputs_match(expected, printed.encode(), settings.float_tolerance)
 
 
-def _judge_solutions(draft: _Draft) -> None:
-    """What each solution is worth, and the program whose mutants are tried.
+def _judge_solutions(builder: _TestBuilder) -> None:
+    """The verdict on each solution, and the program whose mutants are tried.
 
     That is by the accepted tests. Without any nothing passes: by all valid inputs a solution fails, disagrees
     where solutions print different outputs, and else is untested. One is lost if the sandbox failed in a run
     of it, which says nothing of it.
     """
-    accepted = [tried for tried in draft.tried if tried.verdict == "accepted"]
-    judged_by = accepted or [tried for tried in draft.tried if tried.verdict != "invalid"]
+    accepted = [tried for tried in builder.tried if tried.verdict == "accepted"]
+    judged_by = accepted or [tried for tried in builder.tried if tried.verdict != "invalid"]
     is_disputed = any(tried.num_outputs > 1 for tried in judged_by)
-    for sample, solution in enumerate(draft.material.solutions):
+    for sample, solution in enumerate(builder.material.solutions):
         if not solution.answer:
-            draft.verdicts.append("none")
-        elif _num_lost(draft.outputs[solution.answer].values()):
-            draft.verdicts.append("lost")
+            builder.verdicts.append("none")
+        elif _num_lost(builder.outputs[solution.answer].values()):
+            builder.verdicts.append("lost")
         elif accepted and all(sample in tried.samples for tried in accepted):
-            draft.verdicts.append("passes")
-            draft.program = draft.program or solution.answer
+            builder.verdicts.append("passes")
+            builder.program = builder.program or solution.answer
         else:
-            printed = [draft.outputs[solution.answer][tried.input] for tried in judged_by]
+            printed = [builder.outputs[solution.answer][tried.input] for tried in judged_by]
             has_failed = any(output.failure is not None for output in printed)
             without_tests = "disagrees" if is_disputed else "untested"
-            draft.verdicts.append("fails" if has_failed else "disagrees" if accepted else without_tests)
+            builder.verdicts.append("fails" if has_failed else "disagrees" if accepted else without_tests)
 
 
-def _kill(drafts: Sequence[_Draft], config: TestConfig, settings: ProgramSettings) -> list[Kills]:
+def _kill(builders: Sequence[_TestBuilder], config: TestConfig, settings: ProgramSettings) -> list[Kills]:
     """What became of the mutants of each problem's program, where there are tests enough."""
-    return mutation.kill(
+    return mutants.kill(
         [
-            Suite(program=draft.program if len(draft.tests) >= config.min_tests else "", tests=draft.tests)
-            for draft in drafts
+            Suite(
+                program=builder.program if len(builder.tests) >= config.min_tests else "", tests=builder.tests
+            )
+            for builder in builders
         ],
         settings,
         max_mutants=config.max_mutants,
@@ -294,19 +298,19 @@ def _kill(drafts: Sequence[_Draft], config: TestConfig, settings: ProgramSetting
     )
 
 
-def _trial(draft: _Draft, kills: Kills) -> Trial:
-    solutions = draft.material.solutions
+def _trial(builder: _TestBuilder, kills: Kills) -> Trial:
+    solutions = builder.material.solutions
     return Trial(
-        id=draft.material.problem.id,
-        inputs=tuple(draft.tried),
-        given=tuple(draft.given),
-        endings=tuple(solution.ending for solution in solutions),
-        solutions=tuple(draft.verdicts),
+        id=builder.material.problem.id,
+        inputs=tuple(builder.tried),
+        given=tuple(builder.given),
+        endings=tuple(solution.status for solution in solutions),
+        solutions=tuple(builder.verdicts),
         mean_tokens=solutions_lib.mean_tokens(solutions),
-        validator=draft.validator,
-        program=draft.program,
+        validator=builder.validator,
+        program=builder.program,
         control=kills.control,
         num_mutants=kills.num_mutants,
         num_killed=kills.num_killed,
-        num_lost=draft.num_lost + kills.num_lost,
+        num_lost=builder.num_lost + kills.num_lost,
     )

@@ -5,63 +5,47 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from promptcot_jax.core.records import StdioTest
-from promptcot_jax.synthesis.mutation import Control
+from promptcot_jax.core.settings import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PositiveShare,
+    Share,
+    settings,
+)
+from promptcot_jax.verify.mutants import Control
 
 Origin = Literal["given", "proposed", "made"]
-Verdict = Literal["accepted", "spare", "disputed", "invalid"]
+InputVerdict = Literal["accepted", "spare", "disputed", "invalid"]
 GivenVerdict = Literal["confirmed", "outvoted", "unconfirmed", "contradicted"]  # of a test of the row's
 SolutionVerdict = Literal["passes", "disagrees", "fails", "untested", "lost", "none"]
-Validator = Literal[
-    "none", "used", "unusable"
-]  # unusable: it fails, says else, or refuses a test of the row's
+Validator = Literal["none", "used", "unusable"]  # unusable: it fails, or refuses a test of the row's
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class TestConfig:
-    """When a problem's tests are enough.
+    """When a problem's tests are enough."""
 
-    Attributes:
-        min_tests, max_tests: of a problem; the paper has 3 to 4.
-        max_inputs: that are tried for them.
-        max_characters: of an input or an output.
-        min_agreement: share of all solutions that must print a test's output.
-        min_programs: among these, that differ in more than layout and comments.
-        max_mutants: of the program whose mutants are tried.
-        min_kill_rate: share of the mutants that must fail; some do what the program does.
-        mutant_seconds: time limit of a mutant of a program that is fast itself, see `mutation`; mutants that
-            loop for ever are common.
-    """
-
-    min_tests: int = 3
-    max_tests: int = 16
-    max_inputs: int = 32
-    max_characters: int = 20_000
-    min_agreement: float = 0.5
-    min_programs: int = 2
-    max_mutants: int = 24
-    min_kill_rate: float = 0.5
-    mutant_seconds: float = 2.0
+    # Of a problem; the paper has 3 to 4.
+    min_tests: PositiveInt = 3
+    max_tests: PositiveInt = 16
+    max_inputs: PositiveInt = 32  # that are tried for them
+    max_characters: PositiveInt = 20_000  # of an input or an output
+    min_agreement: PositiveShare = 0.5  # share of all solutions that must print a test's output
+    min_programs: PositiveInt = 2  # among these, that differ in more than layout and comments
+    max_mutants: NonNegativeInt = 24  # of the program whose mutants are tried
+    min_kill_rate: Share = 0.5  # share of the mutants that must fail; some do what the program does
+    # Time limit of a mutant of a program that is fast itself, see `verify.mutants`; many loop for ever.
+    mutant_seconds: PositiveFloat = 2.0
 
     __test__ = False  # not a test case of pytest's
 
     def __post_init__(self):
-        if not 1 <= self.min_tests <= self.max_tests <= self.max_inputs:
+        if not self.min_tests <= self.max_tests <= self.max_inputs:
             raise ValueError(
-                "min_tests, max_tests and max_inputs must be at least 1 and in this order, got "
+                "min_tests, max_tests and max_inputs must be in this order, got "
                 f"{self.min_tests}, {self.max_tests} and {self.max_inputs}."
             )
-        for name in ("max_characters", "min_programs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not 0.0 < self.min_agreement <= 1.0:
-            raise ValueError(f"min_agreement must lie in (0, 1], got {self.min_agreement}.")
-        if self.max_mutants < 0 or not 0.0 <= self.min_kill_rate <= 1.0:
-            raise ValueError(
-                f"max_mutants must be 0 or more and min_kill_rate in [0, 1], got {self.max_mutants} and "
-                f"{self.min_kill_rate}."
-            )
-        if self.mutant_seconds <= 0:
-            raise ValueError(f"mutant_seconds must be positive, got {self.mutant_seconds}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +54,7 @@ class TriedInput:
 
     input: str
     origin: Origin
-    verdict: Verdict  # spare: its output was accepted when there were tests enough
+    verdict: InputVerdict  # spare: its output was accepted when there were tests enough
     output: str = ""  # that most solutions print, as the first of them did
     samples: tuple[int, ...] = ()  # the solutions that print it
     num_outputs: int = 0  # that the solutions print, different ones

@@ -25,7 +25,7 @@ _OUTPUTS: Mapping[str, tuple[str, ...]] = {  # of a stage, without their ending;
     "verify": ("verified_prompts",),
 }
 _BEFORE_SYNTHESIS = ("cold_start", "em")
-_MAKERS: Mapping[RecordKind, str] = {"problems": "synthesize", "verified_prompts": "verify"}
+_PRODUCERS: Mapping[RecordKind, str] = {"problems": "synthesize", "verified_prompts": "verify"}
 _ROLES = re.compile(r"(annotators\[\d+\]|solver|judge|test_writer)\.(?:path|model)|(prompt_model)")
 
 
@@ -73,9 +73,9 @@ class Provenance:
     digest: str
     unrelated: tuple[str, ...] = ()
 
-    def maker(self) -> manifest.StageEntry | None:
+    def producer(self) -> manifest.StageEntry | None:
         """The stage that writes rows of this kind, if it ran here; triples have several."""
-        return self.entries.get(_MAKERS.get(self.kind, ""))
+        return self.entries.get(_PRODUCERS.get(self.kind, ""))
 
     def given_models(self) -> list[GivenModel]:
         """All models that the stages' settings name."""
@@ -119,13 +119,13 @@ def read(workdir: epath.PathLike, kind: RecordKind, rows: str, digest: str) -> P
     Raises:
         WrongUse: one of them is damaged.
     """
-    place = epath.Path(workdir)
-    there = {name: entry for name, entry in manifest.read(place).items() if name in _STAGES[kind]}
-    files = {name: place / "config" / f"{name}.settings.json" for name in there}
+    directory = epath.Path(workdir)
+    there = {name: entry for name, entry in manifest.read(directory).items() if name in _STAGES[kind]}
+    files = {name: directory / "config" / f"{name}.settings.json" for name in there}
     settings = {name: jsonl.read_json(file) for name, file in files.items() if file.exists()}
     upstream = _upstream(os.fspath(workdir), there, settings, rows)
     entries = {name: there[name] for name in _STAGES[kind] if name in upstream}
-    reports = {name: place / name / "report.json" for name in entries if name in ("annotate", "verify")}
+    reports = {name: directory / name / "report.json" for name in entries if name in ("annotate", "verify")}
     return Provenance(
         kind=kind,
         entries=entries,
@@ -147,13 +147,13 @@ def _upstream(
     output = str(settings.get("decontaminate", {}).get("decontaminate.output", "problems_clean"))
     stems = {**_OUTPUTS, "decontaminate": (output.removesuffix(".jsonl"),)}
     outputs = {
-        name: {_place(f"{{workdir}}/{stem}.jsonl", workdir) for stem in stems[name]}
+        name: {_absolute(f"{{workdir}}/{stem}.jsonl", workdir) for stem in stems[name]}
         for name in entries.keys() & stems.keys()
     }
     upstream: set[str] = set()
     new = {rows}
     while new:
-        reached = {_place(path, workdir) for path in new}
+        reached = {_absolute(path, workdir) for path in new}
         found = {name for name, own in outputs.items() if own & reached} - upstream
         if "synthesize" in found:
             found |= set(_BEFORE_SYNTHESIS) & entries.keys()
@@ -162,7 +162,7 @@ def _upstream(
     return upstream
 
 
-def _place(path: str, workdir: str) -> str:
+def _absolute(path: str, workdir: str) -> str:
     """A path, as it was given, in a form that can be compared."""
     path = path.replace("{workdir}", workdir)
     return path if "://" in path else os.path.abspath(path)

@@ -2,35 +2,28 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from etils import epath
-
+from promptcot_jax.core.settings import Range, settings
 from promptcot_jax.data import templates
-from promptcot_jax.sampling.text_model import FinishReason, Reply, TextModel, TextRequest
-from promptcot_jax.synthesis import input_requests
-from promptcot_jax.synthesis.annotation_requests import Unusable
-from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.sampling.text_model import FinishReason, Reply, TextRequest
+from promptcot_jax.synthesis import teacher_replies
+from promptcot_jax.synthesis.problem_files import OpenProblem
+from promptcot_jax.synthesis.teacher_replies import Unusable
 from promptcot_jax.verify import boxes
 
-Ending = Literal["answered", "no_answer", FinishReason]  # a finish reason: the solution does not count
+SolutionStatus = Literal[
+    "answered", "no_answer", FinishReason
+]  # a finish reason: the solution does not count
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class SolveConfig:
-    """How many solutions a problem gets, and which count.
+    """How many solutions a problem gets, and which count."""
 
-    Attributes:
-        num_solutions: of each problem; the paper's 8.
-        truncated_vote: whether a solution that ran out of tokens counts if it has an answer by then.
-    """
-
-    num_solutions: int = 8
+    num_solutions: Annotated[int, Range(at_least=2, note="for a vote")] = 8  # of each problem; the paper's 8
+    # Whether a solution that ran out of tokens counts if it has an answer by then.
     truncated_vote: bool = False
-
-    def __post_init__(self):
-        if self.num_solutions < 2:
-            raise ValueError(f"num_solutions must be at least 2 for a vote, got {self.num_solutions}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +31,7 @@ class Solution:
     """What one sample came to."""
 
     answer: str  # boxed, or a program; empty where there is none that counts
-    ending: Ending
+    status: SolutionStatus
     num_tokens: int
 
 
@@ -55,27 +48,22 @@ def requests(problems: Sequence[OpenProblem], group_size: int) -> list[TextReque
     ]
 
 
-def solve(
-    problems: Sequence[OpenProblem], solver: TextModel, directory: epath.PathLike, config: SolveConfig
-) -> tuple[list[tuple[Solution, ...]], list[Reply]]:
-    """The solutions of each problem, and the replies, which stay in `directory`.
-
-    Raises:
-        WrongUse: as the solver.
-    """
+def read(
+    problems: Sequence[OpenProblem], replies: Sequence[Reply], config: SolveConfig
+) -> list[tuple[Solution, ...]]:
+    """The solutions of each problem, from the replies to `requests`."""
     size = config.num_solutions
-    replies = solver.complete(requests(problems, size), epath.Path(directory) / "solutions.jsonl")
     return [
         tuple(_solution(problem, reply, config) for reply in replies[i * size : (i + 1) * size])
         for i, problem in enumerate(problems)
-    ], replies
+    ]
 
 
 def _solution(problem: OpenProblem, reply: Reply, config: SolveConfig) -> Solution:
     counts = reply.finish_reason == "stop" or (reply.finish_reason == "length" and config.truncated_vote)
     answer = _answer(problem, reply.text) if counts else ""
-    ending: Ending = "answered" if answer else "no_answer" if counts else reply.finish_reason
-    return Solution(answer=answer, ending=ending, num_tokens=reply.completion_tokens)
+    status: SolutionStatus = "answered" if answer else "no_answer" if counts else reply.finish_reason
+    return Solution(answer=answer, status=status, num_tokens=reply.completion_tokens)
 
 
 def _answer(problem: OpenProblem, text: str) -> str:
@@ -83,7 +71,7 @@ def _answer(problem: OpenProblem, text: str) -> str:
         parts = boxes.answer_parts(text)  # several boxes may be one answer
         return ", ".join(part for part in parts if not boxes.is_placeholder(part))
     try:
-        return input_requests.read_program(text)
+        return teacher_replies.fenced_program(text)
     except Unusable:
         return ""
 

@@ -13,7 +13,7 @@ import warnings
 from promptcot_jax.core.records import Domain
 from promptcot_jax.data import templates, validity
 from promptcot_jax.data.validity import Validity
-from promptcot_jax.synthesis.annotation_requests import Unusable
+from promptcot_jax.synthesis.teacher_replies import Unusable
 from promptcot_jax.verify import boxes
 
 _FINAL = "<|channel|>final<|message|>"

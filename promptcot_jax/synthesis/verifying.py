@@ -1,31 +1,31 @@
 """From problems to verified prompts: rules, a judge, then answers by vote or tests by several programs.
 
 The cheap comes first: what its own text refutes is shown to no model, and what a judge refuses is not solved.
-A problem leaves at the first check that it does not pass, with the reason and the figures; one that passes
-all carries its votes or tests, its difficulty and its whole lineage.
+A problem is rejected at the first check that it does not pass, with the reason and the figures; one that
+passes all carries its votes or tests, its difficulty and its whole lineage.
 """
 
-import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from promptcot_jax.core.records import Domain, Pool, VerifiedMathPrompt, VerifiedProgramPrompt
-from promptcot_jax.sampling.text_model import Reply, reasons
-from promptcot_jax.synthesis import answer_votes, judging, open_problems, program_trials, statement_checks
-from promptcot_jax.synthesis.answer_votes import Ballot, VoteConfig
+from promptcot_jax.core.settings import Share, settings
+from promptcot_jax.data import statement_rules
+from promptcot_jax.sampling.text_model import Reply
+from promptcot_jax.synthesis import answer_votes, judging, outcomes, program_trials
+from promptcot_jax.synthesis.answer_votes import VoteConfig, VoteTally
 from promptcot_jax.synthesis.input_proposals import ProposalConfig
 from promptcot_jax.synthesis.judging import JudgeConfig, Judgement
-from promptcot_jax.synthesis.open_problems import Entry, OpenProblem
+from promptcot_jax.synthesis.outcomes import Reject, counted, listed
+from promptcot_jax.synthesis.problem_files import Entry, OpenProblem
 from promptcot_jax.synthesis.program_trials import TestConfig, Trial
 from promptcot_jax.synthesis.solutions import SolveConfig
 
 _SHARES = (0.5, 0.625, 0.75, 0.875, 1.0)  # of the report: how many problems agree at least so far
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class PoolConfig:
     """Pools by the share of solutions that are right: easy from `easy_from` on, hard up to `hard_to`.
 
@@ -33,31 +33,24 @@ class PoolConfig:
     tries, and finds that out by itself; a policy like the solver has least to drop in the hard pool.
     """
 
-    easy_from: float = 0.875
-    hard_to: float = 0.625
+    easy_from: Share = 0.875
+    hard_to: Share = 0.625
 
     def __post_init__(self):
-        if not 0.0 <= self.hard_to < self.easy_from <= 1.0:
-            raise ValueError(
-                f"hard_to must be below easy_from, both in [0, 1], got {self.hard_to} and {self.easy_from}."
-            )
+        if self.hard_to >= self.easy_from:
+            raise ValueError(f"hard_to must be below easy_from, got {self.hard_to} and {self.easy_from}.")
 
     def pool(self, pass_share: float) -> Pool:
         """The pool of a problem."""
         return "easy" if pass_share >= self.easy_from else "hard" if pass_share <= self.hard_to else "medium"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class VerifyConfig:
-    """What a problem must pass, check by check.
+    """What a problem must pass, check by check."""
 
-    Attributes:
-        domain: of rows that do not say.
-        statement_rules: whether statements are held to the rules of `statement_checks`.
-    """
-
-    domain: Domain = "math"
-    statement_rules: bool = True
+    domain: Domain = "math"  # of rows that do not say
+    statement_rules: bool = True  # whether statements are held to `statement_rules.WELL_POSED`
     judge: JudgeConfig = JudgeConfig()
     solve: SolveConfig = SolveConfig()
     votes: VoteConfig = VoteConfig()
@@ -66,29 +59,10 @@ class VerifyConfig:
     pools: PoolConfig = PoolConfig()
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Reject:
-    """A problem that did not pass a check, a row of `verify/rejects.jsonl`."""
-
-    id: str
-    domain: Domain
-    check: str  # statement, judge, votes or tests
-    reason: str
-    message: str
-    figures: dict  # what the check measured
-    problem: str
-
-
 def _reject(problem: OpenProblem, check: str, reason: str, message: str, figures: dict) -> Reject:
-    return Reject(
-        id=problem.id,
-        domain=problem.domain,
-        check=check,
-        reason=reason,
-        message=message,
-        figures=figures,
-        problem=problem.problem,
-    )
+    """A problem that did not pass a check (statement, judge, votes or tests), and what that measured."""
+    subject = {"id": problem.id, "domain": problem.domain, "check": check}
+    return Reject(subject, reason, {"message": message, "figures": figures, "problem": problem.problem})
 
 
 def by_rules(entries: Sequence[Entry], config: VerifyConfig) -> tuple[list[Entry], list[Reject]]:
@@ -96,9 +70,8 @@ def by_rules(entries: Sequence[Entry], config: VerifyConfig) -> tuple[list[Entry
     kept, rejects = [], []
     for entry in entries:
         problem = entry.problem
-        fault = (
-            statement_checks.first_fault(problem.problem, problem.domain) if config.statement_rules else None
-        )
+        rules = statement_rules.WELL_POSED if config.statement_rules else {}
+        fault = statement_rules.first_fault(problem.problem, problem.domain, rules)
         if fault is None:
             kept.append(entry)
         else:
@@ -129,24 +102,24 @@ def by_judgement(
 
 
 def by_votes(
-    entry: Entry, ballot: Ballot, config: VerifyConfig, passed: Mapping[str, Any]
+    entry: Entry, tally: VoteTally, config: VerifyConfig, passed: Mapping[str, Any]
 ) -> VerifiedMathPrompt | Reject:
     """A mathematics problem with its answer, or why it has none.
 
     Args:
         passed: `solver` and `checks` of the prompt.
     """
-    if fault := answer_votes.fault(ballot, config.votes):
+    if fault := answer_votes.fault(tally, config.votes):
         figures = {
-            "agreement": ballot.agreement,
-            "votes": [dataclasses.asdict(group) for group in ballot.votes],
-            "endings": dict(sorted(collections.Counter(ballot.endings).items())),
-            "mean_tokens": ballot.mean_tokens,
+            "agreement": tally.agreement,
+            "votes": [dataclasses.asdict(group) for group in tally.votes],
+            "endings": counted(tally.endings),
+            "mean_tokens": tally.mean_tokens,
         }
         return _reject(entry.problem, "votes", *fault, figures)
-    found = answer_votes.found(ballot)
+    found = answer_votes.found(tally)
     found |= {"pool": config.pools.pool(found["pass_share"]), **passed}
-    return open_problems.typed(entry, VerifiedMathPrompt, found)
+    return entry.prompt(VerifiedMathPrompt, found)
 
 
 def by_tests(
@@ -158,8 +131,8 @@ def by_tests(
     """
     if fault := program_trials.fault(trial, config.tests):
         figures = {
-            "inputs": dict(sorted(collections.Counter(tried.verdict for tried in trial.inputs).items())),
-            "solutions": dict(sorted(collections.Counter(trial.solutions).items())),
+            "inputs": counted(tried.verdict for tried in trial.inputs),
+            "solutions": counted(trial.solutions),
             "mutants": trial.num_mutants,
             "killed": trial.num_killed,
             "lost_runs": trial.num_lost,
@@ -169,7 +142,7 @@ def by_tests(
     found = program_trials.found(trial)
     found |= {"pool": config.pools.pool(found["pass_share"]), **passed}
     found["checks"] = (*passed["checks"], *(["mutants"] * (trial.num_mutants > 0)))
-    return open_problems.typed(entry, VerifiedProgramPrompt, found)
+    return entry.prompt(VerifiedProgramPrompt, found)
 
 
 def report(
@@ -178,7 +151,7 @@ def report(
     prompts: Sequence[VerifiedMathPrompt | VerifiedProgramPrompt],
     rejects: Sequence[Reject],
     judgements: Sequence[Judgement] | None,
-    ballots: Sequence[Ballot],
+    tallies: Sequence[VoteTally],
     trials: Sequence[Trial],
     replies: Mapping[str, Sequence[Reply]],
 ) -> dict[str, Any]:
@@ -191,24 +164,24 @@ def report(
             "out_code": sum(isinstance(prompt, VerifiedProgramPrompt) for prompt in prompts),
             "rejected": len(rejects),
         },
-        "rejected_by_reason": _counted(f"{reject.check}_{reject.reason}" for reject in rejects),
-        "pools": _counted(prompt.pool for prompt in prompts),
+        "rejected_by_reason": outcomes.by_reason(rejects, "check"),
+        "pools": counted(prompt.pool for prompt in prompts),
         "judge": None if judgements is None else judging.report(judgements),
-        "votes": _votes_report(ballots),
+        "votes": _votes_report(tallies),
         "tests": _tests_report(trials),
-        "replies": {name: _replies_report(some) for name, some in replies.items() if some},
+        "replies": {name: outcomes.of_replies(some) for name, some in replies.items() if some},
     }
 
 
-def _votes_report(ballots: Sequence[Ballot]) -> dict[str, Any]:
+def _votes_report(tallies: Sequence[VoteTally]) -> dict[str, Any]:
     """Of all mathematics problems that were solved, those that were then rejected included."""
     return {
-        "problems": len(ballots),
-        "agreeing": {str(share): sum(b.agreement >= share for b in ballots) for share in _SHARES},
-        "tied": sum(ballot.is_tied for ballot in ballots),
-        "mean_agreement": _mean([ballot.agreement for ballot in ballots]),
-        "solutions": _counted(ending for ballot in ballots for ending in ballot.endings),
-        "given_answer": _counted(ballot.given_answer for ballot in ballots),
+        "problems": len(tallies),
+        "agreeing": {str(share): sum(b.agreement >= share for b in tallies) for share in _SHARES},
+        "tied": sum(tally.is_tied for tally in tallies),
+        "mean_agreement": outcomes.mean([tally.agreement for tally in tallies]),
+        "solutions": counted(ending for tally in tallies for ending in tally.endings),
+        "given_answer": counted(tally.given_answer for tally in tallies),
     }
 
 
@@ -217,31 +190,16 @@ def _tests_report(trials: Sequence[Trial]) -> dict[str, Any]:
     tried = [one for trial in trials for one in trial.inputs]
     return {
         "problems": len(trials),
-        "inputs": _counted(one.verdict for one in tried),
-        "inputs_by_origin": _counted(one.origin for one in tried),
-        "tests_of_a_problem": _mean([len(trial.tests) for trial in trials]),
-        "solutions": _counted(verdict for trial in trials for verdict in trial.solutions),
-        "validators": _counted(trial.validator for trial in trials),
+        "inputs": counted(one.verdict for one in tried),
+        "inputs_by_origin": counted(one.origin for one in tried),
+        "tests_of_a_problem": outcomes.mean([len(trial.tests) for trial in trials]),
+        "solutions": counted(verdict for trial in trials for verdict in trial.solutions),
+        "validators": counted(trial.validator for trial in trials),
         "mutants": sum(trial.num_mutants for trial in trials),
         "killed": sum(trial.num_killed for trial in trials),
         "lost_runs": sum(trial.num_lost for trial in trials),
-        "given_tests": _counted(verdict for trial in trials for verdict in trial.given),
+        "given_tests": counted(verdict for trial in trials for verdict in trial.given),
     }
-
-
-def _replies_report(replies: Sequence[Reply]) -> dict[str, int]:
-    return reasons(replies) | {
-        "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
-        "completion_tokens": sum(reply.completion_tokens for reply in replies),
-    }
-
-
-def _counted(values: Any) -> dict[str, int]:
-    return dict(sorted(collections.Counter(values).items()))
-
-
-def _mean(values: Sequence[float] | Sequence[int]) -> float | None:
-    return round(float(np.mean(values)), 4) if values else None
 
 
 def lines(figures: Mapping[str, Any]) -> list[str]:
@@ -249,23 +207,23 @@ def lines(figures: Mapping[str, Any]) -> list[str]:
     rows, votes, tests = figures["rows"], figures["votes"], figures["tests"]
     text = [
         f"{rows['out']:,} verified prompts ({rows['out_math']:,} of mathematics, {rows['out_code']:,} of "
-        f"programming) of {rows['in']:,} problems; pools: {_listed(figures['pools'])}"
+        f"programming) of {rows['in']:,} problems; pools: {listed(figures['pools'])}"
     ]
     if figures["rejected_by_reason"]:
-        text.append(f"rejected: {_listed(figures['rejected_by_reason'])}")
+        text.append(f"rejected: {listed(figures['rejected_by_reason'])}")
     if judge := figures["judge"]:
         own = judge["agreement"]["well_posed"]
         text.append(
             f"judge: {judge['well_posed_share']} of the verdicts well posed; equal in {own['equal_share']} "
-            f"of pairs, kappa {own['kappa']}; unreadable: {_listed(judge['unreadable'])}"
+            f"of pairs, kappa {own['kappa']}; unreadable: {listed(judge['unreadable'])}"
         )
     if votes["problems"]:
         text.append(
-            f"votes: mean agreement {votes['mean_agreement']}; solutions: {_listed(votes['solutions'])}"
+            f"votes: mean agreement {votes['mean_agreement']}; solutions: {listed(votes['solutions'])}"
         )
     if tests["problems"]:
         text.append(
-            f"tests: inputs {_listed(tests['inputs'])}; solutions {_listed(tests['solutions'])}; "
+            f"tests: inputs {listed(tests['inputs'])}; solutions {listed(tests['solutions'])}; "
             f"{tests['killed']:,} of {tests['mutants']:,} mutants killed"
         )
     if tests["lost_runs"]:
@@ -274,7 +232,3 @@ def lines(figures: Mapping[str, Any]) -> list[str]:
             "tests_sandbox_failed, which says nothing of them"
         )
     return text
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none"

@@ -7,8 +7,6 @@ missing draws and ends in the same bytes. Nothing that was sampled is lost: draf
 `rejects.jsonl` says why one was not kept.
 """
 
-import collections
-import dataclasses
 import logging
 import math
 import os
@@ -18,49 +16,39 @@ from collections.abc import Callable, Sequence
 from etils import epath
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import ConceptSet, Problem
+from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, settings
 from promptcot_jax.parallel import hosts
-from promptcot_jax.sampling.rollouts import Draw, draws_of
-from promptcot_jax.synthesis.drafts import Author, Draft
-from promptcot_jax.synthesis.selection import REASONS, Reject, Selection
+from promptcot_jax.sampling.rollouts import draws_of
+from promptcot_jax.synthesis import outcomes
+from promptcot_jax.synthesis.drafts import Author, Draft, WriteDrafts
+from promptcot_jax.synthesis.outcomes import Reject
+from promptcot_jax.synthesis.selection import REASONS, Selection
 
-WriteDrafts = Callable[[epath.PathLike, Sequence[Draw[ConceptSet]]], list[Draft]]
 NextSets = Callable[[int], list[ConceptSet]]  # so many, or those that are left
 
 _GUESSED_SHARE = 0.5  # of drafts that are kept, before any is known
 _LEAST_SHARE = (
-    0.02  # a batch is planned by; a model whose drafts are all rejected must not plan for ever more
+    0.02  # that a batch is planned by, or a model whose drafts are all rejected would get ever more
 )
 _MOST_GROWTH = 4  # of a batch over the one before
 
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class ListBatchConfig:
-    """How much is written.
+    """How much is written."""
 
-    Attributes:
-        num_concept_sets: lists of concepts, without a target; all of a file where 0.
-        target: problems to keep; batches go on until there are as many, or `max_concept_sets` are used up.
-        rows_per_file: of `problems.jsonl` and `rejects.jsonl`; more go into shards.
-    """
-
-    num_concept_sets: int = 0
-    target: int = 0
-    max_concept_sets: int = 100_000
-    rows_per_file: int = 50_000
+    num_concept_sets: NonNegativeInt = 0  # lists of concepts, without a target; all of a file where 0
+    # Problems to keep; batches go on until there are as many, or `max_concept_sets` are used up.
+    target: NonNegativeInt = 0
+    max_concept_sets: PositiveInt = 100_000
+    rows_per_file: PositiveInt = 50_000  # of `problems.jsonl` and `rejects.jsonl`; more go into shards
 
     def __post_init__(self):
-        for name in ("num_concept_sets", "target"):
-            if getattr(self, name) < 0:
-                raise WrongUse(f"{name} must be 0 or more, got {getattr(self, name)}.")
-        for name in ("max_concept_sets", "rows_per_file"):
-            if getattr(self, name) < 1:
-                raise WrongUse(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.target and self.num_concept_sets:
-            raise WrongUse(
+            raise ValueError(
                 f"num_concept_sets is {self.num_concept_sets} and target {self.target}: with a target the "
                 "number of lists follows from what is kept; set one to 0 (max_concept_sets is the limit)."
             )
@@ -81,14 +69,14 @@ def write_problems(
 
     Args:
         next_sets: the concept lists in order, so many at each call.
-        write_drafts: samples draws into a file, see `prompt_model.draft_writer`.
+        write_drafts: samples draws into a file, see `drafts.draft_writer`.
         selection: its `select` is called on the first host only.
         directory: of drafts and rejects.
     """
     problems: list[Problem] = []
     rejects: list[Reject] = []
-    used = drafted = retokenized = kept = batches = before = 0
-    while size := next_batch(config, kept, drafted, used, before, samples_per_set):
+    used = drafted = retokenized = kept = batches = last_size = 0
+    while size := next_batch(config, kept, drafted, used, last_size, samples_per_set):
         sets = next_sets(size)
         if not sets:
             break
@@ -100,13 +88,13 @@ def write_problems(
             selected, rejected = selection.select(drafts, by_id, author)
             problems.extend(selected)
             rejects.extend(rejected)
-            left = {(reject.concept_set_id, reject.sample) for reject in rejected}
-            odd = sum(d.retokenized and (d.concept_set_id, d.sample) not in left for d in drafts)
-            return [len(selected), odd]
+            refused = {reject.subject["request"] for reject in rejected}
+            num_retokenized = sum(draft.retokenized and draft.request not in refused for draft in drafts)
+            return [len(selected), num_retokenized]
 
-        selected, odd = hosts.decided_by_first(f"select batch {batches}", select)
-        before, used, drafted, batches = len(sets), used + len(sets), drafted + len(draws), batches + 1
-        kept, retokenized = kept + selected, retokenized + odd
+        selected, num_retokenized = hosts.decided_by_first(f"select batch {batches}", select)
+        last_size, used, drafted, batches = len(sets), used + len(sets), drafted + len(draws), batches + 1
+        kept, retokenized = kept + selected, retokenized + num_retokenized
         log.info("batch %d: %d of %d drafts kept, %d in all", batches, selected, len(drafts), kept)
     if kept < config.target:
         log.warning(
@@ -120,9 +108,10 @@ def write_problems(
 
     def write() -> dict[str, int]:
         jsonl.write_records(problems_path, problems, config.rows_per_file)
-        jsonl.write_records(os.path.join(directory, "rejects.jsonl"), rejects, config.rows_per_file)
-        by_reason = collections.Counter(reject.reason for reject in rejects)
-        return {f"dropped_{reason}": by_reason[reason] for reason in REASONS if by_reason[reason]}
+        rejected = [reject.row for reject in rejects]
+        jsonl.write_records(os.path.join(directory, "rejects.jsonl"), rejected, config.rows_per_file)
+        by_reason = outcomes.by_reason(rejects)
+        return outcomes.dropped({reason: by_reason[reason] for reason in REASONS if reason in by_reason})
 
     dropped = hosts.decided_by_first("write problems", write)
     return {
@@ -136,12 +125,12 @@ def write_problems(
 
 
 def next_batch(
-    config: ListBatchConfig, kept: int, drafted: int, used: int, before: int, samples_per_set: int
+    config: ListBatchConfig, kept: int, drafted: int, used: int, last_size: int, samples_per_set: int
 ) -> int:
     """How many lists the next batch takes, after `kept` of `drafted` drafts from `used` lists; 0: no more.
 
     Args:
-        before: lists of the batch before.
+        last_size: lists of the batch before.
     """
     if not config.target:
         return 0 if used else config.num_concept_sets or sys.maxsize
@@ -149,4 +138,4 @@ def next_batch(
         return 0
     share = max(kept / drafted, _LEAST_SHARE) if drafted else _GUESSED_SHARE
     size = math.ceil((config.target - kept) / (share * samples_per_set))
-    return min(size, _MOST_GROWTH * before or size, config.max_concept_sets - used)
+    return min(size, _MOST_GROWTH * last_size or size, config.max_concept_sets - used)

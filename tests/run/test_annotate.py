@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import time
+import types
 import zlib
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from promptcot_jax.core import jsonl, manifest, records
 from promptcot_jax.run import cli, stage
-from promptcot_jax.synthesis import annotating, annotation_requests
+from promptcot_jax.synthesis import annotation_requests
 from tests import toys
 from tests.openai_server import Drop, Fail, Hang, OpenAIServer, Raw, Say, question
 from tests.run import asking, killing, test_hosts
@@ -68,9 +69,9 @@ def problems(tmp_path: Path) -> Path:
     return path
 
 
-def rejects_of(workdir: Path) -> dict[str, annotating.Reject]:
-    found = jsonl.read_records(workdir / "annotate" / "rejects.jsonl", annotating.Reject)
-    return {reject.id: reject for reject in found}
+def rejects_of(workdir: Path) -> dict[str, types.SimpleNamespace]:
+    rows = jsonl.iter_rows(workdir / "annotate" / "rejects.jsonl")
+    return {row["id"]: types.SimpleNamespace(**row) for *_, row in rows}
 
 
 @pytest.mark.skipif(not GSM8K.exists(), reason="needs shared data")

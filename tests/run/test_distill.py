@@ -11,7 +11,6 @@ from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.records import DistilledTrace
 from promptcot_jax.data import packing, tasks, templates
 from promptcot_jax.run import cli, stage
-from promptcot_jax.synthesis.distilling import Reject
 from promptcot_jax.verify import sandbox_host
 from tests import toys
 from tests.openai_server import Drop, Fail, Hang, OpenAIServer, Raw, Say
@@ -84,8 +83,8 @@ def traces_of(workdir: Path, name: str = "sft_traces") -> dict[str, DistilledTra
 
 
 def reasons_of(workdir: Path) -> dict[tuple[str, int], str]:
-    rejects = jsonl.read_records(workdir / "distill" / "rejects.jsonl", Reject)
-    return {(reject.id, reject.sample): reject.reason for reject in rejects}
+    rows = jsonl.iter_rows(workdir / "distill" / "rejects.jsonl")
+    return {(row["id"], row["sample"]): row["reason"] for *_, row in rows}
 
 
 def test_what_has_a_box_or_a_program_is_kept_with_its_thinking_and_where_it_is_from(

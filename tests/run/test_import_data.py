@@ -10,7 +10,7 @@ import pytest
 from promptcot_jax.core import jsonl, manifest, records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.run import cli, stage
-from promptcot_jax.synthesis import concept_sets
+from promptcot_jax.synthesis import problem_files
 from promptcot_jax.verify import math_answers
 from tests.data import prepared_sets
 
@@ -58,7 +58,7 @@ def test_bad_rows_end_it_and_nothing_is_left_or_are_counted(tmp_path: pathlib.Pa
 def test_imported_concepts_are_what_synthesize_reads(tmp_path: pathlib.Path):
     (tmp_path / "set.jsonl").write_text('{"concepts": "[\'a\', \'b\']"}\n{"concepts": ["c"]}\n')
     perform(tmp_path / "set.jsonl", tmp_path / "run")
-    read = concept_sets.read_concept_sets(tmp_path / "run" / "concept_sets.jsonl")
+    read = problem_files.read_concept_sets(tmp_path / "run" / "concept_sets.jsonl")
     assert [concept_set.concepts for concept_set in read] == [("a", "b"), ("c",)]
 
 

@@ -3,13 +3,14 @@
 import ast
 import json
 import shutil
+import types
 from pathlib import Path
 
 import pytest
 
 from promptcot_jax.core import jsonl, manifest, records
 from promptcot_jax.run import cli, stage
-from promptcot_jax.synthesis import rubric, verifying
+from promptcot_jax.synthesis import judging
 from promptcot_jax.verify import program_pool, programs, sandbox_host
 from tests import toys
 from tests.openai_server import Drop, Fail, Hang, OpenAIServer, Raw, Say
@@ -49,7 +50,7 @@ def fenced(program: str) -> str:
 
 
 def verdict(**faults: bool) -> str:
-    found = dict.fromkeys(rubric.CRITERIA, True) | faults
+    found = dict.fromkeys(judging.CRITERIA, True) | faults
     return f"I have read it.\n```json\n{json.dumps(found)}\n```"
 
 
@@ -115,9 +116,9 @@ def problems(tmp_path: Path) -> Path:
     return path
 
 
-def rejects_of(workdir: Path) -> dict[str, verifying.Reject]:
-    found = jsonl.read_records(workdir / "verify" / "rejects.jsonl", verifying.Reject)
-    return {reject.id: reject for reject in found}
+def rejects_of(workdir: Path) -> dict[str, types.SimpleNamespace]:
+    rows = jsonl.iter_rows(workdir / "verify" / "rejects.jsonl")
+    return {row["id"]: types.SimpleNamespace(**row) for *_, row in rows}
 
 
 def prompts_of(workdir: Path) -> dict:

@@ -11,7 +11,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import SeedProblem, Triple
 from promptcot_jax.data import rows
 from promptcot_jax.sampling.text_model import Reply
-from promptcot_jax.synthesis import annotating, annotation_requests, cold_start_report, seed_problems
+from promptcot_jax.synthesis import annotating, annotation_requests, problem_files
 from promptcot_jax.synthesis.annotating import AnnotateConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
 
@@ -111,13 +111,14 @@ def test_a_second_bad_answer_is_a_reject_with_its_own_reason(tmp_path):
     made, teacher = annotate(worsens, tmp_path)
     assert not made.triples
     (reject,) = made.rejects
-    assert (reject.id, reject.part, reject.reason, reject.annotator) == (
+    row = reject.row
+    assert (row["id"], row["part"], row["reason"], row["annotator"]) == (
         "p0",
         "concepts",
         "no_list",
         "teacher",
     )
-    assert reject.text == "nothing"
+    assert row["text"] == "nothing"
     assert len(teacher.asked) == 2  # and no rationale
 
 
@@ -147,7 +148,9 @@ def test_a_rationale_that_copies_the_problem_is_refused_and_told_so(tmp_path):
     assert made.triples[0].repaired
     assert "of the problem word for word, up to 21 words" in teacher.asked[2][1].messages[2]["content"]
     made, _ = annotate(lambda q, *later: copies(q), tmp_path / "always")
-    assert [(reject.part, reject.reason) for reject in made.rejects] == [("rationale", "copies_problem")]
+    assert [(reject.subject["part"], reject.reason) for reject in made.rejects] == [
+        ("rationale", "copies_problem")
+    ]
 
 
 def test_a_stated_answer_is_flagged_and_kept(tmp_path):
@@ -164,11 +167,11 @@ def test_problems_that_repeat_an_earlier_one_are_not_asked_about():
     others = [seed(0), seed(1, problem=f"{TEXT.upper()}  CASE 0."), seed(2), seed(3, problem="Else?")]
     kept, rejects = annotating.without_repeats(others, CONFIG)
     assert [row.id for row in kept] == ["p0", "p3"]
-    assert [(reject.id, reject.reason) for reject in rejects] == [
+    assert [(reject.subject["id"], reject.reason) for reject in rejects] == [
         ("p1", "duplicate"),
         ("p2", "near_duplicate"),
     ]
-    assert all("repeats p0" in reject.message for reject in rejects)
+    assert all("repeats p0" in reject.evidence["message"] for reject in rejects)
 
 
 def test_a_rule_about_vectors_is_not_left_out_in_silence_without_an_encoder():
@@ -203,7 +206,7 @@ def test_held_out_rows_are_a_share_that_does_not_follow_the_annotator():
 def read(path, **settings):
     counts: collections.Counter[str] = collections.Counter()
     given = {"domain": "math", "level": "", "bad_rows": rows.FATAL} | settings
-    return seed_problems.read(path, counts=counts, **given), counts
+    return problem_files.read_seeds(path, counts=counts, **given), counts
 
 
 def test_rows_are_read_with_defaults_for_what_they_do_not_say(tmp_path):
@@ -247,7 +250,7 @@ def test_the_report_counts_by_hand(tmp_path):
         return "no" if "Case 2" in question else honest(question)
 
     made, _ = annotate(second_fails, tmp_path, [seed(i) for i in range(4)])
-    figures = cold_start_report.report(
+    figures = annotating.report(
         num_seeds=4,
         triples=made.triples,
         rejects=made.rejects,
@@ -269,12 +272,12 @@ def test_the_report_counts_by_hand(tmp_path):
     assert figures["concepts"]["most_common"] == {"parity": 3, "running sums": 3}
     assert figures["concepts"]["used_once"] == 0
     assert figures["answer_stated"] == {"no": 3}
-    assert "3 triples of 4 problems, 25.0% rejected" in cold_start_report.lines(figures)[0]
+    assert "3 triples of 4 problems, 25.0% rejected" in annotating.lines(figures)[0]
 
 
 def test_the_report_has_the_rows_that_were_left_out(tmp_path):
     made, _ = annotate(honest, tmp_path, [seed(0)])
-    figures = cold_start_report.report(
+    figures = annotating.report(
         num_seeds=1,
         left_out={"bad_json": 1, "bad_field": 2},
         triples=made.triples,
@@ -284,7 +287,7 @@ def test_the_report_has_the_rows_that_were_left_out(tmp_path):
     )
     assert (figures["rows"]["in"], figures["rows"]["left_out"], figures["rows"]["triples"]) == (4, 3, 1)
     assert figures["left_out_by_reason"] == {"bad_field": 2, "bad_json": 1}
-    first, second, *_ = cold_start_report.lines(figures)
+    first, second, *_ = annotating.lines(figures)
     assert first.startswith("1 triples of 4 problems (3 bad rows left out), 0.0% of the others rejected")
     assert second == "left out: bad_field 2, bad_json 1"
 
@@ -294,18 +297,16 @@ def test_the_report_has_the_rows_that_were_left_out(tmp_path):
     [(0, ["15,586", "failed"]), (4_000, ["15,586", "failed"]), (4_001, ["15,586"]), (15_586, [])],
 )
 def test_the_warning_knows_the_paper_and_the_failure(count: int, parts: list[str]):
-    text = cold_start_report.warning(count)
+    text = annotating.warning(count)
     assert bool(text) == bool(parts)
     assert all(part in text for part in parts)
     assert ("failed" in text) == ("failed" in parts)
 
 
 def test_a_report_of_nothing_is_a_report():
-    figures = cold_start_report.report(num_seeds=0, triples=[], rejects=[], rows_of_annotators={}, replies={})
+    figures = annotating.report(num_seeds=0, triples=[], rejects=[], rows_of_annotators={}, replies={})
     assert figures["words"]["problem"] == {}
-    assert cold_start_report.lines(figures) == [
-        "0 triples of 0 problems, 0.0% rejected, 0 after a second request"
-    ]
+    assert annotating.lines(figures) == ["0 triples of 0 problems, 0.0% rejected, 0 after a second request"]
 
 
 @pytest.mark.parametrize(("names", "message"), [(["a", "b", "a"], "names 'a' twice"), ([], "no annotators")])

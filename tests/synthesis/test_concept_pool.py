@@ -112,11 +112,11 @@ def test_a_pool_that_is_used_up_gives_what_there_is():
     ("settings", "message"),
     [
         ({"concepts_per_set": -1}, "concepts_per_set must be 0"),
-        ({"temperature": 0.0}, "temperature of the concept pool must be positive"),
+        ({"temperature": 0.0}, "temperature must be positive"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
-    with pytest.raises(WrongUse, match=message):
+    with pytest.raises(ValueError, match=message):
         PoolConfig(**settings)
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from promptcot_jax.core.records import StdioTest
 from promptcot_jax.sampling.text_model import Reply
-from promptcot_jax.synthesis import distill_report, distilling, solutions
+from promptcot_jax.synthesis import distilling, solutions
 from promptcot_jax.synthesis.distilling import DistillConfig
-from promptcot_jax.synthesis.open_problems import OpenProblem
+from promptcot_jax.synthesis.problem_files import OpenProblem
 from promptcot_jax.verify import program_pool
 from promptcot_jax.verify.programs import ProgramSettings, TestReport
 
@@ -43,13 +43,16 @@ def test_a_sandbox_that_fails_says_nothing_of_a_trace(
         assert [trace.verified for trace in kept] == ["yes", "unknown", "unknown"]
         return
     assert [trace.id for trace in kept] == ["m-0"]
-    assert [(reject.id, reject.reason) for reject in rejects] == [("c", "sandbox_error"), ("n", "not_graded")]
-    assert all("could not be graded" in reject.message for reject in rejects)
+    assert [(reject.subject["id"], reject.reason) for reject in rejects] == [
+        ("c", "sandbox_error"),
+        ("n", "not_graded"),
+    ]
+    assert all("could not be graded" in reject.evidence["message"] for reject in rejects)
 
 
 def test_traces_of_a_prompt_are_held_out_together_and_about_as_many_as_asked_for():
     problems = [OpenProblem(id=f"p{i}", problem=f"{i}?") for i in range(1000)]
-    config = DistillConfig(num_samples=2, heldout_share=0.1)
+    config = DistillConfig(group_size=2, heldout_share=0.1)
     replies = [
         Reply(
             id=request.id,
@@ -59,7 +62,7 @@ def test_traces_of_a_prompt_are_held_out_together_and_about_as_many_as_asked_for
             prompt_tokens=1,
             completion_tokens=1,
         )
-        for request in solutions.requests(problems, config.num_samples)
+        for request in solutions.requests(problems, config.group_size)
     ]
     made, _ = distilling.read(problems, replies, config, teacher="t", seed=0)
     held_out = [trace.prompt_id for trace in made if distilling.is_held_out(trace, config)]
@@ -69,7 +72,7 @@ def test_traces_of_a_prompt_are_held_out_together_and_about_as_many_as_asked_for
 
 def test_a_report_of_nothing_has_no_lengths():
     config = DistillConfig()
-    figures = distill_report.report(num_in=1, asked=[], replies=[], kept=[], rejects=[], config=config)
+    figures = distilling.report(num_in=1, asked=[], replies=[], kept=[], rejects=[], config=config)
     assert figures["traces"]["out"] == 0
     assert figures["tokens_of_a_trace"] == {}
-    assert len(distill_report.lines(figures)) == 1
+    assert len(distilling.lines(figures)) == 1

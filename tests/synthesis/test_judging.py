@@ -5,12 +5,11 @@ import json
 import pytest
 
 from promptcot_jax.sampling.text_model import Reply
-from promptcot_jax.synthesis import judging, rubric
-from promptcot_jax.synthesis.annotation_requests import Unusable
-from promptcot_jax.synthesis.open_problems import OpenProblem
-from promptcot_jax.synthesis.rubric import Verdict
+from promptcot_jax.synthesis import judging
+from promptcot_jax.synthesis.judging import Verdict
+from promptcot_jax.synthesis.teacher_replies import Unusable
 
-SOUND = dict.fromkeys(rubric.CRITERIA, True)
+SOUND = dict.fromkeys(judging.CRITERIA, True)
 CONFIG = judging.JudgeConfig()
 
 
@@ -21,10 +20,10 @@ def written(verdict) -> str:
 def test_the_last_fence_after_the_thinking_is_the_verdict():
     doubtful = SOUND | {"unique_answer": False}
     text = f"<think>{written(SOUND)}</think>{written(SOUND)}\nOn second thought:\n{written(doubtful)}"
-    verdict = rubric.read_verdict(text)
+    verdict = judging.read_verdict(text)
     assert verdict == Verdict(**doubtful)
     assert (verdict.is_well_posed, verdict.faults) == (False, ("unique_answer",))
-    assert rubric.read_verdict(written(SOUND)).is_well_posed
+    assert judging.read_verdict(written(SOUND)).is_well_posed
 
 
 @pytest.mark.parametrize(
@@ -42,46 +41,37 @@ def test_the_last_fence_after_the_thinking_is_the_verdict():
 )
 def test_another_form_is_no_verdict(text: str, reason: str):
     with pytest.raises(Unusable) as caught:
-        rubric.read_verdict(text)
+        judging.read_verdict(text)
     assert caught.value.reason == reason
 
 
 def test_each_judging_asks_the_questions_in_another_order_and_none_is_lost():
-    asked = [rubric.request("How many?", "math", judging) for judging in range(5)]
+    asked = [judging.request("How many?", "math", number) for number in range(5)]
     assert len(set(asked)) == 4
     assert asked[4] == asked[0]
     for text in asked:
-        assert all(f"- {name}: {question}" in text for name, question in rubric.QUESTIONS["math"].items())
+        assert all(f"- {name}: {question}" in text for name, question in judging.QUESTIONS["math"].items())
         assert "Problem:\nHow many?\n" in text
 
 
-class Judge:
-    """Gives these texts, in order."""
-
-    name = "judge"
-
-    def __init__(self, texts):
-        self._texts = texts
-
-    def check_cost(self, requests):
-        pass
-
-    def complete(self, requests, path):
-        ends = {"": "malformed", "CUT": "length"}
-        return [
-            Reply(
-                id=request.id,
-                sample=request.sample,
-                text=text,
-                finish_reason=ends.get(text, "stop"),
-                prompt_tokens=1,
-                completion_tokens=1,
-            )
-            for request, text in zip(requests, self._texts, strict=True)
-        ]
+def judgements_of(texts):
+    """From replies with these texts, in order; CUT ran out of tokens, and of "" nothing came."""
+    reasons = {"": "malformed", "CUT": "length"}
+    replies = [
+        Reply(
+            id="a",
+            sample=i % CONFIG.judgings,
+            text=text,
+            finish_reason=reasons.get(text, "stop"),
+            prompt_tokens=1,
+            completion_tokens=1,
+        )
+        for i, text in enumerate(texts)
+    ]
+    return judging.judgements_of(replies, CONFIG)
 
 
-def test_a_problem_is_kept_if_enough_of_what_can_be_read_finds_it_well_posed(tmp_path):
+def test_a_problem_is_kept_if_enough_of_what_can_be_read_finds_it_well_posed():
     vague, double = SOUND | {"quantities_given": False}, SOUND | {"one_question": False}
     texts = [
         SOUND,
@@ -96,16 +86,15 @@ def test_a_problem_is_kept_if_enough_of_what_can_be_read_finds_it_well_posed(tmp
         None,
     ]
     said = [written(text) if text else "No." for text in texts]
-    problems = [OpenProblem(id=str(i), problem="x") for i in range(5)]
-    judgements, _ = judging.judge(problems, Judge(said), tmp_path, CONFIG)
+    judgements = judgements_of(said)
     faults = [judgement.fault(CONFIG) for judgement in judgements]
     assert faults == [None, "quantities_given", "one_question", None, "no_verdict"]
     lenient = judging.JudgeConfig(min_sound_share=0.5)
     assert [judgement.fault(lenient) for judgement in judgements][1] is None
 
 
-def test_a_reply_that_did_not_end_is_no_verdict(tmp_path):
-    judgements, _ = judging.judge([OpenProblem(id="a", problem="x")], Judge(["CUT", ""]), tmp_path, CONFIG)
+def test_a_reply_that_did_not_end_is_no_verdict():
+    judgements = judgements_of(["CUT", ""])
     assert judging.report(judgements)["unreadable"] == {"length": 1, "malformed": 1}
 
 

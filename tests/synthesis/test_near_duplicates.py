@@ -148,7 +148,7 @@ def test_nothing_is_found_by_a_rule_that_is_off():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"minhash_threshold": 0.0}, "minhash_threshold must lie in .0, 1., or be None"),
+        ({"minhash_threshold": 0.0}, "minhash_threshold must lie in .0, 1. or be None"),
         ({"embedding_threshold": 1.5}, "embedding_threshold"),
         ({"num_hashes": 8}, "num_hashes must lie in .16"),
         ({"bits_per_band": 64}, "bits_per_band"),
@@ -156,7 +156,7 @@ def test_nothing_is_found_by_a_rule_that_is_off():
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
-    with pytest.raises(WrongUse, match=message):
+    with pytest.raises(ValueError, match=message):
         DuplicateConfig(**settings)
 
 

@@ -6,8 +6,8 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import Triple
 from promptcot_jax.corpus import generator
 from promptcot_jax.synthesis import pair_checks
-from promptcot_jax.synthesis.annotation_requests import Unusable
 from promptcot_jax.synthesis.pair_checks import Copying, PairConfig
+from promptcot_jax.synthesis.teacher_replies import Unusable
 from tests import toys
 
 PROBLEM = "a b c d e f g h"  # five 4-grams

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from promptcot_jax.core.records import StdioTest, VerifiedProgramPrompt
-from promptcot_jax.synthesis import program_tests, program_trials, verifying
+from promptcot_jax.synthesis import outcomes, program_tests, program_trials, verifying
 from promptcot_jax.synthesis.input_proposals import Proposals
-from promptcot_jax.synthesis.open_problems import Entry, OpenProblem
+from promptcot_jax.synthesis.problem_files import Entry, OpenProblem
 from promptcot_jax.synthesis.program_tests import Material
 from promptcot_jax.synthesis.program_trials import TestConfig, Trial
 from promptcot_jax.synthesis.solutions import Solution
@@ -24,7 +24,7 @@ SETTINGS = ProgramSettings(time_limit_s=3.0)
 
 
 def solution(program: str, ending: str = "answered") -> Solution:
-    return Solution(answer=program, ending=ending, num_tokens=10)
+    return Solution(answer=program, status=ending, num_tokens=10)
 
 
 def trial_of(tmp_path, programs, *, config=CONFIG, tests=(), **proposed) -> Trial:
@@ -331,9 +331,9 @@ def test_lost_runs_are_in_the_report(tmp_path, monkeypatch):
     trial = trial_of(tmp_path, [DOUBLE, SUM])
     entry = Entry(OpenProblem(id="p", domain="code", problem="Double n."), {}, {})
     reject = verifying.by_tests(entry, trial, verifying.VerifyConfig(), {"checks": ()})
-    assert isinstance(reject, verifying.Reject)
+    assert isinstance(reject, outcomes.Reject)
     report = verifying.report(
-        num_in=1, prompts=[], rejects=[reject], judgements=None, ballots=[], trials=[trial], replies={}
+        num_in=1, prompts=[], rejects=[reject], judgements=None, tallies=[], trials=[trial], replies={}
     )
     assert report["rejected_by_reason"] == {"tests_sandbox_failed": 1}
     assert report["tests"]["lost_runs"] == 5

@@ -12,11 +12,11 @@ from promptcot_jax.corpus import generator
 from promptcot_jax.data import decontamination, templates
 from promptcot_jax.models.hashed_tfidf import HashedTfidf
 from promptcot_jax.synthesis import selection as selection_lib
-from promptcot_jax.synthesis.batch_workers import BatchWorkers
 from promptcot_jax.synthesis.drafts import Author, Draft
 from promptcot_jax.synthesis.filters import FilterConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
 from promptcot_jax.synthesis.selection import Selection
+from promptcot_jax.synthesis.text_sketches import BatchWorkers
 
 NOTHING_REPEATS = DuplicateConfig(exact=False, minhash_threshold=None, embedding_threshold=None)
 AUTHOR = Author(model_digest="abc", round_index=1, seed=7)
@@ -74,7 +74,7 @@ def test_corpus_problems_mostly_pass_and_every_draft_is_kept_or_rejected_once():
     problems, rejects = new_selection().select(drafts, SETS, AUTHOR)
     assert len(problems) >= 0.9 * len(drafts)
     kept = {problem.id for problem in problems}
-    left = {selection_lib.problem_id(drafts[reject.request], AUTHOR) for reject in rejects}
+    left = {selection_lib.problem_id(drafts[reject.subject["request"]], AUTHOR) for reject in rejects}
     assert not kept & left
     assert len(kept) + len(left) == len(drafts) == len(problems) + len(rejects)
     assert {reject.reason for reject in rejects} <= set(selection_lib.REASONS)
@@ -93,7 +93,7 @@ def test_planted_repetitions_and_benchmark_texts_are_found_and_named():
     drafts = drafts_of(planted)
     config = FilterConfig(min_concept_share=None, max_seed_similarity=None)
     _, rejects = new_selection(config=config).select(drafts, SETS, AUTHOR)
-    reasons = {reject.request: reject.reason for reject in rejects}
+    reasons = {reject.subject["request"]: reject.reason for reject in rejects}
     ends = [len(originals), len(originals) + len(exact), len(originals) + len(exact) + len(said_otherwise)]
     for i in range(ends[0], ends[1]):
         assert reasons[i] in ("exact_duplicate", "minhash_duplicate", "minhash_duplicate_of_seed")
@@ -101,8 +101,10 @@ def test_planted_repetitions_and_benchmark_texts_are_found_and_named():
     assert caught >= 0.95 * len(said_otherwise)
     caught = sum(reasons.get(i, "").endswith("_of_seed") for i in range(ends[2], len(planted)))
     assert caught >= 0.95 * len(of_seeds) > 10
-    by_request = {reject.request: reject for reject in rejects}
-    named = [by_request[i].detail for i in range(ends[0], ends[1]) if reasons[i] == "exact_duplicate"]
+    by_request = {reject.subject["request"]: reject for reject in rejects}
+    named = [
+        by_request[i].evidence["detail"] for i in range(ends[0], ends[1]) if reasons[i] == "exact_duplicate"
+    ]
     assert named
     assert set(named) <= {f"set{i}-r1-s7-0" for i in long}
 
@@ -111,9 +113,9 @@ def test_a_copied_benchmark_is_found_and_its_row_named():
     selection = new_selection(benchmarks=benchmark_index())
     problems, rejects = selection.select(clean_drafts(), SETS, AUTHOR)
     found = [reject for reject in rejects if reject.reason == "contaminated"]
-    copied = set(range(0, len(ROWS), 20)) - {r.request for r in rejects if r not in found}
-    assert copied <= {reject.request for reject in found}
-    assert all(reject.detail.startswith("bench:") for reject in found)
+    copied = set(range(0, len(ROWS), 20)) - {r.subject["request"] for r in rejects if r not in found}
+    assert copied <= {reject.subject["request"] for reject in found}
+    assert all(reject.evidence["detail"].startswith("bench:") for reject in found)
     assert "contaminated" in problems[0].filters
 
 
@@ -157,7 +159,7 @@ def test_ignored_concepts_are_found_by_words():
     assert len(foreign) < 0.5 * len(drafts)
     ignored = [reject for reject in rejects if reject.reason == "ignored_concepts"]
     assert len(ignored) > 0.4 * len(drafts)
-    assert {reject.figure for reject in ignored} == {0.0}
+    assert {reject.evidence["figure"] for reject in ignored} == {0.0}
     assert all(problem.concepts_in_words > 0 or problem.concepts_in_meaning > 0 for problem in own)
 
 
@@ -205,7 +207,7 @@ def test_what_is_kept_does_not_depend_on_how_drafts_are_cut_into_calls(size):
 
 
 def test_two_processes_keep_what_one_does(monkeypatch):
-    monkeypatch.setattr(selection_lib, "_ROWS_AT_ONCE", 64)
+    monkeypatch.setattr(selection_lib, "_BATCH", 64)
     drafts = mixed_drafts()
     with BatchWorkers(2) as workers:
         assert new_selection(workers=workers).select(drafts, SETS, AUTHOR) == new_selection().select(
@@ -230,7 +232,7 @@ def test_a_draft_out_of_form_is_rejected_under_what_it_lacks():
     problems, rejects = new_selection().select(drafts, SETS, AUTHOR)
     assert problems == []
     assert [reject.reason for reject in rejects] == [reason for _, _, reason in texts]
-    assert {reject.problem for reject in rejects} == {""}
+    assert {reject.evidence["problem"] for reject in rejects} == {""}
 
 
 def test_without_seeds_and_with_everything_off_only_form_counts():

@@ -3,7 +3,7 @@
 import pytest
 
 from promptcot_jax.synthesis import traces
-from promptcot_jax.synthesis.annotation_requests import Unusable
+from promptcot_jax.synthesis.teacher_replies import Unusable
 
 BOX = "So it is \\boxed{5}."
 PROGRAM = "```python\nprint(int(input()) + 1)\n```"

@@ -1,7 +1,8 @@
-"""What a problem's row says of its origin reaches the exported set, whatever fields that has."""
+"""Problems and concept lists of a file are read as they are, with all that a row says of its origin."""
 
 import collections
 import dataclasses
+import json
 import typing
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,15 @@ import pytest
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import Problem, StdioTest, VerifiedMathPrompt, VerifiedProgramPrompt
+from promptcot_jax.core.records import (
+    ConceptSet,
+    Problem,
+    StdioTest,
+    VerifiedMathPrompt,
+    VerifiedProgramPrompt,
+)
 from promptcot_jax.data import exported_sets, rows
-from promptcot_jax.synthesis import exporting, open_problems
+from promptcot_jax.synthesis import exporting, problem_files
 
 HINTS = jsonl.type_hints(Problem)
 FOUND = {
@@ -50,10 +57,10 @@ def test_lineage_goes_from_the_problems_file_to_the_exported_row(record_type: ty
     assert all(getattr(problem, field.name) != field.default for field in dataclasses.fields(Problem))
     jsonl.write_records(tmp_path / "problems.jsonl", [problem])
     given: dict[str, Any] = {"bad_rows": rows.FATAL, "counts": collections.Counter()}
-    (entry,) = open_problems.read(tmp_path / "problems.jsonl", domain="math", **given)
-    prompt = open_problems.typed(entry, record_type, FOUND[record_type])
+    (entry,) = problem_files.read_open(tmp_path / "problems.jsonl", domain="math", **given)
+    prompt = entry.prompt(record_type, FOUND[record_type])
     path = tmp_path / "verified_prompts.jsonl"
-    jsonl.write_records(path, [open_problems.line(entry, prompt)])
+    jsonl.write_records(path, [entry.row_of(prompt)])
     (row,) = exporting.read(path, "verified_prompts", source="", origins=exporting.Origins(), **given)
     for stage in (prompt, row):
         assert {name: getattr(stage, name) for name in HINTS} == vars(problem)
@@ -62,11 +69,28 @@ def test_lineage_goes_from_the_problems_file_to_the_exported_row(record_type: ty
 def test_a_row_without_lineage_has_the_defaults_and_one_of_another_type_is_refused(tmp_path: Path):
     given: dict[str, Any] = {"domain": "math", "bad_rows": rows.FATAL, "counts": collections.Counter()}
     jsonl.write_records(tmp_path / "own.jsonl", [{"id": "a", "problem": "1 + 1?"}])
-    (entry,) = open_problems.read(tmp_path / "own.jsonl", **given)
+    (entry,) = problem_files.read_open(tmp_path / "own.jsonl", **given)
     assert not entry.lineage
-    prompt = open_problems.typed(entry, VerifiedMathPrompt, FOUND[VerifiedMathPrompt])
+    prompt = entry.prompt(VerifiedMathPrompt, FOUND[VerifiedMathPrompt])
     assert prompt == VerifiedMathPrompt(id="a", problem="1 + 1?", answer="2", agreement=0.75)
     for name in set(HINTS) - {"id", "domain", "problem"}:
         jsonl.write_records(tmp_path / "wrong.jsonl", [{"problem": "1 + 1?", name: {"a": 1}}])
         with pytest.raises(WrongUse, match=f"field '{name}'"):
-            open_problems.read(tmp_path / "wrong.jsonl", **given)
+            problem_files.read_open(tmp_path / "wrong.jsonl", **given)
+
+
+def test_a_file_of_sets_is_read_and_unusable_rows_are_named(tmp_path):
+    path = tmp_path / "sets.jsonl"
+    path.write_text(json.dumps({"concepts": ["primes"], "level": 3}) + "\n")
+    assert problem_files.read_concept_sets(path) == [
+        ConceptSet(id="sets.jsonl:1", concepts=("primes",), level="3")
+    ]
+    path.write_text('{"id": "a", "concepts": [" "]}\n')
+    with pytest.raises(WrongUse, match="'a' names no concept"):
+        problem_files.read_concept_sets(path)
+    path.write_text('{"id": "a", "concepts": ["p"]}\n{"id": "a", "concepts": ["q"]}\n')
+    with pytest.raises(WrongUse, match="the id 'a' occurs twice"):
+        problem_files.read_concept_sets(path)
+    path.write_text("\n")
+    with pytest.raises(WrongUse, match="no concept sets"):
+        problem_files.read_concept_sets(path)

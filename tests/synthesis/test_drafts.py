@@ -10,7 +10,7 @@ from promptcot_jax.data import examples, templates
 from promptcot_jax.models import causal_lm
 from promptcot_jax.models.hashed_tfidf import HashedTfidf
 from promptcot_jax.sampling import completions, engine, rollouts, scoring, token_choice
-from promptcot_jax.synthesis import prompt_model, writing
+from promptcot_jax.synthesis import drafts, writing
 from promptcot_jax.synthesis.drafts import Author
 from promptcot_jax.synthesis.filters import FilterConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
@@ -47,7 +47,7 @@ def write(model, directory, write_drafts):
 
 
 def test_a_killed_run_of_the_real_sampler_ends_in_the_same_bytes(model, tmp_path, monkeypatch):
-    write_drafts = prompt_model.draft_writer(model, CONFIG, score_tokens=1024)
+    write_drafts = drafts.draft_writer(model, CONFIG, score_tokens=1024)
     write(model, tmp_path / "whole", write_drafts)
     scored, score = [], scoring.score
 
@@ -81,7 +81,7 @@ def test_scores_are_split_at_the_end_of_the_rationale_block(model, special_marke
     (scores,) = scoring.score(
         model.lm, model.params, [prompt], [(*z_ids, *x_ids)], batch_tokens=1024, pad_id=tokenizer.pad_id
     )
-    draft = prompt_model.to_draft(
+    draft = drafts.to_draft(
         tokenizer,
         rollouts.Draw(index=0, row=SETS[0], sample=0),
         completions.Completion((*z_ids, *x_ids), scores, scores, "stop", has_end=True),

@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks import faults
 from promptcot_jax.corpus import generator
-from promptcot_jax.synthesis import statement_checks
+from promptcot_jax.data import statement_rules
+from promptcot_jax.data.statement_rules import WELL_POSED, first_fault
 from tests import toys
 
 MATH = toys.SHARED / "data" / "train" / "math_train.jsonl"
@@ -79,10 +80,10 @@ MBPP = toys.SHARED / "data" / "code" / "mbpp_train.jsonl"
     ],
 )
 def test_a_fault_is_found_and_its_neighbour_passes(reason: str, faulty: str, sound: str):
-    found = statement_checks.first_fault(faulty, "math")
+    found = first_fault(faulty, "math", WELL_POSED)
     assert found is not None
     assert (found.reason, bool(found.detail)) == (reason, True)
-    assert statement_checks.first_fault(sound, "math") is None
+    assert first_fault(sound, "math", WELL_POSED) is None
 
 
 @pytest.mark.parametrize(
@@ -96,14 +97,14 @@ def test_a_fault_is_found_and_its_neighbour_passes(reason: str, faulty: str, sou
     ],
 )
 def test_a_sound_statement_passes(sound: str):
-    assert statement_checks.first_fault(sound, "math") is None
+    assert first_fault(sound, "math", WELL_POSED) is None
 
 
 def test_a_program_may_print_several_things_and_show_odd_texts():
     text = "Read n. Print the sum of its digits. Then compute their product and print it, or ??? if it is 0."
-    assert statement_checks.first_fault(text, "code") is None
-    assert statement_checks.first_fault("A frog jumps over n stones.", "code").reason == "no_question"
-    assert statement_checks.first_fault("Read n (9 <= n <= 3). Print n.", "code").reason == "contradictory"
+    assert first_fault(text, "code", WELL_POSED) is None
+    assert first_fault("A frog jumps over n stones.", "code", WELL_POSED).reason == "no_question"
+    assert first_fault("Read n (9 <= n <= 3). Print n.", "code", WELL_POSED).reason == "contradictory"
 
 
 # What the text shows is found always or nearly so; the forms below the line are for a judge or the votes.
@@ -131,7 +132,7 @@ def test_recall_of_planted_faults_by_form():
     for row in rows:
         for kind in faults.ILL_POSED if row.domain == "math" else ():
             planted = faults.plant(row, kind, seed=1)
-            fault = statement_checks.first_fault(planted.row.problem, "math")
+            fault = first_fault(planted.row.problem, "math", WELL_POSED)
             found[kind, planted.form].append(fault.reason if fault else "")
     assert found.keys() == RECALL.keys()
     for form, (least, most, reasons) in RECALL.items():
@@ -141,7 +142,7 @@ def test_recall_of_planted_faults_by_form():
 
 
 def share_refused(problems: list[tuple[str, str]]) -> float:
-    return sum(statement_checks.first_fault(*problem) is not None for problem in problems) / len(problems)
+    return sum(first_fault(*problem, WELL_POSED) is not None for problem in problems) / len(problems)
 
 
 def test_no_row_of_the_corpus_is_refused():
@@ -154,3 +155,47 @@ def test_no_row_of_the_corpus_is_refused():
 def test_few_real_problems_are_refused(file, most: float):
     rows = [json.loads(line) for line in file.read_text().splitlines()[:2000]]
     assert share_refused([(row["problem"], row.get("domain", "math")) for row in rows]) <= most
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("Dr. Li left at 5 p.m. on Monday. He ran. When did he rest?", 3),
+        ("How many divisors of 30! are prime? is 7 one of them?", 2),
+        ("The P.T.O. bought U.S. coins! Find their worth.", 2),
+        ("Let $f(x) = x?$ and\nlet $g = f$\n\nFind $g(1)$.", 2),
+    ],
+)
+def test_sentences_end_where_the_next_begins(text: str, number: int):
+    assert len(statement_rules.sentences(statement_rules.words_only(text))) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("Find x, and find y.", ["Find x, and find y.", "and find y."]),
+        ("If x = 2, what is y? What is z?", ["what is y?", "What is z?"]),
+        ("What is 2 + 2? Express your answer in base 3. Write your answer twice.", ["What is 2 + 2?"]),
+        ("A dog may give birth to 5 pups. In which month is it born?", ["In which month is it born?"]),
+        ("Write the sum in base 4. Give its number of digits too.", ["Write the sum in base 4.", "Give its"]),
+        ("A train leaves at 3, and how it goes is known.", []),
+    ],
+)
+def test_a_statement_asks_as_often_as_it_asks(text: str, asked: list[str]):
+    found = statement_rules.questions(text)
+    assert len(found) == len(asked)
+    assert all(one.startswith(start) for one, start in zip(found, asked, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("broken", "whole"),
+    [
+        ("The roots satisfy the following conditions:", "The following condition holds: x < 3."),
+        ("Tickets cost $5. Find the sum of", "Tickets cost $5. Find the sum."),
+        ("Let $x = 3$ and $2x + y", "It costs 5$. Let $x$ be what 3$ buy. Find $x$."),
+        ("Find $\\frac{1}{2} + 3x", "Each costs 100$ or \\$5. What is their sum?"),
+    ],
+)
+def test_a_text_breaks_off_or_comes_to_its_end(broken: str, whole: str):
+    assert statement_rules.open_end(broken)
+    assert statement_rules.open_end(whole) is None

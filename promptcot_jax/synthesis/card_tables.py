@@ -1,16 +1,18 @@
-"""What is counted of the rows of an exported set, for its data card."""
+"""Figures and tables of a data card: what is counted of the rows of a set, and Markdown for it."""
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from promptcot_jax.data import decontamination
 from promptcot_jax.data.exported_sets import Exported, ExportedMathPrompt, ExportedProgramPrompt
-from promptcot_jax.synthesis.cold_start_report import spread
+from promptcot_jax.synthesis.outcomes import spread
 
 VerifiedRow = ExportedMathPrompt | ExportedProgramPrompt
 Spreads = Mapping[str, Mapping[str, float]]
 
+_NUM_SHOWN = 25  # of the things counted
 _SHARES: Mapping[str, Callable[[VerifiedRow], float]] = {
     "agreement": lambda row: row.agreement,
     "share solved": lambda row: row.pass_share,
@@ -89,3 +91,35 @@ def solving(rows: Sequence[VerifiedRow]) -> Spreads:
 
 def _spreads(figures: Mapping[str, Sequence[Any]]) -> Spreads:
     return {name: spread(values) for name, values in figures.items() if values}
+
+
+def plain(text: str) -> str:
+    """Any text in a line of Markdown, as itself."""
+    return re.sub(r"([\\`|<\[])", r"\\\1", " ".join(text.split()))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    """A table; nothing without rows."""
+    if not rows:
+        return
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'---|' * len(header)}"
+    for row in rows:
+        yield f"| {' | '.join(f'{c:,}' if isinstance(c, int) else plain(str(c)) for c in row)} |"
+
+
+def counted(what: str, counts: Mapping[str, int]) -> Iterator[str]:
+    """The most common first, those of one count by name."""
+    order = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    yield from table((what, "rows"), order[:_NUM_SHOWN])
+    if len(order) > _NUM_SHOWN:
+        yield ""
+        yield f"and {len(order) - _NUM_SHOWN:,} more."
+
+
+def spreads(figures: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """A row of each figure's spread, see `outcomes.spread`; nothing without figures."""
+    if figures:
+        names = next(iter(figures.values()))
+        rows = [(name, *(f"{value:g}" for value in of.values())) for name, of in figures.items()]
+        yield from table(("", *names), rows)

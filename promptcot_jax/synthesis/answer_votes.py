@@ -3,7 +3,7 @@
 The paper takes the majority. Here it must have a share of all samples, those without an answer included, and
 no equal beside it; every vote stays on the row. An answer that the problem's row stated must be the
 majority's. Solutions that were cut off do not vote, unless a setting says so. How often such a majority is
-wrong, by its share, is in `docs/results.md`: samples of one model err alike.
+wrong, by its share, is in `docs/results/verification.md`: samples of one model err alike.
 
 The released scripts drop problems whose answer contains "no", "none" or "inf", and those whose answer is 0 or
 1. Here a majority that states no value is refused, by its words: also yes and true, or questions would stay

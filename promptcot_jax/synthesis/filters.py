@@ -1,7 +1,7 @@
 """Which problems that a model wrote are kept by their text: rules of `data.statement_rules`, and one more.
 
 Concept fidelity, seeds, repetitions and benchmarks are `selection.py`'s, and whether a problem is well posed
-is verification's. How often each rule refuses real, well-formed problems is in `docs/results.md`.
+is verification's. How often each rule refuses real, well-formed problems is in `docs/results/synthesis.md`.
 """
 
 import dataclasses

@@ -280,7 +280,7 @@ def test_a_server_that_misbehaves_costs_votes_with_reasons_and_nothing_else(tmp_
         (["--gin.VOTE_GROUP_SIZE=1"], "num_solutions must be at least 2"),
         (["--gin.MIN_AGREEMENT=0.0"], "min_agreement must lie in (0, 1]"),
         (["--gin.MIN_TESTS=99"], "min_tests, max_tests and max_inputs"),
-        (["--gin.MIN_KILL_RATE=2.0"], "min_kill_rate in [0, 1]"),
+        (["--gin.MIN_KILL_RATE=2.0"], "min_kill_rate must lie in [0, 1]"),
         (["--gin.JUDGINGS=0"], "judgings must be at least 1"),
         (["--gin.API_KEY_VARIABLE='NO_SUCH_KEY'"], "api_key_variable names NO_SUCH_KEY, which is not set"),
         (["--gin.SOLVER='stranger'"], "EndpointConfig.model='stranger' must be a model of this server"),

@@ -3,8 +3,8 @@
 A rule looks at a statement and its domain and returns what it found, or None. They know signs and a few words
 and no mathematics; what they let through is a judge's to read and, in the end, the votes': samples disagree
 about an ill-posed problem. How often each refuses real problems, and finds planted faults, is in
-`docs/results/synthesis.md`. Three sets are made of them: `WELL_POSED` holds for what is verified, `RELEASED` is that of
-the paper's scripts, and `synthesis.filters` has its own for what a model wrote.
+`docs/results/synthesis.md`. Three sets are made of them: `WELL_POSED` is for what is verified, `RELEASED` is
+that of the paper's scripts, and `synthesis.filters` has its own for what a model wrote.
 """
 
 import collections

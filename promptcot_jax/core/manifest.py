@@ -2,7 +2,7 @@
 
 An entry appears with status `running` when a stage starts and turns `complete` as the stage's last act. A
 stage that starts again under another configuration than the one recorded is refused: half of its files would
-be of the old one.
+be of the old one. So is a manifest of another format, for every stage: settings and files have other names.
 """
 
 import dataclasses
@@ -18,6 +18,8 @@ from etils import epath
 
 from promptcot_jax.core import file_sets, jsonl, tfds_sets
 from promptcot_jax.core.errors import WrongUse
+
+FORMAT = 2  # of manifest and workdir; version 0.1 wrote none, which is 1
 
 PACKAGES = (
     "jax",
@@ -75,7 +77,6 @@ class StageEntry:
     counts: Mapping[str, int]
     versions: Mapping[str, str]
     wall_seconds: float  # of all attempts together
-    # Entries of earlier versions have none of these.
     devices: tuple[DeviceUse, ...] = ()  # empty: the stage held none
     attempts: int = 0
     timed_attempts: int = 0
@@ -140,21 +141,44 @@ def versions() -> dict[str, str]:
 
 
 def read(workdir: epath.PathLike) -> dict[str, StageEntry]:
-    """The entries of a workdir's manifest by stage; empty where there is none yet."""
+    """The entries of a workdir's manifest by stage; empty where there is none yet.
+
+    Raises:
+        WrongUse: it is of another format, or damaged.
+    """
     path = epath.Path(workdir) / "manifest.json"
     if not path.exists():
         return {}
+    document = jsonl.read_json(path)
+    found = document.get("format", 1) if isinstance(document, dict) else None
+    if found != FORMAT:
+        raise WrongUse(_other_format(os.fspath(path), document, found))
     return {
         stage: entry_from_json(entry, where=f"{os.fspath(path)}: stage '{stage}'")
-        for stage, entry in jsonl.read_json(path)["stages"].items()
+        for stage, entry in document["stages"].items()
     }
 
 
+def _other_format(path: str, document: Any, found: Any) -> str:
+    """Says which version wrote a manifest that this one does not read, and what to do."""
+    try:
+        versions = {entry["versions"]["promptcot_jax"] for entry in document["stages"].values()}
+    except (TypeError, AttributeError, KeyError):
+        return f"{path} is no manifest; use another --workdir."
+    writer = (
+        f"promptcot_jax {' and '.join(sorted(versions))}" if versions else "another version of promptcot_jax"
+    )
+    return (
+        f"{path} was written by {writer} (format {found}; this version has format {FORMAT}): use "
+        "a new --workdir, or go on in this one with the version that began it."
+    )
+
+
 def entry_from_json(entry: dict[str, Any], *, where: str) -> StageEntry:
-    """One entry from its JSON object, of this version or an earlier one.
+    """One entry from its JSON object.
 
     Raises:
-        WrongUse: it is of a later one, or damaged.
+        WrongUse: it has other fields, or is damaged.
     """
     try:
         devices = tuple(DeviceUse(**use) for use in entry.get("devices", ()))
@@ -176,5 +200,5 @@ def with_use(devices: Sequence[DeviceUse], use: DeviceUse | None) -> tuple[Devic
 def record(workdir: epath.PathLike, entry: StageEntry) -> None:
     """Puts one stage's entry into the workdir's manifest, atomically; the others stay."""
     entries = read(workdir) | {entry.stage: entry}
-    document = {"stages": {stage: dataclasses.asdict(e) for stage, e in entries.items()}}
+    document = {"format": FORMAT, "stages": {stage: dataclasses.asdict(e) for stage, e in entries.items()}}
     jsonl.write_json(epath.Path(workdir) / "manifest.json", json.loads(json.dumps(document)))

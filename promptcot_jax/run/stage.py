@@ -149,6 +149,7 @@ def perform_locked(stage: str, workdir: str) -> None:
 
 def _begin(stage: str, function: Callable[..., Any], workdir: str) -> dict[str, Any] | None:
     """The manifest's entry of the attempt that begins, written; None where the stage is complete."""
+    manifest.read(workdir)  # refuses one of another version before anything else is looked at
     arguments = configuration.arguments_of(stage, function)
     settings = configuration.settings_of(stage, arguments)
     inputs = _input_digests(function, arguments, workdir)

@@ -48,13 +48,45 @@ def test_devices_and_attempts_are_read_as_they_were_written(tmp_path):
     assert manifest.read(tmp_path) == {"em": written}
 
 
-def test_an_entry_of_an_earlier_version_held_nothing_that_is_known(tmp_path):
-    manifest.record(tmp_path, entry("em"))
-    document = jsonl.read_json(tmp_path / "manifest.json")
-    for name in ("devices", "attempts", "timed_attempts"):
-        del document["stages"]["em"][name]
+# As version 0.1 wrote it, in part.
+OF_VERSION_1 = {
+    "stages": {
+        "corpus": {
+            "stage": "corpus",
+            "status": "complete",
+            "config_digest": "0e14d408b0cb5792",
+            "seed": 0,
+            "inputs": {},
+            "counts": {"triples": 2400, "triples_heldout": 96, "triples_novel": 48, "vocabulary": 1024},
+            "versions": {"python": "3.11.7", "promptcot_jax": "0.1.0", "jax": "0.10.2"},
+            "wall_seconds": 0.718,
+            "devices": [],
+            "attempts": 1,
+            "timed_attempts": 1,
+        }
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (
+            OF_VERSION_1,
+            r"was written by promptcot_jax 0\.1\.0 \(format 1; this version has format 2\): use",
+        ),
+        (OF_VERSION_1 | {"format": 3}, r"was written by promptcot_jax 0\.1\.0 \(format 3; this version"),
+        ({"stages": {}}, "was written by another version of promptcot_jax"),
+        ([], "is no manifest"),
+    ],
+)
+def test_a_manifest_of_another_format_is_refused_with_the_version_that_wrote_it(tmp_path, document, message):
     jsonl.write_json(tmp_path / "manifest.json", document)
-    assert manifest.read(tmp_path)["em"] == entry("em")
+    with pytest.raises(WrongUse, match=message):
+        manifest.read(tmp_path)
+    with pytest.raises(WrongUse, match=message):
+        manifest.record(tmp_path, entry("em"))
+    assert jsonl.read_json(tmp_path / "manifest.json") == document
 
 
 @pytest.mark.parametrize("devices", [[{"kind": "TPU v4"}], [{"colour": "red"}], [3], 3])

@@ -15,6 +15,7 @@ import pytest
 from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.run import gin_files, lock, stage, stages
+from tests.core import test_manifest
 from tests.run import toy_stage
 
 COUNT_GIN = """
@@ -225,6 +226,24 @@ def test_two_commands_on_one_workdir_and_a_killed_holder(count_gin: str, tmp_pat
     third = subprocess.run(command, capture_output=True, text=True, check=False)  # nothing stale blocks it
     assert third.returncode == 0, third.stderr
     assert manifest.read(workdir)["count"].status == "complete"
+
+
+@pytest.mark.parametrize("name", ["count", "report", "run"])
+@pytest.mark.parametrize("status", ["running", "complete"])
+def test_a_workdir_of_another_version_is_refused_by_every_stage_and_left_alone(
+    name: str, status: str, count_gin: str, tmp_path: Path
+):
+    (entry,) = test_manifest.OF_VERSION_1["stages"].values()
+    document = json.dumps({"stages": {"count": entry | {"stage": "count", "status": status}}})
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "manifest.json").write_text(document)
+    with pytest.raises(
+        WrongUse, match="w/manifest.json was written by promptcot_jax 0.1.0 .*: use a new --workdir"
+    ):
+        stage.run_stage(name, (count_gin,), workdir=str(tmp_path / "w"))
+    assert (tmp_path / "w" / "manifest.json").read_text() == document
+    assert not (tmp_path / "w" / "counted.jsonl").exists()
+    assert not (tmp_path / "w" / "report.html").exists()
 
 
 def test_packaged_configs_are_found_beside_the_package():

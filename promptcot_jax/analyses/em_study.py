@@ -80,7 +80,8 @@ def nll_figures(runs: Sequence[epath.Path]) -> list[AnalysisResult]:
         if any(row.get(metric) is not None for row in rows)
     ]
     if not results:
-        raise WrongUse(f"{runs[0]}/nll.jsonl: no row has {' or '.join(METRICS)}; it is no file of EM's.")
+        files = ", ".join(f"{run}/nll.jsonl" for run in runs) or "nll.jsonl of the study"
+        raise WrongUse(f"{files}: no row has {' or '.join(METRICS)}; 'promptcot em' writes them.")
     return results
 
 

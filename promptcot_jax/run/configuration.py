@@ -6,6 +6,7 @@ here, each with one sentence: a setting still `%gin.REQUIRED`, a macro that noth
 wrong type.
 """
 
+import ast
 import contextlib
 import dataclasses
 import difflib
@@ -376,6 +377,17 @@ def input_paths(function: Callable[..., Any], arguments: Mapping[str, Any]) -> l
 def _is_input(hint: Any) -> bool:
     """Whether a type is `InputPath`, or one of its members is: of a union, a tuple, a dict's values."""
     return hint == InputPath or any(_is_input(member) for member in typing.get_args(hint))
+
+
+def changed_macros(stage: str) -> dict[str, Any]:
+    """The macros of a stage's gin file whose plain values are others in the loaded configuration."""
+    changed = {}
+    for name, macro in gin_files_lib.macros_of(gin_files_lib.of_stage(stage)).items():
+        value = gin_config._CONFIG.get((name, "gin.macro"), {}).get("value", gin.REQUIRED)
+        if not any(isinstance(leaf, _Reference) for leaf in _leaves(value)) and value is not gin.REQUIRED:
+            if repr(value) != repr(ast.literal_eval(macro.default)):
+                changed[name] = value
+    return changed
 
 
 def parsed_text() -> str:

@@ -46,7 +46,7 @@ class DistillConfig:
     # Of traces by their prompt's answer or tests. "none": there is none; "flag": the trace says what came
     # out; "only": what is not right is left out, and prompts without either are not asked.
     verification: Verification = "none"
-    heldout_share: ShareBelowOne = 0.0  # of the prompts, whose traces are kept apart to measure a fit by
+    heldout_share: ShareBelowOne  # of the prompts, whose traces are kept apart to measure a fit by
     seed: int = 0  # of the choice of these prompts
 
 

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 class ListBatchConfig:
     """How much is written."""
 
-    num_concept_sets: NonNegativeInt = 0  # lists of concepts, without a target; all of a file where 0
+    num_concept_sets: NonNegativeInt  # lists of concepts, without a target; all of a file where 0
     # Problems to keep; batches go on until there are as many, or `max_concept_sets` are used up.
     target: NonNegativeInt = 0
     max_concept_sets: PositiveInt = 100_000

@@ -3,13 +3,16 @@
 import collections
 import dataclasses
 import functools
+import inspect
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import gin
 import jax
 import pytest
+from gin import config as gin_config
 
 from promptcot_jax.em import settings
 from promptcot_jax.models import causal_lm
@@ -210,6 +213,31 @@ def test_a_mesh_file_takes_all_chips_of_any_slice(file: str, tensor: int, slice_
 def test_the_mesh_file_of_one_device():
     configuration.load(["stages/em.gin", "meshes/fsdp.gin", "meshes/single.gin"])
     assert mesh_lib.make_mesh(gin.get_configurable(mesh_lib.MeshConfig)()).size == 1
+
+
+@pytest.mark.parametrize("stage", stages.STAGES)
+def test_a_macro_and_the_field_that_it_sets_have_the_same_default(stage: str):
+    """Or the field has none; a class that is used under several scopes may have another."""
+    files, bindings = command_line(f"stages/{stage}.gin")
+    configuration.load(files, bindings)
+    config, given_here = gin_config._CONFIG, {binding.partition("=")[0] for binding in bindings}
+    for (scope, selector), parameters in config.items():
+        fields = inspect.signature(gin_config._REGISTRY[selector].wrapped).parameters
+        for name, given in parameters.items():
+            macro = repr(given)[1:]
+            if scope or not configuration._is_macro(given) or macro in given_here:
+                continue
+            value, default = config[macro, "gin.macro"]["value"], fields[name].default
+            if is_plain(value) and default is not inspect.Parameter.empty:
+                stands_for_empty = default is None or repr(default) == "<factory>"
+                assert value == default or (value == {} and stands_for_empty), f"{selector}.{name}, {macro}"
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value of gin's refers to nothing."""
+    return not any(
+        isinstance(leaf, gin_config.ConfigurableReference) for leaf in configuration._leaves(value)
+    )
 
 
 def test_quickstart_model_has_the_size_that_is_claimed():

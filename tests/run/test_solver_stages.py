@@ -135,7 +135,7 @@ def test_a_problem_names_the_round_of_the_model_that_wrote_it(
     [
         ({"score_tokens": 0}, "score_tokens and filter_processes must be at least 1"),
         ({}, "nothing to write: set num_concept_sets or target"),
-        ({"batches": ListBatchConfig(target=3)}, "names? no concepts"),
+        ({"batches": ListBatchConfig(num_concept_sets=0, target=3)}, "names? no concepts"),
         (
             {"concept_sets": "{workdir}/sets.jsonl", "batches": ListBatchConfig(num_concept_sets=3)},
             "has 2 lists",
@@ -147,7 +147,7 @@ def test_synthesize_refuses_settings_that_mean_nothing(tmp_path: Path, settings:
     jsonl.write_records(tmp_path / "triples.jsonl", [])
     sets = [ConceptSet(id=str(i), concepts=("primes",)) for i in range(2)]
     jsonl.write_records(tmp_path / "sets.jsonl", sets)
-    given: dict[str, Any] = {"batches": ListBatchConfig()} | settings
+    given: dict[str, Any] = {"batches": ListBatchConfig(num_concept_sets=0)} | settings
     with pytest.raises(WrongUse, match=message):
         synthesize.synthesize(
             workdir=str(tmp_path),

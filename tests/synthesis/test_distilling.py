@@ -30,7 +30,7 @@ def test_a_sandbox_that_fails_says_nothing_of_a_trace(
 ):
     lost = TestReport(passed=False, status="sandbox_error", results=())
     monkeypatch.setattr(program_pool, "run_many", lambda jobs, settings: [lost for _ in jobs])
-    config = DistillConfig(verification=verification)
+    config = DistillConfig(heldout_share=0.0, verification=verification)
     made, rejects = distilling.read(PROBLEMS, REPLIES, config, teacher="t", seed=0)
     assert not rejects
     grades = distilling.grade(made, PROBLEMS, tmp_path / "grades.jsonl", ProgramSettings())
@@ -71,7 +71,7 @@ def test_traces_of_a_prompt_are_held_out_together_and_about_as_many_as_asked_for
 
 
 def test_a_report_of_nothing_has_no_lengths():
-    config = DistillConfig()
+    config = DistillConfig(heldout_share=0.0)
     figures = distilling.report(num_in=1, asked=[], replies=[], kept=[], rejects=[], config=config)
     assert figures["traces"]["out"] == 0
     assert figures["tokens_of_a_trace"] == {}

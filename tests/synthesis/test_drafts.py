@@ -36,7 +36,7 @@ def model():
 def write(model, directory, write_drafts):
     return writing.write_problems(
         lambda size: SETS[:size],
-        config=writing.ListBatchConfig(),
+        config=writing.ListBatchConfig(num_concept_sets=0),
         write_drafts=write_drafts,
         samples_per_set=CONFIG.group_size,
         selection=Selection(FilterConfig(), DuplicateConfig(), encode=HashedTfidf([]), seed_problems=[]),

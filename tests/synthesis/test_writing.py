@@ -55,7 +55,7 @@ def write(directory, write_drafts=fake_drafts, *, num_sets=10_000, requests_per_
     selection = Selection(FilterConfig(), DuplicateConfig(), encode=HashedTfidf(SEEDS), seed_problems=SEEDS)
     return writing.write_problems(
         sets_of(num_sets),
-        config=writing.ListBatchConfig(**settings),
+        config=writing.ListBatchConfig(**({"num_concept_sets": 0} | settings)),
         write_drafts=lambda path, draws: shards.map_in_shards(
             path, draws, write_drafts, Draft, shard_size=requests_per_shard, name="drafts"
         ),
@@ -157,4 +157,4 @@ def test_the_size_of_shards_does_not_change_anything(tmp_path):
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        writing.ListBatchConfig(**settings)
+        writing.ListBatchConfig(**({"num_concept_sets": 0} | settings))

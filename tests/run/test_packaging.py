@@ -40,3 +40,4 @@ def test_an_installed_package_finds_its_configs(tmp_path: Path):
     assert configs.is_relative_to(installed)
     assert (configs / "runs" / "quickstart.gin").exists()
     assert (installed / "promptcot_jax" / "report" / "assets" / "browse.js").exists()
+    assert (installed / "promptcot_jax" / "report" / "templates" / "sections" / "flow.html").exists()

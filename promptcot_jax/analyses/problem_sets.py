@@ -9,20 +9,19 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from etils import epath
 
 from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptedProblem, Domain
-from promptcot_jax.data import import_fields
+from promptcot_jax.data import columns
 from promptcot_jax.data import rows as data_rows
 from promptcot_jax.data.formats.source import Row
 from promptcot_jax.evaluation import benchmark_sets, benchmarks, code_layouts
 
 DOMAINS: tuple[Domain, ...] = ("math", "code")
-PROBLEM_COLUMNS = (*benchmarks.COLUMNS["problem"], "question_content")  # the last: of LiveCodeBench
+PROBLEM_COLUMNS = (*columns.COLUMNS["problem"], "question_content")  # the last: of LiveCodeBench
 _SIGNS_OF_CODE = ("tests", "test_setup", "inputs", "input_output")  # of rows that name no domain
 # Files of a workdir that hold problems, and the names of their sets.
 _OWN = ("triples", "problems", "verified_prompts")
@@ -129,10 +128,10 @@ def _row(row: Row, name: str, number: int) -> SetRow:
     fields = {column: value for column, value in row.fields.items() if value is not None}
     fields |= {"id": benchmarks.id_of(row, name, number), "problem": _statement_of(row)}
     for field in ("level", "answer", "solution"):
-        value = _first(row, benchmarks.COLUMNS[field])
+        value = benchmarks.stated_answer(row) if field == "answer" else columns.find(row, field)
         if isinstance(value, str | int) and not isinstance(value, bool):
             fields[field] = value
-    if worked := import_fields.worked_answer(fields.get("answer")):
+    if worked := columns.worked_answer(fields.get("answer")):
         fields["solution"], fields["answer"] = fields.get("solution") or worked[0], worked[1].strip()
     fields.setdefault("domain", "code" if _is_code(row) else "math")
     return data_rows.record_of(dataclasses.replace(row, fields=fields), SetRow)
@@ -148,20 +147,14 @@ def _is_code(row: Row) -> bool:
 
 
 def _statement_of(row: Row) -> str:
-    value = _first(row, PROBLEM_COLUMNS)
+    value = columns.find(row, "problem") or row.fields.get("question_content")
     if value is None or (isinstance(value, str) and not value.strip()):
         raise WrongUse(
             f"{row.where}: no problem in a column {', '.join(PROBLEM_COLUMNS[:-1])} or "
             f"{PROBLEM_COLUMNS[-1]}; analyses compare problems, so each row needs its text (it has "
             f"{', '.join(map(repr, row.fields)) or 'no field'})."
         )
-    return import_fields.user_text(value, row.where)
-
-
-def _first(row: Row, columns: Sequence[str]) -> Any:
-    """What the row has in the first of the columns that is filled, in capitals or not; else None."""
-    by_name = {column.lower(): value for column, value in row.fields.items()}
-    return next((by_name[name] for name in columns if by_name.get(name) not in (None, "", [])), None)
+    return columns.user_text(value, row.where)
 
 
 def of_domain(sets: ProblemSets, domain: Domain) -> dict[str, list[SetRow]]:

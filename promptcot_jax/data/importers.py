@@ -30,46 +30,34 @@ from promptcot_jax.core.records import (
     Prompt,
     SftTrace,
 )
-from promptcot_jax.data import import_fields, rows, templates
+from promptcot_jax.core.settings import settings
+from promptcot_jax.data import columns, rows, templates
+from promptcot_jax.data.columns import COLUMNS
 
-Kind = Literal["concepts", "traces", "prompts"]
-KINDS: tuple[Kind, ...] = ("concepts", "traces", "prompts")
+SetKind = Literal["concepts", "traces", "prompts"]
+# Those of COLUMNS that are looked for.
+FIELDS = (
+    *("id", "domain", "level", "concepts", "problem", "messages", "completion"),
+    *("answer", "tests", "inputs", "outputs"),
+)
 Imported = ConceptSet | SftTrace | Prompt
 
-# What is looked for, and the columns where it may be, the first that a row has; a dot goes into an object.
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "id": ("id", "problem_id", "unique_id", "uuid"),
-    "domain": ("domain",),
-    "level": ("level", "difficulty_level", "difficulty"),
-    "concepts": ("concepts", "foundational_concepts", "foundational_programming_concepts", "concept"),
-    "problem": ("problem", "prompt", "question"),
-    "messages": ("messages", "conversations"),
-    "completion": ("completion", "response"),
-    "answer": ("answer", "ground_truth", "reward_model.ground_truth"),
-    "tests": ("tests", "test_cases", "unit_tests"),
-    "inputs": ("inputs",),
-    "outputs": ("outputs",),
-}
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class ImportConfig:
     """What the rows are taken for; without `kind` and `domain` the columns tell."""
 
-    kind: Kind | None = None
+    kind: SetKind | None = None
     domain: Domain | None = None
-    columns: Mapping[str, str] = dataclasses.field(
-        default_factory=dict
-    )  # of COLUMNS -> the column in the rows
+    # One of FIELDS -> the column in the rows.
+    columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        if self.kind not in (None, *KINDS):
-            raise ValueError(f"kind must be one of {list(KINDS)} or None, got {self.kind!r}.")
-        if unknown := set(self.columns) - set(COLUMNS):
-            raise ValueError(f"columns has no {sorted(unknown)[0]!r}; it may have {', '.join(COLUMNS)}.")
+        if unknown := set(self.columns) - set(FIELDS):
+            raise ValueError(f"columns has no {sorted(unknown)[0]!r}; it may have {', '.join(FIELDS)}.")
 
 
-def kind_of(row: rows.Row, config: ImportConfig) -> Kind:
+def kind_of(row: rows.Row, config: ImportConfig) -> SetKind:
     """What a data set of such rows is.
 
     Raises:
@@ -77,16 +65,16 @@ def kind_of(row: rows.Row, config: ImportConfig) -> Kind:
     """
     if config.kind is not None:
         return config.kind
-    has = {name for name in COLUMNS if _value(row, name, config) is not None}
-    fits: dict[Kind, bool] = {
+    has = {name for name in FIELDS if columns.find(row, name, config.columns) is not None}
+    fits: dict[SetKind, bool] = {
         "concepts": "problem" not in has and "concepts" in has or _lists_concepts(row, config),
         "traces": {"problem", "completion"} <= has or "messages" in has,
         "prompts": "problem" in has and bool(has & {"answer", "tests", "inputs"}),
     }
-    kinds: list[Kind] = [kind for kind in KINDS if fits[kind]]
+    kinds = [kind for kind, is_fit in fits.items() if is_fit]
     if len(kinds) != 1:
         said = " and ".join(kinds) or "no kind of data set that is known"
-        known = "; ".join(f"{name}: {', '.join(columns)}" for name, columns in COLUMNS.items())
+        known = "; ".join(f"{name}: {', '.join(COLUMNS[name])}" for name in FIELDS)
         raise WrongUse(
             f"{row.where}: the columns {', '.join(row.fields) or '(none)'} are those of {said}. Sets of "
             "concepts need concepts; of traces problem and completion, or messages; of prompts problem and "
@@ -96,58 +84,40 @@ def kind_of(row: rows.Row, config: ImportConfig) -> Kind:
     return kinds[0]
 
 
-def maker_of(kind: Kind, config: ImportConfig) -> Callable[[rows.Row], Imported]:
+def maker_of(kind: SetKind, config: ImportConfig) -> Callable[[rows.Row], Imported]:
     """What makes a row of this kind a record; it raises `WrongUse` for one that does not have the form."""
     make = {"concepts": _concept_set, "traces": _trace, "prompts": _prompt}[kind]
     return lambda row: make(row, config)
 
 
-def _value(row: rows.Row, name: str, config: ImportConfig) -> Any:
-    """What a row has under one of the names of COLUMNS, or None; an empty text or list is nothing."""
-    columns = (config.columns[name],) if name in config.columns else COLUMNS[name]
-    for column in columns:
-        value: Any = row.fields
-        for part in [column] if column in row.fields else column.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if value is not None and value != "" and value != []:
-            return value
-    return None
-
-
 def _needed(row: rows.Row, name: str, config: ImportConfig) -> Any:
-    value = _value(row, name, config)
+    value = columns.find(row, name, config.columns)
     if value is None:
-        columns = (config.columns[name],) if name in config.columns else COLUMNS[name]
-        raise WrongUse(f"{row.where}: the row has no {name} (none of the columns {', '.join(columns)}).")
+        raise _missing(row, name, config)
     return value
 
 
 def _shared(row: rows.Row, config: ImportConfig) -> dict[str, str]:
     """The fields that are simple texts: id and level."""
     place = os.path.basename(row.where)
-    identity = _value(row, "id", config)
-    level = _value(row, "level", config)
+    identity = columns.find(row, "id", config.columns)
+    level = columns.find(row, "level", config.columns)
     return {
-        "id": place if identity is None else import_fields.text(identity, f"{row.where}: the id"),
-        "level": "" if level is None else import_fields.text(level, f"{row.where}: the level"),
+        "id": place if identity is None else columns.text(identity, f"{row.where}: the id"),
+        "level": "" if level is None else columns.text(level, f"{row.where}: the level"),
     }
 
 
 def _domain(row: rows.Row, config: ImportConfig) -> Domain | None:
     """The domain that the settings or the row say."""
-    said = config.domain or _value(row, "domain", config)
+    said = config.domain or columns.find(row, "domain", config.columns)
     if said not in (None, "math", "code"):
         raise WrongUse(f"{row.where}: the domain must be 'math' or 'code', got {said!r}.")
     return said
 
 
-def _concepts(row: rows.Row, value: Any) -> tuple[str, ...]:
-    is_one = row.is_flat and isinstance(value, str) and not value.lstrip().startswith(("[", "`"))
-    return import_fields.texts([value] if is_one else value, f"{row.where}: the concepts")
-
-
 def _lists_concepts(row: rows.Row, config: ImportConfig) -> bool:
-    prompt = _value(row, "problem", config)
+    prompt = columns.find(row, "problem", config.columns)
     return isinstance(prompt, str) and any(
         heading in prompt for heading in templates.CONCEPT_HEADINGS.values()
     )
@@ -155,30 +125,30 @@ def _lists_concepts(row: rows.Row, config: ImportConfig) -> bool:
 
 def _concept_set(row: rows.Row, config: ImportConfig) -> ConceptSet:
     shared, domain = _shared(row, config), _domain(row, config)
-    found = _value(row, "concepts", config)
+    found = columns.find(row, "concepts", config.columns)
     if found is None and _lists_concepts(row, config):
-        prompt = import_fields.user_text(_value(row, "problem", config), row.where)
-        listed = import_fields.listed_concepts(prompt, row.where)
+        prompt = columns.user_text(columns.find(row, "problem", config.columns), row.where)
+        listed = columns.listed_concepts(prompt, row.where)
         return ConceptSet(
             id=shared["id"],
             domain=domain or listed.domain,
             concepts=listed.concepts,
             level=shared["level"] or listed.level,
         )
-    concepts = _concepts(row, _needed(row, "concepts", config))
+    concepts = columns.concepts(_needed(row, "concepts", config), row.where, may_be_one=row.is_flat)
     is_code = "foundational_programming_concepts" in row.fields
     return ConceptSet(domain=domain or ("code" if is_code else "math"), concepts=concepts, **shared)
 
 
 def _trace(row: rows.Row, config: ImportConfig) -> SftTrace:
-    messages = _value(row, "messages", config)
+    messages = columns.find(row, "messages", config.columns)
     if messages is not None:
-        prompt, completion = import_fields.question_and_answer(messages, row.where)
+        prompt, completion = columns.question_and_answer(messages, row.where)
     else:
         prompt = _needed(row, "problem", config)
-        completion = import_fields.text(_completion(row, config), f"{row.where}: the completion")
-        prompt, completion = import_fields.unframed(prompt, completion, row.where)
-    domain = _domain(row, config) or import_fields.domain_of_completion(completion)
+        completion = columns.text(_completion(row, config), f"{row.where}: the completion")
+        prompt, completion = columns.unframed(prompt, completion, row.where)
+    domain = _domain(row, config) or columns.domain_of_completion(completion)
     if domain is None:
         raise WrongUse(
             f"{row.where}: the completion has neither a box nor a fenced program, which would tell its "
@@ -189,38 +159,39 @@ def _trace(row: rows.Row, config: ImportConfig) -> SftTrace:
 
 def _completion(row: rows.Row, config: ImportConfig) -> Any:
     """The completion; where there is none, a worked answer with what it comes to in a box."""
-    worked = import_fields.worked_answer(_value(row, "answer", config))
-    if worked is None or _value(row, "completion", config) is not None:
+    worked = columns.worked_answer(columns.find(row, "answer", config.columns))
+    if worked is None or columns.find(row, "completion", config.columns) is not None:
         return _needed(row, "completion", config)
     solution, answer = worked
     return f"{solution}\n\\boxed{{{answer}}}".lstrip()
 
 
 def _prompt(row: rows.Row, config: ImportConfig) -> Prompt:
-    problem = import_fields.user_text(_needed(row, "problem", config), row.where)
-    answer, tests = _value(row, "answer", config), _value(row, "tests", config)
-    if tests is None and _value(row, "inputs", config) is not None:
+    problem = columns.user_text(_needed(row, "problem", config), row.where)
+    answer, tests = columns.find(row, "answer", config.columns), columns.find(row, "tests", config.columns)
+    if tests is None and columns.find(row, "inputs", config.columns) is not None:
         tests = {name: _needed(row, name, config) for name in ("inputs", "outputs")}
-    if tests is None and import_fields.holds_tests(answer):
+    if tests is None and columns.holds_tests(answer):
         tests, answer = answer, None
     domain = _domain(row, config)
     if domain is None and answer is not None and tests is not None:
         raise WrongUse(f"{row.where}: the row has both an answer and tests; set domain, or columns.")
-    concepts = _value(row, "concepts", config)
+    concepts = columns.find(row, "concepts", config.columns)
     shared: dict[str, Any] = _shared(row, config)
     if concepts is not None:
-        shared["concepts"] = _concepts(row, concepts)
+        shared["concepts"] = columns.concepts(concepts, row.where, may_be_one=row.is_flat)
     if domain == "code" or (domain is None and tests is not None):
         if tests is None:
-            raise WrongUse(f"{row.where}: the row has no tests (none of the columns {_names('tests')}).")
-        return ProgramPrompt(problem=problem, tests=import_fields.tests(tests, row.where), **shared)
+            raise _missing(row, "tests", config)
+        return ProgramPrompt(problem=problem, tests=columns.tests(tests, row.where), **shared)
     if answer is None:
-        raise WrongUse(f"{row.where}: the row has no answer (none of the columns {_names('answer')}).")
-    if worked := import_fields.worked_answer(answer):
+        raise _missing(row, "answer", config)
+    if worked := columns.worked_answer(answer):
         _, answer = worked
-    text = import_fields.text(answer, f"{row.where}: the answer")
+    text = columns.text(answer, f"{row.where}: the answer")
     return MathPrompt(problem=problem, answer=text, **shared)
 
 
-def _names(name: str) -> str:
-    return ", ".join(COLUMNS[name])
+def _missing(row: rows.Row, name: str, config: ImportConfig) -> WrongUse:
+    names = ", ".join(columns.names_of(name, config.columns))
+    return WrongUse(f"{row.where}: the row has no {name} (none of the columns {names}).")

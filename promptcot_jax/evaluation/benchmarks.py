@@ -1,7 +1,7 @@
 """Evaluation sets in the layouts they are released in, as problems with an answer or with tests.
 
 A row's layout is told by its columns: those of `code_layouts`, or a mathematics problem and its answer under
-one of the names of `COLUMNS`, in capitals or not. An answer may be a number, a worked solution that ends in
+one of the names of `columns.COLUMNS`. An answer may be a number, a worked solution that ends in
 `#### 42` (GSM8K), or missing where the solution has it in a box. What a set has of level and subject is kept.
 
 A problem's id is its row's own; one that is a bare number, or missing, gets the set's name before it, so that
@@ -22,28 +22,13 @@ from etils import epath
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import MathPrompt, ProgramPrompt, Prompt
-from promptcot_jax.data import import_fields, rows
+from promptcot_jax.data import columns, rows
 from promptcot_jax.evaluation import benchmark_sets, code_layouts, contest_files
 from promptcot_jax.evaluation.benchmark_sets import Place, Window
 from promptcot_jax.verify import math_answers
 
 log = logging.getLogger(__name__)
 
-# What is looked for, and the columns where it may be, the first that a row has.
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "id": ("id", "unique_id", "task_id", "question_id", "problem_id", "problem_idx", "uuid"),
-    "problem": ("problem", "question", "prompt", "text"),
-    "answer": (
-        "final_answer",
-        "short_answer",
-        "answer",
-        "expected_answer",
-        "ground_truth",
-    ),  # short ones first
-    "solution": ("solution",),
-    "level": ("level", "difficulty"),
-    "concepts": ("concepts", "subject", "problem_type", "type"),
-}
 LAYOUTS = (
     "mathematics: a problem (problem, question or prompt) and its answer (answer, final_answer, "
     "expected_answer, ground_truth, or a solution with a box); programs: LiveCodeBench (question_content, "
@@ -231,24 +216,14 @@ def _problem_of(row: rows.Row, name: str, number: int) -> Prompt:
     elif code_layouts.is_human_eval(row):
         fields = code_layouts.human_eval(row)
     elif code_layouts.has_tests(row) and row.fields.get("domain") != "math":
-        if _first(row, "answer") is not None and row.fields.get("domain") != "code":
+        if stated_answer(row) is not None and row.fields.get("domain") != "code":
             raise WrongUse(f"{row.where}: the row has both an answer and tests; a column 'domain' may tell.")
         fields = code_layouts.stated(row, _statement_of(row))
-        shared["concepts"] = _concepts_of(row, ("concepts",))
+        shared["concepts"] = _concepts_of(row, "concepts")
     else:
-        shared["concepts"] = _concepts_of(row, COLUMNS["concepts"])
+        shared["concepts"] = _concepts_of(row, "concepts", "subject")
         return MathPrompt(problem=_statement_of(row), answer=_answer_of(row), **shared)
     return ProgramPrompt(**shared, **fields)
-
-
-def _first(row: rows.Row, name: str, columns: Sequence[str] = ()) -> Any:
-    """What a row has in the first of a name's columns that is filled, in capitals or not; else None."""
-    by_name = {column.lower(): value for column, value in row.fields.items()}
-    for column in columns or COLUMNS[name]:
-        value = by_name.get(column)
-        if value is not None and value != "" and value != []:
-            return value
-    return None
 
 
 def _no_layout(row: rows.Row) -> WrongUse:
@@ -257,40 +232,43 @@ def _no_layout(row: rows.Row) -> WrongUse:
 
 
 def _statement_of(row: rows.Row) -> str:
-    if (value := _first(row, "problem")) is None:
+    if (value := columns.find(row, "problem")) is None:
         raise _no_layout(row)
-    return import_fields.user_text(value, row.where)
+    return columns.user_text(value, row.where)
 
 
 def _answer_of(row: rows.Row) -> str:
     """The answer as text, also where it stands at the end of a worked solution or in a solution's box."""
-    value = _first(row, "answer")
+    value = stated_answer(row)
     if isinstance(value, float) and not math.isfinite(value):
         raise WrongUse(f"{row.where}: the answer is {value}; correct the row.")
-    if value is None and isinstance(solution := _first(row, "solution"), str):
+    if value is None and isinstance(solution := columns.find(row, "solution"), str):
         value = math_answers.extract_answer(solution)
     if value is None:
         raise _no_layout(row)
-    if worked := import_fields.worked_answer(value):
+    if worked := columns.worked_answer(value):
         return worked[1].strip()
-    return import_fields.text(value, f"{row.where}: the answer")
+    return columns.text(value, f"{row.where}: the answer")
+
+
+def stated_answer(row: rows.Row) -> Any:
+    """What a row has of an answer; the short one where there are two."""
+    short = columns.find(row, "short_answer")
+    return columns.find(row, "answer") if short is None else short
 
 
 def id_of(row: rows.Row, name: str, number: int) -> str:
     """The id of a row's problem, by the set's name and the row's number in it, from 1."""
-    value = _first(row, "id")
-    text = "" if value is None else import_fields.text(value, f"{row.where}: the id").strip()
+    value = columns.find(row, "id")
+    text = "" if value is None else columns.text(value, f"{row.where}: the id").strip()
     return text if text and not text.isdecimal() else f"{name}-{text or number}"
 
 
 def _level_of(row: rows.Row) -> str:
-    value = _first(row, "level")
-    return "" if value is None else import_fields.text(value, f"{row.where}: the level")
+    value = columns.find(row, "level")
+    return "" if value is None else columns.text(value, f"{row.where}: the level")
 
 
-def _concepts_of(row: rows.Row, columns: Sequence[str]) -> tuple[str, ...]:
-    value = _first(row, "concepts", columns)
-    if value is None:
-        return ()
-    is_one = isinstance(value, str) and not value.lstrip().startswith(("[", "`"))
-    return import_fields.texts([value] if is_one else value, f"{row.where}: the concepts")
+def _concepts_of(row: rows.Row, *names: str) -> tuple[str, ...]:
+    value = next((value for name in names if (value := columns.find(row, name)) is not None), None)
+    return () if value is None else columns.concepts(value, row.where, may_be_one=True)

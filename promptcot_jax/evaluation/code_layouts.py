@@ -6,7 +6,7 @@
 | HumanEval | `prompt`, `entry_point`, `test` | one assertion, of lower trust |
 | MBPP | `test_list`, or `tests` that are texts | assertions; a plain `f(1) == 2` is done as a call |
 | APPS, TACO | `input_output` | standard input |
-| any | `tests`, or what `data.importers` knows | as rows of this package have them |
+| any | `tests`, or another name of `data.columns` | as rows of this package have them |
 
 Hidden tests never reach the statement. LiveCodeBench's own judge puts imports before every program, on which
 its starter code (`List`) relies, and allows deep recursion: so does the `prelude` here. The private tests of
@@ -26,10 +26,10 @@ from typing import Any
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AssertTest, CallTest, ProgramTest, StdioTest
-from promptcot_jax.data import import_fields, rows
+from promptcot_jax.data import columns, rows
+from promptcot_jax.data.columns import COLUMNS
 
 _MAX_UNPACKED = 2 << 30  # bytes of one problem's private tests; more is a bomb
-_TEST_COLUMNS = ("test_list", "tests", "input_output", "test_cases", "unit_tests")
 _JUDGE_MODULES = (
     "string re datetime collections heapq bisect copy math random statistics itertools functools operator io "
     "sys json"
@@ -56,11 +56,11 @@ def is_human_eval(row: rows.Row) -> bool:
 
 def has_tests(row: rows.Row) -> bool:
     """Whether a row is of a programming problem in one of the other layouts."""
-    return any(_has(row, name) for name in _TEST_COLUMNS) or (_has(row, "inputs") and _has(row, "outputs"))
+    return any(_has(row, name) for name in COLUMNS["tests"]) or (_has(row, "inputs") and _has(row, "outputs"))
 
 
 def _has(row: rows.Row, name: str) -> bool:
-    return row.fields.get(name) not in (None, "", [])
+    return row.fields.get(name) not in columns.NOTHING
 
 
 def livecodebench(row: rows.Row) -> Fields:
@@ -146,7 +146,7 @@ def stated(row: rows.Row, problem: str) -> Fields:
     Raises:
         WrongUse: a test has none of the forms that are known.
     """
-    name = next(name for name in (*_TEST_COLUMNS, "inputs") if _has(row, name))
+    name = next(name for name in (*COLUMNS["tests"], "inputs") if _has(row, name))
     value = row.fields[name]
     if name == "inputs":
         value = {"inputs": value, "outputs": row.fields["outputs"]}
@@ -157,7 +157,7 @@ def stated(row: rows.Row, problem: str) -> Fields:
     problem = _with_starter_code(row, problem)
     value = _test_values(row, name, value)
     if isinstance(value, dict):
-        return {"problem": problem, "tests": import_fields.tests(value, where), "prelude": prelude}
+        return {"problem": problem, "tests": columns.tests(value, where), "prelude": prelude}
     if not isinstance(value, list) or not value:
         raise WrongUse(f"{where} must be a list of tests that is not empty.")
     if all(isinstance(test, str) for test in value):

@@ -10,7 +10,7 @@ from promptcot_jax.core.workdir import InputPath, in_workdir
 from promptcot_jax.data import importers, rows
 from promptcot_jax.run import stage
 
-FILES: dict[importers.Kind, str] = {
+FILES: dict[importers.SetKind, str] = {
     "concepts": "concept_sets.jsonl",
     "traces": "sft_traces.jsonl",
     "prompts": "verified_prompts.jsonl",
@@ -37,11 +37,15 @@ def import_data(
         raise WrongUse(f"rows_per_shard must be at least 1, got {rows_per_shard}.")
     path = in_workdir(source, workdir)
     kind = importers.kind_of(_first_row(path, bad_rows), config)
-    counts = collections.Counter[str]()
-    records = rows.map_rows(path, importers.maker_of(kind, config), bad_rows=bad_rows, counts=counts)
-    written = collections.Counter[str]()
-    jsonl.write_records(os.path.join(workdir, FILES[kind]), _counted(records, written), rows_per_shard)
-    return stage.StageResult(counts={**counts, **written})
+    counts, domains = collections.Counter[str](), collections.Counter[str]()
+
+    def records() -> Iterator[importers.Imported]:
+        for record in rows.map_rows(path, importers.maker_of(kind, config), bad_rows=bad_rows, counts=counts):
+            domains[record.domain] += 1
+            yield record
+
+    jsonl.write_records(os.path.join(workdir, FILES[kind]), records(), rows_per_shard)
+    return stage.StageResult(counts={**counts, **domains})
 
 
 def _first_row(path: str, bad_rows: rows.BadRows) -> rows.Row:
@@ -49,9 +53,3 @@ def _first_row(path: str, bad_rows: rows.BadRows) -> rows.Row:
     for row in rows.iter_rows(path, bad_rows=bad_rows):
         return row
     raise WrongUse(f"{path}: there is no row in it; name a file with rows as SOURCE.")
-
-
-def _counted(records: Iterator[importers.Imported], counts: collections.Counter[str]) -> Iterator[object]:
-    for record in records:
-        counts[record.domain] += 1
-        yield record

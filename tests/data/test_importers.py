@@ -239,7 +239,7 @@ def test_a_domain_decides_between_an_answer_and_tests():
 def test_unknown_columns_are_refused_with_what_is_there_and_what_is_known():
     said = refusal({"text": "x", "label": "42"})
     assert "the columns text, label are those of no kind" in said
-    assert "answer: answer, ground_truth, reward_model.ground_truth" in said
+    assert "answer: answer, expected_answer, ground_truth, reward_model.ground_truth" in said
 
 
 def test_columns_of_two_kinds_are_refused_and_the_kind_can_be_set():

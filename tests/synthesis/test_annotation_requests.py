@@ -2,7 +2,7 @@
 
 import pytest
 
-from promptcot_jax.data import import_fields
+from promptcot_jax.data import columns
 from promptcot_jax.synthesis import annotation_requests
 
 CONCEPTS = [
@@ -14,7 +14,7 @@ CONCEPTS = [
 
 
 def test_concepts_are_read_back():
-    assert import_fields.parse_concepts(annotation_requests.concept_list(CONCEPTS)) == CONCEPTS
+    assert columns.parse_concepts(annotation_requests.concept_list(CONCEPTS)) == CONCEPTS
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_concepts_are_read_back():
     ],
 )
 def test_lists_are_found_among_other_words(text, concepts):
-    assert import_fields.parse_concepts(text) == concepts
+    assert columns.parse_concepts(text) == concepts
 
 
 def test_rationales_are_read_back():

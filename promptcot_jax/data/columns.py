@@ -1,15 +1,36 @@
-"""The values of released data sets' columns, in the forms that they come in, as those of our records.
+"""Columns of released data sets: the names under which a field may be, and the forms of its values.
 
 Every function raises `WrongUse` for a value that has none of its forms; `where` or `what` begins the message.
 """
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Domain, StdioTest
-from promptcot_jax.data import templates
+from promptcot_jax.data import rows, templates
+
+# The columns where a field is looked for, in capitals or not: the first that a row has. A dot goes into an
+# object.
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "id": ("id", "unique_id", "task_id", "question_id", "problem_id", "problem_idx", "uuid"),
+    "domain": ("domain",),
+    "level": ("level", "difficulty_level", "difficulty"),
+    "concepts": ("concepts", "foundational_concepts", "foundational_programming_concepts", "concept"),
+    "subject": ("subject", "problem_type", "type"),
+    "problem": ("problem", "question", "prompt", "text"),
+    "messages": ("messages", "conversations"),
+    "completion": ("completion", "response"),
+    "short_answer": ("final_answer", "short_answer"),  # where `answer` may be a worked solution
+    "answer": ("answer", "expected_answer", "ground_truth", "reward_model.ground_truth"),
+    "solution": ("solution",),
+    "tests": ("test_list", "tests", "input_output", "test_cases", "unit_tests"),
+    "inputs": ("inputs",),
+    "outputs": ("outputs",),
+}
+NOTHING = (None, "", [])  # a column of these values counts as missing
 
 _TURN, _END = "<|im_start|>", "<|im_end|>"
 _USER_TURN = re.compile(
@@ -22,6 +43,34 @@ _WORKED_ANSWER = re.compile(r"(?P<solution>(?:.*\n)?)####[ \t]*(?P<answer>[^#\s]
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")
 _LISTED_LINE = re.compile(r"^\W*Knowledge Point\W*\d*\W*[:.]\W*(\S.*?)[\s*_]*$", re.MULTILINE)
 _PROGRAM = re.compile(r"^[ \t]*```[ \t]*[\w+#]", re.MULTILINE)
+
+
+def find(row: rows.Row, name: str, given: Mapping[str, str] | None = None) -> Any:
+    """What a row has under one of the names of COLUMNS, or None; an empty text or list is nothing.
+
+    Args:
+        given: of COLUMNS -> the column that a user says it is.
+    """
+    for column in names_of(name, given):
+        if (value := _value(row.fields, column)) not in NOTHING:
+            return value
+    return None
+
+
+def names_of(name: str, given: Mapping[str, str] | None = None) -> Sequence[str]:
+    """The columns where a field is looked for."""
+    return (given[name],) if given and name in given else COLUMNS[name]
+
+
+def _value(fields: Mapping[str, Any], column: str) -> Any:
+    if column in fields:
+        return fields[column]
+    value: Any = fields
+    for part in column.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = next((value[own] for own in value if own == part or own.lower() == part), None)
+    return value
 
 
 def text(value: Any, what: str) -> str:
@@ -56,6 +105,12 @@ def parse_concepts(written: str) -> list[Any] | None:
     if found is None:
         found = templates.literal_list(written.strip())
     return found if found is not None else _LISTED_LINE.findall(written) or None
+
+
+def concepts(value: Any, where: str, *, may_be_one: bool) -> tuple[str, ...]:
+    """A list of concepts; where a list of one may be its text, that too."""
+    is_one = may_be_one and isinstance(value, str) and not value.lstrip().startswith(("[", "`"))
+    return texts([value] if is_one else value, f"{where}: the concepts")
 
 
 def user_text(value: Any, where: str) -> str:

@@ -71,7 +71,7 @@ def kind_of(row: rows.Row, config: ImportConfig) -> SetKind:
         "traces": {"problem", "completion"} <= has or "messages" in has,
         "prompts": "problem" in has and bool(has & {"answer", "tests", "inputs"}),
     }
-    kinds = [kind for kind, is_fit in fits.items() if is_fit]
+    kinds: list[SetKind] = [kind for kind in fits if fits[kind]]
     if len(kinds) != 1:
         said = " and ".join(kinds) or "no kind of data set that is known"
         known = "; ".join(f"{name}: {', '.join(COLUMNS[name])}" for name in FIELDS)

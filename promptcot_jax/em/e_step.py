@@ -29,6 +29,9 @@ def e_step(
 ) -> tuple[Params, Params, dict[str, Any]]:
     """Samples G rationales z ~ q_phi(z | c, x), ranks them by log p_theta(z, x | c), fits phi to the best.
 
+    Args:
+        rationale_model: its `sampler` is the rollout engine; a shard of pairs is ranked once it is sampled.
+
     Returns:
         theta as it was, the next phi, and figures.
     """

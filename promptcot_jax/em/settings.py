@@ -71,7 +71,7 @@ class EmConfig:
     them on. The loop stops when the best held-out `nll_bound` has not fallen by `tolerance` (nats per token)
     for `patience` rounds, or after `max_rounds`. A warning says when p_theta uses z little: another pair's z
     costs it less than `z_gap_warning` (nats per token of x), or less than `z_gap_share` of what it cost at
-    the start (in the study of `docs/results.md` runs that kept using z stayed above 0.7 of it, the other
+    the start (in the study of `docs/results/em.md` runs that kept using z stayed above 0.7 of it, the other
     one fell below 0.65).
     """
 

@@ -132,7 +132,7 @@ def test_pairs_that_cannot_fit_are_left_out(cold):
     ("gaps", "is_ignored"),
     [([0.2, 0.15], False), ([0.2, 0.1], True), ([0.01], True), ([0.2, None], False), ([None, 0.06], False)],
 )
-def test_collapse_is_told_by_the_gap_and_by_its_fall(gaps, is_ignored):
+def test_collapse_shows_in_the_gap_and_in_its_fall(gaps, is_ignored):
     assert history.is_ignored([{"z_gap": gap} for gap in gaps], floor=0.05, share=0.7) == is_ignored
 
 
@@ -174,12 +174,12 @@ def test_eight_devices_give_the_rounds_of_one(cold, tmp_path, objective, sizes):
         run(cold, em, mesh, sharpness=UNSURE)
     for round_index in range(2):
         one, eight = (tmp_path / name / f"round_00{round_index}" for name in ("one", "eight"))
-        drawn = [
+        candidates = [
             jsonl.read_records(directory / "candidates.jsonl", records.Candidate)
             for directory in (eight, one)
         ]
-        assert any(c.weight for c in drawn[1] if not c.won) == (objective != "best_of_g")
-        for ours, theirs in zip(*drawn, strict=True):
+        assert any(c.weight for c in candidates[1] if not c.won) == (objective != "best_of_g")
+        for ours, theirs in zip(*candidates, strict=True):
             assert (ours.token_ids, ours.won) == (theirs.token_ids, theirs.won)
             terms = [(c.log_p_z, c.log_p_x, c.log_q, c.weight) for c in (ours, theirs)]
             np.testing.assert_allclose(*terms, rtol=1e-3, atol=1e-3)

@@ -118,6 +118,7 @@ def run(
         config=SelfPlayConfig(
             num_iterations=num_iterations,
             prompts_per_iteration=prompts_per_iteration,
+            minibatches_per_iteration=1,
             checkpoint_every=num_iterations,
             tensorboard=False,
             remat=remat,

@@ -22,7 +22,7 @@ from promptcot_jax.parallel import hosts
 from promptcot_jax.trainers.train_step import TrainState, delete_arrays
 
 DIRECTORY = "best"
-METRICS = ("eval/avg_at_k", "eval/pass_at_k")  # of which more is better
+BestBy = Literal["eval/avg_at_k", "eval/pass_at_k"]  # metrics of which more is better
 _FORM = re.compile(r"\s*([\w/.]+)\s*(>=|<=)\s*(\S+)\s*")
 
 

@@ -19,6 +19,7 @@ from etils import epath
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.records import AttemptRecord, MathPrompt, Rollout
+from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, settings
 from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data.prompt_stream import Task
 from promptcot_jax.data.tokenizer import Tokenizer
@@ -39,34 +40,21 @@ METRICS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class HeldOutConfig:
-    """Which problems are attempted, how, and how often.
+    """Which problems are attempted, how, and how often."""
 
-    Attributes:
-        rollouts: the samples, k of them a problem; unlike rollouts to train on they may be cut by top-p, or
-            be one greedy completion.
-        prompts: file of the problems; None: there are no evaluations.
-        every: iterations from one evaluation to the next. The policy to begin with and that after the last
-            iteration are evaluated too.
-        max_problems: the first so many of the file that are not trained on; 0: all.
-        keep_best: metric by which the best of the evaluated policies is what the run ends with, instead of
-            the last: one of `goals.METRICS`.
-    """
-
+    # The samples, k of them a problem; unlike rollouts to train on they may be cut by top-p, or be one greedy
+    # completion.
     rollouts: RolloutConfig
-    prompts: InputPath | None = None
-    every: int = 10
-    max_problems: int = 0
-    keep_best: str | None = None
+    prompts: InputPath | None = None  # file of the problems; None: there are no evaluations
+    # Iterations from one evaluation to the next; the policy to begin with and the last one are evaluated too.
+    every: PositiveInt = 10
+    max_problems: NonNegativeInt = 0  # the first so many of the file that are not trained on; 0: all
+    # Metric by which the best of the evaluated policies is what the run ends with, instead of the last.
+    keep_best: goals.BestBy | None = None
 
     def __post_init__(self):
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every}; prompts = None: no evaluations.")
-        if self.max_problems < 0:
-            raise ValueError(f"max_problems must be 0 (all) or more, got {self.max_problems}.")
-        if self.keep_best is not None and self.keep_best not in goals.METRICS:
-            raise ValueError(f"keep_best must be one of {goals.METRICS}, got {self.keep_best!r}.")
         if self.keep_best is not None and self.prompts is None:
             raise ValueError("keep_best needs evaluations; set prompts, the file of their problems.")
 

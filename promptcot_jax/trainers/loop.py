@@ -5,7 +5,7 @@ Cold start, the fits of an EM round and the solver's SFT differ in examples, los
 State, metrics rows and data position all belong to a step, so an attempt that was killed goes on from the
 last complete checkpoint as if nothing had happened (`driver`). The host never waits for the step it has just
 dispatched: metrics stay on the device until a step is logged, and while the device works threads of the host
-lay out the next batches. `docs/watching.md` says what a fit is watched by: speed and MFU (`window`), lost
+lay out the next batches. `docs/watching.md` says what a fit is watched by: speed, MFU and lost
 time (`goodput`), skipped updates (`nonfinite_batches`), a trace of a few steps (`profile`).
 """
 
@@ -36,7 +36,7 @@ from promptcot_jax.parallel import hosts, placing
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.trainers import driver, sft, train_step
 from promptcot_jax.trainers import optimizer as optimizer_lib
-from promptcot_jax.trainers.goodput import Goodput
+from promptcot_jax.trainers.goodput import Goodput, Speedometer, Window
 from promptcot_jax.trainers.metrics import MetricsLog
 from promptcot_jax.trainers.nonfinite_batches import StepsInFlight
 from promptcot_jax.trainers.optimizer import OptimizerConfig
@@ -44,7 +44,6 @@ from promptcot_jax.trainers.profile import Profiler
 from promptcot_jax.trainers.router_losses import RouterLossConfig
 from promptcot_jax.trainers.train_step import Loss, StepConfig, Trainable, TrainState
 from promptcot_jax.trainers.watching import PreemptionGuard
-from promptcot_jax.trainers.window import Speedometer, Window
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ ours are the settings below. The learning rate is computed outside the optax tra
 of a run enters it: as a traced number it may differ from round to round of EM without a recompilation.
 """
 
-import dataclasses
 from typing import Any, Literal
 
 import jax
@@ -13,45 +12,31 @@ import jax.numpy as jnp
 import optax
 
 from promptcot_jax.core.arrays import Array, Float, Int
+from promptcot_jax.core.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    Share,
+    ShareBelowOne,
+    settings,
+)
 
 DECAYED = ("kernel", "embedding", "lora_a", "lora_b")  # norm scales and biases are left alone
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class OptimizerConfig:
-    """AdamW with global-norm clipping, warm-up, and a constant or cosine schedule.
+    """AdamW with global-norm clipping, warm-up, and a constant or cosine schedule."""
 
-    `final_fraction` is the share of `learning_rate` at the end of a cosine schedule; `clip_norm` None means
-    no clipping.
-    """
-
-    learning_rate: float
-    warmup_steps: int = 0
+    learning_rate: PositiveFloat
+    warmup_steps: NonNegativeInt = 0
     schedule: Literal["constant", "cosine"] = "constant"
-    final_fraction: float = 0.1
-    weight_decay: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.95
-    epsilon: float = 1e-8
-    clip_norm: float | None = 1.0
-
-    def __post_init__(self):
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}.")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be 0 or more, got {self.warmup_steps}.")
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"schedule must be 'constant' or 'cosine', got {self.schedule!r}.")
-        if not 0 <= self.final_fraction <= 1:
-            raise ValueError(f"final_fraction must be in [0, 1], got {self.final_fraction}.")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}.")
-        if not (0 <= self.b1 < 1 and 0 <= self.b2 < 1):
-            raise ValueError(f"b1 and b2 must be in [0, 1), got {self.b1} and {self.b2}.")
-        if self.epsilon <= 0:
-            raise ValueError(f"epsilon must be positive, got {self.epsilon}.")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm must be positive, or None for no clipping; got {self.clip_norm}.")
+    final_fraction: Share = 0.1  # of `learning_rate`, at the end of a cosine schedule
+    weight_decay: NonNegativeFloat = 0.0
+    b1: ShareBelowOne = 0.9
+    b2: ShareBelowOne = 0.95
+    epsilon: PositiveFloat = 1e-8
+    clip_norm: PositiveFloat | None = 1.0  # None: no clipping
 
     def build(self) -> optax.GradientTransformation:
         """The descent direction before it is scaled by minus the learning rate; moments are float32."""

@@ -16,7 +16,7 @@ class RejectionSampling:
     # Prompts solved in this share of their samples, or more, are of no use (the paper: half of 8); 1.01 takes
     # all that are solved at all.
     solved_below: float = 0.5
-    completions_per_prompt: NonNegativeInt = 0  # at most, the first right ones of different tokens; 0: all
+    completions_per_prompt: NonNegativeInt = 4  # at most, the first right ones of different tokens; 0: all
 
     unit_name = "completions"
     value_names = ()

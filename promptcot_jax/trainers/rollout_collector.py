@@ -37,9 +37,10 @@ from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import rollout_store, rollouts
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.rollouts import Draw, RolloutConfig, Sampler, Times
-from promptcot_jax.trainers import algorithm
-from promptcot_jax.trainers.algorithm import Group
+from promptcot_jax.trainers import algorithm as algorithm_lib
+from promptcot_jax.trainers.algorithm import Algorithm, Group
 from promptcot_jax.trainers.grading import Grader
+from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 
 _LEAST_SHARE = 0.25  # of the prompts of a further try that are taken to be of use
 
@@ -67,8 +68,7 @@ class RolloutCollector:
     """How iterations are drawn.
 
     Attributes:
-        is_of_use: whether there is something to learn from a prompt's samples.
-        wanted: prompts of use in an iteration.
+        algorithm: says whether there is something to learn from a prompt's samples.
         directory: of the rollout store.
     """
 
@@ -77,9 +77,8 @@ class RolloutCollector:
     stream: PromptStream
     grader: Grader
     config: RolloutConfig
-    is_of_use: Callable[[Group], bool]
-    wanted: int
-    max_tries: int
+    iterations: SelfPlayConfig
+    algorithm: Algorithm
     directory: epath.Path
 
     def collect(
@@ -103,15 +102,16 @@ class RolloutCollector:
         used: list[Group] = []
         times, num_tries = Times(), 0
         snapshot = functools.cache(snapshot)
-        while len(used) < self.wanted and num_tries < self.max_tries:
+        wanted = self.iterations.prompts_per_iteration
+        while len(used) < wanted and num_tries < self.iterations.max_tries:
             share = max(len(used) / len(groups), _LEAST_SHARE) if groups else 1.0
-            count = min(self.wanted, math.ceil((self.wanted - len(used)) / share))
+            count = min(wanted, math.ceil((wanted - len(used)) / share))
             first = first_prompt + len(groups)
             rolled = self._rollouts(iteration, num_tries, first, count, snapshot, times, check)
-            groups += algorithm.groups_of(rolled)
-            used = [group for group in groups if self.is_of_use(group)]
+            groups += algorithm_lib.groups_of(rolled)
+            used = [group for group in groups if self.algorithm.is_of_use(group)]
             num_tries += 1
-        return RolloutBatch(groups, used[: self.wanted], num_tries, times)
+        return RolloutBatch(groups, used[:wanted], num_tries, times)
 
     def snapshot(self, iteration: int, params: Params) -> PolicySnapshot:
         """What draws an iteration with a policy."""

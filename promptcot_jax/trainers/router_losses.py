@@ -11,7 +11,6 @@ So the z-loss of a step is the mean of those of its micro-batches, and of one ba
 many labels a token; the likelihood's total and count stay exact.
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -20,20 +19,17 @@ import numpy as np
 
 from promptcot_jax.core.arrays import Array
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.settings import NonNegativeFloat, settings
 from promptcot_jax.models.language_model import LanguageModel, has_routers
 from promptcot_jax.models.layers import RouterTotals
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class RouterLossConfig:
     """Weights of the routers' losses beside the loss per label; each is a mean over tokens and layers."""
 
-    load_balancing: float = 0.0
-    z: float = 0.0
-
-    def __post_init__(self):
-        if min(self.load_balancing, self.z) < 0:
-            raise ValueError(f"Weights of router losses must be 0 or more, got {self}.")
+    load_balancing: NonNegativeFloat = 0.0
+    z: NonNegativeFloat = 0.0
 
     @property
     def is_on(self) -> bool:

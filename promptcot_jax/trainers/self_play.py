@@ -223,9 +223,8 @@ class _Iterations(driver.Run[_Position]):
             stream=settings.stream,
             grader=settings.grader,
             config=settings.rollouts,
-            is_of_use=self._algorithm.is_of_use,
-            wanted=config.prompts_per_iteration,
-            max_tries=config.max_tries,
+            iterations=config,
+            algorithm=self._algorithm,
             directory=settings.directory / rollout_store.DIRECTORY,
         )
         with (

@@ -1,9 +1,9 @@
 """Settings of the iterations of self-play, and which of them do not go together."""
 
-from typing import Annotated, ClassVar
+from typing import ClassVar, Literal
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, Range, settings
+from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, settings
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.trainers import driver
@@ -35,7 +35,7 @@ class SelfPlayConfig(driver.RunConfig):
     score_tokens: PositiveInt = 16384  # padded tokens that are scored at once
     # 1: an iteration is drawn and graded while the updates of the iteration before it are made, by the policy
     # from before these (`rollout_collector`); 0: by the policy that it improves.
-    max_staleness: Annotated[int, Range(at_least=0, at_most=1)] = 0
+    max_staleness: Literal[0, 1] = 0
     # Such as 'eval/avg_at_k >= 0.9': the run ends, complete, after the iteration whose row says so.
     stop_at: str | None = None
 

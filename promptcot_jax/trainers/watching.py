@@ -8,7 +8,6 @@ saves the rest where there is time. Of several hosts the first decides; a slice 
 notice to all.
 """
 
-import dataclasses
 import datetime
 import logging
 import os
@@ -19,39 +18,29 @@ from types import FrameType, TracebackType
 from typing import Any, ClassVar
 
 from promptcot_jax.core.errors import Interrupted, WrongUse
+from promptcot_jax.core.settings import NonNegativeFloat, settings
 from promptcot_jax.parallel import hosts
 
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class WatchConfig:
-    """Where metrics go beside `metrics.jsonl` and TensorBoard, and until when a run may last.
-
-    Attributes:
-        wandb_project: of Weights & Biases; None: nothing is sent there.
-        table: print the newest metrics as a line of a table.
-        table_columns: the metrics in it; (): those that the kind of run picks.
-        deadline_minutes: after the process's start; 0: none.
-        deadline: a time such as '2026-05-01T12:00+02:00'; None: none. The earlier of the two counts.
-        margin_seconds: before the deadline, for the last checkpoint to be written.
-    """
+    """Where metrics go beside `metrics.jsonl` and TensorBoard, and until when a run may last."""
 
     EXECUTION_ONLY: ClassVar = frozenset(
         {"wandb_project", "table", "table_columns", "deadline_minutes", "deadline", "margin_seconds"}
     )
 
-    wandb_project: str | None = None
-    table: bool = False
-    table_columns: tuple[str, ...] = ()
-    deadline_minutes: float = 0.0
+    wandb_project: str | None = None  # of Weights & Biases; None: nothing is sent there
+    table: bool = False  # print the newest metrics as a line of a table
+    table_columns: tuple[str, ...] = ()  # the metrics in it; (): those that the kind of run picks
+    deadline_minutes: NonNegativeFloat = 0.0  # after the process's start; 0: none
+    # A time such as '2026-05-01T12:00+02:00'; None: none. The earlier of the two counts.
     deadline: str | None = None
-    margin_seconds: float = 60.0
+    margin_seconds: NonNegativeFloat = 60.0  # before the deadline, for the last checkpoint to be written
 
     def __post_init__(self):
-        for name in ("deadline_minutes", "margin_seconds"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}.")
         _ = self.deadline_time
 
     @property

@@ -34,15 +34,15 @@ from promptcot_jax.data.prompt_stream import PromptConfig
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.report import samples_page
-from promptcot_jax.run import cli, self_play, sft
+from promptcot_jax.run import cli, configuration, self_play, sft, stages
 from promptcot_jax.sampling import engine, rollout_store, rollouts, token_choice
 from promptcot_jax.sources import model_source
 from promptcot_jax.trainers import loop
+from promptcot_jax.trainers.algorithm import Algorithm
 from promptcot_jax.trainers.dpo import Dpo
 from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.held_out import HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.policy_updates import Method
 from promptcot_jax.trainers.rejection import RejectionSampling
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.verify.programs import ProgramSettings
@@ -88,6 +88,26 @@ def guesser(tmp_path_factory: pytest.TempPathFactory) -> str:
         data=training_sets.DataConfig(),
     )
     return str(workdir / "policy")
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm"), [("", Grpo()), ("_dpo", Dpo()), ("_rejection", RejectionSampling())]
+)
+def test_classes_default_to_what_the_macros_say(name: str, algorithm: Algorithm):
+    """A setting that is made in code is the one that a gin file would make, but for sizes of an iteration."""
+    files = [
+        "stages/self_play.gin",
+        *([f"stages/self_play{name}.gin"] if name else []),
+        "models/smollm2_135m.gin",
+    ]
+    configuration.load(files, ["NUM_ITERATIONS=7"])
+    found = configuration.arguments_of("self_play", stages.stage_function("self_play"))
+    sizes = {} if not name else {"prompts_per_iteration": 256, "minibatches_per_iteration": 32}
+    assert found["config"] == SelfPlayConfig(num_iterations=7, **sizes)
+    assert found["algorithm"] == algorithm
+    assert found["prompts"] == PromptConfig()
+    assert found["held_out"] == HeldOutConfig(rollouts=found["held_out"].rollouts)
+    assert found["optimizer"] == OptimizerConfig(learning_rate=1e-6, warmup_steps=5)
 
 
 def play(workdir: Path, policy: str, **changes):
@@ -153,7 +173,9 @@ def test_what_is_trained_on_is_not_evaluated_on(guesser: str, tmp_path: Path, ca
     again = MathPrompt(id="again", problem=" 0+1=\n", answer="1")
     unseen = [MathPrompt(id=f"u{i}", problem=f"{i}+2=", answer=str(i + 2)) for i in range(3)]
     jsonl.write_records(tmp_path / "unseen.jsonl", [again, *unseen])
-    config = SelfPlayConfig(num_iterations=1, prompts_per_iteration=2, tensorboard=False)
+    config = SelfPlayConfig(
+        num_iterations=1, prompts_per_iteration=2, minibatches_per_iteration=1, tensorboard=False
+    )
     with caplog.at_level("WARNING", "promptcot_jax"):
         counts = play(tmp_path, guesser, held_out=EVALUATION, config=config).counts
     assert "1 of 4 problems are trained on" in caplog.text
@@ -195,7 +217,7 @@ def test_manifest_and_provenance_say_which_policy_is_kept_and_that_the_run_stopp
     ids=lambda value: type(value).__name__,
 )
 def test_self_play_learns_sums_from_sparse_reward(
-    guesser: str, tmp_path: Path, algorithm: Method, num_iterations: int, learning_rate: float
+    guesser: str, tmp_path: Path, algorithm: Algorithm, num_iterations: int, learning_rate: float
 ):
     """From a third of the answers to most of them, by reward alone."""
     config = SelfPlayConfig(
@@ -226,7 +248,13 @@ def test_math_and_code_are_mixed_by_rate_and_graded_each_in_its_way(guesser: str
         guesser,
         verified_prompts=str(path),
         prompts=PromptConfig(rates={"math": 1.0, "code": 1.0}),
-        config=SelfPlayConfig(num_iterations=2, prompts_per_iteration=6, max_tries=1, tensorboard=False),
+        config=SelfPlayConfig(
+            num_iterations=2,
+            prompts_per_iteration=6,
+            minibatches_per_iteration=1,
+            max_tries=1,
+            tensorboard=False,
+        ),
     )
     found = list(rollout_store.read(tmp_path / "rollouts"))
     by_domain = {domain: [r for r in found if r.domain == domain] for domain in ("math", "code")}

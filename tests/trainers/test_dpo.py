@@ -161,7 +161,7 @@ def test_dpo_orders_a_pair_and_its_margin_rises():
     assert margins[-1] > margins[0] + 1.0
 
 
-def _group(verdicts, tokens=None):
+def _group(verdicts, tokens=None, finish_reasons=None):
     """A group with these verdicts; None: not graded."""
     return Group(
         tuple(
@@ -178,10 +178,10 @@ def _group(verdicts, tokens=None):
                 token_ids=(10 + i,) if tokens is None else tokens[i],
                 sampler_log_probs=journal.float_text(np.zeros(1)),
                 completion="",
-                finish_reason="stop",
+                finish_reason="stop" if finish_reasons is None else finish_reasons[i],
                 graded=verdict is not None,
                 correct=bool(verdict),
-                reward=0.0,
+                reward=float(bool(verdict)),
                 format=0.0,
                 length=0.0,
                 status="",
@@ -189,6 +189,15 @@ def _group(verdicts, tokens=None):
             for i, verdict in enumerate(verdicts)
         )
     )
+
+
+def test_what_was_not_graded_is_no_wrong_answer():
+    """One of two verdicts is right: half is solved, whatever else was drawn."""
+    group = _group([True, None, False, None])
+    assert group.pass_share == 0.5
+    assert not CONFIG.is_of_use(group)
+    assert not rejection.RejectionSampling().is_of_use(group)
+    assert _group([None, None]).pass_share == 0.0
 
 
 def test_pairs_are_as_many_as_the_rarer_kind_gives_and_none_of_prompts_that_are_too_easy():
@@ -217,6 +226,18 @@ def test_a_completion_that_came_out_both_ways_is_in_no_pair():
     assert config.is_of_use(group)
     ((chosen, rejected),) = config.units_of([group], num_groups=1)
     assert (chosen.completion_ids.tolist(), rejected.completion_ids.tolist()) == ([2], [3])
+
+
+def test_a_completion_that_was_cut_off_counts_in_the_baseline_and_trains_nothing():
+    group = _group([True, False, False, True], finish_reasons=["stop", "length", "stop", "length"])
+    kept = grpo.Grpo(baseline="mean").units_of([group], num_groups=1)
+    masked = grpo.Grpo(baseline="mean", mask_cut_off=True).units_of([group], num_groups=1)
+
+    def advantages(units):
+        return {int(row.completion_ids[0]) - 10: float(row.token_values["advantages"][0]) for (row,) in units}
+
+    assert advantages(kept) == {0: 0.5, 1: -0.5, 2: -0.5, 3: 0.5}
+    assert advantages(masked) == {0: 0.5, 2: -0.5}
 
 
 def test_rejection_takes_each_right_completion_once():

@@ -177,6 +177,24 @@ def test_carried_moments_go_on_where_they_ended(tmp_path):
     assert (int(second.step), int(optimizer.num_updates(second.opt_state))) == (4, 8)
 
 
+def test_a_cosine_of_carried_moments_ends_with_the_fit(tmp_path):
+    """The second of two fits of 4 steps goes down from the middle of 8 steps, not along the floor."""
+    config = dataclasses.replace(toy_fit.CONFIG, log_every=1)
+    batches = [toy_fit.toy_batches().batch(step) for step in range(8)]
+    first = toy_fit.fit(tmp_path / "1", toy_fit.Fixed(batches[:4]), config=config)
+    toy_fit.fit(
+        tmp_path / "2",
+        toy_fit.Fixed(batches[4:]),
+        params=first.params,
+        opt_state=first.opt_state,
+        config=config,
+    )
+    rates = [row["learning_rate"] for row in _rows(tmp_path / "2")]
+    expected = [toy_fit.OPTIMIZER.learning_rate_at(jnp.int32(step), jnp.int32(8)) for step in range(4, 8)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    assert rates[0] > 2 * toy_fit.OPTIMIZER.final_fraction * toy_fit.OPTIMIZER.learning_rate
+
+
 def test_a_second_fit_compiles_nothing_though_it_is_longer(tmp_path):
     """EM fits every round: new batches, another number of steps under a cosine, the same shapes."""
     lm, mesh = toy_fit.toy_lm(), mesh_lib.make_mesh(mesh_lib.MeshConfig())

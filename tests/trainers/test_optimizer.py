@@ -28,22 +28,26 @@ def test_cosine_schedule_falls_from_the_end_of_warm_up_to_the_final_fraction():
 
 
 def test_updates_are_those_of_optax_adamw():
+    """Gradients above and below the clip, in turn: Adam alone does not see the scale of a constant one."""
     config = optimizer.OptimizerConfig(learning_rate=0.1, weight_decay=0.3, clip_norm=0.5)
     params = {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([3.0])}
-    gradient = {"kernel": jnp.array([[3.0, 4.0]]), "bias": jnp.array([-1.0])}
+    gradients = [
+        {"kernel": scale * jnp.array([[3.0, 4.0]]), "bias": scale * jnp.array([-1.0])}
+        for scale in (1.0, 0.02, 10.0, 0.3)
+    ]
     reference = optax.chain(
         optax.clip_by_global_norm(0.5),
         optax.adamw(0.1, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.3, mask={"kernel": True, "bias": False}),
     )
     ours, theirs, mine = config.build(), params, params
     state, reference_state = ours.init(params), reference.init(params)
-    for _ in range(3):
+    for gradient in gradients:
         updates, state = ours.update(gradient, state, mine)
         mine = jax.tree.map(lambda p, u: p - 0.1 * u, mine, updates)
         updates, reference_state = reference.update(gradient, reference_state, theirs)
         theirs = optax.apply_updates(theirs, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), mine, theirs)
-    assert int(optimizer.num_updates(state)) == 3
+    assert int(optimizer.num_updates(state)) == 4
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])

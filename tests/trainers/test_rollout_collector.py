@@ -325,5 +325,5 @@ def test_more_than_one_process_is_refused(tmp_path, monkeypatch):
 
 
 def test_only_0_and_1_are_bounds():
-    with pytest.raises(ValueError, match="max_staleness must be 0 or 1, got 2"):
+    with pytest.raises(ValueError, match=r"max_staleness must be one of \[0, 1\], got 2"):
         dataclasses.replace(CONFIG, max_staleness=2)

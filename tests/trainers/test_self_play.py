@@ -82,6 +82,19 @@ def test_the_samplers_log_probs_are_those_of_the_policy_at_the_temperature(tmp_p
     assert row["sampling/sampling_logp_difference/max"] < 1e-4
 
 
+def test_old_log_probs_are_scored_at_the_temperature_of_sampling(tmp_path):
+    """Two updates, so that they are scored: they are then the sampler's, but for rounding."""
+    sampling = dataclasses.replace(SAMPLING.sampling, temperature=0.7)
+    toy_self_play.run(
+        tmp_path,
+        rollouts=dataclasses.replace(SAMPLING, sampling=sampling),
+        config=dataclasses.replace(CONFIG, num_iterations=1),
+    )
+    (row,) = metrics_of(tmp_path)
+    assert row["updates"] == 2
+    assert row["sampling/sampling_logp_difference/max"] < 1e-4
+
+
 def test_ratios_refer_to_the_policy_that_drew_the_iteration(whole):
     """The second update of an iteration is off policy by what the first one did (a single one: see above)."""
     directory, _ = whole

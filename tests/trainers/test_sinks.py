@@ -10,7 +10,7 @@ from etils import epath
 from rich import console
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.trainers import metrics, sinks
+from promptcot_jax.trainers import metrics
 from promptcot_jax.trainers.watching import WatchConfig
 
 
@@ -119,7 +119,7 @@ def test_the_real_one_works_offline(tmp_path, monkeypatch):
 def table(*, width=200, is_terminal=False, columns=("reward", "eval/avg_at_k", "updates")):
     text = io.StringIO()
     shown = console.Console(file=text, width=width, force_terminal=is_terminal, color_system=None)
-    return sinks.Table(columns, shown), text
+    return metrics.Table(columns, shown), text
 
 
 def test_the_table_has_aligned_lines_and_its_head_now_and_then():

@@ -5,7 +5,7 @@ import pytest
 
 from promptcot_jax.parallel import hardware
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.trainers import metrics, window
+from promptcot_jax.trainers import goodput, metrics
 from tests import toys
 from tests.trainers import toy_fit
 
@@ -15,7 +15,7 @@ def test_speed_by_hand():
     config = toys.toy_config(
         vocab_size=100, embed_dim=8, mlp_dim=10, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=6
     )
-    meter = window.Speedometer(config=config, num_devices=4, peak=1e9)
+    meter = goodput.Speedometer(config=config, num_devices=4, peak=1e9)
     figures = meter.figures(num_tokens=10_000, num_seen=50_000, seconds=2.0)
     per_device = 6 * (3248 * 10_000 + 144 * 50_000) / 2.0 / 4
     assert figures == {
@@ -40,4 +40,4 @@ def test_mfu_is_among_the_metrics_where_the_peak_is_known(tmp_path, monkeypatch)
     known = last_row(tmp_path / "known")
     assert known["mfu"] == pytest.approx(known["tflops_per_device"] * 1e3, abs=2e-3)
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=2, tensor=2))
-    assert window.Speedometer.of(toys.toy_config(), mesh).num_devices == 8
+    assert goodput.Speedometer.of(toys.toy_config(), mesh).num_devices == 8

@@ -93,3 +93,13 @@ def test_macros_and_classes_that_are_named_exist(page: Path):
             names.add(found[2])
     missing = sorted(names - words_of_code() - OF_T5X)
     assert not missing
+
+
+def test_the_glossary_is_one_page_of_words_of_the_code():
+    page = ROOT / "docs" / "glossary.md"
+    rows = [line for line in page.read_text().splitlines() if re.match(r"\| (?!word \||---)", line)]
+    assert len(rows) <= 60
+    ours = {span for row in rows for span in re.findall(r"`([^`]+)`", "|".join(row.split("|")[:-2]))}
+    names = {word for span in ours for word in re.findall(r"\b[a-z]+_[a-z_]+\b", span)}
+    missing = sorted(names - words_of_code())
+    assert not missing

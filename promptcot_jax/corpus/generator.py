@@ -12,6 +12,7 @@ import random
 from typing import Literal, TypeVar
 
 from promptcot_jax.core.records import MathCorpusRow, ProgramCorpusRow
+from promptcot_jax.core.settings import NonNegativeInt, settings
 from promptcot_jax.corpus import (
     congruences,
     counting,
@@ -55,21 +56,18 @@ _PLAIN_SHARE = 0.3  # of the rows of the train and held-out splits
 _MAX_TRIES = 2000
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class CorpusConfig:
     """How many rows of which families and annotator styles."""
 
     seed: int = 0
-    num_train: int = 3000
-    num_heldout: int = 256
-    num_novel: int = 128  # rows whose (family, ending) pair of concepts occurs in no other split
+    num_train: NonNegativeInt = 3000
+    num_heldout: NonNegativeInt = 256
+    num_novel: NonNegativeInt = 128  # rows whose (family, ending) pair of concepts occurs in no other split
     families: Literal["all"] | tuple[str, ...] = "all"
     styles: tuple[str, ...] = styles.STYLES  # drawn with equal chances
 
     def __post_init__(self) -> None:
-        for field in ("num_train", "num_heldout", "num_novel"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field} must not be negative, got {getattr(self, field)}.")
         families = tuple(FAMILIES) if self.families == "all" else self.families
         for field, chosen, known in (
             ("families", families, tuple(FAMILIES)),

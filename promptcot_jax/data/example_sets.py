@@ -9,15 +9,15 @@ have a part in it.
 """
 
 import collections
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
 from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Int
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.settings import PositiveInt, Range, settings
 from promptcot_jax.data.examples import TokenExample
 
 
@@ -81,7 +81,7 @@ class Listed(InOwnOrder):
 Overlong = Literal["drop", "truncate", "error"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class LengthPolicy:
     """What happens to examples of more than `max_length` tokens; `truncate` cuts the completion's end.
 
@@ -89,21 +89,10 @@ class LengthPolicy:
     A prompt is never cut: an example whose prompt is too long, or leaves no room, is dropped.
     """
 
-    max_length: int
-    max_prompt_length: int | None = None
-    max_completion_length: int | None = None
+    max_length: Annotated[int, Range(at_least=2, note="to leave room for a prompt and a completion")]
+    max_prompt_length: PositiveInt | None = None
+    max_completion_length: PositiveInt | None = None
     overlong: Overlong = "drop"
-
-    def __post_init__(self):
-        if self.max_length < 2:
-            raise ValueError(
-                f"max_length must leave room for a prompt and a completion, got {self.max_length}."
-            )
-        for name in ("max_prompt_length", "max_completion_length"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if self.overlong not in ("drop", "truncate", "error"):
-            raise ValueError(f"overlong must be 'drop', 'truncate' or 'error', got {self.overlong!r}.")
 
     def completion_room(self, prompt_lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
         """Room for completion tokens beside each prompt; 0 where the prompt is too long."""

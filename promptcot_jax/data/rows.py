@@ -22,7 +22,8 @@ from etils import epath
 
 from promptcot_jax.core import file_sets, jsonl, tfds_sets
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data.formats import arrow, json_lines, parquet, records
+from promptcot_jax.core.settings import PositiveInt, settings
+from promptcot_jax.data.formats import arrow, json_lines, records
 from promptcot_jax.data.formats.source import Fault, Row
 
 Record = TypeVar("Record")
@@ -33,26 +34,20 @@ _READERS: Mapping[tuple[str, ...], Callable[[epath.Path, int], Iterator[Row | Fa
     (".jsonl",): json_lines.read,
     (".json",): json_lines.read_json,
     (".jsonl.gz", ".json.gz"): json_lines.read_compressed,
-    (".parquet",): parquet.read,
-    (".arrow",): arrow.read,
+    (".parquet",): arrow.read_parquet,
+    (".arrow",): arrow.read_arrow,
     (".tfrecord", ".tfrecords"): records.read_tfrecord,
     (".array_record", ".arrayrecord"): records.read_array_record,
 }
 _NUM_LOGGED = 10  # of each reason; the rest is a number
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class BadRows:
     """What a row that cannot be read does: ends the work, or is logged, counted by reason and left out."""
 
     action: Literal["error", "skip"] = "error"
-    max_row_bytes: int = 4 << 20
-
-    def __post_init__(self):
-        if self.action not in ("error", "skip"):
-            raise ValueError(f"bad_rows must be 'error' or 'skip', got {self.action!r}.")
-        if self.max_row_bytes < 1:
-            raise ValueError(f"max_row_bytes must be at least 1, got {self.max_row_bytes}.")
+    max_row_bytes: PositiveInt = 4 << 20
 
 
 FATAL = BadRows()

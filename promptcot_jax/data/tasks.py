@@ -17,9 +17,10 @@ same tasks with seqio, from the same functions.
 import collections
 import dataclasses
 import functools
+import hashlib
 import itertools
 import logging
-import typing
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
@@ -28,19 +29,41 @@ from etils import epath
 
 from promptcot_jax.core import manifest, records
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.settings import settings
 from promptcot_jax.data import (
-    benchmark_files,
     decontamination,
     examples,
     rows,
     validity,
 )
-from promptcot_jax.data.code_digest import code_digest
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.validity import Validity
 
 ROWS_AT_ONCE = 512  # tokenized in one call: enough for all cores of a TPU host, little memory
 _TOKENIZER_CALLS = 3  # at once: while one waits for Python's lock the others keep the cores busy
+
+# Modules that rows pass through on their way to ids; read as text, since some import TensorFlow.
+CODE = (
+    "core.file_sets",
+    "core.jsonl",
+    "core.literals",
+    "core.records",
+    "core.tfds_sets",
+    "data.formats.arrow",
+    "data.formats.json_lines",
+    "data.formats.records",
+    "data.formats.source",
+    "data.formats.tfds_examples",
+    "data.rows",
+    "data.validity",
+    "data.statement_rules",
+    "data.decontamination",
+    "data.phrases",
+    "data.templates",
+    "data.examples",
+    "data.tokenizer",
+    "data.tasks",
+)
 
 Made = TypeVar("Made")
 
@@ -56,7 +79,7 @@ class Task:
     domain: records.Domain | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class RowRules:
     """Which rows of a file become examples: readable and valid ones that overlap with no benchmark."""
 
@@ -64,14 +87,10 @@ class RowRules:
     validity: Validity = "paper"
     benchmarks: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> path
 
-    def __post_init__(self):
-        if self.validity not in (known := typing.get_args(Validity)):
-            raise ValueError(f"validity must be one of {list(known)}, got {self.validity!r}.")
-
     @functools.cached_property
     def index(self) -> decontamination.Index | None:
         """The benchmarks' texts, read when rows are first compared with them."""
-        return benchmark_files.read_index(self.benchmarks) if self.benchmarks else None
+        return decontamination.read_index(self.benchmarks) if self.benchmarks else None
 
 
 NO_RULES = RowRules()
@@ -125,6 +144,24 @@ def made_from(
         "tokenizer": tokenizer.digest,
         "code": code_digest(*also_by),
     }
+
+
+@functools.cache
+def code_digest(*also_by: str) -> str:
+    """Digest of `CODE` and of further modules: a changed template makes another store.
+
+    Args:
+        also_by: names of modules, such as "data.packing".
+    """
+    sources = "".join(source_of(name) for name in (*CODE, *also_by))
+    return hashlib.sha256(sources.encode()).hexdigest()[:16]
+
+
+def source_of(name: str) -> str:
+    """The text of one of the package's modules."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    with open(os.path.join(package, *name.split(".")) + ".py", encoding="utf-8") as file:
+        return file.read()
 
 
 def iter_token_examples(

@@ -15,6 +15,7 @@ from etils import epath
 
 from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.settings import PositiveInt, settings
 from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import example_sets, examples, rows, tasks, token_store
 from promptcot_jax.data.example_sets import ExampleSet
@@ -23,7 +24,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.data.validity import Validity
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class DataConfig:
     """How a stage reads its training data.
 
@@ -38,7 +39,7 @@ class DataConfig:
     EXECUTION_ONLY: ClassVar = frozenset({"cache_dir"})
 
     bad_rows: Literal["error", "skip"] = "error"
-    max_row_bytes: int = rows.BadRows.max_row_bytes
+    max_row_bytes: PositiveInt = rows.BadRows.max_row_bytes
     validity: Validity = "paper"
     benchmarks: Mapping[str, InputPath] = dataclasses.field(default_factory=dict)
     rates: Mapping[str, float] | None = None
@@ -46,16 +47,9 @@ class DataConfig:
     use_cached_tasks: bool = False
 
     def row_rules(self) -> RowRules:
-        """The rules for rows.
-
-        Raises:
-            ValueError: a setting is out of range.
-        """
+        """The rules for rows."""
         bad_rows = rows.BadRows(action=self.bad_rows, max_row_bytes=self.max_row_bytes)
         return RowRules(bad_rows=bad_rows, validity=self.validity, benchmarks=self.benchmarks)
-
-    def __post_init__(self):
-        self.row_rules()
 
     def cache_dir_in(self, workdir: str) -> str:
         """Where the tokenized tasks of a workdir's stages are kept: a local directory always."""

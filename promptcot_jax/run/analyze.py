@@ -28,7 +28,7 @@ from promptcot_jax.analyses.subsets import SubsetConfig
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.settings import settings
 from promptcot_jax.core.workdir import InputPath, in_workdir
-from promptcot_jax.data import benchmark_files, rows
+from promptcot_jax.data import decontamination, rows
 from promptcot_jax.run import configuration, encoders, stage
 from promptcot_jax.synthesis import near_duplicates
 
@@ -172,7 +172,7 @@ class _Study:
     def accounting(self) -> list[AnalysisResult]:
         sets = self._sets()
         paths = {name: self._place(path) for name, path in self.config.benchmarks.items()}
-        return accounting.figures_of(sets, _repeats, benchmark_files.read_index(paths) if paths else None)
+        return accounting.figures_of(sets, _repeats, decontamination.read_index(paths) if paths else None)
 
     def ablations(self) -> list[AnalysisResult]:
         return ablations.figures_of({name: self._filled(paths) for name, paths in self.config.arms.items()})

@@ -16,7 +16,7 @@ from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
 from promptcot_jax.core.workdir import InputPath, in_workdir
-from promptcot_jax.data import benchmark_files, decontamination, rows
+from promptcot_jax.data import decontamination, rows
 from promptcot_jax.data.decontamination import Index, Overlap
 from promptcot_jax.run import stage
 
@@ -67,7 +67,7 @@ def decontaminate(
         raise WrongUse("There are no benchmarks to compare with; name files with BENCHMARKS.")
     if not text_fields:  # all rows would pass
         raise WrongUse("There is nothing of a row to compare; name fields with TEXT_FIELDS.")
-    index = Index(benchmark_files.iter_texts(paths, benchmark_fields), n=ngram, rule=rule)
+    index = Index(decontamination.iter_texts(paths, benchmark_fields), n=ngram, rule=rule)
     counts: collections.Counter[str] = collections.Counter()
     source = in_workdir(input_rows, workdir)
     candidates = _candidates(source, text_fields, bad_rows, counts)
@@ -136,7 +136,7 @@ def _candidates(
     """The rows that have their texts and can be written; others end the work, or are logged and counted."""
 
     def candidate(row: rows.Row) -> _Candidate:
-        return _Candidate(row, benchmark_files.texts_of(row, fields, "TEXT_FIELDS"), rows.json_line(row))
+        return _Candidate(row, decontamination.texts_of(row, fields, "TEXT_FIELDS"), rows.json_line(row))
 
     return rows.map_rows(path, candidate, bad_rows=bad_rows, counts=counts)
 
@@ -154,7 +154,7 @@ def _report(
         by_benchmark.setdefault(overlap.source.benchmark, []).append(overlap)
     for name, of_benchmark in by_benchmark.items():
         line: dict[str, Any] = {
-            "row": benchmark_files.row_id(row),
+            "row": decontamination.row_id(row),
             "where": row.where,
             "benchmark": name,
             "benchmark_row": of_benchmark[0].source.row_id,

@@ -9,7 +9,7 @@ from typing import Any
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import DistilledTrace
 from promptcot_jax.core.workdir import InputPath, in_workdir
-from promptcot_jax.data import benchmark_files, rows
+from promptcot_jax.data import decontamination, rows
 from promptcot_jax.parallel import hosts
 from promptcot_jax.run import stage
 from promptcot_jax.sources import text_models
@@ -50,7 +50,7 @@ def distill(
     entries = problem_files.read_open(path, domain=config.domain, bad_rows=bad_rows, counts=counts)
     index = None
     if benchmarks:
-        index = benchmark_files.read_index(
+        index = decontamination.read_index(
             {name: in_workdir(path, workdir) for name, path in benchmarks.items()}
         )
     problems = [entry.problem for entry in entries]

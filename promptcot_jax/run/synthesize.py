@@ -12,7 +12,7 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import ConceptSet, Triple
 from promptcot_jax.core.workdir import InputPath, in_workdir
-from promptcot_jax.data import benchmark_files, rows
+from promptcot_jax.data import decontamination, rows
 from promptcot_jax.models import hashed_tfidf
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -86,7 +86,7 @@ def synthesize(
         path, _ = theta_of_round(in_workdir(em_log, workdir), em_round)
     index = None
     if benchmarks:
-        index = benchmark_files.read_index(
+        index = decontamination.read_index(
             {name: in_workdir(file, workdir) for name, file in benchmarks.items()}
         )
     devices = mesh_lib.make_mesh(mesh)

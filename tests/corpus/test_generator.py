@@ -41,7 +41,7 @@ def corpus_digest():
 
 
 def test_two_processes_with_unlike_hash_seeds_write_the_same_bytes():
-    code = "from tests.data.corpus import test_generator as t; print(t.corpus_digest())"
+    code = "from tests.corpus import test_generator as t; print(t.corpus_digest())"
     digests = {
         subprocess.run(
             [sys.executable, "-c", code],

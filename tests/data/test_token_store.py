@@ -13,7 +13,7 @@ import pytest
 
 from promptcot_jax.core import building, jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import code_digest, rows, tasks, token_store, training_sets
+from promptcot_jax.data import rows, tasks, token_store, training_sets
 from tests import toys
 from tests.data import store_builder
 
@@ -206,23 +206,23 @@ def test_a_moved_file_and_other_settings_find_the_store_that_is_there(triples, t
     assert list(opened(tmp_path / "moved.jsonl", use_cached_tasks=True)) == list(first)
 
 
-@pytest.mark.parametrize("name", code_digest.CODE)
+@pytest.mark.parametrize("name", tasks.CODE)
 def test_the_code_that_rows_pass_through_is_part_of_the_key(triples, monkeypatch, name):
     before = key(triples)
-    source_of = code_digest.source_of
-    monkeypatch.setattr(code_digest, "source_of", lambda found: source_of(found) + "#" * (found == name))
-    code_digest.code_digest.cache_clear()
+    source_of = tasks.source_of
+    monkeypatch.setattr(tasks, "source_of", lambda found: source_of(found) + "#" * (found == name))
+    tasks.code_digest.cache_clear()
     try:
         assert key(triples) != before
     finally:
-        code_digest.code_digest.cache_clear()
+        tasks.code_digest.cache_clear()
 
 
 def test_all_that_this_code_imports_of_the_package_is_part_of_the_key():
     """Except what types, errors and digests are made of."""
-    harmless = {f"core.{name}" for name in ("arrays", "errors", "manifest")} | {"data.code_digest"}
-    for name in code_digest.CODE:
-        for node in ast.walk(ast.parse(code_digest.source_of(name))):
+    harmless = {f"core.{name}" for name in ("arrays", "errors", "manifest", "settings")}
+    for name in tasks.CODE:
+        for node in ast.walk(ast.parse(tasks.source_of(name))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("promptcot_jax."):
                 inside = importlib.import_module(node.module)
                 module = node.module.removeprefix("promptcot_jax.")
@@ -230,7 +230,7 @@ def test_all_that_this_code_imports_of_the_package_is_part_of_the_key():
                     f"{module}.{alias.name}" if hasattr(inside, "__path__") else module
                     for alias in node.names
                 }
-                assert names <= {*code_digest.CODE} | harmless, name
+                assert names <= {*tasks.CODE} | harmless, name
 
 
 def test_rows_that_change_while_they_are_tokenized_make_no_store(triples, tmp_path):

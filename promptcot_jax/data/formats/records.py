@@ -127,13 +127,36 @@ def _row_of_record(where: str, record: bytes) -> Row | Fault:
     try:
         if record[:1] not in (b"", b"\n"):
             return Row(where, jsonl.parse_line(record))
-        # Late: it imports TensorFlow, which takes seconds and which nothing else here needs.
-        from promptcot_jax.data.formats import tf_examples
-
-        return Row(where, tf_examples.fields_of(record), is_flat=True)
+        return Row(where, _fields_of_example(record), is_flat=True)
     except jsonl.BadLine as bad:
         return source.fault_of(where, bad)
     except UnicodeDecodeError as error:
         return Fault(where, "utf8", f"a feature is not UTF-8 ({error})")
     except ValueError as error:
         return Fault(where, "example", str(error))
+
+
+def _fields_of_example(record: bytes) -> dict[str, Any]:
+    """The features of a serialized Example: bytes as text; of several values a list, of one the value.
+
+    Raises:
+        UnicodeDecodeError: a feature of bytes is not UTF-8.
+        ValueError: this is no Example.
+    """
+    import tensorflow as tf  # late: it takes seconds, and nothing else here needs it
+    from google.protobuf import message
+
+    try:
+        example = tf.train.Example.FromString(record)
+    except message.DecodeError as error:
+        raise ValueError(f"neither a JSON object nor a tf.train.Example ({error})") from None
+    features = example.features.feature
+    return {name: _value_of_feature(features[name]) for name in sorted(features)}
+
+
+def _value_of_feature(feature: Any) -> Any:
+    kind = feature.WhichOneof("kind")
+    values = list(getattr(feature, kind).value) if kind else []
+    if kind == "bytes_list":
+        values = [value.decode() for value in values]
+    return values[0] if len(values) == 1 else values

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import seqio
 import tensorflow as tf
@@ -23,18 +23,19 @@ import tensorflow as tf
 from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Rollout
+from promptcot_jax.core.settings import NonNegativeInt, Range, settings
 from promptcot_jax.data import rollout_sets
-from promptcot_jax.data.code_digest import code_digest
 from promptcot_jax.data.example_sets import Overlong
 from promptcot_jax.data.seqio import length_filter, seqio_registry
 from promptcot_jax.data.seqio.vocabulary import TokenizerVocabulary
+from promptcot_jax.data.tasks import code_digest
 from promptcot_jax.data.tokenizer import Tokenizer
 
 NAME = "right_rollouts"
 _SPLITS = ("train", "validation")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@settings
 class RolloutRules:
     """Which completions are taken; the first two as `rejection.RejectionSampling` has them, over all of them.
 
@@ -43,16 +44,8 @@ class RolloutRules:
     """
 
     solved_below: float = 0.5
-    completions_per_prompt: int = 0
-    validation_share: float = 0.05
-
-    def __post_init__(self):
-        if self.completions_per_prompt < 0:
-            raise ValueError(
-                f"completions_per_prompt must be 0 (all) or more, got {self.completions_per_prompt}."
-            )
-        if not 0 < self.validation_share < 1:
-            raise ValueError(f"validation_share must lie between 0 and 1, got {self.validation_share}.")
+    completions_per_prompt: NonNegativeInt = 0  # 0: all
+    validation_share: Annotated[float, Range(above=0, below=1)] = 0.05
 
     def split_of(self, prompt_id: str) -> str:
         """Where a prompt's completions go, all of them."""

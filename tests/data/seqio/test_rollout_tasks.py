@@ -88,5 +88,5 @@ def test_a_row_that_seqio_would_cut_is_refused(directory):
 
 
 def test_out_of_range_is_refused():
-    with pytest.raises(ValueError, match="validation_share must lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"validation_share must lie in \(0, 1\)"):
         RolloutRules(validation_share=np.float64(0.0))

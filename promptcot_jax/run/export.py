@@ -62,11 +62,11 @@ def export(
     with _appearing_whole(os.path.join(workdir, "export")) as directory:
         for domain, of_domain in splits.items():
             record_type = RECORD_TYPES[kind][domain]
-            place = os.path.join(directory, "data", domain)
-            exported_sets.write(place, of_domain, record_type, "parquet", config.rows_per_file)
+            path_of_domain = os.path.join(directory, "data", domain)
+            exported_sets.write(path_of_domain, of_domain, record_type, "parquet", config.rows_per_file)
             if config.json_lines:
-                place = os.path.join(directory, "jsonl", domain)
-                exported_sets.write(place, of_domain, record_type, "jsonl", config.rows_per_file)
+                path_of_domain = os.path.join(directory, "jsonl", domain)
+                exported_sets.write(path_of_domain, of_domain, record_type, "jsonl", config.rows_per_file)
         if config.json_lines:
             front = exported_sets.front_matter(splits, kind, "", "jsonl", {"pretty_name": config.name})
             text = f"{front}\nThe rows of `../data` as JSON lines; see `../{CARD}`.\n"
@@ -86,7 +86,7 @@ def export(
 
 @contextlib.contextmanager
 def _appearing_whole(directory: str) -> Iterator[str]:
-    """Where to write what becomes `directory`; in a bucket, which renames nothing, the place itself."""
+    """Where to write what becomes `directory`; in a bucket, which renames nothing, the directory itself."""
     if "://" in directory:
         (epath.Path(directory) / CARD).unlink(missing_ok=True)
         yield directory

@@ -111,10 +111,10 @@ class ConceptPool:
         while len(sets) < count and self._open:
             number = self._num_drawn
             draw = prng.stream_generator(self._seed, "synthesize", number)
-            cell = self._cells[place := self._cell_of(number, draw)]
+            cell = self._cells[index := self._cell_of(number, draw)]
             found = self._new_list(cell, draw)
             if found is None:
-                self._open.remove(place)
+                self._open.remove(index)
                 continue
             self._drawn.add((cell.domain, frozenset(found)))
             self._num_drawn += 1
@@ -126,7 +126,7 @@ class ConceptPool:
     def _cell_of(self, number: int, draw: np.random.Generator) -> int:
         if self._config.balance == "even":
             return self._open[number % len(self._open)]
-        weights = np.array([len(self._cells[place].sizes) for place in self._open], float)
+        weights = np.array([len(self._cells[index].sizes) for index in self._open], float)
         return self._open[int(draw.choice(len(weights), p=weights / weights.sum()))]
 
     def _new_list(self, cell: _Cell, draw: np.random.Generator) -> tuple[str, ...] | None:
@@ -175,8 +175,8 @@ def _spelt_alike(
 def _weighted(counts: Mapping[int, int], draw: np.random.Generator) -> int:
     """A key, by its count."""
     bounds = np.cumsum(list(counts.values()))
-    place = int(np.searchsorted(bounds, draw.integers(bounds[-1]), side="right"))
-    return list(counts)[place]
+    index = int(np.searchsorted(bounds, draw.integers(bounds[-1]), side="right"))
+    return list(counts)[index]
 
 
 def _domain_of(lists: Sequence[tuple[str, ...]], encode: Encode | None, rule: Rule) -> _Domain:

@@ -113,8 +113,8 @@ class Selection:
         self, candidates: Sequence[_Candidate], rule: Callable[[list[_Candidate]], Sequence[Fault | None]]
     ) -> None:
         """Sets the faults of the candidates that had none."""
-        going = [candidate for candidate in candidates if candidate.fault is None]
-        for candidate, fault in zip(going, rule(going), strict=True):
+        remaining = [candidate for candidate in candidates if candidate.fault is None]
+        for candidate, fault in zip(remaining, rule(remaining), strict=True):
             candidate.fault = fault
 
     def _text_faults(self, candidates: list[_Candidate]) -> list[Fault | None]:
@@ -163,14 +163,14 @@ class Selection:
             for own in written
         ]
         concepts = list(dict.fromkeys(concept for own in written for concept in own.concepts))
-        places = {concept: place for place, concept in enumerate(concepts)}
+        positions = {concept: position for position, concept in enumerate(concepts)}
         # In float64 products round alike whatever the number of rows.
         concept_vectors = self._encode(concepts).astype(np.float64)
         vectors = self._encode([sentence for own in sentences for sentence in own]).astype(np.float64)
         ends = np.cumsum([len(own) for own in sentences])
         found = []
         for own, end, of_text in zip(written, ends, sentences, strict=True):
-            near = vectors[end - len(of_text) : end] @ concept_vectors[[places[c] for c in own.concepts]].T
+            near = vectors[end - len(of_text) : end] @ concept_vectors[[positions[c] for c in own.concepts]].T
             found.append((near.max(axis=0, initial=-1.0) >= self._config.concept_cosine).tolist())
         return found
 

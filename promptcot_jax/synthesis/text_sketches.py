@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 _WORD = re.compile(r"[^\W\d_\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+|\d+|\S")
 _WORDS_PER_SHINGLE = 3
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits in all places
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits in all positions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,8 @@ def shingles(text: str) -> UInt[np.ndarray, " shingles"]:
     numbers = np.fromiter(map(_word_number, _WORD.findall(comparable(text))), np.uint64)
     size = min(_WORDS_PER_SHINGLE, len(numbers))
     hashes = np.zeros(len(numbers) - size + 1 if size else 0, np.uint64)
-    for place in range(size):
-        hashes = hashes * _MULTIPLIER + numbers[place : place + len(hashes)]
+    for position in range(size):
+        hashes = hashes * _MULTIPLIER + numbers[position : position + len(hashes)]
     return np.unique(hashes)
 
 
@@ -97,8 +97,8 @@ def vector_sketches(
 def _buckets(values: UInt[np.ndarray, "texts bands length"]) -> UInt[np.ndarray, "texts bands"]:
     """One hash for each band's values and number."""
     hashes = np.broadcast_to(np.arange(values.shape[1], dtype=np.uint64), values.shape[:2])
-    for place in range(values.shape[2]):
-        hashes = (hashes ^ (hashes >> np.uint64(29))) * _MULTIPLIER + values[:, :, place]
+    for position in range(values.shape[2]):
+        hashes = (hashes ^ (hashes >> np.uint64(29))) * _MULTIPLIER + values[:, :, position]
     return hashes
 
 

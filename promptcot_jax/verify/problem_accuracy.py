@@ -53,14 +53,14 @@ def interval(attempts: Sequence[AttemptRecord]) -> tuple[float, float] | None:
 def interval_of_shares(shares: np.ndarray, num_attempts: int) -> tuple[float, float]:
     """Wilson's interval of the mean over problems of their shares of right attempts.
 
-    Attempts at one problem count as what they are worth: the number of independent attempts that would have
-    the standard error over problems (Korn and Graubard 1998), which lies between the number of problems and
-    that of attempts. Unlike the mean plus or minus errors it is sensible for no or few right attempts.
+    The sample size is the effective one: the number of independent attempts that would have the standard
+    error over problems (Korn and Graubard 1998), which lies between the number of problems and that of
+    attempts. Unlike the mean plus or minus errors it is sensible for no or few right attempts.
     """
     mean = float(shares.mean())
     error = _error(shares) if len(shares) > 1 else 0.0
-    worth = mean * (1 - mean) / error**2 if error else 0.0
-    return wilson(mean, min(max(worth, len(shares)), num_attempts))
+    effective = mean * (1 - mean) / error**2 if error else 0.0
+    return wilson(mean, min(max(effective, len(shares)), num_attempts))
 
 
 def wilson(share: float, num_trials: float | int) -> tuple[float, float]:

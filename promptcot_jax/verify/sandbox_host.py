@@ -19,7 +19,7 @@ from promptcot_jax.verify import sandbox
 
 
 class SandboxUnavailable(WrongUse):
-    """Programs cannot be run in isolation on this machine, and nobody said that less will do."""
+    """Programs cannot be run in isolation on this machine, and a weaker sandbox was not allowed."""
 
 
 def find_host(allow_weak: bool = False) -> sandbox.Host:

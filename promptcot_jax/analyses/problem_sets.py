@@ -110,16 +110,16 @@ def read(
 
 
 def _read_set(
-    place: benchmark_sets.Place, bad_rows: data_rows.BadRows, counts: collections.Counter[str]
+    files: benchmark_sets.SetFiles, bad_rows: data_rows.BadRows, counts: collections.Counter[str]
 ) -> list[SetRow]:
     numbers = itertools.count(1)  # over all files of the set, as `evaluate` counts
 
     def make(row: Row) -> SetRow:
-        return _row(row, place.name, next(numbers))
+        return _row(row, files.name, next(numbers))
 
     return [
         found
-        for path in place.paths
+        for path in files.paths
         for found in data_rows.map_rows(path, make, bad_rows=bad_rows, counts=counts)
     ]
 

@@ -1,6 +1,5 @@
 """Mathematics families that count integers: by divisors, by digits, by what does not divide them."""
 
-import itertools
 import math
 import random
 
@@ -71,16 +70,6 @@ DIVISORS = MathFamily(
     draw=_draw_divisors,
     solve=_solve_divisors,
 )
-
-
-def _count_codes(length: int, top: int, total: int) -> int:
-    counts = {0: 1}
-    for _ in range(length):
-        sums: dict[int, int] = {}
-        for so_far, digit in itertools.product(counts, range(top + 1)):
-            sums[so_far + digit] = sums.get(so_far + digit, 0) + counts[so_far]
-        counts = sums
-    return counts.get(total, 0)
 
 
 def _draw_codes(draw: random.Random) -> Values:

@@ -24,7 +24,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import MathPrompt, ProgramPrompt, Prompt
 from promptcot_jax.data import columns, rows
 from promptcot_jax.evaluation import benchmark_sets, code_layouts, contest_files
-from promptcot_jax.evaluation.benchmark_sets import Place, Window
+from promptcot_jax.evaluation.benchmark_sets import SetFiles, Window
 from promptcot_jax.verify import math_answers
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def read(
 
     Args:
         path: a file, shards, a pattern or `tfds:NAME` as `data.rows` reads them; a directory that `datasets`
-            or the Hub left (`data.set_directories`); or a short name of `benchmark_sets.KNOWN`.
+            or the Hub left (`benchmark_sets`); or a short name of `benchmark_sets.KNOWN`.
         benchmarks_dir: where short names are looked for.
         window: ISO dates between which a problem's contest was: from the start of the first day to the
             midnight with which the second begins, as LiveCodeBench's own `--start_date` and `--end_date` do.
@@ -77,12 +77,12 @@ def read(
     """
     if limit < 0:
         raise WrongUse(f"limit must be 0 (all) or more, got {limit}.")
-    place = benchmark_sets.find(path, benchmarks_dir)
-    given = window or (place.known.window if place.known else None)
+    files = benchmark_sets.find(path, benchmarks_dir)
+    given = window or (files.known.window if files.known else None)
     bounds = _bounds(given) if given else None
     problems: list[Prompt] = []
     num_outside = 0
-    for problem in _problems(place, bounds, bad_rows, note):
+    for problem in _problems(files, bounds, bad_rows, note):
         if problem is None:
             num_outside += 1
             continue
@@ -94,11 +94,11 @@ def read(
             f"{os.fspath(path)}: none of its {num_outside} problems is of a contest between {given[0]} and "
             f"{given[1]}; set another window, or download a release that has such."
         )
-    if place.known and not problems:
-        raise WrongUse(f"{', '.join(place.paths)}: there are no problems in it; download '{path}' again.")
+    if files.known and not problems:
+        raise WrongUse(f"{', '.join(files.paths)}: there are no problems in it; download '{path}' again.")
     rows.check_ids((problem.id for problem in problems), os.fspath(path))
-    if place.known and not limit and not window and len(problems) != place.known.num_problems:
-        log.warning("%s has %d problems, papers count %d", path, len(problems), place.known.num_problems)
+    if files.known and not limit and not window and len(problems) != files.known.num_problems:
+        log.warning("%s has %d problems, papers count %d", path, len(problems), files.known.num_problems)
     return problems
 
 
@@ -181,7 +181,7 @@ def _bounds(window: Window) -> _Bounds:
 
 
 def _problems(
-    place: Place, bounds: _Bounds | None, bad_rows: rows.BadRows, note: Note | None
+    files: SetFiles, bounds: _Bounds | None, bad_rows: rows.BadRows, note: Note | None
 ) -> Iterator[Prompt | None]:
     """The problem of each row; None for one outside of the window."""
     numbers = itertools.count(1)  # over all files of the set, whatever the window leaves
@@ -190,12 +190,12 @@ def _problems(
         number = next(numbers)
         if bounds is not None and not _is_within(row, bounds):
             return None
-        problem = _problem_of(row, place.name, number)
+        problem = _problem_of(row, files.name, number)
         if note is not None:
             note(problem.id, row)
         return problem
 
-    for path in place.paths:
+    for path in files.paths:
         yield from rows.map_rows(path, make, bad_rows=bad_rows)
 
 

@@ -11,7 +11,8 @@ import pyarrow.parquet
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import rows, set_directories
+from promptcot_jax.data import rows
+from promptcot_jax.evaluation import benchmark_sets
 
 
 def put(path: pathlib.Path, *numbers: int) -> None:
@@ -30,7 +31,7 @@ def put(path: pathlib.Path, *numbers: int) -> None:
 
 
 def numbers(directory: pathlib.Path, **options) -> list[int]:
-    files = set_directories.files_of(directory, **options)
+    files = benchmark_sets.files_of(directory, **options)
     return [row.fields["n"] for file in files for row in rows.iter_rows(file)]
 
 

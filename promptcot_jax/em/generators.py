@@ -57,11 +57,6 @@ class Round:
         return dataclasses.replace(self, index=self.index - 1)
 
     @property
-    def next(self) -> "Round":
-        """The round after."""
-        return dataclasses.replace(self, index=self.index + 1)
-
-    @property
     def keeps_optimizer(self) -> bool:
         """Whether a fit starts from the optimizer state that the last round's fit ended with."""
         return self.config.optimizer_between_rounds == "keep"

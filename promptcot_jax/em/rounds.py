@@ -29,6 +29,7 @@ from promptcot_jax.em.history import Figures
 from promptcot_jax.em.m_step import fixed_rationales, m_step
 from promptcot_jax.em.pairs import Pair, Rationale, pairs_of_round
 from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
+from promptcot_jax.trainers import driver
 
 log = logging.getLogger(__name__)
 
@@ -70,37 +71,79 @@ def run(em: Em, theta: Params, phi: Params, baselines: Callable[[], Figures] = d
     Raises:
         WrongUse: none of a round's rationales is usable.
     """
-    cold_start, path = Round(-1, em.directory, em.config), em.directory / "cold_start.json"
-    prompt_model, rationale_model = em.prompt_model, em.rationale_model
-    fixed = None
-    if not em.config.e_step:
-        fixed = fixed_rationales(phi, em.pairs, rationale_model, config=em.e_step, at=cold_start)
-    if (figures := history.read(path)) is None:
-        theta, phi, figures = held_out(
-            theta, phi, em.held_out_pairs, prompt_model, rationale_model, config=em.held_out, at=cold_start
-        )
-        figures = history.write(path, {"round": -1}, figures, baselines())
-    rows = [figures]
-    history.record(em.directory, rows, em.config)
-    for index in range(em.config.max_rounds):
-        if reason := history.stop_reason(rows, tolerance=em.config.tolerance, patience=em.config.patience):
-            log.info("EM stops after %d rounds: %s", index, reason)
-            break
-        theta, phi, figures = run_round(em, Round(index, em.directory, em.config), theta, phi, fixed)
-        rows.append(figures)
-        history.record(em.directory, rows, em.config)
-    return {"pairs": len(em.pairs), "held_out_pairs": len(em.held_out_pairs)} | history.counts(rows)
+    rounds = _Rounds(em, theta, phi, baselines)
+    driver.drive(rounds)
+    return {"pairs": len(em.pairs), "held_out_pairs": len(em.held_out_pairs)} | history.counts(rounds.rows)
+
+
+class _Rounds(driver.Run[tuple[Params, Params]]):
+    """A step is a round, a state theta and phi; what a round writes is its checkpoint."""
+
+    unit = "round"
+    checkpoint_every = 1
+
+    def __init__(self, em: Em, theta: Params, phi: Params, baselines: Callable[[], Figures]):
+        self.em, self.num_steps, self.rows = em, em.config.max_rounds, list[Figures]()
+        self._cold_start, self._baselines = (theta, phi), baselines
+        self._fixed: Mapping[str, Rationale] | None = None  # rationales, without E-step
+
+    def restore(self) -> tuple[int, tuple[Params, Params]]:
+        """The models of the last round that is complete, and the figures of all that are."""
+        em, (theta, phi), at = self.em, self._cold_start, self._round(0)
+        prompt_model, rationale_model = em.prompt_model, em.rationale_model
+        if not em.config.e_step:
+            self._fixed = fixed_rationales(phi, em.pairs, rationale_model, config=em.e_step, at=at)
+        path = em.directory / "cold_start.json"
+        if (figures := history.read(path)) is None:
+            theta, phi, figures = held_out(
+                theta, phi, em.held_out_pairs, prompt_model, rationale_model, config=em.held_out, at=at
+            )
+            figures = history.write(path, {"round": -1}, figures, self._baselines())
+        self.rows.append(figures)
+        done = 0
+        while done < self.num_steps and not self._stop_reason():
+            if (figures := history.read(self._round(done + 1).figures_path)) is None:
+                break
+            self.rows.append(figures)
+            done += 1
+        history.record(em.directory, self.rows, em.config)
+        if done:
+            at = self._round(done)
+            theta, phi = prompt_model.read(theta, at), rationale_model.read(phi, at)
+        return done, (theta, phi)
+
+    def begin(self, step: int, state: tuple[Params, Params]) -> bool:
+        return self._is_over(step)
+
+    def step(self, step: int, state: tuple[Params, Params]) -> tuple[Params, Params]:
+        theta, phi, figures = run_round(self.em, self._round(step), *state, self._fixed)
+        self.rows.append(figures)
+        return theta, phi
+
+    def record(self, step: int, state: tuple[Params, Params]) -> bool:
+        history.record(self.em.directory, self.rows, self.em.config)
+        return self._is_over(step)
+
+    def _round(self, step: int) -> Round:
+        """The round that makes a step; before the first it is the cold start."""
+        return Round(step - 1, self.em.directory, self.em.config)
+
+    def _is_over(self, step: int) -> bool:
+        if step < self.num_steps and (reason := self._stop_reason()):
+            log.info("EM stops after %d rounds: %s", step, reason)
+            return True
+        return step == self.num_steps
+
+    def _stop_reason(self) -> str | None:
+        config = self.em.config
+        return history.stop_reason(self.rows, tolerance=config.tolerance, patience=config.patience)
 
 
 def run_round(
     em: Em, at: Round, theta: Params, phi: Params, fixed: Mapping[str, Rationale] | None
 ) -> tuple[Params, Params, Figures]:
-    """E-step, M-step and held-out measurement: the next theta, phi and figures, or what a killed run has."""
+    """E-step, M-step and held-out measurement: the next theta, phi and figures."""
     prompt_model, rationale_model = em.prompt_model, em.rationale_model
-    if (figures := history.read(at.figures_path)) is not None:
-        if history.read(at.next.figures_path) is None:  # the last round that is complete
-            theta, phi = prompt_model.read(theta, at), rationale_model.read(phi, at)
-        return theta, phi, figures
     pairs, of_e_step = pairs_of_round(em.pairs, at.index, em.config), {}
     if em.config.e_step:
         theta, phi, of_e_step = e_step(

@@ -27,7 +27,7 @@ from promptcot_jax.analyses.figures import AnalysisResult, NoRecords
 from promptcot_jax.analyses.subsets import SubsetConfig
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.settings import settings
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath, as_given, in_workdir
 from promptcot_jax.data import decontamination, rows
 from promptcot_jax.run import configuration, encoders, stage
 from promptcot_jax.synthesis import near_duplicates
@@ -152,11 +152,13 @@ class _Study:
                 "evaluate/problems.jsonl is not there: 'promptcot evaluate' has not run here; run it, or "
                 "name with SETS the sets of attempts elsewhere."
             )
-        with _may_be_left_out(self.config.attempts == _DEFAULTS.attempts):
-            attempts = difficulty.read_attempts(self._places(self.config.attempts), sets)
+        attempts = self.config.attempts
+        is_own = isinstance(attempts, str) and as_given(attempts) == _DEFAULTS.attempts
+        with _may_be_left_out(is_own):
+            attempts = difficulty.read_attempts(attempts, sets)
         tokens = attempts
         if self.config.token_attempts is not None:
-            tokens = difficulty.read_attempts(self._places(self.config.token_attempts), sets)
+            tokens = difficulty.read_attempts(self.config.token_attempts, sets)
         return difficulty.figures_of(sets, attempts, tokens)
 
     def _pools(self) -> list[AnalysisResult]:
@@ -171,7 +173,7 @@ class _Study:
 
     def accounting(self) -> list[AnalysisResult]:
         sets = self._sets()
-        paths = {name: self._place(path) for name, path in self.config.benchmarks.items()}
+        paths = self.config.benchmarks
         return accounting.figures_of(sets, _repeats, decontamination.read_index(paths) if paths else None)
 
     def ablations(self) -> list[AnalysisResult]:
@@ -187,11 +189,11 @@ class _Study:
         if not config.sizes:
             raise NoRecords("SUBSET_SIZES is empty; name numbers of rows, such as (1000, 2000, 4000).")
         directory = os.path.join(self.workdir, "analyses", "subsets")
-        source, counts = self._place(config.source), collections.Counter[str]()
+        counts = collections.Counter[str]()
         result = subsets.write(
-            directory, source, config.sizes, config.seeds, bad_rows=self.config.bad_rows, counts=counts
+            directory, config.source, config.sizes, config.seeds, bad_rows=self.config.bad_rows, counts=counts
         )
-        self.read[source] = counts
+        self.read[config.source] = counts
         return [result]
 
     def bad_row_counts(self) -> dict[str, int]:
@@ -231,8 +233,7 @@ class _Study:
             return self._read(self.config.sets or own_files(self.workdir))
 
     def _read(self, paths: Mapping[str, str]) -> dict[str, list[problem_sets.SetRow]]:
-        places = {name: self._place(path) for name, path in paths.items()}
-        return problem_sets.read(places, self.config.bad_rows, counts=self.read)
+        return problem_sets.read(paths, self.config.bad_rows, counts=self.read)
 
     def _shown(self, reason: NoRecords) -> str:
         """A reason as the page has it, which does not say where the workdir is."""
@@ -240,9 +241,6 @@ class _Study:
 
     def _place(self, path: str) -> str:
         return in_workdir(path, self.workdir)
-
-    def _places(self, paths: str | Mapping[str, str]) -> str | dict[str, str]:
-        return self._place(paths) if isinstance(paths, str) else {k: self._place(v) for k, v in paths.items()}
 
     def _filled(self, value: Any) -> Any:
         """A path, or several, with the workdir filled in; other values as they are."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from promptcot_jax.core.records import AnnotatedTriple, SeedProblem
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import rows
 from promptcot_jax.models import hashed_tfidf
 from promptcot_jax.run import encoders, stage
@@ -44,13 +44,12 @@ def annotate(
     names = [text_models.name_of(source) for source in annotators]
     annotating.check_names(names)
     counts: collections.Counter[str] = collections.Counter()
-    path = in_workdir(problems, workdir)
     seeds = problem_files.read_seeds(
-        path, domain=config.domain, level=config.level, bad_rows=bad_rows, counts=counts
+        problems, domain=config.domain, level=config.level, bad_rows=bad_rows, counts=counts
     )
     encode = None
     if config.duplicates.embedding_threshold is not None:
-        encode = encoders.make_encoder(in_workdir(encoder, workdir), [seed.problem for seed in seeds])
+        encode = encoders.make_encoder(encoder, [seed.problem for seed in seeds])
     kept, rejects = annotating.without_repeats(seeds, config, encode)
     shares = annotating.by_annotator(kept, len(annotators), config.seed)
     directory = os.path.join(workdir, "annotate")

@@ -6,7 +6,7 @@ For T5X's USE_CACHED_TASKS, and ours. The stage is done again each time, and lea
 from collections.abc import Mapping
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath, OutputPath
 from promptcot_jax.data.seqio import seqio_cache, seqio_tasks
 from promptcot_jax.data.training_sets import DataConfig
 from promptcot_jax.run import stage
@@ -20,7 +20,7 @@ def cache_tasks(
     files: Mapping[str, InputPath],
     splits: tuple[str, ...] = (),
     tokenizer: InputPath = "{workdir}/tokenizer",
-    cache_dir: str = "{workdir}/cached_tasks",
+    cache_dir: OutputPath = "{workdir}/cached_tasks",
     num_shards: int = seqio_cache.MOST_SHARDS,
     overwrite: bool = False,
 ) -> stage.StageResult:
@@ -37,14 +37,11 @@ def cache_tasks(
     if not tasks:
         raise WrongUse("TASKS names no task; there is nothing to cache.")
     if files:
-        paths = {split: in_workdir(path, workdir) for split, path in files.items()}
-        vocabulary = in_workdir(tokenizer, workdir)
-        seqio_tasks.register_over(tasks, vocabulary, paths, data.row_rules())
-    place = in_workdir(cache_dir, workdir)
+        seqio_tasks.register_over(tasks, tokenizer, files, data.row_rules())
     counts = {}
     for name in seqio_cache.tasks_of(tasks):
         written = seqio_cache.write_cache(
-            name, place, splits=splits, num_shards=num_shards, overwrite=overwrite
+            name, cache_dir, splits=splits, num_shards=num_shards, overwrite=overwrite
         )
         for split, of_split in written.items():
             counts |= {f"{name}/{split}/{key}": number for key, number in of_split.items()}

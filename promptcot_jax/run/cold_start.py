@@ -5,7 +5,7 @@ import os
 import jax
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.em import cold_start as cold_start_lib
@@ -54,11 +54,11 @@ def cold_start(
     devices = mesh_lib.make_mesh(mesh)
     counts: dict[str, int] = {}
     with jax.set_mesh(devices):
-        base = model.load(workdir=workdir, seed=seed, mesh=devices)
+        base = model.load(seed=seed, mesh=devices)
 
         def opened(name: str, path: str, limit: int = 0) -> tuple[ExampleSet, dict[str, int]]:
             return training_sets.open_task(
-                name, in_workdir(path, workdir), base.tokenizer, config=data, workdir=workdir, limit=limit
+                name, path, base.tokenizer, config=data, workdir=workdir, limit=limit
             )
 
         mixed = "" if data.rates is None else "_by_domain"

@@ -9,7 +9,7 @@ from etils import epath
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath, as_given
 from promptcot_jax.evaluation import comparing
 from promptcot_jax.evaluation.comparing import Comparison
 from promptcot_jax.run import stage
@@ -36,9 +36,10 @@ def compare(
         WrongUse: one of them has no attempts, or they have no problem in common.
     """
     sides = [_listed(baseline), _listed(other)]
-    attempts = [[_attempts(in_workdir(path, workdir)) for path in side] for side in sides]
+    attempts = [[_attempts(path) for path in side] for side in sides]
     found = comparing.compare(attempts[0], attempts[1], seed=seed)
-    rows = {"baseline": list(sides[0]), "other": list(sides[1]), **dataclasses.asdict(found)}
+    rows = {"baseline": [*map(as_given, sides[0])], "other": [*map(as_given, sides[1])]}
+    rows |= dataclasses.asdict(found)
     name = os.path.basename(os.path.normpath(sides[0][0])).removesuffix(".jsonl") or "baseline"
     jsonl.write_json(epath.Path(workdir) / "comparisons" / f"{name}.json", rows)
     for line in lines(found):

@@ -10,6 +10,7 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import os
@@ -25,7 +26,7 @@ from gin import config as gin_config
 from gin import config_parser
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.workdir import InputPath
+from promptcot_jax.core.workdir import InputPath, OutputPath, in_workdir
 from promptcot_jax.run import gin_files as gin_files_lib
 from promptcot_jax.run import renamed
 
@@ -313,12 +314,14 @@ def macro(name: str, value: Any) -> Iterator[None]:
 
 
 def call(function: Callable[..., Any], workdir: str) -> Any:
-    """Calls a stage function with its arguments from the loaded configuration."""
-    try:
-        configured = gin.get_configurable(function)
-    except ValueError:
-        configured = function
-    return configured(workdir=workdir)
+    """Calls a stage function with its arguments from the loaded configuration, their paths filled in."""
+    arguments = arguments_of(function.__name__, function)
+    if configurable := gin_config._inverse_lookup(function):  # gin knows only of calls without arguments
+        defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
+        used = defaults | gin.get_bindings(function, resolve_references=False)
+        used = {name: value for name, value in used.items() if value is not inspect.Parameter.empty}
+        gin_config._OPERATIVE_CONFIG["", configurable.selector] = used
+    return function(workdir=workdir, **filled_in(function, arguments, workdir))
 
 
 def settings_of(stage: str, arguments: Mapping[str, Any], *, deciding_only: bool = False) -> dict[str, Any]:
@@ -355,28 +358,52 @@ def settings_of(stage: str, arguments: Mapping[str, Any], *, deciding_only: bool
 
 def input_paths(function: Callable[..., Any], arguments: Mapping[str, Any]) -> list[str]:
     """Paths that a stage's arguments, and the dataclasses in them, declare as `InputPath`, as given."""
-    found = []
+    found: dict[str, None] = {}
 
-    def visit(value: Any, hint: Any) -> None:
-        if isinstance(value, str) and _is_input(hint) and value not in found:
-            found.append(value)
-        elif dataclasses.is_dataclass(value):
+    def note(path: str) -> str:
+        found[path] = None
+        return path
+
+    _with_paths(function, arguments, InputPath, note)
+    return list(found)
+
+
+def filled_in(function: Callable[..., Any], arguments: Mapping[str, Any], workdir: str) -> dict[str, Any]:
+    """A stage's arguments with "{workdir}" filled in, in the dataclasses among them too."""
+    for kind in (InputPath, OutputPath):
+        arguments = _with_paths(function, arguments, kind, functools.partial(in_workdir, workdir=workdir))
+    return dict(arguments)
+
+
+def _with_paths(
+    function: Callable[..., Any], arguments: Mapping[str, Any], kind: Any, change: Callable[[str], str]
+) -> dict[str, Any]:
+    """The arguments with each path of this kind changed."""
+
+    def changed(value: Any, hint: Any) -> Any:
+        if isinstance(value, str):
+            return change(value) if _has_member(hint, kind) else value
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             hints = typing.get_type_hints(type(value), include_extras=True)
-            for field in dataclasses.fields(value):
-                visit(getattr(value, field.name), hints[field.name])
-        elif isinstance(value, tuple | Mapping):
-            for item in value.values() if isinstance(value, Mapping) else value:
-                visit(item, hint)
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            new = {name: changed(field, hints[name]) for name, field in fields.items()}
+            new = {name: field for name, field in new.items() if field is not fields[name]}
+            return dataclasses.replace(value, **new) if new else value
+        if isinstance(value, Mapping):
+            new = {name: changed(item, hint) for name, item in value.items()}
+            return new if any(new[name] is not value[name] for name in value) else value
+        if isinstance(value, tuple):
+            new = tuple(changed(item, hint) for item in value)
+            return new if any(one is not other for one, other in zip(new, value, strict=True)) else value
+        return value
 
     hints = typing.get_type_hints(inspect.unwrap(function), include_extras=True)
-    for name, value in arguments.items():
-        visit(value, hints[name])
-    return found
+    return {name: changed(value, hints[name]) for name, value in arguments.items()}
 
 
-def _is_input(hint: Any) -> bool:
-    """Whether a type is `InputPath`, or one of its members is: of a union, a tuple, a dict's values."""
-    return hint == InputPath or any(_is_input(member) for member in typing.get_args(hint))
+def _has_member(hint: Any, kind: Any) -> bool:
+    """Whether a type is this one, or one of its members is: of a union, a tuple, a dict's values."""
+    return hint == kind or any(_has_member(member, kind) for member in typing.get_args(hint))
 
 
 def changed_macros(stage: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from promptcot_jax.checkpoints import adapters, huggingface, load, store
 from promptcot_jax.core import building
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath, OutputPath
 from promptcot_jax.models import lora
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import FloatType
@@ -52,7 +52,7 @@ def convert(
     *,
     workdir: str,
     source: InputPath,
-    output: str,
+    output: OutputPath,
     mesh: mesh_lib.MeshConfig,
     adapter: InputPath | None = None,
     output_format: OutputFormat = "huggingface",
@@ -72,16 +72,14 @@ def convert(
         WrongUse: the source is no model, or `output` is there already.
         NotTheSame: the written model differs; it is removed.
     """
-    target = store.location(in_workdir(output, workdir))
+    target = store.location(output)
     if hosts.decided_by_first("output exists", target.exists):
         raise WrongUse(f"{os.fspath(target)} exists already; remove it or set another OUTPUT.")
-    path = in_workdir(source, workdir)
-    onto = None if adapter is None else in_workdir(adapter, workdir)
     devices = mesh_lib.make_mesh(mesh)
     unfinished = store.aside(target)
     hosts.wait_for_first("clear", lambda: _discard(unfinished))
     with jax.set_mesh(devices):
-        facts, counts = _rewrite(path, onto, unfinished, output_format, dtype, devices, verify)
+        facts, counts = _rewrite(source, adapter, unfinished, output_format, dtype, devices, verify)
         if output_format == "huggingface" and type(facts.lm) is not CausalLM:
             log.info("not compared: %s wrote a form that only it knows", type(facts.lm).__name__)
         elif verify:

@@ -15,7 +15,7 @@ from typing import IO, Any
 from promptcot_jax.core import file_sets, jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import decontamination, rows
 from promptcot_jax.data.decontamination import Index, Overlap
 from promptcot_jax.run import stage
@@ -62,15 +62,14 @@ def decontaminate(
             is bad and `bad_rows` does not skip it, or the output would go over another file.
     """
     target = _target(workdir, output)
-    paths = {name: in_workdir(path, workdir) for name, path in _named(benchmarks).items()}
+    paths = _named(benchmarks)
     if not paths:
         raise WrongUse("There are no benchmarks to compare with; name files with BENCHMARKS.")
     if not text_fields:  # all rows would pass
         raise WrongUse("There is nothing of a row to compare; name fields with TEXT_FIELDS.")
     index = Index(decontamination.iter_texts(paths, benchmark_fields), n=ngram, rule=rule)
     counts: collections.Counter[str] = collections.Counter()
-    source = in_workdir(input_rows, workdir)
-    candidates = _candidates(source, text_fields, bad_rows, counts)
+    candidates = _candidates(input_rows, text_fields, bad_rows, counts)
     by_benchmark = dict.fromkeys(paths, 0)
     out = dropped = 0
     # The report gets its place first: an output without one is somebody else's, see `_target`.
@@ -92,7 +91,7 @@ def decontaminate(
                 progress.update(out + dropped, f"{dropped} contaminated")
     bad = {name: count for name, count in counts.items() if name.startswith("bad_")}
     if not out + dropped + sum(bad.values()):
-        log.warning("%s has no rows", source)
+        log.warning("%s has no rows", input_rows)
     return stage.StageResult(
         counts={"in": out + dropped + sum(bad.values()), "out": out, "dropped_contaminated": dropped}
         | {f"dropped_contaminated_by_{name}": count for name, count in by_benchmark.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import DistilledTrace
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import decontamination, rows
 from promptcot_jax.parallel import hosts
 from promptcot_jax.run import stage
@@ -46,13 +46,10 @@ def distill(
     drawn = teacher if isinstance(teacher, EndpointConfig) else teacher.config  # seed and sampling
     distilling.check_draws(drawn.sampling.temperature, config)
     counts: collections.Counter[str] = collections.Counter()
-    path = in_workdir(prompts, workdir)
-    entries = problem_files.read_open(path, domain=config.domain, bad_rows=bad_rows, counts=counts)
+    entries = problem_files.read_open(prompts, domain=config.domain, bad_rows=bad_rows, counts=counts)
     index = None
     if benchmarks:
-        index = decontamination.read_index(
-            {name: in_workdir(path, workdir) for name, path in benchmarks.items()}
-        )
+        index = decontamination.read_index(benchmarks)
     problems = [entry.problem for entry in entries]
     asked, rejects = distilling.worth_asking(problems, config, index)
     if distilling.runs_programs(asked, config):

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from promptcot_jax.checkpoints import adapters, load, store
 from promptcot_jax.checkpoints.load import LoadedModel
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.corpus import styles
 from promptcot_jax.data import tasks, training_sets
 from promptcot_jax.em import e_step as e_step_lib
@@ -68,7 +68,7 @@ def em(
     devices, directory = mesh_lib.make_mesh(mesh), epath.Path(workdir) / "em"
     load_model = functools.partial(_load, dtype=dtype, devices=devices, bases={})
     with jax.set_mesh(devices):
-        theta_model, phi_model = (load_model(in_workdir(path, workdir)) for path in (theta, phi))
+        theta_model, phi_model = map(load_model, (theta, phi))
         read_pairs = functools.partial(
             pairs_lib.read_pairs,
             theta_model.tokenizer,
@@ -76,8 +76,8 @@ def em(
             max_rationale_tokens=e_step.max_rationale_tokens,
             max_positions=min(model.lm.config.max_positions for model in (theta_model, phi_model)),
         )
-        pairs, counts = read_pairs(in_workdir(triples, workdir), start=first_triple)
-        held_out_pairs, _ = read_pairs(in_workdir(triples_heldout, workdir), limit=held_out.num_pairs)
+        pairs, counts = read_pairs(triples, start=first_triple)
+        held_out_pairs, _ = read_pairs(triples_heldout, limit=held_out.num_pairs)
         fitter = functools.partial(Fitter, loop=loop_config, mesh=devices)
         shared = {"max_rationale_tokens": e_step.max_rationale_tokens, "batch_sizes": batch_sizes}
         run = rounds.Em(
@@ -102,17 +102,16 @@ def em(
         )
 
         def baselines() -> dict[str, float]:
-            path = in_workdir(direct, workdir)
-            if not store.is_complete_for_all(path):
+            if not store.is_complete_for_all(direct):
                 return {}
-            return held_out_lib.direct_nll(load_model(path), held_out_pairs, batch_sizes)
+            return held_out_lib.direct_nll(load_model(direct), held_out_pairs, batch_sizes)
 
         of_rounds = rounds.run(run, theta_model.params, phi_model.params, baselines)
         if without_e_step_too:
             config = dataclasses.replace(em_config, e_step=False)
             run = dataclasses.replace(run, config=config, directory=directory / "without_e_step")
             # The arrays of the first run are gone.
-            theta_model, phi_model = (load_model(in_workdir(path, workdir)) for path in (theta, phi))
+            theta_model, phi_model = map(load_model, (theta, phi))
             more = rounds.run(run, theta_model.params, phi_model.params, baselines)
             of_rounds |= {f"without_e_step_{name}": count for name, count in more.items()}
     return stage.StageResult(counts={**tasks.counts_of_rows([counts]), **of_rounds})

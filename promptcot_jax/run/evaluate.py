@@ -16,7 +16,7 @@ from promptcot_jax.core.records import (
     MathPrompt,
     ProgramPrompt,
 )
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath, as_given
 from promptcot_jax.data import rows
 from promptcot_jax.evaluation import (
     accuracy,
@@ -73,10 +73,9 @@ def evaluate(
             standings are missing or damaged.
     """
     _check_numbers(solver, attempts, max_problems)
-    at = functools.partial(in_workdir, workdir=workdir)
     sets = benchmarks.read_sets(
-        [at(path) for path in problems],
-        benchmarks_dir=benchmarks_dir and at(benchmarks_dir),
+        problems,
+        benchmarks_dir=benchmarks_dir,
         windows=windows or {},
         limit=max_problems,
         bad_rows=bad_rows,
@@ -84,10 +83,12 @@ def evaluate(
     )
     raters = {}
     if standings is not None:  # read before hours of attempts
-        raters = {one.name: contest_files.rater(one.slots, at(standings), rating) for one in sets}
+        raters = {one.name: contest_files.rater(one.slots, standings, rating) for one in sets}
     everything = [problem for one in sets for problem in one.problems]
     if not everything:
-        raise WrongUse(f"There are no problems to attempt in {', '.join(problems) or 'no files'}.")
+        raise WrongUse(
+            f"There are no problems to attempt in {', '.join(map(as_given, problems)) or 'no files'}."
+        )
     has_programs = any(isinstance(problem, ProgramPrompt) for problem in everything)
     sandbox, why_not = hosts.decided_by_first("sandbox", lambda: _sandbox(programs, has_programs))
     asked = [p for p in everything if sandbox != "none" or isinstance(p, MathPrompt)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from promptcot_jax.core import building, file_sets, jsonl, manifest
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath, as_given
 from promptcot_jax.data import exported_sets, rows
 from promptcot_jax.data.exported_sets import RECORD_TYPES, RecordKind
 from promptcot_jax.report import browse
@@ -40,25 +40,24 @@ def export(
     Raises:
         WrongUse: the rows cannot be read or are none, two share an id, or a licence is of no source.
     """
-    path = in_workdir(input_rows, workdir)
-    kind = exporting.kind_of(path, kind)
+    kind = exporting.kind_of(input_rows, kind)
     counts: collections.Counter[str] = collections.Counter()
     own, seeds = exporting.Origins(), exporting.Origins()
     read = functools.partial(
         exporting.read, kind=kind, source=config.source, bad_rows=bad_rows, counts=counts, origins=own
     )
-    records, held_out = read(path), None
+    records, held_out = read(input_rows), None
     if kind == "triples":
-        heldout_path = path.removesuffix(".jsonl") + "_heldout.jsonl"
+        heldout_path = input_rows.removesuffix(".jsonl") + "_heldout.jsonl"
         if file_sets.files_named(heldout_path):  # what training held out stays so
             of_file = read(heldout_path)
             records, held_out = records + of_file, {record.id for record in of_file}
     else:
-        seeds = exporting.seed_origins(in_workdir(triples, workdir))
-    rows.check_ids((record.id for record in records), path)
+        seeds = exporting.seed_origins(triples)
+    rows.check_ids((record.id for record in records), input_rows)
     licences = exporting.licences_of(own, seeds, config)
     splits = exporting.split(records, config, held_out)
-    made = provenance.read(workdir, kind, input_rows, manifest.file_digest(path))
+    made = provenance.read(workdir, kind, as_given(input_rows), manifest.file_digest(input_rows))
     with _appearing_whole(os.path.join(workdir, "export")) as directory:
         for domain, of_domain in splits.items():
             record_type = RECORD_TYPES[kind][domain]

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.workdir import in_workdir
 from promptcot_jax.data import prompt_stream, rows
 from promptcot_jax.data.prompt_stream import PromptConfig, Task
 from promptcot_jax.data.tokenizer import Tokenizer
@@ -28,7 +27,6 @@ def read(
     config: HeldOutConfig,
     tokenizer: Tokenizer,
     *,
-    workdir: str,
     longest: int,
     trained_on: Sequence[Task],
     bad_rows: rows.BadRows,
@@ -43,9 +41,8 @@ def read(
     """
     assert config.prompts is not None
     counts: collections.Counter[str] = collections.Counter()
-    place = in_workdir(config.prompts, workdir)
     settings = PromptConfig(bad_rows=bad_rows)
-    found = prompt_stream.read_tasks(place, tokenizer, settings, longest=longest, counts=counts)
+    found = prompt_stream.read_tasks(config.prompts, tokenizer, settings, longest=longest, counts=counts)
     known = {text_sketches.comparable(task.prompt.problem) for task in trained_on}
     unseen = [task for task in found if text_sketches.comparable(task.prompt.problem) not in known]
     if num_seen := len(found) - len(unseen):

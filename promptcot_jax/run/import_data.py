@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import importers, rows
 from promptcot_jax.run import stage
 
@@ -35,12 +35,13 @@ def import_data(
     """
     if rows_per_shard < 1:
         raise WrongUse(f"rows_per_shard must be at least 1, got {rows_per_shard}.")
-    path = in_workdir(source, workdir)
-    kind = importers.kind_of(_first_row(path, bad_rows), config)
+    kind = importers.kind_of(_first_row(source, bad_rows), config)
     counts, domains = collections.Counter[str](), collections.Counter[str]()
 
     def records() -> Iterator[importers.Imported]:
-        for record in rows.map_rows(path, importers.maker_of(kind, config), bad_rows=bad_rows, counts=counts):
+        for record in rows.map_rows(
+            source, importers.maker_of(kind, config), bad_rows=bad_rows, counts=counts
+        ):
             domains[record.domain] += 1
             yield record
 

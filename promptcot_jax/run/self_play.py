@@ -13,7 +13,7 @@ from etils import epath
 from promptcot_jax.checkpoints import adapters, store
 from promptcot_jax.checkpoints.load import LoadedModel
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import prompt_stream
 from promptcot_jax.data.prompt_stream import PromptConfig, PromptStream
 from promptcot_jax.models.lora import LoraConfig
@@ -71,13 +71,12 @@ def self_play(
     directory = os.path.join(workdir, self_play_lib.DIRECTORY)
     devices = mesh_lib.make_mesh(mesh)
     with jax.set_mesh(devices):
-        base = model.load(workdir=workdir, seed=seed, mesh=devices)
+        base = model.load(seed=seed, mesh=devices)
         counts: collections.Counter[str] = collections.Counter()
-        place = in_workdir(verified_prompts, workdir)
-        if prompts.solved_in is not None:
-            prompts = dataclasses.replace(prompts, solved_in=in_workdir(prompts.solved_in, workdir))
         room = base.lm.config.max_positions - rollouts.sampling.max_new_tokens
-        tasks = prompt_stream.read_tasks(place, base.tokenizer, prompts, longest=room, counts=counts)
+        tasks = prompt_stream.read_tasks(
+            verified_prompts, base.tokenizer, prompts, longest=room, counts=counts
+        )
         if not tasks:
             raise WrongUse(f"{verified_prompts}: there are no prompts to play on in it ({dict(counts)}).")
         unseen = None
@@ -85,7 +84,6 @@ def self_play(
             unseen = held_out_problems.read(
                 held_out,
                 base.tokenizer,
-                workdir=workdir,
                 longest=base.lm.config.max_positions - held_out.rollouts.sampling.max_new_tokens,
                 trained_on=tasks,
                 bad_rows=prompts.bad_rows,

@@ -9,7 +9,7 @@ import jax
 
 from promptcot_jax.checkpoints import adapters, store
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.models.lora import LoraConfig
@@ -50,7 +50,7 @@ def sft(
     model_source.check_adapter(model, lora)
     devices = mesh_lib.make_mesh(mesh)
     with jax.set_mesh(devices):
-        base = model.load(workdir=workdir, seed=seed, mesh=devices)
+        base = model.load(seed=seed, mesh=devices)
         fitter = Fitter(
             fit=fit,
             optimizer=optimizer,
@@ -62,9 +62,8 @@ def sft(
         )
 
         def opened(path: str, split: str) -> tuple[ExampleSet, dict[str, int]]:
-            place = in_workdir(path, workdir)
             found, counts = training_sets.open_task(
-                mixture_or_task_name, place, base.tokenizer, config=data, workdir=workdir, split=split
+                mixture_or_task_name, path, base.tokenizer, config=data, workdir=workdir, split=split
             )
             kept, dropped = fitter.within_length(found)
             return kept, counts | dropped

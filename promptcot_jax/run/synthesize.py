@@ -11,7 +11,7 @@ from promptcot_jax.checkpoints import load, store
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import ConceptSet, Triple
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import decontamination, rows
 from promptcot_jax.models import hashed_tfidf
 from promptcot_jax.models.config import FloatType
@@ -71,24 +71,19 @@ def synthesize(
         )
     if triples is None and concept_sets is None and concept_lists is None:
         raise WrongUse("TRIPLES is None, so that nothing says what to write from; set CONCEPT_SETS as well.")
-    seeds = list(rows.iter_records(in_workdir(triples, workdir), Triple)) if triples else []
-    encode = encoders.make_encoder(in_workdir(encoder, workdir), [seed.problem for seed in seeds])
+    seeds = list(rows.iter_records(triples, Triple)) if triples else []
+    encode = encoders.make_encoder(encoder, [seed.problem for seed in seeds])
     if concept_sets is not None:
-        next_sets = _in_order(problem_files.read_concept_sets(in_workdir(concept_sets, workdir)), batches)
+        next_sets = _in_order(problem_files.read_concept_sets(concept_sets), batches)
     else:
         pooled = seeds
         if concept_lists is not None:
-            pooled = problem_files.read_concept_sets(in_workdir(concept_lists, workdir))
+            pooled = problem_files.read_concept_sets(concept_lists)
         next_sets = _drawn(pooled, batches, pool, config.seed, encode)
-    if prompt_model is not None:
-        path = in_workdir(prompt_model, workdir)
-    else:
-        path, _ = theta_of_round(in_workdir(em_log, workdir), em_round)
+    path = prompt_model or theta_of_round(em_log, em_round)[0]
     index = None
     if benchmarks:
-        index = decontamination.read_index(
-            {name: in_workdir(file, workdir) for name, file in benchmarks.items()}
-        )
+        index = decontamination.read_index(benchmarks)
     devices = mesh_lib.make_mesh(mesh)
     model = load.load_model(path, dtype=dtype, mesh=devices)
     digest, round_index = lineage(path, model)

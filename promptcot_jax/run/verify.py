@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import rows
 from promptcot_jax.parallel import hosts
 from promptcot_jax.run import stage
@@ -61,8 +61,7 @@ def verify(
     """
     _check_draws(solver, config)
     counts: collections.Counter[str] = collections.Counter()
-    path = in_workdir(problems, workdir)
-    entries = problem_files.read_open(path, domain=config.domain, bad_rows=bad_rows, counts=counts)
+    entries = problem_files.read_open(problems, domain=config.domain, bad_rows=bad_rows, counts=counts)
     directory = os.path.join(workdir, "verify")
     sound, rejects = verifying.by_rules(entries, config)
     if any(entry.problem.domain == "code" for entry in sound):

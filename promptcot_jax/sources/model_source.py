@@ -13,7 +13,7 @@ from promptcot_jax.checkpoints import load
 from promptcot_jax.core import prng
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.settings import settings
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import tokenizer as tokenizer_lib
 from promptcot_jax.models import causal_lm, language_model, own_model
 from promptcot_jax.models import config as model_config
@@ -38,18 +38,17 @@ class FromScratch:
     def __post_init__(self):
         own_model.check_members(self.model)
 
-    def load(self, *, workdir: str, seed: int, mesh: Mesh, index: int = 0) -> load.LoadedModel:
+    def load(self, *, seed: int, mesh: Mesh, index: int = 0) -> load.LoadedModel:
         """Draws the model; `index` tells apart several models of one stage and seed.
 
         Raises:
             WrongUse: the tokenizer has more tokens than the model, or one of the model's functions does not
                 keep the protocol.
         """
-        directory = in_workdir(self.tokenizer, workdir)
-        tokenizer = tokenizer_lib.Tokenizer.from_directory(directory)
+        tokenizer = tokenizer_lib.Tokenizer.from_directory(self.tokenizer)
         if tokenizer.vocab_size > self.model.config.vocab_size:
             raise WrongUse(
-                f"{directory} has {tokenizer.vocab_size} tokens, the model's vocab_size is "
+                f"{self.tokenizer} has {tokenizer.vocab_size} tokens, the model's vocab_size is "
                 f"{self.model.config.vocab_size}; raise vocab_size to at least that."
             )
         if type(self.model) is not causal_lm.CausalLM:  # whose functions have tests
@@ -72,14 +71,13 @@ class Pretrained:
     # The shape that the weights must have, so that a path to another model is noticed.
     expected: model_config.DecoderConfig | None = None
 
-    def load(self, *, workdir: str, seed: int, mesh: Mesh, index: int = 0) -> load.LoadedModel:
+    def load(self, *, seed: int, mesh: Mesh, index: int = 0) -> load.LoadedModel:
         """Reads the weights; `seed` and `index` play no part.
 
         Raises:
             WrongUse: they are no model, or not of the expected shape.
         """
-        path = in_workdir(self.path, workdir)
-        model = load.load_model(path, dtype=self.dtype, mesh=mesh)
+        path, model = self.path, load.load_model(self.path, dtype=self.dtype, mesh=mesh)
         if self.expected is not None and not isinstance(model.lm.config, model_config.DecoderConfig):
             raise WrongUse(
                 f"{path} holds a {type(model.lm).__name__}, not the decoder that the gin file describes; "

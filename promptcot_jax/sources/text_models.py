@@ -13,7 +13,7 @@ import jax
 
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core.settings import settings
-from promptcot_jax.core.workdir import InputPath, in_workdir
+from promptcot_jax.core.workdir import InputPath, as_given
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import endpoint, jax_text_model
@@ -44,7 +44,7 @@ TextModelSource = JaxModel | EndpointConfig
 
 def name_of(source: TextModelSource) -> str:
     """What rows and logs call the model: its path as given, or its name at the endpoint."""
-    return source.path if isinstance(source, JaxModel) else source.model
+    return as_given(source.path) if isinstance(source, JaxModel) else source.model
 
 
 @contextlib.contextmanager
@@ -58,8 +58,7 @@ def opened(source: TextModelSource, workdir: str) -> Iterator[TextModel]:
         yield endpoint.EndpointModel(source, os.path.join(workdir, PAID_REPLIES))
         return
     devices = mesh_lib.make_mesh(source.mesh)
-    path = in_workdir(source.path, workdir)
-    model = load.load_model(path, dtype=source.dtype, mesh=devices)
+    model = load.load_model(source.path, dtype=source.dtype, mesh=devices)
     with jax.set_mesh(devices):
         yield jax_text_model.JaxTextModel(
             name_of(source), model.lm, model.params, model.tokenizer, source.config, source.chat

@@ -97,7 +97,7 @@ def test_a_gin_file_that_describes_a_decoder_refuses_it(saved):
     source = model_source.Pretrained(path=str(saved[0]), expected=toys.toy_config())
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig())
     with pytest.raises(WrongUse, match="holds a T5xDecoder, not the decoder that the gin file describes"):
-        source.load(workdir="", seed=0, mesh=mesh)
+        source.load(seed=0, mesh=mesh)
 
 
 @pytest.mark.parametrize(

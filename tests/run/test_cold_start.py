@@ -18,6 +18,7 @@ from promptcot_jax.trainers import loop
 from promptcot_jax.trainers import loop as fitter_lib
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from tests import toys
+from tests.run import calling
 
 TRIPLES = toys.toy_triples()  # one of four is on programming
 
@@ -25,7 +26,7 @@ TRIPLES = toys.toy_triples()  # one of four is on programming
 class OnlyTokenizer(model_source.FromScratch):
     """No weights are drawn for fits that do not run."""
 
-    def load(self, *, workdir, seed, mesh, index=0):
+    def load(self, *, seed, mesh, index=0):
         lm = self.model
         return load.LoadedModel(lm=lm, params={}, tokenizer=toys.byte_tokenizer(), source="toy")
 
@@ -57,7 +58,7 @@ def fitted(tmp_path: Path, monkeypatch):
         configuration.load(["stages/cold_start.gin", "models/smollm2_135m.gin"], [f"MIXTURE_RATES={rates}"])
         data = gin.get_configurable(training_sets.DataConfig)()
         fit = fitter_lib.FitConfig(row_length=row_length, rows_per_batch=1, num_epochs=4, pack=False)
-        cold_start.cold_start(workdir=str(tmp_path), data=data, fit=fit, **SETTINGS)
+        calling.call(cold_start.cold_start, workdir=str(tmp_path), data=data, fit=fit, **SETTINGS)
         return given
 
     return stage

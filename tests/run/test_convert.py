@@ -15,6 +15,7 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import cli, convert
 from tests import toys
 from tests.checkpoints import conftest
+from tests.run import calling
 
 bucket = conftest.bucket
 ONE = mesh_lib.MeshConfig()
@@ -23,7 +24,8 @@ EIGHT = mesh_lib.MeshConfig(fsdp=4, tensor=2)
 
 def converted(tmp_path: Path, source, output: str, **settings) -> load.LoadedModel:
     settings = {"mesh": ONE} | settings
-    convert.convert(workdir=str(tmp_path), source=str(source), output=f"{{workdir}}/{output}", **settings)
+    settings |= {"source": str(source), "output": f"{{workdir}}/{output}"}
+    calling.call(convert.convert, workdir=str(tmp_path), **settings)
     return load.load_model(tmp_path / output, dtype=settings.get("dtype", "float32"))
 
 

@@ -48,7 +48,7 @@ from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import RewardConfig
 from tests import toys
-from tests.run import killing, test_hosts, watched
+from tests.run import calling, killing, test_hosts, watched
 
 NUMBER = 5
 PROMPTS = [
@@ -77,7 +77,8 @@ def guesser(tmp_path_factory: pytest.TempPathFactory) -> str:
     ]
     jsonl.write_records(workdir / "triples.jsonl", rows)
     jsonl.write_records(workdir / "triples_heldout.jsonl", rows[:1])
-    sft.sft(
+    calling.call(
+        sft.sft,
         workdir=str(workdir),
         seed=0,
         model=model_source.FromScratch(model=causal_lm.CausalLM(toys.toy_config())),
@@ -135,7 +136,7 @@ def play(workdir: Path, policy: str, **changes):
         "prompts": PromptConfig(),
     }
     jsonl.write_records(workdir / "verified_prompts.jsonl", PROMPTS)
-    return self_play.self_play(workdir=str(workdir), **(settings | changes))
+    return calling.call(self_play.self_play, workdir=str(workdir), **(settings | changes))
 
 
 def metrics_of(workdir: Path):

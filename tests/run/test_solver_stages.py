@@ -36,6 +36,7 @@ from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.verify import sandbox, sandbox_host
 from promptcot_jax.verify.programs import ProgramSettings
 from tests import toys
+from tests.run import calling
 
 SOLVED = [
     SolvedMathProblem(
@@ -84,14 +85,14 @@ def save_model(directory: Path, provenance: dict) -> str:
 
 
 def test_sft_counts_held_out_rows_and_leaves_no_optimizer_state_after_a_kill(workdir: str):
-    result = sft.sft(workdir=workdir, **SFT)
+    result = calling.call(sft.sft, workdir=workdir, **SFT)
     assert (result.counts["in"], result.counts["out"]) == (4, 4)
     assert (result.counts["heldout_kept"], result.counts["heldout_dropped_overlong"]) == (2, 1)
     checkpoints = Path(workdir) / "sft" / loop.CHECKPOINTS
     assert not checkpoints.exists() or not list(checkpoints.iterdir())
     # Killed after the policy was written: the checkpoints of the fit are still there.
     (checkpoints / "00000004").mkdir(parents=True)
-    assert sft.sft(workdir=workdir, **SFT).counts == result.counts
+    assert calling.call(sft.sft, workdir=workdir, **SFT).counts == result.counts
     assert not checkpoints.exists() or not list(checkpoints.iterdir())
 
 
@@ -107,7 +108,7 @@ def test_sft_counts_held_out_rows_and_leaves_no_optimizer_state_after_a_kill(wor
 def test_sft_refuses_what_it_cannot_train_on_before_it_writes(workdir: str, changes: dict, message: str):
     (Path(workdir) / "none.jsonl").touch()
     with pytest.raises(WrongUse, match=message):
-        sft.sft(workdir=workdir, **(SFT | changes))
+        calling.call(sft.sft, workdir=workdir, **(SFT | changes))
     assert not (Path(workdir) / "sft").exists()
 
 
@@ -125,7 +126,7 @@ def test_a_problem_names_the_round_of_the_model_that_wrote_it(
 ):
     digest = save_model(tmp_path / "theta", provenance)
     model = model_source.Pretrained(path=str(tmp_path / "theta"), dtype="bfloat16").load(
-        workdir=str(tmp_path), seed=0, mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig())
+        seed=0, mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig())
     )
     assert synthesize.lineage(str(tmp_path / "theta"), model) == (digest, round_index)
 
@@ -149,7 +150,8 @@ def test_synthesize_refuses_settings_that_mean_nothing(tmp_path: Path, settings:
     jsonl.write_records(tmp_path / "sets.jsonl", sets)
     given: dict[str, Any] = {"batches": ListBatchConfig(num_concept_sets=0)} | settings
     with pytest.raises(WrongUse, match=message):
-        synthesize.synthesize(
+        calling.call(
+            synthesize.synthesize,
             workdir=str(tmp_path),
             config=WRITING,
             mesh=mesh_lib.MeshConfig(),
@@ -166,7 +168,8 @@ def test_more_lists_than_the_pool_gives_are_refused(tmp_path: Path):
     jsonl.write_records(tmp_path / "triples.jsonl", [triple])
     save_model(tmp_path / "theta", {})
     with pytest.raises(WrongUse, match="5 concept sets.*no more than 1 different ones.*from 2 concepts"):
-        synthesize.synthesize(
+        calling.call(
+            synthesize.synthesize,
             workdir=str(tmp_path),
             config=WRITING,
             mesh=mesh_lib.MeshConfig(),
@@ -197,7 +200,8 @@ def test_evaluate_refuses_problems_that_it_cannot_tell_apart_or_find(
 ):
     (Path(workdir) / "none.jsonl").touch()
     with pytest.raises(WrongUse, match=message):
-        evaluate.evaluate(
+        calling.call(
+            evaluate.evaluate,
             workdir=workdir,
             programs=ProgramSettings(),
             prompts=SolverPrompts(),
@@ -213,7 +217,8 @@ def test_evaluate_attempts_programs_where_a_sandbox_works(workdir: str, monkeypa
     jsonl.write_records(Path(workdir) / "mixed.jsonl", [SOLVED[0], program])
 
     def evaluated() -> tuple[int, int, int, str]:
-        result = evaluate.evaluate(
+        result = calling.call(
+            evaluate.evaluate,
             workdir=workdir,
             solver=SOLVER,
             programs=ProgramSettings(allow_weak_sandbox=True),
@@ -239,7 +244,8 @@ def test_evaluate_attempts_programs_where_a_sandbox_works(workdir: str, monkeypa
 def test_evaluate_keeps_its_attempts_in_a_directory_of_its_own(workdir: str):
     save_model(Path(workdir) / "policy", {})
     settings = {"problems": ("{workdir}/triples.jsonl",), "max_problems": 2}
-    result = evaluate.evaluate(
+    result = calling.call(
+        evaluate.evaluate,
         workdir=workdir,
         solver=SOLVER,
         programs=ProgramSettings(),

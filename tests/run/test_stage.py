@@ -14,7 +14,9 @@ import pytest
 
 from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.run import gin_files, lock, stage, stages
+from promptcot_jax.core.workdir import InputPath, OutputPath, as_given
+from promptcot_jax.run import configuration, gin_files, lock, stage, stages
+from promptcot_jax.sources.model_source import ModelSource, Pretrained
 from tests.core import test_manifest
 from tests.run import toy_stage
 
@@ -299,3 +301,21 @@ def test_a_file_is_no_workdir(count_gin: str, tmp_path: Path):
 def test_a_workdir_that_cannot_be_made_is_named(count_gin: str):
     with pytest.raises(WrongUse, match="/proc/nowhere/run cannot be made"):
         stage.run_stage("count", (count_gin,), workdir="/proc/nowhere/run")
+
+
+def test_a_stage_gets_its_paths_filled_in_and_records_keep_them_as_given(tmp_path: Path):
+    given = "{workdir}/words.jsonl"
+    config = Pretrained(path="{workdir}/policy")
+
+    def work(*, workdir: str, words: InputPath, model: ModelSource, name: str, out: OutputPath) -> None:
+        pass
+
+    arguments = {"words": given, "model": config, "name": given, "out": "{workdir}/out"}
+    filled = configuration.filled_in(work, arguments, str(tmp_path))
+    assert filled["words"] == f"{tmp_path}/words.jsonl"
+    assert filled["model"].path == f"{tmp_path}/policy"
+    assert filled["out"] == f"{tmp_path}/out"
+    assert filled["name"] == given  # no path
+    assert as_given(filled["words"]) == given
+    assert configuration.input_paths(work, arguments) == [given, "{workdir}/policy"]
+    assert configuration.settings_of("work", arguments)["work.model.path"] == "{workdir}/policy"

@@ -1,17 +1,16 @@
-"""The stable names for notebooks and other programs; everything else may move.
+"""The stable names for notebooks and other programs; everything else may move. `__all__` lists them.
 
-Here: `load_model` (a `Model` with `logits`, `generate`, `score`, `save_hf`), `save_model`,
-`extract_answer`, `grade_math`, `grade_many` (with `MathGrade`), `run_tests` (with `StdioTest`, `CallTest`,
-`AssertTest` and its `TestReport`), `decontaminate` (with `Match`), `codeforces_rating` (with `Outcome`,
-`Contest`, `ContestProblem`, `RatingConfig` and its `Rating`), `run_stage`.
+`load_model` gives a `Model` with `logits`, `generate`, `score`, `save_hf`. Training (EM, fits, self-play) is
+imported when one of its names is first used, so that a notebook with a model starts without it.
 """
 
 import contextlib
 import dataclasses
 import functools
+import importlib
 import os
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
@@ -32,6 +31,44 @@ from promptcot_jax.sampling import completions as completions_lib
 from promptcot_jax.sampling.token_choice import SamplingConfig
 from promptcot_jax.verify import math_answers, programs
 
+if TYPE_CHECKING:
+    from promptcot_jax.em.e_step import e_step
+    from promptcot_jax.em.held_out import held_out
+    from promptcot_jax.em.m_step import m_step
+    from promptcot_jax.em.rounds import Em, run_round
+    from promptcot_jax.sampling.rollouts import Sampler
+    from promptcot_jax.trainers.dpo import Dpo
+    from promptcot_jax.trainers.grpo import Grpo
+    from promptcot_jax.trainers.loop import Fitter, fit
+    from promptcot_jax.trainers.rejection import RejectionSampling
+    from promptcot_jax.trainers.self_play import SelfPlay
+    from promptcot_jax.trainers.train_step import make_train_step
+
+__all__ = [
+    "load_model", "save_model", "Model", "Completion", "Score", "run_stage", "WrongUse",
+    "extract_answer", "grade_math", "grade_many", "MathGrade",
+    "run_tests", "StdioTest", "CallTest", "AssertTest", "TestReport",
+    "decontaminate", "Match",
+    "codeforces_rating", "Outcome", "Contest", "ContestProblem", "RatingConfig", "Rating",
+    "e_step", "m_step", "held_out", "run_round", "Em",
+    "fit", "Fitter", "make_train_step", "SelfPlay", "Grpo", "Dpo", "RejectionSampling", "Sampler",
+]  # fmt: skip
+_MODULES = {
+    "e_step": "em.e_step",
+    "m_step": "em.m_step",
+    "held_out": "em.held_out",
+    "run_round": "em.rounds",
+    "Em": "em.rounds",
+    "fit": "trainers.loop",
+    "Fitter": "trainers.loop",
+    "make_train_step": "trainers.train_step",
+    "SelfPlay": "trainers.self_play",
+    "Grpo": "trainers.grpo",
+    "Dpo": "trainers.dpo",
+    "RejectionSampling": "trainers.rejection",
+    "Sampler": "sampling.rollouts",
+}
+
 extract_answer = math_answers.extract_answer
 grade_math = math_answers.grade_math
 grade_many = math_answers.grade_many
@@ -48,6 +85,18 @@ Contest = codeforces.Contest
 ContestProblem = codeforces.ContestProblem
 RatingConfig = codeforces.RatingConfig
 Rating = codeforces.Rating
+
+
+def __getattr__(name: str) -> Any:
+    """A name of training, from its module."""
+    if name not in _MODULES:
+        raise AttributeError(f"promptcot_jax.api has no name '{name}'; it has {', '.join(__all__)}.")
+    return getattr(importlib.import_module(f"promptcot_jax.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 Text = str | Sequence[int]  # a text, or the token ids it is to stand for
 
@@ -77,8 +126,8 @@ class Model:
     """A loaded model. Its parameters are a plain nested dict in the scanned layout."""
 
     lm: LanguageModel
-    params: Params
-    tokenizer: Tokenizer
+    params: Params = dataclasses.field(repr=False)
+    tokenizer: Tokenizer = dataclasses.field(repr=False)
     mesh: Mesh | None = None
 
     @property
@@ -103,8 +152,14 @@ class Model:
         Raises:
             ValueError: rows of unequal length, or ids outside the vocabulary.
         """
-        ids = np.asarray(token_ids, np.int32)
-        rest = [None if array is None else np.asarray(array, np.int32) for array in (segment_ids, positions)]
+        try:
+            ids = np.asarray(token_ids, np.int32)
+            rest = [None if x is None else np.asarray(x, np.int32) for x in (segment_ids, positions)]
+        except (TypeError, ValueError):
+            raise ValueError(
+                "token_ids, segment_ids, positions must be rows of integers, all of one length; pad short "
+                "rows and give them segment id 0, and encode texts with model.tokenizer."
+            ) from None
         shapes = [array.shape for array in (ids, *rest) if array is not None]
         if ids.ndim != 2 or len(set(shapes)) > 1:
             raise ValueError(f"token_ids, segment_ids, positions must share one shape [B, T]; got {shapes}.")
@@ -330,9 +385,9 @@ def _to_completion(
 ) -> Completion:
     """Text of a sampled row, cut before the first stop text."""
     text = tokenizer.decode(sampled.ids_without_end)
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
+    found = [index for stop in stops if (index := text.find(stop)) >= 0]
     return Completion(
-        text[: min(places)] if places else text,
+        text[: min(found)] if found else text,
         sampled.token_ids,
         sampled.log_probs,
         sampled.sampler_log_probs,

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +57,36 @@ def test_logits_refuse_what_an_embedding_would_clamp(model):
         model.logits([[1, 99999]])
     with pytest.raises(ValueError, match="must share one shape"):
         model.logits([[1, 2]], segment_ids=[[1, 1, 1]])
+
+
+def test_logits_refuse_ragged_rows_and_texts(model):
+    for rows in ([[1, 2], [3]], [["a", "b"]]):
+        with pytest.raises(ValueError, match="rows of integers, all of one length"):
+            model.logits(rows)
+
+
+def test_a_model_is_shown_in_a_line(model):
+    assert len(repr(model)) < 1000
+
+
+def test_every_name_is_there_and_training_is_imported_when_it_is_used():
+    code = (
+        "import sys; from promptcot_jax import api; assert 'promptcot_jax.trainers.loop' not in sys.modules\n"
+        "assert all(getattr(api, name) is not None for name in api.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no name 'loss'"):
+        _ = api.loss
+
+
+def test_numbers_are_graded_as_their_text():
+    assert api.grade_math(3, 3)
+    assert not api.grade_math(3, "4")
+
+
+def test_a_rule_that_is_not_known_is_named():
+    with pytest.raises(WrongUse, match="rule must be one of"):
+        api.decontaminate(["a b"], ["a b"], rule="foo")
 
 
 def test_score_is_the_sum_over_completion_tokens_only(model):

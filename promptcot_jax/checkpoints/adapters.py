@@ -4,7 +4,6 @@ import dataclasses
 import os
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
@@ -77,11 +76,5 @@ def load_onto(
             f"{os.fspath(directory)}: its adapter was trained on other weights than {adapter.base} now "
             "holds; put the old ones back, or train the adapter anew."
         )
-    shapes = lora.adapter_shapes(lm, adapter.config)
-    if mesh is not None:
-        shapes = jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=sharding),
-            shapes,
-            lora.adapter_shardings(lm, adapter.config, mesh),
-        )
+    shapes = lora.abstract_adapter(lm, adapter.config, mesh)
     return lora.join(store.load_params(directory, shapes), base)

@@ -124,10 +124,10 @@ def _described(directory: epath.Path) -> LanguageModel:
 def _load_adapted(
     directory: epath.Path, adapter: adapters.Adapter, dtype: FloatType, mesh: Mesh | None, bases: Bases
 ) -> LoadedModel:
-    place = (adapter.base, dtype)
-    if place not in bases:
-        bases[place] = load_model(adapter.base, dtype, mesh)
-    base = bases[place]
+    key = (adapter.base, dtype)
+    if key not in bases:
+        bases[key] = load_model(adapter.base, dtype, mesh)
+    base = bases[key]
     params = adapters.load_onto(directory, adapter, base.lm, base.params, mesh)
     return dataclasses.replace(base, params=params, source=os.fspath(directory), adapter=adapter)
 

@@ -161,15 +161,15 @@ def params_digest(params: Params) -> str:
     return digest.hexdigest()[:16]
 
 
-@launching.in_turn
+@launching.serialized
 @jax.jit
 def _bits_summed(array: Array) -> Array:
-    """Two sums over the bits of an array, each bit pattern mixed with its place; order does not matter."""
+    """Two sums over the bits of an array, each bit pattern mixed with its index; order does not matter."""
     bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}"))
-    bits, place = bits.astype(jnp.uint32), jnp.zeros(array.shape, jnp.uint32)
+    bits, index = bits.astype(jnp.uint32), jnp.zeros(array.shape, jnp.uint32)
     for axis, size in enumerate(array.shape):
-        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-    return jnp.stack([jnp.sum(_mixed(_mixed(place + jnp.uint32(seed)) ^ bits)) for seed in _DIGEST_SEEDS])
+        index = index * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+    return jnp.stack([jnp.sum(_mixed(_mixed(index + jnp.uint32(seed)) ^ bits)) for seed in _DIGEST_SEEDS])
 
 
 def _mixed(x: Array) -> Array:
@@ -209,7 +209,7 @@ def restore_arrays(directory: epath.Path, like: Mapping[str, Any]) -> dict[str, 
 
 
 def aside(directory: epath.Path) -> epath.Path:
-    """Where `save_model` puts a model together before it gets its name; in a bucket, the place itself."""
+    """Where `save_model` puts a model together before it gets its name; in a bucket, its own path."""
     return directory.parent / f"{directory.name}.part" if is_local(directory) else directory
 
 
@@ -291,7 +291,7 @@ def require_complete(directory: epath.Path) -> None:
 
 
 def incomplete_message(directory: epath.Path) -> str:
-    """What to tell about a checkpoint without a marker."""
+    """The message about a checkpoint without a marker."""
     return (
         f"{os.fspath(directory)}: an incomplete checkpoint (no {MARKER} file; its writer was interrupted). "
         "Run the stage that writes it again."

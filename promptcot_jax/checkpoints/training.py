@@ -1,7 +1,7 @@
 """Checkpoints of a training run in progress: asynchronous, the newest few kept, none taken for whole early.
 
 Step directories `step_00000120/` hold the state's leaves by name (`state/`, written by Orbax) and, last,
-`COMPLETE`. A state is any pytree: only its leaves are stored, and their places come from the `like` of
+`COMPLETE`. A state is any pytree: only its leaves are stored, and their shardings come from the `like` of
 `restore_latest`, so that optimizer states of named tuples come back as what they were.
 
 A kill at any moment leaves the earlier steps as they were: the marker of a step appears after all its bytes
@@ -166,8 +166,8 @@ class TrainingCheckpoints:
         if damaged := store.damaged_file(path):
             raise OSError(f"{damaged.name} is damaged")
         stored = store.stored_leaves(path / _STATE)
-        places = store.named_leaves(like)
-        expected = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in places.items()}
+        wanted = store.named_leaves(like)
+        expected = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in wanted.items()}
         for name in sorted(stored.keys() | expected.keys()):
             if stored.get(name) != expected.get(name):
                 raise WrongUse(
@@ -175,8 +175,8 @@ class TrainingCheckpoints:
                     f"{_leaf_text(expected.get(name))} in this run; the model or the optimizer was changed. "
                     "Undo the change, or choose another workdir."
                 )
-        leaves = store.restore_arrays(path / _STATE, places)
-        return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in places])
+        leaves = store.restore_arrays(path / _STATE, wanted)
+        return jax.tree.unflatten(jax.tree.structure(like), [leaves[name] for name in wanted])
 
     def _finish(self, checkpointer: ocp.AsyncCheckpointer, step: int) -> None:
         """In the background: waits for Orbax, marks the step, then deletes all but the newest steps."""

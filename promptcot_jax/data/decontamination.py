@@ -26,7 +26,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -232,8 +232,11 @@ def decontaminate(
         rule: "ngram" is the paper's; "exact" the released script's, equal but for white space around.
 
     Raises:
-        WrongUse: n is below 1, one text stands where a list should, or there is nothing to compare with.
+        WrongUse: n is below 1, the rule is not known, one text stands where a list should, or there is
+            nothing to compare with.
     """
+    if rule not in get_args(Rule):
+        raise WrongUse(f"rule must be one of {get_args(Rule)}, got {rule!r}.")
     benchmarks = against if isinstance(against, Mapping) else {"": against}
     for name, given in {
         "texts": texts,

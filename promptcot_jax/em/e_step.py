@@ -76,6 +76,10 @@ def _with_old_log_probs(
     ]
 
 
+# Numbers of a target's tokens that the loss of an objective reads (`ranking.phi_targets`).
+TOKEN_VALUES = {"best_of_g": (), "reward_weighted": ("weight",), "grpo": ("advantages", "old_log_probs")}
+
+
 def phi_loss(config: EStepConfig) -> train_step.Loss:
     """The loss that phi is fitted by under an objective."""
     if config.objective == "best_of_g":

@@ -109,17 +109,17 @@ def rotate(heads: Float[Array, "B T heads H"], rotary: Rotation) -> Float[Array,
 
 
 def _llama3_share_kept(unscaled: np.ndarray, scaling: config_lib.Llama3Scaling) -> np.ndarray:
-    """Linear in the number of turns within the original context."""
-    num_turns = scaling.original_max_positions * unscaled / (2.0 * math.pi)
+    """Linear in the number of full rotations within the original context."""
+    num_rotations = scaling.original_max_positions * unscaled / (2.0 * math.pi)
     low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-    return np.clip((num_turns - low) / (high - low), 0.0, 1.0)
+    return np.clip((num_rotations - low) / (high - low), 0.0, 1.0)
 
 
 def _yarn_share_kept(head_dim: int, theta: float, scaling: config_lib.YarnScaling) -> np.ndarray:
-    """Linear in the number of the pair, between those that make `beta_fast` and `beta_slow` turns."""
+    """Linear in the number of the pair, between those that make `beta_fast` and `beta_slow` rotations."""
 
-    def pair_of(num_turns: float) -> float:
-        wavelength = scaling.original_max_positions / (num_turns * 2.0 * math.pi)
+    def pair_of(num_rotations: float) -> float:
+        wavelength = scaling.original_max_positions / (num_rotations * 2.0 * math.pi)
         return head_dim * math.log(wavelength) / (2.0 * math.log(theta))
 
     start, end = pair_of(scaling.beta_fast), pair_of(scaling.beta_slow)

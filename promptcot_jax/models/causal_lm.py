@@ -17,12 +17,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import attention, decoder, layers, lora, page_layouts, paged_cache
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.parallel import hardware, launching, sequence_shards
+from promptcot_jax.parallel import hardware, launching, placing, sequence_shards
 from promptcot_jax.parallel import rules as rules_lib
 
 Remat = decoder.Remat
@@ -155,6 +155,13 @@ class CausalLM:
         """How `decoding_layout` splits parameters over a mesh."""
         return lora.partition_specs(self, params, mesh, rules_lib.for_decoding(self.rules))
 
+    def decoding_shapes(self, params: Params, mesh: Mesh) -> Params:
+        """Shapes of what `decoding_layout` makes of parameters, and where they lie on a mesh."""
+        with jax.set_mesh(mesh):
+            shapes = jax.eval_shape(self.decoding_layout, params)
+        specs = self.decoding_specs(shapes, mesh)
+        return placing.as_shapes(shapes, jax.tree.map(functools.partial(NamedSharding, mesh), specs))
+
     def _lies_otherwise_to_decode(self, params: Params) -> bool:
         """Whether any parameter lies elsewhere than in training, on the mesh entered."""
         if not self.rules:
@@ -165,7 +172,7 @@ class CausalLM:
     def init_cache(
         self, num_pages: int, page_size: int, layout: hardware.Platform | None = None
     ) -> paged_cache.PagedCache:
-        """An empty cache; page 0 is nobody's, so `num_pages - 1` can be given to rows.
+        """An empty cache; page 0 belongs to no row, so `num_pages - 1` can be given to rows.
 
         Args:
             layout: None takes the one of the model's platform.
@@ -278,7 +285,7 @@ def _decoding_layout(lm: CausalLM, params: Params) -> Params:
     }
 
 
-@launching.in_turn
+@launching.serialized
 @functools.partial(jax.jit, static_argnums=0)
 def _for_decoding(lm: CausalLM, params: Params) -> Params:
     """Parameters where products want them, in the compute type, but for scales of norms and sinks."""

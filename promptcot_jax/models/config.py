@@ -27,8 +27,8 @@ class Llama3Scaling:
     """Llama 3.1's: wavelengths divided by `factor` where they are long, kept where short, blended between."""
 
     factor: PositiveFloat
-    low_frequency_factor: PositiveFloat  # turns within `original_max_positions` up to which one is divided
-    high_frequency_factor: PositiveFloat  # turns from which on it is kept
+    low_frequency_factor: PositiveFloat  # rotations in `original_max_positions` up to which one is divided
+    high_frequency_factor: PositiveFloat  # rotations from which on it is kept
     original_max_positions: PositiveInt
 
     def __post_init__(self):
@@ -45,8 +45,8 @@ class YarnScaling:
 
     factor: PositiveFloat
     original_max_positions: PositiveInt
-    beta_fast: PositiveFloat = 32.0  # turns within `original_max_positions` from which on a frequency is kept
-    beta_slow: PositiveFloat = 1.0  # turns up to which it is divided by `factor`
+    beta_fast: PositiveFloat = 32.0  # rotations in `original_max_positions` from which on one is kept
+    beta_slow: PositiveFloat = 1.0  # rotations up to which it is divided by `factor`
     # Multiplies cosine and sine; None: 0.1 ln(factor) + 1, as the paper says.
     attention_factor: PositiveFloat | None = None
     truncate: bool = True  # the ramp begins and ends at whole pairs of dimensions
@@ -182,7 +182,7 @@ class DecoderConfig:
 
     @property
     def local_rope(self) -> bool:
-        """Whether local layers turn by a base of their own."""
+        """Whether local layers rotate by a base of their own."""
         return self.window is not None and self.window.rope_theta is not None
 
     @property

@@ -58,7 +58,7 @@ class LayerInputs(NamedTuple):
 
 
 class LayerInfo(NamedTuple):
-    """What tells a layer from the others besides its parameters; of a scan, arrays over [L]."""
+    """In what a layer differs besides its parameters; in a scan, arrays over [L]."""
 
     number: Int[Array, ""] | int
     is_local: Bool[Array, ""] | bool

@@ -283,9 +283,9 @@ def _of_chunk(
 class _Plan(NamedTuple):
     """Where the rows (tokens * k of them) go."""
 
-    order: Int[Array, " rows"]  # which row, counted token after token, stands at each sorted place
-    place: Int[Array, "tokens k"]  # at which sorted place each token's choices stand
-    expert: Int[Array, " rows"]  # of each sorted place; their number for rows that belong to other shards
+    order: Int[Array, " rows"]  # the row, counted token after token, at each sorted position
+    position: Int[Array, "tokens k"]  # the sorted position of each of a token's choices
+    expert: Int[Array, " rows"]  # of each sorted position; their number for rows that belong to other shards
     group_sizes: Int[Array, " E"]
 
 
@@ -294,9 +294,9 @@ def _plan(chosen: Int[Array, "tokens k"], num_experts: int) -> _Plan:
     mine = (chosen >= 0) & (chosen < num_experts)
     expert = jnp.where(mine, chosen, num_experts).reshape(-1)
     order = jnp.argsort(expert, stable=True)
-    place = jnp.argsort(order).reshape(chosen.shape)
+    position = jnp.argsort(order).reshape(chosen.shape)
     sizes = jnp.sum(expert[:, None] == jnp.arange(num_experts), axis=0, dtype=jnp.int32)
-    return _Plan(order, place, expert[order], sizes)
+    return _Plan(order, position, expert[order], sizes)
 
 
 def _of_rows(bias: Float[Array, "E _"], plan: _Plan) -> Float[Array, "rows _"]:
@@ -311,14 +311,14 @@ def _of_rows(bias: Float[Array, "E _"], plan: _Plan) -> Float[Array, "rows _"]:
 
 @jax.custom_vjp
 def _dispatch(x: Float[Array, "tokens D"], plan: _Plan) -> Float[Array, "rows D"]:
-    """Copies tokens to the sorted places of their choices."""
-    return x.at[plan.order // plan.place.shape[1]].get(mode="promise_in_bounds")
+    """Copies tokens to the sorted positions of their choices."""
+    return x.at[plan.order // plan.position.shape[1]].get(mode="promise_in_bounds")
 
 
 @jax.custom_vjp
 def _return(y: Float[Array, "rows D"], plan: _Plan) -> Float[Array, "tokens k D"]:
     """Rows back to their tokens."""
-    return y.at[plan.place].get(mode="promise_in_bounds")
+    return y.at[plan.position].get(mode="promise_in_bounds")
 
 
 def _dispatch_backward(plan: _Plan, cotangent: Float[Array, "rows D"]) -> tuple[Array, None]:

@@ -1,5 +1,4 @@
-"""What tells one family of decoders from another: one entry a family, read by config, import, export and
-checks.
+"""In what families of decoders differ: one entry a family, read by config, import, export and checks.
 
 All families are one definition with switches (`config.DecoderConfig`). A family's name says which switches
 its `config.json` implies; a family that differs from Llama by switches that are there is one more entry here.

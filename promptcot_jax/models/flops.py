@@ -1,17 +1,33 @@
-"""Floating-point operations that a decoder needs by its formula: the numerator of MFU.
+"""What a decoder's programs need by formula: floating-point operations, the numerator of MFU, and bytes
+moved.
 
 Model FLOPs in the sense of PaLM (arXiv 2204.02311, appendix B): multiply-adds of the matrix products count
 two, the backward pass costs twice the forward pass, and nothing is counted for embedding lookups, norms,
 rotations or softmax, nor for what remat computes again. Where PaLM counts attention over the whole row, here
 each token counts the tokens it sees (earlier ones of its own segment, and itself), so that neither padding
 nor the masked half of the scores makes the figure better than it is.
+
+The planner's `Work` adds the bytes that one chip reads and writes. A training step makes the products of 3
+forward passes (4 with remat "full"; an adapter's makes one less, but for attention), reads the weights that
+it computes with once a micro-batch in each of these passes, and moves 32 bytes a trained parameter for AdamW:
+parameter, gradient and two moments in float32, read and written. Rows count as full, one segment each.
+Prefill and decoding read the weights that a chip holds, where training and scoring gather them; decoding
+counts a context of half the longest request in every slot.
 """
 
+import math
+
 import numpy as np
+from jax.sharding import Mesh
 
 from promptcot_jax.core.arrays import Array
-from promptcot_jax.models.config import DecoderConfig
+from promptcot_jax.models.config import DecoderConfig, FloatType
 from promptcot_jax.models.language_model import ModelConfig
+from promptcot_jax.parallel import rules
+from promptcot_jax.parallel.programs import Work
+
+_ADAM_BYTES = 32
+_BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def matmul_parameters(config: DecoderConfig) -> int:
@@ -62,3 +78,79 @@ def training_flops(
     """
     attention = forward_flops(config, 0, num_seen)
     return 3 * attention + (3 if trains_weights else 2) * forward_flops(config, num_tokens, 0)
+
+
+def training_work(
+    config: DecoderConfig,
+    mesh: Mesh,
+    *,
+    num_rows: int,
+    length: int,
+    micro_batches: int,
+    remat: str,
+    num_trained: int,
+    is_adapter: bool,
+) -> Work:
+    """One training step on full rows."""
+    num_tokens = num_rows * length
+    seen, again = _seen(config, num_rows, length), int(remat == "full")
+    once = training_flops(config, num_tokens, seen, trains_weights=not is_adapter)
+    passes = 3 + again - is_adapter
+    optimizer = _ADAM_BYTES * num_trained / mesh.size
+    return Work(
+        flops=float(once + again * forward_flops(config, num_tokens, seen)),
+        memory_bytes=passes * micro_batches * _weight_bytes(config, mesh, config.dtype) + optimizer,
+        tokens=num_tokens,
+    )
+
+
+def scoring_work(config: DecoderConfig, mesh: Mesh, *, num_rows: int, length: int) -> Work:
+    """One batch of full rows."""
+    num_tokens = num_rows * length
+    return Work(
+        flops=float(forward_flops(config, num_tokens, _seen(config, num_rows, length))),
+        memory_bytes=_weight_bytes(config, mesh, config.dtype),
+        tokens=num_tokens,
+    )
+
+
+def prefill_work(config: DecoderConfig, mesh: Mesh, *, num_blocks: int, page_size: int) -> Work:
+    """One call that reads blocks of prompts."""
+    num_tokens = num_blocks * page_size
+    return Work(
+        flops=float(forward_flops(config, num_tokens, _seen(config, num_blocks, page_size))),
+        memory_bytes=_held_weight_bytes(config, mesh, config.dtype),
+        tokens=num_tokens,
+    )
+
+
+def decoding_work(
+    config: DecoderConfig, mesh: Mesh, *, num_slots: int, context: int, param_dtype: FloatType
+) -> Work:
+    """One step of all slots."""
+    shards = rules.num_shards(mesh, "batch", rules.DEFAULT_RULES)
+    of_token = 2 * 2 * config.num_layers * config.num_kv_heads * config.head_dim  # keys and values, bfloat16
+    heads = math.gcd(config.num_kv_heads, mesh.shape["tensor"])
+    seen = int(tokens_seen(config, np.array(context)))
+    cache = num_slots / shards * context * of_token / heads
+    return Work(
+        flops=float(forward_flops(config, num_slots, num_slots * seen)),
+        memory_bytes=_held_weight_bytes(config, mesh, param_dtype) + cache,
+        tokens=num_slots,
+    )
+
+
+def _weight_bytes(config: DecoderConfig, mesh: Mesh, dtype: FloatType) -> float:
+    """Weights that a chip multiplies with in one pass, of experts all that it holds."""
+    split = mesh.shape["tensor"] * (mesh.shape["expert"] if config.experts else 1)
+    return config.parameter_count() * _BYTES[dtype] / split
+
+
+def _held_weight_bytes(config: DecoderConfig, mesh: Mesh, dtype: FloatType) -> float:
+    """Weights that a chip holds to decode, and multiplies with where they lie."""
+    split = rules.num_shards(mesh, "mlp", rules.for_decoding(rules.DEFAULT_RULES))
+    return config.parameter_count() * _BYTES[dtype] / split
+
+
+def _seen(config: DecoderConfig, num_rows: int, length: int) -> int:
+    return num_rows * int(np.sum(tokens_seen(config, np.arange(1, length + 1))))

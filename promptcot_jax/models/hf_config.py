@@ -7,12 +7,13 @@ is refused by name, since ignoring it might give plausible, wrong numbers. Read 
 the default that transformers gives it.
 """
 
+import dataclasses
 import math
 from typing import Any
 
 from promptcot_jax.core import errors
 from promptcot_jax.models import config as config_lib
-from promptcot_jax.models.families import FAMILIES, Family, FamilyTraits
+from promptcot_jax.models.families import FAMILIES, SWITCHES, Family, FamilyTraits
 
 _MULTIMODAL = "Gemma3ForConditionalGeneration"  # its text part is read, under `text_config`
 _BY_ARCHITECTURE: dict[str, Family] = {traits.architecture: family for family, traits in FAMILIES.items()}
@@ -57,6 +58,11 @@ _READ = frozenset(
     rms_norm_eps tie_word_embeddings max_position_embeddings rope_theta rope_scaling rope_parameters
     """.split()
 )
+
+
+# Switches that the family's name alone decides.
+_BY_NAME = [field.name for field in dataclasses.fields(config_lib.DecoderConfig) if field.type is bool]
+_BY_NAME = [name for name in _BY_NAME if name in SWITCHES and not name.endswith("_bias")]
 
 
 class _Fields:
@@ -181,10 +187,9 @@ def _shape(fields: _Fields) -> dict[str, Any]:
 
 def _switches(fields: _Fields) -> dict[str, Any]:
     implied = fields.traits.implied
-    named = ("qk_norm", "sandwich_norms", "zero_centered_norms", "scale_embeddings", "attention_sinks")
     attention_bias = bool(fields.get("attention_bias", False))
     has_scalar = "query_pre_attn_scalar" in implied
-    return {name: name in implied for name in named} | {
+    return {name: name in implied for name in _BY_NAME} | {
         "qkv_bias": "qkv_bias" in implied or attention_bias,
         "output_bias": attention_bias,
         "mlp_bias": "mlp_bias" in implied or bool(fields.get("mlp_bias", False)),

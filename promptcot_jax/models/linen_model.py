@@ -220,7 +220,7 @@ class LinenModel(abc.ABC):
         return params
 
     def init_cache(self, num_pages: int, page_size: int) -> paged_cache.PagedCache:
-        """An empty cache; page 0 is nobody's, so `num_pages - 1` can be given to rows."""
+        """An empty cache; page 0 belongs to no row, so `num_pages - 1` can be given to rows."""
         return page_layouts.empty(self.config, num_pages, page_size, self._setting().platform, self.rules)
 
     def extend(

@@ -23,6 +23,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.settings import PositiveFloat, PositiveInt, settings
 from promptcot_jax.models import language_model
 from promptcot_jax.models.language_model import LanguageModel
+from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
 
 TRAINED = ("lora_a", "lora_b")
@@ -139,26 +140,16 @@ def merge_in_place(params: Params) -> None:
         del params[name]
 
 
-def trained_shapes(lm: LanguageModel, config: LoraConfig | None) -> Params:
-    """Shapes of what is trained, in float32: the adapter's matrices, or without a config all parameters."""
-    shapes = language_model.abstract_params(lm)
-    if config is not None:
-        shapes, _ = split(join(adapter_shapes(lm, config), shapes))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), shapes)
+def abstract_params(lm: LanguageModel, mesh: Mesh, dtype: str, adapter: LoraConfig | None = None) -> Params:
+    """Shapes of a model's parameters in one type, and where they lie; with an adapter in float32 besides."""
+    base = language_model.abstract_params(lm, mesh, dtype)
+    return base if adapter is None else join(abstract_adapter(lm, adapter, mesh), base)
 
 
-def trained_shardings(lm: LanguageModel, config: LoraConfig | None, mesh: Mesh) -> Params:
-    """Where the rules want what is trained."""
-    if config is None:
-        return language_model.param_shardings(lm, mesh)
-    return split(adapter_shardings(lm, config, mesh))[0]
-
-
-def frozen_shardings(lm: LanguageModel, config: LoraConfig | None, mesh: Mesh) -> Params:
-    """Where the rules want what is frozen."""
-    if config is None:
-        return {}
-    return split(join(adapter_shardings(lm, config, mesh), language_model.param_shardings(lm, mesh)))[1]
+def abstract_adapter(lm: LanguageModel, config: LoraConfig, mesh: Mesh | None = None) -> Params:
+    """Shapes of an adapter's arrays, which are in float32; with a mesh also where they lie."""
+    shapes = adapter_shapes(lm, config)
+    return shapes if mesh is None else placing.as_shapes(shapes, adapter_shardings(lm, config, mesh))
 
 
 def adapter_shapes(lm: LanguageModel, config: LoraConfig) -> Params:

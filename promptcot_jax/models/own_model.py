@@ -35,7 +35,7 @@ def described(value: Any, where: str = "model") -> Any:
     """A frozen dataclass, with those inside, as JSON; without what its class lists in `EXECUTION_ONLY`.
 
     Raises:
-        WrongUse: a value has no place in JSON, or a class cannot be imported by name.
+        WrongUse: JSON cannot hold a value, or a class cannot be imported by name.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         left_out = getattr(value, "EXECUTION_ONLY", ())

@@ -2,7 +2,7 @@
 
 Serves training and teacher-forced scoring. Blocks of the causal triangle, or of the band of a window, that
 hold no visible key are neither fetched nor computed; which keys of the others a query sees follows, inside
-the kernel, from places and segment ids.
+the kernel, from positions and segment ids.
 
 What the kernel asks for, and what is done about it:
 

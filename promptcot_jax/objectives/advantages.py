@@ -1,4 +1,4 @@
-"""What a sample is worth beside the others of its group: the advantages of GRPO and its relatives.
+"""Advantages of samples within their group: those of GRPO and its relatives.
 
 Rewards come with a mask: what could not be scored takes no part in its group's mean or deviation, whatever
 number stands in its place, and has advantage 0.

@@ -366,7 +366,7 @@ def _weighted_first(
     order = jnp.argsort(~is_weighted, axis=1, stable=True)
     hidden = jnp.where(is_weighted[..., None], hidden, 0)  # a masked NaN must not reach a product with 0
     end = (0, -length % width)
-    # All shards take as many turns: those of a column of V meet in each.
+    # All shards take as many steps: those of a column of V communicate in each.
     num_weighted = split.maximum(jnp.max(jnp.sum(is_weighted, axis=1)))
     return _WeightedFirst(
         hidden=jnp.pad(jnp.take_along_axis(hidden, order[..., None], axis=1), ((0, 0), end, (0, 0))),
@@ -393,6 +393,11 @@ def _capped(logits: Array, soft_cap: float | None) -> Array:
 def _from_chunks(x: Array) -> Array:
     """[chunks, B, width] -> [B, chunks * width]."""
     return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)
+
+
+def num_chunks(num_rows: int, length: int) -> int:
+    """Chunks of a shard's rows where every token has a label."""
+    return -(-length // _chunk_width(max(1, num_rows), length, CHUNK_TOKENS))
 
 
 def _chunk_width(num_rows: int, length: int, chunk: int) -> int:

@@ -90,12 +90,12 @@ def held(wall_seconds: float) -> DeviceUse | None:
 
 
 def num_chips(devices: Sequence[Any]) -> int:
-    """Chips or GPUs: of a TPU whose cores are devices of their own, those at one place are one chip."""
-    places = {
+    """Chips or GPUs; cores of a TPU that are devices with the same coordinates are one chip."""
+    chips = {
         (getattr(device, "slice_index", 0), tuple(device.coords)) if hasattr(device, "coords") else device.id
         for device in devices
     }
-    return len(places)
+    return len(chips)
 
 
 def _num_processors() -> int:

@@ -84,24 +84,24 @@ def start(config: HostsConfig, run_signature: str) -> None:
     """
     global _wait_seconds
     _wait_seconds = config.wait_seconds
-    place = _place(config)
-    if place is None or place.count == 1:
+    this = _this_host(config)
+    if this is None or this.count == 1:
         return
-    log.info("host %d of %d: waiting for the others", place.index, place.count)
-    rendezvous.meet(place, run_signature, config.start_seconds)
+    log.info("host %d of %d: waiting for the others", this.index, this.count)
+    rendezvous.meet(this, run_signature, config.start_seconds)
     # It keeps SIGTERM to itself, for loops that ask it; ours listen themselves (`trainers.leaving`).
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(place.address, place.count, place.index)
+    jax.distributed.initialize(this.address, this.count, this.index)
     log.info(
         "all %d hosts are here, with %d devices (%d on this one)",
-        place.count,
+        this.count,
         jax.device_count(),
         jax.local_device_count(),
     )
 
 
-def _place(config: HostsConfig) -> rendezvous.Place | None:
-    """This host's place by the settings, and for what they leave open by the machine; None: it is alone."""
+def _this_host(config: HostsConfig) -> rendezvous.Host | None:
+    """This host by the settings, and for what they leave open by the machine; None: it is alone."""
     given = (config.coordinator_address, config.process_count, config.process_index)
     found: tuple[Any, ...] = (None, None, None)
     if None in given and config.process_count != 1 and cloud_tpu_init.running_in_cloud_tpu_vm:
@@ -121,7 +121,7 @@ def _place(config: HostsConfig) -> rendezvous.Place | None:
             f"--process_index=I on each; here they are {address}, {num_hosts} and {number}."
         )
     has_port = ":" in address and not address.endswith("]")
-    return rendezvous.Place(address if has_port else f"{address}:{DEFAULT_PORT}", num_hosts, number)
+    return rendezvous.Host(address if has_port else f"{address}:{DEFAULT_PORT}", num_hosts, number)
 
 
 def count() -> int:

@@ -3,9 +3,9 @@
 Self-play may draw rollouts in one thread while it trains in another (`trainers.rollout_collector`). A program
 on several devices is put into a queue of each. Two threads that launch at once could fill these queues in
 different orders, and a collective that waits on one device for the other program and on another device for
-this one waits for ever. What both threads launch is therefore launched in turn, so that all devices see one
-order. A launch does not wait for its program, so the other thread is not held up by it for long; on a single
-device nothing is held up at all.
+this one waits for ever. What both threads launch is therefore launched under a lock, so that all devices see
+one order. A launch does not wait for its program, so the other thread is not held up by it for long; on a
+single device nothing is held up at all.
 """
 
 import contextlib
@@ -16,22 +16,22 @@ from typing import Any
 
 import jax
 
-_turn = threading.RLock()
+_lock = threading.RLock()
 
 
-def in_turn(program: Callable[..., Any]) -> Any:
+def serialized(program: Callable[..., Any]) -> Any:
     """A jitted function that is launched while no other such function is; `lower` and the rest as it was."""
-    return _InTurn(program)
+    return _Serialized(program)
 
 
-class _InTurn:
+class _Serialized:
     def __init__(self, program: Callable[..., Any]):
         functools.update_wrapper(self, program)
         self._program = program
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         is_one = jax.sharding.get_abstract_mesh().size <= 1
-        with contextlib.nullcontext() if is_one else _turn:
+        with contextlib.nullcontext() if is_one else _lock:
             return self._program(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -30,10 +30,19 @@ def place(arrays: Any, shardings: Any) -> Any:
     return jax.tree.map(put, arrays, shardings)
 
 
+def as_shapes(arrays: Any, shardings: Any) -> Any:
+    """The shapes of a tree of arrays, with a sharding or a tree of them: what `place` would make of it."""
+    if isinstance(shardings, Sharding):
+        shardings = jax.tree.map(lambda _: shardings, arrays)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=sharding), arrays, shardings
+    )
+
+
 def own_rows(sharding: NamedSharding, num_rows: int) -> list[int]:
     """The rows of a batch that devices of this host hold, ascending."""
-    places = sharding.addressable_devices_indices_map((num_rows,))
-    return sorted({row for index in places.values() if index for row in range(num_rows)[index[0]]})
+    devices = sharding.addressable_devices_indices_map((num_rows,))
+    return sorted({row for index in devices.values() if index for row in range(num_rows)[index[0]]})
 
 
 def from_own_rows(arrays: Any, rows: Sequence[int], num_rows: int, sharding: NamedSharding) -> Any:
@@ -44,11 +53,11 @@ def from_own_rows(arrays: Any, rows: Sequence[int], num_rows: int, sharding: Nam
     """
     if sharding.is_fully_addressable:
         return jax.device_put(arrays, sharding)
-    place_of = {row: i for i, row in enumerate(rows)}
+    position_of = {row: i for i, row in enumerate(rows)}
 
     def global_array(own: np.ndarray) -> jax.Array:
         def part(index: Any) -> np.ndarray:
-            rows_here = [place_of[row] for row in range(num_rows)[index[0]]]
+            rows_here = [position_of[row] for row in range(num_rows)[index[0]]]
             return own[rows_here][(slice(None), *index[1:])]
 
         return jax.make_array_from_callback((num_rows, *own.shape[1:]), sharding, part)
@@ -86,8 +95,8 @@ def local_parts(shape: tuple[int, ...], dtype: Any, sharding: Sharding | None) -
         sharding: None: the whole array on the default device.
     """
     devices_of: dict[tuple[tuple[int, int], ...], list[Any]] = {}
-    places = {None: ()} if sharding is None else sharding.addressable_devices_indices_map(shape)
-    for device, index in places.items():
+    indices = {None: ()} if sharding is None else sharding.addressable_devices_indices_map(shape)
+    for device, index in indices.items():
         index = (*(index or ()), *[slice(None)] * (len(shape) - len(index or ())))
         bounds = [part.indices(size)[:2] for part, size in zip(index, shape, strict=True)]
         devices_of.setdefault(tuple(bounds), []).append(device)

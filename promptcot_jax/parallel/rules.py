@@ -145,7 +145,7 @@ def sharding_tree(mesh: Mesh, logical_axes: Any, shapes: Any, rules: LogicalRule
 def _check(
     name: str, axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, rules: LogicalRules
 ) -> None:
-    """Refuses a parameter that the table cannot place."""
+    """Refuses a parameter that the table cannot split."""
     taken: dict[str, str] = {}
     for axis, size in zip(axes, shape, strict=True):
         if axis is None:

@@ -1,8 +1,8 @@
 """Collectives of a compiled program and the bytes that they move, read from its text.
 
-XLA's own cost analysis counts a loop's body once. Here a collective inside a loop counts once for each turn:
+XLA's own cost analysis counts a loop's body once. Here a collective inside a loop counts once for each step:
 loops over layers, micro-batches and pieces of a windowed matrix product compare a counter with a constant. A
-loop whose number of turns is data (pieces of the head, steps of a burst) takes the number that is given.
+loop whose number of steps is data (pieces of the head, steps of a burst) takes the number that is given.
 By default FSDP does not show as all-gathers on TPUs: XLA cuts each product into pieces, and passes the
 weights around a ring by collective-permutes while it multiplies. A collective that is spread over several
 fusions stands in each of them under the same channel, and counts once.
@@ -38,12 +38,12 @@ class Traffic:
     bytes: float
 
 
-def traffic(program: str, *, turns: int = 1) -> dict[str, Traffic]:
+def traffic(program: str, *, loop_steps: int = 1) -> dict[str, Traffic]:
     """Collectives by kind in one run of a compiled program.
 
     Args:
         program: its text, as `compiled.as_text()` gives it.
-        turns: of each loop whose number of turns is data.
+        loop_steps: of each loop whose number of steps is data.
     """
     computations, entry = _computations(program)
     counts: collections.Counter[str] = collections.Counter()
@@ -60,7 +60,11 @@ def traffic(program: str, *, turns: int = 1) -> dict[str, Traffic]:
                 sent[found[1]] += times * _bytes_sent(found[1], instruction, found.start())
             if loop := _WHILE.search(instruction):
                 condition, body = loop.groups()
-                visit(body, times * (_turns(instruction, computations.get(condition, ())) or turns), set())
+                visit(
+                    body,
+                    times * (_trip_count(instruction, computations.get(condition, ())) or loop_steps),
+                    set(),
+                )
             elif not found:  # what a reduction applies to its numbers holds no collectives
                 for called in _CALLED.findall(instruction):
                     for inner in re.findall(r"[\w.\-]+", called):
@@ -86,8 +90,8 @@ def _computations(program: str) -> tuple[dict[str, list[str]], str]:
     return found, entry
 
 
-def _turns(instruction: str, condition: Sequence[str]) -> int | None:
-    """How often a loop turns; None where that is data."""
+def _trip_count(instruction: str, condition: Sequence[str]) -> int | None:
+    """Steps of a loop; None where that is data."""
     if known := _TRIP_COUNT.search(instruction):
         return int(known[1])
     constants = {name: int(value) for line in condition for name, value in _CONSTANT.findall(line)}

@@ -7,14 +7,14 @@ from typing import Any
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.parallel.hardware import Hardware
+from promptcot_jax.parallel.programs import Program
 from promptcot_jax.planning import measures, search
 from promptcot_jax.planning.measures import Measured
-from promptcot_jax.planning.phases import Phase
 from promptcot_jax.planning.search import Change
 
 log = logging.getLogger(__name__)
 
-Compile = Callable[[Phase, Hardware], Measured]
+Compile = Callable[[Program, Hardware], Measured]
 _MOST_TRIES = 6  # settings that are compiled; each may take minutes
 
 
@@ -43,57 +43,57 @@ class StagePlan:
 def plan_stage(
     stage: str,
     arguments: Mapping[str, Any],
-    phases_of: Callable[[Mapping[str, Any]], Sequence[Phase]],
+    programs_of: Callable[[Mapping[str, Any]], Sequence[Program]],
     hardware: Hardware,
     *,
-    compile_phase: Compile = measures.compiled,
+    compile_program: Compile = measures.compiled,
     searches: bool = True,
 ) -> StagePlan:
-    """Measures every phase; where one does not fit, tries other settings until all do.
+    """Measures every program; where one does not fit, tries other settings until all do.
 
     Args:
-        phases_of: the stage's phases from its arguments.
+        programs_of: the stage's programs from its arguments.
 
     Raises:
         WrongUse: the settings as they are do not go together.
     """
-    phases = phases_of(arguments)
+    programs = programs_of(arguments)
     measured = []
-    for phase in phases:
-        measured.append(compile_phase(phase, hardware))
-        log.info("%s: %s", phase.name, "fits" if measured[-1].fits else "does not fit")
+    for program in programs:
+        measured.append(compile_program(program, hardware))
+        log.info("%s: %s", program.name, "fits" if measured[-1].fits else "does not fit")
     plan = StagePlan(stage=stage, measured=measured)
     if plan.fits or not searches:
         return plan
-    return _with_advice(plan, phases, arguments, phases_of, hardware, compile_phase)
+    return _with_advice(plan, programs, arguments, programs_of, hardware, compile_program)
 
 
 def _with_advice(
     plan: StagePlan,
-    phases: Sequence[Phase],
+    programs: Sequence[Program],
     arguments: Mapping[str, Any],
-    phases_of: Callable[[Mapping[str, Any]], Sequence[Phase]],
+    programs_of: Callable[[Mapping[str, Any]], Sequence[Program]],
     hardware: Hardware,
-    compile_phase: Compile,
+    compile_program: Compile,
 ) -> StagePlan:
-    """The plan with the first settings tried that make every phase fit."""
+    """The plan with the first settings tried that make every program fit."""
     tight = {one.name for one in plan.measured if not one.fits}
     settings = tuple(
-        dict.fromkeys(name for phase in phases if phase.name in tight for name in phase.settings)
+        dict.fromkeys(name for program in programs if program.name in tight for name in program.settings)
     )
     tried: list[Change] = []
-    for change in search.changes(arguments, settings, phases[0].mesh.size):
+    for change in search.changes(arguments, settings, programs[0].mesh.size):
         if len(tried) == _MOST_TRIES:
             break
         try:
-            changed = phases_of(search.apply(arguments, change))
+            changed = programs_of(search.apply(arguments, change))
         except (WrongUse, ValueError):  # a mesh that the model or the batch does not divide over
             continue
-        if any(measures.least_bytes(phase) > measures.limit_bytes(hardware) for phase in changed):
+        if any(measures.least_bytes(program) > measures.limit_bytes(hardware) for program in changed):
             continue
         tried.append(change)
         log.info("trying %s", change)
-        measured = _measured_with(change, changed, plan, tight, hardware, compile_phase)
+        measured = _measured_with(change, changed, plan, tight, hardware, compile_program)
         if measured is not None:
             advice = Advice(change=change, measured=measured)
             return dataclasses.replace(plan, tried=tried, advice=advice)
@@ -102,11 +102,11 @@ def _with_advice(
 
 def _measured_with(
     change: Change,
-    phases: Sequence[Phase],
+    programs: Sequence[Program],
     plan: StagePlan,
     tight: set[str],
     hardware: Hardware,
-    compile_phase: Compile,
+    compile_program: Compile,
 ) -> list[Measured] | None:
     """Measures with a change, those that did not fit before first; None as soon as one does not fit."""
     known = (
@@ -115,8 +115,8 @@ def _measured_with(
         else {one.name: one for one in plan.measured if one.fits}
     )
     found: dict[str, Measured] = {}
-    for phase in sorted(phases, key=lambda phase: phase.name not in tight):
-        found[phase.name] = known.get(phase.name) or compile_phase(phase, hardware)
-        if not found[phase.name].fits:
+    for program in sorted(programs, key=lambda program: program.name not in tight):
+        found[program.name] = known.get(program.name) or compile_program(program, hardware)
+        if not found[program.name].fits:
             return None
-    return [found[phase.name] for phase in phases]
+    return [found[program.name] for program in programs]

@@ -31,7 +31,7 @@ _IN_GIN = {
 def lines(plan: StagePlan) -> Iterator[str]:
     """The plan of a stage, for people."""
     for one in plan.measured:
-        yield from _of_phase(one)
+        yield from _of_program(one)
     if plan.fits:
         return
     if plan.advice is None:
@@ -41,10 +41,10 @@ def lines(plan: StagePlan) -> Iterator[str]:
         f"--gin.{name}={value!r}" for name, value in in_gin(plan.stage, plan.advice.change).items()
     )
     for one in plan.advice.measured:
-        yield from _of_phase(one)
+        yield from _of_program(one)
 
 
-def _of_phase(one: Measured) -> Iterator[str]:
+def _of_program(one: Measured) -> Iterator[str]:
     parts = ", ".join(f"{name} {size / _GB:.2f}" for name, size in one.parts.items())
     resident = ", ".join(f"{name} {size / _GB:.2f}" for name, size in one.resident.items())
     total = "unknown" if one.total_bytes is None else f"{one.total_bytes / _GB:.2f}"

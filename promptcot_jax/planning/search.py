@@ -24,7 +24,7 @@ def changes(arguments: Mapping[str, Any], settings: tuple[str, ...], num_chips: 
     """Changes to a stage's arguments to try, most welcome first.
 
     Args:
-        settings: what matters to the phases that do not fit, as `Phase.settings` names it.
+        settings: what matters to the programs that do not fit, as `Program.settings` names it.
     """
     if "micro_batches" in settings:
         yield from _of_training(arguments, num_chips)
@@ -51,7 +51,7 @@ def _replaced(value: Any, path: list[str], new: Any) -> Any:
 
 
 def _of_training(arguments: Mapping[str, Any], num_chips: int) -> Iterator[Change]:
-    where = _place_of(arguments, "micro_batches")
+    where = _holder_of(arguments, "micro_batches")
     loop, names = _at(arguments, where), (f"{where}.micro_batches", f"{where}.remat")
     numbers = _micro_batch_counts(arguments, loop.micro_batches, num_chips)
     for remat in dict.fromkeys((loop.remat, "full")):
@@ -73,7 +73,7 @@ def _micro_batch_counts(arguments: Mapping[str, Any], first: int, num_chips: int
 
 
 def _of_sampling(arguments: Mapping[str, Any]) -> Iterator[Change]:
-    where, scores = _place_of(arguments, "engine"), _place_of(arguments, "score_tokens")
+    where, scores = _holder_of(arguments, "engine"), _holder_of(arguments, "score_tokens")
     engine = _at(arguments, where).engine
     for slots in _halvings(engine.num_slots, 1):
         change: Change = {f"{where}.engine.num_slots": slots}
@@ -83,15 +83,15 @@ def _of_sampling(arguments: Mapping[str, Any]) -> Iterator[Change]:
         yield change
 
 
-def _place_of(arguments: Mapping[str, Any], setting: str) -> str:
+def _holder_of(arguments: Mapping[str, Any], setting: str) -> str:
     """Which of the arguments has a setting, by its dotted name; "" where none has it."""
-    places = ("loop_config", "batch_sizes", "rollouts", "teacher.config", "solver.config", "config")
-    found = (place for place in places if place.split(".")[0] in arguments)
-    return next((place for place in found if hasattr(_at(arguments, place), setting)), "")
+    holders = ("loop_config", "batch_sizes", "rollouts", "teacher.config", "solver.config", "config")
+    found = (holder for holder in holders if holder.split(".")[0] in arguments)
+    return next((holder for holder in found if hasattr(_at(arguments, holder), setting)), "")
 
 
-def _at(arguments: Mapping[str, Any], place: str) -> Any:
-    first, *rest = place.split(".")
+def _at(arguments: Mapping[str, Any], holder: str) -> Any:
+    first, *rest = holder.split(".")
     return functools.reduce(getattr, rest, arguments[first])
 
 
@@ -113,7 +113,7 @@ def _of_mesh(arguments: Mapping[str, Any], settings: tuple[str, ...], num_chips:
         if "micro_batches" in settings:
             most = max(1, _rows(arguments) // _row_shards(shape))
             few = [n for n in _doublings(1, most) if _rows(arguments) % n == 0]
-            loop = _place_of(arguments, "micro_batches")
+            loop = _holder_of(arguments, "micro_batches")
             change |= {f"{loop}.micro_batches": few[-1], f"{loop}.remat": "full"}
         yield change
 

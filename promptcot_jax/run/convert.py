@@ -116,14 +116,14 @@ def _read(path: str, adapter: str | None, dtype: FloatType, mesh: Mesh) -> load.
     """The source, with an adapter merged into it."""
     model = load.load_model(path, dtype, mesh)
     if adapter is not None:
-        place = store.location(adapter)
-        described = adapters.read(place)
+        directory = store.location(adapter)
+        described = adapters.read(directory)
         if described is None or model.adapter is not None:
             raise WrongUse(
                 f"ADAPTER={adapter} must be a checkpoint of an adapter, and SOURCE={path} a model that has "
                 "none."
             )
-        params = adapters.load_onto(place, described, model.lm, model.params, mesh)
+        params = adapters.load_onto(directory, described, model.lm, model.params, mesh)
         model = dataclasses.replace(model, params=params)
     lora.merge_in_place(model.params)
     return dataclasses.replace(model, adapter=None)

@@ -11,6 +11,8 @@ from promptcot_jax.core.records import DistilledTrace
 from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import decontamination, rows
 from promptcot_jax.parallel import hosts
+from promptcot_jax.parallel.programs import Program
+from promptcot_jax.planning.target import Target
 from promptcot_jax.run import stage
 from promptcot_jax.sources import text_models
 from promptcot_jax.sources.text_models import EndpointConfig, TextModelSource
@@ -84,6 +86,15 @@ def distill(
             "(docs/distill.md)."
         )
     return stage.StageResult(counts=_counts(counts, report))
+
+
+def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:
+    """What the teacher runs, for `promptcot plan`."""
+    teacher = arguments["teacher"]
+    lm = target.lm(dtype=teacher.dtype)
+    return text_models.programs(
+        "distill", teacher, lm, target.mesh, target.adapter, prompt_tokens=target.prompt_tokens
+    )
 
 
 def _grades(

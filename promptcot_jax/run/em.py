@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,8 @@ from promptcot_jax.em.settings import BatchSizes, EmConfig, EStepConfig, HeldOut
 from promptcot_jax.models import language_model
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel.programs import Program
+from promptcot_jax.planning.target import Target
 from promptcot_jax.run import stage
 from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.loop import FitConfig, Fitter
@@ -124,6 +126,29 @@ def _fields(
     adapter = model.adapter and model.adapter.config
     made = fitter(fit=fit, optimizer=optimizer, seed=seed, rules=model.lm.rules, adapter=adapter)
     return {"lm": model.lm, "tokenizer": model.tokenizer, "adapter": model.adapter, "fitter": made}
+
+
+def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:
+    """What a round runs, for `promptcot plan`: in float32, or with an adapter on a base in `dtype`."""
+    dtype, adapter = arguments["dtype"], target.adapter
+
+    def fitter(role: str) -> Fitter:
+        return Fitter(
+            fit=arguments[f"{role}_fit"],
+            optimizer=arguments[f"{role}_optimizer"],
+            loop=arguments["loop_config"],
+            mesh=target.mesh,
+            seed=0,
+            adapter=adapter,
+        )
+
+    return rounds.programs(
+        target.lm(dtype=dtype, param_dtype="float32" if adapter is None else dtype),
+        e_step=arguments["e_step"],
+        batch_sizes=arguments["batch_sizes"],
+        theta_fitter=fitter("theta"),
+        phi_fitter=fitter("phi"),
+    )
 
 
 def _style_of(pairs: Sequence[Pair]) -> Callable[[str], str] | None:

@@ -28,6 +28,8 @@ from promptcot_jax.evaluation.benchmarks import EvaluationSet
 from promptcot_jax.evaluation.codeforces import RatingConfig
 from promptcot_jax.evaluation.solver_prompts import SolverPrompts
 from promptcot_jax.parallel import hosts
+from promptcot_jax.parallel.programs import Program
+from promptcot_jax.planning.target import Target
 from promptcot_jax.run import stage
 from promptcot_jax.sources import text_models
 from promptcot_jax.sources.text_models import EndpointConfig, TextModelSource
@@ -116,6 +118,15 @@ def evaluate(
 
     hosts.wait_for_first("write results", write)
     return stage.StageResult(counts=_counts(len(everything), len(asked), graded, sandbox))
+
+
+def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:
+    """What the solver runs, for `promptcot plan`."""
+    solver = arguments["solver"]
+    lm = target.lm(dtype=solver.dtype)
+    return text_models.programs(
+        "evaluate", solver, lm, target.mesh, target.adapter, prompt_tokens=target.prompt_tokens
+    )
 
 
 def _attempted(sets: Sequence[EvaluationSet], asked: set[str]) -> list[AttemptedProblem]:

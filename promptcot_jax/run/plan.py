@@ -4,6 +4,7 @@ The gin files are those of the run, with `stages/plan.gin` and a topology. Neith
 data are read. Exit code 3 says that it does not fit.
 """
 
+import importlib
 import importlib.metadata
 import logging
 import os
@@ -14,12 +15,18 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import DoesNotFit, WrongUse
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hardware, topologies
-from promptcot_jax.planning import planner, report, stage_phases
+from promptcot_jax.parallel.programs import Program
+from promptcot_jax.planning import planner, report
+from promptcot_jax.planning import target as target_lib
+from promptcot_jax.planning.target import Target
 from promptcot_jax.run import compilation_cache, configuration, stage
 from promptcot_jax.run import stages as stages_lib
 from promptcot_jax.sources.model_source import ModelSource
 
 log = logging.getLogger(__name__)
+
+# Stages that run programs on a slice; the module of each says which, by its function `programs`.
+PLANNED = ("cold_start", "em", "synthesize", "distill", "self_play", "sft", "evaluate")
 
 
 def plan(
@@ -50,12 +57,13 @@ def plan(
         raise WrongUse(f"plan.prompt_tokens must be at least 1, got {prompt_tokens}.")
     names = stages or _stages_of_run()
     arguments = _with_programs({name: _arguments(name) for name in names})
-    sliced = {stage_phases.mesh_of(given).num_slices for given in arguments.values()}
+    configs = filter(None, map(target_lib.mesh_config, arguments.values()))
+    sliced = {config.num_slices for config in configs}
     if len(sliced) > 1:
         raise WrongUse(f"stages {', '.join(arguments)} have meshes of {sliced} slices; plan them one by one.")
     slice_ = topologies.named(topology, sliced.pop())
     os.environ.update({**topologies.ENVIRONMENT, **os.environ})
-    compilation_cache.switch_on("off")  # what is kept for a topology cannot be read back, and times are told
+    compilation_cache.switch_on("off")  # a program for a topology cannot be read back
     chips = topologies.devices(slice_)
     peaks = hardware.hardware_of(chips[0].device_kind)
     assert peaks is not None, f"{chips[0].device_kind} is offered by the cloud and not in the table of peaks"
@@ -64,12 +72,14 @@ def plan(
         log.warning("plan: %s", warning)
 
     def planned(name: str) -> planner.StagePlan:
-        def phases_of(given: Any) -> Sequence[Any]:
-            return stage_phases.of_stage(
-                name, given, chips, model=model, adapter=_adapter(name), prompt_tokens=prompt_tokens
+        adapter = _adapter(name)
+
+        def programs_of(given: Mapping[str, Any]) -> Sequence[Program]:
+            return stage_programs(
+                name, given, chips, model=model, adapter=adapter, prompt_tokens=prompt_tokens
             )
 
-        made = planner.plan_stage(name, arguments[name], phases_of, peaks, searches=search)
+        made = planner.plan_stage(name, arguments[name], programs_of, peaks, searches=search)
         for line in report.lines(made):
             log.info("%s", line)
         return made
@@ -84,36 +94,59 @@ def plan(
     return stage.StageResult(counts={"phases": sum(len(made.measured) for made in plans)})
 
 
+def stage_programs(
+    stage: str,
+    arguments: Mapping[str, Any],
+    chips: Sequence[Any],
+    *,
+    model: ModelSource | None,
+    adapter: LoraConfig | None,
+    prompt_tokens: int,
+) -> list[Program]:
+    """The programs of one stage on the chips of a topology, from the arguments of the stage's function.
+
+    Raises:
+        WrongUse: a model's shape is not stated, or settings do not go together with the mesh.
+    """
+    config = target_lib.mesh_config(arguments)
+    assert config is not None, "stages without programs have been left out"
+    target = Target(
+        stage=stage,
+        mesh=target_lib.make_mesh(config, chips),
+        model=model,
+        adapter=adapter,
+        prompt_tokens=prompt_tokens,
+    )
+    module = importlib.import_module(f"promptcot_jax.run.{stage}")
+    return module.programs(target, arguments)
+
+
 def _stages_of_run() -> tuple[str, ...]:
     """The stages that the loaded gin files set up, of those that can be planned."""
     run = stages_lib.stage_function("run")
     listed = (
         configuration.arguments_of("run", run)["stages"]
         if configuration.is_set_up(run)
-        else [
-            name for name in stage_phases.PLANNED if configuration.is_set_up(stages_lib.stage_function(name))
-        ]
+        else [name for name in PLANNED if configuration.is_set_up(stages_lib.stage_function(name))]
     )
-    names = tuple(name for name in listed if name in stage_phases.PLANNED)
+    names = tuple(name for name in listed if name in PLANNED)
     if not names:
         raise WrongUse(
             "the gin files set up no stage that runs on a TPU; give the files of the run besides "
-            f"stages/plan.gin. Planned are {', '.join(stage_phases.PLANNED)}."
+            f"stages/plan.gin. Planned are {', '.join(PLANNED)}."
         )
     return names
 
 
 def _arguments(name: str) -> dict[str, Any]:
-    if name not in stage_phases.PLANNED:
-        raise WrongUse(
-            f"plan.stages names '{name}'; what can be planned is {', '.join(stage_phases.PLANNED)}."
-        )
+    if name not in PLANNED:
+        raise WrongUse(f"plan.stages names '{name}'; what can be planned is {', '.join(PLANNED)}.")
     return configuration.arguments_of(name, stages_lib.stage_function(name))
 
 
 def _with_programs(arguments: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The arguments of the stages that run something on the slice."""
-    found = {name: given for name, given in arguments.items() if stage_phases.has_programs(given)}
+    found = {name: given for name, given in arguments.items() if target_lib.mesh_config(given) is not None}
     elsewhere = ", ".join(arguments.keys() - found.keys())
     reason = f"{elsewhere}: the model is behind an endpoint; nothing of it runs on the slice"
     if not found:

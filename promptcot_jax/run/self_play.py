@@ -19,13 +19,15 @@ from promptcot_jax.data.prompt_stream import PromptConfig, PromptStream
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel.programs import Program
+from promptcot_jax.planning.target import Target
 from promptcot_jax.report import samples_page
 from promptcot_jax.run import held_out_problems, stage
 from promptcot_jax.run.held_out_problems import HeldOutProblems
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.sources import model_source
 from promptcot_jax.sources.model_source import ModelSource
-from promptcot_jax.trainers import goals, loop, reference_cache
+from promptcot_jax.trainers import goals, loop, reference_cache, self_play_programs
 from promptcot_jax.trainers import held_out as held_out_lib
 from promptcot_jax.trainers import self_play as self_play_lib
 from promptcot_jax.trainers.algorithm import Algorithm
@@ -166,3 +168,17 @@ def _of_prompts(counts: Mapping[str, int], num_kept: int) -> dict[str, int]:
     bad = {f"dropped_{name}" if name.startswith("bad_") else name: n for name, n in rest.items()}
     num_bad = sum(n for name, n in rest.items() if name.startswith("bad_"))
     return {"in": counts["read"] + num_bad, "out": num_kept, **bad}
+
+
+def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:
+    """What an iteration runs, for `promptcot plan`."""
+    return self_play_programs.programs(
+        target.lm(arguments["model"]),
+        target.mesh,
+        config=arguments["config"],
+        algorithm=arguments["algorithm"],
+        rollouts=arguments["rollouts"],
+        optimizer=arguments["optimizer"],
+        adapter=arguments["lora"],
+        prompt_tokens=target.prompt_tokens,
+    )

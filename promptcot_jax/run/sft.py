@@ -4,6 +4,8 @@ The held-out figure in its metrics is the NLL of unseen problems' worked solutio
 """
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -12,8 +14,11 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
+from promptcot_jax.models import lora
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel.programs import Program
+from promptcot_jax.planning.target import Target
 from promptcot_jax.run import stage
 from promptcot_jax.sources import model_source
 from promptcot_jax.sources.model_source import ModelSource
@@ -96,3 +101,18 @@ def sft(
         store.save_model(policy, base.lm, params, base.tokenizer, provenance=provenance, adapter=adapter)
     loop.remove_checkpoints(directory)
     return stage.StageResult(counts=counts)
+
+
+def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:
+    """What the fit runs, for `promptcot plan`; the base stays while a copy of it is trained."""
+    lm, adapter = target.lm(arguments["model"]), arguments["lora"]
+    fitter = Fitter(
+        fit=arguments["fit"],
+        optimizer=arguments["optimizer"],
+        loop=arguments["loop_config"],
+        mesh=target.mesh,
+        seed=0,
+        adapter=adapter,
+    )
+    base = {"base model": lora.abstract_params(lm, target.mesh, lm.config.param_dtype)}
+    return [fitter.program("sft: fit", lm, SftLoss(), resident={} if adapter else base)]

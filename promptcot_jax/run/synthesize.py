@@ -1,8 +1,8 @@
 """`promptcot synthesize`: new problems from concept lists, written by p_theta (paper section 2.1)."""
 
 import os
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 from etils import epath
@@ -13,10 +13,13 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import ConceptSet, Triple
 from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import decontamination, rows
-from promptcot_jax.models import hashed_tfidf
+from promptcot_jax.models import hashed_tfidf, lora
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel.programs import Program
+from promptcot_jax.planning.target import Target
 from promptcot_jax.run import encoders, stage
+from promptcot_jax.sampling import engine, scoring
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.synthesis import concept_pool, drafts, problem_files, writing
 from promptcot_jax.synthesis.drafts import Author
@@ -109,6 +112,32 @@ def synthesize(
             problems_path=os.path.join(workdir, "problems.jsonl"),
         )
     return stage.StageResult(counts=counts)
+
+
+def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:
+    """What writing and scoring run, for `promptcot plan`: one model in one type."""
+    config, dtype = arguments["config"], arguments["dtype"]
+    lm, length = target.lm(dtype=dtype), target.prompt_tokens + config.sampling.max_new_tokens
+    params = lora.abstract_params(lm, target.mesh, dtype, target.adapter)
+    writing_programs = engine.programs(
+        "synthesize",
+        lm,
+        target.mesh,
+        params,
+        config.engine,
+        max_tokens=length,
+        params_name="the model as loaded",
+    )
+    score = scoring.program(
+        "synthesize: score",
+        lm,
+        target.mesh,
+        params,
+        length=length,
+        batch_tokens=arguments["score_tokens"],
+        resident=engine.resident_between_bursts(writing_programs, params, "the model to decode"),
+    )
+    return [*writing_programs, score]
 
 
 def _on_mesh(devices: jax.sharding.Mesh, write_drafts: drafts.WriteDrafts) -> drafts.WriteDrafts:

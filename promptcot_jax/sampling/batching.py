@@ -38,7 +38,7 @@ def full_and_small_batches(
     Two sizes whatever number of rows comes in: calls of many different sizes share two programs, and a call
     of a few rows does not compute `limit` of them.
     """
-    full, small = _whole_shards(limit, rules), _whole_shards(max(1, limit // 8), rules)
+    full, small = whole_shards(limit, rules), whole_shards(max(1, limit // 8), rules)
     batches, start = [], 0
     while start < len(rows):
         size = full if len(rows) - start > full // 2 else small
@@ -47,8 +47,8 @@ def full_and_small_batches(
     return batches
 
 
-def _whole_shards(num_rows: int, rules: rules_lib.LogicalRules) -> int:
-    """The next multiple of the data shards."""
+def whole_shards(num_rows: int, rules: rules_lib.LogicalRules) -> int:
+    """The next multiple of the data shards of the mesh entered."""
     shards = num_data_shards(rules)
     return -(-num_rows // shards) * shards
 

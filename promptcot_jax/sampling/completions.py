@@ -54,7 +54,7 @@ class Request:
         stop_ids: end a completion and belong to it.
         stop_texts: end a completion with the token that completes one of them.
         partial: tokens to go on from. They are read like a prompt, which rounds otherwise than decoding them
-            did, so what follows is drawn rightly but is not what the uninterrupted run would have drawn.
+            did, so what follows has the right distribution but other tokens than in the uninterrupted run.
     """
 
     id: int

@@ -139,7 +139,7 @@ class Client:
             seconds = min(self._attempt_seconds, max(deadline - time.monotonic(), 0.001))
             try:
                 async with asyncio.timeout(seconds):  # the client's own bounds single reads only
-                    return read_answer(await self._post(body), body, self._tell_unknown)
+                    return read_answer(await self._post(body), body, self._on_unknown)
             except _Malformed as error:
                 malformed, self._last_unreadable = malformed + 1, str(error)
                 if malformed == _MALFORMED_TRIES:
@@ -165,7 +165,7 @@ class Client:
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _tell_unknown(self, reason: str) -> None:
+    def _on_unknown(self, reason: str) -> None:
         if reason not in self._unknown_reasons:
             self._unknown_reasons.add(reason)
             log.warning(
@@ -203,8 +203,8 @@ class Client:
 
     def _said(self, error: Any) -> str:
         """The server's words in one short line, without the key, which some repeat."""
-        told = error.body.get("message") if isinstance(error.body, dict) else None
-        said = " ".join(str(told or error.message).split())
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        said = " ".join(str(message or error.message).split())
         return said.replace(self._api_key, "[key]")[:500].rstrip(".")
 
 
@@ -271,7 +271,7 @@ def openai_package() -> Any:
 
 
 def read_answer(
-    content: bytes, body: Mapping[str, Any], tell_unknown: Callable[[str], None] = lambda reason: None
+    content: bytes, body: Mapping[str, Any], on_unknown: Callable[[str], None] = lambda reason: None
 ) -> Answer:
     """The completion that a reply holds; tokens that it does not count are estimated.
 
@@ -279,7 +279,7 @@ def read_answer(
     `<think>` and `</think>`, where models in JAX have it.
 
     Args:
-        tell_unknown: is told a `finish_reason` that is not known; where there is text, it is an end.
+        on_unknown: is called with a `finish_reason` that is not known; where there is text, it is an end.
 
     Raises:
         _Malformed: it holds none.
@@ -295,11 +295,11 @@ def read_answer(
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _Malformed(f"{type(error).__name__}: {error}, in {content[:80]!r}") from None
     if reason is None and text and isinstance(text, str) and str(stated).lower() not in _BROKEN_OFF:
-        tell_unknown(str(stated))
+        on_unknown(str(stated))
         reason = "stop"
     if reason is None:
         raise _Malformed(f"its finish_reason is {stated!r}")
-    if text is None and reason != "stop":  # all of it was reasoning, or was held back
+    if text is None and reason != "stop":  # all of it was reasoning, or was filtered
         text = ""
     if isinstance(text, str) and isinstance(thinking, str) and thinking.strip():
         text = f"<think>\n{thinking.strip()}" + (f"\n</think>\n\n{text}" if text else "")

@@ -16,15 +16,20 @@ its prompt, which costs time and changes no token.
 
 import collections
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Annotated, ClassVar, Literal, NamedTuple
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, Range, settings
 from promptcot_jax.models import language_model
+from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.parallel.programs import Program
 from promptcot_jax.sampling import batching, metrics, slots
 from promptcot_jax.sampling.completions import Completion, PartialCompletion, Request
 from promptcot_jax.sampling.scheduler import ActiveRequest, Block, ShardScheduler
@@ -62,15 +67,6 @@ class EngineConfig:
             )
 
 
-class EngineShapes(NamedTuple):
-    """What an engine's programs are compiled for, besides its settings."""
-
-    num_schedulers: int  # data shards
-    num_slots: int  # of all schedulers, and so are the pages
-    num_pages: int
-    width: int  # of page tables
-
-
 class Engine:
     """The shapes and the bookkeeping; parameters and cache come and go with every stream."""
 
@@ -85,29 +81,30 @@ class Engine:
         """
         self.lm, self.config, self.max_tokens = lm, config, max_tokens
         self.metrics = metrics.Metrics()
-        self._num_schedulers = num_schedulers = batching.num_data_shards(lm.rules)
-        self._slots_per_scheduler = -(-config.num_slots // num_schedulers)
-        self._num_slots = num_schedulers * self._slots_per_scheduler
-        self._width = batching.few_counts(-(-max_tokens // config.page_size))
+        num_shards = batching.num_data_shards(lm.rules)
+        slots_of_shard = -(-config.num_slots // num_shards)
+        width = batching.few_counts(-(-max_tokens // config.page_size))
         # One page more than a request's own, for what its prompt leaves of a page that others share.
-        pages = self._slots_per_scheduler * (self._width + 1)
+        pages = slots_of_shard * (width + 1)
         if config.cache_tokens:
-            pages = min(pages, config.cache_tokens // num_schedulers // config.page_size)
+            pages = min(pages, config.cache_tokens // num_shards // config.page_size)
         least = -(-max_tokens // config.page_size) + 1
         if pages < least:
             raise ValueError(
                 f"cache_tokens={config.cache_tokens} holds {pages} pages of {config.page_size} tokens on "
-                f"each of {num_schedulers} data shards, but a request of {max_tokens} tokens may need "
+                f"each of {num_shards} data shards, but a request of {max_tokens} tokens may need "
                 f"{least}; raise cache_tokens or lower max_new_tokens."
             )
-        self._pages_per_scheduler = pages + 1  # page 0 is nobody's
+        self.shapes = slots.Shapes(
+            num_shards=num_shards,
+            num_slots=num_shards * slots_of_shard,
+            num_pages=num_shards * (pages + 1),  # page 0 of each shard belongs to no request
+            page_size=config.page_size,
+            width=width,
+            num_blocks=num_shards * config.prefill_blocks,
+            burst_steps=config.burst_steps,
+        )
         self._rows: Callable[[], list[ActiveRequest]] = list
-
-    @property
-    def shapes(self) -> EngineShapes:
-        """Shapes of slots and cache."""
-        num_pages = self._num_schedulers * self._pages_per_scheduler
-        return EngineShapes(self._num_schedulers, self._num_slots, num_pages, self._width)
 
     def stream(
         self,
@@ -131,11 +128,11 @@ class Engine:
             ValueError: a request that there is no room for, ids outside the vocabulary, stop texts without
                 `decode_text`; another mesh than the engine was made in.
         """
-        num_schedulers = batching.num_data_shards(self.lm.rules)
-        if num_schedulers != self._num_schedulers:
+        num_shards = batching.num_data_shards(self.lm.rules)
+        if num_shards != self.shapes.num_shards:
             raise ValueError(
-                f"The engine was made for {self._num_schedulers} data shards, but there are "
-                f"{num_schedulers} here; make it and go through its stream inside the same `jax.set_mesh`."
+                f"The engine was made for {self.shapes.num_shards} data shards, but there are "
+                f"{num_shards} here; make it and go through its stream inside the same `jax.set_mesh`."
             )
         stream = _RequestStream(self, params, requests, key, decode_text)
         self._rows = stream.rows
@@ -190,15 +187,10 @@ class Engine:
             raise ValueError(f"{name} has an empty stop text, which would end every completion at once.")
 
     def _new_schedulers(self) -> list[ShardScheduler]:
-        starts = range(0, self._num_slots, self._slots_per_scheduler)
-        return [
-            ShardScheduler(
-                range(start, start + self._slots_per_scheduler),
-                self._pages_per_scheduler,
-                self.config.page_size,
-            )
-            for start in starts
-        ]
+        shapes = self.shapes
+        count, num_pages = shapes.num_slots // shapes.num_shards, shapes.num_pages // shapes.num_shards
+        starts = range(0, shapes.num_slots, count)
+        return [ShardScheduler(range(start, start + count), num_pages, shapes.page_size) for start in starts]
 
 
 class _RequestStream:
@@ -216,10 +208,10 @@ class _RequestStream:
         self._lm, self._config, self._metrics = engine.lm, engine.config, engine.metrics
         self._source, self._put_back = iter(requests), collections.deque[Request]()
         self._schedulers = engine._new_schedulers()
-        num_pages = len(self._schedulers) * engine._pages_per_scheduler
-        self._cache = slots.empty_cache(self._lm, num_pages, self._config.page_size)
-        self._metrics.pages = num_pages - len(self._schedulers)
-        self._slots = slots.idle_slots(engine._num_slots, engine._width)
+        self._shapes = shapes = engine.shapes
+        self._cache = slots.empty_cache(self._lm, shapes.num_pages, shapes.page_size)
+        self._metrics.pages = shapes.num_pages - shapes.num_shards
+        self._slots = slots.idle_slots(shapes.num_slots, shapes.width)
 
     def rows(self) -> list[ActiveRequest]:
         """The rows in slots."""
@@ -287,7 +279,7 @@ class _RequestStream:
         return 2 * sum(row.is_ready for row in rows) < len(rows)
 
     def _blocks(self, batch: Sequence[Block | None]) -> slots.Blocks:
-        blocks = slots.no_blocks(len(batch), self._config.page_size, self._engine._width)
+        blocks = slots.no_blocks(len(batch), self._shapes.page_size, self._shapes.width)
         for i, block in enumerate(batch):
             if block is not None:
                 blocks.token_ids[i, : len(block.token_ids)] = block.token_ids
@@ -304,7 +296,7 @@ class _RequestStream:
         rows = self._rows_with_pages(num_steps)
         if not rows:
             return
-        is_queued, num_slots = self._is_queued(), self._engine._num_slots
+        is_queued, num_slots = self._is_queued(), self._shapes.num_slots
         # A look at the rows costs about a step's time where steps are short: wait for a sixteenth to end.
         enough_done = max(1, num_slots // 16) if is_queued else num_slots
         start = time.perf_counter()
@@ -316,7 +308,7 @@ class _RequestStream:
             self._key,
             np.int32(num_steps),
             np.int32(enough_done),
-            max_steps=self._config.burst_steps,
+            max_steps=self._shapes.burst_steps,
         )
         burst = jax.device_get(burst)
         self._metrics.decode_seconds += time.perf_counter() - start
@@ -347,7 +339,7 @@ class _RequestStream:
 
     def _rows_with_pages(self, num_steps: int) -> list[tuple[ShardScheduler, ActiveRequest]]:
         """The rows that can go on, each with pages for so many steps; in the order in which they started."""
-        able, copies = [], slots.no_copies(self._engine._num_slots)
+        able, copies = [], slots.no_copies(self._shapes.num_slots)
         for scheduler in self._schedulers:
             for row in [row for row in scheduler.rows if row.is_ready]:
                 pages_before = len(row.pages)
@@ -431,3 +423,46 @@ class _RequestStream:
             has_end=end == "stop",
             num_continued=len(row.request.partial.token_ids),
         )
+
+
+def resident_between_bursts(programs: Sequence[Program], params: Params, copy_name: str) -> dict[str, Any]:
+    """What an engine keeps on the chips while other programs run: its cache, and its copy of the parameters.
+
+    Args:
+        programs: of the engine, for `params`.
+    """
+    parts = programs[-1].parts
+    copy = {copy_name: parts["parameters"]} if parts["parameters"] != params else {}
+    return {"cache": parts["cache"], **copy}
+
+
+def programs(
+    name: str,
+    lm: CausalLM,
+    mesh: Mesh,
+    params: Params,
+    config: EngineConfig,
+    *,
+    max_tokens: int,
+    params_name: str,
+    resident: Mapping[str, Any] = types.MappingProxyType({}),
+) -> list[Program]:
+    """Reading prompts and decoding, for the planner.
+
+    Args:
+        params: shapes with shardings, in training layout; where decoding takes a copy of them, they are
+            resident beside it under `params_name`.
+        max_tokens: of a request, prompt and completion together.
+
+    Raises:
+        WrongUse: the cache cannot hold a single request of that length.
+    """
+    decoding_params = lm.decoding_shapes(params, mesh)
+    if decoding_params != params:
+        resident = {**resident, params_name: params}
+    with jax.set_mesh(mesh):
+        try:
+            shapes = Engine(lm, config, max_tokens=max_tokens).shapes
+        except ValueError as error:
+            raise WrongUse(str(error)) from None
+    return slots.programs(name, lm, mesh, decoding_params, shapes, context=max_tokens // 2, resident=resident)

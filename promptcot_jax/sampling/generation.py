@@ -28,7 +28,7 @@ def generate(
     Args:
         params: in `lm.decoding_layout`, or as the trainer has them.
         key: of a stream and step, e.g. `prng.stream_key(seed, "propose", round_index)`.
-        request_ids: whose noise each row draws; by default its place in `prompts`. Rows that share an id
+        request_ids: whose noise each row draws; by default its index in `prompts`. Rows that share an id
             share their noise, so G samples of one prompt need G ids.
         num_slots: rows decoded at once; fewer where there are fewer prompts.
 
@@ -60,8 +60,8 @@ def generate(
     )
     for request in requests:
         made.check(request)
-    places = {id(request): i for i, request in enumerate(requests)}
+    indices = {id(request): i for i, request in enumerate(requests)}
     completions: dict[int, Completion] = {}
     for request, completion in made.stream(params, requests, key, decode_text):
-        completions[places[id(request)]] = completion
+        completions[indices[id(request)]] = completion
     return [completions[i] for i in range(len(prompts))]

@@ -185,12 +185,12 @@ class JaxTextModel:
         return prng.stream_key(self._config.seed, "text", zlib.crc32(name.encode()) & 0x7FFFFFFF)
 
     def _prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """The conversation as the chat template writes it; a base model reads the turns one after another."""
+        """The conversation as the chat template writes it; a base model reads the bare messages."""
         if self._chat.use_template and self._tokenizer.chat_template is not None:
             text = self._tokenizer.render_chat(messages, settings=self._chat.template_settings)
             return self._tokenizer.prompt_ids(text)
-        turns = "\n\n".join(self._tokenizer.quoted(message["content"].strip()) for message in messages)
-        return self._tokenizer.prompt_ids(f"{turns}\n")  # one question ends like `templates.solver_prompt`
+        contents = "\n\n".join(self._tokenizer.quoted(message["content"].strip()) for message in messages)
+        return self._tokenizer.prompt_ids(f"{contents}\n")  # one question ends like `templates.solver_prompt`
 
     def _reply(
         self, request: TextRequest, prompt_tokens: int, token_ids: Sequence[int], finish_reason: Any

@@ -342,7 +342,7 @@ def _draw_shards(
     if num_continued:
         log.warning(
             "%s: %d completions were continued where an interrupted run had left them (continue_partial); "
-            "they are drawn rightly, and are not those of an uninterrupted run",
+            "their distribution is right, but they are not those of an uninterrupted run",
             name,
             num_continued,
         )

@@ -41,7 +41,7 @@ class Block:
 
 
 class BlockAllocator:
-    """The pages 1 .. num_pages - 1 of one cache (page 0 is nobody's)."""
+    """The pages 1 .. num_pages - 1 of one cache (page 0 belongs to no request)."""
 
     def __init__(self, num_pages: int, page_size: int):
         self.page_size = page_size

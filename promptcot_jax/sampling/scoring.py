@@ -6,18 +6,22 @@ positions only, some hundred tokens at a time, so no [B, T, V] array of logits e
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
-from promptcot_jax.models import language_model
+from promptcot_jax.models import flops, language_model
+from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import launching, placing, sequence_shards
 from promptcot_jax.parallel import rules as rules_lib
+from promptcot_jax.parallel.programs import Program
 from promptcot_jax.sampling import batching
 
 _HEAD_TOKENS = 256  # tokens of a data shard whose logits exist at one time; 50 MB at V = 49,152
@@ -94,22 +98,39 @@ def _arrays(
     return token_ids, segment_ids, first, labels
 
 
-def lower_rows(
-    lm: language_model.LanguageModel, params: Params, num_rows: int, width: int
-) -> jax.stages.Lowered:
-    """The program that scores so many rows, traced for the chips that the parameters lie on.
+def program(
+    name: str,
+    lm: CausalLM,
+    mesh: Mesh,
+    params: Params,
+    *,
+    length: int,
+    batch_tokens: int,
+    resident: Mapping[str, Any],
+) -> Program:
+    """Scoring of full rows of `length` tokens, all but one of them scored, for the planner.
 
     Args:
-        params: arrays, or their shapes with shardings.
+        params: shapes with shardings.
     """
-    rows = batching.shapes_of_rows(_arrays([], [], [], num_rows, width, 0), lm.rules)
-    numbers = (np.int32(width), np.float32(1.0))
-    return _score_rows.lower(lm, params, *rows, *numbers, head_tokens=_head_tokens(lm))
-
-
-def num_head_chunks(lm: language_model.LanguageModel, num_rows: int, width: int) -> int:
-    """Turns of that program's loop over chunks of labels, where every token has one."""
-    return -(-width // _chunk_length(lm, num_rows, width, _head_tokens(lm)))
+    width = batching.bucket(length)
+    with jax.set_mesh(mesh):
+        num_rows = batching.whole_shards(max(1, batch_tokens // width), lm.rules)
+        rows = batching.shapes_of_rows(_arrays([], [], [], num_rows, width, 0), lm.rules)
+        head_tokens = _head_tokens(lm)
+        num_chunks = -(-width // _chunk_length(lm, num_rows, width, head_tokens))
+    return Program(
+        name=name,
+        mesh=mesh,
+        lower=functools.partial(
+            _score_rows.lower, lm, params, *rows, np.int32(width), np.float32(1.0), head_tokens=head_tokens
+        ),
+        parts={"parameters": params},
+        resident=resident,
+        loop_steps=num_chunks,
+        work=flops.scoring_work(lm.config, mesh, num_rows=num_rows, length=width),
+        settings=("score_tokens", "mesh"),
+    )
 
 
 def _head_tokens(lm: language_model.LanguageModel) -> int:
@@ -117,12 +138,12 @@ def _head_tokens(lm: language_model.LanguageModel) -> int:
 
 
 def _chunk_length(lm: language_model.LanguageModel, num_rows: int, length: int, head_tokens: int) -> int:
-    """Labels of a row that one turn of the head takes; devices that share a row share its chunk."""
+    """Labels of a row that one step of the head takes; devices that share a row share its chunk."""
     _, of_length = sequence_shards.shards(num_rows, length, lm.rules)
     return min(length, of_length * max(1, head_tokens // num_rows))
 
 
-@launching.in_turn
+@launching.serialized
 @functools.partial(jax.jit, static_argnames=("lm", "head_tokens"))
 def _score_rows(
     lm: language_model.LanguageModel,

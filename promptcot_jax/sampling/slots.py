@@ -10,32 +10,49 @@ slot, its neighbours, or how its steps fall into bursts.
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from promptcot_jax.core.arrays import Array, Bool, Float, HostOrDevice, Int, Params, UInt
-from promptcot_jax.models import language_model, paged_cache
+from promptcot_jax.models import flops, language_model, paged_cache
+from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel import launching, placing
-from promptcot_jax.sampling import token_choice
+from promptcot_jax.parallel import rules as rules_lib
+from promptcot_jax.parallel.programs import Program
+from promptcot_jax.sampling import batching, token_choice
 from promptcot_jax.sampling.completions import Request
 
 MOST_STOP_IDS = 16  # of a request; their number compiles nothing
 
 
+class Shapes(NamedTuple):
+    """What an engine's programs are compiled for; slots, pages and blocks are those of all data shards."""
+
+    num_shards: int
+    num_slots: int
+    num_pages: int
+    page_size: int
+    width: int  # of page tables
+    num_blocks: int  # of prompts, in one call
+    burst_steps: int  # at most
+
+
 class Slots(NamedTuple):
-    """What the slots hold at the start of a burst; a slot that stands idle has position 0 and page 0."""
+    """What the slots hold at the start of a burst; an idle slot has position 0 and page 0."""
 
     last_ids: Int[HostOrDevice, " B"]  # the token to read next
     positions: Int[HostOrDevice, " B"]  # its position
     steps: Int[HostOrDevice, " B"]  # tokens chosen so far
-    budgets: Int[HostOrDevice, " B"]  # tokens to choose at most; 0: the slot stands idle
+    budgets: Int[HostOrDevice, " B"]  # tokens to choose at most; 0: the slot is idle
     request_ids: UInt[HostOrDevice, " B"]
     numbers: token_choice.ChoiceNumbers  # each [B]
-    stop_ids: Int[HostOrDevice, "B stop"]  # -1 fills unused places
+    stop_ids: Int[HostOrDevice, "B stop"]  # -1 fills unused entries
     page_table: Int[HostOrDevice, "B W"]
 
 
@@ -61,7 +78,7 @@ class _State:
     cache: paged_cache.PagedCache
 
 
-@launching.in_turn
+@launching.serialized
 @functools.partial(jax.jit, static_argnames=("lm", "max_steps"), donate_argnames="cache")
 def decode_burst(
     lm: language_model.LanguageModel,
@@ -90,9 +107,9 @@ def decode_burst(
 
     def advance(state: _State) -> _State:
         burst, is_live = state.burst, state.is_live
-        # A row that ended stays where it is: it goes on writing its next token's place, which is its own.
-        places = paged_cache.CachePositions(slots.page_table, (slots.positions + burst.num_new)[:, None])
-        hidden, cache = lm.extend(params, state.last_ids[:, None], places, state.cache)
+        # A row that ended stays where it is: it goes on writing at its next position, which is its own.
+        positions = paged_cache.CachePositions(slots.page_table, (slots.positions + burst.num_new)[:, None])
+        hidden, cache = lm.extend(params, state.last_ids[:, None], positions, state.cache)
         chosen_before = slots.steps + burst.num_new
         step_keys = jax.vmap(jax.random.fold_in)(request_keys, chosen_before)
         chosen = token_choice.choose_tokens(lm.unembed(params, hidden[:, 0]), step_keys, slots.numbers)
@@ -122,14 +139,14 @@ def decode_burst(
 
 
 class Blocks(NamedTuple):
-    """Page-sized pieces of prompts; an unused place has position 0 and page 0."""
+    """Page-sized pieces of prompts; an unused entry has position 0 and page 0."""
 
     token_ids: Int[HostOrDevice, "R page"]
     first_positions: Int[HostOrDevice, " R"]
     page_table: Int[HostOrDevice, "R W"]
 
 
-@launching.in_turn
+@launching.serialized
 @functools.partial(jax.jit, static_argnames=("lm",), donate_argnames="cache")
 def read_blocks(
     lm: language_model.LanguageModel, params: Params, cache: paged_cache.PagedCache, blocks: Blocks
@@ -152,7 +169,7 @@ class Copies(NamedTuple):
     targets: Int[HostOrDevice, " B"]
 
 
-@launching.in_turn
+@launching.serialized
 @functools.partial(jax.jit, static_argnames=("lm",), donate_argnames="cache")
 def copy_pages(
     lm: language_model.LanguageModel, cache: paged_cache.PagedCache, copies: Copies
@@ -161,7 +178,7 @@ def copy_pages(
     return paged_cache.copy_pages(cache, *copies, num_layers=lm.config.num_layers, rules=lm.rules)
 
 
-@launching.in_turn
+@launching.serialized
 @functools.partial(jax.jit, static_argnames=("lm", "num_pages", "page_size"))
 def empty_cache(lm: language_model.LanguageModel, num_pages: int, page_size: int) -> paged_cache.PagedCache:
     """A cache, laid out over the mesh by the model's rules; it never exists elsewhere."""
@@ -169,7 +186,7 @@ def empty_cache(lm: language_model.LanguageModel, num_pages: int, page_size: int
 
 
 def no_blocks(num_blocks: int, page_size: int, width: int) -> Blocks:
-    """Unused places for blocks."""
+    """Blocks that are not used."""
     return Blocks(
         np.zeros((num_blocks, page_size), np.int32),
         np.zeros(num_blocks, np.int32),
@@ -183,7 +200,7 @@ def no_copies(num_slots: int) -> Copies:
 
 
 def idle_slots(num_slots: int, width: int) -> Slots:
-    """Slots in which nothing stands; `enter`, `advance` and `leave` keep them up to date in place."""
+    """Idle slots; `enter`, `advance` and `leave` keep them up to date in place."""
     return Slots(
         last_ids=np.zeros(num_slots, np.int32),
         positions=np.zeros(num_slots, np.int32),
@@ -222,8 +239,70 @@ def advance(slots: Slots, burst: Burst) -> None:
 
 
 def leave(slots: Slots, slot: int) -> None:
-    """A slot stands idle."""
+    """A slot becomes idle."""
     for array in jax.tree.leaves(slots):
         array[slot] = 0
     slots.stop_ids[slot] = -1
     slots.numbers.temperature[slot] = slots.numbers.top_p[slot] = 1.0
+
+
+def programs(
+    name: str,
+    lm: CausalLM,
+    mesh: Mesh,
+    params: Params,
+    shapes: Shapes,
+    *,
+    context: int,
+    resident: Mapping[str, Any],
+) -> list[Program]:
+    """Reading prompts and decoding, as an engine of these shapes calls them, for the planner.
+
+    Args:
+        params: shapes with shardings, in `lm.decoding_layout`.
+        context: tokens that a slot holds, for the roofline estimate.
+    """
+    blocks = no_blocks(shapes.num_blocks, shapes.page_size, shapes.width)
+    with jax.set_mesh(mesh):
+        blocks = batching.shapes_of_rows(blocks, lm.rules)
+        rows = batching.shapes_of_rows(idle_slots(shapes.num_slots, shapes.width), lm.rules)
+    cache = jax.eval_shape(
+        lambda: dataclasses.replace(lm, rules=()).init_cache(shapes.num_pages, shapes.page_size)
+    )
+    keys: Array = jax.tree.leaves(cache)[0]
+    spec = rules_lib.partition_spec(mesh, cache.axes, keys.shape, lm.rules)
+    cache = placing.as_shapes(cache, NamedSharding(mesh, spec))
+    key = placing.as_shapes(jax.eval_shape(lambda: jax.random.key(0)), NamedSharding(mesh, PartitionSpec()))
+    decode = functools.partial(
+        decode_burst.lower,
+        lm,
+        params,
+        cache,
+        rows,
+        key,
+        np.int32(1),
+        np.int32(1),
+        max_steps=shapes.burst_steps,
+    )
+    dtype = params["embed_tokens"]["embedding"].dtype.name
+    program = functools.partial(
+        Program, mesh=mesh, resident=resident, settings=("cache_tokens", "num_slots", "mesh")
+    )
+    return [
+        program(
+            name=f"{name}: prefill",
+            lower=functools.partial(read_blocks.lower, lm, params, cache, blocks),
+            parts={"parameters": params, "batch": blocks, "cache": cache},
+            work=flops.prefill_work(
+                lm.config, mesh, num_blocks=shapes.num_blocks, page_size=shapes.page_size
+            ),
+        ),
+        program(
+            name=f"{name}: decode",
+            lower=decode,
+            parts={"parameters": params, "batch": rows, "cache": cache},
+            work=flops.decoding_work(
+                lm.config, mesh, num_slots=shapes.num_slots, context=context, param_dtype=dtype
+            ),
+        ),
+    ]

@@ -14,8 +14,8 @@ from etils import epath
 
 from promptcot_jax.data.tokenizer import Message
 
-# stop: ended by itself. length: cut off by max_new_tokens. filtered: held back by the server. too_long: the
-# prompt leaves no room for the completion. malformed: no text could be made out, however often it was asked.
+# stop: ended by itself. length: cut off by max_new_tokens. filtered: blocked by the server. too_long: the
+# prompt leaves no room for the completion. malformed: no try gave a text that can be read.
 FinishReason = Literal["stop", "length", "filtered", "too_long", "malformed"]
 
 

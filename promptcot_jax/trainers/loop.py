@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -30,10 +30,12 @@ from promptcot_jax.core.progress import Progress
 from promptcot_jax.core.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, settings
 from promptcot_jax.data import example_sets, packing
 from promptcot_jax.data.packing import BatchSource, PackedBatch, PackedEpochs
+from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts, placing
 from promptcot_jax.parallel import rules as rules_lib
+from promptcot_jax.parallel.programs import Program
 from promptcot_jax.trainers import driver, sft, train_step
 from promptcot_jax.trainers import optimizer as optimizer_lib
 from promptcot_jax.trainers.goodput import Goodput, Speedometer, Window
@@ -189,6 +191,27 @@ class Fitter:
             router_losses=self.fit.router_losses,
             micro_batches=self.loop.micro_batches,
             remat=self.loop.remat,
+        )
+
+    def program(
+        self,
+        name: str,
+        lm: CausalLM,
+        loss: Loss,
+        *,
+        resident: Mapping[str, Any],
+        token_values: tuple[str, ...] = (),
+    ) -> Program:
+        """A step of a fit, for the planner; see `train_step.program`."""
+        return train_step.program(
+            name,
+            lm,
+            self.step_config(loss),
+            self.mesh,
+            num_rows=self.fit.rows_per_batch,
+            row_length=self.fit.row_length,
+            resident=resident,
+            token_values=token_values,
         )
 
     def train(

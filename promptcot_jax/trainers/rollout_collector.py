@@ -30,11 +30,12 @@ from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Rollout
+from promptcot_jax.data import rollout_sets
 from promptcot_jax.data.prompt_stream import PromptStream, Task
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import hosts
-from promptcot_jax.sampling import rollout_store, rollouts
+from promptcot_jax.sampling import rollouts
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.rollouts import Draw, RolloutConfig, Sampler, Times
 from promptcot_jax.trainers import algorithm as algorithm_lib
@@ -152,7 +153,7 @@ class RolloutCollector:
             )
 
         return rollouts.map_draws(
-            rollout_store.file_of(self.directory, iteration, attempt),
+            rollout_sets.file_of(self.directory, iteration, attempt),
             rollouts.draws_of(
                 self.stream.take(first_prompt, count), group_size, first=first_prompt * group_size
             ),

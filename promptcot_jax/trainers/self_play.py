@@ -28,12 +28,12 @@ from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
 from promptcot_jax.core.records import CompletionSample
+from promptcot_jax.data import rollout_sets
 from promptcot_jax.data.prompt_stream import PromptStream
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
-from promptcot_jax.sampling import rollout_store
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.trainers import algorithm as algorithm_lib
 from promptcot_jax.trainers import driver
@@ -48,7 +48,7 @@ from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.policy_updates import PolicyUpdates
 from promptcot_jax.trainers.rollout_collector import RolloutCollector, RunAhead
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
-from promptcot_jax.trainers.train_step import StepConfig, Trainable, delete_arrays, make_train_step
+from promptcot_jax.trainers.train_step import Trainable, delete_arrays, make_train_step
 from promptcot_jax.trainers.watching import PreemptionGuard
 
 log = logging.getLogger(__name__)
@@ -172,12 +172,11 @@ class _Iterations(driver.Run[_Position]):
         self._settings, self._params, self._directory = settings, params, directory
         self._algorithm = config.resolved(settings.algorithm)
         temperature = settings.rollouts.sampling.temperature
-        step_config = StepConfig(
-            loss=self._algorithm.loss(temperature),
+        step_config = config.step_config(
+            self._algorithm,
+            temperature=temperature,
             optimizer=settings.optimizer,
             adapter=settings.adapter,
-            micro_batches=config.micro_batches,
-            remat=config.remat,
         )
         self._train_step = make_train_step(settings.lm, step_config, settings.mesh)
         self._updates = PolicyUpdates(
@@ -225,7 +224,7 @@ class _Iterations(driver.Run[_Position]):
             config=settings.rollouts,
             iterations=config,
             algorithm=self._algorithm,
-            directory=settings.directory / rollout_store.DIRECTORY,
+            directory=settings.directory / rollout_sets.DIRECTORY,
         )
         with (
             MetricsLog(

@@ -4,11 +4,14 @@ from typing import ClassVar, Literal
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, settings
+from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.trainers import driver
 from promptcot_jax.trainers.algorithm import Algorithm, OldLogProbs
 from promptcot_jax.trainers.goals import Goal
+from promptcot_jax.trainers.optimizer import OptimizerConfig
+from promptcot_jax.trainers.train_step import StepConfig
 
 
 @settings
@@ -67,6 +70,28 @@ class SelfPlayConfig(driver.RunConfig):
             num_updates=self.updates_per_iteration,
             old_log_probs=self.old_log_probs,
             max_staleness=self.max_staleness,
+        )
+
+    def step_config(
+        self,
+        algorithm: Algorithm,
+        *,
+        temperature: float,
+        optimizer: OptimizerConfig,
+        adapter: LoraConfig | None,
+    ) -> StepConfig:
+        """What an update computes.
+
+        Args:
+            algorithm: as `resolved` gives it.
+            temperature: of the sampling.
+        """
+        return StepConfig(
+            loss=algorithm.loss(temperature),
+            optimizer=optimizer,
+            adapter=adapter,
+            micro_batches=self.micro_batches,
+            remat=self.remat,
         )
 
     def tokens_of_row(self, longest: int) -> int:

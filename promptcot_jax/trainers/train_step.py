@@ -10,7 +10,7 @@ its compute dtype where it uses them.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -23,12 +23,15 @@ from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.data.packing import BatchSource, PackedBatch
 from promptcot_jax.models import flops, lora
+from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.layers import RouterTotals
 from promptcot_jax.models.lora import LoraConfig
+from promptcot_jax.objectives import token_log_probs
 from promptcot_jax.parallel import launching, placing
 from promptcot_jax.parallel import rules as rules_lib
+from promptcot_jax.parallel.programs import Program
 from promptcot_jax.trainers import optimizer as optimizer_lib
 from promptcot_jax.trainers import router_losses
 from promptcot_jax.trainers.optimizer import OptimizerConfig
@@ -220,6 +223,8 @@ def make_train_step(lm: LanguageModel, config: StepConfig, mesh: Mesh) -> TrainS
     config.router_losses.check(lm)
     direction = optimizer.build()
     like = abstract_state(lm, optimizer, mesh, adapter)
+    _, frozen_shapes = lora.split(lora.abstract_params(lm, mesh, "float32", adapter))
+    frozen_shardings = jax.tree.map(lambda x: x.sharding, frozen_shapes)
     shardings = jax.tree.map(lambda x: x.sharding, like)
     rules = lm.rules or rules_lib.DEFAULT_RULES
     batch_sharding = rules_lib.batch_sharding(mesh, rules)
@@ -285,10 +290,10 @@ def make_train_step(lm: LanguageModel, config: StepConfig, mesh: Mesh) -> TrainS
         return TrainState(jnp.int32(0), params, direction.init(params), jnp.int32(0))
 
     return TrainStep(
-        run=launching.in_turn(
+        run=launching.serialized(
             jax.jit(
                 run,
-                in_shardings=(shardings, batch_sharding, whole, lora.frozen_shardings(lm, adapter, mesh)),
+                in_shardings=(shardings, batch_sharding, whole, frozen_shardings),
                 out_shardings=(shardings, whole),
                 donate_argnums=0,
             )
@@ -304,7 +309,8 @@ def abstract_state(
     lm: LanguageModel, optimizer: OptimizerConfig, mesh: Mesh, adapter: LoraConfig | None = None
 ) -> TrainState:
     """Shapes and shardings of a state; Adam's moments lie where their parameters lie."""
-    shapes, params = lora.trained_shapes(lm, adapter), lora.trained_shardings(lm, adapter, mesh)
+    shapes, _ = lora.split(lora.abstract_params(lm, mesh, "float32", adapter))
+    params = jax.tree.map(lambda x: x.sharding, shapes)
     whole = NamedSharding(mesh, PartitionSpec())
     direction = optimizer.build()
     moments = jax.eval_shape(direction.init, shapes)
@@ -321,6 +327,63 @@ def abstract_state(
         TrainState(number, shapes, moments, number),
         TrainState(whole, params, opt_state, whole),
     )
+
+
+def program(
+    name: str,
+    lm: CausalLM,
+    config: StepConfig,
+    mesh: Mesh,
+    *,
+    num_rows: int,
+    row_length: int,
+    resident: Mapping[str, Any],
+    token_values: tuple[str, ...] = (),
+) -> Program:
+    """One step on full rows, for the planner.
+
+    Args:
+        token_values: names of a batch's numbers by token, of losses that read some.
+    """
+    step, adapter = make_train_step(lm, config, mesh), config.adapter
+    dtype = "float32" if adapter is None else lm.config.param_dtype
+    trained, frozen = lora.split(lora.abstract_params(lm, mesh, dtype, adapter))
+    state = step.abstract_state
+    batch = _batch_shapes(num_rows, row_length, token_values, step.batch_sharding)
+    end = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
+    rows_of_shard = num_rows // step.rows_multiple
+    length_of_shard = row_length // rules_lib.num_shards(mesh, "length", lm.rules)
+    return Program(
+        name=name,
+        mesh=mesh,
+        lower=functools.partial(step.run.lower, state, batch, end, frozen),
+        parts={"parameters": (state.params, frozen), "optimizer": state.opt_state, "batch": batch},
+        resident=resident,
+        loop_steps=token_log_probs.num_chunks(rows_of_shard, length_of_shard),
+        work=flops.training_work(
+            lm.config,
+            mesh,
+            num_rows=num_rows,
+            length=row_length,
+            micro_batches=config.micro_batches,
+            remat=config.remat,
+            num_trained=sum(leaf.size for leaf in jax.tree.leaves(trained)),
+            is_adapter=adapter is not None,
+        ),
+        settings=("micro_batches", "remat", "mesh"),
+    )
+
+
+def _batch_shapes(
+    num_rows: int, length: int, token_values: tuple[str, ...], sharding: NamedSharding
+) -> PackedBatch:
+    def array(dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((num_rows, length), dtype, sharding=sharding)
+
+    # Past the checks of the fields, which are for arrays.
+    arrays = (array(jnp.int32), array(jnp.int32), array(jnp.int32), array(jnp.bool_))
+    values = {name: array(jnp.float32) for name in token_values}
+    return PackedBatch.tree_unflatten(None, (*arrays, values))
 
 
 def _name_of(report: RouterTotals | LossFigures) -> str:

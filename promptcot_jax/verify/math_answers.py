@@ -63,18 +63,18 @@ class MathGrade:
     status: Status
 
 
-def grade_math(reference: str, candidate: str) -> bool:
+def grade_math(reference: str | int | float, candidate: str | int | float) -> bool:
     r"""Whether a candidate answer equals the reference; see the module's conventions.
 
-    Of a text with a box, the boxed answer counts. Never raises, runs no code, and takes at most
-    `grading_pool.TIME_LIMIT_S` for the comparison.
+    Of a text with a box, the boxed answer counts; numbers are taken as their text. Never raises, runs no
+    code, and takes at most `grading_pool.TIME_LIMIT_S` for the comparison.
     """
     return grade_many([(reference, candidate)])[0].match
 
 
-def grade_many(pairs: Iterable[tuple[str, str]]) -> list[MathGrade]:
+def grade_many(pairs: Iterable[tuple[str | int | float, str | int | float]]) -> list[MathGrade]:
     """The grade of each (reference, candidate), in order, on all cores."""
-    grades = [_graded_at_once(reference, candidate) for reference, candidate in pairs]
+    grades = [_graded_at_once(str(reference), str(candidate)) for reference, candidate in pairs]
     open_pairs = [(grade.reference, grade.candidate) for grade in grades if isinstance(grade, _OpenPair)]
     verdicts = iter(grading_pool.shared_pool().compare_many(open_pairs))
     return [_grade(next(verdicts)) if isinstance(grade, _OpenPair) else grade for grade in grades]

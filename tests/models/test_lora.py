@@ -151,7 +151,9 @@ def test_a_model_without_a_target_is_refused():
     config = toys.toy_config("qwen3")
     with pytest.raises(ValueError, match="targets must be some of"):
         lora.LoraConfig(targets=("experts",))
-    assert lora.trained_shapes(causal_lm.CausalLM(config), None)["norm"]["scale"].dtype == jnp.float32
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig())
+    shapes = lora.abstract_params(causal_lm.CausalLM(config), mesh, "float32")
+    assert shapes["norm"]["scale"].dtype == jnp.float32
 
 
 def test_optimizer_states_are_those_of_the_adapter():

@@ -17,7 +17,7 @@ def _most_at_once(mesh) -> int:
     under_way, most = 0, 0
     counting = threading.Lock()
 
-    @launching.in_turn
+    @launching.serialized
     def program():
         nonlocal under_way, most
         with counting:
@@ -45,14 +45,14 @@ def test_launches_take_turns_where_there_are_several_devices():
 
 
 def test_a_launch_within_a_launch_does_not_wait_for_itself():
-    inner = launching.in_turn(jax.jit(lambda x: x + 1))
-    outer = launching.in_turn(lambda x: inner(x))
+    inner = launching.serialized(jax.jit(lambda x: x + 1))
+    outer = launching.serialized(lambda x: inner(x))
     with jax.set_mesh(mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=4))):
         np.testing.assert_array_equal(outer(jnp.arange(2)), [1, 2])
 
 
 def test_an_error_gives_the_turn_back():
-    @launching.in_turn
+    @launching.serialized
     def failing():
         raise ZeroDivisionError
 
@@ -62,8 +62,8 @@ def test_an_error_gives_the_turn_back():
     assert _most_at_once(mesh_lib.make_mesh(mesh_lib.MeshConfig(data=2, fsdp=4))) == 1
 
 
-def test_a_program_in_turn_is_still_lowered_and_named():
-    @launching.in_turn
+def test_a_serialized_program_is_still_lowered_and_named():
+    @launching.serialized
     @jax.jit
     def double(x):
         """Twice as much."""

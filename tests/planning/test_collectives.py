@@ -55,11 +55,11 @@ ENTRY %main.3 (p: f32[4]) -> f32[4] {
 """
 
 
-def test_loops_multiply_and_data_decides_the_turns_that_are_given():
-    found = collectives.traffic(LOOPS, turns=3)
-    # The fused gather stands twice under one channel: 28 turns x 8*4 bf16 x 3/4 of the ring.
+def test_loops_multiply_and_data_decides_the_steps_that_are_given():
+    found = collectives.traffic(LOOPS, loop_steps=3)
+    # The fused gather stands twice under one channel: 28 steps x 8*4 bf16 x 3/4 of the ring.
     assert found["all-gather"] == Traffic(28, 28 * 64 * 0.75)
-    # 28 turns x 3 of the loop over data, and 5 of the one whose count is known; twice 40 bytes x 3/4.
+    # 28 steps x 3 of the loop over data, and 5 of the one whose count is known; twice 40 bytes x 3/4.
     assert found["all-reduce"] == Traffic(28 * 3 + 5, (28 * 3 + 5) * 60.0)
     assert found["collective-permute"] == Traffic(1, 24.0)
     assert found.keys() == {"all-gather", "all-reduce", "collective-permute"}

@@ -1,4 +1,4 @@
-"""Plans with a compiler that is played: what is tried, in which order, and what is said of it."""
+"""Plans with a fake compiler: what is tried, in which order, and what is reported."""
 
 import dataclasses
 import json
@@ -14,10 +14,10 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hardware, topologies
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.planning import measures, planner, report, search, stage_phases
+from promptcot_jax.parallel.programs import Program
+from promptcot_jax.planning import measures, planner, report, search, target
 from promptcot_jax.planning.measures import Measured
-from promptcot_jax.planning.phases import Phase
-from promptcot_jax.run import cli, configuration, stages
+from promptcot_jax.run import cli, configuration, plan, stages
 
 V5E = hardware.HARDWARE["TPU v5 lite"]
 GIN = ("runs/quickstart.gin", "stages/plan.gin")
@@ -32,7 +32,7 @@ def quickstart() -> dict[str, dict]:
     )
     return {
         name: configuration.arguments_of(name, stages.stage_function(name))
-        for name in stage_phases.PLANNED
+        for name in plan.PLANNED
         if name not in ("self_play", "distill")
     }
 
@@ -49,32 +49,34 @@ def self_play(*bindings: str, algorithm: str = "") -> dict:
     return configuration.arguments_of("self_play", stages.stage_function("self_play"))
 
 
-def phases_of(stage: str, arguments: dict) -> list[Phase]:
+def programs_of(stage: str, arguments: dict) -> list[Program]:
     model = configuration.arguments_of("plan", stages.stage_function("plan"))["model"]
-    return stage_phases.of_stage(stage, arguments, jax.devices(), model=model, adapter=None, prompt_tokens=64)
+    return plan.stage_programs(stage, arguments, jax.devices(), model=model, adapter=None, prompt_tokens=64)
 
 
-def played(needs):
-    """A compiler for which a phase needs what `needs` says, in bytes; and the names of what it compiled."""
+def fake_compiler(needs):
+    """A compiler for which a program needs what `needs` says, in bytes; and the names of what it compiled."""
     names: list[str] = []
 
-    def compile_phase(phase: Phase, of: hardware.Hardware) -> Measured:
-        names.append(phase.name)
+    def compile_program(program: Program, of: hardware.Hardware) -> Measured:
+        names.append(program.name)
         limit = measures.limit_bytes(of)
         return Measured(
-            name=phase.name,
-            peak_bytes=needs(phase),
+            name=program.name,
+            peak_bytes=needs(program),
             parts={},
             resident={},
             limit_bytes=limit,
             compile_seconds=1.0,
         )
 
-    return compile_phase, names
+    return compile_program, names
 
 
 def test_every_stage_has_its_programs(quickstart: dict[str, dict]):
-    names = {stage: [phase.name for phase in phases_of(stage, quickstart[stage])] for stage in quickstart}
+    names = {
+        stage: [program.name for program in programs_of(stage, quickstart[stage])] for stage in quickstart
+    }
     assert names["cold_start"] == ["cold_start: fit"]
     assert names["em"] == [
         "em: rationales: prefill",
@@ -88,7 +90,7 @@ def test_every_stage_has_its_programs(quickstart: dict[str, dict]):
 
 
 def test_memory_is_split_by_what_arguments_are(quickstart: dict[str, dict]):
-    (fit,) = phases_of("cold_start", quickstart["cold_start"])
+    (fit,) = programs_of("cold_start", quickstart["cold_start"])
     found = {name: measures.bytes_of_chip(tree) for name, tree in fit.parts.items()}
     of_all = sum(leaf.size * 4 for leaf in jax.tree.leaves(fit.parts["parameters"]))
     assert of_all / 8 <= found["parameters"] < 1.1 * of_all / 8  # all but a few small ones are split
@@ -98,31 +100,33 @@ def test_memory_is_split_by_what_arguments_are(quickstart: dict[str, dict]):
 
 
 def test_em_counts_what_no_program_sees(quickstart: dict[str, dict]):
-    phases = {phase.name: phase for phase in phases_of("em", quickstart["em"])}
-    one = measures.bytes_of_chip(phases["em: fit phi"].parts["parameters"])
-    assert measures.bytes_of_chip(phases["em: fit phi"].resident) == one
-    assert measures.bytes_of_chip(phases["em: fit theta"].resident) == one
-    assert measures.bytes_of_chip(phases["em: rationales: decode"].resident) == 2 * one  # each as trained
+    found = {program.name: program for program in programs_of("em", quickstart["em"])}
+    one = measures.bytes_of_chip(found["em: fit phi"].parts["parameters"])
+    assert measures.bytes_of_chip(found["em: fit phi"].resident) == one
+    assert measures.bytes_of_chip(found["em: fit theta"].resident) == one
+    assert measures.bytes_of_chip(found["em: rationales: decode"].resident) == 2 * one  # each as trained
 
 
 def test_self_play_scores_what_its_method_needs():
     def scored(*bindings: str, algorithm: str = "") -> list[str]:
-        names = [phase.name for phase in phases_of("self_play", self_play(*bindings, algorithm=algorithm))]
+        names = [
+            program.name for program in programs_of("self_play", self_play(*bindings, algorithm=algorithm))
+        ]
         assert names[:2] == ["self_play: iteration: prefill", "self_play: iteration: decode"]
         assert names[-1] == "self_play: update"
         return [name.removeprefix("self_play: score under ") for name in names[2:-1]]
 
     assert scored("MINIBATCHES=2") == ["the policy"]
     assert scored("MINIBATCHES=1") == []  # ratios of the update's own pass
-    assert scored("MINIBATCHES=1", "self_play/grpo.Grpo.kl_beta=0.1") == ["the start"]
-    assert scored("MINIBATCHES=2", "self_play/grpo.Grpo.kl_beta=0.1") == ["the policy", "the start"]
+    assert scored("MINIBATCHES=1", "self_play/grpo.Grpo.kl_beta=0.1") == ["the reference"]
+    assert scored("MINIBATCHES=2", "self_play/grpo.Grpo.kl_beta=0.1") == ["the policy", "the reference"]
     assert scored(algorithm="dpo") == ["the policy"]
     assert scored(algorithm="rejection") == []
 
 
 def batch_of(arguments: dict) -> tuple[int, ...]:
     """Shape of the batch of an update."""
-    batch = phases_of("self_play", arguments)[-1].parts["batch"]
+    batch = programs_of("self_play", arguments)[-1].parts["batch"]
     return batch.token_ids.shape
 
 
@@ -143,7 +147,7 @@ def test_updates_of_self_play_have_the_most_rows_that_there_may_be():
 def test_only_the_adapter_of_self_play_has_optimizer_state():
     def parts_of(arguments: dict) -> tuple[float, float, float]:
         """Bytes of a chip: trained, frozen, optimizer."""
-        parts = phases_of("self_play", arguments)[-1].parts
+        parts = programs_of("self_play", arguments)[-1].parts
         trees = (*parts["parameters"], parts["optimizer"])
         trained, frozen, optimizer = (measures.bytes_of_chip(tree) for tree in trees)
         return trained, frozen, optimizer
@@ -160,12 +164,16 @@ def test_self_play_that_does_not_fit_is_advised_by_gins_names():
     arguments = self_play("PROMPTS_PER_ITERATION=16", "GROUP_SIZE=8", "MINIBATCHES=2")
 
     def planned(needs) -> planner.StagePlan:
-        compile_phase, _ = played(needs)
+        compile_program, _ = fake_compiler(needs)
         return planner.plan_stage(
-            "self_play", arguments, lambda a: phases_of("self_play", a), V5E, compile_phase=compile_phase
+            "self_play",
+            arguments,
+            lambda a: programs_of("self_play", a),
+            V5E,
+            compile_program=compile_program,
         )
 
-    first = phases_of("self_play", arguments)[-1].work.memory_bytes
+    first = programs_of("self_play", arguments)[-1].work.memory_bytes
     plan = planned(lambda p: 20e9 if p.name.endswith("update") and p.work.memory_bytes == first else 1e9)
     assert plan.advice is not None
     advised = report.in_gin("self_play", plan.advice.change)
@@ -196,11 +204,12 @@ def test_a_teacher_in_jax_is_planned_and_one_behind_an_endpoint_is_not():
         configuration.load(files, [*bindings, *more])
         return configuration.arguments_of("distill", stages.stage_function("distill"))
 
-    assert not stage_phases.has_programs(distill())
+    assert target.mesh_config(distill()) is None
     arguments = distill("DISTILLED_BY=@distill/text_models.JaxModel()")
-    assert stage_phases.has_programs(arguments)
-    assert stage_phases.mesh_of(arguments).fsdp == 8
-    prefill, decode = phases_of("distill", arguments)
+    mesh = target.mesh_config(arguments)
+    assert mesh is not None
+    assert mesh.fsdp == 8
+    prefill, decode = programs_of("distill", arguments)
     assert (prefill.name, decode.name) == ("distill: prefill", "distill: decode")
     assert decode.work.tokens == arguments["teacher"].config.engine.num_slots
     assert measures.bytes_of_chip(decode.resident) > 0  # the model as it was loaded, on a mesh
@@ -212,9 +221,9 @@ def test_a_teacher_in_jax_is_planned_and_one_behind_an_endpoint_is_not():
 
 
 def test_a_stage_that_fits_is_compiled_once(quickstart: dict[str, dict]):
-    compile_phase, names = played(lambda phase: 1e9)
+    compile_program, names = fake_compiler(lambda program: 1e9)
     plan = planner.plan_stage(
-        "em", quickstart["em"], lambda a: phases_of("em", a), V5E, compile_phase=compile_phase
+        "em", quickstart["em"], lambda a: programs_of("em", a), V5E, compile_program=compile_program
     )
     assert plan.fits
     assert plan.advice is None
@@ -238,20 +247,20 @@ def test_a_mesh_with_an_axis_left_open_is_varied_too(quickstart: dict[str, dict]
 
 
 def test_the_first_setting_that_fits_is_advised(quickstart: dict[str, dict]):
-    def needs(phase: Phase) -> float:
-        return 20e9 if phase.work.memory_bytes < two.memory_bytes else 1e9
+    def needs(program: Program) -> float:
+        return 20e9 if program.work.memory_bytes < two.memory_bytes else 1e9
 
-    (with_two,) = phases_of(
+    (with_two,) = programs_of(
         "cold_start", search.apply(quickstart["cold_start"], {"loop_config.micro_batches": 2})
     )
     two = with_two.work
-    compile_phase, names = played(needs)
+    compile_program, names = fake_compiler(needs)
     plan = planner.plan_stage(
         "cold_start",
         quickstart["cold_start"],
-        lambda a: phases_of("cold_start", a),
+        lambda a: programs_of("cold_start", a),
         V5E,
-        compile_phase=compile_phase,
+        compile_program=compile_program,
     )
     assert not plan.fits
     assert plan.advice is not None
@@ -263,16 +272,16 @@ def test_the_first_setting_that_fits_is_advised(quickstart: dict[str, dict]):
 
 
 def test_of_sampling_slots_are_halved_and_only_what_did_not_fit_compiles_again(quickstart: dict[str, dict]):
-    def needs(phase: Phase) -> float:
-        return 20e9 if phase.name.endswith("decode") and phase.work.tokens > 16 else 1e9
+    def needs(program: Program) -> float:
+        return 20e9 if program.name.endswith("decode") and program.work.tokens > 16 else 1e9
 
-    compile_phase, names = played(needs)
+    compile_program, names = fake_compiler(needs)
     plan = planner.plan_stage(
         "evaluate",
         quickstart["evaluate"],
-        lambda a: phases_of("evaluate", a),
+        lambda a: programs_of("evaluate", a),
         V5E,
-        compile_phase=compile_phase,
+        compile_program=compile_program,
     )
     assert plan.advice is not None
     assert plan.advice.change == {"solver.config.engine.num_slots": 16}
@@ -280,14 +289,14 @@ def test_of_sampling_slots_are_halved_and_only_what_did_not_fit_compiles_again(q
 
 
 def test_what_arrays_alone_overfill_is_not_compiled_again(quickstart: dict[str, dict]):
-    compile_phase, names = played(lambda phase: 1e9)
+    compile_program, names = fake_compiler(lambda program: 1e9)
     tiny = dataclasses.replace(V5E, hbm_bytes=1e3)
     plan = planner.plan_stage(
         "cold_start",
         quickstart["cold_start"],
-        lambda a: phases_of("cold_start", a),
+        lambda a: programs_of("cold_start", a),
         tiny,
-        compile_phase=compile_phase,
+        compile_program=compile_program,
     )
     assert not plan.fits
     assert plan.advice is None
@@ -331,12 +340,12 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_compiler")
 def test_exit_codes_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     stage = ["--gin.PLAN_STAGES=('evaluate',)", "--gin.mesh.MeshConfig.fsdp=8"]
-    compile_phase, _ = played(lambda phase: 1e9)
+    compile_program, _ = fake_compiler(lambda program: 1e9)
     plan_stage = planner.plan_stage
     monkeypatch.setattr(
         planner,
         "plan_stage",
-        lambda *given, **named: plan_stage(*given, **named, compile_phase=compile_phase),
+        lambda *given, **named: plan_stage(*given, **named, compile_program=compile_program),
     )
     assert cli.main(command(tmp_path, *stage)) == 0
     record = json.loads((tmp_path / "plan.json").read_text())
@@ -344,7 +353,7 @@ def test_exit_codes_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert record["fits"]
     assert record["topology"]["chips"] == 8
 
-    compile_phase, _ = played(lambda phase: 20e9 if phase.work.tokens == 64 else 1e9)
+    compile_program, _ = fake_compiler(lambda program: 20e9 if program.work.tokens == 64 else 1e9)
     assert cli.main(command(tmp_path, *stage)) == 3
     error = capsys.readouterr().err.splitlines()[-1]
     assert "does not fit on v5litepod-8 (8 chips, 2x4): evaluate: decode; it fits with" in error

@@ -14,7 +14,8 @@ from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
-from promptcot_jax.planning import measures, stage_phases
+from promptcot_jax.planning import measures
+from promptcot_jax.run import plan
 from promptcot_jax.sampling import scoring, slots
 from promptcot_jax.sources.model_source import FromScratch
 from promptcot_jax.trainers.dpo import Dpo
@@ -96,15 +97,15 @@ def planned(lm, algorithm, adapter, mesh) -> dict[str, list[float]]:
     }
     chips = jax.devices()[: mesh_lib.make_mesh(mesh).size]
     found = collections.defaultdict(list)
-    for phase in stage_phases.of_stage(
+    for program in plan.stage_programs(
         "self_play", arguments, chips, model=None, adapter=None, prompt_tokens=2
     ):
         kind = {"self_play: iteration: decode": "decode", "self_play: update": "update"}.get(
-            phase.name, "score"
+            program.name, "score"
         )
-        if not phase.name.endswith("prefill"):
-            parts = [tree for name, tree in phase.parts.items() if name not in ("cache", "batch")]
-            found[kind].append(measures.bytes_of_chip([*parts, *phase.resident.values()]))
+        if not program.name.endswith("prefill"):
+            parts = [tree for name, tree in program.parts.items() if name not in ("cache", "batch")]
+            found[kind].append(measures.bytes_of_chip([*parts, *program.resident.values()]))
     return dict(found)
 
 

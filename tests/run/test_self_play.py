@@ -29,13 +29,13 @@ from promptcot_jax.core.records import (
     VerifiedMathPrompt,
     VerifiedProgramPrompt,
 )
-from promptcot_jax.data import training_sets
+from promptcot_jax.data import rollout_sets, training_sets
 from promptcot_jax.data.prompt_stream import PromptConfig
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.report import samples_page
 from promptcot_jax.run import cli, configuration, self_play, sft, stages
-from promptcot_jax.sampling import engine, rollout_store, rollouts, token_choice
+from promptcot_jax.sampling import engine, rollouts, token_choice
 from promptcot_jax.sources import model_source
 from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.algorithm import Algorithm
@@ -145,7 +145,7 @@ def metrics_of(workdir: Path):
 
 def test_the_stage_counts_what_it_did_and_leaves_a_policy(guesser: str, tmp_path: Path):
     counts = play(tmp_path, guesser, prompts=PromptConfig(pools=("hard",))).counts
-    found = list(rollout_store.read(tmp_path / "rollouts"))
+    found = list(rollout_sets.read(tmp_path / "rollouts"))
     assert (counts["in"], counts["out"], counts["dropped_difficulty"]) == (5, 4, 1)
     assert counts["rollouts"] == len(found) == counts["prompts_drawn"] * 8
     assert counts["updates"] == sum(row.get("updates", 0) for row in metrics_of(tmp_path)) > 0
@@ -257,7 +257,7 @@ def test_math_and_code_are_mixed_by_rate_and_graded_each_in_its_way(guesser: str
             tensorboard=False,
         ),
     )
-    found = list(rollout_store.read(tmp_path / "rollouts"))
+    found = list(rollout_sets.read(tmp_path / "rollouts"))
     by_domain = {domain: [r for r in found if r.domain == domain] for domain in ("math", "code")}
     assert abs(len(by_domain["math"]) - len(by_domain["code"])) <= 2 * 8
     assert {rollout.status for rollout in by_domain["code"]} == {"no_program"}
@@ -328,7 +328,7 @@ def test_prompts_are_filtered_by_pass_rate_and_mixed_by_rate_from_the_command_li
         f"--workdir={tmp_path}",
     ]
     assert cli.main(command) == 0
-    drawn = [rollout.prompt_id for rollout in rollout_store.read(tmp_path / "rollouts")][::2]
+    drawn = [rollout.prompt_id for rollout in rollout_sets.read(tmp_path / "rollouts")][::2]
     counts = collections.Counter(drawn)
     assert len(drawn) == 8
     assert (counts["below"], counts["untried"]) == (3, 3)  # of 8 prompts with 2 of mathematics
@@ -426,7 +426,7 @@ def test_two_hosts_play_as_one_process_and_the_first_alone_writes(
     )
     killing.run_to_end([*command, f"--workdir={one}"], num_devices=4, as_here=True)
     test_hosts.run_hosts([*command, f"--workdir={two}"], module="tests.run.watched", as_here=True)
-    drawn = [[*rollout_store.read(workdir / "rollouts")] for workdir in (one, two)]
+    drawn = [[*rollout_sets.read(workdir / "rollouts")] for workdir in (one, two)]
     assert [(r.token_ids, r.status, r.reward) for r in drawn[0]] == [
         (r.token_ids, r.status, r.reward) for r in drawn[1]
     ]

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from promptcot_jax.checkpoints import store
-from promptcot_jax.sampling import rollout_store
+from promptcot_jax.data import rollout_sets
 from promptcot_jax.trainers import goals, self_play, train_step
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import CONFIG, Killed, kill_at
@@ -47,7 +47,7 @@ def run(directory, *, right, keep_best=METRIC):
 
 def policies_of(directory):
     """Digest of the policy after each number of iterations, as the rollouts of the next say it."""
-    return {r.iteration: r.policy_digest for r in rollout_store.read(directory / "rollouts")}
+    return {r.iteration: r.policy_digest for r in rollout_sets.read(directory / "rollouts")}
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from promptcot_jax.checkpoints import store
+from promptcot_jax.data import rollout_sets
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
-from promptcot_jax.sampling import journal, rollout_store
+from promptcot_jax.sampling import journal
 from promptcot_jax.trainers import self_play
 from tests.run import killing, test_hosts, watched
 from tests.trainers import toy_self_play
@@ -65,7 +66,7 @@ def left_out():
 def assert_same_run(directory: Path, params, expected):
     """Rollouts, metrics and the policy of a run are those of another."""
     other, other_params = expected
-    drawn, others = ([*rollout_store.read(place / "rollouts")] for place in (directory, other))
+    drawn, others = ([*rollout_sets.read(place / "rollouts")] for place in (directory, other))
     assert len({rollout.iteration for rollout in drawn}) == toy_self_play.SHORT.num_iterations
     for rollout, theirs in zip(drawn, others, strict=True):
         one, two = (floats_apart(record) for record in (rollout, theirs))
@@ -150,7 +151,7 @@ def test_when_one_of_two_hosts_is_killed_the_other_ends_and_the_run_goes_on_to_t
     for workdir in (killed, undisturbed):
         test_hosts.run_hosts(command(workdir), **how)
     one, other = killed / "grpo", undisturbed / "grpo"
-    assert [*rollout_store.read(one / "rollouts")] == [*rollout_store.read(other / "rollouts")]
+    assert [*rollout_sets.read(one / "rollouts")] == [*rollout_sets.read(other / "rollouts")]
     assert metrics_of(one) == metrics_of(other)
     with np.load(one / "final.npz") as params, np.load(other / "final.npz") as expected:
         assert {*params} == {*expected}

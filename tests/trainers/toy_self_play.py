@@ -11,10 +11,11 @@ import jax
 from etils import epath
 
 from promptcot_jax.core.records import MathPrompt
+from promptcot_jax.data import rollout_sets
 from promptcot_jax.data.prompt_stream import PromptStream, Task
 from promptcot_jax.models import causal_lm, lora
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.sampling import engine, rollout_store, rollouts, token_choice
+from promptcot_jax.sampling import engine, rollouts, token_choice
 from promptcot_jax.trainers import self_play
 from promptcot_jax.trainers.dpo import Dpo
 from promptcot_jax.trainers.grading import Grader
@@ -166,7 +167,7 @@ def metrics_of(directory, *, with_times=False):
 
 
 def rollouts_of(directory):
-    return list(rollout_store.read(directory / "rollouts"))
+    return list(rollout_sets.read(directory / "rollouts"))
 
 
 def files_of(directory):

@@ -1,0 +1,99 @@
+"""What a plan is made for: the chips, the shape of the model, and how long prompts are.
+
+Nothing is loaded: a model's shape comes from the gin files, lengths from the settings.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+from jax.sharding import Mesh
+
+from promptcot_jax.checkpoints import huggingface
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.models.causal_lm import CausalLM
+from promptcot_jax.models.config import DecoderConfig, FloatType
+from promptcot_jax.models.lora import LoraConfig
+from promptcot_jax.parallel import mesh as mesh_lib
+from promptcot_jax.parallel import rules
+from promptcot_jax.sources.model_source import FromScratch, ModelSource
+from promptcot_jax.sources.text_models import JaxModel
+
+
+def mesh_config(arguments: Mapping[str, Any]) -> mesh_lib.MeshConfig | None:
+    """The mesh of a stage, or of the model that it asks; None: all it asks is behind an endpoint."""
+    asked = (value.mesh for value in arguments.values() if isinstance(value, JaxModel))
+    return arguments.get("mesh") or next(asked, None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the programs of one stage are planned for."""
+
+    stage: str
+    mesh: Mesh  # over the chips of a topology
+    model: ModelSource | None  # shape of the models that a stage reads from a path
+    adapter: LoraConfig | None  # of what was trained beside it
+    prompt_tokens: int  # longest prompt of the stages whose settings do not bound it
+
+    def lm(
+        self,
+        source: ModelSource | None = None,
+        *,
+        dtype: FloatType | None = None,
+        param_dtype: FloatType | None = None,
+    ) -> CausalLM:
+        """The model that a source would load, with the kernels of TPUs.
+
+        Args:
+            source: None: `model`.
+            dtype: of computation, where a stage says it itself, and then `param_dtype` of parameters if that
+                is another; None: both as the source says.
+
+        Raises:
+            WrongUse: the source states no shape, and no config.json is at its path.
+        """
+        source = source or self.model
+        if source is None:
+            raise WrongUse(
+                f"'{self.stage}' reads its model from a path; name its shape with a file of configs/models/ "
+                "after stages/plan.gin, which sets MODEL."
+            )
+        if isinstance(source, FromScratch):
+            if not isinstance(source.model, CausalLM):
+                raise WrongUse(
+                    f"plan knows the decoders of configs/models/, not {type(source.model).__name__}."
+                )
+            config = source.model.config
+        else:
+            stated = source.expected or _shape_in(source.path)
+            config = dataclasses.replace(stated, dtype=source.dtype, param_dtype=source.dtype)
+        if dtype is not None:
+            config = dataclasses.replace(config, dtype=dtype, param_dtype=param_dtype or dtype)
+        return CausalLM(config, rules.DEFAULT_RULES, platform="tpu")
+
+
+def make_mesh(config: mesh_lib.MeshConfig, chips: Sequence[Any]) -> Mesh:
+    """The mesh over all chips of a topology.
+
+    Raises:
+        WrongUse: it takes another number of chips.
+    """
+    mesh = mesh_lib.make_mesh(config, chips)
+    if mesh.size != len(chips):
+        raise WrongUse(
+            f"{config} takes {mesh.size} of the topology's {len(chips)} chips; use all of them, for example "
+            "with fsdp = -1."
+        )
+    return mesh
+
+
+def _shape_in(path: str) -> DecoderConfig:
+    try:
+        return huggingface.read_config(epath.Path(path))
+    except WrongUse as error:
+        raise WrongUse(
+            f"the model {path} has no stated shape: {error} Give a directory with its config.json, or one of "
+            "the files of configs/models/ that set Pretrained.expected."
+        ) from None

@@ -116,7 +116,7 @@ def self_play(
         )
         if not store.is_complete_for_all(policy):  # else killed between writing the policy and the manifest
             outcome = run.run(base.params)
-            provenance = {"stage": "self_play", "base": base.source, "seed": seed, **_made_by(outcome, run)}
+            provenance = {"stage": "self_play", "base": base.source, "seed": seed, **_facts_of(outcome, run)}
             adapter = adapters.after_fit(base.adapter, lora, base.source, base.params)
             store.save_model(
                 policy, base.lm, outcome.params, base.tokenizer, provenance=provenance, adapter=adapter
@@ -143,7 +143,7 @@ def _evaluations(
     )
 
 
-def _made_by(outcome: Outcome, run: SelfPlay) -> dict[str, Any]:
+def _facts_of(outcome: Outcome, run: SelfPlay) -> dict[str, Any]:
     """What provenance says of the run beside its base."""
     counts = {
         "iterations": outcome.num_iterations,
@@ -152,14 +152,14 @@ def _made_by(outcome: Outcome, run: SelfPlay) -> dict[str, Any]:
         "updates": outcome.num_updates,
         "skipped_updates": outcome.num_skipped,
     }
-    said: dict[str, Any] = {"counts": counts}
+    facts: dict[str, Any] = {"counts": counts}
     if outcome.num_iterations < run.config.num_iterations:
         counts["stopped_early"] = 1
-        said["stopped_at"] = run.config.stop_at
+        facts["stopped_at"] = run.config.stop_at
     if outcome.best is not None:
         counts["policy_of_iteration"] = outcome.best.step
-        said["best"] = dataclasses.asdict(outcome.best)
-    return said
+        facts["best"] = dataclasses.asdict(outcome.best)
+    return facts
 
 
 def _of_prompts(counts: Mapping[str, int], num_kept: int) -> dict[str, int]:

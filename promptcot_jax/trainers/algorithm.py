@@ -1,4 +1,4 @@
-"""What self-play's algorithms share: groups of rollouts, and what is asked of an algorithm."""
+"""What self-play's algorithms share: groups of rollouts, and the protocol of an algorithm."""
 
 import collections
 import dataclasses

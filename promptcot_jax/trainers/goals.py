@@ -95,8 +95,9 @@ class BestPolicy:
         """What is trained of the best policy, at the end of a run.
 
         Args:
-            state: after the last step, `step`; given up where the best policy is another, whose place on the
-                devices it has.
+            state: after the last step, `step`; given up where the best policy is another, which takes over
+            its
+                shardings.
         """
         if self.best is None or self.best.step == step:
             return state.params

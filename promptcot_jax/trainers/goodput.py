@@ -119,7 +119,7 @@ class Goodput:
         return sum(self.lost.values())
 
     def _hear(self, event: str, duration_secs: float, **_: str | int) -> None:
-        """Counts what JAX spent on compiling. An inner function's tracing is told before its outer one's."""
+        """Counts what JAX spent on compiling; an inner function's event comes before its outer one's."""
         if not event.startswith(_COMPILE_EVENTS):
             return
         began = self._clock() - duration_secs

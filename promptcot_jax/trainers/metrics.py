@@ -215,9 +215,9 @@ def _run_id(path: epath.Path, project: str) -> str:
     """Id of the run that belongs to a directory; another project has another run."""
     if path.exists() and (found := jsonl.read_json(path))["project"] == project:
         return found["id"]
-    made = {"project": project, "id": secrets.token_hex(4)}
-    jsonl.write_json(path, made)
-    return made["id"]
+    run = {"project": project, "id": secrets.token_hex(4)}
+    jsonl.write_json(path, run)
+    return run["id"]
 
 
 class Table:

@@ -212,7 +212,7 @@ class RunAhead:
         Args:
             params: of the policy before the iteration's updates.
             trained: what the updates will donate of them.
-            first_prompt: the iteration's place in the stream of prompts.
+            first_prompt: the iteration's position in the stream of prompts.
 
         Raises:
             WrongUse: the run was resumed, and rollouts are missing that it must find in the store.

@@ -5,8 +5,8 @@ policy is updated on minibatches of them (`policy_updates`), by one of three alg
 paper's runs) or rejection sampling.
 
 The outcome is a function of settings and seed, whatever interrupts it. Rollouts are kept by the store, state
-and place in the stream of prompts by checkpoints; between two of those a resumed run makes its updates again
-from the stored rollouts, which are never drawn twice.
+and position in the stream of prompts by checkpoints; between two of those a resumed run makes its updates
+again from the stored rollouts, which are never drawn twice.
 """
 
 import collections
@@ -156,7 +156,7 @@ class _Position:
     """What a run carries from iteration to iteration."""
 
     state: Any  # TrainState
-    num_prompts: Any  # int32: place in the stream of prompts
+    num_prompts: Any  # int32: position in the stream of prompts
 
 
 class _Iterations(driver.Run[_Position]):

@@ -1,5 +1,6 @@
 """Runs that end early, at a goal or for a notice, and what the next start makes of them."""
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from promptcot_jax.core.errors import Interrupted, WrongUse
-from promptcot_jax.trainers import policy_updates, self_play, watching
+from promptcot_jax.trainers import driver, policy_updates, self_play, watching
 from promptcot_jax.trainers.rollout_collector import RolloutCollector
 from promptcot_jax.trainers.watching import PreemptionGuard, WatchConfig
 from tests.trainers import toy_self_play
@@ -19,6 +20,53 @@ from tests.trainers.toy_self_play import CONFIG, Killed, files_of, kill_at, metr
 
 CONFIG = dataclasses.replace(CONFIG, num_iterations=4, minibatches_per_iteration=1, checkpoint_every=3)
 AT_ONCE = dataclasses.replace(CONFIG, stop_at="num_skipped <= 0")  # so says the row of the first iteration
+
+
+class Sums(driver.Run[int]):
+    """Adds up step numbers from a state on disk; a row at every second step and the last."""
+
+    checkpoint_every = 4
+
+    def __init__(self, events, restored=(0, 0), *, reasons=(), over_at=7):
+        self.events, self.restored, self.reasons, self.over_at = events, restored, list(reasons), over_at
+        self.num_steps = 7
+
+    def restore(self):
+        return self.restored
+
+    def attempt(self, step):
+        guard = types.SimpleNamespace(reason=lambda: self.reasons.pop(0) if self.reasons else "")
+        return contextlib.nullcontext(guard)
+
+    def step(self, step, state):
+        return state + step
+
+    def record(self, step, state):
+        if step % 2 and step != self.over_at:
+            return None
+        self.events.append(f"row {step}")
+        return step == self.over_at
+
+    def save(self, step, state):
+        self.events.append(f"save {step}: {state}")
+
+
+def test_rows_come_before_checkpoints_and_the_last_step_has_both():
+    events = []
+    assert driver.drive(Sums(events)) == (7, 28)
+    assert events == ["row 2", "row 4", "save 4: 10", "row 6", "row 7", "save 7: 28"]
+    assert driver.drive(Sums(events := [], restored=(4, 10))) == (7, 28)
+    assert events == ["row 6", "row 7", "save 7: 28"]
+    assert driver.drive(Sums(events := [], restored=(7, 28))) == (7, 28)
+    assert events == []
+
+
+def test_a_run_leaves_only_at_a_row_with_a_checkpoint_and_not_where_it_is_over():
+    events = []
+    with pytest.raises(Interrupted, match="left after step 2 of 7 for SIGTERM, with a checkpoint"):
+        driver.drive(Sums(events, reasons=["SIGTERM"]))
+    assert events == ["row 2", "save 2: 3"]
+    assert driver.drive(Sums([], reasons=["", "SIGTERM"], over_at=4)) == (4, 10)
 
 
 def drawn_iterations(patch):

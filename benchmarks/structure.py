@@ -1,9 +1,11 @@
 """Counts what a reader of the package has to hold: modules, lines, long functions, wrappers, settings.
 
     python benchmarks/structure.py [--repo=DIR]
+    python benchmarks/structure.py --way
 
-With `--repo` another checkout is counted, such as one of an older commit. Nothing of the package is imported,
-but for the last figure: theta's way is found by running a small fit under a profiler (`--way`).
+With `--repo` another checkout is counted, such as one of an older commit; nothing of it is imported. With
+`--way` a small EM run goes as far as the first training step: listed are the package's files whose functions
+then lie between the stage and the function that `jax.jit` traces.
 """
 
 import argparse
@@ -12,6 +14,9 @@ import collections
 import dataclasses
 import os
 import re
+import sys
+import tempfile
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,11 +123,62 @@ def _words(repo: Path) -> int:
     return sum(len(page.read_text(encoding="utf-8").split()) for page in pages)
 
 
+class _Arrived(BaseException):
+    """The traced function was called; no `Exception`, so that nothing on the way handles it."""
+
+
+def way_of_theta() -> list[str]:
+    """Files of the package from `run/em.py` to the traced step, in the order of the calls."""
+    from promptcot_jax import api  # after the search path is set
+    from promptcot_jax.trainers import loop
+
+    bindings = [f"STAGES={['corpus', 'cold_start']}", "NUM_TRAIN=40", "COLD_START_ROWS=20"]
+    bindings += ["COLD_START_EPOCHS=1", "EM_FIRST_TRIPLE=20", "NUM_HELDOUT=4", "HELD_OUT_PAIRS=2"]
+    bindings += ["NUM_NOVEL=1", "VOCAB_SIZE=512"]
+    files: list[str] = []
+
+    def look(frame: types.FrameType, event: str, _: object) -> None:
+        name = frame.f_code.co_filename
+        if event == "call" and frame.f_code.co_name == "run" and name.endswith("trainers/train_step.py"):
+            sys.setprofile(None)
+            caller: types.FrameType | None = frame
+            while caller is not None:
+                _, found, file = caller.f_code.co_filename.rpartition(f"/{PACKAGE}/")
+                if found and (not files or files[-1] != file):
+                    files.append(file)
+                caller = caller.f_back
+            raise _Arrived
+
+    def watched(*args: object, **kwargs: object) -> object:
+        sys.setprofile(look)
+        return fit(*args, **kwargs)  # type: ignore[arg-type]
+
+    with tempfile.TemporaryDirectory() as workdir:
+        api.run_stage("run", ("runs/quickstart.gin",), tuple(bindings), workdir)
+        fit, loop.fit = loop.fit, watched
+        try:
+            api.run_stage("em", ("runs/quickstart.gin",), tuple(bindings[1:]), workdir)
+        except _Arrived:
+            pass
+        finally:
+            sys.setprofile(None)
+            loop.fit = fit
+    files.reverse()
+    return files[max(i for i, file in enumerate(files) if file == "run/em.py") :]
+
+
 def main() -> None:
-    """Prints the figures, one a line."""
+    """Prints the figures, or theta's way, one a line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--repo", type=Path, default=Path(os.path.dirname(os.path.dirname(__file__)) or "."))
-    repo = parser.parse_args().repo
+    parser.add_argument("--way", action="store_true")
+    options = parser.parse_args()
+    repo = options.repo
+    if options.way:
+        sys.path.insert(0, str(repo.resolve()))
+        files = way_of_theta()
+        print(f"{len(set(files))} files, {len(files)} changes of file", *files, sep="\n")
+        return
     for name, value in figures_of(repo).items():
         print(f"{name:45} {value:>8,}")
 

@@ -104,10 +104,7 @@ def file_digest(path: epath.PathLike) -> str:
             _update(digest, file)
         return digest.hexdigest()[:16]
     path = epath.Path(path)
-    if path.is_dir():
-        files = sorted(p for p in _walk(path))
-    else:
-        files = file_sets.files_of(path)
+    files = sorted(_walk(path)) if path.is_dir() else file_sets.files_of(path)
     for file in files:
         relative = os.path.relpath(os.fspath(file), os.fspath(path)) if path.is_dir() else ""
         digest.update(relative.encode())

@@ -88,6 +88,7 @@ def program_row(
     ending: ProgramEnding,
     parameters: Values,
 ) -> ProgramCorpusRow:
+    """A row with a problem that a program solves, and the tests of that program."""
     groups = [
         [family.instance(draw, parameters) for _ in range(_group_size(draw, ending))]
         for _ in range(_TESTS_PER_PROGRAM)

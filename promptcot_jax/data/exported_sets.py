@@ -41,22 +41,30 @@ class FixedProgramPrompt(records.VerifiedProgramPrompt):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportedMathPrompt(FixedMathPrompt):
+    """A verified problem with its answer, as a row of a set to pass on."""
+
     source: str = ""  # what its licence is that of
     given_answer: str = ""  # which the problem's row stated, before the votes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportedProgramPrompt(FixedProgramPrompt):
+    """A verified problem with its tests, as a row of a set to pass on."""
+
     source: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportedProblem(records.Problem):
+    """A problem that nobody has verified, as a row of a set to pass on."""
+
     source: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportedTriple(records.Triple):
+    """A triple as a row of a set to pass on."""
+
     source: str = ""
     annotator: str = ""
     answer: str = ""

@@ -47,10 +47,12 @@ Fields = dict[str, Any]  # of a `ProgramPrompt`: problem, tests, and prelude whe
 
 
 def is_livecodebench(row: rows.Row) -> bool:
+    """Whether a row has LiveCodeBench's columns."""
     return {"question_content", "public_test_cases"} <= row.fields.keys()
 
 
 def is_human_eval(row: rows.Row) -> bool:
+    """Whether a row has HumanEval's columns."""
     return {"prompt", "entry_point", "test"} <= row.fields.keys()
 
 

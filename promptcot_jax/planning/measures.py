@@ -170,4 +170,4 @@ def bytes_needed(message: str) -> float | None:
 
 def first_line(message: str) -> str:
     """A refusal without the report that may follow it."""
-    return " ".join(message.split("\n\n")[0].split())[:300]
+    return " ".join(message.split("\n\n", 1)[0].split())[:300]

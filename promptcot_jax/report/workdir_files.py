@@ -154,6 +154,7 @@ def count_rows(path: epath.Path) -> int:
 
 
 def rows(path: epath.Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines; none where there is no file."""
     return [row for _, _, row in jsonl.iter_rows(path)] if exists(path) else []
 
 

@@ -25,10 +25,12 @@ def concepts(rows: Sequence[Exported]) -> collections.Counter[str]:
 
 
 def levels(rows: Sequence[Exported]) -> collections.Counter[str]:
+    """How many rows have each level."""
     return collections.Counter(row.level or "(none)" for row in rows)
 
 
 def pools(rows: Sequence[VerifiedRow]) -> collections.Counter[str]:
+    """How many verified rows are in each pool."""
     return collections.Counter(row.pool or "(none)" for row in rows)
 
 
@@ -57,6 +59,7 @@ def named(rows: Sequence[Exported], field: str) -> collections.Counter[str]:
 
 
 def verified(rows: Sequence[Exported]) -> list[VerifiedRow]:
+    """The rows that are verified prompts."""
     return [row for row in rows if isinstance(row, VerifiedRow)]
 
 

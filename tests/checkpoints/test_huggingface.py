@@ -79,7 +79,7 @@ def test_bfloat16_is_written_as_such_and_read_into_either_dtype(tmp_path):
     model = conftest.toy_model("qwen2", dtype="bfloat16", param_dtype="bfloat16")
     save(tmp_path / "m", model)
     with safetensors.safe_open(tmp_path / "m" / "model.safetensors", framework="np") as file:
-        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}
+        assert {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 == {"BF16"}
     assert_bit_equal(load.load_model(tmp_path / "m", dtype="bfloat16").params, model.params)
     widened = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), model.params)
     assert_bit_equal(load.load_model(tmp_path / "m").params, widened)

@@ -248,7 +248,7 @@ def test_quickstart_model_has_the_size_that_is_claimed():
 
 def test_what_only_says_how_names_fields_that_exist():
     for cls in (loop.LoopConfig, mesh_lib.MeshConfig, settings.BatchSizes, engine.EngineConfig):
-        assert cls.EXECUTION_ONLY <= {field.name for field in dataclasses.fields(cls)}
+        assert {field.name for field in dataclasses.fields(cls)} >= cls.EXECUTION_ONLY
 
 
 def test_a_packaged_file_is_found_by_its_path_in_a_checkout_too(

@@ -22,6 +22,7 @@ _ARROW_MAGIC = b"ARROW1"  # of the form with an index
 
 
 def read_parquet(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+    """Rows of a Parquet file."""
     name = os.fspath(file)
     with file_sets.opened(file) as stream:
         try:
@@ -96,6 +97,7 @@ def _fields_of_columns(columns: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_arrow(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+    """Rows of an Arrow file or stream."""
     name = os.fspath(file)
     with file_sets.opened(file) as stream:
         has_index = stream.peek(len(_ARROW_MAGIC)).startswith(_ARROW_MAGIC)

@@ -18,11 +18,13 @@ from promptcot_jax.data.formats.source import Fault, Row
 
 
 def read(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+    """Rows of a file of JSON lines."""
     with file_sets.opened(file) as stream:
         yield from _rows_of_lines(os.fspath(file), stream, max_row_bytes)
 
 
 def read_json(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+    """Rows of a JSON file: a list of objects, or one object a line."""
     with file_sets.opened(file) as stream:
         if not stream.peek(source.BLOCK_BYTES).lstrip().startswith(b"["):
             yield from _rows_of_lines(os.fspath(file), stream, max_row_bytes)
@@ -45,6 +47,7 @@ def read_json(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
 
 
 def read_compressed(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+    """Rows of a gzip file of JSON lines."""
     with file_sets.opened(file) as packed, gzip.GzipFile(fileobj=packed) as stream:
         try:
             yield from _rows_of_lines(os.fspath(file), stream, max_row_bytes)

@@ -20,11 +20,13 @@ from promptcot_jax.data.formats.source import Fault, Row
 
 
 def read_tfrecord(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+    """Rows of a TFRecord file of tf.train.Example protos."""
     for where, record in iter_tfrecords(file, max_row_bytes):
         yield record if isinstance(record, Fault) else _row_of_record(where, record)
 
 
 def read_array_record(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fault]:
+    """Rows of an ArrayRecord file of tf.train.Example protos."""
     for where, record in iter_array_records(file, max_row_bytes):
         yield record if isinstance(record, Fault) else _row_of_record(where, record)
 

@@ -37,10 +37,12 @@ class Fault:
 
 
 def too_large(where: str, size: int, max_row_bytes: int) -> Fault:
+    """The fault of a row with more bytes than the limit."""
     return fault_of(where, jsonl.too_large(size, max_row_bytes))
 
 
 def fault_of(where: str, bad: jsonl.BadLine) -> Fault:
+    """The fault of a line that is no row."""
     return Fault(where, bad.reason, str(bad))
 
 

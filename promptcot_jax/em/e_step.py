@@ -25,7 +25,7 @@ def e_step(
     rationale_model: RationaleModel,
     *,
     config: EStepConfig,
-    at: Round,
+    em_round: Round,
 ) -> tuple[Params, Params, dict[str, Any]]:
     """Samples G rationales z ~ q_phi(z | c, x), ranks them by log p_theta(z, x | c), fits phi to the best.
 
@@ -42,24 +42,24 @@ def e_step(
         return ranking.rank(shard, rationales, log_p_z, log_p_x, config)
 
     candidates = rationale_model.map_rationales(
-        lambda: rationale_model.sampler(phi, temperature=config.temperature, key=at.key("propose")),
+        lambda: rationale_model.sampler(phi, temperature=config.temperature, key=em_round.key("propose")),
         pairs,
         config.group_size,
         rank,
         Candidate,
-        path=at.directory / "candidates.jsonl",
-        pairs_per_shard=at.config.pairs_per_shard,
-        name=f"E-step {at.index}",
+        path=em_round.directory / "candidates.jsonl",
+        pairs_per_shard=em_round.config.pairs_per_shard,
+        name=f"E-step {em_round.index}",
     )
     figures = diagnostics.of_candidates(pairs, candidates, config, rationale_model.style_of)
     targets = ranking.phi_targets(pairs, candidates, config)
     if not targets and config.objective == "grpo":
-        log.warning("EM round %d: the samples of each pair are rewarded alike; phi stays", at.index)
-        rationale_model.write(phi, at)
+        log.warning("EM round %d: the samples of each pair are rewarded alike; phi stays", em_round.index)
+        rationale_model.write(phi, em_round)
         return theta, phi, figures
     if config.objective == "grpo":
         targets = _with_old_log_probs(rationale_model, phi, targets)
-    phi, counts = rationale_model.fit(phi, targets, at)
+    phi, counts = rationale_model.fit(phi, targets, em_round)
     return theta, phi, figures | counts
 
 
@@ -76,17 +76,19 @@ def _with_old_log_probs(
     ]
 
 
-# Numbers of a target's tokens that the loss of an objective reads (`ranking.phi_targets`).
-TOKEN_VALUES = {"best_of_g": (), "reward_weighted": ("weight",), "grpo": ("advantages", "old_log_probs")}
-
-
 def phi_loss(config: EStepConfig) -> train_step.Loss:
-    """The loss that phi is fitted by under an objective."""
+    """The loss that phi is fitted by under an objective.
+
+    Raises:
+        ValueError: the objective has no loss.
+    """
     if config.objective == "best_of_g":
         return sft.SftLoss()
     if config.objective == "reward_weighted":
         return sft.WeightedSftLoss()
-    settings = grpo.Grpo(
-        clip_low=config.clip_epsilon, clip_high=config.clip_epsilon, sampler_correction="none"
-    )
-    return grpo.GrpoLoss(config=settings)
+    if config.objective == "grpo":
+        settings = grpo.Grpo(
+            clip_low=config.clip_epsilon, clip_high=config.clip_epsilon, sampler_correction="none"
+        )
+        return grpo.GrpoLoss(config=settings)
+    raise ValueError(f"phi_loss has no loss for objective {config.objective!r}.")

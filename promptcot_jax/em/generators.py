@@ -104,12 +104,12 @@ class Generator:
         )
 
     def fit(
-        self, params: Params, targets: Sequence[examples.TokenExample], at: Round
+        self, params: Params, targets: Sequence[examples.TokenExample], em_round: Round
     ) -> tuple[Params, dict[str, int]]:
         """SFT on a round's targets, written to its directory; reads the model back where it is complete.
 
         Args:
-            params: their arrays are given up, but for an adapted model's base.
+            params: their arrays are donated, but for an adapted model's base.
 
         Raises:
             WrongUse: there is nothing to train on.
@@ -117,24 +117,25 @@ class Generator:
         kept, dropped = self.fitter.within_length(example_sets.Listed(targets))
         if not len(kept):
             raise WrongUse(
-                f"EM round {at.index}: no pair has a usable rationale for {self.role}. The cold start is "
-                "too short for q_phi to end its rationales, or max_rationale_tokens or row_length is small."
+                f"EM round {em_round.index}: no pair has a usable rationale for {self.role}. "
+                "The cold start is too short for q_phi to end its rationales, or max_rationale_tokens or "
+                "row_length is small."
             )
-        batches = self.fitter.batches(kept, label=at.index + 1)
-        if store.is_complete_for_all(at.directory / self.role):
-            params = self.read(params, at)
+        batches = self.fitter.batches(kept, label=em_round.index + 1)
+        if store.is_complete_for_all(em_round.directory / self.role):
+            params = self.read(params, em_round)
         else:
             params = self.fitter.train(
                 self.lm,
                 params,
                 batches,
-                directory=self._training(at),
-                name=f"EM {at.index} {self.role}",
+                directory=self._training(em_round),
+                name=f"EM {em_round.index} {self.role}",
                 loss=self.loss,
-                opt_state=self._carried_optimizer_state(at),
+                opt_state=self._carried_optimizer_state(em_round),
                 donate=True,
             )
-        self.write(params, at)
+        self.write(params, em_round)
         return params, {
             f"{self.role}_targets": len(kept),
             f"{self.role}_tokens": batches.num_tokens,
@@ -142,37 +143,42 @@ class Generator:
             f"{self.role}_overlong": sum(count for name, count in dropped.items() if name != "kept"),
         }
 
-    def read(self, params: Params, at: Round) -> Params:
+    def read(self, params: Params, em_round: Round) -> Params:
         """The parameters that a round wrote, in float32: the next fit starts from the last one's bits.
 
         At the paper's learning rates an update is below bfloat16's resolution, so the masters are float32
         whatever type the model computes in.
 
         Args:
-            params: of another round; their arrays are given up, but for an adapted model's base.
+            params: of another round; their arrays are donated, but for an adapted model's base.
         """
         train_step.delete_arrays(train_step.Trainable.of(params).trained)
-        directory, mesh = at.directory / self.role, self.fitter.mesh
+        directory, mesh = em_round.directory / self.role, self.fitter.mesh
         if self.adapter is None:
             return store.load_params(directory, language_model.abstract_params(self.lm, mesh, "float32"))
         return adapters.load_onto(directory, self.adapter, self.lm, lora.base_of(params), mesh)
 
-    def write(self, params: Params, at: Round) -> None:
+    def write(self, params: Params, em_round: Round) -> None:
         """Writes a round's model, unless it is there, and deletes the training checkpoints not needed now."""
-        if not store.is_complete_for_all(at.directory / self.role):
-            provenance = {"stage": "em", "role": self.role, "round": at.index}
+        if not store.is_complete_for_all(em_round.directory / self.role):
+            provenance = {"stage": "em", "role": self.role, "round": em_round.index}
             store.save_model(
-                at.directory / self.role, self.lm, params, self.tokenizer, provenance, adapter=self.adapter
+                em_round.directory / self.role,
+                self.lm,
+                params,
+                self.tokenizer,
+                provenance,
+                adapter=self.adapter,
             )
-        loop.remove_checkpoints(self._training(at.previous if at.keeps_optimizer else at))
+        loop.remove_checkpoints(self._training(em_round.previous if em_round.keeps_optimizer else em_round))
 
-    def _training(self, at: Round) -> epath.Path:
-        return at.directory / f"{self.role}_training"
+    def _training(self, em_round: Round) -> epath.Path:
+        return em_round.directory / f"{self.role}_training"
 
-    def _carried_optimizer_state(self, at: Round) -> Any:
+    def _carried_optimizer_state(self, em_round: Round) -> Any:
         """The state that the last round's fit ended with, where the setting keeps it."""
-        last = self._training(at.previous)
-        if not at.keeps_optimizer or not hosts.decided_by_first("optimizer state", last.exists):
+        last = self._training(em_round.previous)
+        if not em_round.keeps_optimizer or not hosts.decided_by_first("optimizer state", last.exists):
             return None  # the first round, or the last one left this model as it was
         return self.fitter.latest_state(self.lm, last).opt_state
 

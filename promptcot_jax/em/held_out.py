@@ -1,7 +1,8 @@
-"""Held-out likelihoods of a round: four numbers per token of x, and whether p_theta uses z at all.
+"""Held-out likelihoods of a round, per token of x, and whether p_theta uses z at all.
 
 * `nll_bound`: importance-weighted bound on -log p(x | c) with z ~ q_phi. A z that copies x cannot game it,
   since its own probability is paid for. The stop rule uses this one.
+* `nll_elbo`: the negative ELBO of the same samples, which is a looser bound.
 * `nll_x_given_q`: -log p(x | z, c) with the greedy z of q_phi (likely what the paper plots).
 * `nll_x_given_p`: the same with the greedy z of p_theta(z | c).
 * `nll_joint`: -log p(z, x | c) with the greedy z of q_phi.
@@ -47,14 +48,14 @@ def held_out(
     rationale_model: RationaleModel,
     *,
     config: HeldOutConfig,
-    at: Round,
+    em_round: Round,
 ) -> tuple[Params, Params, dict[str, Any]]:
     """Measures (theta, phi); every round has the same noise, so rounds compare paired.
 
     Returns:
         theta and phi as they were, and figures.
     """
-    key = prng.stream_key(at.config.seed, "held_out")
+    key = prng.stream_key(em_round.config.seed, "held_out")
     from_phi = rationale_model.sampler(phi, temperature=1.0, key=key)
     samples = rationale_model.rationales(from_phi, pairs, config.num_samples)
     greedy = [row[0] for row in rationale_model.rationales(_greedy(from_phi), pairs, 1)]
@@ -67,7 +68,7 @@ def held_out(
         **_bounds(prompt_model, theta, pairs, samples),
         **_given_q(prompt_model, theta, pairs, greedy),
         **_given_p(prompt_model, theta, pairs, _greedy(from_theta)),
-        **_distinct_problems(prompt_model.tokenizer, from_theta, pairs, config, at.config.seed),
+        **_distinct_problems(prompt_model.tokenizer, from_theta, pairs, config, em_round.config.seed),
     }
     lost = [name for name, value in figures.items() if not np.isfinite(value)]
     if lost:

@@ -51,7 +51,7 @@ def record(directory: epath.Path, rows: Sequence[Figures], config: EmConfig) -> 
     """Writes `nll.jsonl` (likelihoods) and `diagnostics.jsonl` (all figures); logs where the run stands."""
     if not hosts.is_first():
         return
-    variant = "with_e_step" if config.e_step else "without_e_step"  # the name of the run's curve
+    variant = "with_e_step" if config.with_e_step else "without_e_step"  # the name of the run's curve
     tokens, likelihoods = 0, []
     for row in rows:
         tokens += row.get("theta_tokens", 0)

@@ -22,7 +22,7 @@ def m_step(
     prompt_model: PromptModel,
     rationale_model: RationaleModel,
     *,
-    at: Round,
+    em_round: Round,
     fixed: Mapping[str, Rationale] | None = None,
 ) -> tuple[Params, Params, dict[str, Any]]:
     """Fits theta to c -> (z, x) with the greedy z of q_phi(z | c, x); a pair whose z is not valid is skipped.
@@ -36,11 +36,15 @@ def m_step(
     if fixed is not None:
         rationales = [fixed[pair.triple.id] for pair in pairs]
     else:
-        sampler = functools.partial(rationale_model.sampler, phi, temperature=0.0, key=at.key("propose"))
-        path = at.directory / "rationales.jsonl"
-        rationales = _one_each(sampler, pairs, rationale_model, path, at.config, f"M-step {at.index}")
+        sampler = functools.partial(
+            rationale_model.sampler, phi, temperature=0.0, key=em_round.key("propose")
+        )
+        path = em_round.directory / "rationales.jsonl"
+        rationales = _one_each(
+            sampler, pairs, rationale_model, path, em_round.config, f"M-step {em_round.index}"
+        )
     targets = [theta_target(pair, z) for pair, z in zip(pairs, rationales, strict=True) if z.valid]
-    theta, counts = prompt_model.fit(theta, targets, at)
+    theta, counts = prompt_model.fit(theta, targets, em_round)
     skipped, retokenized = len(pairs) - len(targets), sum(z.retokenized for z in rationales)
     return theta, phi, counts | {"m_step_skipped": skipped, "m_step_retokenized": retokenized}
 
@@ -53,14 +57,23 @@ def theta_target(pair: Pair, z: Rationale) -> examples.TokenExample:
 
 
 def fixed_rationales(
-    phi: Params, pairs: Sequence[Pair], rationale_model: RationaleModel, *, config: EStepConfig, at: Round
+    phi: Params,
+    pairs: Sequence[Pair],
+    rationale_model: RationaleModel,
+    *,
+    config: EStepConfig,
+    em_round: Round,
 ) -> dict[str, Rationale]:
     """Without E-step: one rationale of the cold-started q_phi for each pair of any round, by its id."""
-    seen = {pair.index for r in range(at.config.max_rounds) for pair in pairs_of_round(pairs, r, at.config)}
-    some, key = [pair for pair in pairs if pair.index in seen], prng.stream_key(at.config.seed, "fixed")
+    seen = {
+        pair.index
+        for r in range(em_round.config.max_rounds)
+        for pair in pairs_of_round(pairs, r, em_round.config)
+    }
+    some, key = [pair for pair in pairs if pair.index in seen], prng.stream_key(em_round.config.seed, "fixed")
     sampler = functools.partial(rationale_model.sampler, phi, temperature=config.temperature, key=key)
-    path = at.em_directory / "rationales.jsonl"
-    rationales = _one_each(sampler, some, rationale_model, path, at.config, "fixed rationales")
+    path = em_round.em_directory / "rationales.jsonl"
+    rationales = _one_each(sampler, some, rationale_model, path, em_round.config, "fixed rationales")
     return {z.pair_id: z for z in rationales}
 
 

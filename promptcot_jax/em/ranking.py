@@ -4,7 +4,7 @@ Functions of arrays and records without a model, so that they are held against b
 be enumerated. Ranking is per pair, so shards of pairs are independent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +14,14 @@ from promptcot_jax.data import examples
 from promptcot_jax.em.pairs import Pair, Rationale
 from promptcot_jax.em.settings import EStepConfig
 from promptcot_jax.objectives import advantages, bounds
+
+# What each token of a target of phi comes with, by objective: first the sample's weight, then what
+# `e_step` adds.
+PHI_TOKEN_VALUES: Mapping[str, tuple[str, ...]] = {
+    "best_of_g": (),
+    "reward_weighted": ("weight",),
+    "grpo": ("advantages", "old_log_probs"),
+}
 
 
 def rank(
@@ -85,15 +93,21 @@ def choose(rewards: np.ndarray, is_valid: np.ndarray) -> np.ndarray:
 def target_weights(
     rewards: np.ndarray, log_q: np.ndarray, is_valid: np.ndarray, winners: np.ndarray, config: EStepConfig
 ) -> np.ndarray:
-    """Weight of each sample [B, G] in phi's fit: one-hot, softmax(R - log q), or the group advantage."""
+    """Weight of each sample [B, G] in phi's fit: one-hot, softmax(R - log q), or the group advantage.
+
+    Raises:
+        ValueError: the objective has no weights.
+    """
     if config.objective == "best_of_g":
         return (np.arange(rewards.shape[1])[None] == winners[:, None]).astype(np.float32)
     if config.objective == "reward_weighted":
         # `elbo` as the reward has log q in it already.
         log_weights = rewards if config.reward == "elbo" else rewards - log_q
         return np.asarray(bounds.posterior_weights(jnp.asarray(_centred(log_weights, is_valid))))
-    centred = _centred(rewards, is_valid)
-    return np.asarray(advantages.group_advantages(jnp.asarray(centred), jnp.asarray(is_valid)))
+    if config.objective == "grpo":
+        centred = _centred(rewards, is_valid)
+        return np.asarray(advantages.group_advantages(jnp.asarray(centred), jnp.asarray(is_valid)))
+    raise ValueError(f"target_weights has no weights for objective {config.objective!r}.")
 
 
 def _centred(values: np.ndarray, is_valid: np.ndarray) -> np.ndarray:
@@ -107,13 +121,13 @@ def phi_targets(
     pairs: Sequence[Pair], candidates: Sequence[Candidate], config: EStepConfig
 ) -> list[examples.TokenExample]:
     """phi's training examples: (c, x) -> z for each candidate with a weight, put on each of its tokens."""
-    value = {"best_of_g": None, "reward_weighted": "weight", "grpo": "advantages"}[config.objective]
+    weight_name = PHI_TOKEN_VALUES[config.objective][:1]
     by_id = {pair.triple.id: pair for pair in pairs}
     return [
         examples.TokenExample(
             prompt_ids=by_id[candidate.pair_id].phi_prompt_ids,
             completion_ids=candidate.token_ids,
-            token_values={value: (candidate.weight,) * len(candidate.token_ids)} if value else {},
+            token_values={name: (candidate.weight,) * len(candidate.token_ids) for name in weight_name},
         )
         for candidate in candidates
         if candidate.weight != 0.0

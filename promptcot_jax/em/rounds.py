@@ -1,16 +1,21 @@
 """EM (paper section 2.3): E-step, M-step, held-out likelihoods, until the bound stops falling.
 
-`em/`, with round r:
+Files below `em/`, NNN being the round:
 
     rationales.jsonl             (without E-step) one of the cold-started q_phi for each pair
-    round_00r/candidates.jsonl   every sampled rationale with its scores          E-step
-    round_00r/phi/               q_phi after SFT on the chosen ones
-    round_00r/rationales.jsonl   greedy rationales of the updated q_phi           M-step
-    round_00r/theta/             p_theta after SFT on (c -> z, x)
-    round_00r/diagnostics.json   E-step figures, held-out figures, counts
+    cold_start.json              held-out figures of the cold-started models: round -1
+    round_NNN/candidates.jsonl   every sampled rationale with its scores           E-step
+    round_NNN/phi/               q_phi after its fit
+    round_NNN/rationales.jsonl   greedy rationales of the updated q_phi            M-step
+    round_NNN/theta/             p_theta after SFT on (c -> z, x)
+    round_NNN/diagnostics.json   E-step figures, held-out figures, counts          held-out measurement
+    nll.jsonl                    a row for each round: held-out likelihoods
+    diagnostics.jsonl            a row for each round: all figures
 
-Each line is a phase. A phase that is there whole is never done again, and within one, finished shards and
-training checkpoints are kept: a killed run goes on where it was and ends in the same bits.
+`round_NNN/phi_training/` and `theta_training/` hold the metrics of the two fits, and their checkpoints while
+these are needed. Both `.jsonl` files of rows are rewritten after each round. Each other line is a phase. A
+complete phase is never done again, and within a phase finished shards and training checkpoints are kept: a
+killed run resumes where it was, with bit-identical results.
 """
 
 import dataclasses
@@ -22,12 +27,13 @@ from etils import epath
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.em import history
-from promptcot_jax.em.e_step import TOKEN_VALUES, e_step, phi_loss
+from promptcot_jax.em.e_step import e_step, phi_loss
 from promptcot_jax.em.generators import PromptModel, RationaleModel, Round
 from promptcot_jax.em.held_out import held_out
 from promptcot_jax.em.history import Figures
 from promptcot_jax.em.m_step import fixed_rationales, m_step
 from promptcot_jax.em.pairs import Pair, Rationale, pairs_of_round
+from promptcot_jax.em.ranking import PHI_TOKEN_VALUES
 from promptcot_jax.em.settings import BatchSizes, EmConfig, EStepConfig, HeldOutConfig
 from promptcot_jax.models import lora
 from promptcot_jax.models.causal_lm import CausalLM
@@ -71,7 +77,7 @@ def run(em: Em, theta: Params, phi: Params, baselines: Callable[[], Figures] = d
     """Runs rounds until the stop rule holds; returns counts for the manifest.
 
     Args:
-        theta: parameters of the cold-started p_theta, `phi` of q_phi; their arrays are given up.
+        theta: parameters of the cold-started p_theta, `phi` of q_phi; their arrays are donated.
         baselines: gives held-out figures that belong beside round -1 (the model without rationale).
 
     Raises:
@@ -95,14 +101,22 @@ class _Rounds(driver.Run[tuple[Params, Params]]):
 
     def restore(self) -> tuple[int, tuple[Params, Params]]:
         """The models of the last round that is complete, and the figures of all that are."""
-        em, (theta, phi), at = self.em, self._cold_start, self._round(0)
+        em, (theta, phi), em_round = self.em, self._cold_start, self._round(0)
         prompt_model, rationale_model = em.prompt_model, em.rationale_model
-        if not em.config.e_step:
-            self._fixed = fixed_rationales(phi, em.pairs, rationale_model, config=em.e_step, at=at)
+        if not em.config.with_e_step:
+            self._fixed = fixed_rationales(
+                phi, em.pairs, rationale_model, config=em.e_step, em_round=em_round
+            )
         path = em.directory / "cold_start.json"
         if (figures := history.read(path)) is None:
             theta, phi, figures = held_out(
-                theta, phi, em.held_out_pairs, prompt_model, rationale_model, config=em.held_out, at=at
+                theta,
+                phi,
+                em.held_out_pairs,
+                prompt_model,
+                rationale_model,
+                config=em.held_out,
+                em_round=em_round,
             )
             figures = history.write(path, {"round": -1}, figures, self._baselines())
         self.rows.append(figures)
@@ -114,8 +128,8 @@ class _Rounds(driver.Run[tuple[Params, Params]]):
             done += 1
         history.record(em.directory, self.rows, em.config)
         if done:
-            at = self._round(done)
-            theta, phi = prompt_model.read(theta, at), rationale_model.read(phi, at)
+            em_round = self._round(done)
+            theta, phi = prompt_model.read(theta, em_round), rationale_model.read(phi, em_round)
         return done, (theta, phi)
 
     def begin(self, step: int, state: tuple[Params, Params]) -> bool:
@@ -146,22 +160,26 @@ class _Rounds(driver.Run[tuple[Params, Params]]):
 
 
 def run_round(
-    em: Em, at: Round, theta: Params, phi: Params, fixed: Mapping[str, Rationale] | None
+    em: Em, em_round: Round, theta: Params, phi: Params, fixed: Mapping[str, Rationale] | None
 ) -> tuple[Params, Params, Figures]:
     """E-step, M-step and held-out measurement: the next theta, phi and figures."""
     prompt_model, rationale_model = em.prompt_model, em.rationale_model
-    pairs, of_e_step = pairs_of_round(em.pairs, at.index, em.config), {}
-    if em.config.e_step:
+    pairs, of_e_step = pairs_of_round(em.pairs, em_round.index, em.config), {}
+    if em.config.with_e_step:
         theta, phi, of_e_step = e_step(
-            theta, phi, pairs, prompt_model, rationale_model, config=em.e_step, at=at
+            theta, phi, pairs, prompt_model, rationale_model, config=em.e_step, em_round=em_round
         )
     else:
-        rationale_model.write(phi, at)
-    theta, phi, of_m_step = m_step(theta, phi, pairs, prompt_model, rationale_model, at=at, fixed=fixed)
-    theta, phi, of_held_out = held_out(
-        theta, phi, em.held_out_pairs, prompt_model, rationale_model, config=em.held_out, at=at
+        rationale_model.write(phi, em_round)
+    theta, phi, of_m_step = m_step(
+        theta, phi, pairs, prompt_model, rationale_model, em_round=em_round, fixed=fixed
     )
-    figures = history.write(at.figures_path, {"round": at.index}, of_e_step, of_m_step, of_held_out)
+    theta, phi, of_held_out = held_out(
+        theta, phi, em.held_out_pairs, prompt_model, rationale_model, config=em.held_out, em_round=em_round
+    )
+    figures = history.write(
+        em_round.figures_path, {"round": em_round.index}, of_e_step, of_m_step, of_held_out
+    )
     return theta, phi, figures
 
 
@@ -176,7 +194,7 @@ def programs(
     """What a round runs, for the planner: rationales drawn and ranked, and a fit of each model.
 
     Both models lie on the chips all the time: each a set of float32 masters, or both one base with two
-    adapters. A fit gives up the parameters that it starts from.
+    adapters. A fit donates the parameters that it starts from.
 
     Args:
         lm: of both models.
@@ -208,7 +226,7 @@ def programs(
         "em: fit phi",
         lm,
         phi_loss(e_step),
-        token_values=TOKEN_VALUES[e_step.objective],
+        token_values=PHI_TOKEN_VALUES[e_step.objective],
         resident={"theta": own},
     )
     fit_theta = theta_fitter.program("em: fit theta", lm, SftLoss(), resident={"phi": own})

@@ -69,15 +69,16 @@ class EmConfig:
 
     `optimizer_between_rounds`: `reset` starts Adam's moments and the schedule anew each round, `keep` carries
     them on. The loop stops when the best held-out `nll_bound` has not fallen by `tolerance` (nats per token)
-    for `patience` rounds, or after `max_rounds`. A warning says when p_theta uses z little: another pair's z
-    costs it less than `z_gap_warning` (nats per token of x), or less than `z_gap_share` of what it cost at
-    the start (in the study of `docs/results/em.md` runs that kept using z stayed above 0.7 of it, the other
-    one fell below 0.65).
+    for `patience` rounds, or after `max_rounds`. EM warns that p_theta uses z little where the held-out
+    `z_gap` (nats per token of x) is below `z_gap_warning`, or below `z_gap_share` of the cold start's
+    (`docs/results/em.md` has measured gaps).
     """
 
     max_rounds: PositiveInt
     pairs_per_round: NonNegativeInt = 0  # the next ones of a seeded order; 0: all pairs in every round
-    e_step: bool = True  # False: the paper's variant, one rationale of the cold-started q_phi for each pair
+    with_e_step: bool = (
+        True  # False: the paper's variant, one rationale of the cold-started q_phi for each pair
+    )
     optimizer_between_rounds: Literal["reset", "keep"] = "reset"
     tolerance: float = 0.002
     patience: PositiveInt = 2

@@ -129,7 +129,7 @@ SETTINGS = (
     Setting("em.phi_fit.rows_per_batch", "rows a batch, phi", 16),
     Setting("em.theta_fit.rows_per_batch", "rows a batch, theta", 16),
     Setting("em.theta_fit.pack", "packing, theta", False, "one sequence a row"),
-    Setting("em.em_config.e_step", "E-step", True, "in every round"),
+    Setting("em.em_config.with_e_step", "E-step", True, "in every round"),
     Setting("verify.config.solve.num_solutions", "solutions that vote", 8),
     Setting("self_play.algorithm", "algorithm", "Dpo", "DPO"),
     Setting("self_play.rollouts.group_size", "completions of a prompt", 8),

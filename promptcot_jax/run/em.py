@@ -110,7 +110,7 @@ def em(
 
         of_rounds = rounds.run(run, theta_model.params, phi_model.params, baselines)
         if without_e_step_too:
-            config = dataclasses.replace(em_config, e_step=False)
+            config = dataclasses.replace(em_config, with_e_step=False)
             run = dataclasses.replace(run, config=config, directory=directory / "without_e_step")
             # The arrays of the first run are gone.
             theta_model, phi_model = map(load_model, (theta, phi))

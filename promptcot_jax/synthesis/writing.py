@@ -28,9 +28,8 @@ from promptcot_jax.synthesis.selection import REASONS, Selection
 NextSets = Callable[[int], list[ConceptSet]]  # so many, or those that are left
 
 _GUESSED_SHARE = 0.5  # of drafts that are kept, before any is known
-_LEAST_SHARE = (
-    0.02  # that a batch is planned by, or a model whose drafts are all rejected would get ever more
-)
+# That a batch is planned by, or a model whose drafts are all rejected would get ever more.
+_LEAST_SHARE = 0.02
 _MOST_GROWTH = 4  # of a batch over the one before
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 A fit, self-play and the rounds of EM are each a `Run`; `drive` takes it to its end.
 
 * restore: the newest state that is whole on disk, or the one before the first step.
-* step: gives the next state and gives up the one before. It may return while devices still work on it.
+* step: gives the next state and donates the one before. It may return while devices still work on it.
 * record: where a row is due, writes what the step came to. Only here the host waits for the devices.
 * checkpoint: after the row, every `checkpoint_every` steps, at the end, and before the run leaves.
 * leave: at a step with a row, where SIGTERM came or a deadline is near.

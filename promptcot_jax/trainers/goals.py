@@ -95,9 +95,8 @@ class BestPolicy:
         """What is trained of the best policy, at the end of a run.
 
         Args:
-            state: after the last step, `step`; given up where the best policy is another, which takes over
-            its
-                shardings.
+            state: after the last step, `step`; donated where the best policy is another one, which takes over
+                its shardings.
         """
         if self.best is None or self.best.step == step:
             return state.params

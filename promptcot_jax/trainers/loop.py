@@ -297,7 +297,7 @@ def fit(
             cosine ends where this fit ends. None: start anew.
         evaluate: figures of held-out data; called under `jax.set_mesh(mesh)` with parameters that it must
             not keep.
-        donate: gives up the arrays of `opt_state` and of what is trained, once they are copied.
+        donate: deletes the arrays of `opt_state` and of what is trained, once they are copied.
 
     Raises:
         Interrupted: the fit left before its end, for SIGTERM or a deadline.
@@ -436,11 +436,11 @@ class _Fit(driver.Run[TrainState]):
         """Ends the window with a row where one is due, after an evaluation where that is due."""
         every = [self.config.log_every, self.config.checkpoint_every]
         every += [self.config.eval_every] if self.evaluate else []
-        is_row = any(self._is_due(number, step) for number in every)
-        if is_row:
+        is_logged = any(self._is_due(number, step) for number in every)
+        if is_logged:
             self._write_row(step, state)
         self._progress.update(step, *self._window.figures())
-        return step == self.num_steps if is_row else None
+        return step == self.num_steps if is_logged else None
 
     def _write_row(self, step: int, state: TrainState) -> None:
         self._in_flight.settle()

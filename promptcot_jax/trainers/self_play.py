@@ -58,7 +58,7 @@ TABLE_COLUMNS = (
     *("reward", "frac_reward_zero_std", "completions/mean_length", "loss", "entropy", "grad_norm"),
     *("eval/avg_at_k", "seconds"),
 )
-# What a resumed run may have otherwise in `metrics.jsonl`.
+# Metrics that may differ after a resume.
 WALL_TIME_PREFIXES = ("seconds", "tokens_per_second")
 
 
@@ -126,7 +126,7 @@ class SelfPlay:
         """Does all iterations, or those that an earlier attempt did not.
 
         Args:
-            params: of the policy to begin with. What is trained of them is given up, unless they are the
+            params: of the policy to begin with. What is trained of them is donated, unless they are the
                 reference of a KL term.
 
         Raises:
@@ -152,14 +152,14 @@ class SelfPlay:
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("state", "num_prompts"), meta_fields=())
 @dataclasses.dataclass(frozen=True)
-class _Position:
+class IterationState:
     """What a run carries from iteration to iteration."""
 
     state: Any  # TrainState
     num_prompts: Any  # int32: position in the stream of prompts
 
 
-class _Iterations(driver.Run[_Position]):
+class _Iterations(driver.Run[IterationState]):
     """One attempt at the iterations."""
 
     unit = "iteration"
@@ -201,13 +201,13 @@ class _Iterations(driver.Run[_Position]):
             writes=hosts.is_first(),
         )
 
-    def restore(self) -> tuple[int, _Position]:
+    def restore(self) -> tuple[int, IterationState]:
         """From the newest checkpoint; what is trained of the first policy stays where it is the reference."""
         step, trained = self._train_step, self._params.trained
         whole = NamedSharding(self._settings.mesh, PartitionSpec())
         num_prompts = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
-        restored = self.checkpoints.restore_latest(_Position(step.abstract_state, num_prompts))
-        position = restored or (0, _Position(step.first_state(trained), np.int32(0)))
+        restored = self.checkpoints.restore_latest(IterationState(step.abstract_state, num_prompts))
+        position = restored or (0, IterationState(step.first_state(trained), np.int32(0)))
         if not self._algorithm.keeps_reference:
             delete_arrays(trained)
         return position
@@ -247,7 +247,7 @@ class _Iterations(driver.Run[_Position]):
             yield self._guard
         self.checkpoints.wait()
 
-    def begin(self, step: int, state: _Position) -> bool:
+    def begin(self, step: int, state: IterationState) -> bool:
         """A new run evaluates the policy that it begins with; the run may be at its goal already."""
         if step == 0 and self._settings.held_out is not None:
             row = self._evaluate(self._settings.held_out, 0, state)
@@ -259,7 +259,7 @@ class _Iterations(driver.Run[_Position]):
             driver.leave_for(self._guard.reason(), self, step)
         return is_over
 
-    def step(self, step: int, state: _Position) -> _Position:
+    def step(self, step: int, state: IterationState) -> IterationState:
         """Draws an iteration's rollouts, and makes its updates."""
         iteration, train_state, config = step - 1, state.state, self._settings.config
         clock = _Clock()
@@ -275,8 +275,8 @@ class _Iterations(driver.Run[_Position]):
         }
         self._samples.add(iteration, drawn.groups)
         clock.lap()
-        is_first = self._algorithm.keeps_reference
-        reference_params = self._params.model(self._params.trained) if is_first else params
+        reference_is_initial = self._algorithm.keeps_reference
+        reference_params = self._params.model(self._params.trained) if reference_is_initial else params
         units = self._updates.units(iteration, drawn.used, params, reference_params)
         row["sequences"] = sum(map(len, units))
         seconds["scoring"] = clock.lap()
@@ -287,25 +287,25 @@ class _Iterations(driver.Run[_Position]):
             log.info("iteration %d: no update; %s", iteration, _why_not(drawn.groups))
         seconds["training"] = clock.lap()
         self._row = row | clock.figures(seconds, drawing, drawn.times.new_tokens, row.get("num_tokens", 0.0))
-        return _Position(train_state, np.int32(int(state.num_prompts) + len(drawn.groups)))
+        return IterationState(train_state, np.int32(int(state.num_prompts) + len(drawn.groups)))
 
-    def record(self, step: int, state: _Position) -> bool:
+    def record(self, step: int, state: IterationState) -> bool:
         """The iteration's row, with an evaluation where one is due; the last policy always has one."""
         held_out, row = self._settings.held_out, dict(self._row)
         is_last = step == self.num_steps or self._is_goal_reached(step, row)
         if held_out is not None and (is_last or step % held_out.config.every == 0):
             row |= self._evaluate(held_out, step, state)
-        self._warn_of_unknown_goal(step, row)
+        self._warn_if_goal_is_unknown(step, row)
         self._log.write(step, row)
         self._progress.update(step, f"reward {row['reward']:.3f}")
         return is_last or self._is_goal_reached(step, row)
 
-    def save(self, step: int, state: _Position) -> None:
+    def save(self, step: int, state: IterationState) -> None:
         """Once rollouts under way are stored: a resumed run no longer has the policy that draws them."""
         self._ahead.settle()
         self.checkpoints.save(step, state)
 
-    def _evaluate(self, held_out: HeldOut, step: int, position: _Position) -> dict[str, float]:
+    def _evaluate(self, held_out: HeldOut, step: int, position: IterationState) -> dict[str, float]:
         """The figures of the policy, which is kept where it is the best so far."""
         trained = position.state.params
         figures = held_out.measure(step, self._params.model(trained))
@@ -321,7 +321,7 @@ class _Iterations(driver.Run[_Position]):
         log.info("the goal %s is reached after iteration %d", goal, step)
         return True
 
-    def _warn_of_unknown_goal(self, step: int, row: Mapping[str, Any]) -> None:
+    def _warn_if_goal_is_unknown(self, step: int, row: Mapping[str, Any]) -> None:
         """Warns where an iteration's row lacks the metric that the run is to stop at, perhaps misspelt."""
         goal = self._settings.config.goal
         if goal is not None and goal.metric not in row and not goal.metric.startswith("eval/"):

@@ -26,25 +26,24 @@ class SelfPlayConfig(driver.RunConfig):
     minibatches_per_iteration: PositiveInt = 2
     passes_per_iteration: PositiveInt = 1  # how often an iteration's sequences are gone through
     max_tries: PositiveInt = 4  # draws of prompts for an iteration at most, until enough of them are of use
-    # "scored": by the trainer's own forward pass, so that ratios begin at 1 (of an iteration with one update
-    # that is the update's own, at no cost); "sampled": the sampler's, which saves that pass and is for
-    # sampling in float32.
+    # "scored": computed by the trainer before the updates, so that ratios begin at 1; with a single update
+    # they come from the update's own forward pass, for free. "sampled": the sampler's, which saves the
+    # scoring pass; for sampling in float32.
     old_log_probs: OldLogProbs = "scored"
-    row_length: NonNegativeInt = (
-        0  # of packed rows; 0: of the longest prompt and completion, up to the next 64
-    )
+    # Tokens of a packed row; 0: those of the longest prompt and completion, rounded up to a multiple of 64.
+    row_length: NonNegativeInt = 0
     checkpoint_every: PositiveInt = 10  # iterations; a killed run makes at most the updates of so many again
     samples_every: NonNegativeInt = 10  # iterations, from one with samples to read to the next; 0: none
     score_tokens: PositiveInt = 16384  # padded tokens that are scored at once
-    # 1: an iteration is drawn and graded while the updates of the iteration before it are made, by the policy
-    # from before these (`rollout_collector`); 0: by the policy that it improves.
+    # 1: sampled by the policy of one iteration earlier, while that iteration's updates are made
+    # (`rollout_collector`); 0: on-policy.
     max_staleness: Literal[0, 1] = 0
     # Such as 'eval/avg_at_k >= 0.9': the run ends, complete, after the iteration whose row says so.
     stop_at: str | None = None
 
     @property
     def goal(self) -> Goal | None:
-        """`stop_at` as what it means."""
+        """`stop_at`, parsed."""
         return None if self.stop_at is None else Goal.of(self.stop_at)
 
     def __post_init__(self):
@@ -110,7 +109,7 @@ class SelfPlayConfig(driver.RunConfig):
         """
         sampling = rollouts.sampling
         if rollouts.group_size < 2:
-            raise WrongUse("GRPO compares the samples of a prompt; set group_size to at least 2.")
+            raise WrongUse("Self-play compares samples of one prompt; set group_size to at least 2.")
         if (sampling.top_p, sampling.top_k, sampling.min_p) != (1.0, 0, 0.0):
             raise WrongUse(
                 "Self-play draws from the whole distribution: with top_p, top_k or min_p the policy that is "

@@ -173,7 +173,7 @@ class TrainStep:
 
         Args:
             opt_state: moments to carry on; None: start anew.
-            donate: gives up the arrays of the arguments.
+            donate: deletes the arrays of the arguments once they are copied.
         """
         shardings = self.shardings
         state = self.start(jax.device_put(trained, shardings.params))

@@ -28,9 +28,8 @@ class RewardConfig:
 
     format_weight: NonNegativeFloat = 0.0
     length_weight: NonNegativeFloat = 0.0
-    length_limit: NonNegativeInt = (
-        0  # tokens at which the length term has reached -1; 0: there is no such term
-    )
+    # Tokens at which the length term has reached -1; 0: there is no such term.
+    length_limit: NonNegativeInt = 0
     length_buffer: NonNegativeInt = 0  # tokens before the limit over which it falls from 0 to -1
 
     def __post_init__(self) -> None:

@@ -74,7 +74,7 @@ def test_an_interrupted_run_ends_in_the_same_bits(cold, whole, tmp_path, monkeyp
 
 
 def test_without_e_step_keeps_the_first_rationale_of_each_pair(cold, tmp_path):
-    em = make_em(cold, tmp_path, e_step=False)
+    em = make_em(cold, tmp_path, with_e_step=False)
     run(cold, em)
     rows = jsonl.read_records(tmp_path / "rationales.jsonl", pairs.Rationale)
     assert [row.pair_id for row in rows] == [

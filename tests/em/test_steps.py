@@ -47,9 +47,9 @@ def unsure(cold, tmp_path_factory):
     )
     targets, fit = {}, generators.Generator.fit
 
-    def spied(self, params, rows, at):
+    def spied(self, params, rows, em_round):
         targets[self.role] = rows
-        return fit(self, params, rows, at)
+        return fit(self, params, rows, em_round)
 
     with mock.patch.object(generators.Generator, "fit", spied):
         toy_em.run(cold, em, sharpness=UNSURE)
@@ -134,14 +134,16 @@ def test_a_rationale_that_is_not_valid_is_no_target_of_theta(cold, tmp_path):
         dataclasses.replace(z, finish_reason="length", valid=False),
     ]
     fixed = {pair.triple.id: z for pair, z in zip(em.pairs, of_pairs, strict=False)}
-    with mock.patch.object(generators.Generator, "fit", lambda self, params, rows, at: ({"of": rows}, {})):
+    with mock.patch.object(
+        generators.Generator, "fit", lambda self, params, rows, em_round: ({"of": rows}, {})
+    ):
         theta, phi, figures = m_step.m_step(
             {},
             {},
             em.pairs[:3],
             em.prompt_model,
             em.rationale_model,
-            at=Round(0, em.directory, em.config),
+            em_round=Round(0, em.directory, em.config),
             fixed=fixed,
         )
     (target,) = theta["of"]
@@ -154,10 +156,12 @@ def test_each_round_has_its_own_noise_and_the_same_when_it_is_run_again(cold, tm
     theta, phi = cold.params("theta"), cold.params("phi", sharpness=UNSURE)
 
     def rationales_of(index, directory):
-        at = Round(index, em.directory / directory, em.config)
+        em_round = Round(index, em.directory / directory, em.config)
         with jax.set_mesh(MESH), mock.patch.object(generators.Generator, "fit", return_value=(phi, {})):
-            e_step.e_step(theta, phi, em.pairs, em.prompt_model, em.rationale_model, config=E_STEP, at=at)
-        candidates = jsonl.read_records(at.directory / "candidates.jsonl", records.Candidate)
+            e_step.e_step(
+                theta, phi, em.pairs, em.prompt_model, em.rationale_model, config=E_STEP, em_round=em_round
+            )
+        candidates = jsonl.read_records(em_round.directory / "candidates.jsonl", records.Candidate)
         return [c.token_ids for c in candidates]
 
     first, again, second = rationales_of(0, "a"), rationales_of(0, "b"), rationales_of(1, "a")
@@ -177,9 +181,9 @@ def test_the_first_token_of_x_is_no_part_of_log_p_z(cold, tmp_path):
     np.testing.assert_allclose(np.ravel(found), [by_hand[:3].sum(), by_hand[3:].sum()], atol=1e-3)
 
 
-def measure(em, theta, phi, at):
+def measure(em, theta, phi, em_round):
     models = em.prompt_model, em.rationale_model
-    return held_out.held_out(theta, phi, em.held_out_pairs, *models, config=em.held_out, at=at)[2]
+    return held_out.held_out(theta, phi, em.held_out_pairs, *models, config=em.held_out, em_round=em_round)[2]
 
 
 @pytest.fixture(scope="module")
@@ -282,9 +286,9 @@ def test_a_model_that_computes_in_bfloat16_keeps_float32_parameters_between_roun
     """At the paper's learning rates an update is below bfloat16's resolution."""
     em = toy_em.make_em(cold, tmp_path)
     model = dataclasses.replace(em.prompt_model, lm=language_model.in_types(cold.lm, dtype="bfloat16"))
-    at = Round(0, em.directory, em.config)
+    em_round = Round(0, em.directory, em.config)
     with jax.set_mesh(MESH):
         theta = cold.params("theta")
         before = jax.tree.map(np.asarray, theta)
-        model.write(theta, at)
-        jax.tree.map(np.testing.assert_array_equal, model.read(theta, at), before)
+        model.write(theta, em_round)
+        jax.tree.map(np.testing.assert_array_equal, model.read(theta, em_round), before)

@@ -132,9 +132,9 @@ def way_of_theta() -> list[str]:
     from promptcot_jax import api  # after the search path is set
     from promptcot_jax.trainers import loop
 
-    bindings = [f"STAGES={['corpus', 'cold_start']}", "NUM_TRAIN=40", "COLD_START_ROWS=20"]
-    bindings += ["COLD_START_EPOCHS=1", "EM_FIRST_TRIPLE=20", "NUM_HELDOUT=4", "HELD_OUT_PAIRS=2"]
-    bindings += ["NUM_NOVEL=1", "VOCAB_SIZE=512"]
+    # Enough of a cold start for rationales that end, without which EM has nothing to fit.
+    bindings = ["STAGES=['corpus', 'cold_start']", "NUM_TRAIN=360", "COLD_START_ROWS=300"]
+    bindings += ["COLD_START_EPOCHS=2", "EM_FIRST_TRIPLE=300", "EM_PAIRS_PER_ROUND=24", "VOCAB_SIZE=512"]
     files: list[str] = []
 
     def look(frame: types.FrameType, event: str, _: object) -> None:

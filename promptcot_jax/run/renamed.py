@@ -1,14 +1,33 @@
 """Names of earlier versions and what they are now, for the messages that refuse them."""
 
-# Macros, parameters of settings, and modules that gin files import.
+# What gin files of version 0.1 may say: macros, parameters, classes, modules.
 NAMES = {
-    # version 0.1
     "METHOD": "ALGORITHM",
     "NUM_CANDIDATES": "EM_GROUP_SIZE",
-    "NUM_WAVES": "NUM_ITERATIONS",
-    "PROMPTS_PER_WAVE": "PROMPTS_PER_ITERATION",
     "NUM_SAMPLES": "DISTILL_GROUP_SIZE",
     "NUM_SOLUTIONS": "VOTE_GROUP_SIZE",
+    "NUM_WAVES": "NUM_ITERATIONS",
+    "PROMPTS_PER_WAVE": "PROMPTS_PER_ITERATION",
+    "method": "algorithm",
+    "minibatches_per_wave": "minibatches_per_iteration",
+    "num_samples": "group_size",
+    "num_waves": "num_iterations",
+    "passes_per_wave": "passes_per_iteration",
+    "prompts_per_wave": "prompts_per_iteration",
+    "samples_per_row": "group_size",
+    "waves": "batches",
+    "DpoConfig": "Dpo",
+    "GrpoConfig": "Grpo",
+    "RejectionConfig": "RejectionSampling",
+    "WaveConfig": "ListBatchConfig",
+    "promptcot_jax.data.corpus.generator": "promptcot_jax.corpus.generator",
+    "promptcot_jax.em.models": "promptcot_jax.em.settings",
+    "promptcot_jax.evaluation.analyses.case_studies": "promptcot_jax.analyses.case_studies",
+    "promptcot_jax.evaluation.analyses.distribution": "promptcot_jax.analyses.distribution",
+    "promptcot_jax.evaluation.analyses.subsets": "promptcot_jax.analyses.subsets",
+    "promptcot_jax.run.model_source": "promptcot_jax.sources.model_source",
+    "promptcot_jax.run.text_models": "promptcot_jax.sources.text_models",
+    "promptcot_jax.trainers.fitter": "promptcot_jax.trainers.loop",
 }
 
 _MESHES = ("v4_8", "v4_32", "v5e_8", "v5e_16", "v5p_32", "v5p_128", "v6e_8", "v6e_16")

@@ -1,6 +1,7 @@
 """The command line: instant help, one sentence for each kind of wrong use, exit codes."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import re
@@ -184,6 +185,13 @@ def test_a_wrong_gin_file_is_refused_in_one_sentence(
             ["--gin_file=old.gin"],
             "the macro NUM_CANDIDATES is set but nothing refers to it (NUM_CANDIDATES is now",
         ),
+        (["--gin.settings.EStepConfig.num_samples=4"], "a parameter named 'num_samples'"),
+        (["--gin.settings.EStepConfig.num_samples=4"], "(num_samples is now group_size)."),
+        (
+            ["--gin_file=old_module.gin"],
+            "promptcot_jax.run.model_source is now promptcot_jax.sources.",
+        ),
+        (["--gin_file=old_class.gin"], "(GrpoConfig is now Grpo)"),
         (["--gin_file=meshes/v5e_8.gin"], "meshes/v5e_8.gin is gone: use meshes/fsdp.gin."),
         (["--gin_file=configs/meshes/v5p_64.gin"], "meshes/v5p_64.gin is gone: use meshes/fsdp_tensor.gin."),
         (
@@ -201,6 +209,11 @@ def test_names_of_an_earlier_version_are_refused_with_those_of_today(
 ):
     monkeypatch.chdir(tmp_path)
     Path("old.gin").write_text("NUM_CANDIDATES = 4\n")
+    imports = "from __gin__ import dynamic_registration\n"
+    Path("old_module.gin").write_text(f"{imports}from promptcot_jax.run import model_source\n")
+    Path("old_class.gin").write_text(
+        f"{imports}from promptcot_jax.trainers import grpo\ngrpo.GrpoConfig.kl_beta = 0.1\n"
+    )
     assert sentence in refused(capsys, "em", "--gin_file=stages/em.gin", *arguments, "--workdir=w")
 
 
@@ -210,6 +223,9 @@ def test_what_replaces_a_renamed_name_exists():
     }
     assert not renamed.NAMES.keys() & macros
     assert {new for old, new in renamed.NAMES.items() if old.isupper()} <= macros
+    for old, new in renamed.NAMES.items():
+        if "." in old:
+            assert importlib.util.find_spec(new) is not None
     assert not renamed.FILES.keys() & set(gin_files.packaged())
     assert {re.match(r"[\w/]+\.gin", new)[0] for new in renamed.FILES.values()} <= set(gin_files.packaged())
 

@@ -123,9 +123,10 @@ def _one_sentence(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         text = f"line {error.lineno} of {error.filename} is not valid gin: {(error.text or '').strip()!r}"
     text = " ".join(text.split()).rstrip(".^ ")
-    if isinstance(error, ModuleNotFoundError) and error.name in renamed.NAMES:
-        text += _suggestion(error.name, [])
-    elif isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError):
+        missing = re.search(r"No module named '([\w.]+)'", text)
+        if missing and missing[1] in renamed.NAMES:
+            return f"{text}{_suggestion(missing[1], [])}."
         text += "; a module of your own must be in the current directory, on PYTHONPATH, or installed"
     unknown = re.search(r"has no attribute (\w+)|a parameter named '(\w+)'", text)
     if unknown:

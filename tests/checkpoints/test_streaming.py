@@ -110,6 +110,7 @@ def share_of_rows(name: str, family: str) -> float:
     return 1
 
 
+@pytest.mark.slow
 def test_reading_and_writing_take_memory_for_tensors_not_for_parameters(tmp_path):
     run = subprocess.run(
         [sys.executable, str(IMPORT_MEMORY), str(tmp_path)],

@@ -56,6 +56,13 @@ PAIRS = (
 ADAPTER = lora.LoraConfig(rank=2, targets=("q_proj", "v_proj", "o_proj"))
 OPTIMIZER = optimizer.OptimizerConfig(learning_rate=1e-3, weight_decay=0.1)
 ONE = {}
+# Those that share most between them; `make test-slow` has the others.
+SOME_FAST = [
+    pytest.param(
+        *pair, marks=() if pair in {("qwen3", "all three"), ("qwen3_moe", "expert")} else pytest.mark.slow
+    )
+    for pair in PAIRS
+]
 
 
 def mesh_of(sizes):
@@ -177,12 +184,15 @@ def assert_same_step(one, other):
     assert_close(jax.device_get(state.params), jax.device_get(expected_state.params), 1e-4)
 
 
-@pytest.mark.parametrize(("family", "mesh_name"), PAIRS)
+@pytest.mark.parametrize(("family", "mesh_name"), SOME_FAST)
 def test_loss_gradients_and_a_step(family, mesh_name):
     assert_same_step(trained(family, mesh_name), trained(family, "one"))
 
 
-@pytest.mark.parametrize(("family", "mesh_name"), [("qwen3", "all three"), ("qwen3_moe", "sequence")])
+@pytest.mark.parametrize(
+    ("family", "mesh_name"),
+    [("qwen3", "all three"), pytest.param("qwen3_moe", "sequence", marks=pytest.mark.slow)],
+)
 def test_a_step_of_an_adapter(family, mesh_name):
     micro_batches = 2 if family == "qwen3" else 1
     sharded = trained(family, mesh_name, adapted=True, micro_batches=micro_batches)
@@ -196,7 +206,7 @@ def test_a_step_writes_the_whole_state_in_place(adapted, micro_batches):
     assert in_place == sum(of_a_device)
 
 
-@pytest.mark.parametrize(("family", "mesh_name"), PAIRS)
+@pytest.mark.parametrize(("family", "mesh_name"), SOME_FAST)
 def test_scores_and_greedy_decoding(family, mesh_name):
     completions, scores = sampled_and_scored(family, mesh_name)
     expected_completions, expected_scores = sampled_and_scored(family, "one")

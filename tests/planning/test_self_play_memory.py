@@ -25,6 +25,8 @@ from promptcot_jax.trainers.train_step import TrainStep
 from tests import toys
 from tests.trainers import toy_self_play
 
+pytestmark = pytest.mark.slow
+
 SMALL = 0.4  # bytes a parameter: batches, slots and noise keys beside a toy's parameters
 CONFIG = dataclasses.replace(toy_self_play.CONFIG, num_iterations=2, row_length=64)
 KL = Grpo(kl_beta=0.1)

@@ -4,6 +4,8 @@ import pytest
 
 from tests.tpu_scripts.played import TOGETHER, assert_ends
 
+pytestmark = pytest.mark.slow
+
 
 def test_babysit_from_nothing_to_the_end(cloud):
     cloud.write("creations", "WAITING_FOR_RESOURCES PROVISIONING ACTIVE")

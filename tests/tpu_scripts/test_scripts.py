@@ -153,6 +153,7 @@ def test_a_dry_run_prints_every_command_and_gives_none(cloud, settings, printed)
     assert printed in dry.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provisioner", ["queued_resource", "instance_group"])
 def test_a_dry_run_prints_what_a_real_one_does(cloud, provisioner):
     settings = {"PROVISIONER": provisioner, "SOURCE": "git+https://example.org/promptcot_jax@abc"}
@@ -259,6 +260,7 @@ def test_a_group_is_not_made_from_what_an_earlier_one_left(cloud):
     assert not (cloud.root / "policy.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provisioner", ["queued_resource", "instance_group"])
 def test_the_scripts_one_after_the_other(cloud, provisioner):
     cloud.settings["PROVISIONER"] = provisioner

@@ -94,6 +94,7 @@ def dataset(name: str, use_cached: bool = False, **options) -> tf.data.Dataset:
     )
 
 
+@pytest.mark.slow
 def test_a_cache_of_each_kind_of_our_tasks_gives_what_the_task_gives(files, tmp_path):
     register(files)
     mixed = {"p_theta_by_domain": {"seed": 1}}
@@ -342,6 +343,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_builds_and_what_a_killed_one_left_is_taken_for_nothing(tmp_path):
     namespace = {"__name__": "slow"}
     exec(SLOW, namespace)

@@ -394,6 +394,7 @@ def test_seqio_never_cuts_a_row_silently(triples_file):
         elements("p_theta", sequence_length=LENGTHS | {"targets": 100})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rates", [None, {"math": 1.0, "code": 3.0}])
 def test_domains_mix_by_rate(tmp_path, rates):
     # As many rows as seqio shuffles at once: a short file would be opened again for every few of them.

@@ -29,6 +29,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow (through seqio) is imported
 
+import jaxtyping
 import pytest
 
 # Each entry: (filter, why it cannot be mended here). Empty: no third party warns in the proven versions.
@@ -46,3 +47,9 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
+
+
+@pytest.fixture
+def unchecked_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As users run it: without jaxtyping's hook, which refuses a wrong argument before our message can."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

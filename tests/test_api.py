@@ -59,6 +59,7 @@ def test_logits_refuse_what_an_embedding_would_clamp(model):
         model.logits([[1, 2]], segment_ids=[[1, 1, 1]])
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_logits_refuse_ragged_rows_and_texts(model):
     for rows in ([[1, 2], [3]], [["a", "b"]]):
         with pytest.raises(ValueError, match="rows of integers, all of one length"):
@@ -84,6 +85,7 @@ def test_numbers_are_graded_as_their_text():
     assert not api.grade_math(3, "4")
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_a_rule_that_is_not_known_is_named():
     with pytest.raises(WrongUse, match="rule must be one of"):
         api.decontaminate(["a b"], ["a b"], rule="foo")

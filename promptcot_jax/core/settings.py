@@ -40,7 +40,7 @@ class Range:
 
     def __contains__(self, value: Any) -> bool:
         is_inside = self.at_least <= value <= self.at_most and self.above < value < self.below
-        return is_inside and math.isfinite(value)
+        return bool(is_inside and math.isfinite(value))  # NumPy's comparisons give its own booleans
 
     def __str__(self) -> str:
         low, high = max(self.at_least, self.above), min(self.at_most, self.below)

@@ -324,6 +324,7 @@ def test_more_than_one_process_is_refused(tmp_path, monkeypatch):
         play(tmp_path)
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_only_0_and_1_are_bounds():
     with pytest.raises(ValueError, match=r"max_staleness must be one of \[0, 1\], got 2"):
         dataclasses.replace(CONFIG, max_staleness=2)

@@ -18,6 +18,7 @@ from promptcot_jax.parallel.programs import Program
 from promptcot_jax.planning import measures, planner, report, search, target
 from promptcot_jax.planning.measures import Measured
 from promptcot_jax.run import cli, configuration, plan, stages
+from promptcot_jax.sources.model_source import Pretrained
 
 V5E = hardware.HARDWARE["TPU v5 lite"]
 GIN = ("runs/quickstart.gin", "stages/plan.gin")
@@ -389,3 +390,17 @@ def test_a_teacher_behind_an_endpoint_is_nothing_to_plan(tmp_path: Path, capsys:
     arguments = [*(f"--gin_file={file}" for file in files), *(f"--gin.{binding}" for binding in bindings)]
     assert cli.main(["plan", *arguments, f"--workdir={tmp_path}"]) == 2
     assert "distill: the model is behind an endpoint" in capsys.readouterr().err
+
+
+def test_the_shape_of_a_model_is_read_from_its_config_alone(tmp_path: Path):
+    config = Path(__file__).parents[1] / "fixtures" / "tiny_llama" / "config.json"
+    (tmp_path / "config.json").write_bytes(config.read_bytes())  # no weights, no tokenizer
+    mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig())
+    where = target.Target(stage="sft", mesh=mesh, model=None, adapter=None, prompt_tokens=1)
+    lm = where.lm(Pretrained(path=str(tmp_path), dtype="bfloat16"))
+    assert lm.config.embed_dim == json.loads(config.read_text())["hidden_size"]
+    assert lm.config.dtype == "bfloat16"
+    with pytest.raises(
+        WrongUse, match=r"the model any has no stated shape: .*config\.json.* Give a directory"
+    ):
+        where.lm(Pretrained(path="any"))

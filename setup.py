@@ -88,7 +88,10 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["promptcot_jax", "promptcot_jax.*"]),
-    package_data={"promptcot_jax.report": ["assets/*", "templates/*", "templates/sections/*"]},
+    package_data={
+        "promptcot_jax.corpus": ["texts/*"],
+        "promptcot_jax.report": ["assets/*", "templates/*", "templates/sections/*"],
+    },
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,

@@ -7,45 +7,22 @@ they belong, and each family keeps one ending, hence one pair of concepts, for t
 """
 
 import dataclasses
+import functools
 import hashlib
 import random
 from typing import Literal, TypeVar
 
 from promptcot_jax.core.records import MathCorpusRow, ProgramCorpusRow
 from promptcot_jax.core.settings import NonNegativeInt, settings
-from promptcot_jax.corpus import (
-    congruences,
-    counting,
-    equations,
-    geometry,
-    integers,
-    list_programs,
-    math_endings,
-    number_programs,
-    program_endings,
-    rows,
-    series,
-    string_programs,
-    styles,
-    table_programs,
+from promptcot_jax.corpus import endings, math_families, program_families, rows, styles
+from promptcot_jax.corpus.families import (
+    Family,
+    MathEnding,
+    MathFamily,
+    ProgramEnding,
+    ProgramFamily,
+    Values,
 )
-from promptcot_jax.corpus.families import Family, MathEnding, MathFamily, ProgramEnding, ProgramFamily, Values
-
-MATH_FAMILIES: tuple[MathFamily, ...] = (
-    *congruences.FAMILIES,
-    *integers.FAMILIES,
-    *series.FAMILIES,
-    *equations.FAMILIES,
-    *counting.FAMILIES,
-    *geometry.FAMILIES,
-)
-PROGRAM_FAMILIES: tuple[ProgramFamily, ...] = (
-    *list_programs.FAMILIES,
-    *number_programs.FAMILIES,
-    *string_programs.FAMILIES,
-    *table_programs.FAMILIES,
-)
-FAMILIES: dict[str, Family] = {family.name: family for family in (*MATH_FAMILIES, *PROGRAM_FAMILIES)}
 
 CorpusRow = MathCorpusRow | ProgramCorpusRow
 E = TypeVar("E", MathEnding, ProgramEnding)
@@ -54,6 +31,12 @@ Split = Literal["train", "heldout", "novel"]
 _SPLIT_LIMITS: dict[Split, float] = {"train": 0.7, "heldout": 0.85, "novel": 1.0}  # cumulative
 _PLAIN_SHARE = 0.3  # of the rows of the train and held-out splits
 _MAX_TRIES = 2000
+
+
+@functools.cache
+def families() -> dict[str, MathFamily | ProgramFamily]:
+    """All families by name, those of mathematics first."""
+    return {family.name: family for family in (*math_families.families(), *program_families.families())}
 
 
 @settings
@@ -68,9 +51,8 @@ class CorpusConfig:
     styles: tuple[str, ...] = styles.STYLES  # drawn with equal chances
 
     def __post_init__(self) -> None:
-        families = tuple(FAMILIES) if self.families == "all" else self.families
         for field, chosen, known in (
-            ("families", families, tuple(FAMILIES)),
+            ("families", self.family_names(), tuple(families())),
             ("styles", self.styles, styles.STYLES),
         ):
             if not chosen or len(set(chosen)) < len(chosen):
@@ -80,10 +62,9 @@ class CorpusConfig:
             if unknown := [name for name in chosen if name not in known]:
                 raise ValueError(f"{field} has unknown names {unknown}; choose from {list(known)}.")
 
-    def chosen_families(self) -> tuple[Family, ...]:
-        """The families by name, in the order in which rows go through them."""
-        names = tuple(FAMILIES) if self.families == "all" else self.families
-        return tuple(FAMILIES[name] for name in names)
+    def family_names(self) -> tuple[str, ...]:
+        """In the order in which rows go through the families."""
+        return tuple(families()) if self.families == "all" else self.families
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,24 +96,25 @@ def novel_endings(seed: int) -> dict[str, str]:
     """
     draw = random.Random(f"{seed}/novel endings")
     held_out: dict[str, str] = {}
-    for families, endings in (
-        (MATH_FAMILIES, math_endings.MATH_ENDINGS),
-        (PROGRAM_FAMILIES, program_endings.PROGRAM_ENDINGS),
+    for of_domain, (_, *others) in (
+        (math_families.families(), endings.math_endings()),
+        (program_families.families(), endings.program_endings()),
     ):
-        names = [family.name for family in families]
+        names = [family.name for family in of_domain]
         draw.shuffle(names)
-        order = [ending.name for ending in endings]
+        order = [ending.name for ending in others]
         draw.shuffle(order)
         held_out |= {name: order[i % len(order)] for i, name in enumerate(names)}
     return held_out
 
 
 def _split_rows(config: CorpusConfig, split: Split, num_rows: int) -> list[CorpusRow]:
-    families, held_out = config.chosen_families(), novel_endings(config.seed)
+    chosen = [families()[name] for name in config.family_names()]
+    held_out = novel_endings(config.seed)
     taken: set[str] = set()
     split_rows: list[CorpusRow] = []
     for index in range(num_rows):
-        family = families[index % len(families)]
+        family = chosen[index % len(chosen)]
         # Unlike a tuple, a text seeds alike in every process.
         draw = random.Random(f"{config.seed}/{split}/{index}")
         row = _new_row(config, split, index, family, held_out[family.name], draw, taken)
@@ -145,7 +127,7 @@ def _new_row(
     config: CorpusConfig,
     split: Split,
     index: int,
-    family: Family,
+    family: MathFamily | ProgramFamily,
     held_out: str,
     draw: random.Random,
     taken: set[str],
@@ -157,12 +139,10 @@ def _new_row(
         if split_of(family, parameters, config.seed) != split:
             continue
         if isinstance(family, MathFamily):
-            ending = _draw_ending(draw, math_endings.PLAIN, math_endings.MATH_ENDINGS, held_out, split)
+            ending = _draw_ending(draw, endings.math_endings(), held_out, split)
             row = rows.math_row(draw, row_id, style, family, ending, parameters)
         else:
-            ending = _draw_ending(
-                draw, program_endings.SINGLE, program_endings.PROGRAM_ENDINGS, held_out, split
-            )
+            ending = _draw_ending(draw, endings.program_endings(), held_out, split)
             row = rows.program_row(draw, row_id, style, family, ending, parameters)
         if row is not None and row.problem not in taken:
             return row
@@ -179,9 +159,10 @@ def split_of(family: Family, parameters: Values, seed: int) -> Split:
     return next(split for split, upper in _SPLIT_LIMITS.items() if share < upper)
 
 
-def _draw_ending(draw: random.Random, plain: E, endings: tuple[E, ...], held_out: str, split: Split) -> E:
+def _draw_ending(draw: random.Random, known: tuple[E, ...], held_out: str, split: Split) -> E:
+    plain, *others = known
     if split == "novel":
-        return next(ending for ending in endings if ending.name == held_out)
+        return next(ending for ending in others if ending.name == held_out)
     if draw.random() < _PLAIN_SHARE:
         return plain
-    return draw.choice([ending for ending in endings if ending.name != held_out])
+    return draw.choice([ending for ending in others if ending.name != held_out])

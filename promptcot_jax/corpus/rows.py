@@ -5,7 +5,7 @@ import re
 import textwrap
 
 from promptcot_jax.core.records import MathCorpusRow, ProgramCorpusRow, StdioTest
-from promptcot_jax.corpus import program_endings, styles
+from promptcot_jax.corpus import styles
 from promptcot_jax.corpus.families import (
     Ending,
     Family,
@@ -20,6 +20,8 @@ from promptcot_jax.corpus.families import (
 NAMES = ("Amara", "Bruno", "Chen", "Dalia", "Emil", "Farid", "Greta", "Hana", "Ivo", "Jonas", "Kira", "Lena")
 
 _TESTS_PER_PROGRAM = 4
+# Every program starts alike: the words of the input, taken one by one.
+_PROGRAM_HEAD = "import sys\n\ntokens = iter(sys.stdin.read().split())\n\n\ndef solve():\n"
 
 
 def _draw_concepts(draw: random.Random, family: Family, ending: Ending) -> tuple[str, ...]:
@@ -59,7 +61,7 @@ def math_row(
     answer = str(finished["result"])
     scene = draw.choice(family.scenes)
     values = {**parameters, **ending_parameters, **_setting(draw, scene)}
-    rationale = styles.write_rationale(style, draw, family.thoughts, ending, values)
+    rationale = styles.write_rationale(style, draw, family, ending, values)
     if shows_answer(rationale, answer):
         return None
     question = draw.choice(ending.questions).format(
@@ -103,14 +105,14 @@ def program_row(
         **ending_parameters,
     )
     body = textwrap.indent(family.program.format(**parameters), "    ")
-    program = f"{program_endings.PROGRAM_HEAD}{body}\n\n\n{ending.program.format(**ending_parameters)}"
+    program = f"{_PROGRAM_HEAD}{body}\n\n\n{ending.program.format(**ending_parameters)}"
     return ProgramCorpusRow(
         id=row_id,
         family=family.name,
         style=style,
         concepts=_draw_concepts(draw, family, ending),
         level=_level(family, ending),
-        rationale=styles.write_rationale(style, draw, family.thoughts, ending, values),
+        rationale=styles.write_rationale(style, draw, family, ending, values),
         problem=f"{scene.facts.format(**values)} {question}".strip(),
         tests=tuple(
             StdioTest(
@@ -119,7 +121,7 @@ def program_row(
             )
             for group, outcome in zip(groups, results, strict=True)
         ),
-        solution=f"{_capitalized(family.thoughts.reason)}.\n```python\n{program}\n```",
+        solution=f"{_capitalized(family.reason)}.\n```python\n{program}\n```",
     )
 
 

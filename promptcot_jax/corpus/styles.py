@@ -14,7 +14,7 @@ import random
 import re
 from collections.abc import Callable
 
-from promptcot_jax.corpus.families import Ending, Thoughts, Values
+from promptcot_jax.corpus.families import Ending, Family, Values
 
 _VAGUE_OPENINGS = (
     "I want a problem that",
@@ -45,34 +45,34 @@ _PLAN_REASONS = ("This works because {reason}.", "I choose it because {reason}."
 _PLAN_HARDNESS = ("The hard part is that {difficulty}.", "It is demanding since {difficulty}.")
 
 
-def _vague(draw: random.Random, thoughts: Thoughts, ending: Ending, values: Values) -> str:
-    goal = draw.choice(thoughts.goals) + (f", and that {ending.goal}" if ending.goal else "")
-    hardness = draw.choice(_VAGUE_HARDNESS).format(difficulty=draw.choice(thoughts.difficulties))
+def _vague(draw: random.Random, family: Family, ending: Ending, values: Values) -> str:
+    goal = draw.choice(family.goals) + (f", and that {ending.goal}" if ending.goal else "")
+    hardness = draw.choice(_VAGUE_HARDNESS).format(difficulty=draw.choice(family.difficulties))
     kind = "bare" if str(values["setting"]).startswith("bare") else "story"
     remark = draw.choice(draw.choice((_VAGUE_REMARKS, _VAGUE_SETTINGS[kind])))
     return " ".join(filter(None, (f"{draw.choice(_VAGUE_OPENINGS)} {goal}.", hardness, remark)))
 
 
-def _plan(draw: random.Random, thoughts: Thoughts, ending: Ending, values: Values) -> str:
-    structure = f"Plan: build on {thoughts.skeleton.format(**values)}, then {ending.skeleton}."
-    reason = draw.choice(_PLAN_REASONS).format(reason=thoughts.reason)
-    hardness = draw.choice(_PLAN_HARDNESS).format(difficulty=draw.choice(thoughts.difficulties))
+def _plan(draw: random.Random, family: Family, ending: Ending, values: Values) -> str:
+    structure = f"Plan: build on {family.skeleton.format(**values)}, then {ending.skeleton}."
+    reason = draw.choice(_PLAN_REASONS).format(reason=family.reason)
+    hardness = draw.choice(_PLAN_HARDNESS).format(difficulty=draw.choice(family.difficulties))
     return f"{structure} {draw.choice((reason, hardness))}"
 
 
-def _stepwise(draw: random.Random, thoughts: Thoughts, ending: Ending, values: Values) -> str:
-    steps = [step.format(**values) for step in (*thoughts.steps, ending.step)]
+def _stepwise(draw: random.Random, family: Family, ending: Ending, values: Values) -> str:
+    steps = [step.format(**values) for step in (*family.steps, ending.step)]
     return " ".join(f"Step {number}: {step}" for number, step in enumerate(steps, start=1))
 
 
-def _exact(draw: random.Random, thoughts: Thoughts, ending: Ending, values: Values) -> str:
+def _exact(draw: random.Random, family: Family, ending: Ending, values: Values) -> str:
     entries = ["setting {setting}", *(["name {name}"] if values["name"] else [])]
-    entries += [*thoughts.blueprint, ending.blueprint]
+    entries += [*family.blueprint, ending.blueprint]
     listed = "; ".join(entry.format(**values) for entry in entries)
-    return f"Blueprint: {listed}. Sound because {thoughts.reason}."
+    return f"Blueprint: {listed}. Sound because {family.reason}."
 
 
-_WRITERS: dict[str, Callable[[random.Random, Thoughts, Ending, Values], str]] = {
+_WRITERS: dict[str, Callable[[random.Random, Family, Ending, Values], str]] = {
     "vague": _vague,
     "plan": _plan,
     "stepwise": _stepwise,
@@ -88,11 +88,9 @@ _FORMS = {
 }
 
 
-def write_rationale(
-    style: str, draw: random.Random, thoughts: Thoughts, ending: Ending, values: Values
-) -> str:
+def write_rationale(style: str, draw: random.Random, family: Family, ending: Ending, values: Values) -> str:
     """Text of one style; `values` holds all parameters, the `setting` and the `name` ("" if unused)."""
-    return _WRITERS[style](draw, thoughts, ending, values)
+    return _WRITERS[style](draw, family, ending, values)
 
 
 def classify_style(rationale: str) -> str:

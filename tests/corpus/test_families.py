@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from promptcot_jax.corpus import generator, math_endings, program_endings
+from promptcot_jax.corpus import endings, families, generator, math_families, program_families
 from promptcot_jax.corpus.families import MathFamily
 
 DRAWS = 25
@@ -123,7 +123,7 @@ def right_triangle(leg, hypotenuse, wanted):
     return {"area": fractions.Fraction(leg * other, 2), "perimeter": leg + other + hypotenuse}[wanted]
 
 
-@pytest.mark.parametrize("family", generator.MATH_FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", math_families.families(), ids=lambda family: family.name)
 def test_answers_equal_brute_force(family):
     draw = random.Random(family.name)
     for _ in range(DRAWS):
@@ -145,13 +145,11 @@ def by_search(ending, value, modulus=None, radix=None):
     if ending == "next_square":
         return next(k for k in itertools.count(1) if math.isqrt(value + k) ** 2 == value + k)
     if ending == "base":
-        return next(text for text in [math_endings.in_base(value, radix)] if int(text, radix) == value)
+        return next(text for text in [endings.in_base(value, radix)] if int(text, radix) == value)
     return value
 
 
-@pytest.mark.parametrize(
-    "ending", [math_endings.PLAIN, *math_endings.MATH_ENDINGS], ids=lambda ending: ending.name
-)
+@pytest.mark.parametrize("ending", endings.math_endings(), ids=lambda ending: ending.name)
 def test_endings_answer_what_they_ask(ending):
     draw = random.Random(ending.name)
     for value in [12, 20, 25, 36, 97, 360, 1024, *(draw.randint(20, 3000) for _ in range(20))]:
@@ -200,7 +198,7 @@ def run_program(row):
 
 
 def test_programs_pass_their_tests_and_tests_tell_programs_apart():
-    names = tuple(family.name for family in generator.PROGRAM_FAMILIES)
+    names = tuple(family.name for family in program_families.families())
     config = generator.CorpusConfig(
         seed=5, num_train=6 * len(names), num_heldout=0, num_novel=2 * len(names), families=names
     )
@@ -213,36 +211,47 @@ def test_programs_pass_their_tests_and_tests_tell_programs_apart():
     assert len(constant) < 0.15 * len(program_rows)
 
 
-@pytest.mark.parametrize("family", generator.FAMILIES.values(), ids=lambda family: family.name)
+@pytest.mark.parametrize("family", generator.families().values(), ids=lambda family: family.name)
 def test_blueprint_and_steps_name_every_parameter(family):
     """Exact and stepwise rationales must carry the numbers that the problem needs."""
     derived = {"alphabet", "open", "close", "low"}  # told by `letters` and `kind`; a lower limit of 1
     needed = set(family.draw(random.Random(1))) - derived
-    gaps = [
-        set(re.findall(r"\{(\w+)\}", " ".join(texts)))
-        for texts in (family.thoughts.blueprint, family.thoughts.steps)
-    ]
+    gaps = [set(re.findall(r"\{(\w+)\}", " ".join(texts))) for texts in (family.blueprint, family.steps)]
     assert needed <= gaps[0]
     assert needed <= gaps[1]
 
 
+@pytest.mark.parametrize(
+    ("file", "made"),
+    [
+        ("math_families", math_families.families),
+        ("program_families", program_families.families),
+        ("math_endings", endings.math_endings),
+        ("program_endings", endings.program_endings),
+    ],
+)
+def test_every_text_has_its_functions(file, made):
+    assert [own.name for own in made()] == list(families.texts_of(file))
+
+
 def test_names_of_parameters_do_not_collide():
     draw = random.Random(0)
-    for families, endings in (
-        (generator.MATH_FAMILIES, math_endings.MATH_ENDINGS),
-        (generator.PROGRAM_FAMILIES, program_endings.PROGRAM_ENDINGS),
+    for of_domain, known in (
+        (math_families.families(), endings.math_endings()),
+        (program_families.families(), endings.program_endings()),
     ):
-        for family, ending in itertools.product(families, endings):
+        for family, ending in itertools.product(of_domain, known):
             drawn = ending.draw(draw, 60) if isinstance(family, MathFamily) else ending.draw(draw, [1, 2])
             assert not set(family.draw(draw)) & {*drawn, "setting", "name"}, (family.name, ending.name)
 
 
 def test_lead_concepts_belong_to_one_family_and_no_ending():
-    leads = [family.concepts[0] for family in generator.FAMILIES.values()]
-    others = [c for family in generator.FAMILIES.values() for c in family.concepts[1:]]
-    endings = [e.concept for e in (*math_endings.MATH_ENDINGS, *program_endings.PROGRAM_ENDINGS)]
-    assert len(set(leads + endings)) == len(leads + endings)
-    assert not set(endings) & set(others)
-    for family in generator.FAMILIES.values():
+    leads = [family.concepts[0] for family in generator.families().values()]
+    others = [c for family in generator.families().values() for c in family.concepts[1:]]
+    known = (*endings.math_endings(), *endings.program_endings())
+    of_endings = [ending.concept for ending in known if ending.concept]
+    assert len(set(leads + of_endings)) == len(leads + of_endings)
+    assert not set(of_endings) & set(others)
+    for family in generator.families().values():
         assert len(family.scenes) >= 2
         assert len(family.concepts) >= 3

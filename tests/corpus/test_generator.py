@@ -13,7 +13,7 @@ import pytest
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.records import MathCorpusRow, ProgramCorpusRow
-from promptcot_jax.corpus import generator, rows, styles
+from promptcot_jax.corpus import generator, math_families, program_families, rows, styles
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_each_novel_row_has_a_concept_pair_that_the_other_splits_lack(corpus):
 
 def test_held_out_rows_use_the_concept_pairs_of_training(corpus):
     def lead_pairs(split):
-        leads = {family.concepts[0] for family in generator.FAMILIES.values()}
+        leads = {family.concepts[0] for family in generator.families().values()}
         return {pair for pair in concept_pairs(split) if pair & leads}
 
     assert lead_pairs(corpus.heldout) <= lead_pairs(corpus.train)
@@ -108,7 +108,7 @@ def test_no_parameters_of_a_training_row_occur_in_another_split(monkeypatch):
     assert not (used["train"] | used["heldout"]) & used["novel"]
 
 
-@pytest.mark.parametrize("family", generator.FAMILIES.values(), ids=lambda family: family.name)
+@pytest.mark.parametrize("family", generator.families().values(), ids=lambda family: family.name)
 def test_parameters_belong_to_one_split_and_every_split_has_plenty(family):
     import random
 
@@ -125,13 +125,13 @@ def test_parameters_belong_to_one_split_and_every_split_has_plenty(family):
 
 def test_every_family_and_style_occurs_about_equally_often(corpus):
     families = collections.Counter(row.family for row in corpus.train)
-    assert set(families) == set(generator.FAMILIES)
+    assert set(families) == set(generator.families())
     assert max(families.values()) - min(families.values()) <= 1
     shares = collections.Counter(row.style for row in corpus.train)
     assert set(shares) == set(styles.STYLES)
     assert min(shares.values()) > 0.2 * len(corpus.train)
-    assert len(generator.MATH_FAMILIES) >= 12
-    assert len(generator.PROGRAM_FAMILIES) >= 8
+    assert len(math_families.families()) >= 12
+    assert len(program_families.families()) >= 8
 
 
 def test_rows_have_the_promised_form(all_rows):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from promptcot_jax.corpus import generator
+from promptcot_jax.corpus import generator, program_families
 from promptcot_jax.data import templates
 from promptcot_jax.verify import program_pool, sandbox_host
 
@@ -11,10 +11,10 @@ from promptcot_jax.verify import program_pool, sandbox_host
 def rows():
     config = generator.CorpusConfig(
         seed=3,
-        num_train=3 * len(generator.PROGRAM_FAMILIES),
+        num_train=3 * len(program_families.families()),
         num_heldout=0,
-        num_novel=len(generator.PROGRAM_FAMILIES),
-        families=tuple(family.name for family in generator.PROGRAM_FAMILIES),
+        num_novel=len(program_families.families()),
+        families=tuple(family.name for family in program_families.families()),
     )
     corpus = generator.generate(config)
     return [*corpus.train, *corpus.novel]
@@ -26,7 +26,7 @@ def test_worked_programs_pass_their_tests_and_not_those_of_others(rows):
     except sandbox_host.SandboxUnavailable as reason:
         pytest.skip(str(reason))
     solved = [(templates.last_code_fence(row.solution), row.tests) for row in rows]
-    assert {row.family for row in rows} == {family.name for family in generator.PROGRAM_FAMILIES}
+    assert {row.family for row in rows} == {family.name for family in program_families.families()}
     assert not [
         (row.id, report)
         for row, report in zip(rows, program_pool.run_many(solved), strict=True)

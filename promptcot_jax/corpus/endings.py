@@ -1,0 +1,130 @@
+"""Endings: what is asked about a mathematics family's result, and how a task wraps a program's instances.
+
+Their texts are in `texts/math_endings.toml` and `texts/program_endings.toml`.
+"""
+
+import functools
+import math
+import random
+from collections.abc import Callable
+
+from promptcot_jax.corpus.families import MathEnding, ProgramEnding, Values, texts_of
+
+
+def prime_factors(number: int) -> list[tuple[int, int]]:
+    """Primes of `number` in increasing order, each with its exponent."""
+    factors, prime = [], 2
+    while prime * prime <= number:
+        exponent = 0
+        while number % prime == 0:
+            number, exponent = number // prime, exponent + 1
+        if exponent:
+            factors.append((prime, exponent))
+        prime += 1
+    return factors + ([(number, 1)] if number > 1 else [])
+
+
+def factored(number: int) -> str:
+    """Prime factorization as text, such as `2^3 * 5`."""
+    return " * ".join(f"{p}^{e}" if e > 1 else str(p) for p, e in prime_factors(number))
+
+
+def in_base(number: int, base: int) -> str:
+    """Digits of `number` in a base of at most ten."""
+    digits = ""
+    while number:
+        number, digit = divmod(number, base)
+        digits = str(digit) + digits
+    return digits or "0"
+
+
+def _remainder(value: int, divisor: int) -> Values:
+    quotient, result = divmod(value, divisor)
+    return {"result": result, "quotient": quotient}
+
+
+def _draw_divisor(draw: random.Random, value: int) -> Values | None:
+    return {"divisor": draw.randint(7, min(97, value // 2))} if value >= 20 else None
+
+
+def _digit_sum(value: int) -> Values:
+    return {"result": sum(map(int, str(value))), "digits": " + ".join(str(value))}
+
+
+def _divisor_count(value: int) -> Values:
+    exponents = [exponent + 1 for _, exponent in prime_factors(value)]
+    return {
+        "result": math.prod(exponents),
+        "factored": factored(value),
+        "product": " * ".join(map(str, exponents)),
+    }
+
+
+def _largest_prime(value: int) -> Values:
+    return {"result": prime_factors(value)[-1][0], "factored": factored(value)}
+
+
+def _next_square(value: int) -> Values:
+    root = math.isqrt(value) + 1
+    return {"result": root * root - value, "root": root, "below": root - 1, "square": root * root}
+
+
+def _draw_radix(draw: random.Random, value: int) -> Values | None:
+    return {"radix": draw.randint(3, 9)} if 10 <= value < 100_000 else None
+
+
+def _at_least(least: int, most: int = 1_000_000) -> Callable[[random.Random, int], Values | None]:
+    """Draws nothing, but accepts only results between the limits."""
+    return lambda draw, value: {} if least <= value <= most else None
+
+
+@functools.cache
+def math_endings() -> tuple[MathEnding, ...]:
+    """The plain question first."""
+    texts = texts_of("math_endings")
+    return tuple(
+        MathEnding(name=name, draw=draw, solve=solve, **texts[name])
+        for name, draw, solve in (
+            ("plain", lambda draw, value: {}, lambda value: {"result": value}),
+            ("remainder", _draw_divisor, _remainder),
+            ("digit_sum", _at_least(20), _digit_sum),
+            ("divisor_count", _at_least(12), _divisor_count),
+            ("largest_prime", _at_least(12), _largest_prime),
+            ("next_square", _at_least(12), _next_square),
+            ("base", _draw_radix, lambda value, radix: {"result": in_base(value, radix)}),
+        )
+    )
+
+
+def _draw_threshold(draw: random.Random, results: list[int]) -> Values:
+    above_least = [result for result in results if result > min(results)]  # so that both verdicts occur
+    return {"threshold": draw.choice(above_least or [max(results) + 1])}
+
+
+def _draw_limit(draw: random.Random, results: list[int]) -> Values:
+    return {"limit": draw.randint(3, 60)}
+
+
+def _draw_modulus(draw: random.Random, results: list[int]) -> Values:
+    return {"divisor": draw.randint(5, 97)}
+
+
+@functools.cache
+def program_endings() -> tuple[ProgramEnding, ...]:
+    """The single instance first."""
+    texts = texts_of("program_endings")
+    return tuple(
+        ProgramEnding(name=name, draw=draw, report=report, **texts[name])
+        for name, draw, report in (
+            ("single", lambda draw, results: {}, lambda results: str(results[0])),
+            ("cases", _draw_limit, lambda results, limit: "\n".join(map(str, results))),
+            ("total", _draw_limit, lambda results, limit: str(sum(results))),
+            (
+                "decision",
+                _draw_threshold,
+                lambda results, threshold: "YES" if results[0] >= threshold else "NO",
+            ),
+            ("modulo", _draw_modulus, lambda results, divisor: str(results[0] % divisor)),
+            ("best", _draw_limit, lambda results, limit: str(max(results))),
+        )
+    )

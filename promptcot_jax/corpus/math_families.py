@@ -1,0 +1,335 @@
+"""Mathematics families: the numbers of a problem, and its result with what the worked solution shows.
+
+Their texts are in `texts/math_families.toml`.
+"""
+
+import functools
+import math
+import random
+
+from promptcot_jax.corpus.endings import factored
+from promptcot_jax.corpus.families import MathFamily, Values, texts_of
+
+
+def _draw_crt(draw: random.Random) -> Values:
+    first, second = sorted(draw.sample((5, 7, 8, 9, 11, 13, 16, 17, 19), 2))
+    while math.gcd(first, second) > 1:
+        first, second = sorted(draw.sample((5, 7, 8, 9, 11, 13, 16, 17, 19), 2))
+    return {
+        "first": first,
+        "second": second,
+        "r": draw.randint(2, first - 1),
+        "s": draw.randint(2, second - 1),
+        "bound": 50 * draw.randint(2, 18),
+    }
+
+
+def _solve_crt(first: int, second: int, r: int, s: int, bound: int) -> Values:
+    start = next(n for n in range(s, first * second, second) if n % first == r)
+    period = first * second
+    return {"value": start + period * (-(-(bound + 1 - start) // period)), "start": start, "period": period}
+
+
+def _solve_power(base: int, exponent: int, modulus: int) -> Values:
+    half = pow(base, exponent // 2, modulus)
+    odd = f" and multiplying by {base}" if exponent % 2 else ""
+    return {"value": pow(base, exponent, modulus), "middle": exponent // 2, "half": half, "odd": odd}
+
+
+def _draw_power(draw: random.Random) -> Values:
+    while True:
+        values = {
+            "base": draw.randint(2, 19),
+            "exponent": draw.randint(12, 60),
+            "modulus": draw.randint(101, 499),
+        }
+        if pow(values["base"], values["exponent"], values["modulus"]) >= 20:
+            return values
+
+
+def _draw_meetings(draw: random.Random) -> Values:
+    common = draw.randint(2, 6)
+    left, right = draw.choice(((2, 3), (3, 4), (2, 5), (3, 5), (4, 5), (1, 3), (1, 4), (5, 6)))
+    first, second = common * left, common * right
+    return {"first": first, "second": second, "total": 60 * draw.randint(15, 90)}
+
+
+def _solve_meetings(first: int, second: int, total: int) -> Values:
+    lcm = math.lcm(first, second)
+    return {"value": total // lcm, "gcd": math.gcd(first, second), "lcm": lcm}
+
+
+def _draw_divisors(draw: random.Random) -> Values:
+    p, q, r = sorted(draw.sample((2, 3, 5, 7, 11), 3))
+    a, b, c = draw.randint(3, 9), draw.randint(2, 7), draw.randint(2, 5)
+    i, j = draw.randint(1, a - 1), draw.randint(0, b - 1)
+    return {"p": p, "q": q, "r": r, "a": a, "b": b, "c": c, "factor": p**i * q**j}
+
+
+def _solve_divisors(p: int, q: int, r: int, a: int, b: int, c: int, factor: int) -> Values:
+    left = []
+    for prime, exponent in ((p, a), (q, b), (r, c)):
+        rest = factor
+        while rest % prime == 0:
+            rest, exponent = rest // prime, exponent - 1
+        left.append(exponent + 1)
+    return {
+        "value": math.prod(left),
+        "factored": factored(factor),
+        "x": left[0],
+        "y": left[1],
+        "z": left[2],
+    }
+
+
+def _draw_codes(draw: random.Random) -> Values:
+    length, top = draw.randint(3, 6), draw.randint(3, 9)
+    return {"length": length, "top": top, "total": draw.randint(top + 1, length * top - 3)}
+
+
+def _solve_codes(length: int, top: int, total: int) -> Values:
+    terms, pieces = [], []
+    for over in range(total // (top + 1) + 1):
+        rest = total - over * (top + 1)
+        if over > length:
+            break
+        terms.append((-1) ** over * math.comb(length, over) * math.comb(rest + length - 1, length - 1))
+        pieces.append(f"{'-' if over % 2 else '+'} {abs(terms[-1])}")
+    return {
+        "value": sum(terms),
+        "sum": " ".join(pieces).removeprefix("+ "),
+        "bars": length - 1,
+        "excess": top + 1,
+        "all": terms[0],
+    }
+
+
+def _draw_lockers(draw: random.Random) -> Values:
+    first, second = sorted(draw.sample(range(3, 16), 2))
+    while second % first == 0:
+        first, second = sorted(draw.sample(range(3, 16), 2))
+    return {"first": first, "second": second, "total": 20 * draw.randint(8, 60)}
+
+
+def _solve_lockers(first: int, second: int, total: int) -> Values:
+    lcm = math.lcm(first, second)
+    a, b, both = total // first, total // second, total // lcm
+    return {"value": total - a - b + both, "a": a, "b": b, "both": both, "lcm": lcm}
+
+
+def _draw_series(draw: random.Random) -> Values:
+    return {"start": draw.randint(5, 60), "step": draw.randint(2, 12), "terms": draw.randint(8, 40)}
+
+
+def _solve_series(start: int, step: int, terms: int) -> Values:
+    last = start + (terms - 1) * step
+    return {"value": terms * (start + last) // 2, "last": last, "gaps": terms - 1, "ends": start + last}
+
+
+def _draw_growth(draw: random.Random) -> Values:
+    return {"start": draw.randint(2, 60), "ratio": draw.randint(2, 5), "terms": draw.randint(4, 8)}
+
+
+def _solve_growth(start: int, ratio: int, terms: int) -> Values:
+    power = ratio**terms
+    return {"value": start * (power - 1) // (ratio - 1), "power": power, "less": ratio - 1}
+
+
+def _draw_recurrence(draw: random.Random) -> Values:
+    return {
+        "p": draw.randint(2, 5),
+        "q": draw.randint(2, 5),
+        "first": draw.randint(1, 9),
+        "second": draw.randint(1, 12),
+        "index": draw.randint(5, 8),
+    }
+
+
+def _solve_recurrence(p: int, q: int, first: int, second: int, index: int) -> Values:
+    terms = [first, second]
+    while len(terms) < index:
+        terms.append(p * terms[-1] + q * terms[-2])
+    return {"value": terms[-1], "terms": ", ".join(map(str, terms))}
+
+
+def _draw_system(draw: random.Random) -> Values:
+    low, high = sorted(draw.sample(range(2, 15), 2))
+    many, few = draw.randint(12, 90), draw.randint(12, 90)
+    return {"high": high, "low": low, "count": many + few, "sum": many * high + few * low}
+
+
+def _solve_system(high: int, low: int, count: int, sum: int) -> Values:
+    return {
+        "value": (sum - low * count) // (high - low),
+        "base": low * count,
+        "excess": sum - low * count,
+        "gap": high - low,
+    }
+
+
+def _draw_vieta(draw: random.Random) -> Values:
+    return {"sum": draw.randint(9, 99), "product": draw.randint(2, 20)}
+
+
+def _solve_vieta(sum: int, product: int) -> Values:
+    return {"value": sum * sum - 2 * product, "square": sum * sum, "twice": 2 * product}
+
+
+def _draw_mixture(draw: random.Random) -> Values:
+    weak, target, strong = sorted(draw.sample(range(5, 90, 5), 3))
+    volume = (target - weak) * draw.randint(2, 30)
+    return {"weak": weak, "strong": strong, "target": target, "volume": volume}
+
+
+def _solve_mixture(weak: int, strong: int, target: int, volume: int) -> Values:
+    up, down = strong - target, target - weak
+    return {"value": volume * up // down, "up": up, "down": down}
+
+
+def _draw_tank(draw: random.Random) -> Values:
+    fast, slow = draw.randint(12, 40), draw.randint(5, 25)
+    leak, wait = draw.randint(2, 10), draw.randint(3, 20)
+    together = draw.randint(12, 80)
+    return {
+        "fast": fast,
+        "slow": slow,
+        "leak": leak,
+        "wait": wait,
+        "capacity": wait * (fast - leak) + together * (fast + slow - leak),
+    }
+
+
+def _solve_tank(fast: int, slow: int, leak: int, wait: int, capacity: int) -> Values:
+    alone, joint = fast - leak, fast + slow - leak
+    rest = capacity - wait * alone
+    return {
+        "value": wait + rest // joint,
+        "alone": alone,
+        "early": wait * alone,
+        "rest": rest,
+        "joint": joint,
+        "later": rest // joint,
+    }
+
+
+def _draw_committee(draw: random.Random) -> Values:
+    left, right = draw.randint(5, 14), draw.randint(5, 14)
+    size = draw.randint(3, 5)
+    return {"left": left, "right": right, "size": size, "least": draw.randint(2, size - 1)}
+
+
+def _solve_committee(left: int, right: int, size: int, least: int) -> Values:
+    cases = [math.comb(left, k) * math.comb(right, size - k) for k in range(least, size + 1)]
+    return {
+        "value": sum(cases),
+        "cases": " + ".join(map(str, cases)),
+        "number": len(cases),
+        "other": size - least,
+    }
+
+
+def _draw_paths(draw: random.Random) -> Values:
+    across, up = draw.randint(4, 9), draw.randint(4, 9)
+    return {"across": across, "up": up, "x": draw.randint(1, across - 1), "y": draw.randint(1, up - 1)}
+
+
+def _solve_paths(across: int, up: int, x: int, y: int) -> Values:
+    total = math.comb(across + up, up)
+    through = math.comb(x + y, y) * math.comb(across + up - x - y, up - y)
+    return {"value": total - through, "total": total, "through": through}
+
+
+def _draw_urn(draw: random.Random) -> Values:
+    return {
+        "red": draw.randint(3, 24),
+        "blue": draw.randint(3, 24),
+        "event": draw.choice(("equal", "different")),
+    }
+
+
+def _solve_urn(red: int, blue: int, event: str) -> Values:
+    mixed = red * blue
+    all_pairs = math.comb(red + blue, 2)
+    good = mixed if event == "different" else all_pairs - mixed
+    shared = math.gcd(good, all_pairs)
+    m, n = good // shared, all_pairs // shared
+    return {"value": m + n, "m": m, "n": n, "good": good, "all_pairs": all_pairs, "sum": red + blue}
+
+
+def _draw_border(draw: random.Random) -> Values:
+    return {"length": draw.randint(12, 60), "width": draw.randint(8, 40), "border": draw.randint(1, 6)}
+
+
+def _solve_border(length: int, width: int, border: int) -> Values:
+    outer_length, outer_width = length + 2 * border, width + 2 * border
+    return {
+        "value": outer_length * outer_width - length * width,
+        "outer_length": outer_length,
+        "outer_width": outer_width,
+        "outer": outer_length * outer_width,
+        "inner": length * width,
+    }
+
+
+def _draw_box(draw: random.Random) -> Values:
+    cut = draw.randint(2, 6)
+    return {"length": 2 * cut + draw.randint(8, 40), "width": 2 * cut + draw.randint(5, 25), "cut": cut}
+
+
+def _solve_box(length: int, width: int, cut: int) -> Values:
+    inside_length, inside_width = length - 2 * cut, width - 2 * cut
+    return {
+        "value": inside_length * inside_width * cut,
+        "inside_length": inside_length,
+        "inside_width": inside_width,
+    }
+
+
+def _draw_triangle(draw: random.Random) -> Values:
+    m = draw.randint(2, 9)
+    n = draw.randint(1, m - 1)
+    scale = draw.randint(1, 9)
+    return {
+        "leg": scale * 2 * m * n,
+        "hypotenuse": scale * (m * m + n * n),
+        "wanted": draw.choice(("perimeter", "area")),
+    }
+
+
+def _solve_triangle(leg: int, hypotenuse: int, wanted: str) -> Values:
+    other = math.isqrt(hypotenuse * hypotenuse - leg * leg)
+    if wanted == "area":
+        value, formula = leg * other // 2, f"{leg} * {other} / 2"
+    else:
+        value, formula = leg + other + hypotenuse, f"{leg} + {other} + {hypotenuse}"
+    return {"value": value, "formula": formula, "other": other, "square": other * other}
+
+
+@functools.cache
+def families() -> tuple[MathFamily, ...]:
+    """All of them, in the order in which rows go through them."""
+    texts = texts_of("math_families")
+    return tuple(
+        MathFamily(name=name, draw=draw, solve=solve, **texts[name])
+        for name, draw, solve in (
+            ("crt", _draw_crt, _solve_crt),
+            ("modular_power", _draw_power, _solve_power),
+            ("common_multiples", _draw_meetings, _solve_meetings),
+            ("divisors", _draw_divisors, _solve_divisors),
+            ("digit_codes", _draw_codes, _solve_codes),
+            ("sieve_counting", _draw_lockers, _solve_lockers),
+            ("arithmetic_series", _draw_series, _solve_series),
+            ("geometric_series", _draw_growth, _solve_growth),
+            ("recurrence", _draw_recurrence, _solve_recurrence),
+            ("linear_system", _draw_system, _solve_system),
+            ("vieta", _draw_vieta, _solve_vieta),
+            ("mixture", _draw_mixture, _solve_mixture),
+            ("filling_rates", _draw_tank, _solve_tank),
+            ("committees", _draw_committee, _solve_committee),
+            ("lattice_paths", _draw_paths, _solve_paths),
+            ("urn_probability", _draw_urn, _solve_urn),
+            ("border_area", _draw_border, _solve_border),
+            ("open_box", _draw_box, _solve_box),
+            ("right_triangle", _draw_triangle, _solve_triangle),
+        )
+    )

@@ -186,7 +186,7 @@ def statistics(arms: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[di
                 {
                     "arm": arm,
                     "set": name,
-                    **results.spread(list(own.values())),
+                    **figures.spread(list(own.values())),
                     "difference": difference and difference["mean"],
                     "difference_deviation": difference and difference["deviation"],
                     "pairs": difference["seeds"] if difference else 0,

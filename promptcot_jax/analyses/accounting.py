@@ -1,12 +1,10 @@
-"""What is in sets of problems, side by side: counts, repetitions, contamination, lengths, kinds of answers.
+"""What is in sets of problems, side by side: counts, repetitions, contamination, lengths.
 
 The paper states sizes by domain and names the rules of its cleaning; here each is counted on the user's own
 rows. Near-duplicates are found by the same rules as in `synthesize`, contamination as in `decontaminate`.
 """
 
 import collections
-import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,75 +21,10 @@ from promptcot_jax.data import decontamination
 FindRepeats = Callable[[Sequence[str]], Sequence[str]]
 
 _PERCENTILES = (10, 50, 90)
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:,|\\,|\{,\})\d{3})+(?!\d)")
-_SIZES = re.compile(r"\\(?:left|right)(?![a-zA-Z])\s*")  # of brackets
-_SET_SIGNS = re.compile(r"\\(?:cup|cap|setminus)(?![a-zA-Z])|[\u222a\u2229]")
-_TOKENS = re.compile(r"\\.|[()\[\]{},]", re.DOTALL)  # the comma of "\,", a thin space, is none
-_OPENING, _CLOSING = ("(", "[", "{", r"\{"), (")", "]", "}", r"\}")
-
-
-def _tokens(text: str) -> Iterator[tuple[str, int, int]]:
-    """Each bracket, comma and escaped character, in how many brackets it stands, and where it ends."""
-    depth = 0
-    for match in _TOKENS.finditer(text):
-        depth = max(depth - (match.group() in _CLOSING), 0)
-        yield match.group(), depth, match.end()
-        depth += match.group() in _OPENING
-
-
-def _is_bracketed(text: str) -> bool:
-    """Whether one pair of brackets holds all of it, and is that of a set or has a comma in it."""
-    text = _SIZES.sub("", text).strip()
-    tokens = list(_tokens(text))
-    ends = [end for token, depth, end in tokens if token in _CLOSING and depth == 0]
-    has_comma = any(token == "," and depth == 1 for token, depth, _ in tokens)
-    return text.startswith(_OPENING) and ends[:1] == [len(text)] and (has_comma or text.startswith("\\"))
-
-
-def _is_collection(text: str) -> bool:
-    return all(map(_is_bracketed, _SET_SIGNS.split(text)))
-
-
-def _is_list(text: str) -> bool:
-    """Whether commas stand between its parts, outside of brackets."""
-    ends = [0, *(end for token, depth, end in _tokens(text) if token == "," and depth == 0), len(text) + 1]
-    parts = [text[start : end - 1] for start, end in itertools.pairwise(ends)]
-    return len(parts) > 1 and all(map(str.strip, parts))
-
-
-# Tried in this order on an answer without its dollars and the commas of thousands.
-_ANSWER_KINDS: tuple[tuple[str, Callable[[str], object]], ...] = (
-    ("integer", re.compile(r"[-+\u2212]?\d+").fullmatch),
-    ("decimal", re.compile(r"[-+\u2212]?\d*\.\d+").fullmatch),
-    (
-        "fraction",
-        re.compile(
-            r"[-+\u2212]?\\[dt]?frac\s*(?:\{\d+\}|\d)\s*(?:\{\d+\}|\d)|[-+\u2212]?\d+\s*/\s*\d+"
-        ).fullmatch,
-    ),
-    ("choice", re.compile(r"(?:\\text\s*\{)?\(?[A-E]\)?\}?").fullmatch),
-    ("interval, tuple or set", _is_collection),
-    ("list", _is_list),
-    ("equation", re.compile(r"=|\\le(?!ft)|\\ge|[<>]").search),
-    ("words", re.compile(r"\\text\s*\{[^{}]*\}|[^\W\d_]{2,}(?:[\s-]+[^\W\d_]+)*").fullmatch),
-)
-
-
-def answer_kind(row: SetRow) -> str:
-    """What form the answer has, by its look alone."""
-    answer = row.answer.strip().strip("$").strip()
-    if not answer:
-        return "tests" if row.domain == "code" else "none"
-    if not _is_collection(answer):  # the comma of (1,234) parts two numbers
-        answer = _THOUSANDS.sub(lambda number: re.sub(r"\D", "", number.group()), answer)
-    return next((kind for kind, is_kind in _ANSWER_KINDS if is_kind(answer)), "expression")
-
-
 _SHARES: Mapping[str, Callable[[SetRow], str]] = {
     "domain": lambda row: row.domain,
     "source": lambda row: row.source or figures.NOT_STATED,
     "level": lambda row: row.level or figures.NOT_STATED,
-    "kind of answer": answer_kind,
 }
 _LENGTHS: Mapping[str, Callable[[SetRow], str]] = {
     "words of a problem": lambda row: row.problem,

@@ -46,23 +46,16 @@ def pages_of(sets: ProblemSets, config: CaseConfig) -> list[AnalysisResult]:
             "triples.jsonl: name a file with CASES."
         )
     cases = chosen(sets, config)
-    rows = [_account(*case) for case in cases]
+    shown = [_case(*case) for case in cases]
+    rows = [_account(*case, one) for case, one in zip(cases, shown, strict=True)]
     unread = sum(row["unread_formulas"] for row in rows)
     names = list(dict.fromkeys(name for name, _ in cases))
     of = f"the set{'s' if len(names) > 1 else ''} {', '.join(names)}"
     caption = f"{counted(len(cases), 'problem')} of {of}: concepts, rationale, problem, solution."
     if unread:
         caption += f" {counted(unread, 'formula', 'formulas')} could not be read and stand as text."
-    html = page.render("case_studies.html", caption=caption, cases=[_case(*case) for case in cases])
-    return [
-        AnalysisResult(
-            name="case_studies",
-            title="Case studies",
-            caption=caption,
-            rows=rows,
-            html=html,
-        )
-    ]
+    html = page.render("case_studies.html", caption=caption, cases=shown)
+    return [AnalysisResult(name="case_studies", title="Case studies", caption=caption, rows=rows, html=html)]
 
 
 def chosen(sets: ProblemSets, config: CaseConfig) -> list[tuple[str, SetRow]]:
@@ -126,18 +119,19 @@ def steps(rationale: str) -> tuple[str, list[str]]:
     return "", [part.strip() for part in _PARAGRAPH.split(rationale.strip()) if part.strip()]
 
 
-def _account(set_name: str, row: SetRow) -> dict[str, Any]:
-    texts = (row.rationale, row.problem, _answer(row), _solution(row))
-    formulas, unread = map(sum, zip(*map(mathml.count_formulas, texts), strict=True))
+def _account(set_name: str, row: SetRow, case: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of numbers of a case as `_case` gives it."""
+    texts = (case["before"], *case["steps"], *case["texts"].values())
+    kinds = collections.Counter(kind for pieces in texts for kind, _ in pieces)
     return {
         "set": set_name,
         "id": row.id,
         "domain": row.domain,
         "level": row.level,
         "concepts": "; ".join(row.concepts),
-        "steps": len(steps(row.rationale)[1]),
-        "formulas": formulas,
-        "unread_formulas": unread,
+        "steps": len(case["steps"]),
+        "formulas": kinds["formula"] + kinds["unread"],
+        "unread_formulas": kinds["unread"],
     }
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 
 from promptcot_jax.analyses import figures
@@ -253,28 +254,31 @@ def _draw(
         figures.WIDTH, 1.3 + 0.36 * len(labels) * (1 if by == "all" else 0.7 + 0.3 * len(names))
     )
     left, right = figure.subplots(1, 2, sharey=True)
-    for axes, value, error, title in (
-        (left, "accuracy", "standard_error", "accuracy"),
-        (right, "mean_tokens", "tokens_standard_error", "mean tokens of a solution"),
-    ):
-        empty: Mapping[str, Any] = {value: None, error: None}
-        if by == "all":
-            points = {"all": [(cells[name, "all"][value], cells[name, "all"][error]) for name in names]}
-        else:
-            points = {
-                name: [
-                    (cells.get((name, group), empty)[value], cells.get((name, group), empty)[error])
-                    for group in groups
-                ]
-                for name in names
-            }
-        figures.points_with_errors(axes, labels, points)
-        axes.set_title(title)
-        axes.set_xlim(left=0)
+    if by == "all":
+        rows_of = {"all": [cells[name, "all"] for name in names]}
+    else:
+        rows_of = {name: [cells.get((name, group), {}) for group in groups] for name in names}
+    _draw_points(left, labels, rows_of, "accuracy", "standard_error", "accuracy")
+    _draw_points(right, labels, rows_of, "mean_tokens", "tokens_standard_error", "mean tokens of a solution")
     left.xaxis.set_major_formatter(figures.percent)
     if by != "all" and len(names) > 1:
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=3, frameon=False)
     return figure
+
+
+def _draw_points(
+    axes: mpl_axes.Axes,
+    labels: Sequence[str],
+    rows_of: Mapping[str, Sequence[Mapping[str, Any]]],
+    value: str,
+    error: str,
+    title: str,
+) -> None:
+    """A point with its error for each label and series; `rows_of` has the rows of each series by label."""
+    points = {name: [(row.get(value), row.get(error)) for row in rows] for name, rows in rows_of.items()}
+    figures.points_with_errors(axes, labels, points)
+    axes.set_title(title)
+    axes.set_xlim(left=0)
 
 
 def pools(sets: ProblemSets) -> list[AnalysisResult]:
@@ -336,14 +340,9 @@ def _draw_pools(table: Sequence[Mapping[str, Any]]) -> mpl_figure.Figure:
         left = left + widths
     first.set_title("share of the prompts")
     first.set_xlim(0, 1)
-    for axes, value, error, title in (
-        (others[0], "pass_share", "pass_share_standard_error", "share solved"),
-        (others[1], "mean_tokens", "tokens_standard_error", "tokens of a solution"),
-    ):
-        points = {"all": [(cells[name, "all"][value], cells[name, "all"][error]) for name in names]}
-        figures.points_with_errors(axes, names, points)
-        axes.set_title(title)
-        axes.set_xlim(left=0)
+    rows_of = {"all": [cells[name, "all"] for name in names]}
+    _draw_points(others[0], names, rows_of, "pass_share", "pass_share_standard_error", "share solved")
+    _draw_points(others[1], names, rows_of, "mean_tokens", "tokens_standard_error", "tokens of a solution")
     figures.plain(first, "x")
     for axes in (first, others[0]):
         axes.xaxis.set_major_formatter(figures.percent)

@@ -3,8 +3,8 @@
 Four variants on one pair of axes: EM with the E-step, EM with rationales sampled once and kept, and the two
 cold-started models with and without rationale, which are flat lines. Bands are one standard deviation over
 seeds. Seeds stop in different rounds; a mean over those that went on would be one of other seeds, so a curve
-ends with the last round that all its seeds have. The axis is broken, as the paper's is, where the flat lines
-are so far away that the curves would be one line. Beyond the paper: reward, bounds, effective sample size,
+ends with the last round that all its seeds have. The paper breaks the axis before the flat lines; here the
+curves of EM stand by themselves in a second panel. Beyond the paper: reward, bounds, effective sample size,
 length of z and copying, round by round.
 """
 
@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from etils import epath
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
@@ -48,7 +47,6 @@ PANELS = {
     "length_mean": ("length of z", "tokens"),
     "copy_rate": ("share of x copied into z", "share"),
 }
-_BREAK_FROM = 0.45  # of the whole height, an empty stretch of which breaks the axis
 
 
 def study(workdirs: Sequence[epath.PathLike]) -> list[AnalysisResult]:
@@ -162,24 +160,32 @@ def nll_statistics(rows: Iterable[Row], *, metric: str = "nll_x_given_q") -> lis
             values[row["variant"], row["round"]][row["seed"]] = float(row[metric])
     if not values:
         raise WrongUse(f"No row of the study has the figure {metric!r}.")
-    seeds_of: dict[str, set[int]] = collections.defaultdict(set)
-    for (variant, _), own in values.items():
-        seeds_of[variant] |= own.keys()
-    order = list(CURVES)
+    statistics = _statistics(values, ("variant", "round"), list(CURVES))
     return [
-        {
-            "variant": variant,
-            "round": round_index,
-            "x": None if variant in FLAT else float(round_index),
-            "mean": float(np.mean(nlls)),
-            "deviation": figures.deviation(nlls),
-            "seeds": len(nlls),
-            "of_seeds": len(seeds_of[variant]),
-        }
-        for (variant, round_index), own in sorted(
-            values.items(), key=lambda item: (order.index(item[0][0]), item[0][1])
-        )
-        for nlls in (list(own.values()),)
+        {"variant": row["variant"], "round": row["round"]}
+        | {"x": None if row["variant"] in FLAT else float(row["round"])}
+        | row
+        for row in statistics
+    ]
+
+
+def _statistics(
+    values: Mapping[tuple[Any, ...], Mapping[Any, float]], names: Sequence[str], order: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Mean and deviation over seeds at each point of each curve, and of how many seeds the curve has any.
+
+    Args:
+        values: by the curve's names and the round, which `names` name, then by seed.
+        order: of the first names.
+    """
+    seeds_of: dict[tuple[Any, ...], set[Any]] = collections.defaultdict(set)
+    for (*curve, _), own in values.items():
+        seeds_of[tuple(curve)] |= own.keys()
+    return [
+        dict(zip(names, key, strict=True))
+        | figures.spread(list(values[key].values()))
+        | {"of_seeds": len(seeds_of[key[:-1]])}
+        for key in sorted(values, key=lambda key: (order.index(key[0]), *key[1:]))
     ]
 
 
@@ -221,86 +227,30 @@ def _of_all_seeds(statistics: Sequence[Row]) -> list[Row]:
 
 @figures.drawing()
 def draw_nll(statistics: Sequence[Row]) -> mpl_figure.Figure:
-    """The figure of the study's numbers, see `nll_statistics`; of each curve the rounds of all its seeds."""
+    """The figure of the study's numbers, see `nll_statistics`; of each curve the rounds of all its seeds.
+
+    Beside the four variants, EM by itself: the flat lines may be so far away that its curves are one line.
+    """
     statistics = _of_all_seeds(statistics)
-    extents = _extents(statistics)
-    figure = figures.blank()
-    parts = _axes(figure, axis_break(extents), extents)
-    for axes in parts:
-        for variant, (label, colour, dash) in CURVES.items():
-            curve = [row for row in statistics if row["variant"] == variant]
-            if curve and variant in FLAT:
-                figures.flat(
-                    axes, curve[0]["mean"], curve[0]["deviation"], label=label, colour=colour, dash=dash
-                )
-            elif curve:
-                xs, means, deviations = zip(
-                    *((row["x"], row["mean"], row["deviation"]) for row in curve), strict=True
-                )
-                figures.band(axes, xs, means, deviations, label=label, colour=colour, dash=dash)
-        figures.plain(axes)
-    for above, below in zip(parts, parts[1:], strict=False):
-        _mark_break(above, below)
-    parts[-1].set_xlabel("EM round (\u22121: cold start)")
-    parts[-1].xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    of_em = [row for row in statistics if row["variant"] not in FLAT]
+    parts = [statistics, of_em] if 0 < len(of_em) < len(statistics) else [statistics]
+    figure, grid = figures.panels(len(parts), panel=(3.6, 4.0))
+    for axes, rows in zip(grid, parts, strict=True):
+        _draw_curves(axes, rows, "x")
+        axes.set_xlabel("EM round (\u22121: cold start)")
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     figure.supylabel("held-out NLL, nats per token of the problem", fontsize=10.5)
-    handles, labels = parts[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
     return figure
 
 
-def _extents(statistics: Sequence[Row]) -> list[tuple[float, float]]:
-    """From where to where each curve goes with its band."""
-    ends: dict[str, list[float]] = collections.defaultdict(list)
-    for row in statistics:
-        ends[row["variant"]] += [row["mean"] - row["deviation"], row["mean"] + row["deviation"]]
-    return [(min(own), max(own)) for own in ends.values()]
-
-
-def axis_break(extents: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
-    """The widest stretch between curves, if it is so wide that the axis is better broken there.
-
-    It is not where there are but two flat lines, which a break would leave no axis.
-    """
-    if not extents:
-        return None
-    gap, end = (0.0, 0.0), None
-    for low, high in sorted(extents):
-        if end is not None and low - end > gap[1] - gap[0]:
-            gap = (end, low)
-        end = high if end is None else max(end, high)
-    height = max(high for _, high in extents) - min(low for low, _ in extents)
-    return gap if _BREAK_FROM * height < gap[1] - gap[0] < (1 - 1e-9) * height else None
-
-
-def _axes(
-    figure: mpl_figure.Figure,
-    gap: tuple[float, float] | None,
-    extents: Sequence[tuple[float, float]],
-) -> list[mpl_axes.Axes]:
-    """One pair of axes; two, one above the other, of the stretches above and below a break."""
-    if gap is None:
-        return [figure.subplots()]
-    low, high = min(low for low, _ in extents), max(high for _, high in extents)
-    below, above = gap[0] - low, high - gap[1]
-    room = 0.12 * max(below, above)
-    # A stretch of one flat line has no height of its own.
-    ratios = [max(span, 0.3 * (below + above)) + 2 * room for span in (above, below)]
-    parts = figure.subplots(2, 1, sharex=True, height_ratios=ratios)
-    parts[0].set_ylim(high - ratios[0] + room, high + room)
-    parts[1].set_ylim(low - room, low - room + ratios[1])
-    for axes, ratio in zip(parts, ratios, strict=True):
-        axes.yaxis.set_major_locator(ticker.MaxNLocator(max(2, round(7 * ratio / sum(ratios)))))
-    return list(parts)
-
-
-def _mark_break(above: mpl_axes.Axes, below: mpl_axes.Axes) -> None:
-    """Two slanted strokes where the axis is broken."""
-    above.spines["bottom"].set_visible(False)
-    above.tick_params(bottom=False)
-    style = {"marker": [(-1, -0.5), (1, 0.5)], "markersize": 9, "linestyle": "none", "color": "k", "mew": 1}
-    above.plot([0], [0], transform=above.transAxes, clip_on=False, **style)
-    below.plot([0], [1], transform=below.transAxes, clip_on=False, **style)
+def _draw_curves(axes: mpl_axes.Axes, statistics: Sequence[Row], x: str) -> None:
+    for variant, (label, colour, dash) in CURVES.items():
+        curve = [row for row in statistics if row["variant"] == variant]
+        if curve and variant in FLAT:
+            figures.flat(axes, curve[0], label=label, colour=colour, dash=dash)
+        elif curve:
+            figures.band(axes, curve, x, label=label, colour=colour, dash=dash)
 
 
 def round_statistics(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
@@ -309,29 +259,13 @@ def round_statistics(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
     `of_seeds` is the number of runs that have the figure in any round.
     """
     values: dict[tuple[str, str, int], dict[epath.Path, float]] = collections.defaultdict(dict)
-    runs_of: dict[tuple[str, str], set[epath.Path]] = collections.defaultdict(set)
     for run in runs:
         variant = "without_e_step" if run.name == "without_e_step" else "with_e_step"
         for row in workdir_files.rows(run / "diagnostics.jsonl"):
             for name in PANELS:
                 if isinstance(row.get(name), int | float):
                     values[name, variant, row["round"]][run] = float(row[name])
-                    runs_of[name, variant].add(run)
-    order = {name: i for i, name in enumerate(PANELS)}
-    return [
-        {
-            "figure": name,
-            "variant": variant,
-            "round": round_index,
-            "mean": float(np.mean(list(own.values()))),
-            "deviation": figures.deviation(list(own.values())),
-            "seeds": len(own),
-            "of_seeds": len(runs_of[name, variant]),
-        }
-        for (name, variant, round_index), own in sorted(
-            values.items(), key=lambda item: (order[item[0][0]], *item[0][1:])
-        )
-    ]
+    return _statistics(values, ("figure", "variant", "round"), list(PANELS))
 
 
 def _rounds(runs: Sequence[epath.Path]) -> list[AnalysisResult]:
@@ -359,17 +293,9 @@ def _draw_rounds(statistics: Sequence[Row]) -> mpl_figure.Figure:
     shown = [name for name in PANELS if any(row["figure"] == name for row in statistics)]
     statistics = _of_all_seeds(statistics)
     figure, grid = figures.panels(len(shown), columns=3, panel=(2.6, 2.2))
-    variants = [name for name in CURVES if any(row["variant"] == name for row in statistics)]
     rounds = sorted({row["round"] for row in statistics})
     for axes, name in zip(grid, shown, strict=True):
-        for variant in variants:
-            curve = [row for row in statistics if (row["figure"], row["variant"]) == (name, variant)]
-            if curve:
-                label, colour, dash = CURVES[variant]
-                xs, means, deviations = zip(
-                    *((row["round"], row["mean"], row["deviation"]) for row in curve), strict=True
-                )
-                figures.band(axes, xs, means, deviations, label=label, colour=colour, dash=dash)
+        _draw_curves(axes, [row for row in statistics if row["figure"] == name], "round")
         title, unit = PANELS[name]
         axes.set_title(title)
         axes.set_ylabel(unit)
@@ -378,6 +304,6 @@ def _draw_rounds(statistics: Sequence[Row]) -> mpl_figure.Figure:
             axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         else:  # whose axis has no other whole number
             axes.set_xticks(rounds)
-    if len(variants) > 1:
+    if len({row["variant"] for row in statistics}) > 1:
         figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
     return figure

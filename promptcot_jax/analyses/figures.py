@@ -74,9 +74,10 @@ def counted(count: int, one: str, several: str = "") -> str:
     return f"{count:,} {one if count == 1 else several or one + 's'}"
 
 
-def deviation(values: Sequence[Number] | np.ndarray) -> float:
-    """Standard deviation of a sample; 0 of a single value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation (0 of a single value) and number of seeds."""
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "deviation": deviation, "seeds": len(values)}
 
 
 @contextlib.contextmanager
@@ -124,25 +125,24 @@ def plain(axes: mpl_axes.Axes, grid: Literal["x", "y", "both"] = "y") -> None:
 
 def band(
     axes: mpl_axes.Axes,
-    xs: Sequence[Number],
-    means: Sequence[Number],
-    deviations: Sequence[Number],
+    rows: Sequence[Mapping[str, Any]],
+    x: str,
     *,
     label: str,
     colour: str,
     dash: str = "-",
     marker: str = "o",
 ) -> None:
-    """A curve with a marker at each point and a band of one deviation."""
-    mean, deviation = np.array(means), np.array(deviations)
+    """A curve of rows from `spread`, with a marker at each point and a band of one deviation."""
+    xs, mean, deviation = ([row[field] for row in rows] for field in (x, "mean", "deviation"))
+    low, high = np.subtract(mean, deviation), np.add(mean, deviation)
     axes.plot(xs, mean, color=colour, linestyle=dash, marker=marker, markersize=4, linewidth=1.8, label=label)
-    axes.fill_between(xs, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
+    axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def flat(
-    axes: mpl_axes.Axes, mean: Number, deviation: Number, *, label: str, colour: str, dash: str = "--"
-) -> None:
+def flat(axes: mpl_axes.Axes, row: Mapping[str, Any], *, label: str, colour: str, dash: str = "--") -> None:
     """A line across the axes with its band."""
+    mean, deviation = row["mean"], row["deviation"]
     axes.axhline(mean, color=colour, linestyle=dash, linewidth=1.8, label=label)
     axes.axhspan(mean - deviation, mean + deviation, color=colour, alpha=0.12, linewidth=0)
 

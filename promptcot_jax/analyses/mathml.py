@@ -51,16 +51,10 @@ Piece = tuple[Literal["text", "block", "code", "formula", "unread"], str]  # "bl
 
 def pieces(text: str) -> list[Piece]:
     """A text cut at its code and its formulas, line breaks kept; `Markup` are the formulas alone."""
-    return list(_pieces(text))
+    return list(_blocks(text))
 
 
-def count_formulas(text: str) -> tuple[int, int]:
-    """How many formulas a text has outside of code, and how many of them cannot be typeset."""
-    found = list(_FORMULA.finditer(_CODE.sub(" ", _FENCE.sub("\n", text))))
-    return len(found), sum(_is_unreadable(match) for match in found)
-
-
-def _pieces(text: str) -> Iterator[Piece]:
+def _blocks(text: str) -> Iterator[Piece]:
     end = 0
     for fence in _FENCE.finditer(text):
         yield from _inline(text[end : fence.start()])
@@ -99,14 +93,6 @@ def _source(match: re.Match[str]) -> tuple[str, bool]:
     if match["inline"] is not None or match["paren"] is not None:
         return match["inline"] or match["paren"], False
     return match["display"] or match["bracket"] or match["environment"], True
-
-
-def _is_unreadable(match: re.Match[str]) -> bool:
-    try:
-        formula(*_source(match))
-    except Unreadable:
-        return True
-    return False
 
 
 def formula(latex: str, is_display: bool = False) -> Markup:

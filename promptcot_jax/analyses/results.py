@@ -126,16 +126,7 @@ def matches(pattern: str, names: Sequence[str]) -> list[tuple[dict[str, int], st
     return sorted(found, key=lambda item: (sorted(item[0].items()), item[1]))
 
 
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation (0 of a single value) and number."""
-    return {
-        "mean": float(np.mean(values)),
-        "deviation": figures.deviation(values),
-        "seeds": len(values),
-    }
-
-
 def differences(first: Mapping[int, float], other: Mapping[int, float]) -> dict[str, Any] | None:
     """Mean and deviation of an arm's accuracy less the first's, seed by seed; None without a common seed."""
     common = sorted(first.keys() & other.keys())
-    return spread([other[seed] - first[seed] for seed in common]) if common else None
+    return figures.spread([other[seed] - first[seed] for seed in common]) if common else None

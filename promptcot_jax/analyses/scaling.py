@@ -130,7 +130,7 @@ def statistics(runs: Iterable[Run]) -> list[dict[str, Any]]:
             "panel": panel,
             "curve": curve,
             "size": None if size < 0 else size,
-            **results.spread([accuracy for _, accuracy in own.values()]),
+            **figures.spread([accuracy for _, accuracy in own.values()]),
         }
         for (panel, curve, size), own in sorted(
             values.items(), key=lambda item: (panels.index(item[0][0]), curves.index(item[0][1]), item[0][2])
@@ -186,16 +186,13 @@ def _draw(table: Sequence[Mapping[str, Any]]) -> mpl_figure.Figure:
 
 def _draw_panel(axes: mpl_axes.Axes, rows: Sequence[Mapping[str, Any]], curves: Sequence[str]) -> None:
     for i, curve in enumerate(curves):
-        sized = [row for row in rows if row["curve"] == curve and row["size"] is not None]
-        if sized:
-            xs, means, deviations = zip(
-                *((row["size"], row["mean"], row["deviation"]) for row in sized), strict=True
-            )
-            style = {"label": curve, "colour": figures.colour(i), "marker": figures.marker(i)}
-            figures.band(axes, xs, means, deviations, **style)
-        for row in rows:
-            if row["curve"] == curve and row["size"] is None:
-                figures.flat(axes, row["mean"], row["deviation"], label=curve, colour=figures.colour(i))
+        own = [row for row in rows if row["curve"] == curve]
+        if sized := [row for row in own if row["size"] is not None]:
+            style = {"colour": figures.colour(i), "marker": figures.marker(i)}
+            figures.band(axes, sized, "size", label=curve, **style)
+        for row in own:
+            if row["size"] is None:
+                figures.flat(axes, row, label=curve, colour=figures.colour(i))
     axes.set_xlabel("training problems")
     axes.set_ylabel("accuracy")
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(_size))

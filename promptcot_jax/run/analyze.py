@@ -75,15 +75,30 @@ def analyze(*, workdir: str, config: AnalyzeConfig, analyses: tuple[str, ...] = 
     """
     if unknown := [name for name in analyses if name not in index.TITLES]:
         raise WrongUse(f"ANALYSES names '{unknown[0]}', which is none; there are {', '.join(index.TITLES)}.")
-    study = _Study(workdir=workdir, config=config)
-    results, left_out = study.all_results(dict.fromkeys(analyses))
+    results, left_out = {}, {}
+    read: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for name in dict.fromkeys(analyses) or index.TITLES:
+        study = _Study(workdir=workdir, config=config)
+        try:
+            results[name] = study.results(name)
+        except NoRecords as reason:
+            if analyses:
+                raise
+            left_out[name] = study.shown(reason)
+            log.info("%s is left out: %s", name, reason)
+        for path, counts in study.read.items():  # of one file analyses may leave out different rows
+            read[path] |= counts
+    if not results:
+        raise WrongUse(
+            f"{workdir}: there are no records for any analysis; the nearest: {left_out['accounting']}"
+        )
     macros = configuration.changed_macros("analyze")
     commands = {name: index.command(name, macros) for name in results}
     index.write(os.path.join(workdir, "analyses"), results, left_out, commands)
     num_figures = sum(map(len, results.values()))
     log.info("analyses/index.html shows %d figures and tables", num_figures)
     counts = {"analyses": len(results), "figures": num_figures, "left_out": len(left_out)}
-    return stage.StageResult(counts=counts | study.bad_row_counts())
+    return stage.StageResult(counts=counts | rows.bad(sum(read.values(), collections.Counter())))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,56 +106,45 @@ class _Study:
     """The settings, and each analysis by its name.
 
     Attributes:
-        read: of each file of rows, how many were read and left out.
+        read: of each file of rows, how many the analysis has read and left out.
     """
 
     workdir: str
     config: AnalyzeConfig
     read: dict[str, collections.Counter[str]] = dataclasses.field(default_factory=dict)
 
-    def all_results(
-        self, named: Sequence[str] | Mapping[str, Any]
-    ) -> tuple[dict[str, list[AnalysisResult]], dict[str, str]]:
-        """The results by analysis, and why others have none.
+    def results(self, name: str) -> list[AnalysisResult]:
+        """What an analysis gives; captions say how many rows of its files were left out.
 
         Raises:
-            NoRecords: one that is named has none.
+            NoRecords: there are no records for it.
         """
-        results, left_out = {}, {}
-        for name in named or index.TITLES:
-            work: Callable[[], list[AnalysisResult]] = getattr(self, name)
-            try:
-                results[name] = self._with_bad_rows(work)
-            except NoRecords as reason:
-                if named:
-                    raise
-                left_out[name] = self._shown(reason)
-                log.info("%s is left out: %s", name, reason)
-        if not results:
-            raise WrongUse(
-                f"{self.workdir}: there are no records for any analysis; the nearest: "
-                f"{left_out['accounting']}"
-            )
-        return results, left_out
+        analysis: Callable[[], list[AnalysisResult]] = getattr(self, name)
+        results = analysis()
+        bad = {path: sum(rows.bad(counts).values()) for path, counts in self.read.items()}
+        if not any(bad.values()):
+            return results
+        numbers = ", ".join(f"{os.path.basename(path)} {count:,}" for path, count in bad.items() if count)
+        note = f" Rows that could not be read are left out: {numbers}."
+        return [dataclasses.replace(one, caption=one.caption + note) for one in results]
 
     def em_study(self) -> list[AnalysisResult]:
         with _may_be_left_out(self.config.em_workdirs == _DEFAULTS.em_workdirs):
             return em_study.study([self._place(path) for path in self.config.em_workdirs])
 
     def difficulty(self) -> list[AnalysisResult]:
-        try:
-            results = self._attempted()
-        except NoRecords as reason:
+        results, reasons = [], {}
+        for part in (self._attempted, self._pools):
             try:
-                pools, *others = self._pools()
-            except NoRecords as other:
-                raise NoRecords(f"{reason} {other}") from None
-            caption = f"{pools.caption} Accuracy and tokens of attempts are left out: {self._shown(reason)}"
-            return [dataclasses.replace(pools, caption=caption), *others]
-        try:
-            return results + self._pools()
-        except NoRecords as reason:
-            log.info("pools of difficulty are left out: %s", reason)
+                results += part()
+            except NoRecords as reason:
+                reasons[part] = reason
+                log.info("a part of difficulty is left out: %s", reason)
+        if not results:
+            raise NoRecords(" ".join(map(str, reasons.values())))
+        if reason := reasons.get(self._attempted):
+            note = f" Accuracy and tokens of attempts are left out: {self.shown(reason)}"
+            results[0] = dataclasses.replace(results[0], caption=results[0].caption + note)
         return results
 
     def _attempted(self) -> list[AnalysisResult]:
@@ -180,8 +184,8 @@ class _Study:
         return ablations.figures_of({name: self._filled(paths) for name, paths in self.config.arms.items()})
 
     def case_studies(self) -> list[AnalysisResult]:
-        rows = self.config.cases.rows
-        sets = self._sets(_best_file) if rows is None else self._read({os.path.basename(rows): rows})
+        path = self.config.cases.rows
+        sets = self._sets(_best_file) if path is None else self._read({os.path.basename(path): path})
         return case_studies.pages_of(sets, self.config.cases)
 
     def subsets(self) -> list[AnalysisResult]:
@@ -195,31 +199,6 @@ class _Study:
         )
         self.read[config.source] = counts
         return [result]
-
-    def bad_row_counts(self) -> dict[str, int]:
-        """Rows that were left out, by reason; a file that several analyses read counts once."""
-        counts = sum(self.read.values(), collections.Counter[str]())
-        return {name: count for name, count in sorted(counts.items()) if name.startswith("bad_")}
-
-    def _with_bad_rows(self, work: Callable[[], list[AnalysisResult]]) -> list[AnalysisResult]:
-        """What an analysis gives; captions say how many rows of its files were left out."""
-        earlier = dict(self.read)
-        self.read.clear()
-        try:
-            results = work()
-        finally:
-            own = dict(self.read)
-            for path, counts in earlier.items():  # of one file analyses may leave out different rows
-                self.read[path] = counts | own.get(path, collections.Counter())
-        bad = {
-            os.path.basename(path): sum(n for name, n in counts.items() if name.startswith("bad_"))
-            for path, counts in own.items()
-        }
-        if not any(bad.values()):
-            return results
-        numbers = ", ".join(f"{name} {count:,}" for name, count in bad.items() if count)
-        note = f" Rows that could not be read are left out: {numbers}."
-        return [dataclasses.replace(one, caption=one.caption + note) for one in results]
 
     def _sets(
         self, own_files: Callable[[str], dict[str, str]] = problem_sets.own_files
@@ -235,7 +214,7 @@ class _Study:
     def _read(self, paths: Mapping[str, str]) -> dict[str, list[problem_sets.SetRow]]:
         return problem_sets.read(paths, self.config.bad_rows, counts=self.read)
 
-    def _shown(self, reason: NoRecords) -> str:
+    def shown(self, reason: NoRecords) -> str:
         """A reason as the page has it, which does not say where the workdir is."""
         return str(reason).replace(self.workdir, "{workdir}")
 

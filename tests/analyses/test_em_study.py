@@ -1,4 +1,4 @@
-"""Facts of the study of EM: its numbers by hand, its runs, its broken axis."""
+"""Facts of the study of EM: its numbers by hand, its runs, its panels."""
 
 import csv
 import statistics
@@ -140,34 +140,18 @@ def test_seeds_that_differ_in_every_round_have_no_curve():
 def test_a_run_of_the_cold_start_alone_is_drawn():
     row = {"variant": "with_e_step", "seed": 0, "round": -1, "nll_x_given_q": 0.3, "nll_direct": 0.7}
     figure = em_study.draw_nll(em_study.nll_statistics(em_study.with_flat_variants([row])))
-    assert len(figure.axes) == 1
+    assert [len(axes.get_lines()) for axes in figure.axes] == [3, 1]
     assert figures.encoded(figure)
 
 
-def test_the_axis_breaks_only_where_a_flat_line_is_far():
-    curves = [(0.20, 0.22), (0.21, 0.30), (0.29, 0.31)]
-    assert em_study.axis_break([*curves, (0.33, 0.34)]) is None
-    assert em_study.axis_break([*curves, (0.9, 0.95)]) == (0.31, 0.9)
-    assert em_study.axis_break([(0.5, 0.5)]) is None
-
-    def num_axes(flat):
-        shown = [{"variant": "with_e_step", "round": i, "x": i, "mean": 0.3 - i / 20} for i in range(3)]
-        shown += [{"variant": "cold_start_direct", "round": -1, "x": None, "mean": flat}]
-        return len(
-            em_study.draw_nll([row | {"deviation": 0.01, "seeds": 2, "of_seeds": 2} for row in shown]).axes
-        )
-
-    assert (num_axes(0.32), num_axes(0.95)) == (1, 2)
-
-
-def test_the_axis_never_breaks_between_two_points_of_a_curve():
-    means = {"with_e_step": (0.309, 0.293, 0.292), "cold_start": (0.309,)}
-    rows = [
-        {"variant": variant, "round": i - 1, "x": i - 1, "mean": mean, "deviation": 0.0}
-        for variant, own in means.items()
-        for i, mean in enumerate(own)
-    ]
-    assert len(em_study.draw_nll([row | {"seeds": 1, "of_seeds": 1} for row in rows]).axes) == 1
+def test_curves_of_em_stand_by_themselves_beside_flat_lines_that_are_far():
+    shown = [{"variant": "with_e_step", "round": i, "x": i, "mean": 0.3 - i / 20} for i in range(3)]
+    shown += [{"variant": "cold_start_direct", "round": -1, "x": None, "mean": 0.95}]
+    rows = [row | {"deviation": 0.01, "seeds": 2, "of_seeds": 2} for row in shown]
+    every, of_em = em_study.draw_nll(rows).axes
+    assert every.get_ylim()[1] > 0.95
+    assert 0.1 < of_em.get_ylim()[0] < of_em.get_ylim()[1] < 0.4
+    assert [len(axes.get_lines()) for axes in (every, of_em)] == [2, 1]
 
 
 def test_runs_that_cannot_be_told_apart_or_are_not_there_are_refused(tmp_path):

@@ -8,7 +8,8 @@ from promptcot_jax.analyses import figures
 def drawn(name="$5 a piece"):
     with figures.drawing():
         figure, (axes, other) = figures.panels(2)
-        figures.band(axes, [0, 1], [1.0, 2.0], [0.1, 0.2], label=name, colour=figures.colour(0))
+        rows = [{"x": x, "mean": x + 1.0, "deviation": 0.1} for x in range(2)]
+        figures.band(axes, rows, "x", label=name, colour=figures.colour(0))
         figures.points_with_errors(other, ["a", "b"], {name: [(0.5, 0.1), (None, None)]})
         figure.legend(loc="outside upper left")
     return figure

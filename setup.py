@@ -57,7 +57,6 @@ EXTRAS = {
     "gcs": ["gcsfs>=2026.1"],
     "endpoint": ["openai>=3.57,<4"],  # teachers and judges behind an OpenAI-compatible server
     "wandb": ["wandb>=0.31,<0.40"],  # metrics to Weights & Biases, by WANDB_PROJECT
-    "reasoning_gym": ["reasoning-gym>=0.1.25,<0.2"],
     "test": [
         "axe-core-python>=0.1,<0.2",  # rules of accessibility, where there is a Chromium
         "datasets>=4,<6",  # what loads an exported set

@@ -27,7 +27,7 @@ from promptcot_jax.run.held_out_problems import HeldOutProblems
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.sources import model_source
 from promptcot_jax.sources.model_source import ModelSource
-from promptcot_jax.trainers import goals, loop, reference_cache, self_play_programs
+from promptcot_jax.trainers import goals, loop, self_play_programs
 from promptcot_jax.trainers import held_out as held_out_lib
 from promptcot_jax.trainers import self_play as self_play_lib
 from promptcot_jax.trainers.algorithm import Algorithm
@@ -123,7 +123,6 @@ def self_play(
             )
         of_run = store.load_provenance(policy)["counts"]
     loop.remove_checkpoints(directory)
-    reference_cache.remove(directory)
     goals.remove_best(directory)
     of_held_out = unseen.counts if unseen else {}
     return stage.StageResult(counts={**_of_prompts(counts, len(tasks)), **of_held_out, **of_run})

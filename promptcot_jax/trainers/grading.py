@@ -18,7 +18,7 @@ from promptcot_jax.sampling import journal
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.rollouts import Draw
 from promptcot_jax.verify import math_answers, programs, rewards
-from promptcot_jax.verify.rewards import GradeMany, Reward, RewardConfig, RunMany, Ungraded
+from promptcot_jax.verify.rewards import Reward, RewardConfig, RunMany, Ungraded
 
 # Statuses of completions that nothing can be learned from, whatever their verdict.
 NOT_FINITE = "not_finite"  # a log-probability or a term of the reward is no number
@@ -45,7 +45,6 @@ class Grader:
     tokenizer: Tokenizer
     config: RewardConfig
     run_many: RunMany  # see `program_pool.run_many`, with its settings filled in
-    grade_many: GradeMany = math_answers.grade_many
 
     def rollouts(
         self,
@@ -83,7 +82,6 @@ class Grader:
             [texts[i] for i, _ in math],
             [num_tokens[i] for i, _ in math],
             self.config,
-            grade_many=self.grade_many,
         )
         of_code = rewards.program_rewards(
             [_program_of(prompt, texts[i]) for i, prompt in code],

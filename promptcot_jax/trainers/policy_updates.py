@@ -21,7 +21,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from promptcot_jax.checkpoints import store
 from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.data import packing
@@ -30,10 +29,8 @@ from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import placing
 from promptcot_jax.sampling import batching, scoring
-from promptcot_jax.trainers import reference_cache
 from promptcot_jax.trainers.algorithm import Algorithm, Group, Unit
 from promptcot_jax.trainers.nonfinite_batches import StepsInFlight
-from promptcot_jax.trainers.reference_cache import ReferenceCache, ScoredBy
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.trainers.train_step import TrainState, TrainStep
 
@@ -47,7 +44,7 @@ class PolicyUpdates:
     Attributes:
         row_length: tokens of a row.
         temperature: of the sampling.
-        directory: for the batches of skipped updates, and log-probabilities under the reference.
+        directory: for the batches of skipped updates.
         seed: of the order within iterations.
     """
 
@@ -78,7 +75,7 @@ class PolicyUpdates:
             return []
         columns = {name: [row.token_values[name] for row in rows] for name in rows[0].token_values}
         if "reference_log_probs" in names:
-            columns["reference_log_probs"] = self._reference_scores(iteration, rows, reference_params)
+            columns["reference_log_probs"] = self._scores(rows, reference_params)
         if "old_log_probs" in names:
             is_sampled = self.config.old_log_probs == "sampled"
             columns["old_log_probs"] = (
@@ -99,23 +96,6 @@ class PolicyUpdates:
                 self.algorithm.unit_name,
             )
         return finite
-
-    def _reference_scores(
-        self, iteration: int, rows: Sequence[TokenExample], reference_params: Params
-    ) -> list[np.ndarray]:
-        """As `_scores`, kept for when the iteration is made again."""
-        scored_by = ScoredBy(
-            reference=store.params_digest(reference_params),
-            temperature=self.algorithm.scoring_temperature(self.temperature),
-            sequences=reference_cache.digest_of(rows),
-            devices=reference_cache.devices_of_mesh(),
-        )
-        lengths = [len(row.completion_ids) for row in rows]
-        cache = ReferenceCache(
-            directory=self.directory / reference_cache.DIRECTORY,
-            keep=self.config.checkpoint_every + 1,  # those that a resumed run may make again
-        )
-        return cache.scores(iteration, scored_by, lengths, lambda: self._scores(rows, reference_params))
 
     def _scores(self, rows: Sequence[TokenExample], params: Params) -> list[np.ndarray]:
         """Log-probabilities of the completions' tokens."""

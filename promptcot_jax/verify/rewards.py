@@ -6,7 +6,6 @@ time-outs and missing answers show as rates of their own; what could not be grad
 the response's has no reward at all and is to be dropped from the batch.
 """
 
-import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -74,21 +73,12 @@ def math_rewards(
     boxed = [math_answers.extract_answer(response) is not None for response in responses]
     pairs = zip(references, responses, boxed, strict=True)
     grades = iter(grade_many([(reference, response) for reference, response, is_boxed in pairs if is_boxed]))
-    rewards: list[Reward | Ungraded] = []
-    for is_boxed, length in zip(boxed, num_tokens, strict=True):
-        grade = next(grades) if is_boxed else MathGrade(False, "no_answer")
-        if grade.status in UNGRADED:
-            rewards.append(Ungraded(status=grade.status))
-            continue
-        rewards.append(
-            Reward(
-                correct=float(grade.match),
-                format=float(grade.status != "no_answer"),
-                length=length_term(length, config),
-                status=grade.status,
-            )
-        )
-    return rewards
+    unboxed = MathGrade(False, "no_answer")
+    of_all = [next(grades) if is_boxed else unboxed for is_boxed in boxed]
+    return [
+        _reward(grade.status, grade.match, grade.status != "no_answer", length, config)
+        for grade, length in zip(of_all, num_tokens, strict=True)
+    ]
 
 
 def program_rewards(
@@ -108,21 +98,26 @@ def program_rewards(
     """
     jobs = [(p, t) for p, t in zip(programs, tests, strict=True) if p is not None]
     reports = iter(run_many(jobs))
-    rewards: list[Reward | Ungraded] = []
-    for program, length in zip(programs, num_tokens, strict=True):
-        report = None if program is None else next(reports)
-        if report is not None and report.status in UNGRADED:
-            rewards.append(Ungraded(status=report.status))
-            continue
-        rewards.append(
-            Reward(
-                correct=float(report is not None and report.passed),
-                format=float(report is not None),
-                length=length_term(length, config),
-                status="no_program" if report is None else report.status,
-            )
-        )
-    return rewards
+    of_all = [None if program is None else next(reports) for program in programs]
+    return [
+        _reward("no_program", False, False, length, config)
+        if report is None
+        else _reward(report.status, report.passed, True, length, config)
+        for report, length in zip(of_all, num_tokens, strict=True)
+    ]
+
+
+def _reward(
+    status: str, is_right: bool, has_answer: bool, num_tokens: int, config: RewardConfig
+) -> Reward | Ungraded:
+    if status in UNGRADED:
+        return Ungraded(status=status)
+    return Reward(
+        correct=float(is_right),
+        format=float(has_answer),
+        length=length_term(num_tokens, config),
+        status=status,
+    )
 
 
 def length_term(num_tokens: int, config: RewardConfig) -> float:
@@ -133,18 +128,3 @@ def length_term(num_tokens: int, config: RewardConfig) -> float:
     if excess <= 0:
         return 0.0
     return -1.0 if excess >= config.length_buffer else -excess / config.length_buffer
-
-
-def reward_metrics(rewards: Sequence[Reward | Ungraded]) -> dict[str, float]:
-    """Means of the terms over what was graded, and the share of each status among everything."""
-    graded = [reward for reward in rewards if isinstance(reward, Reward)]
-    metrics = {
-        f"reward/{name}": sum(getattr(reward, name) for reward in graded) / len(graded)
-        for name in ("correct", "format", "length")
-        if graded
-    }
-    statuses = collections.Counter(reward.status for reward in rewards)
-    metrics |= {f"reward/status/{name}": count / len(rewards) for name, count in sorted(statuses.items())}
-    if rewards:
-        metrics["reward/ungraded"] = 1 - len(graded) / len(rewards)
-    return metrics

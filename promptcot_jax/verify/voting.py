@@ -1,20 +1,10 @@
 """Majority voting over sampled answers, in which equivalent answers vote together (`1/2` with `0.5`)."""
 
 import collections
-import dataclasses
 from collections.abc import Sequence
 
 from promptcot_jax.core.records import AnswerGroup
 from promptcot_jax.verify import math_answers
-
-
-@dataclasses.dataclass(frozen=True)
-class Vote:
-    """The answer that most samples gave."""
-
-    answer: str  # as its first voter wrote it
-    num_votes: int
-    agreement: float  # its share of all samples, those without an answer included
 
 
 def answer_groups(answers: Sequence[str | None]) -> list[AnswerGroup]:
@@ -37,12 +27,3 @@ def answer_groups(answers: Sequence[str | None]) -> list[AnswerGroup]:
             samples[group_of[spelling]].append(i)
     groups = [AnswerGroup(answer, tuple(members)) for answer, members in samples.items()]
     return sorted(groups, key=lambda group: -len(group.samples))
-
-
-def majority_vote(answers: Sequence[str | None]) -> Vote | None:
-    """The answer with the most votes; on a tie, the one given first. None where no sample has an answer."""
-    groups = answer_groups(answers)
-    if not groups:
-        return None
-    num_votes = len(groups[0].samples)
-    return Vote(groups[0].answer, num_votes, num_votes / len(answers))

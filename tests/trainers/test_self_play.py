@@ -204,6 +204,20 @@ def test_the_other_methods_learn_from_the_same_store_and_resume_alike(tmp_path, 
         assert {"rewards/margins", "rewards/accuracies"} <= rows[0].keys()
 
 
+@pytest.mark.parametrize("algorithm", [Dpo(solved_below=1.0), Grpo(kl_beta=0.01)])
+def test_a_reference_that_is_scored_again_gives_the_same_bits(tmp_path, monkeypatch, algorithm):
+    """Killed in the updates of its second iteration, without a checkpoint: both iterations are made again."""
+    config = dataclasses.replace(CONFIG, num_iterations=2)
+    undisturbed = toy_self_play.run(tmp_path / "whole", algorithm=algorithm, config=config)
+    with monkeypatch.context() as patch:
+        kill_at(patch, train_step.TrainStep, "place", 4)
+        with pytest.raises(Killed):
+            toy_self_play.run(tmp_path / "killed", algorithm=algorithm, config=config)
+    again = toy_self_play.run(tmp_path / "killed", algorithm=algorithm, config=config)
+    jax.tree.map(np.testing.assert_array_equal, again.params, undisturbed.params)
+    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
+
+
 def _kill_while_drawing(patch, *, completions):
     """Kills the run when so many completions have been drawn, of which some had reached the journal."""
     stream, drawn = engine.Engine.stream, []

@@ -2,9 +2,8 @@
 
 import pytest
 
-from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import StdioTest
-from promptcot_jax.verify import programs, reasoning_gym_rewards, rewards
+from promptcot_jax.verify import programs, rewards
 from promptcot_jax.verify.math_answers import MathGrade
 
 SHAPED = rewards.RewardConfig(format_weight=0.1, length_weight=0.5, length_limit=100, length_buffer=20)
@@ -52,26 +51,7 @@ def test_a_program_that_could_not_be_graded_has_no_reward():
     assert [type(r) for r in found] == [rewards.Reward, rewards.Reward, rewards.Ungraded, rewards.Reward]
     assert [r.status for r in found] == ["passed", "no_program", "sandbox_error", "wrong_answer"]
     assert [r.correct for r in found if isinstance(r, rewards.Reward)] == [1.0, 0.0, 0.0]
-    assert rewards.reward_metrics(found) == pytest.approx(
-        {
-            "reward/correct": 1 / 3,
-            "reward/format": 2 / 3,
-            "reward/length": 0.0,
-            "reward/status/passed": 0.25,
-            "reward/status/no_program": 0.25,
-            "reward/status/sandbox_error": 0.25,
-            "reward/status/wrong_answer": 0.25,
-            "reward/ungraded": 0.25,
-        }
-    )
-
-
-def test_metrics_of_nothing_claim_nothing():
-    assert rewards.reward_metrics([]) == {}
-    assert rewards.reward_metrics([rewards.Ungraded(status="sandbox_error")]) == {
-        "reward/status/sandbox_error": 1.0,
-        "reward/ungraded": 1.0,
-    }
+    assert [r.format for r in found if isinstance(r, rewards.Reward)] == [1.0, 0.0, 1.0]
 
 
 def test_the_length_term_falls_over_the_buffer():
@@ -95,22 +75,3 @@ def test_the_length_term_falls_over_the_buffer():
 def test_nonsense_is_refused(settings):
     with pytest.raises(ValueError):
         rewards.RewardConfig(**settings)
-
-
-def test_only_admitted_families_pay():
-    with pytest.raises(WrongUse, match="game_of_life_halting"):
-        reasoning_gym_rewards.is_right("game_of_life_halting", "anything", {"answer": "True", "metadata": {}})
-    assert not {"countdown", "complex_arithmetic", "simple_integration"} & set(reasoning_gym_rewards.FAMILIES)
-
-
-@pytest.mark.filterwarnings("ignore")  # of the optional package
-@pytest.mark.parametrize("family", reasoning_gym_rewards.FAMILIES)
-def test_an_admitted_family_pays_for_its_answer_alone(family):
-    reasoning_gym = pytest.importorskip("reasoning_gym")
-    garbage = ("", "x", "0", "1", "nan", "1e309", "[]", "{}", "True", "banana", "__import__('os').abort()")
-    for entry in reasoning_gym.create_dataset(family, size=3, seed=5):
-        assert reasoning_gym_rewards.is_right(family, entry["answer"], entry)
-        assert not reasoning_gym_rewards.is_right(family, None, entry)
-        assert not any(
-            reasoning_gym_rewards.is_right(family, text, entry) for text in garbage if text != entry["answer"]
-        )

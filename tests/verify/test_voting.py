@@ -2,17 +2,18 @@
 
 import pytest
 
+from promptcot_jax.core.records import AnswerGroup
 from promptcot_jax.verify import voting
 
 
 def test_equivalent_answers_vote_together():
-    vote = voting.majority_vote(["2", r"\frac{1}{2}", "0.5", "2", "1/2", r"\sqrt{4}", "2^{-1}"])
-    assert vote == voting.Vote(answer=r"\frac{1}{2}", num_votes=4, agreement=4 / 7)
+    first, *_ = voting.answer_groups(["2", r"\frac{1}{2}", "0.5", "2", "1/2", r"\sqrt{4}", "2^{-1}"])
+    assert first == AnswerGroup(answer=r"\frac{1}{2}", samples=(1, 2, 4, 6))
 
 
-def test_samples_without_an_answer_count_in_the_share_only():
-    vote = voting.majority_vote([None, "x+1", "", "1+x", None])
-    assert vote == voting.Vote(answer="x+1", num_votes=2, agreement=0.4)
+def test_samples_without_an_answer_are_in_no_group():
+    groups = voting.answer_groups([None, "x+1", "", "1+x", None])
+    assert groups == [AnswerGroup(answer="x+1", samples=(1, 3))]
 
 
 @pytest.mark.parametrize(
@@ -20,11 +21,8 @@ def test_samples_without_an_answer_count_in_the_share_only():
     [(["3", "4"], "3"), (["4", "3"], "4"), (["5", "3", "4", "4", "3.0"], "3"), (["7", None, None], "7")],
 )
 def test_a_tie_goes_to_the_answer_given_first(answers, winner):
-    vote = voting.majority_vote(answers)
-    assert vote is not None
-    assert vote.answer == winner
+    assert voting.answer_groups(answers)[0].answer == winner
 
 
 def test_no_answers_elect_nobody():
-    assert voting.majority_vote([]) is None
-    assert voting.majority_vote([None, "", "  "]) is None
+    assert voting.answer_groups([]) == voting.answer_groups([None, "", "  "]) == []

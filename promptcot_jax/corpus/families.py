@@ -100,7 +100,7 @@ class ProgramEnding(Ending):
 
 def texts_of(file: str) -> dict[str, dict[str, Any]]:
     """What `texts/FILE.toml` says of each family or ending, by its name: fields of its class."""
-    path = importlib.resources.files(__package__) / "texts" / f"{file}.toml"
+    path = importlib.resources.files("promptcot_jax.corpus") / "texts" / f"{file}.toml"
     texts = tomllib.loads(path.read_text(encoding="utf-8"))
     for fields in texts.values():
         if "scenes" in fields:

@@ -48,8 +48,10 @@ class Round:
 
     @property
     def figures_path(self) -> epath.Path:
-        """Written last: a round that has it is complete."""
-        return self.directory / "diagnostics.json"
+        """Written last: a round that has it is complete. Round -1 measures the cold start."""
+        return (
+            self.em_directory / "cold_start.json" if self.index < 0 else self.directory / "diagnostics.json"
+        )
 
     @property
     def previous(self) -> "Round":

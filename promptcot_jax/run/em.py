@@ -18,6 +18,7 @@ from promptcot_jax.data import tasks, training_sets
 from promptcot_jax.em import e_step as e_step_lib
 from promptcot_jax.em import held_out as held_out_lib
 from promptcot_jax.em import pairs as pairs_lib
+from promptcot_jax.em import programs as em_programs
 from promptcot_jax.em import rounds
 from promptcot_jax.em.generators import PromptModel, RationaleModel
 from promptcot_jax.em.pairs import Pair
@@ -82,6 +83,12 @@ def em(
         held_out_pairs, _ = read_pairs(triples_heldout, limit=held_out.num_pairs)
         fitter = functools.partial(Fitter, loop=loop_config, mesh=devices)
         shared = {"max_rationale_tokens": e_step.max_rationale_tokens, "batch_sizes": batch_sizes}
+
+        def baselines() -> dict[str, float]:
+            if not store.is_complete_for_all(direct):
+                return {}
+            return held_out_lib.direct_nll(load_model(direct), held_out_pairs, batch_sizes)
+
         run = rounds.Em(
             prompt_model=PromptModel(
                 **_fields(
@@ -101,20 +108,15 @@ def em(
             held_out=held_out,
             config=em_config,
             directory=directory,
+            baselines=baselines,
         )
-
-        def baselines() -> dict[str, float]:
-            if not store.is_complete_for_all(direct):
-                return {}
-            return held_out_lib.direct_nll(load_model(direct), held_out_pairs, batch_sizes)
-
-        of_rounds = rounds.run(run, theta_model.params, phi_model.params, baselines)
+        of_rounds = rounds.run(run, theta_model.params, phi_model.params)
         if without_e_step_too:
             config = dataclasses.replace(em_config, with_e_step=False)
             run = dataclasses.replace(run, config=config, directory=directory / "without_e_step")
             # The arrays of the first run are gone.
             theta_model, phi_model = map(load_model, (theta, phi))
-            more = rounds.run(run, theta_model.params, phi_model.params, baselines)
+            more = rounds.run(run, theta_model.params, phi_model.params)
             of_rounds |= {f"without_e_step_{name}": count for name, count in more.items()}
     return stage.StageResult(counts={**tasks.counts_of_rows([counts]), **of_rounds})
 
@@ -142,7 +144,7 @@ def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:
             adapter=adapter,
         )
 
-    return rounds.programs(
+    return em_programs.programs(
         target.lm(dtype=dtype, param_dtype="float32" if adapter is None else dtype),
         e_step=arguments["e_step"],
         batch_sizes=arguments["batch_sizes"],

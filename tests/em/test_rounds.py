@@ -200,7 +200,8 @@ def test_eight_devices_give_the_rounds_of_one(cold, tmp_path, objective, sizes):
 )
 def test_stop_rule(values, stops):
     rows = [{"nll_bound": value} for value in values]
-    assert (history.stop_reason(rows, tolerance=0.01, patience=2) is not None) == stops
+    config = EmConfig(max_rounds=9, tolerance=0.01, patience=2)
+    assert history.has_converged(rows, config) == stops
 
 
 def test_pairs_of_rounds_cover_all_before_any_comes_twice(cold):

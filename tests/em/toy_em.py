@@ -109,6 +109,7 @@ def make_em(cold, directory, mesh=MESH, *, e_step_config=E_STEP, phi_learning_ra
         held_out=HeldOutConfig(num_pairs=4, num_samples=2, num_concept_sets=2, problems_per_set=2),
         config=EmConfig(**(defaults | settings)),
         directory=epath.Path(directory),
+        baselines=lambda: {"nll_direct": 1.0},
     )
 
 
@@ -116,7 +117,7 @@ def run(cold, em, mesh=MESH, *, sharpness=1.0):
     """EM from the cold-started models; phi's logits are multiplied by `sharpness`."""
     with jax.set_mesh(mesh):
         theta, phi = cold.params("theta", mesh), cold.params("phi", mesh, sharpness=sharpness)
-        return rounds.run(em, theta, phi, lambda: {"nll_direct": 1.0})
+        return rounds.run(em, theta, phi)
 
 
 def params_of(directory):

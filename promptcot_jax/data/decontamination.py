@@ -21,25 +21,19 @@ that are a test problem, character for character but for white space around: `ru
 
 import collections
 import dataclasses
-import itertools
 import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal, TypeVar, get_args
 
-import numpy as np
-
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import rows
-from promptcot_jax.data.phrases import PhraseTable
 
 Record = TypeVar("Record")
 Rule = Literal["ngram", "exact"]
 
 MIN_CONTAINED_WORDS = 5  # a benchmark text of fewer is matched by an equal text only
-_BATCH_RECORDS = 512
-_BATCH_CHARACTERS = 1 << 20
 
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana, ideographs
 _WORD = re.compile(rf"[^\W\d_{_UNSPACED}]+|\d+|[{_UNSPACED}]")
@@ -99,12 +93,14 @@ class Index:
         """
         if n < 1:
             raise WrongUse(f"n, the words in a row that make a match, must be at least 1, got {n}.")
-        self._rule: Rule = rule
+        self._n, self._rule = n, rule
         self._least_contained = min(MIN_CONTAINED_WORDS, n)
-        self._sources: list[Source] = []  # of each benchmark text by its number
-        self._whole = collections.defaultdict[str, list[int]](list)  # comparable text -> numbers
-        self._ids: dict[str, int] = {}  # of the benchmarks' words; a word that no benchmark has is 0
-        phrases = []
+        self._texts: list[tuple[Source, list[str]]] = []  # source and words of each benchmark text
+        self._whole = collections.defaultdict[str, list[int]](list)  # comparable text -> numbers of texts
+        # Hash of n words in a row -> number of a text that has them, and at which word; hash of the first
+        # words of a text of fewer than n -> its number, and 0.
+        self._ngrams = collections.defaultdict[int, list[tuple[int, int]]](list)
+        self._beginnings = collections.defaultdict[int, list[tuple[int, int]]](list)
         for number, (source, text) in enumerate(texts):
             own = self._words(text)
             if not (own or (rule == "exact" and text.strip())):
@@ -112,13 +108,15 @@ class Index:
                     f"benchmark row {source}: the text {text!r} has no words, so nothing can be compared "
                     "with it; correct the row or remove it."
                 )
-            self._sources.append(source)
-            phrases.append([self._ids.setdefault(word, len(self._ids) + 1) for word in own])
+            self._texts.append((source, own))
             if len(own) < self._least_contained:
                 self._whole[self._whole_key(text, own)].append(number)
-        if not self._sources:
+            elif len(own) < n:
+                self._beginnings[_run_hashes(own, self._least_contained)[0]].append((number, 0))
+            for start, run in enumerate(_run_hashes(own, n)):
+                self._ngrams[run].append((number, start))
+        if not self._texts:
             raise WrongUse("There is no benchmark text to compare with; give at least one.")
-        self._phrases = PhraseTable(phrases, length=n, shortest=self._least_contained)
 
     def _words(self, text: str) -> list[str]:
         return words(text) if self._rule == "ngram" else []
@@ -127,76 +125,47 @@ class Index:
         """What is equal for texts that match as wholes."""
         return text.strip() if self._rule == "exact" else " ".join(own_words)
 
-    def match(self, text: str) -> list[Overlap]:
-        """The benchmark rows that one text overlaps with; for many texts `overlaps` is much faster."""
-        return self.overlaps([text])[0]
-
-    def overlaps(self, texts: Sequence[str]) -> list[list[Overlap]]:
-        """For each text the benchmark rows that it overlaps with, in the benchmarks' order."""
-        word_lists = [self._words(text) for text in texts]
-        # For each text: the number of a benchmark text -> what is shared with it.
-        shared: list[dict[int, str]] = []
-        for text, own in zip(texts, word_lists, strict=True):
-            key = self._whole_key(text, own) if len(own) < self._least_contained else ""
-            shared.append(dict.fromkeys(self._whole.get(key, ()), key))
-        self._add_phrases(shared, word_lists)
-        return [self._by_source(numbers) for numbers in shared]
-
-    def _add_phrases(self, shared: list[dict[int, str]], word_lists: Sequence[list[str]]) -> None:
-        # One stream of all texts, with "" after each: as any unknown word a 0, which no phrase goes across.
-        stream_words: list[str] = []
-        for own in word_lists:
-            stream_words += own
-            stream_words.append("")
-        numbers = map(self._ids.get, stream_words, itertools.repeat(0))
-        stream = np.fromiter(numbers, np.int32, len(stream_words))
-        ends = np.cumsum([len(own) + 1 for own in word_lists])
-        for found in self._phrases.find(stream):
-            i = int(np.searchsorted(ends, found.position, side="right"))
-            own = word_lists[i]
-            start = found.position - int(ends[i]) + len(own) + 1
-            ngram = " ".join(own[start : start + found.length])
-            for number in found.texts.tolist():
-                shared[i].setdefault(number, ngram)
-
-    def _by_source(self, numbers: Mapping[int, str]) -> list[Overlap]:
+    def overlaps(self, text: str) -> list[Overlap]:
+        """The benchmark rows that a text overlaps with, in the benchmarks' order."""
+        own = self._words(text)
+        shared: dict[int, str] = {}  # number of a benchmark text -> what the text shares with it first
+        if len(own) < self._least_contained:
+            key = self._whole_key(text, own)
+            shared |= dict.fromkeys(self._whole.get(key, ()), key)
+        for found, length in ((self._ngrams, self._n), (self._beginnings, self._least_contained)):
+            runs = _run_hashes(own, length)
+            if found.keys().isdisjoint(runs):  # as for most texts: no loop in Python then
+                continue
+            for i, run in enumerate(runs):
+                for number, start in found.get(run, ()):
+                    phrase = self._texts[number][1][start : start + self._n]
+                    if own[i : i + len(phrase)] == phrase:
+                        shared.setdefault(number, " ".join(phrase))
         firsts: dict[Source, str] = {}
-        for number in sorted(numbers):
-            firsts.setdefault(self._sources[number], numbers[number])
+        for number in sorted(shared):
+            firsts.setdefault(self._texts[number][0], shared[number])
         return [Overlap(source, ngram) for source, ngram in firsts.items()]
+
+
+def _run_hashes(own_words: Sequence[str], length: int) -> list[int]:
+    """A hash of each run of so many words, in order."""
+    return [hash(run) for run in zip(*(own_words[k:] for k in range(length)), strict=False)]
 
 
 def with_overlaps(
     records: Iterable[Record], index: Index, texts_of: Callable[[Record], Sequence[str]]
 ) -> Iterator[tuple[Record, list[Overlap]]]:
-    """Each record, in order, with the overlaps of all its texts; a batch of records is in memory at a time.
+    """Each record, in order, with the overlaps of all its texts.
 
     Args:
         texts_of: a record's texts, each compared by itself: no n-gram goes from one into the next.
     """
-    for batch in _batches(records, texts_of):
-        overlaps = iter(index.overlaps([text for _, texts in batch for text in texts]))
-        for record, texts in batch:
-            firsts: dict[Source, Overlap] = {}
-            for overlap in itertools.chain.from_iterable(itertools.islice(overlaps, len(texts))):
-                firsts.setdefault(overlap.source, overlap)
-            yield record, list(firsts.values())
-
-
-def _batches(
-    records: Iterable[Record], texts_of: Callable[[Record], Sequence[str]]
-) -> Iterator[list[tuple[Record, Sequence[str]]]]:
-    """Records with their texts, as many as numpy's calls are worth."""
-    batch, characters = [], 0
     for record in records:
-        texts = texts_of(record)
-        batch.append((record, texts))
-        characters += sum(map(len, texts))
-        if len(batch) == _BATCH_RECORDS or characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
+        firsts: dict[Source, Overlap] = {}
+        for text in texts_of(record):
+            for overlap in index.overlaps(text):
+                firsts.setdefault(overlap.source, overlap)
+        yield record, list(firsts.values())
 
 
 def keep_clean(

@@ -58,7 +58,6 @@ CODE = (
     "data.validity",
     "data.statement_rules",
     "data.decontamination",
-    "data.phrases",
     "data.templates",
     "data.examples",
     "data.tokenizer",

@@ -3,11 +3,10 @@
 import collections
 import random
 
-import numpy as np
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import decontamination, phrases
+from promptcot_jax.data import decontamination
 from promptcot_jax.data.decontamination import Index, Match, Overlap, Source, decontaminate
 from tests import toys
 
@@ -181,20 +180,12 @@ def test_random_texts_overlap_where_brute_force_says_so(n: int):
 
 
 def test_colliding_hashes_are_no_matches(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(phrases, "_longer_by_one", lambda hashes, words: np.zeros(len(words), np.uint64))
+    runs_of = decontamination._run_hashes
+    monkeypatch.setattr(
+        decontamination, "_run_hashes", lambda words, length: [0 for _ in runs_of(words, length)]
+    )
     for n in (3, 7):
         assert assert_equals_brute_force(n, seed=1, size=40)
-
-
-def test_batches_do_not_show(monkeypatch: pytest.MonkeyPatch):
-    draw = random.Random(1)
-    texts, benchmark = random_texts(draw, 50, 20), random_texts(draw, 50, 9)
-    expected = decontaminate(texts, benchmark, n=4)
-    assert expected
-    monkeypatch.setattr(decontamination, "_BATCH_RECORDS", 3)
-    assert decontaminate(texts, benchmark, n=4) == expected
-    monkeypatch.setattr(decontamination, "_BATCH_CHARACTERS", 1)
-    assert decontaminate(texts, benchmark, n=4) == expected
 
 
 def test_texts_without_words_match_nothing():
@@ -204,9 +195,9 @@ def test_texts_without_words_match_nothing():
 
 def test_an_index_names_benchmark_and_row():
     index = Index([(Source("aime", "II-7"), BENCHMARK), (Source("aime", "II-7"), "solve for x")])
-    assert index.match(f"y {part(0, 14)}") == [Overlap(Source("aime", "II-7"), part(0, 13))]
-    assert str(index.match("Solve for x")[0].source) == "aime:II-7"
-    assert index.match("y") == []
+    assert index.overlaps(f"y {part(0, 14)}") == [Overlap(Source("aime", "II-7"), part(0, 13))]
+    assert str(index.overlaps("Solve for x")[0].source) == "aime:II-7"
+    assert index.overlaps("y") == []
 
 
 def test_the_texts_of_one_record_are_compared_apart():
@@ -227,15 +218,14 @@ def test_keep_clean_passes_clean_records_on_in_order_and_counts_the_others():
     assert counts == {"dropped_contaminated": 3}
 
 
-def test_records_are_read_a_batch_at_a_time(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(decontamination, "_BATCH_RECORDS", 4)
+def test_records_are_read_one_at_a_time():
     read = []
     texts = (read.append(i) or "clean" for i in range(100))
     clean = decontamination.keep_clean(
         texts, Index([(Source("b", "0"), BENCHMARK)]), str, collections.Counter()
     )
     assert next(clean) == "clean"
-    assert len(read) == 4
+    assert len(read) == 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from pyarrow import parquet
 
 from promptcot_jax.core import manifest
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import decontamination
 from promptcot_jax.run import cli, stage
 from tests.run import killing
 
@@ -232,10 +231,7 @@ def test_another_files_place_is_not_taken(tmp_path: Path, settings):
     assert f"{shard} exists already" in refused(tmp_path, settings, OUTPUT="mine")
 
 
-def test_a_failure_half_way_leaves_nothing_and_the_next_attempt_does_all(
-    tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(decontamination, "_BATCH_RECORDS", 1)
+def test_a_failure_half_way_leaves_nothing_and_the_next_attempt_does_all(tmp_path: Path, settings):
     write_rows(tmp_path / "rows.jsonl", *ROWS[:2], "{broken\n")
     assert "rows.jsonl:3" in refused(tmp_path, settings)
     write_rows(tmp_path / "rows.jsonl", *ROWS)

@@ -15,16 +15,19 @@ import itertools
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import MathPrompt, ProgramPrompt, Prompt
+from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, settings
+from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import columns, rows
-from promptcot_jax.evaluation import benchmark_sets, code_layouts, contest_files
+from promptcot_jax.evaluation import benchmark_sets, code_layouts, codeforces, contest_files
 from promptcot_jax.evaluation.benchmark_sets import SetFiles, Window
+from promptcot_jax.evaluation.codeforces import RatingConfig
 from promptcot_jax.verify import math_answers
 
 log = logging.getLogger(__name__)
@@ -37,69 +40,23 @@ LAYOUTS = (
 )
 # A problem of LiveCodeBench with its tests may have a hundred megabytes.
 BAD_ROWS = rows.BadRows(max_row_bytes=1 << 30)
-Note = Callable[[str, rows.Row], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Bounds:
-    """A window of contest dates as moments, both included."""
+@settings
+class EvaluateConfig:
+    """What is attempted, how often, and what is made of it."""
 
-    first: datetime.datetime
-    last: datetime.datetime
-
-
-def read(
-    path: epath.PathLike,
-    *,
-    benchmarks_dir: epath.PathLike | None = None,
-    window: Window | None = None,
-    limit: int = 0,
-    bad_rows: rows.BadRows = BAD_ROWS,
-    note: Note | None = None,
-) -> list[Prompt]:
-    """The problems of an evaluation set, in the order of its rows.
-
-    Args:
-        path: a file, shards, a pattern or `tfds:NAME` as `data.rows` reads them; a directory that `datasets`
-            or the Hub left (`benchmark_sets`); or a short name of `benchmark_sets.KNOWN`.
-        benchmarks_dir: where short names are looked for.
-        window: ISO dates between which a problem's contest was: from the start of the first day to the
-            midnight with which the second begins, as LiveCodeBench's own `--start_date` and `--end_date` do.
-            None: the set's own window where it is known by name and has one, else all.
-        limit: at most so many, the first; 0 takes all.
-        bad_rows: what becomes of rows in no layout.
-        note: is shown the id and the row of each problem that is taken, for what else the row says.
-
-    Raises:
-        WrongUse: there is no such set, or one known by name is empty; a row is in no layout or lacks a field;
-            two problems share an id; or the window is no window, leaves nothing, or is given for problems
-            without dates.
-    """
-    if limit < 0:
-        raise WrongUse(f"limit must be 0 (all) or more, got {limit}.")
-    files = benchmark_sets.find(path, benchmarks_dir)
-    given = window or (files.known.window if files.known else None)
-    bounds = _bounds(given) if given else None
-    problems: list[Prompt] = []
-    num_outside = 0
-    for problem in _problems(files, bounds, bad_rows, note):
-        if problem is None:
-            num_outside += 1
-            continue
-        problems.append(problem)
-        if len(problems) == limit:
-            break
-    if given and num_outside and not problems:
-        raise WrongUse(
-            f"{os.fspath(path)}: none of its {num_outside} problems is of a contest between {given[0]} and "
-            f"{given[1]}; set another window, or download a release that has such."
-        )
-    if files.known and not problems:
-        raise WrongUse(f"{', '.join(files.paths)}: there are no problems in it; download '{path}' again.")
-    rows.check_ids((problem.id for problem in problems), os.fspath(path))
-    if files.known and not limit and not window and len(problems) != files.known.num_problems:
-        log.warning("%s has %d problems, papers count %d", path, len(problems), files.known.num_problems)
-    return problems
+    # files, directories or short names of sets, see `benchmark_sets`
+    problems: tuple[InputPath, ...] = ("{workdir}/triples_heldout.jsonl", "{workdir}/triples_novel.jsonl")
+    attempts: PositiveInt = 1  # at each problem; the k of avg@k
+    max_problems: NonNegativeInt = 0  # of each set, from its beginning; 0: all
+    benchmarks_dir: InputPath | None = None  # where sets are that `problems` name for short
+    # contest dates by the set's name, see `read_set`
+    windows: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    # directory of saved standings, see `contest_files`; sets of contests' problems get a Codeforces rating
+    standings: InputPath | None = None
+    rating: RatingConfig = codeforces.DEFAULT
+    bad_rows: rows.BadRows = BAD_ROWS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,38 +69,35 @@ class EvaluationSet:
     slots: Mapping[str, contest_files.Slot]  # by the problem's id, where rows are of contests
 
 
-def read_sets(
-    paths: Sequence[str],
-    *,
-    benchmarks_dir: epath.PathLike | None,
-    windows: Mapping[str, Window],
-    limit: int,
-    bad_rows: rows.BadRows,
-    of_contests: bool,
-) -> list[EvaluationSet]:
-    """Several sets, see `read`.
-
-    Args:
-        windows: by the set's name.
-        of_contests: takes up which contest a problem is of.
+def read_sets(config: EvaluateConfig) -> list[EvaluationSet]:
+    """All sets, see `read_set`.
 
     Raises:
-        WrongUse: as `read`; two sets would have one name, two problems one id, or a window is of no set.
+        WrongUse: as `read_set`; two sets would have one name, two problems one id, or a window is of no set.
     """
     named: dict[str, str] = {}
-    for path in paths:
+    for path in config.problems:
         name = benchmark_sets.name_of(path)
         if name in named:
             raise WrongUse(
                 f"{named[name]} and {path} would both be '{name}' in results.json; rename one of the files."
             )
         named[name] = path
-    if unknown := windows.keys() - named.keys():
+    if unknown := config.windows.keys() - named.keys():
         raise WrongUse(
             f"WINDOWS names {sorted(unknown)}, which PROBLEMS does not; there are {sorted(named)}."
         )
-    settings: dict[str, Any] = {"benchmarks_dir": benchmarks_dir, "limit": limit, "bad_rows": bad_rows}
-    sets = [_read_set(name, path, windows.get(name), of_contests, settings) for name, path in named.items()]
+    sets = [
+        read_set(
+            path,
+            benchmarks_dir=config.benchmarks_dir,
+            window=config.windows.get(name),
+            limit=config.max_problems,
+            bad_rows=config.bad_rows,
+            of_contests=config.standings is not None,
+        )
+        for name, path in named.items()
+    ]
     counts = collections.Counter(problem.id for one in sets for problem in one.problems)
     if repeated := [name for name, count in counts.items() if count > 1]:
         raise WrongUse(
@@ -152,27 +106,86 @@ def read_sets(
     return sets
 
 
-def _read_set(
-    name: str, path: str, window: Window | None, of_contests: bool, settings: Mapping[str, Any]
+def read_set(
+    path: epath.PathLike,
+    *,
+    benchmarks_dir: epath.PathLike | None = None,
+    window: Window | None = None,
+    limit: int = 0,
+    bad_rows: rows.BadRows = BAD_ROWS,
+    of_contests: bool = False,
 ) -> EvaluationSet:
+    """An evaluation set, its problems in the order of its rows.
+
+    Args:
+        path: a file, shards, a pattern or `tfds:NAME` as `data.rows` reads them; a directory that `datasets`
+            or the Hub left (`benchmark_sets`); or a short name of `benchmark_sets.KNOWN`.
+        benchmarks_dir: where short names are looked for.
+        window: ISO dates between which a problem's contest was: from the start of the first day to the
+            midnight with which the second begins, as LiveCodeBench's own `--start_date` and `--end_date` do.
+            None: the set's own window where it is known by name and has one, else all.
+        limit: at most so many, the first; 0 takes all.
+        bad_rows: what becomes of rows in no layout.
+        of_contests: takes up which contest a problem is of.
+
+    Raises:
+        WrongUse: there is no such set, or one known by name is empty; a row is in no layout or lacks a field;
+            two problems share an id; or the window is no window, leaves nothing, or is given for problems
+            without dates.
+    """
+    files = benchmark_sets.find(path, benchmarks_dir)
+    given = window or (files.known.window if files.known else None)
+    bounds = _bounds(given) if given else None
+    problems: list[Prompt] = []
     families: dict[str, str] = {}
     placements = contest_files.Placements()
-
-    def note(problem_id: str, row: rows.Row) -> None:
+    num_outside = 0
+    for row, problem in _problems(files, bounds, bad_rows):
+        if problem is None:
+            num_outside += 1
+            continue
+        problems.append(problem)
         if isinstance(family := row.fields.get("family"), str) and family:
-            families[problem_id] = family
+            families[problem.id] = family
         if of_contests:
-            placements.note(problem_id, row)
-
-    problems = read(path, window=window, note=note, **settings)
+            placements.note(problem.id, row)
+        if len(problems) == limit:
+            break
+    if given and num_outside and not problems:
+        raise WrongUse(
+            f"{os.fspath(path)}: none of its {num_outside} problems is of a contest between {given[0]} and "
+            f"{given[1]}; set another window, or download a release that has such."
+        )
+    if files.known and not problems:
+        raise WrongUse(f"{', '.join(files.paths)}: there are no problems in it; download '{path}' again.")
+    rows.check_ids((problem.id for problem in problems), os.fspath(path))
+    if files.known and not limit and not window and len(problems) != files.known.num_problems:
+        log.warning("%s has %d problems, papers count %d", path, len(problems), files.known.num_problems)
+    name = benchmark_sets.name_of(path)
     return EvaluationSet(name=name, problems=problems, families=families, slots=placements.found())
 
 
-def _bounds(window: Window) -> _Bounds:
+def _problems(
+    files: SetFiles, bounds: tuple[datetime.datetime, datetime.datetime] | None, bad_rows: rows.BadRows
+) -> Iterator[tuple[rows.Row, Prompt | None]]:
+    """Each row with its problem; None for one outside of the window."""
+    numbers = itertools.count(1)  # over all files of the set, whatever the window leaves
+
+    def make(row: rows.Row) -> tuple[rows.Row, Prompt | None]:
+        number = next(numbers)
+        is_outside = bounds is not None and not bounds[0] <= _contest_time(row) <= bounds[1]
+        return row, None if is_outside else _problem_of(row, files.name, number)
+
+    for path in files.paths:
+        yield from rows.map_rows(path, make, bad_rows=bad_rows)
+
+
+def _bounds(window: Window) -> tuple[datetime.datetime, datetime.datetime]:
+    """A window as moments, both included."""
     try:
         first, last = (datetime.datetime.fromisoformat(day).replace(tzinfo=None) for day in window)
         if first <= last:
-            return _Bounds(first, last)
+            return first, last
     except (TypeError, ValueError):
         pass
     raise WrongUse(
@@ -180,32 +193,17 @@ def _bounds(window: Window) -> _Bounds:
     )
 
 
-def _problems(
-    files: SetFiles, bounds: _Bounds | None, bad_rows: rows.BadRows, note: Note | None
-) -> Iterator[Prompt | None]:
-    """The problem of each row; None for one outside of the window."""
-    numbers = itertools.count(1)  # over all files of the set, whatever the window leaves
-
-    def make(row: rows.Row) -> Prompt | None:
-        number = next(numbers)
-        if bounds is not None and not _is_within(row, bounds):
-            return None
-        problem = _problem_of(row, files.name, number)
-        if note is not None:
-            note(problem.id, row)
-        return problem
-
-    for path in files.paths:
-        yield from rows.map_rows(path, make, bad_rows=bad_rows)
-
-
-def _is_within(row: rows.Row, bounds: _Bounds) -> bool:
-    time = code_layouts.contest_time(row)
-    if time is None:
+def _contest_time(row: rows.Row) -> datetime.datetime:
+    value = row.fields.get("contest_date")
+    if value in (None, ""):
         raise WrongUse(
             f"{row.where}: there is no contest_date to hold against the window; leave the window out."
         )
-    return bounds.first <= time <= bounds.last
+    try:
+        time = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(str(value))
+    except ValueError:
+        raise WrongUse(f"{row.where}: field 'contest_date' is no ISO date: {value!r}.") from None
+    return time.replace(tzinfo=None)
 
 
 def _problem_of(row: rows.Row, name: str, number: int) -> Prompt:

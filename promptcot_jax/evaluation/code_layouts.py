@@ -16,7 +16,6 @@ LiveCodeBench are a pickled text, which is read without carrying out the pickle.
 import ast
 import base64
 import binascii
-import datetime
 import json
 import pickletools
 import zlib
@@ -93,22 +92,6 @@ def _with_starter_code(row: rows.Row, problem: str) -> str:
     if not isinstance(starter, str) or not starter.strip():
         return problem
     return _with_code(f"{problem}\n\nUse this starter code:", starter)
-
-
-def contest_time(row: rows.Row) -> datetime.datetime | None:
-    """When the contest of a problem was; None where its row does not say.
-
-    Raises:
-        WrongUse: it is no date.
-    """
-    value = row.fields.get("contest_date")
-    if value in (None, ""):
-        return None
-    try:
-        time = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(str(value))
-    except ValueError:
-        raise WrongUse(f"{row.where}: field 'contest_date' is no ISO date: {value!r}.") from None
-    return time.replace(tzinfo=None)
 
 
 def human_eval(row: rows.Row) -> Fields:

@@ -12,13 +12,18 @@ from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import huggingface
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.models import lora
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import DecoderConfig, FloatType
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
+from promptcot_jax.parallel.programs import Program
+from promptcot_jax.sampling import engine
 from promptcot_jax.sources.model_source import FromScratch, ModelSource
 from promptcot_jax.sources.text_models import JaxModel
+from promptcot_jax.trainers.loop import Fitter
+from promptcot_jax.trainers.sft import SftLoss
 
 
 def mesh_config(arguments: Mapping[str, Any]) -> mesh_lib.MeshConfig | None:
@@ -72,6 +77,37 @@ class Target:
         if dtype is not None:
             config = dataclasses.replace(config, dtype=dtype, param_dtype=param_dtype or dtype)
         return CausalLM(config, rules.DEFAULT_RULES, platform="tpu")
+
+    def programs_of_text_model(self, source: JaxModel) -> list[Program]:
+        """What a model that is asked for texts runs."""
+        lm = self.lm(dtype=source.dtype)
+        return engine.programs(
+            self.stage,
+            lm,
+            self.mesh,
+            lora.abstract_params(lm, self.mesh, source.dtype, self.adapter),
+            source.config.engine,
+            max_tokens=self.prompt_tokens + source.config.sampling.max_new_tokens,
+            params_name="the model as loaded",
+        )
+
+    def fit_program(self, arguments: Mapping[str, Any]) -> Program:
+        """What a fit of a model on texts runs; the base stays while a copy of it is trained."""
+        lm, adapter = self.lm(arguments["model"]), arguments["lora"]
+        base = {"base model": lora.abstract_params(lm, self.mesh, lm.config.param_dtype)}
+        fitter = self.fitter(arguments, adapter)
+        return fitter.program(f"{self.stage}: fit", lm, SftLoss(), resident={} if adapter else base)
+
+    def fitter(self, arguments: Mapping[str, Any], adapter: LoraConfig | None, prefix: str = "") -> Fitter:
+        """The fitter of a stage's arguments; `prefix` of the names of `fit` and `optimizer` among them."""
+        return Fitter(
+            fit=arguments[f"{prefix}fit"],
+            optimizer=arguments[f"{prefix}optimizer"],
+            loop=arguments["loop_config"],
+            mesh=self.mesh,
+            seed=0,
+            adapter=adapter,
+        )
 
 
 def make_mesh(config: mesh_lib.MeshConfig, chips: Sequence[Any]) -> Mesh:

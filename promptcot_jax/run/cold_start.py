@@ -12,7 +12,6 @@ from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.em import cold_start as cold_start_lib
 from promptcot_jax.em.settings import Role, role_seed
-from promptcot_jax.models import lora
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel.programs import Program
@@ -23,7 +22,6 @@ from promptcot_jax.sources.model_source import ModelSource
 from promptcot_jax.trainers import loop
 from promptcot_jax.trainers.loop import FitConfig, Fitter
 from promptcot_jax.trainers.optimizer import OptimizerConfig
-from promptcot_jax.trainers.sft import SftLoss
 
 TASKS: dict[Role, str] = {"theta": "p_theta", "phi": "q_phi", "direct": "p_direct"}
 
@@ -87,15 +85,5 @@ def cold_start(
 
 
 def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:
-    """What the fit of each role runs, for `promptcot plan`; the base stays while a copy of it is trained."""
-    lm, adapter = target.lm(arguments["model"]), arguments["lora"]
-    fitter = Fitter(
-        fit=arguments["fit"],
-        optimizer=arguments["optimizer"],
-        loop=arguments["loop_config"],
-        mesh=target.mesh,
-        seed=0,
-        adapter=adapter,
-    )
-    base = {"base model": lora.abstract_params(lm, target.mesh, lm.config.param_dtype)}
-    return [fitter.program("cold_start: fit", lm, SftLoss(), resident={} if adapter else base)]
+    """What the fit of each role runs, for `promptcot plan`."""
+    return [target.fit_program(arguments)]

@@ -15,7 +15,7 @@ from promptcot_jax.parallel.programs import Program
 from promptcot_jax.planning.target import Target
 from promptcot_jax.run import stage
 from promptcot_jax.sources import text_models
-from promptcot_jax.sources.text_models import EndpointConfig, TextModelSource
+from promptcot_jax.sources.text_models import TextModelSource
 from promptcot_jax.synthesis import distilling, outcomes, problem_files, solutions
 from promptcot_jax.synthesis.distilling import DistillConfig, Grade
 from promptcot_jax.synthesis.problem_files import OpenProblem
@@ -45,13 +45,11 @@ def distill(
         WrongUse: the prompts or a benchmark cannot be read, the teacher cannot be had or its price is above
             its limit, programs must be run and cannot in isolation, or all samples would be the same.
     """
-    drawn = teacher if isinstance(teacher, EndpointConfig) else teacher.config  # seed and sampling
+    drawn = text_models.draws_of(teacher)
     distilling.check_draws(drawn.sampling.temperature, config)
     counts: collections.Counter[str] = collections.Counter()
     entries = problem_files.read_open(prompts, domain=config.domain, bad_rows=bad_rows, counts=counts)
-    index = None
-    if benchmarks:
-        index = decontamination.read_index(benchmarks)
+    index = decontamination.read_index(benchmarks) if benchmarks else None
     problems = [entry.problem for entry in entries]
     asked, rejects = distilling.worth_asking(problems, config, index)
     if distilling.runs_programs(asked, config):
@@ -90,11 +88,7 @@ def distill(
 
 def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:
     """What the teacher runs, for `promptcot plan`."""
-    teacher = arguments["teacher"]
-    lm = target.lm(dtype=teacher.dtype)
-    return text_models.programs(
-        "distill", teacher, lm, target.mesh, target.adapter, prompt_tokens=target.prompt_tokens
-    )
+    return target.programs_of_text_model(arguments["teacher"])
 
 
 def _grades(

@@ -133,23 +133,12 @@ def _fields(
 def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:
     """What a round runs, for `promptcot plan`: in float32, or with an adapter on a base in `dtype`."""
     dtype, adapter = arguments["dtype"], target.adapter
-
-    def fitter(role: str) -> Fitter:
-        return Fitter(
-            fit=arguments[f"{role}_fit"],
-            optimizer=arguments[f"{role}_optimizer"],
-            loop=arguments["loop_config"],
-            mesh=target.mesh,
-            seed=0,
-            adapter=adapter,
-        )
-
     return em_programs.programs(
         target.lm(dtype=dtype, param_dtype="float32" if adapter is None else dtype),
         e_step=arguments["e_step"],
         batch_sizes=arguments["batch_sizes"],
-        theta_fitter=fitter("theta"),
-        phi_fitter=fitter("phi"),
+        theta_fitter=target.fitter(arguments, adapter, "theta_"),
+        phi_fitter=target.fitter(arguments, adapter, "phi_"),
     )
 
 

@@ -10,22 +10,10 @@ from typing import Any, Literal
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import (
-    AttemptedProblem,
-    AttemptRecord,
-    MathPrompt,
-    ProgramPrompt,
-)
-from promptcot_jax.core.workdir import InputPath, as_given
-from promptcot_jax.data import rows
-from promptcot_jax.evaluation import (
-    accuracy,
-    benchmarks,
-    codeforces,
-    contest_files,
-)
-from promptcot_jax.evaluation.benchmarks import EvaluationSet
-from promptcot_jax.evaluation.codeforces import RatingConfig
+from promptcot_jax.core.records import AttemptedProblem, AttemptRecord, MathPrompt, ProgramPrompt
+from promptcot_jax.core.workdir import as_given
+from promptcot_jax.evaluation import accuracy, benchmarks, contest_files
+from promptcot_jax.evaluation.benchmarks import EvaluateConfig, EvaluationSet
 from promptcot_jax.evaluation.solver_prompts import SolverPrompts
 from promptcot_jax.parallel import hosts
 from promptcot_jax.parallel.programs import Program
@@ -45,51 +33,30 @@ def evaluate(
     solver: TextModelSource,
     programs: ProgramSettings,
     prompts: SolverPrompts,
-    problems: tuple[InputPath, ...] = (
-        "{workdir}/triples_heldout.jsonl",
-        "{workdir}/triples_novel.jsonl",
-    ),
-    attempts: int = 1,
-    max_problems: int = 0,
-    benchmarks_dir: InputPath | None = None,
-    windows: dict[str, tuple[str, str]] | None = None,
-    standings: InputPath | None = None,
-    rating: RatingConfig = codeforces.DEFAULT,
-    bad_rows: rows.BadRows = benchmarks.BAD_ROWS,
+    config: EvaluateConfig,
 ) -> stage.StageResult:
     """Writes `evaluate/` (problems, replies, attempts), and `results.json` with an entry for each set.
 
     Args:
         programs: how programs are run; where no sandbox works, programming problems are left out and counted.
-        problems: files, directories or short names of sets, see `evaluation.benchmarks`.
-        attempts: at each problem; the k of avg@k.
-        max_problems: of each set take at most so many, from its beginning; 0 takes all.
-        benchmarks_dir: where sets are that `problems` name for short.
-        windows: contest dates of a set's problems by its name, see `evaluation.benchmarks`.
-        standings: directory of saved standings, see `evaluation.contest_files`; sets whose rows are of
-            contests get a Codeforces rating.
 
     Raises:
         WrongUse: a set or the solver is missing, the solver's price is above its limit, all attempts would be
             the same, there are no problems, two sets share a name or two problems an id, or a contest's
             standings are missing or damaged.
     """
-    _check_numbers(solver, attempts, max_problems)
-    sets = benchmarks.read_sets(
-        problems,
-        benchmarks_dir=benchmarks_dir,
-        windows=windows or {},
-        limit=max_problems,
-        bad_rows=bad_rows,
-        of_contests=standings is not None,
-    )
-    raters = {}
-    if standings is not None:  # read before hours of attempts
-        raters = {one.name: contest_files.rater(one.slots, standings, rating) for one in sets}
+    if config.attempts > 1 and text_models.draws_of(solver).sampling.temperature == 0:
+        raise WrongUse(
+            f"ATTEMPTS is {config.attempts} at temperature 0, where all attempts at a problem are the same; "
+            "raise ATTEMPT_TEMPERATURE (the released scripts have 0.6), or set ATTEMPTS to 1."
+        )
+    sets, raters = benchmarks.read_sets(config), {}
+    if config.standings is not None:  # read before hours of attempts
+        raters = {one.name: contest_files.rater(one.slots, config.standings, config.rating) for one in sets}
     everything = [problem for one in sets for problem in one.problems]
     if not everything:
         raise WrongUse(
-            f"There are no problems to attempt in {', '.join(map(as_given, problems)) or 'no files'}."
+            f"There are no problems to attempt in {', '.join(map(as_given, config.problems)) or 'no files'}."
         )
     has_programs = any(isinstance(problem, ProgramPrompt) for problem in everything)
     sandbox, why_not = hosts.decided_by_first("sandbox", lambda: _sandbox(programs, has_programs))
@@ -97,7 +64,7 @@ def evaluate(
     directory, ids = os.path.join(workdir, "evaluate"), {problem.id for problem in asked}
     kept = os.path.join(directory, "problems.jsonl")
     hosts.wait_for_first("write problems", lambda: jsonl.write_records(kept, _attempted(sets, ids)))
-    requests = accuracy.requests(asked, prompts, attempts)
+    requests = accuracy.requests(asked, prompts, config.attempts)
     text_models.check_costs("evaluate", [(solver, requests)], workdir)
     with text_models.opened(solver, workdir) as policy:
         graded = accuracy.attempt_all(
@@ -105,7 +72,7 @@ def evaluate(
             policy,
             directory,
             prompts=prompts,
-            attempts_per_problem=attempts,
+            attempts_per_problem=config.attempts,
             run_programs=functools.partial(program_pool.run_many, settings=programs),
         )
     lineage = _lineage(solver, prompts, programs, sandbox)
@@ -122,11 +89,7 @@ def evaluate(
 
 def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:
     """What the solver runs, for `promptcot plan`."""
-    solver = arguments["solver"]
-    lm = target.lm(dtype=solver.dtype)
-    return text_models.programs(
-        "evaluate", solver, lm, target.mesh, target.adapter, prompt_tokens=target.prompt_tokens
-    )
+    return target.programs_of_text_model(arguments["solver"])
 
 
 def _attempted(sets: Sequence[EvaluationSet], asked: set[str]) -> list[AttemptedProblem]:
@@ -151,14 +114,13 @@ def _lineage(
 ) -> dict[str, Any]:
     """What each set's figures were measured with."""
     if isinstance(solver, EndpointConfig):
-        sampling = {"sampling": {"sampling": dataclasses.asdict(solver.sampling)}}
+        drawn = {"sampling": dataclasses.asdict(solver.sampling)}
         further = {"extra_body": dict(solver.extra_body)}
     else:
-        sampling = {"sampling": dataclasses.asdict(solver.config)}
-        further = {"chat": dataclasses.asdict(solver.chat)}
+        drawn, further = dataclasses.asdict(solver.config), {"chat": dataclasses.asdict(solver.chat)}
     return {
         "solver": text_models.name_of(solver),
-        **sampling,
+        "sampling": drawn,
         **further,
         "prompts": dataclasses.asdict(prompts),
         "sandbox": sandbox,
@@ -181,19 +143,6 @@ def _counts(
         **{reason: by_status[reason] for reason in ("filtered", "too_long", "malformed")},
         "weak_sandbox": int(sandbox == "weak"),
     }
-
-
-def _check_numbers(solver: TextModelSource, attempts: int, max_problems: int) -> None:
-    if max_problems < 0:
-        raise WrongUse(f"max_problems must be 0 (all) or more, got {max_problems}.")
-    if attempts < 1:
-        raise WrongUse(f"attempts must be at least 1, got {attempts}.")
-    sampling = solver.sampling if isinstance(solver, EndpointConfig) else solver.config.sampling
-    if attempts > 1 and sampling.temperature == 0:
-        raise WrongUse(
-            f"ATTEMPTS is {attempts} at temperature 0, where all attempts at a problem are the same; raise "
-            "ATTEMPT_TEMPERATURE (the released scripts have 0.6), or set ATTEMPTS to 1."
-        )
 
 
 def _result(

@@ -14,7 +14,6 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.data import training_sets
 from promptcot_jax.data.example_sets import ExampleSet
-from promptcot_jax.models import lora
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel.programs import Program
@@ -104,15 +103,5 @@ def sft(
 
 
 def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:
-    """What the fit runs, for `promptcot plan`; the base stays while a copy of it is trained."""
-    lm, adapter = target.lm(arguments["model"]), arguments["lora"]
-    fitter = Fitter(
-        fit=arguments["fit"],
-        optimizer=arguments["optimizer"],
-        loop=arguments["loop_config"],
-        mesh=target.mesh,
-        seed=0,
-        adapter=adapter,
-    )
-    base = {"base model": lora.abstract_params(lm, target.mesh, lm.config.param_dtype)}
-    return [fitter.program("sft: fit", lm, SftLoss(), resident={} if adapter else base)]
+    """What the fit runs, for `promptcot plan`."""
+    return [target.fit_program(arguments)]

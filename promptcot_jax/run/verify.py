@@ -13,7 +13,7 @@ from promptcot_jax.parallel import hosts
 from promptcot_jax.run import stage
 from promptcot_jax.sampling.text_model import Reply, TextRequest
 from promptcot_jax.sources import text_models
-from promptcot_jax.sources.text_models import EndpointConfig, TextModelSource
+from promptcot_jax.sources.text_models import TextModelSource
 from promptcot_jax.synthesis import (
     answer_votes,
     input_proposals,
@@ -59,7 +59,11 @@ def verify(
         WrongUse: the problems cannot be read, a model cannot be had or its price is above its limit, programs
             cannot be run in isolation, or all solutions would be the same.
     """
-    _check_draws(solver, config)
+    if text_models.draws_of(solver).sampling.temperature == 0:
+        raise WrongUse(
+            f"The solver's temperature is 0, and all of its {config.solve.num_solutions} solutions of a "
+            "problem would be the same; raise SOLVER_TEMPERATURE."
+        )
     counts: collections.Counter[str] = collections.Counter()
     entries = problem_files.read_open(problems, domain=config.domain, bad_rows=bad_rows, counts=counts)
     directory = os.path.join(workdir, "verify")
@@ -125,15 +129,6 @@ def verify(
         lines=verifying.lines(report),
     )
     return stage.StageResult(counts=_counts(counts, report))
-
-
-def _check_draws(solver: TextModelSource, config: VerifyConfig) -> None:
-    sampling = solver.sampling if isinstance(solver, EndpointConfig) else solver.config.sampling
-    if sampling.temperature == 0:
-        raise WrongUse(
-            f"The solver's temperature is 0, and all of its {config.solve.num_solutions} solutions of a "
-            "problem would be the same; raise SOLVER_TEMPERATURE."
-        )
 
 
 def _check_costs(

@@ -10,18 +10,13 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
-from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core.settings import settings
 from promptcot_jax.core.workdir import InputPath, as_given
-from promptcot_jax.models import lora
-from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.config import FloatType
-from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.parallel.programs import Program
-from promptcot_jax.sampling import endpoint, engine, jax_text_model
+from promptcot_jax.sampling import endpoint, jax_text_model
 from promptcot_jax.sampling.endpoint import EndpointConfig
 from promptcot_jax.sampling.jax_text_model import ChatConfig
 from promptcot_jax.sampling.rollouts import RolloutConfig
@@ -52,6 +47,11 @@ def name_of(source: TextModelSource) -> str:
     return as_given(source.path) if isinstance(source, JaxModel) else source.model
 
 
+def draws_of(source: TextModelSource) -> RolloutConfig | EndpointConfig:
+    """The settings that hold the seed and the sampling of its replies."""
+    return source.config if isinstance(source, JaxModel) else source
+
+
 @contextlib.contextmanager
 def opened(source: TextModelSource, workdir: str) -> Iterator[TextModel]:
     """The model, on its mesh while inside.
@@ -68,26 +68,6 @@ def opened(source: TextModelSource, workdir: str) -> Iterator[TextModel]:
         yield jax_text_model.JaxTextModel(
             name_of(source), model.lm, model.params, model.tokenizer, source.config, source.chat
         )
-
-
-def programs(
-    name: str, source: JaxModel, lm: CausalLM, mesh: Mesh, adapter: LoraConfig | None, *, prompt_tokens: int
-) -> list[Program]:
-    """What an opened model runs, for the planner.
-
-    Args:
-        lm: of the model that the source's path names; `adapter`: that it has.
-        prompt_tokens: longest prompt.
-    """
-    return engine.programs(
-        name,
-        lm,
-        mesh,
-        lora.abstract_params(lm, mesh, source.dtype, adapter),
-        source.config.engine,
-        max_tokens=prompt_tokens + source.config.sampling.max_new_tokens,
-        params_name="the model as loaded",
-    )
 
 
 def check_costs(

@@ -60,7 +60,7 @@ def test_ids_are_those_of_evaluate(tmp_path):
     jsonl.write_records(path, [row | {"answer": "1"} for row in given])
     read = problem_sets.read({"a": str(path)})["a"]
     assert [row.id for row in read] == ["own", "mine-12", "test/3.json", "mine-4"]
-    assert [row.id for row in read] == [problem.id for problem in benchmarks.read(path)]
+    assert [row.id for row in read] == [problem.id for problem in benchmarks.read_set(path).problems]
 
 
 def test_problems_are_read_from_the_columns_of_released_sets(tmp_path):

@@ -19,7 +19,7 @@ from tests.evaluation.benchmark_rows import call_problem, packed, stdin_problem,
 
 
 def read_one(tmp_path, row):
-    (problem,) = benchmarks.read(write(tmp_path / "set.jsonl", row))
+    (problem,) = benchmarks.read_set(write(tmp_path / "set.jsonl", row)).problems
     return problem
 
 
@@ -108,7 +108,7 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(tmp_path)
 def test_a_damaged_problem_is_named_by_line_and_field(tmp_path, changes, says):
     path = write(tmp_path / "set.jsonl", stdin_problem(), stdin_problem(**changes))
     with pytest.raises(WrongUse) as failure:
-        benchmarks.read(path)
+        benchmarks.read_set(path)
     assert f"{path}:2: " in str(failure.value)
     assert says in str(failure.value)
 

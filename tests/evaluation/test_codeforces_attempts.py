@@ -14,13 +14,12 @@ CONFIG = codeforces.RatingConfig(min_rated=10, resamples=50)
 
 
 def placed(tmp_path, *rows):
-    """The places of rows, by the ids of the problems that `benchmarks.read` makes of them."""
-    file, placements = tmp_path / "codeforces.jsonl", contest_files.Placements()
+    """The places of rows, by the ids of the problems that they become."""
+    file = tmp_path / "codeforces.jsonl"
     file.write_text("".join(json.dumps({"problem": "x", "answer": "1"} | row) + "\n" for row in rows))
-    problems = benchmarks.read(file, note=placements.note)
-    found = placements.found()
-    assert not found or list(found) == [problem.id for problem in problems]
-    return found
+    found = benchmarks.read_set(file, of_contests=True)
+    assert not found.slots or list(found.slots) == [problem.id for problem in found.problems]
+    return found.slots
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def attempts_at(path, rows_and_programs, run_programs):
     problems = [
         problem
         for i, (row, _) in enumerate(rows_and_programs)
-        for problem in benchmarks.read(write(path / f"{i}.jsonl", row))
+        for problem in benchmarks.read_set(write(path / f"{i}.jsonl", row)).problems
     ]
     texts = [
         "none" if program is None else f"<think>```\nno\n```</think>So:\n```python\n{program}\n```\nDone."
@@ -120,7 +120,7 @@ def test_numbers_are_compared_as_the_settings_say(tmp_path, run_programs, tolera
 
 
 def test_assertions_are_marked_as_of_lower_trust(tmp_path, run_programs):
-    (problem,) = benchmarks.read(write(tmp_path / "set.jsonl", benchmark_rows.HUMAN_EVAL))
+    (problem,) = benchmarks.read_set(write(tmp_path / "set.jsonl", benchmark_rows.HUMAN_EVAL)).problems
     program = programs.with_prelude(problem.prelude, UNSHIFTED)
     (report,) = run_programs([(program, problem.tests)])
     assert [result.is_lower_trust for result in report.results] == [True]

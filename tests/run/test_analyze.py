@@ -86,7 +86,7 @@ def test_sets_that_evaluate_took_are_those_that_analyze_takes(place: str, named:
             finish_reason="stop",
             num_tokens=9,
         )
-        for problem in benchmarks.read(tmp_path / named)
+        for problem in benchmarks.read_set(tmp_path / named).problems
     ]
     jsonl.write_records(tmp_path / "evaluate" / "attempts.jsonl", attempts)
     sets = f"--gin.SETS={{'mine': '{tmp_path / named}'}}"

@@ -21,6 +21,7 @@ from promptcot_jax.core.records import (
     Triple,
 )
 from promptcot_jax.data import training_sets
+from promptcot_jax.evaluation.benchmarks import EvaluateConfig
 from promptcot_jax.evaluation.solver_prompts import SolverPrompts
 from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -107,7 +108,7 @@ def test_sft_counts_held_out_rows_and_leaves_no_optimizer_state_after_a_kill(wor
 )
 def test_sft_refuses_what_it_cannot_train_on_before_it_writes(workdir: str, changes: dict, message: str):
     (Path(workdir) / "none.jsonl").touch()
-    with pytest.raises(WrongUse, match=message):
+    with pytest.raises((WrongUse, ValueError), match=message):
         calling.call(sft.sft, workdir=workdir, **(SFT | changes))
     assert not (Path(workdir) / "sft").exists()
 
@@ -199,13 +200,14 @@ def test_evaluate_refuses_problems_that_it_cannot_tell_apart_or_find(
     workdir: str, settings: dict, message: str
 ):
     (Path(workdir) / "none.jsonl").touch()
-    with pytest.raises(WrongUse, match=message):
+    with pytest.raises((WrongUse, ValueError), match=message):
         calling.call(
             evaluate.evaluate,
             workdir=workdir,
             programs=ProgramSettings(),
             prompts=SolverPrompts(),
-            **{"solver": SOLVER} | settings,
+            solver=SOLVER,
+            config=EvaluateConfig(**settings),
         )
 
 
@@ -223,7 +225,7 @@ def test_evaluate_attempts_programs_where_a_sandbox_works(workdir: str, monkeypa
             solver=SOLVER,
             programs=ProgramSettings(allow_weak_sandbox=True),
             prompts=SolverPrompts(),
-            problems=("{workdir}/mixed.jsonl",),
+            config=EvaluateConfig(problems=("{workdir}/mixed.jsonl",)),
         )
         shutil.rmtree(Path(workdir) / "evaluate")
         entry = json.loads((Path(workdir) / "results.json").read_text())["results"]["mixed"]
@@ -243,14 +245,13 @@ def test_evaluate_attempts_programs_where_a_sandbox_works(workdir: str, monkeypa
 
 def test_evaluate_keeps_its_attempts_in_a_directory_of_its_own(workdir: str):
     save_model(Path(workdir) / "policy", {})
-    settings = {"problems": ("{workdir}/triples.jsonl",), "max_problems": 2}
     result = calling.call(
         evaluate.evaluate,
         workdir=workdir,
         solver=SOLVER,
         programs=ProgramSettings(),
         prompts=SolverPrompts(),
-        **settings,
+        config=EvaluateConfig(problems=("{workdir}/triples.jsonl",), max_problems=2),
     )
     assert result.counts["attempts"] == 2
     assert len(jsonl.read_records(Path(workdir) / "evaluate" / "attempts.jsonl", AttemptRecord)) == 2

@@ -40,15 +40,9 @@ class SeedProblem:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AnnotatedTriple:
+class AnnotatedTriple(Triple):
     """A `Triple` that a teacher made of a `SeedProblem`: who made it, and how far z gives x away."""
 
-    id: str
-    domain: Domain
-    concepts: tuple[str, ...]
-    level: str
-    rationale: str
-    problem: str
     annotator: str
     repaired: bool  # concepts or rationale are of a second request
     copied_share: float  # of the problem's n-grams, in the rationale
@@ -113,33 +107,31 @@ class SolvedProgramProblem:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MathCorpusRow:
-    """One mathematics row that `promptcot corpus` writes: a `Triple` and a `SolvedMathProblem` in one."""
-
+class _CorpusRow:
     id: str
-    domain: Literal["math"] = "math"
+    domain: Domain
     family: str
     style: str  # annotator style of the rationale
     concepts: tuple[str, ...]
     level: str = ""
     rationale: str
     problem: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MathCorpusRow(_CorpusRow):
+    """One mathematics row that `promptcot corpus` writes: a `Triple` and a `SolvedMathProblem` in one."""
+
+    domain: Literal["math"] = "math"
     answer: str
     solution: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProgramCorpusRow:
+class ProgramCorpusRow(_CorpusRow):
     """One programming row that `promptcot corpus` writes: a `Triple` and a `SolvedProgramProblem` in one."""
 
-    id: str
     domain: Literal["code"] = "code"
-    family: str
-    style: str
-    concepts: tuple[str, ...]
-    level: str = ""
-    rationale: str
-    problem: str
     tests: tuple[StdioTest, ...]
     solution: str
 
@@ -304,13 +296,13 @@ class SftTrace:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DistilledTrace:
-    """An `SftTrace` that `distill` had a teacher write: of which prompt, by whom, and whether it is right."""
+class DistilledTrace(SftTrace):
+    """An `SftTrace` that `distill` had a teacher write: of which prompt, by whom, and whether it is right.
 
-    id: str  # that of the prompt, and the sample
-    domain: Domain
-    prompt: str
-    completion: str  # thinking between <think> and </think>, where there is any, then the answer
+    Its id is that of the prompt, and the sample; its completion begins with the thinking between <think> and
+    </think>, where there is any.
+    """
+
     prompt_id: str
     teacher: str
     sample: int

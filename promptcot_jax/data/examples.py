@@ -7,8 +7,7 @@ is part of what a model writes. Rows that are too long are dropped or cut by a s
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -94,37 +93,13 @@ class TokenExample:
         )
 
 
-@runtime_checkable
-class HasConcepts(Protocol):
-    """What a prompt of p_theta is made from: a `Triple`, a `ConceptSet`, a corpus row."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def domain(self) -> records.Domain: ...
-    @property
-    def concepts(self) -> tuple[str, ...]: ...
-    @property
-    def level(self) -> str: ...
-
-
-@runtime_checkable
-class HasProblem(HasConcepts, Protocol):
-    """What a prompt of q_phi is made from: a `Triple`, a `Problem`, a corpus row."""
-
-    @property
-    def problem(self) -> str: ...
-
-
 def rationale_ids(tokenizer: Tokenizer, rationale: str, where: str = "") -> tuple[int, ...]:
     """The z block with its markers, without end token.
 
     Raises:
         WrongUse: the rationale is empty, or holds a marker or a stop token; `where` starts the message.
     """
-    ids = tokenizer.encode(templates.rationale_block(rationale, where))
-    _refuse_stop_token(tokenizer, ids, where)
-    return tuple(ids)
+    return _block_ids(tokenizer, templates.rationale_block(rationale, where), where)
 
 
 def problem_ids(tokenizer: Tokenizer, problem: str, where: str = "") -> tuple[int, ...]:
@@ -133,9 +108,13 @@ def problem_ids(tokenizer: Tokenizer, problem: str, where: str = "") -> tuple[in
     Raises:
         WrongUse: the problem is empty, or holds a marker or a stop token; `where` starts the message.
     """
-    ids = tokenizer.encode(templates.problem_block(problem, where))
+    return (*_block_ids(tokenizer, templates.problem_block(problem, where), where), tokenizer.eos_id)
+
+
+def _block_ids(tokenizer: Tokenizer, block: str, where: str) -> tuple[int, ...]:
+    ids = tokenizer.encode(block)
     _refuse_stop_token(tokenizer, ids, where)
-    return (*ids, tokenizer.eos_id)
+    return tuple(ids)
 
 
 def _refuse_stop_token(tokenizer: Tokenizer, ids: Sequence[int], where: str) -> None:
@@ -148,38 +127,19 @@ def _refuse_stop_token(tokenizer: Tokenizer, ids: Sequence[int], where: str) -> 
             )
 
 
-def theta_prompt(row: HasConcepts) -> str:
-    """The formatted c that p_theta reads.
-
-    Raises:
-        WrongUse: the concepts are unusable; the message names the row.
-    """
-    return _of_row(row.id, lambda: templates.theta_prompt(row.concepts, row.level, row.domain))
+def theta_prompt(row: records.Triple | records.ConceptSet) -> str:
+    """The formatted c that p_theta reads; this and the next two name the row in their `WrongUse`."""
+    return templates.theta_prompt(row.concepts, row.level, row.domain, f"Row '{row.id}'")
 
 
-def direct_prompt(row: HasConcepts) -> str:
-    """The formatted c that the model without rationale reads.
-
-    Raises:
-        WrongUse: the concepts are unusable; the message names the row.
-    """
-    return _of_row(row.id, lambda: templates.direct_prompt(row.concepts, row.level, row.domain))
+def direct_prompt(row: records.Triple | records.ConceptSet) -> str:
+    """The formatted c that the model without rationale reads."""
+    return templates.direct_prompt(row.concepts, row.level, row.domain, f"Row '{row.id}'")
 
 
-def phi_prompt(row: HasProblem) -> str:
-    """The formatted (c, x) that q_phi reads.
-
-    Raises:
-        WrongUse: the concepts or the problem are unusable; the message names the row.
-    """
-    return _of_row(row.id, lambda: templates.phi_prompt(row.concepts, row.level, row.problem, row.domain))
-
-
-def _of_row(row_id: str, render: Callable[[], str]) -> str:
-    try:
-        return render()
-    except WrongUse as error:
-        raise WrongUse(f"Row '{row_id}': {error}") from None
+def phi_prompt(row: records.Triple) -> str:
+    """The formatted (c, x) that q_phi reads."""
+    return templates.phi_prompt(row.concepts, row.level, row.problem, row.domain, f"Row '{row.id}'")
 
 
 def theta_text(row: records.Triple, tokenizer: Tokenizer | None = None) -> TextExample:
@@ -197,7 +157,7 @@ def phi_text(row: records.Triple, tokenizer: Tokenizer | None = None) -> TextExa
     return TextExample(row_id=row.id, prompt=phi_prompt(row), blocks=(block,))
 
 
-def direct_text(row: HasProblem, tokenizer: Tokenizer | None = None) -> TextExample:
+def direct_text(row: records.Triple, tokenizer: Tokenizer | None = None) -> TextExample:
     """c -> x block."""
     del tokenizer
     block = templates.problem_block(row.problem, f"Row '{row.id}'")
@@ -234,7 +194,10 @@ def stated_solver_prompt(
         WrongUse: the problem is empty, or the chat template refuses it; the message names the row.
     """
     problem = _stated(problem, f"Row '{row_id}': the problem")
-    return _of_row(row_id, lambda: solver_prompt(tokenizer, problem, domain, tests))
+    try:
+        return solver_prompt(tokenizer, problem, domain, tests)
+    except WrongUse as error:
+        raise WrongUse(f"Row '{row_id}': {error}") from None
 
 
 def solution_text(

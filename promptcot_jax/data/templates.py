@@ -32,7 +32,6 @@ KINDS: dict[Domain, str] = {"math": "mathematics", "code": "programming"}
 _RATIONALE = f"{re.escape(BEGIN_RATIONALE)}(.*){re.escape(END_RATIONALE)}"
 _PROBLEM = f"{re.escape(BEGIN_PROBLEM)}(.*){re.escape(END_PROBLEM)}"
 _RATIONALE_ONLY = re.compile(rf"\s*{_RATIONALE}\s*", re.DOTALL)
-_PROBLEM_ONLY = re.compile(rf"\s*{_PROBLEM}\s*", re.DOTALL)
 _BOTH = re.compile(rf"\s*{_RATIONALE}\s*{_PROBLEM}\s*", re.DOTALL)
 _NUMBERED = re.compile(r"\s*\d+[.)]\s*(\S.*?)\s*$")
 _FENCED = re.compile(r"```\w*[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
@@ -47,49 +46,51 @@ def level_text(level: str, domain: Domain) -> str:
     return level or DEFAULT_LEVELS[domain]
 
 
-def theta_prompt(concepts: Sequence[str], level: str, domain: Domain) -> str:
+def theta_prompt(concepts: Sequence[str], level: str, domain: Domain, where: str = "") -> str:
     """Input of p_theta(z, x | c).
 
     Raises:
-        WrongUse: there are no concepts, or one is empty or holds a marker.
+        WrongUse: there are no concepts, or one is empty or holds a marker; `where` begins the message.
     """
     return (
         f"Find how the concepts below work together, lay out the plan of one {KINDS[domain]} problem that "
         "needs all of them at the stated difficulty, and then state that problem."
-        f"\n\n{_conditions(concepts, level, domain)}"
+        f"\n\n{_conditions(concepts, level, domain, where)}"
     )
 
 
-def direct_prompt(concepts: Sequence[str], level: str, domain: Domain) -> str:
+def direct_prompt(concepts: Sequence[str], level: str, domain: Domain, where: str = "") -> str:
     """Input of the model without rationale, p(x | c): the baseline of the EM study.
 
     Raises:
-        WrongUse: there are no concepts, or one is empty or holds a marker.
+        WrongUse: as `theta_prompt`.
     """
     return (
         f"State one {KINDS[domain]} problem that needs all of the concepts below at the stated difficulty."
-        f"\n\n{_conditions(concepts, level, domain)}"
+        f"\n\n{_conditions(concepts, level, domain, where)}"
     )
 
 
-def phi_prompt(concepts: Sequence[str], level: str, problem: str, domain: Domain) -> str:
+def phi_prompt(concepts: Sequence[str], level: str, problem: str, domain: Domain, where: str = "") -> str:
     """Input of q_phi(z | c, x).
 
     Raises:
-        WrongUse: there are no concepts, or one, or the problem, is empty or holds a marker.
+        WrongUse: as `theta_prompt`, also of the problem.
     """
     return (
         f"A designer wrote the {KINDS[domain]} problem below from the given concepts and difficulty. Lay "
-        f"out the plan that led from them to exactly this problem.\n\n{_conditions(concepts, level, domain)}"
-        f"\nProblem:\n{_content(problem, 'problem', '')}\n"
+        "out the plan that led from them to exactly this problem."
+        f"\n\n{_conditions(concepts, level, domain, where)}"
+        f"\nProblem:\n{_content(problem, 'problem', where)}\n"
     )
 
 
-def _conditions(concepts: Sequence[str], level: str, domain: Domain) -> str:
+def _conditions(concepts: Sequence[str], level: str, domain: Domain, where: str) -> str:
     """The numbered concepts and the level."""
     if not concepts:
-        raise WrongUse("The list of concepts is empty; a prompt needs at least one.")
-    lines = [" ".join(_content(concept, "concept", "").split()) for concept in concepts]
+        prefix = f"{where}: " if where else ""
+        raise WrongUse(f"{prefix}the list of concepts is empty; a prompt needs at least one.")
+    lines = [" ".join(_content(concept, "concept", where).split()) for concept in concepts]
     numbered = "\n".join(f"{i}. {line}" for i, line in enumerate(lines, start=1))
     return f"{CONCEPT_HEADINGS[domain]}\n{numbered}\n\n{LEVEL_HEADING} {level_text(level, domain)}\n"
 
@@ -152,23 +153,14 @@ def _content(text: str, name: str, where: str) -> str:
 
 def parse_rationale(text: str) -> str | None:
     """z of an output of q_phi; None unless the output is exactly one non-empty rationale block."""
-    return _parse_one(_RATIONALE_ONLY, text, (BEGIN_RATIONALE, END_RATIONALE))
-
-
-def parse_direct(text: str) -> str | None:
-    """x of an output of the model without rationale; None unless it is just one non-empty problem block."""
-    return _parse_one(_PROBLEM_ONLY, text, (BEGIN_PROBLEM, END_PROBLEM))
+    blocks = _parse(_RATIONALE_ONLY, text, (BEGIN_RATIONALE, END_RATIONALE))
+    return None if blocks is None else blocks[0]
 
 
 def parse_problem(text: str) -> tuple[str, str] | None:
     """(z, x) of an output of p_theta; None unless it is just a rationale block, then a problem block."""
-    groups = _parse(_BOTH, text, MARKERS)
-    return None if groups is None else (groups[0], groups[1])
-
-
-def _parse_one(pattern: re.Pattern[str], text: str, markers: Sequence[str]) -> str | None:
-    groups = _parse(pattern, text, markers)
-    return None if groups is None else groups[0]
+    blocks = _parse(_BOTH, text, MARKERS)
+    return None if blocks is None else (blocks[0], blocks[1])
 
 
 def _parse(pattern: re.Pattern[str], text: str, markers: Sequence[str]) -> list[str] | None:

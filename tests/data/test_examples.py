@@ -71,7 +71,7 @@ def test_a_marker_or_missing_concepts_are_refused_with_their_row():
         example_of(
             TOKENIZER, examples.phi_text(dataclasses.replace(TRIPLES[1], problem=templates.END_PROBLEM))
         )
-    with pytest.raises(WrongUse, match=r"Row 'toy-1': The list of concepts is empty"):
+    with pytest.raises(WrongUse, match=r"Row 'toy-1': the list of concepts is empty"):
         example_of(TOKENIZER, examples.theta_text(dataclasses.replace(TRIPLES[1], concepts=())))
 
 

@@ -192,7 +192,7 @@ BAD_ROWS = [  # task, a good row, a bad one, its reason, and how a fatal one is 
         TRIPLE,
         line(TRIPLE, {"concepts": []}),
         "bad_content",
-        "'rows.jsonl:2': The list of concepts is",
+        "'rows.jsonl:2': the list of concepts is",
     ),
     ("q_phi", TRIPLE, line(TRIPLE, {"problem": " "}), "bad_content", "'rows.jsonl:2': the problem is empty"),
     (

@@ -58,7 +58,6 @@ def test_what_is_written_is_read_back(triple):
     z_block, x_block = templates.rationale_block(triple.rationale), templates.problem_block(triple.problem)
     assert templates.parse_problem(z_block + x_block) == (triple.rationale, triple.problem)
     assert templates.parse_rationale(z_block) == triple.rationale
-    assert templates.parse_direct(x_block) == triple.problem
 
 
 def test_samples_of_the_released_generator_parse_without_line_breaks_inside_the_blocks():
@@ -98,11 +97,6 @@ def test_anything_but_one_block_of_each_is_not_a_problem(text):
 )
 def test_anything_but_one_rationale_block_is_not_a_rationale(text):
     assert templates.parse_rationale(text) is None
-
-
-@pytest.mark.parametrize("text", ["", X, Z_BLOCK, Z_BLOCK + X_BLOCK, X_BLOCK * 2, X_BLOCK[:-1]])
-def test_anything_but_one_problem_block_is_not_a_direct_output(text):
-    assert templates.parse_direct(text) is None
 
 
 @pytest.mark.parametrize("marker", templates.MARKERS)

@@ -90,6 +90,7 @@ setuptools.setup(
     package_data={
         "promptcot_jax.corpus": ["texts/*"],
         "promptcot_jax.report": ["assets/*", "templates/*", "templates/sections/*"],
+        "promptcot_jax.synthesis": ["templates/*"],
     },
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=DEPENDENCIES,

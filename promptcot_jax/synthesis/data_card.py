@@ -1,21 +1,29 @@
 """The data card of an exported set: `README.md`, made from the manifest, the stages' reports and the rows.
 
-Nothing is said here that no file says: what is not known (a licence, a decontamination) is named as unknown.
-It holds no date and no duration, so that the same workdir gives the same bytes.
+`templates/data_card.md` is its text. Nothing is said there that no file says: what is not known (a licence, a
+decontamination) is named as unknown. It holds no date and no duration, so that the same workdir gives the
+same bytes.
 """
 
 import collections
 import dataclasses
+import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from promptcot_jax.data import exported_sets
-from promptcot_jax.data.exported_sets import Exported, ExportedMathPrompt, ExportedProgramPrompt, RecordKind
-from promptcot_jax.synthesis import card_tables, exporting
-from promptcot_jax.synthesis.card_tables import counted, plain, spreads, table
+import jinja2
+
+from promptcot_jax.data import decontamination, exported_sets
+from promptcot_jax.data.exported_sets import Exported, ExportedMathPrompt, ExportedProgramPrompt
+from promptcot_jax.synthesis import exporting
 from promptcot_jax.synthesis.exporting import UNKNOWN, ExportConfig, Splits, shown_path
+from promptcot_jax.synthesis.outcomes import spread
 from promptcot_jax.synthesis.provenance import Provenance
+
+VerifiedRow = ExportedMathPrompt | ExportedProgramPrompt
+Table = tuple[tuple[str, ...], list[tuple[object, ...]]]  # header and rows
 
 _SOURCES = {
     exporting.SYNTHESIZED: "written by a model from concepts",
@@ -39,23 +47,93 @@ def render(
         seeds: how many seed triples are of which source.
     """
     rows = [row for of_domain in splits.values() for some in of_domain.values() for row in some]
-    front = exported_sets.front_matter(
-        splits, provenance.kind, "data", "parquet", _metadata(rows, licences, config)
+    verified = [row for row in rows if isinstance(row, VerifiedRow)]
+    solved = [row for row in verified if row.num_solutions]  # others came with their answer or tests
+    writers = collections.Counter(
+        (digest, getattr(row, "round_index", -1))
+        for row in rows
+        if (digest := getattr(row, "model_digest", ""))
     )
-    sections = (
-        _head(rows, splits, config, licences),
-        _licences(rows, seeds, licences),
-        _loading(splits, provenance.kind, config),
-        _contents(rows),
-        _difficulty(rows),
-        _lineage(rows, provenance),
-        _models(rows, provenance),
-        _decontamination(provenance),
-        _limits(rows, provenance),
-        _settings(provenance, config),
+    text = _template().render(
+        front=exported_sets.front_matter(
+            splits, provenance.kind, "data", "parquet", _metadata(rows, licences, config)
+        ),
+        config=config,
+        made=provenance,
+        licences=licences,
+        seeds=seeds,
+        rows=rows,
+        sizes=[(domain, *map(len, of_domain.values())) for domain, of_domain in splits.items()],
+        sources=_sources(rows, seeds, licences),
+        concepts=collections.Counter(concept.casefold() for row in rows for concept in row.concepts),
+        levels=collections.Counter(row.level or "(none)" for row in rows),
+        lengths=_lengths(rows),
+        num_verified=len(verified),
+        solved=solved,
+        eighths=_eighths(solved),
+        pools=collections.Counter(row.pool or "(none)" for row in solved),
+        solving=_solving(solved),
+        writers=writers,
+        models=_models(rows, writers, provenance),
+        settings={**provenance.settings, "export": dataclasses.asdict(config)},
     )
-    texts = ["\n".join([*section, ""]) for section in sections]
-    return front + "\n" + "\n".join(text for text in texts if text)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("promptcot_jax.synthesis"),
+        autoescape=jinja2.select_autoescape(),  # of HTML; `plain` is what Markdown needs
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters: tuple[Callable[..., Any], ...] = (plain, cell, one_line, shown_path)
+    filters += (by_count, in_then_dropped, shown_paths, shown_value)
+    environment.filters |= {function.__name__: function for function in filters}
+    return environment.get_template("data_card.md")
+
+
+def one_line(text: str) -> str:
+    """A text without its line breaks."""
+    return " ".join(text.split())
+
+
+def plain(text: str) -> str:
+    """Any text in a line of Markdown, as itself."""
+    return re.sub(r"([\\`|<\[])", r"\\\1", one_line(text))
+
+
+def cell(value: object) -> str:
+    """A value of a table."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else plain(str(value))
+
+
+def by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The most common first, those of one count by name."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def in_then_dropped(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """A stage's counts: rows in and out, others, then what was dropped."""
+    order = sorted(
+        counts.items(), key=lambda item: (item[0].startswith("dropped_"), item[0] not in ("in", "out"))
+    )
+    return [(re.sub(r"^dropped_", "dropped: ", name), count) for name, count in order]
+
+
+def shown_paths(digests: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Files and their digests."""
+    return [(shown_path(path), digest) for path, digest in digests.items()]
+
+
+def shown_value(value: object) -> str:
+    """A setting."""
+    return shown_path(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _metadata(rows: Sequence[Exported], licences: Mapping[str, str], config: ExportConfig) -> dict[str, Any]:
@@ -78,243 +156,71 @@ def _metadata(rows: Sequence[Exported], licences: Mapping[str, str], config: Exp
     }
 
 
-def _head(
-    rows: Sequence[Exported], splits: Splits, config: ExportConfig, licences: Mapping[str, str]
-) -> Iterator[str]:
-    yield f"# {plain(config.name)}"
-    yield ""
-    unknown = [source for source, licence in licences.items() if licence == UNKNOWN]
-    if unknown:
-        named = ", ".join(f"`{plain(source)}`" for source in unknown)
-        yield f"> **The licence of {named} is unknown.** Find it out before you pass this set on."
-        yield ""
-    yield f"{len(rows):,} rows, exported by promptcot_jax (PromptCoT 2.0, arXiv 2509.19894, on JAX)."
-    yield "`browse.html` beside this file is for looking at them: search, filters, rationale, lineage."
-    yield ""
-    yield from table(
-        ("configuration", *exported_sets.SPLITS),
-        [
-            (domain, *(len(of_domain[split]) for split in exported_sets.SPLITS))
-            for domain, of_domain in splits.items()
-        ],
-    )
-
-
-def _licences(
+def _sources(
     rows: Sequence[Exported], seeds: Mapping[str, int], licences: Mapping[str, str]
-) -> Iterator[str]:
-    yield "## Sources and licences"
-    yield ""
+) -> list[tuple[object, ...]]:
     of_rows = collections.Counter(row.source for row in rows)
-    yield from table(
-        ("source", "rows", "seed triples", "licence"),
-        [
-            (
-                source + (f" ({_SOURCES[source]})" if source in _SOURCES else ""),
-                of_rows[source],
-                seeds.get(source, 0),
-                licence,
-            )
-            for source, licence in licences.items()
-        ],
-    )
-    if seeds:
-        yield ""
-        yield "Seed triples are the problems from which concepts were taken and the generator learned."
-
-
-def _loading(splits: Splits, kind: RecordKind, config: ExportConfig) -> Iterator[str]:
-    first = next(iter(splits))
-    yield "## Loading"
-    yield ""
-    yield "```python"
-    yield "import datasets"
-    yield f'rows = datasets.load_dataset("DIRECTORY", "{first}")  # the Parquet files in data/'
-    if config.json_lines:
-        yield f'rows = datasets.load_dataset("DIRECTORY/jsonl", "{first}")  # the same as JSON lines'
-    yield ""
-    yield "import tensorflow_datasets as tfds"
-    yield "from promptcot_jax.data.seqio import tfds_builder"
-    yield f'builder = tfds_builder.Promptcot(config="exported_{kind}_{first}", data_dir="TFDS_DIR")'
-    yield "manual = tfds.download.DownloadConfig(manual_dir='DIRECTORY')"
-    yield "builder.download_and_prepare(download_config=manual)"
-    yield "rows = builder.as_dataset(split='train')"
-    yield "```"
-
-
-def _contents(rows: Sequence[Exported]) -> Iterator[str]:
-    concepts = card_tables.concepts(rows)
-    once = sum(count == 1 for count in concepts.values())
-    yield "## What is in it"
-    yield ""
-    if concepts:
-        yield f"{len(concepts):,} different concepts, {once:,} of them in one row. The most common:"
-        yield ""
-        yield from counted("concept", concepts)
-    else:
-        yield "No row names its concepts."
-    yield ""
-    yield from counted("level", card_tables.levels(rows))
-    yield ""
-    yield "Words:"
-    yield ""
-    yield from spreads(card_tables.lengths(rows))
-
-
-def _difficulty(rows: Sequence[Exported]) -> Iterator[str]:
-    """Agreement and difficulty of the rows that were solved; nothing of rows that are not verified."""
-    num_verified, solved = len(card_tables.verified(rows)), card_tables.solved(rows)
-    if not num_verified:
-        return
-    yield "## Agreement and difficulty"
-    yield ""
-    if given := num_verified - len(solved):
-        yield f"{given:,} rows came with their answer or tests: nothing of this is known of them."
-        yield ""
-    if not solved:
-        return
-    names, bins = card_tables.eighths(solved)
-    header = ("share", *(f"rows by {name}" for name in names))
-    yield from table(header, [(f"{(k - 1) / 8:g} to {k / 8:g}", *numbers) for k, *numbers in bins])
-    yield ""
-    yield from counted("difficulty pool", card_tables.pools(solved))
-    yield ""
-    yield from spreads(card_tables.solving(solved))
-
-
-def _lineage(rows: Sequence[Exported], provenance: Provenance) -> Iterator[str]:
-    yield "## How it was made"
-    yield ""
-    yield f"The rows are those of `{shown_path(provenance.rows)}`, digest {provenance.digest}."
-    producer = provenance.producer()
-    written = producer.counts.get("out") if producer else None
-    if producer and written is not None and written != len(rows):
-        yield (
-            f"**`{producer.stage}` of this workdir wrote {written:,} rows, and these are {len(rows):,}**: "
-            "they were changed since, or are others."
+    return [
+        (
+            source + (f" ({_SOURCES[source]})" if source in _SOURCES else ""),
+            of_rows[source],
+            seeds.get(source, 0),
+            licence,
         )
-    yield ""
-    if not provenance.entries:
-        yield "**Unknown**: the workdir has no manifest of the stages that made these rows."
-    if provenance.unrelated:
-        named = ", ".join(f"`{name}`" for name in provenance.unrelated)
-        yield f"Other stages of this workdir, which these rows do not come from: {named}."
-        yield ""
-    for name, entry in provenance.entries.items():
-        state = "" if entry.status == "complete" else f", **{entry.status}**"
-        yield f"### {name}"
-        yield ""
-        yield f"Seed {entry.seed}, settings {entry.config_digest}{state}."
-        yield ""
-        order = sorted(
-            entry.counts.items(),
-            key=lambda item: (item[0].startswith("dropped_"), item[0] not in ("in", "out")),
-        )
-        yield from table(("count", name), [(_words(key), value) for key, value in order])
-        yield ""
-        yield from table(
-            ("read", "digest"), [(shown_path(path), digest) for path, digest in entry.inputs.items()]
-        )
-        yield ""
+        for source, licence in licences.items()
+    ]
 
 
-def _words(count: str) -> str:
-    return count.replace("dropped_", "dropped: ", 1) if count.startswith("dropped_") else count
-
-
-def _models(rows: Sequence[Exported], provenance: Provenance) -> Iterator[str]:
+def _models(
+    rows: Sequence[Exported], writers: Mapping[tuple[str, int], int], provenance: Provenance
+) -> list[tuple[str, ...]]:
     """Models by what they did; the digest of one behind an endpoint is not known."""
-    yield "## Models"
-    yield ""
-    models: list[tuple[object, ...]] = []
-    for (digest, round_index), count in sorted(card_tables.writers(rows).items()):
+    models = []
+    for (digest, round_index), count in sorted(writers.items()):
         stage = "cold start or given" if round_index < 0 else f"EM round {round_index}"
         models.append(("wrote rationale and problem", stage, digest, f"{count:,} rows"))
     for model in provenance.given_models():
         digest = "none (endpoint)" if model.digest is None else model.digest
         models.append((f"{model.stage}: {model.role}", shown_path(model.name), digest, ""))
     for field, what in (("annotator", "annotated"), ("solver", "solved")):
-        for name, count in sorted(card_tables.named(rows, field).items()):
-            models.append((what, shown_path(name), "", f"{count:,} rows"))
-    yield from table(("role", "model", "digest", "rows"), models)
-    if packages := provenance.packages():
-        yield ""
-        yield "Packages: " + ", ".join(f"{name} {version}" for name, version in packages.items()) + "."
+        named = collections.Counter(name for row in rows if (name := getattr(row, field, "")))
+        models += [(what, shown_path(name), "", f"{named[name]:,} rows") for name in sorted(named)]
+    return models
 
 
-def _decontamination(provenance: Provenance) -> Iterator[str]:
-    yield "## Decontamination"
-    yield ""
-    benchmarks, own = provenance.synthesis_benchmarks(), provenance.decontamination()
-    if benchmarks:
-        dropped = provenance.entries["synthesize"].counts.get("dropped_contaminated", 0)
-        yield f"`synthesize` dropped {dropped:,} problems that overlap with {_listed(benchmarks)}."
-    if own:
-        rule = "equal texts" if own.rule == "exact" else f"{own.ngram} words in a row"
-        by = ", ".join(f"{plain(name)} {count:,}" for name, count in own.dropped_by.items())
-        yield f"`decontaminate` ({rule}) dropped {own.dropped:,} rows: {by}."
-    if "decontaminate" in provenance.unrelated:
-        yield "`decontaminate` was run, but **these rows do not come from what it wrote**."
-    if not benchmarks and not own:
-        yield "**These rows were compared with no benchmark** by a stage of this workdir."
-
-
-def _limits(rows: Sequence[Exported], provenance: Provenance) -> Iterator[str]:
-    yield "## Known limits"
-    yield ""
-    solved = card_tables.solved(rows)
-    settings = provenance.settings.get("verify", {})
-    if provenance.kind != "verified_prompts":
-        yield "* **Nobody has checked** that these problems are well posed, or that they can be solved."
-    if any(isinstance(row, ExportedMathPrompt) for row in solved):
-        least = settings.get("verify.config.votes.min_agreement", UNKNOWN)
-        yield (
-            "* An answer is that of most of the sampled solutions (least share: "
-            f"{least}); where the solver errs the same way most times, **the answer is wrong**."
-        )
-    if any(isinstance(row, ExportedProgramPrompt) for row in solved):
-        yield (
-            "* Outputs of tests are those on which sampled programs agree; an error that they share is not "
-            "seen. Mutants that do the same as the program cannot be refused by any test: a share below 1 "
-            "does not prove the tests weak, nor does 1 prove them complete."
-        )
-    if provenance.kind == "verified_prompts" and "verify" in provenance.entries:
-        yield f"* {_judge(provenance)}"
-        yield "* Difficulty is that for the solver that voted, and no other."
-    if card_tables.writers(rows):
-        yield "* Concepts are those that were asked for; how far a problem uses them is measured by words."
-    yield "* Overlaps with benchmarks and near-duplicates are found by wording; a paraphrase may have stayed."
-    yield "* Rows are held out by their ids: problems of one list of concepts may be in both splits."
-    yield "* TFDS holds numbers in single precision."
-
-
-def _judge(provenance: Provenance) -> str:
-    """What the judge's agreement with itself is."""
-    judge = provenance.reports.get("verify", {}).get("judge")
-    if not judge:
-        return "No judge has read the statements: that they are well posed is known from rules at most."
-    own = judge["agreement"]["well_posed"]
-    return (
-        f"A judge model read the statements and found them well posed in {judge['well_posed_share']} of its "
-        f"verdicts; two on one problem are equal in {own['equal_share']} of pairs (kappa {own['kappa']}). "
-        "It errs."
+def _lengths(rows: Sequence[Exported]) -> Table:
+    """Words of problems, and of the rationales that are there."""
+    return _spreads(
+        {
+            "problem": [len(decontamination.words(row.problem)) for row in rows],
+            "rationale": [len(decontamination.words(row.rationale)) for row in rows if row.rationale],
+        }
     )
 
 
-def _settings(provenance: Provenance, config: ExportConfig) -> Iterator[str]:
-    yield "## Settings"
-    yield ""
-    for name, settings in (*provenance.settings.items(), ("export", dataclasses.asdict(config))):
-        yield f"<details><summary>{name}</summary>"
-        yield ""
-        yield "~~~~"
-        for key, value in settings.items():
-            shown = shown_path(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield " ".join(f"{key} = {shown}".split())
-        yield "~~~~"
-        yield ""
-        yield "</details>"
+def _eighths(solved: Sequence[VerifiedRow]) -> list[tuple[object, ...]]:
+    """How many rows have their agreement, and share solved, in each eighth of (0, 1]; 0 is in the first."""
+    shares = [[row.agreement for row in solved], [row.pass_share for row in solved]]
+    bins = [collections.Counter(max(1, -int(-share * 8 // 1)) for share in of) for of in shares]
+    return [(f"{(k - 1) / 8:g} to {k / 8:g}", *(of[k] for of in bins)) for k in sorted(set().union(*bins))]
 
 
-def _listed(paths: Mapping[str, Any]) -> str:
-    return ", ".join(f"{plain(name)} (`{shown_path(str(path))}`)" for name, path in paths.items())
+def _solving(solved: Sequence[VerifiedRow]) -> Table:
+    """How sure the answers and tests of solved rows are, and how hard it was to get them."""
+    programs = [row for row in solved if isinstance(row, ExportedProgramPrompt)]
+    return _spreads(
+        {
+            "agreement": [row.agreement for row in solved],
+            "share solved": [row.pass_share for row in solved],
+            "mean tokens of a solution": [row.mean_tokens for row in solved],
+            "tests of a program": [len(row.tests) for row in programs],
+            "share of mutants that its tests refuse": [row.kill_rate for row in programs if row.num_mutants],
+        }
+    )
+
+
+def _spreads(figures: Mapping[str, Sequence[Any]]) -> Table:
+    """A row of each figure's spread, see `outcomes.spread`."""
+    found = {name: spread(values) for name, values in figures.items() if values}
+    header = ("", *next(iter(found.values()), ()))
+    return header, [(name, *of.values()) for name, of in found.items()]

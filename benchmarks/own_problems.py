@@ -174,10 +174,10 @@ def run_flow(workdir: Path) -> None:
             f"--gin.PROBLEMS='{workdir / 'mine.jsonl'}'",
             "--gin.TEACHER='played-annotator'",
             f"--gin.BASE_URL='{server.base_url}'",
-            "--gin.SOLVED_BY=@verify/solver/text_models.JaxModel()",
-            f"--gin.SOLVER='{workdir / 'solver' / 'policy'}'",
+            "--gin.VOTED_BY=@verify/voter/text_models.JaxModel()",
+            f"--gin.VOTER='{workdir / 'solver' / 'policy'}'",
             # At temperature 1 eight samples of this solver agree on no answer: nothing was kept.
-            "--gin.SOLVER_TEMPERATURE=0.3",
+            "--gin.VOTE_TEMPERATURE=0.3",
             "--gin.VOTE_GROUP_SIZE=4",
             "--gin.JUDGED_BY=None",
             "--gin.TEST_WRITER='played-annotator'",

@@ -66,7 +66,7 @@ def make_start(workdir: Path) -> None:
         teacher,
         "stages/verify.gin",
         VERIFY_PROBLEMS=str(start / "problems.jsonl"),
-        MAX_SOLUTION_TOKENS=SOLUTION_TOKENS,
+        MAX_VOTE_TOKENS=SOLUTION_TOKENS,
         NUM_SLOTS=SLOTS,
     )
     num_prompts = len(rows_of(teacher / "verified_prompts.jsonl"))

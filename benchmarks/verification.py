@@ -87,8 +87,8 @@ def votes(workdir: Path, num_problems: int, figure: str | None) -> None:
     place = workdir / "verification"
     jsonl.write_records(place / "problems.jsonl", lines)
     bindings = (
-        f"SOLVER='{workdir / 'policy'}'",
-        "MAX_SOLUTION_TOKENS=224",
+        f"VOTER='{workdir / 'policy'}'",
+        "MAX_VOTE_TOKENS=224",
         "verifying.VerifyConfig.statement_rules=False",  # so that all kinds come to the votes
     )
     started = time.monotonic()

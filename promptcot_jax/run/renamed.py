@@ -7,6 +7,7 @@ NAMES = {
     "NUM_SAMPLES": "DISTILL_GROUP_SIZE",
     "NUM_SOLUTIONS": "VOTE_GROUP_SIZE",
     "NUM_WAVES": "NUM_ITERATIONS",
+    "SOLVER_TEMPERATURE": "VOTE_TEMPERATURE",
     "PROMPTS_PER_WAVE": "PROMPTS_PER_ITERATION",
     "method": "algorithm",
     "minibatches_per_wave": "minibatches_per_iteration",

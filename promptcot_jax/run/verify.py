@@ -62,7 +62,7 @@ def verify(
     if text_models.draws_of(solver).sampling.temperature == 0:
         raise WrongUse(
             f"The solver's temperature is 0, and all of its {config.solve.num_solutions} solutions of a "
-            "problem would be the same; raise SOLVER_TEMPERATURE."
+            "problem would be the same; raise VOTE_TEMPERATURE."
         )
     counts: collections.Counter[str] = collections.Counter()
     entries = problem_files.read_open(problems, domain=config.domain, bad_rows=bad_rows, counts=counts)

@@ -56,7 +56,7 @@ AFTER = {
 }
 REQUIRED = {"TRIPLES": "'mine.jsonl'", "TRIPLES_HELDOUT": "'held.jsonl'", "MODEL_PATH": "'model'"}
 REQUIRED |= {"SOURCE": "'model'", "OUTPUT": "'converted'", "BENCHMARKS": "('test.jsonl',)"}
-REQUIRED |= {"PROBLEMS": "'mine.jsonl'", "TEACHER": "'teacher'", "SOLVER": "'solver'"}
+REQUIRED |= {"PROBLEMS": "'mine.jsonl'", "TEACHER": "'teacher'", "SOLVER": "'solver'", "VOTER": "'voter'"}
 REQUIRED |= {"TASKS": "('p_theta',)", "TOPOLOGY": "'v5e-8'", "NUM_ITERATIONS": "10"}
 REQUIRED |= {"PROMPTS_PER_ITERATION": "16", "BASELINE": "'first'", "OTHER": "'second'"}
 REQUIRED |= {"STAGES": "['report']"}
@@ -118,7 +118,7 @@ def test_a_stage_file_lists_what_is_required_and_what_is_commonly_overridden(sta
 
 
 # Two settings of one name, in stages that no run does together.
-TWO_MEANINGS = {"DOMAIN", "OUTPUT", "PROBLEMS", "SOLVED_BY", "SOURCE"}
+TWO_MEANINGS = {"DOMAIN", "OUTPUT", "PROBLEMS", "SOURCE"}
 
 
 def test_a_macro_has_its_default_and_meaning_in_one_file():

@@ -82,7 +82,7 @@ def command(server: OpenAIServer, workdir: Path, problems: Path, *more: str) -> 
         "verify",
         GIN,
         f"--gin.VERIFY_PROBLEMS='{problems}'",
-        "--gin.SOLVER='solver'",
+        "--gin.VOTER='solver'",
         "--gin.JUDGE='judge'",
         f"--gin.BASE_URL='{server.base_url}'",
         "--gin.verify/endpoint.EndpointConfig.first_pause=0.01",
@@ -276,16 +276,16 @@ def test_a_server_that_misbehaves_costs_votes_with_reasons_and_nothing_else(tmp_
             'of standard input and output, {"input": ..., "output": ...}',
         ),
         (["--gin.VERIFY_PROBLEMS='{tmp}/none.jsonl'"], "none.jsonl: there are no problems in it"),
-        (["--gin.SOLVER_TEMPERATURE=0.0"], "raise SOLVER_TEMPERATURE"),
+        (["--gin.VOTE_TEMPERATURE=0.0"], "raise VOTE_TEMPERATURE"),
         (["--gin.VOTE_GROUP_SIZE=1"], "num_solutions must be at least 2"),
         (["--gin.MIN_AGREEMENT=0.0"], "min_agreement must lie in (0, 1]"),
         (["--gin.MIN_TESTS=99"], "min_tests, max_tests and max_inputs"),
         (["--gin.MIN_KILL_RATE=2.0"], "min_kill_rate must lie in [0, 1]"),
         (["--gin.JUDGINGS=0"], "judgings must be at least 1"),
         (["--gin.API_KEY_VARIABLE='NO_SUCH_KEY'"], "api_key_variable names NO_SUCH_KEY, which is not set"),
-        (["--gin.SOLVER='stranger'"], "EndpointConfig.model='stranger' must be a model of this server"),
+        (["--gin.VOTER='stranger'"], "EndpointConfig.model='stranger' must be a model of this server"),
         (["--gin.COST_LIMIT=0.01", "--gin.COMPLETION_PRICE=1.0"], "EndpointConfig.cost_limit is 0.01"),
-        (["--gin.SOLVED_BY=@verify/solver/text_models.JaxModel()"], "solver"),
+        (["--gin.VOTED_BY=@verify/voter/text_models.JaxModel()"], "solver"),
     ],
 )
 def test_wrong_use_is_one_sentence_that_names_the_setting(
@@ -342,9 +342,9 @@ def test_a_model_in_jax_solves_judges_and_writes_tests(tmp_path: Path, problems:
     jsonl.write_records(tmp_path / "some.jsonl", [lines[0], lines[4], lines[10]])
     bindings = (
         f"VERIFY_PROBLEMS='{tmp_path / 'some.jsonl'}'",
-        f"SOLVER='{toy}'",
+        f"VOTER='{toy}'",
         "MAX_REPLY_TOKENS=8",
-        "MAX_SOLUTION_TOKENS=8",
+        "MAX_VOTE_TOKENS=8",
         "NUM_SLOTS=4",
     )
     for name in ("one", "other"):

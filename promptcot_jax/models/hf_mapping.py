@@ -1,4 +1,4 @@
-"""One table between our parameter tree and Hugging Face tensor names, used by import and export alike.
+"""One rule between our parameter tree and Hugging Face tensor names, used by import and export alike.
 
 Beyond names three things differ: Hugging Face keeps one tensor a layer (in Qwen3-MoE, an expert of a layer)
 where we stack [L, ...]; its matrices are [out, in] where our kernels are [in, out]; and gpt-oss keeps the
@@ -39,45 +39,16 @@ class TensorSource(Protocol):
     def __getitem__(self, rows: slice, /) -> np.ndarray: ...
 
 
-_OUTER: dict[str, tuple[Path, ...]] = {
-    "model.embed_tokens.weight": (("embed_tokens", "embedding"),),
-    "model.norm.weight": (("norm", "scale"),),
-    "lm_head.weight": (("lm_head", "kernel"),),
+# A parameter's name is its path, but for the last word and these parts of it; of one layer, an expert of one.
+_LAST_WORDS = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+_PARTS = {
+    "qwen3_moe": (
+        ("layers.{layer}.mlp.router.", "layers.{layer}.mlp.gate."),
+        (".experts.", ".experts.{expert}."),
+    )
 }
-_LAYER: dict[str, tuple[Path, ...]] = {
-    "input_layernorm.weight": (("input_layernorm", "scale"),),
-    "self_attn.q_proj.weight": (("self_attn", "q_proj", "kernel"),),
-    "self_attn.k_proj.weight": (("self_attn", "k_proj", "kernel"),),
-    "self_attn.v_proj.weight": (("self_attn", "v_proj", "kernel"),),
-    "self_attn.o_proj.weight": (("self_attn", "o_proj", "kernel"),),
-    "self_attn.q_proj.bias": (("self_attn", "q_proj", "bias"),),
-    "self_attn.k_proj.bias": (("self_attn", "k_proj", "bias"),),
-    "self_attn.v_proj.bias": (("self_attn", "v_proj", "bias"),),
-    "self_attn.o_proj.bias": (("self_attn", "o_proj", "bias"),),
-    "self_attn.q_norm.weight": (("self_attn", "q_norm", "scale"),),
-    "self_attn.k_norm.weight": (("self_attn", "k_norm", "scale"),),
-    "self_attn.sinks": (("self_attn", "sinks"),),
-    "post_attention_layernorm.weight": (("post_attention_layernorm", "scale"),),
-    "pre_feedforward_layernorm.weight": (("pre_feedforward_layernorm", "scale"),),
-    "post_feedforward_layernorm.weight": (("post_feedforward_layernorm", "scale"),),
-}
-_MLP: dict[str, tuple[Path, ...]] = {
-    "mlp.gate_proj.weight": (("mlp", "gate_proj", "kernel"),),
-    "mlp.up_proj.weight": (("mlp", "up_proj", "kernel"),),
-    "mlp.down_proj.weight": (("mlp", "down_proj", "kernel"),),
-    "mlp.gate_proj.bias": (("mlp", "gate_proj", "bias"),),
-    "mlp.up_proj.bias": (("mlp", "up_proj", "bias"),),
-    "mlp.down_proj.bias": (("mlp", "down_proj", "bias"),),
-}
-_QWEN3_MOE: dict[str, tuple[Path, ...]] = {
-    "mlp.gate.weight": (("mlp", "router", "kernel"),),
-    "mlp.experts.{expert}.gate_proj.weight": (("mlp", "experts", "gate_proj", "kernel"),),
-    "mlp.experts.{expert}.up_proj.weight": (("mlp", "experts", "up_proj", "kernel"),),
-    "mlp.experts.{expert}.down_proj.weight": (("mlp", "experts", "down_proj", "kernel"),),
-}
+# And what gpt-oss has in tensors of its own form, by name in a layer.
 _GPT_OSS: dict[str, tuple[Path, ...]] = {
-    "mlp.router.weight": (("mlp", "router", "kernel"),),
-    "mlp.router.bias": (("mlp", "router", "bias"),),
     "mlp.experts.gate_up_proj": (
         ("mlp", "experts", "gate_proj", "kernel"),
         ("mlp", "experts", "up_proj", "kernel"),
@@ -89,7 +60,6 @@ _GPT_OSS: dict[str, tuple[Path, ...]] = {
     "mlp.experts.down_proj": (("mlp", "experts", "down_proj", "kernel"),),
     "mlp.experts.down_proj_bias": (("mlp", "experts", "down_proj", "bias"),),
 }
-_OF_FAMILY = {"qwen3_moe": _QWEN3_MOE, "gpt_oss": _GPT_OSS}
 
 # Checkpoints of models that also see keep the decoder under one of these, beside the parts that see.
 _TEXT_PREFIXES = (("language_model.model.", "model."), ("model.language_model.", "model."))
@@ -144,24 +114,32 @@ class _TensorSpec:
 
 @functools.cache
 def _specs(config: config_lib.DecoderConfig) -> tuple[_TensorSpec, ...]:
-    """Every parameter of `config` in the table's order; a parameter the table does not know is an error."""
+    """Every parameter of `config`."""
     shapes = jax.eval_shape(causal_lm.CausalLM(config).init, jax.random.key(0))
     by_path = {
         tuple(entry.key for entry in path): leaf.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
     }
-    table = dict(_OUTER)
-    for name, paths in (_LAYER | _OF_FAMILY.get(config.family, _MLP)).items():
+    table: dict[str, tuple[Path, ...]] = {}
+    for name, paths in (_GPT_OSS if config.family == "gpt_oss" else {}).items():
         table["model.layers.{layer}." + name] = tuple(("layers", *path) for path in paths)
+    in_table = {path for paths in table.values() for path in paths}
+    table |= {_name_of(path, config): (path,) for path in by_path if path not in in_table}
     specs = []
     for name, paths in table.items():
-        if paths[0] in by_path:
-            counts = ("{layer}" in name) + ("{expert}" in name)
-            shape = [by_path.pop(path) for path in paths][0]
-            specs.append(_TensorSpec(name, paths, shape, shape[:counts]))
-    if by_path:
-        raise KeyError(f"Parameters without a Hugging Face name: {sorted(by_path)}; add them to the table.")
+        counts = ("{layer}" in name) + ("{expert}" in name)
+        shape = by_path[paths[0]]
+        specs.append(_TensorSpec(name, paths, shape, shape[:counts]))
     return tuple(specs)
+
+
+def _name_of(path: Path, config: config_lib.DecoderConfig) -> str:
+    """Hugging Face's name of a parameter that has a tensor of its own."""
+    name = ".".join([*path[:-1], _LAST_WORDS.get(path[-1], path[-1])])
+    name = name.replace("layers.", "layers.{layer}.", 1)
+    for ours, theirs in _PARTS.get(config.family, ()):
+        name = name.replace(ours, theirs)
+    return name if path[0] == "lm_head" else f"model.{name}"
 
 
 def expected_tensors(config: config_lib.DecoderConfig) -> dict[str, tuple[int, ...]]:

@@ -84,7 +84,18 @@ class TokenPass(NamedTuple):
             sinks=sinks,
         )
         if self.cache_positions is None:
-            return self._attend_in_rows(queries, keys, values, rule, window), None
+            keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
+            mixed = attention.attend_in_rows(
+                queries,
+                keys,
+                values,
+                mask=self.mask,
+                segment_ids=self.segment_ids,
+                rule=rule,
+                window=window,
+                rules=self.setting.rules,
+            )
+            return mixed, None
         assert cache is not None
         mixed, cache = paged_cache.write_and_attend(
             queries,
@@ -98,26 +109,6 @@ class TokenPass(NamedTuple):
             rules=self.setting.rules,
         )
         return mixed.reshape(queries.shape), cache
-
-    def _attend_in_rows(
-        self,
-        queries: Float[Array, "B T N H"],
-        keys: Float[Array, "B T K H"],
-        values: Float[Array, "B T K H"],
-        rule: attention.ScoreRule,
-        window: int | None,
-    ) -> Float[Array, "B T N H"]:
-        keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, K, T, H]
-        return attention.attend_in_rows(
-            queries,
-            keys,
-            values,
-            mask=self.mask,
-            segment_ids=self.segment_ids,
-            rule=rule,
-            window=window,
-            rules=self.setting.rules,
-        )
 
 
 def _over_rows(

@@ -102,7 +102,7 @@ class JaxTextModel:
             drawn = self._think_first(path, prompts, fitting, requests, closing, budget)
         by_index = dict(zip(fitting, drawn, strict=True))
         return [
-            by_index[i] if i in by_index else _too_long(request, len(prompts[i]))
+            by_index[i] if i in by_index else self._reply(request, len(prompts[i]), (), "too_long")
             for i, request in enumerate(requests)
         ]
 
@@ -204,14 +204,3 @@ class JaxTextModel:
             prompt_tokens=prompt_tokens,
             completion_tokens=len(token_ids),
         )
-
-
-def _too_long(request: TextRequest, prompt_tokens: int) -> Reply:
-    return Reply(
-        id=request.id,
-        sample=request.sample,
-        text="",
-        finish_reason="too_long",
-        prompt_tokens=prompt_tokens,
-        completion_tokens=0,
-    )

@@ -8,7 +8,7 @@ import base64
 import dataclasses
 import time
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
@@ -65,11 +65,9 @@ class Journal:
     def add(self, index: int, completion: Completion) -> None:
         """Takes a completion in."""
         self._rows.append(
-            JournalRow(
-                index=index,
-                token_ids=completion.token_ids,
-                log_probs=float_text(completion.log_probs),
-                sampler_log_probs=float_text(completion.sampler_log_probs),
+            _row(
+                index,
+                completion,
                 finish_reason=completion.finish_reason,
                 has_end=completion.has_end,
                 num_continued=completion.num_continued,
@@ -95,16 +93,7 @@ class Journal:
             self._parts[path] = {row.index for row in self._rows}
             self._rows = []
         if under_way is not None:
-            rows = [
-                JournalRow(
-                    index=index,
-                    token_ids=partial.token_ids,
-                    log_probs=float_text(partial.log_probs),
-                    sampler_log_probs=float_text(partial.sampler_log_probs),
-                    finish_reason="none",
-                )
-                for index, partial in under_way.items()
-            ]
+            rows = [_row(index, partial, finish_reason="none") for index, partial in under_way.items()]
             jsonl.write_records(self._directory / "begun.jsonl", rows)
 
     def forget(self, indices: Collection[int]) -> None:
@@ -116,6 +105,16 @@ class Journal:
             if not needed:
                 path.unlink(missing_ok=True)
                 del self._parts[path]
+
+
+def _row(index: int, drawn: Completion | PartialCompletion, **facts: Any) -> JournalRow:
+    return JournalRow(
+        index=index,
+        token_ids=drawn.token_ids,
+        log_probs=float_text(drawn.log_probs),
+        sampler_log_probs=float_text(drawn.sampler_log_probs),
+        **facts,
+    )
 
 
 def remove(directory: epath.PathLike) -> None:

@@ -1,9 +1,10 @@
-"""What self-play's algorithms share: groups of rollouts, and the protocol of an algorithm."""
+"""What self-play's algorithms share: groups of rollouts, and what an algorithm says of itself."""
 
+import abc
 import collections
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -41,30 +42,24 @@ class Group:
         return "mixed" if len({*found}) == 2 else "all_right" if found[0] else "all_wrong"
 
 
-@runtime_checkable
-class Algorithm(Protocol):
+class Algorithm(abc.ABC):
     """How a policy learns from groups of its rollouts; `Grpo`, `Dpo` and `RejectionSampling` are such.
 
     A unit is what must share a row of a batch: one completion, or a pair of DPO's.
     """
 
-    @property
-    def unit_name(self) -> str:
-        """Its plural, for messages."""
-        ...
-
-    @property
-    def sequences_per_unit(self) -> int: ...
+    unit_name: ClassVar[str] = "completions"  # for messages
+    sequences_per_unit: ClassVar[int] = 1
 
     @property
     def value_names(self) -> tuple[str, ...]:
         """Numbers that each token of a batch must come with, sorted."""
-        ...
+        return ()
 
     @property
     def keeps_reference(self) -> bool:
         """Whether the reference is the policy that training began with, which is then kept all along."""
-        ...
+        return False
 
     def for_iterations(
         self, *, num_updates: int, old_log_probs: OldLogProbs, max_staleness: int
@@ -74,31 +69,31 @@ class Algorithm(Protocol):
         Raises:
             WrongUse: its ratios would not refer to what they are taken for.
         """
-        ...
+        return self  # without ratios
 
+    @abc.abstractmethod
     def most_units(self, group_size: int) -> int:
         """Of one prompt."""
-        ...
 
+    @abc.abstractmethod
     def is_of_use(self, group: Group) -> bool:
         """Whether there is something to learn from a prompt's samples."""
-        ...
 
+    @abc.abstractmethod
     def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[Unit]:
         """What is learned from.
 
         Args:
             num_groups: of a full iteration.
         """
-        ...
 
+    @abc.abstractmethod
     def loss(self, temperature: float) -> Loss:
         """The loss for completions sampled at a temperature."""
-        ...
 
     def scoring_temperature(self, temperature: float) -> float:
         """Of old and reference log-probabilities, for completions sampled at a temperature."""
-        ...
+        return temperature
 
 
 def groups_of(rollouts: Sequence[Rollout]) -> list[Group]:

@@ -17,6 +17,11 @@ from promptcot_jax.trainers.algorithm import Group
 
 FILE = "samples.jsonl"
 OF_EACH_KIND = 3
+# Fields that a sample has of its rollout.
+_OF_ROLLOUT = [
+    *("iteration", "prompt_id", "domain", "group", "sample", "completion", "graded", "correct"),
+    *("reward", "format", "length", "status", "finish_reason"),
+]
 
 
 def pick(groups: Sequence[Group], *, seed: int, iteration: int) -> dict[SampleKind, list[Rollout]]:
@@ -98,23 +103,11 @@ class SampleLog:
     def _sample(self, kind: SampleKind, rollout: Rollout) -> CompletionSample:
         prompt = self._prompts[rollout.prompt_id]
         return CompletionSample(
-            iteration=rollout.iteration,
             kind=kind,
-            prompt_id=rollout.prompt_id,
-            domain=rollout.domain,
-            group=rollout.group,
-            sample=rollout.sample,
             prompt=self._tokenizer.decode(rollout.prompt_ids),
             problem=prompt.problem,
             reference=prompt.answer if isinstance(prompt, MathPrompt) else "",
-            completion=rollout.completion,
             answer=grading.answer_of(prompt, rollout.completion),
-            graded=rollout.graded,
-            correct=rollout.correct,
-            reward=rollout.reward,
-            format=rollout.format,
-            length=rollout.length,
-            status=rollout.status,
-            finish_reason=rollout.finish_reason,
             num_tokens=len(rollout.token_ids),
+            **{name: getattr(rollout, name) for name in _OF_ROLLOUT},
         )

@@ -21,12 +21,12 @@ from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.objectives import preference, token_log_probs
 from promptcot_jax.trainers import sft, train_step
-from promptcot_jax.trainers.algorithm import Group, OldLogProbs, Unit
+from promptcot_jax.trainers.algorithm import Algorithm, Group, Unit
 from promptcot_jax.trainers.train_step import Loss, LossFigures, LossSums
 
 
 @settings
-class Dpo:
+class Dpo(Algorithm):
     """Pairs and loss. The reference is the policy as it is before the iteration's first update."""
 
     beta: PositiveFloat = 0.1
@@ -37,13 +37,11 @@ class Dpo:
     pairs_per_prompt: NonNegativeInt = 0  # at most; 0: as many as there are of the rarer kind
 
     unit_name = "pairs"
-    value_names = ("reference_log_probs",)
     sequences_per_unit = 2
-    keeps_reference = False
 
-    def for_iterations(self, *, num_updates: int, old_log_probs: OldLogProbs, max_staleness: int) -> "Dpo":
-        """See `Algorithm`; there are no ratios."""
-        return self
+    @property
+    def value_names(self) -> tuple[str, ...]:
+        return ("reference_log_probs",)
 
     def most_units(self, group_size: int) -> int:
         pairs = [min(n, group_size - n) for n in range(group_size) if n / group_size < self.solved_below]

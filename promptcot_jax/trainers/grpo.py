@@ -25,7 +25,7 @@ from promptcot_jax.objectives.advantages import Baseline
 from promptcot_jax.objectives.policy_gradient import Aggregation, KlEstimator, RatioLevel
 from promptcot_jax.sampling import journal
 from promptcot_jax.trainers import sft, train_step
-from promptcot_jax.trainers.algorithm import Group, OldLogProbs, Unit
+from promptcot_jax.trainers.algorithm import Algorithm, Group, OldLogProbs, Unit
 from promptcot_jax.trainers.train_step import Loss, LossFigures, LossSums
 
 Surrogate = Literal["clip", "cispo"]
@@ -33,7 +33,7 @@ SamplerCorrection = Literal["none", "token", "sequence"]
 
 
 @settings
-class Grpo:
+class Grpo(Algorithm):
     """The algorithm. Defaults: GRPO with DAPO's aggregation and wider upper clip, and without KL.
 
     | published as | settings |
@@ -65,9 +65,6 @@ class Grpo:
     single_update: bool = False
     # Completions that ran out of tokens stay in their group's baseline, and train nothing.
     mask_cut_off: bool = False
-
-    unit_name = "completions"
-    sequences_per_unit = 1
 
     def __post_init__(self):
         if (self.aggregation == "constant") != (self.constant_length > 0):
@@ -153,9 +150,6 @@ class Grpo:
 
     def loss(self, temperature: float) -> Loss:
         return GrpoLoss(config=self, temperature=temperature)
-
-    def scoring_temperature(self, temperature: float) -> float:
-        return temperature
 
 
 def _example(rollout: Rollout, advantage: float) -> TokenExample:

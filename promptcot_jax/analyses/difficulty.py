@@ -3,8 +3,7 @@
 The paper draws 1,000 problems a set, has a model solve them once, compares with the answers of a stronger
 model and takes the tokens that this one wrote. No model runs here: `promptcot evaluate` makes the attempts,
 with the model of choice as SOLVER and MAX_PROBLEMS = 1000, and this reads them. Tokens may come from other
-attempts than accuracy does. Verified prompts carry a difficulty of their own, that for the solver which voted
-on them.
+attempts than accuracy does.
 """
 
 import collections
@@ -27,7 +26,6 @@ from promptcot_jax.verify import problem_accuracy
 
 log = logging.getLogger(__name__)
 
-POOLS = ("easy", "medium", "hard")
 NUM_CONCEPTS = 12  # the most common ones are shown
 Attempts = Mapping[str, Sequence[AttemptRecord]]  # by set
 
@@ -279,72 +277,3 @@ def _draw_points(
     figures.points_with_errors(axes, labels, points)
     axes.set_title(title)
     axes.set_xlim(left=0)
-
-
-def pools(sets: ProblemSets) -> list[AnalysisResult]:
-    """The pools of verified prompts, where sets have any.
-
-    Raises:
-        NoRecords: no row of any set has a pool.
-    """
-    judged = {name: [row for row in rows if row.pool] for name, rows in sets.items()}
-    judged = {name: rows for name, rows in judged.items() if rows}
-    if not judged:
-        raise NoRecords(
-            "no row has a difficulty pool; those that 'promptcot verify' writes do (verified_prompts.jsonl)."
-        )
-    table = []
-    for name, rows in judged.items():
-        for pool in (*POOLS, "all"):
-            own = [row for row in rows if pool in (row.pool, "all")]
-            share = mean_and_error([row.pass_share for row in own])
-            tokens = mean_and_error([row.mean_tokens for row in own])
-            table.append(
-                {
-                    "set": name,
-                    "pool": pool,
-                    "prompts": len(own),
-                    "share": len(own) / len(rows),
-                    "pass_share": share[0],
-                    "pass_share_standard_error": share[1],
-                    "mean_tokens": tokens[0],
-                    "tokens_standard_error": tokens[1],
-                }
-            )
-    counts = ", ".join(f"{name} {len(rows):,} of {len(sets[name]):,}" for name, rows in judged.items())
-    return [
-        AnalysisResult(
-            name="difficulty_pools",
-            title="Difficulty pools of verified prompts",
-            caption="For the solver that voted on the answers: prompts by pool, share of its solutions "
-            f"that are right, tokens of a solution. Prompts with a pool: {counts}.",
-            rows=table,
-            figure=_draw_pools(table),
-        )
-    ]
-
-
-@figures.drawing()
-def _draw_pools(table: Sequence[Mapping[str, Any]]) -> mpl_figure.Figure:
-    names = list(dict.fromkeys(row["set"] for row in table))
-    cells = {(row["set"], row["pool"]): row for row in table}
-    figure = figures.blank(figures.WIDTH, 1.9 + 0.42 * len(names))
-    first, *others = figure.subplots(1, 3, sharey=True)
-    left = np.zeros(len(names))
-    rows = np.arange(len(names))[::-1]
-    for i, pool in enumerate(POOLS):
-        widths = np.array([cells[name, pool]["share"] for name in names])
-        first.barh(
-            rows, widths, left=left, height=0.6, color=figures.colour((2, 4, 1)[i]), label=pool, linewidth=0
-        )
-        left = left + widths
-    first.set_title("share of the prompts")
-    first.set_xlim(0, 1)
-    rows_of = {"all": [cells[name, "all"] for name in names]}
-    _draw_points(others[0], names, rows_of, "pass_share", "pass_share_standard_error", "share solved")
-    _draw_points(others[1], names, rows_of, "mean_tokens", "tokens_standard_error", "tokens of a solution")
-    figures.plain(first, "x")
-    for axes in (first, others[0]):
-        axes.xaxis.set_major_formatter(figures.percent)
-    figure.legend(*first.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
-    return figure

@@ -40,10 +40,6 @@ class SetRow:
     problem: str
     answer: str = ""
     solution: str = ""
-    pool: str = ""
-    pass_share: float = 0.0
-    mean_tokens: float = 0.0
-    num_solutions: int = 0
 
 
 ProblemSets = Mapping[str, Sequence[SetRow]]
@@ -64,16 +60,8 @@ def attempted(workdir: str) -> dict[str, list[SetRow]]:
     path = epath.Path(workdir) / "evaluate" / "problems.jsonl"
     sets: dict[str, list[SetRow]] = collections.defaultdict(list)
     for one in jsonl.read_records(path, AttemptedProblem) if path.exists() else ():
-        sets[one.set].append(
-            SetRow(
-                id=one.id,
-                domain=one.domain,
-                level=one.level,
-                concepts=one.concepts,
-                problem=one.problem,
-                answer=one.answer,
-            )
-        )
+        fields = dataclasses.asdict(one)
+        sets[fields.pop("set")].append(SetRow(**fields))
     return dict(sets)
 
 

@@ -1,6 +1,5 @@
 """Accuracies of finished evaluations, as studies over sizes, arms and seeds read them."""
 
-import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from promptcot_jax.analyses import figures
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord
+from promptcot_jax.report.page import at
 from promptcot_jax.verify import problem_accuracy
 
 ATTEMPTS = "attempts"  # the name under which a file of attempts counts as one set
@@ -39,11 +39,7 @@ def accuracies(path: str) -> dict[str, float | None]:
         }
     else:
         content = jsonl.read_json(file)
-        results = content.get("results") if isinstance(content, dict) else None
-        found = {
-            name: result.get("accuracy") if isinstance(result, dict) else None
-            for name, result in (results if isinstance(results, dict) else {}).items()
-        }
+        found = {name: at(one).get("accuracy") for name, one in at(content, "results").items()}
     shown = {name: float(value) if isinstance(value, int | float) else None for name, value in found.items()}
     if all(value is None for value in shown.values()):
         raise WrongUse(
@@ -103,15 +99,10 @@ def matches(pattern: str, names: Sequence[str]) -> list[tuple[dict[str, int], st
         return [({}, pattern)]
     pattern = pattern if "://" in pattern else os.path.normpath(pattern)
     base = wildcard.split(pattern)[0].rpartition("/")[0]  # the directories before the first of them
-    expression, seen = "", set[str]()
-    for literal, name in itertools.zip_longest(
-        wildcard.split(pattern), wildcard.findall(pattern), fillvalue=""
-    ):
-        name = name.strip("{}")
-        expression += re.escape(literal) + (
-            f"(?P={name})" if name in seen else f"(?P<{name}>[0-9]+)" if name else ""
-        )
-        seen.add(name)
+    expression = re.escape(pattern)
+    for name in names:  # a second time it stands for the same digits
+        braced = re.escape(f"{{{name}}}")
+        expression = expression.replace(braced, f"(?P<{name}>[0-9]+)", 1).replace(braced, f"(?P={name})")
     root = epath.Path(base or ("/" if pattern.startswith("/") else "."))
     paths = map(os.fspath, root.glob(wildcard.sub("*", pattern[len(base) :].lstrip("/"))))
     found = [

@@ -140,31 +140,17 @@ def statistics(runs: Iterable[Run]) -> list[dict[str, Any]]:
 
 def _check_sets(found: Iterable[tuple[Run, Mapping[str, float | None]]]) -> None:
     """Refuses means of different benchmarks in one panel, where no sets are named."""
-    firsts: dict[str, tuple[Run, Mapping[str, float | None]]] = {}
-    for own in found:
-        if not own[0].sets:
-            other = firsts.setdefault(own[0].panel, own)
-            _check_has_sets_of(own, other)
-            _check_has_sets_of(other, own)
-
-
-def _check_has_sets_of(
-    own: tuple[Run, Mapping[str, float | None]], other: tuple[Run, Mapping[str, float | None]]
-) -> None:
-    (run, accuracies), (beside, others) = own, other
-    missing = [name for name in others if others[name] is not None and accuracies.get(name) is None]
-    if not missing:
-        return
-    remedy = "name in `sets` of RUNS those that all runs of the panel have."
-    if missing[0] in accuracies:
-        raise WrongUse(
-            f"{run.results}: nothing of its set '{missing[0]}' could be graded, unlike that of "
-            f"{beside.results} in the same panel; evaluate it again, or {remedy}"
-        )
-    raise WrongUse(
-        f"{run.results}: there is no set '{missing[0]}' as in {beside.results} of the same panel, so their "
-        f"means are of different benchmarks; {remedy}"
-    )
+    firsts: dict[str, tuple[Run, set[str]]] = {}
+    for run, accuracies in found:
+        graded = {name for name, accuracy in accuracies.items() if accuracy is not None}
+        beside, others = firsts.setdefault(run.panel, (run, graded)) if not run.sets else (run, graded)
+        if missing := sorted(graded ^ others):
+            has_not, has = (beside, run) if missing[0] in graded else (run, beside)
+            raise WrongUse(
+                f"{has_not.results} has no accuracy of the set '{missing[0]}', unlike {has.results} in the "
+                "same panel, so their means would be of different benchmarks; evaluate it on that set, or "
+                "name in `sets` of RUNS those that all runs of the panel have."
+            )
 
 
 @figures.drawing()

@@ -26,18 +26,12 @@ Where we differ from it:
 * Search. It bisects whole numbers from 0 to the best participant's rating + 100. The range is the same here,
   the root is not rounded, and a contest that ends at a limit says so: its place has no rating of its own.
 * A second estimate, the pooled rating: the r at which the share of the field that is expected to be ahead,
-  summed over contests, is the share that was. The mean has a bias, as a place is a random number and its
-  rating not linear in it: among participants around 1400 who play as Elo's formula says, the mean gives a
-  player of 2200 some 60 points too many, one of 1000 some 45 too few, one of 600 120 too few
-  (`tests/evaluation/test_rating_estimates.py`). The pooled rating has no such bias, and but for weak players
-  less spread. Published ratings are means.
+  summed over contests, is the share that was. The mean, which is what is published, has a bias, as a place's
+  rating is not linear in it (`docs/codeforces.md` has figures); the pooled rating has none.
 
-Intervals are a bootstrap over contests and attempts. Contests are drawn with replacement; the attempts at a
-problem, alike but for their order, take another order. Attempts drawn with replacement would lose the one
-success of eight in a third of the draws and never win one, which would put the whole interval too low.
-Nothing is missing for it: contests that are drawn bring the luck of their attempts with them. The tails are
-those of a t interval of so few contests (Hesterberg 2015, "expanded percentile"). An interval is one of its
-estimate: that of the mean does not cover the mean's bias.
+Intervals are a bootstrap over contests, which bring the luck of their attempts with them, and over the order
+of the attempts: drawn with replacement, the one success of eight would be lost in a third of the draws. The
+tails are those of a t interval of so few contests (Hesterberg 2015, "expanded percentile").
 """
 
 import collections
@@ -215,13 +209,13 @@ class ContestRating:
 class Rating:
     """A solver's rating; None where no contest could be rated, or but one for the intervals."""
 
-    rating: float | None
-    interval: Interval | None
-    percentile: float | None  # share of users below, in 0 .. 100; None also where users' ratings are missing
-    pooled_rating: float | None
-    pooled_interval: Interval | None
-    pooled_bound: Bound  # of the search, if the pooled rating is that
-    contests: tuple[ContestRating, ...]
+    rating: float | None = None
+    interval: Interval | None = None
+    percentile: float | None = None  # of users that are below, 0 .. 100; None also without users' ratings
+    pooled_rating: float | None = None
+    pooled_interval: Interval | None = None
+    pooled_bound: Bound = ""  # of the search, if the pooled rating is that
+    contests: tuple[ContestRating, ...] = ()
     skipped: Mapping[str, tuple[int, ...]]  # contests by reason: no_standings, few_rated
 
 
@@ -241,46 +235,31 @@ def codeforces_rating(
         WrongUse: an outcome is there twice, without attempts, or of a problem that its contest does not have,
             or two contests have one id.
     """
-    by_contest = _by_contest(outcomes)
-    standings = _by_id(contests)
+    by_contest, standings = _by_contest(outcomes), _by_id(contests)
     skipped: dict[str, list[int]] = collections.defaultdict(list)
-    for contest_id in by_contest:
+    rng = np.random.default_rng(config.seed)
+    scored = []
+    for contest_id, of_contest in by_contest.items():
         if contest_id not in standings:
             skipped["no_standings"].append(contest_id)
         elif standings[contest_id].num_rated <= config.min_rated:
             skipped["few_rated"].append(contest_id)
-    left_out = {contest_id for ids in skipped.values() for contest_id in ids}
-    rng = np.random.default_rng(config.seed)
-    scored = [
-        _score(standings[contest_id], of_contest, config, rng)
-        for contest_id, of_contest in by_contest.items()
-        if contest_id not in left_out
-    ]
+        else:
+            scored.append(_score(standings[contest_id], of_contest, config, rng))
     reasons = {reason: tuple(ids) for reason, ids in skipped.items()}
     if not scored:
-        return Rating(
-            rating=None,
-            interval=None,
-            percentile=None,
-            pooled_rating=None,
-            pooled_interval=None,
-            pooled_bound="",
-            contests=(),
-            skipped=reasons,
-        )
+        return Rating(skipped=reasons)
     places = np.stack([one.places for one in scored], axis=1)
     fields = Fields([one.contest for one in scored])
     found = fields.estimates(places, level=config.level, rng=rng)
     return Rating(
         rating=found.mean,
         interval=found.interval,
-        percentile=_percentile(found.mean, user_ratings),
+        percentile=100 * float(np.mean(np.asarray(user_ratings) < found.mean)) if len(user_ratings) else None,
         pooled_rating=found.pooled,
         pooled_interval=found.pooled_interval,
         pooled_bound=_bound(found.pooled, max(one.contest.highest_rating for one in scored)),
-        contests=tuple(
-            _contest_rating(one, rating) for one, rating in zip(scored, found.of_contests, strict=True)
-        ),
+        contests=tuple(map(_contest_rating, scored, found.of_contests)),
         skipped=reasons,
     )
 
@@ -375,13 +354,6 @@ def _contest_rating(scored: _Scored, rating: float) -> ContestRating:
 
 def _bound(rating: float, highest: int) -> Bound:
     return "lowest" if rating == LOWEST_RATING else "highest" if rating == highest else ""
-
-
-def _percentile(rating: float, user_ratings: Sequence[int | float] | np.ndarray) -> float | None:
-    """Percentage of users strictly below, as CodeElo counts."""
-    if len(user_ratings) == 0:
-        return None
-    return float(100 * np.mean(np.asarray(user_ratings) < rating))
 
 
 @dataclasses.dataclass(frozen=True)

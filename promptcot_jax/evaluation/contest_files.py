@@ -85,52 +85,46 @@ def read_user_ratings(directory: epath.PathLike) -> Float[np.ndarray, " N"]:
         return np.zeros(0)
     reply = _read(file)
     if isinstance(reply, dict) and "status" not in reply:
-        return _from_histogram(reply, file)
-    users = reply if isinstance(reply, list) else _result(reply, list, file)
-    ratings = [
-        float(user if type(user) in _NUMBER else _field(user, "rating", _NUMBER, _At(file, f"[{i}]")))
-        for i, user in enumerate(users)
-    ]
-    return _finite(ratings, file)
-
-
-def _from_histogram(histogram: Mapping[str, Any], file: epath.Path) -> Float[np.ndarray, " N"]:
-    ratings, counts = [], []
-    for rating, count in histogram.items():
-        if type(count) is not int or count < 0:
-            raise WrongUse(f"{os.fspath(file)}: field '{rating}' must be a number of users, got {count!r}.")
-        try:
-            ratings.append(float(rating))
-        except ValueError:
-            raise WrongUse(f"{os.fspath(file)}: field '{rating}' is no rating.") from None
-        counts.append(count)
-    return np.repeat(_finite(ratings, file), counts)
-
-
-def _finite(ratings: Sequence[float], file: epath.Path) -> Float[np.ndarray, " N"]:
+        ratings = _from_histogram(reply, file)
+    else:
+        users = reply if isinstance(reply, list) else _result(reply, list, file)
+        ratings = [
+            float(user if type(user) in _NUMBER else _Object(user, file, f"[{i}]").get("rating", _NUMBER))
+            for i, user in enumerate(users)
+        ]
     if not ratings or not all(map(math.isfinite, ratings)):
         raise WrongUse(f"{os.fspath(file)}: it must hold one user's rating at least, and finite ones.")
     return np.array(ratings, float)
 
 
+def _from_histogram(histogram: Mapping[str, Any], file: epath.Path) -> list[float]:
+    ratings = []
+    for rating, count in histogram.items():
+        if type(count) is not int or count < 0:
+            raise WrongUse(f"{os.fspath(file)}: field '{rating}' must be a number of users, got {count!r}.")
+        try:
+            ratings += [float(rating)] * count
+        except ValueError:
+            raise WrongUse(f"{os.fspath(file)}: field '{rating}' is no rating.") from None
+    return ratings
+
+
 def _contest(contest_id: int, standings_file: epath.Path, changes_file: epath.Path) -> Contest:
-    standings = _result(_read(standings_file), dict, standings_file)
-    at = _At(standings_file, "result")
-    about = _field(standings, "contest", dict, at)
-    if _field(about, "id", int, at + ".contest") != contest_id:
-        raise WrongUse(f"{at.path}: field 'result.contest.id' must be {contest_id}, got {about['id']}.")
-    old_ratings = _old_ratings(changes_file)
-    rows = [
-        row
-        for i, one in enumerate(_field(standings, "rows", list, at))
-        if (row := _row(one, at + f".rows[{i}]")) and row[0] in old_ratings
-    ]
-    handles = {handle for handle, _, _ in rows}
-    if len(handles) < len(rows):
-        raise WrongUse(f"{at.path}: a handle has two rows as contestant in field 'result.rows'.")
+    path = os.fspath(standings_file)
+    standings = _Object(_result(_read(standings_file), dict, standings_file), standings_file, "result")
+    about = _Object(standings.get("contest", dict), standings_file, "result.contest")
+    if about.get("id", int) != contest_id:
+        raise WrongUse(f"{path}: field 'result.contest.id' must be {contest_id}, got {about.get('id', int)}.")
+    changes = enumerate(_result(_read(changes_file), list, changes_file))
+    changed = [_Object(change, changes_file, f"result[{i}]") for i, change in changes]
+    old_ratings = {change.get("handle", str): change.get("oldRating", int) for change in changed}
+    contestants = filter(None, map(_contestant, standings.objects("rows")))
+    rows = [row for row in contestants if row[0] in old_ratings]
+    if len({handle for handle, _, _ in rows}) < len(rows):
+        raise WrongUse(f"{path}: a handle has two rows as contestant in field 'result.rows'.")
     if len(rows) < MIN_MATCHED * len(old_ratings):
         raise WrongUse(
-            f"{at.path}: field 'result.rows' has {len(rows)} of the {len(old_ratings)} participants that "
+            f"{path}: field 'result.rows' has {len(rows)} of the {len(old_ratings)} participants that "
             f"{os.fspath(changes_file)} names; save the whole standings, without from, count, "
             "room or handles."
         )
@@ -141,78 +135,63 @@ def _contest(contest_id: int, standings_file: epath.Path, changes_file: epath.Pa
             len(old_ratings) - len(rows),
             len(old_ratings),
         )
-    problems = tuple(
-        _problem(problem, at + f".problems[{i}]")
-        for i, problem in enumerate(_field(standings, "problems", list, at))
-    )
-    name = _field(about, "name", str, at + ".contest")
+    name = about.get("name", str)
+    problems = []
+    for problem in standings.objects("problems"):
+        index = problem.get("index", str)
+        points = float(problem.get("points", _NUMBER)) if "points" in problem.value else None
+        problems.append(ContestProblem(index=index, points=points))
     try:
         return Contest(
             contest_id=contest_id,
             name=name,
-            problems=problems,
+            problems=tuple(problems),
             points=np.array([points for _, points, _ in rows], float),
             penalties=np.array([penalty for _, _, penalty in rows], float),
             ratings=np.array([old_ratings[handle] for handle, _, _ in rows], int),
         )
     except WrongUse as error:
-        raise WrongUse(f"{at.path}: {error}") from None
+        raise WrongUse(f"{path}: {error}") from None
 
 
-def _old_ratings(file: epath.Path) -> dict[str, int]:
-    """Rating of each rated participant before the contest."""
-    ratings = {}
-    for i, change in enumerate(_result(_read(file), list, file)):
-        at = _At(file, f"result[{i}]")
-        ratings[_field(change, "handle", str, at)] = _field(change, "oldRating", int, at)
-    return ratings
-
-
-def _problem(problem: Any, at: "_At") -> ContestProblem:
-    index = _field(problem, "index", str, at)
-    points = float(_field(problem, "points", _NUMBER, at)) if "points" in problem else None
-    return ContestProblem(index=index, points=points)
-
-
-def _row(row: Any, at: "_At") -> tuple[str, float, float] | None:
+def _contestant(row: "_Object") -> tuple[str, float, float] | None:
     """Handle, points and penalty of a contestant on their own; None for other rows."""
-    party = _field(row, "party", dict, at)
-    members = _field(party, "members", list, at + ".party")
-    contestant = _field(party, "participantType", str, at + ".party") == "CONTESTANT"
-    if not contestant or len(members) != 1:
+    party = _Object(row.get("party", dict), row.file, f"{row.path}.party")
+    members = party.objects("members")
+    if party.get("participantType", str) != "CONTESTANT" or len(members) != 1:
         return None
-    handle = _field(members[0], "handle", str, at + ".party.members[0]")
-    return handle, float(_field(row, "points", _NUMBER, at)), float(_field(row, "penalty", _NUMBER, at))
+    return (
+        members[0].get("handle", str),
+        float(row.get("points", _NUMBER)),
+        float(row.get("penalty", _NUMBER)),
+    )
 
 
-class _At:
-    """A place in a file, for messages: its fields as a dotted path."""
+@dataclasses.dataclass(frozen=True)
+class _Object:
+    """An object of a reply, with its file and its place there, as a dotted path, for messages."""
 
-    def __init__(self, file: epath.Path, fields: str):
-        self._file, self._fields = file, fields
+    value: Any
+    file: epath.Path
+    path: str
 
-    def __add__(self, more: str) -> "_At":
-        return _At(self._file, self._fields + more)
+    def get(self, name: str, kind: Any) -> Any:
+        """A field, of a type that is checked; booleans are no numbers."""
+        where = f"{os.fspath(self.file)}: field '{self.path}.{name}'"
+        if not isinstance(self.value, dict):
+            raise WrongUse(f"{where}: what should have it is no object but {type(self.value).__name__}.")
+        if name not in self.value:
+            raise WrongUse(f"{where} is missing; save the reply of the API as it comes.")
+        found = self.value[name]
+        if not isinstance(found, kind) or isinstance(found, bool):
+            expected = "number" if kind is _NUMBER else kind.__name__
+            raise WrongUse(f"{where} must be {expected}, got {type(found).__name__}.")
+        return found
 
-    @property
-    def path(self) -> str:
-        return os.fspath(self._file)
-
-    def field(self, name: str) -> str:
-        return f"{self.path}: field '{self._fields}.{name}'"
-
-
-def _field(value: Any, name: str, kind: Any, at: _At) -> Any:
-    """A field of an object of the reply, of a type that is checked; booleans are no numbers."""
-    if not isinstance(value, dict):
-        raise WrongUse(f"{at.field(name)}: what should have it is no object but {type(value).__name__}.")
-    if name not in value:
-        raise WrongUse(f"{at.field(name)} is missing; save the reply of the API as it comes.")
-    found = value[name]
-    if not isinstance(found, kind) or isinstance(found, bool):
-        names = "number" if kind is _NUMBER else kind.__name__
-        raise WrongUse(f"{at.field(name)} must be {names}, got {type(found).__name__}.")
-    return found
+    def objects(self, name: str) -> list["_Object"]:
+        """The objects of a field that is a list."""
+        found = enumerate(self.get(name, list))
+        return [_Object(value, self.file, f"{self.path}.{name}[{i}]") for i, value in found]
 
 
 def _result(reply: Any, kind: type, file: epath.Path) -> Any:

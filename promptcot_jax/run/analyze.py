@@ -133,22 +133,6 @@ class _Study:
             return em_study.study([self._place(path) for path in self.config.em_workdirs])
 
     def difficulty(self) -> list[AnalysisResult]:
-        results, reasons = [], {}
-        for part in (self._attempted, self._pools):
-            try:
-                results += part()
-            except NoRecords as reason:
-                reasons[part] = reason
-                log.info("a part of difficulty is left out: %s", reason)
-        if not results:
-            raise NoRecords(" ".join(map(str, reasons.values())))
-        if reason := reasons.get(self._attempted):
-            note = f" Accuracy and tokens of attempts are left out: {self.shown(reason)}"
-            results[0] = dataclasses.replace(results[0], caption=results[0].caption + note)
-        return results
-
-    def _attempted(self) -> list[AnalysisResult]:
-        """Of what `evaluate` attempted."""
         with _may_be_left_out(not self.config.sets):
             sets = self._read(self.config.sets) or problem_sets.attempted(self.workdir)
         if not sets:
@@ -164,9 +148,6 @@ class _Study:
         if self.config.token_attempts is not None:
             tokens = difficulty.read_attempts(self.config.token_attempts, sets)
         return difficulty.figures_of(sets, attempts, tokens)
-
-    def _pools(self) -> list[AnalysisResult]:
-        return difficulty.pools(self._sets())
 
     def distribution(self) -> list[AnalysisResult]:
         encoder = functools.partial(encoders.make_encoder, self.config.distribution.encoder)

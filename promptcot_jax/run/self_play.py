@@ -3,8 +3,9 @@
 import collections
 import dataclasses
 import functools
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,19 +15,19 @@ from promptcot_jax.checkpoints import adapters, store
 from promptcot_jax.checkpoints.load import LoadedModel
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.workdir import InputPath
-from promptcot_jax.data import prompt_stream
-from promptcot_jax.data.prompt_stream import PromptConfig, PromptStream
+from promptcot_jax.data import prompt_stream, rows
+from promptcot_jax.data.prompt_stream import PromptConfig, PromptStream, Task
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel.programs import Program
 from promptcot_jax.planning.target import Target
 from promptcot_jax.report import samples_page
-from promptcot_jax.run import held_out_problems, stage
-from promptcot_jax.run.held_out_problems import HeldOutProblems
+from promptcot_jax.run import stage
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.sources import model_source
 from promptcot_jax.sources.model_source import ModelSource
+from promptcot_jax.synthesis import outcomes, text_sketches
 from promptcot_jax.trainers import goals, loop, self_play_programs
 from promptcot_jax.trainers import held_out as held_out_lib
 from promptcot_jax.trainers import self_play as self_play_lib
@@ -39,6 +40,8 @@ from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.verify import program_pool, sandbox_host
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import RewardConfig
+
+log = logging.getLogger(__name__)
 
 
 def self_play(
@@ -81,17 +84,10 @@ def self_play(
         )
         if not tasks:
             raise WrongUse(f"{verified_prompts}: there are no prompts to play on in it ({dict(counts)}).")
-        unseen = None
+        unseen, of_held_out = [], {}
         if held_out is not None and held_out.prompts is not None:
-            unseen = held_out_problems.read(
-                held_out,
-                base.tokenizer,
-                longest=base.lm.config.max_positions - held_out.rollouts.sampling.max_new_tokens,
-                trained_on=tasks,
-                bad_rows=prompts.bad_rows,
-            )
-        every_task = [*tasks, *(unseen.tasks if unseen else ())]
-        if any(task.prompt.domain == "code" for task in every_task):
+            unseen, of_held_out = _unseen(held_out, base, tasks, prompts.bad_rows)
+        if any(task.prompt.domain == "code" for task in (*tasks, *unseen)):
             hosts.wait_for_first("sandbox", lambda: sandbox_host.find_host(programs.allow_weak_sandbox))
         grader = Grader(
             tokenizer=base.tokenizer,
@@ -112,7 +108,16 @@ def self_play(
             seed=seed,
             adapter=lora or (base.adapter and base.adapter.config),
             show_samples=functools.partial(samples_page.write, os.path.join(directory, samples_page.FILE)),
-            held_out=_evaluations(held_out, unseen, base, grader, directory) if held_out and unseen else None,
+            held_out=HeldOut(
+                lm=base.lm,
+                tokenizer=base.tokenizer,
+                grader=grader,
+                tasks=unseen,
+                config=held_out,
+                directory=epath.Path(directory) / held_out_lib.DIRECTORY,
+            )
+            if held_out and unseen
+            else None,
         )
         if not store.is_complete_for_all(policy):  # else killed between writing the policy and the manifest
             outcome = run.run(base.params)
@@ -124,22 +129,44 @@ def self_play(
         of_run = store.load_provenance(policy)["counts"]
     loop.remove_checkpoints(directory)
     goals.remove_best(directory)
-    of_held_out = unseen.counts if unseen else {}
     return stage.StageResult(counts={**_of_prompts(counts, len(tasks)), **of_held_out, **of_run})
 
 
-def _evaluations(
-    config: HeldOutConfig, unseen: HeldOutProblems, base: LoadedModel, grader: Grader, directory: str
-) -> HeldOut:
-    """The evaluations between iterations, on problems that are not trained on."""
-    return HeldOut(
-        lm=base.lm,
-        tokenizer=base.tokenizer,
-        grader=grader,
-        tasks=unseen.tasks,
-        config=config,
-        directory=epath.Path(directory) / held_out_lib.DIRECTORY,
+def _unseen(
+    config: HeldOutConfig, base: LoadedModel, trained_on: Sequence[Task], bad_rows: rows.BadRows
+) -> tuple[list[Task], dict[str, int]]:
+    """The problems of `config.prompts` that are not trained on, and what the manifest counts of the file.
+
+    Raises:
+        WrongUse: there is no problem, a row is bad and bad rows are not to be skipped, or all are trained on.
+    """
+    assert config.prompts is not None
+    longest = base.lm.config.max_positions - config.rollouts.sampling.max_new_tokens
+    counts: collections.Counter[str] = collections.Counter()
+    found = prompt_stream.read_tasks(
+        config.prompts, base.tokenizer, PromptConfig(bad_rows=bad_rows), longest=longest, counts=counts
     )
+    known = {text_sketches.comparable(task.prompt.problem) for task in trained_on}
+    unseen = [task for task in found if text_sketches.comparable(task.prompt.problem) not in known]
+    num_seen, num_long = len(found) - len(unseen), counts["dropped_too_long"]
+    if not unseen:
+        raise WrongUse(
+            f"{config.prompts}: there is nothing to evaluate on in it; of {len(found)} problems {num_seen} "
+            f"are trained on ({dict(counts)}). Set EVAL_PROMPTS to problems that VERIFIED_PROMPTS lacks."
+        )
+    for number, reason in ((num_seen, "trained on"), (num_long, "too long")):
+        if number:
+            log.warning(
+                "%s: %d of %d problems are %s: left out", config.prompts, number, counts["read"], reason
+            )
+    kept = unseen[: config.max_problems or None]
+    return kept, {
+        "heldout_in": counts["read"],
+        "heldout_out": len(kept),
+        "heldout_dropped_trained_on": num_seen,
+        "heldout_dropped_too_long": num_long,
+        **{f"heldout_{name}": n for name, n in outcomes.dropped(rows.bad(counts)).items()},
+    }
 
 
 def _facts_of(outcome: Outcome, run: SelfPlay) -> dict[str, Any]:
@@ -163,10 +190,9 @@ def _facts_of(outcome: Outcome, run: SelfPlay) -> dict[str, Any]:
 
 def _of_prompts(counts: Mapping[str, int], num_kept: int) -> dict[str, int]:
     """The manifest's counts of the prompts; bad rows count as read."""
-    rest = {name: n for name, n in counts.items() if name != "read"}
-    bad = {f"dropped_{name}" if name.startswith("bad_") else name: n for name, n in rest.items()}
-    num_bad = sum(n for name, n in rest.items() if name.startswith("bad_"))
-    return {"in": counts["read"] + num_bad, "out": num_kept, **bad}
+    bad = rows.bad(counts)
+    rest = {name: n for name, n in counts.items() if name != "read" and name not in bad}
+    return {"in": counts["read"] + sum(bad.values()), "out": num_kept, **rest, **outcomes.dropped(bad)}
 
 
 def programs(target: Target, arguments: Mapping[str, Any]) -> list[Program]:

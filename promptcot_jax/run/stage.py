@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -41,12 +41,18 @@ class StageResult:
 
 
 def run_stage(
-    stage: str, gin_files: tuple[str, ...] = (), bindings: tuple[str, ...] = (), workdir: str | None = None
+    stage: str,
+    gin_files: Sequence[str] = (),
+    bindings: Sequence[str] = (),
+    workdir: epath.PathLike | None = None,
 ) -> None:
-    """Does what `promptcot STAGE` does, for notebooks and tests; `bindings` are "NAME=VALUE" strings.
+    """Does what `promptcot STAGE --gin_file=... --gin.NAME=VALUE --workdir=DIR` does.
 
     JAX keeps compiled programs on disk from then on; JAX_COMPILATION_CACHE_DIR says where, and
     JAX_ENABLE_COMPILATION_CACHE=false that it should not.
+
+    Args:
+        bindings: settings over the files', each "NAME=VALUE" as after `--gin.`.
 
     Raises:
         WrongUse: as the command line says it with exit code 2.
@@ -57,7 +63,7 @@ def run_stage(
         raise WrongUse("--workdir=DIR is missing: the directory that holds a run's files.")
     compilation_cache.switch_on()
     configuration.load(gin_files, bindings)
-    perform(stage, workdir)
+    perform(stage, os.fspath(workdir))
 
 
 def run_signature(stage: str, workdir: str) -> str:

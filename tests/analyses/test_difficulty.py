@@ -130,22 +130,3 @@ def test_attempts_that_do_not_fit_are_refused(tmp_path):
         difficulty.read_attempts({"gsm8k": gsm8k}, SETS)
     with pytest.raises(WrongUse, match="both have a problem with id 'g1'"):
         difficulty.read_attempts(ours, SETS | {"again": SETS["gsm8k"]})
-
-
-def test_pools_are_counted_of_the_rows_that_have_one():
-    rows = [
-        SetRow(id="1", problem="x", pool="easy", pass_share=1.0, mean_tokens=10.0),
-        SetRow(id="2", problem="x", pool="hard", pass_share=0.25, mean_tokens=50.0),
-        SetRow(id="3", problem="x", pool="hard", pass_share=0.0, mean_tokens=60.0),
-        SetRow(id="4", problem="x"),
-    ]
-    (made,) = difficulty.pools({"verified": rows})
-    found = {row["pool"]: row for row in made.rows}
-    assert [found[pool]["prompts"] for pool in ("easy", "medium", "hard", "all")] == [1, 0, 2, 3]
-    assert found["hard"]["share"] == pytest.approx(2 / 3)
-    assert found["all"]["pass_share"] == pytest.approx(1.25 / 3)
-    assert found["hard"]["mean_tokens"] == 55
-    assert found["medium"]["mean_tokens"] is None
-    assert "verified 3 of 4" in made.caption
-    with pytest.raises(NoRecords, match="difficulty pool"):
-        difficulty.pools({"verified": rows[3:]})

@@ -136,10 +136,12 @@ def test_points_of_a_panel_are_means_of_the_same_sets(tmp_path):
         )
 
     for sizes in ((1, 2), (2, 1)):
-        with pytest.raises(WrongUse, match=r"n2: nothing of its set 'lcb' could be graded.*n1.*`sets`"):
+        with pytest.raises(WrongUse, match=r"n2 has no accuracy of the set 'lcb', unlike .*n1.*`sets`"):
             scaling.statistics(runs(*sizes))
     for sizes in ((1, 3), (3, 1)):
-        with pytest.raises(WrongUse, match=r"n3: there is no set 'lcb' as in .*n1 of the same panel.*`sets`"):
+        with pytest.raises(
+            WrongUse, match=r"n3 has no accuracy of the set 'lcb', unlike .*n1 in the same panel.*`sets`"
+        ):
             scaling.statistics(runs(*sizes))
     assert [row["mean"] for row in scaling.statistics(runs(2, 3))] == [0.6, 0.7]
     assert [row["mean"] for row in scaling.statistics(runs(1, 2, 3, sets=("aime",)))] == [0.5, 0.6, 0.7]

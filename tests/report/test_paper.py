@@ -35,10 +35,10 @@ def section_of(workdir, **results) -> str:
 
 
 def test_the_tables_have_a_figure_for_each_benchmark():
-    width = len(paper.BENCHMARKS)
-    rows = [figures for table in paper.TABLES.values() for figures in table.values()]
+    width = len(paper.facts().benchmarks)
+    rows = [figures for table in paper.facts().results.values() for figures in table.values()]
     assert all(len(figures) == width for figures in rows)
-    for table in list(paper.TABLES.values())[:2]:  # the paper's headline: best in every column
+    for table in list(paper.facts().results.values())[:2]:  # the paper's headline: best in every column
         for column, figure in enumerate(table["PromptCoT 2.0"]):
             assert figure == max(figures[column] for figures in table.values())
 
@@ -139,7 +139,7 @@ def test_settings_of_training_are_compared_for_stages_that_ran(tmp_path):
     assert rows["EM", "learning rate, theta"] == ["2.0e\u221206", "2.0e\u221206", "as the paper"]
     assert rows["EM", "reward R"][1:] == ["not set", "differs"]
     assert rows["self play", "temperature of completions"][1:] == ["1.22", "as the paper"]
-    assert ["EM", paper.SCALE["em"], "512 pairs, 3 rounds"] in rows_of(section, "Scale")
+    assert ["EM", paper.facts().scale["em"]["paper"], "512 pairs, 3 rounds"] in rows_of(section, "Scale")
 
 
 @pytest.mark.parametrize("stage", ["cold_start", "em", "verify", "self_play", "sft", "evaluate"])
@@ -148,5 +148,5 @@ def test_the_names_of_settings_are_those_that_stages_record(stage):
     configuration.load((f"stages/{stage}.gin", *model), ("NUM_ITERATIONS=1",) if stage == "self_play" else ())
     arguments = configuration.arguments_of(stage, stages.stage_function(stage))
     recorded = configuration.settings_of(stage, arguments)
-    names = {setting.name for setting in paper.SETTINGS if setting.stage == stage}
+    names = {setting.name for setting in paper.facts().settings if setting.stage == stage}
     assert names <= recorded.keys()

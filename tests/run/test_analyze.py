@@ -120,15 +120,17 @@ def test_records_of_the_workdir_that_cannot_be_read_leave_out_their_analysis_alo
     assert "gone.jsonl: no such file" in refused(capsys, workdir, gone)
 
 
-def test_pools_are_shown_where_attempts_cannot_be_and_say_so(tmp_path: pathlib.Path):
+def test_attempts_that_are_none_are_named_where_they_are_asked_for(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture
+):
     exported_workdir.write(tmp_path)
     (tmp_path / "evaluate").mkdir()
     (tmp_path / "evaluate" / "attempts.jsonl").write_text("")
     asked = AttemptedProblem(id="x", set="held_out", domain="math", problem="x")
     jsonl.write_records(tmp_path / "evaluate" / "problems.jsonl", [asked])
-    assert command(tmp_path, only="difficulty") == 0
-    (pools,) = listed(tmp_path)["analyses"]["difficulty"]["made"]
-    assert "attempts are left out: {workdir}/evaluate/attempts.jsonl: there are no" in pools["caption"]
+    assert "evaluate/attempts.jsonl: there are no attempts in it" in refused(
+        capsys, tmp_path, only="difficulty"
+    )
 
 
 def test_skipped_rows_stand_in_the_counts_the_captions_and_the_command(tmp_path: pathlib.Path):
@@ -245,15 +247,13 @@ def test_scaling_ablations_and_subsets_by_command(tmp_path: pathlib.Path):
     assert float(last["difference"]) == pytest.approx(-0.2)
 
 
-def test_pools_and_repeats_of_verified_prompts(tmp_path: pathlib.Path):
+def test_repeats_of_verified_prompts(tmp_path: pathlib.Path):
     exported_workdir.write(tmp_path)
-    named = "--gin.ANALYSES=('difficulty', 'accounting')"
+    named = "--gin.ANALYSES=('accounting',)"
     benchmark = tmp_path / "bench.jsonl"
     _, _, first = next(iter(jsonl.iter_rows(tmp_path / "verified_prompts.jsonl")))
     jsonl.write_records(benchmark, [{"id": "b", "problem": first["problem"]}])
     assert command(tmp_path, named, f"--gin.SET_BENCHMARKS={{'bench': '{benchmark}'}}") == 0
-    (pools,) = listed(tmp_path)["analyses"]["difficulty"]["made"]
-    assert pools["name"] == "difficulty_pools"
     with (tmp_path / "analyses" / "accounting.csv").open() as file:
         found = {(row["what"], row["group"]): row["value"] for row in csv.DictReader(file)}
     assert int(found["repeated or contaminated", "overlap with bench"]) >= 1

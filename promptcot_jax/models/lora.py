@@ -77,7 +77,7 @@ def check(lm: LanguageModel, params: Params, config: LoraConfig | None) -> None:
     shapes = _shapes_of(adapter_of(params))
     ranks = {shape[-1] for path, shape in shapes.items() if path[-1] == "lora_a"}
     targets = {path[-2] for path in shapes}
-    if shapes != ({} if config is None else _shapes_of(_adapter_shapes(lm, config))):
+    if shapes != ({} if config is None else _shapes_of(abstract_adapter(lm, config))):
         found = f"an adapter of rank {min(ranks)} at {sorted(targets)}" if ranks else "no adapter"
         raise WrongUse(
             f"The model has {found}, but the setting asks for {config or 'none'}; set LORA as the model "
@@ -146,18 +146,15 @@ def abstract_params(lm: LanguageModel, mesh: Mesh, dtype: str, adapter: LoraConf
     return base if adapter is None else join(abstract_adapter(lm, adapter, mesh), base)
 
 
-def abstract_adapter(lm: LanguageModel, config: LoraConfig, mesh: Mesh) -> Params:
-    """Shapes of an adapter's arrays, which are in float32, and where they lie."""
-    return placing.as_shapes(_adapter_shapes(lm, config), adapter_shardings(lm, config, mesh))
-
-
-def _adapter_shapes(lm: LanguageModel, config: LoraConfig) -> Params:
-    return jax.eval_shape(lambda: _new_adapter(lm, config, jax.random.key(0)))
+def abstract_adapter(lm: LanguageModel, config: LoraConfig, mesh: Mesh | None = None) -> Params:
+    """Shapes of an adapter's arrays, which are in float32; with a mesh also where they lie."""
+    shapes = jax.eval_shape(lambda: _new_adapter(lm, config, jax.random.key(0)))
+    return shapes if mesh is None else placing.as_shapes(shapes, adapter_shardings(lm, config, mesh))
 
 
 def adapter_shardings(lm: LanguageModel, config: LoraConfig, mesh: Mesh) -> Params:
     """Where the rules want an adapter."""
-    shapes, rules = _adapter_shapes(lm, config), lm.rules or rules_lib.DEFAULT_RULES
+    shapes, rules = abstract_adapter(lm, config), lm.rules or rules_lib.DEFAULT_RULES
     specs = partition_specs(lm, shapes, mesh, rules)
     return jax.tree.map(functools.partial(NamedSharding, mesh), specs)
 

@@ -10,7 +10,7 @@ import collections
 import dataclasses
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from etils import epath
 
@@ -35,6 +35,7 @@ Value = TypeVar("Value")
 PAPER_TRIPLES = 15_586  # section 3.2: 9,221 Codeforces + 6,365 AoPS
 FAILED_TRIPLES = 4_000  # of a public reproduction that did not work
 _COMMON_CONCEPTS = 20
+_REPLIES = {"concepts": "concepts", "rationale": "rationales"}  # the files of each part
 _FINAL = ("filtered", "too_long", "malformed")  # reasons for which asking again is in vain
 
 
@@ -63,15 +64,6 @@ class Annotated:
     triples: list[AnnotatedTriple]
     rejects: list[Reject]
     tally: collections.Counter[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Answer(Generic[Value]):
-    """What could be made of the replies to one request."""
-
-    value: Value | Unusable
-    text: str  # of the last reply
-    repaired: bool  # it is a second one
 
 
 def without_repeats(
@@ -129,33 +121,24 @@ def annotate(
         WrongUse: as the model.
     """
     teacher = _RetryingTeacher(model, epath.Path(directory))
-    rejects: list[Reject] = []
-
-    def reject(seed: SeedProblem, part: str, answer: _Answer, fault: Unusable) -> None:
-        rejects.append(_reject(seed, part, fault.reason, str(fault), model.name, answer.text))
-
-    requests = [_concepts_request(seed, config) for seed in seeds]
-    concept_answers = teacher.ask(
-        "concepts", requests, lambda i, text: annotation_requests.read_concepts(text, config.num_concepts)
+    concepts = teacher.ask(
+        "concepts",
+        {seed: _concepts_request(seed, config) for seed in seeds},
+        lambda seed, text: annotation_requests.read_concepts(text, config.num_concepts),
     )
-    with_concepts: list[tuple[SeedProblem, tuple[str, ...], bool]] = []
-    for seed, answer in zip(seeds, concept_answers, strict=True):
-        if isinstance(answer.value, Unusable):
-            reject(seed, "concepts", answer, answer.value)
-        else:
-            with_concepts.append((seed, answer.value, answer.repaired))
-    requests = [_rationale_request(seed, concepts) for seed, concepts, _ in with_concepts]
-    triple_answers = teacher.ask(
-        "rationales", requests, lambda i, text: _triple(*with_concepts[i], text, model.name, config)
+    triples = teacher.ask(
+        "rationale",
+        {seed: _rationale_request(seed, own) for seed, own in concepts.items()},
+        lambda seed, text: _triple(seed, concepts[seed], text, model.name, config),
     )
-    triples = []
-    for (seed, _, _), answer in zip(with_concepts, triple_answers, strict=True):
-        if isinstance(answer.value, Unusable):
-            reject(seed, "rationale", answer, answer.value)
-        else:
-            repaired = answer.value.repaired or answer.repaired
-            triples.append(dataclasses.replace(answer.value, repaired=repaired))
-    return Annotated(triples, rejects, teacher.tally)
+    return Annotated(
+        [
+            dataclasses.replace(triple, repaired=seed.id in teacher.repaired)
+            for seed, triple in triples.items()
+        ],
+        teacher.rejects,
+        teacher.tally,
+    )
 
 
 def _reject(
@@ -177,39 +160,54 @@ def _rationale_request(seed: SeedProblem, concepts: Sequence[str]) -> TextReques
 
 
 class _RetryingTeacher:
-    """An annotator that is asked a second time where its first answer is unusable; tallies the replies."""
+    """An annotator that is asked a second time where its first answer is unusable, and what came of it."""
 
     def __init__(self, model: TextModel, directory: epath.Path):
         self._model, self._directory = model, directory
+        self.rejects: list[Reject] = []
+        self.repaired: set[str] = set()  # ids of problems with a second answer that can be used
         self.tally: collections.Counter[str] = collections.Counter()
 
     def ask(
-        self, name: str, requests: Sequence[TextRequest], read: Callable[[int, str], Value]
-    ) -> list[_Answer[Value]]:
-        """What `read` makes of the answer to each request, or of a second one where the first is unusable."""
+        self,
+        part: str,
+        requests: Mapping[SeedProblem, TextRequest],
+        read: Callable[[SeedProblem, str], Value],
+    ) -> dict[SeedProblem, Value]:
+        """What `read` makes of the answers; a problem is rejected where it can make nothing of two."""
+        name = _REPLIES[part]
         replies = self._complete(name, requests)
-        results = [_read_one(i, reply, read, repaired=False) for i, reply in enumerate(replies)]
-        again = {
-            i: _second_request(requests[i], result.text, result.value)
-            for i, result in enumerate(results)
-            if isinstance(result.value, Unusable) and result.value.reason not in _FINAL
-        }
-        for i, reply in zip(again, self._complete(f"{name}_again", list(again.values())), strict=True):
-            results[i] = _read_one(i, reply, read, repaired=True)
-        return results
+        found = {seed: _read(seed, reply, read) for seed, reply in replies.items()}
+        again = self._complete(
+            f"{name}_again",
+            {
+                seed: _second_request(requests[seed], replies[seed].text, value)
+                for seed, value in found.items()
+                if isinstance(value, Unusable) and value.reason not in _FINAL
+            },
+        )
+        found |= {seed: _read(seed, reply, read) for seed, reply in again.items()}
+        usable: dict[SeedProblem, Value] = {}
+        for seed, value in found.items():
+            if isinstance(value, Unusable):
+                text = (replies | again)[seed].text
+                self.rejects.append(_reject(seed, part, value.reason, str(value), self._model.name, text))
+            else:
+                usable[seed] = value
+        self.repaired |= {seed.id for seed in usable.keys() & again.keys()}
+        return usable
 
-    def _complete(self, name: str, requests: Sequence[TextRequest]) -> list[Reply]:
-        replies = self._model.complete(requests, self._directory / f"{name}.jsonl") if requests else []
-        for reason, count in reasons(replies).items():
-            self.tally[f"{name}_{reason}"] += count
+    def _complete(self, name: str, requests: Mapping[SeedProblem, TextRequest]) -> dict[SeedProblem, Reply]:
+        path = self._directory / f"{name}.jsonl"
+        replies = self._model.complete(list(requests.values()), path) if requests else []
+        self.tally.update({f"{name}_{reason}": count for reason, count in reasons(replies).items()})
         self.tally["prompt_tokens"] += sum(reply.prompt_tokens for reply in replies)
         self.tally["completion_tokens"] += sum(reply.completion_tokens for reply in replies)
-        return replies
+        return dict(zip(requests, replies, strict=True))
 
 
-def _read_one(i: int, reply: Reply, read: Callable[[int, str], Value], *, repaired: bool) -> _Answer[Value]:
-    value = teacher_replies.read(reply, lambda text: read(i, text))
-    return _Answer(value, reply.text, repaired)
+def _read(seed: SeedProblem, reply: Reply, read: Callable[[SeedProblem, str], Value]) -> Value | Unusable:
+    return teacher_replies.read(reply, lambda text: read(seed, text))
 
 
 def _second_request(request: TextRequest, text: str, fault: Unusable) -> TextRequest:
@@ -223,12 +221,7 @@ def _second_request(request: TextRequest, text: str, fault: Unusable) -> TextReq
 
 
 def _triple(
-    seed: SeedProblem,
-    concepts: tuple[str, ...],
-    repaired: bool,
-    text: str,
-    annotator: str,
-    config: AnnotateConfig,
+    seed: SeedProblem, concepts: tuple[str, ...], text: str, annotator: str, config: AnnotateConfig
 ) -> AnnotatedTriple:
     """The triple that an answer completes.
 
@@ -247,7 +240,7 @@ def _triple(
         rationale=rationale,
         problem=seed.problem,
         annotator=annotator,
-        repaired=repaired,
+        repaired=False,
         copied_share=round(copied.share, 4),
         longest_copy=copied.longest_run,
         concept_coverage=round(coverage, 4),

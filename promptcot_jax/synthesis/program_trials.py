@@ -1,7 +1,7 @@
-"""What was run for a programming problem, and whether it makes tests: a small function a reason."""
+"""What was run for a programming problem, and whether it makes tests."""
 
+import collections
 import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from promptcot_jax.core.records import StdioTest
@@ -88,99 +88,40 @@ class Trial:
         return self.num_killed / self.num_mutants if self.num_mutants else 0.0
 
 
-Check = Callable[[Trial, TestConfig], str | None]
-
-
-def _sandbox_failed(trial: Trial, config: TestConfig) -> str | None:
-    return f"the sandbox failed in {trial.num_lost} runs of programs" if trial.num_lost else None
-
-
-def _no_inputs(trial: Trial, config: TestConfig) -> str | None:
-    return None if trial.inputs else "there are no inputs to try"
-
-
-def _no_program(trial: Trial, config: TestConfig) -> str | None:
-    if any(verdict != "none" for verdict in trial.solutions):
-        return None
-    return f"none of {len(trial.solutions)} solutions is a program that counts"
-
-
-def _invalid_inputs(trial: Trial, config: TestConfig) -> str | None:
-    num_invalid = sum(tried.verdict == "invalid" for tried in trial.inputs)
-    if len(trial.inputs) - num_invalid >= config.min_tests or not num_invalid:
-        return None
-    return f"the validator refuses {num_invalid} of {len(trial.inputs)} inputs"
-
-
-def _solutions_disagree(trial: Trial, config: TestConfig) -> str | None:
-    num_disputed = sum(tried.verdict == "disputed" for tried in trial.inputs)
-    if len(trial.tests) >= config.min_tests or not num_disputed:
-        return None
-    return f"too few of the solutions print the same for {num_disputed} of {len(trial.inputs)} inputs"
-
-
-def _too_few_tests(trial: Trial, config: TestConfig) -> str | None:
-    num_tests = len(trial.tests)
-    return None if num_tests >= config.min_tests else f"{num_tests} tests, fewer than {config.min_tests}"
-
-
-def _given_test_outvoted(trial: Trial, config: TestConfig) -> str | None:
-    num_outvoted = trial.given.count("outvoted")
-    return f"{num_outvoted} outputs of the row are not the majority's" if num_outvoted else None
-
-
-def _given_test_unconfirmed(trial: Trial, config: TestConfig) -> str | None:
-    num_open = trial.given.count("unconfirmed")
-    if not num_open:
-        return None
-    return f"{num_open} of {len(trial.given)} tests of the row are disputed, too long, or more than are tried"
-
-
-def _given_tests_contradict(trial: Trial, config: TestConfig) -> str | None:
-    num_contradicted = trial.given.count("contradicted")
-    return (
-        f"{num_contradicted} tests of the row have one input and other outputs" if num_contradicted else None
-    )
-
-
-def _no_solution_passes(trial: Trial, config: TestConfig) -> str | None:
-    return None if trial.program else "no solution prints every test's output"
-
-
-def _unrepeatable(trial: Trial, config: TestConfig) -> str | None:
-    return "a solution that passed does not pass once more" if trial.control == "failed" else None
-
-
-def _weak_tests(trial: Trial, config: TestConfig) -> str | None:
-    if not trial.num_mutants or trial.kill_rate >= config.min_kill_rate:
-        return None
-    return f"{trial.num_killed} of {trial.num_mutants} mutants fail a test"
-
-
-_CHECKS: Mapping[str, Check] = {
-    check.__name__.removeprefix("_"): check
-    for check in (
-        _sandbox_failed,
-        _given_tests_contradict,
-        _no_inputs,
-        _no_program,
-        _invalid_inputs,
-        _solutions_disagree,
-        _too_few_tests,
-        _given_test_outvoted,
-        _given_test_unconfirmed,
-        _no_solution_passes,
-        _unrepeatable,
-        _weak_tests,
-    )
-}
-
-
 def fault(trial: Trial, config: TestConfig) -> tuple[str, str] | None:
     """Why a trial gives no tests: the reason, and a sentence on it."""
-    for reason, check in _CHECKS.items():
-        if message := check(trial, config):
-            return reason, message
+    num_inputs, num_tests = len(trial.inputs), len(trial.tests)
+    verdicts = collections.Counter(tried.verdict for tried in trial.inputs)
+    given = collections.Counter(trial.given)
+    is_short = num_tests < config.min_tests
+    if trial.num_lost:
+        return "sandbox_failed", f"the sandbox failed in {trial.num_lost} runs of programs"
+    if count := given["contradicted"]:
+        return "given_tests_contradict", f"{count} tests of the row have one input and other outputs"
+    if not trial.inputs:
+        return "no_inputs", "there are no inputs to try"
+    if all(verdict == "none" for verdict in trial.solutions):
+        return "no_program", f"none of {len(trial.solutions)} solutions is a program that counts"
+    if (count := verdicts["invalid"]) and num_inputs - count < config.min_tests:
+        return "invalid_inputs", f"the validator refuses {count} of {num_inputs} inputs"
+    if is_short and (count := verdicts["disputed"]):
+        message = f"too few of the solutions print the same for {count} of {num_inputs} inputs"
+        return "solutions_disagree", message
+    if is_short:
+        return "too_few_tests", f"{num_tests} tests, fewer than {config.min_tests}"
+    if count := given["outvoted"]:
+        return "given_test_outvoted", f"{count} outputs of the row are not the majority's"
+    if count := given["unconfirmed"]:
+        message = (
+            f"{count} of {len(trial.given)} tests of the row are disputed, too long, or more than are tried"
+        )
+        return "given_test_unconfirmed", message
+    if not trial.program:
+        return "no_solution_passes", "no solution prints every test's output"
+    if trial.control == "failed":
+        return "unrepeatable", "a solution that passed does not pass once more"
+    if trial.num_mutants and trial.kill_rate < config.min_kill_rate:
+        return "weak_tests", f"{trial.num_killed} of {trial.num_mutants} mutants fail a test"
     return None
 
 

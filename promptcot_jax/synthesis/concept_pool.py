@@ -15,8 +15,9 @@ is a function of the seed, k and the lists before it, so that a resumed run draw
 
 import collections
 import dataclasses
+import itertools
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -183,17 +184,13 @@ def _domain_of(lists: Sequence[tuple[str, ...]], encode: Encode | None, rule: Ru
     numbers = {name: number for number, name in enumerate(dict.fromkeys(n for own in lists for n in own))}
     neighbours: list[collections.Counter[int]] = [collections.Counter() for _ in numbers]
     for own in lists:
-        for one, other in _ordered_pairs([numbers[name] for name in own]):
+        for one, other in itertools.permutations([numbers[name] for name in own], 2):
             neighbours[one][other] += 1
     if rule != "embedding":
         return _Domain(list(numbers), neighbours, None)
     if encode is None:
         raise WrongUse("The rule 'embedding' needs an encoder of texts.")
     return _Domain(list(numbers), neighbours, encode(list(numbers)))
-
-
-def _ordered_pairs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    return ((one, other) for one in numbers for other in numbers if one != other)
 
 
 def _cells_of(lists: Sequence[_List], domains: dict[Domain, _Domain]) -> list[_Cell]:

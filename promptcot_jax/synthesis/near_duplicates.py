@@ -12,6 +12,7 @@ Under `minhash` a pair just at 0.8 is proposed with a chance of 0.74, one at 0.8
 0.99. What comes out depends on the texts, their order and the seed, and not on how they were cut into calls.
 """
 
+import abc
 import dataclasses
 import functools
 import hashlib
@@ -25,10 +26,11 @@ from jaxtyping import Float, Int
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.settings import PositiveShare, Range, settings
 from promptcot_jax.synthesis import text_sketches
-from promptcot_jax.synthesis.text_sketches import BandedTable, Batch, BatchWorkers, Sketches
+from promptcot_jax.synthesis.text_sketches import BandedTable, BatchWorkers, Sketches
 
 Rule = Literal["exact", "minhash", "embedding"]
 Encode = Callable[[Sequence[str]], Float[np.ndarray, "texts D"]]  # unit vectors
+_Batch = tuple[Sequence[str], Float[np.ndarray, "texts D"] | None]  # with its vectors where these are known
 
 # Below the threshold: where the signatures alone rule a pair out. 3.4 standard deviations of the estimate.
 _SIGNATURE_SLACK = 0.12
@@ -83,14 +85,6 @@ def find(
         return Index(config or DuplicateConfig(), encode=encode, workers=workers).add(texts)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Texts:
-    """A batch of texts, and their vectors where these are known."""
-
-    texts: Sequence[str]
-    vectors: Float[np.ndarray, "texts D"] | None
-
-
 class Index:
     """Kept texts, and whether a new one repeats one of them."""
 
@@ -104,7 +98,7 @@ class Index:
         self._is_exact, self._workers = config.exact, workers or BatchWorkers()
         self._num_texts = 0  # kept or not
         self._digests: dict[bytes, int] = {}  # of kept texts -> number
-        self._measures: list[_MinHashes | _Embeddings] = []
+        self._measures: list[_Measure] = []
         if config.minhash_threshold is not None:
             self._measures.append(_MinHashes(config.minhash_threshold, config))
         if config.embedding_threshold is not None and encode is not None:
@@ -118,37 +112,35 @@ class Index:
         Args:
             vectors: what the encoder gives for the texts, where it is known already.
         """
-        starts = range(0, len(texts), _TEXTS_PER_BATCH)
         batches = [
-            _Texts(
-                texts[i : i + _TEXTS_PER_BATCH],
-                None if vectors is None else vectors[i : i + _TEXTS_PER_BATCH],
-            )
-            for i in starts
+            (texts[i : i + _TEXTS_PER_BATCH], None if vectors is None else vectors[i : i + _TEXTS_PER_BATCH])
+            for i in range(0, len(texts), _TEXTS_PER_BATCH)
         ]
         sketches = [measure.sketches(batches, self._workers) for measure in self._measures]
         repeats: list[Repeat | None] = []
-        for batch, *own in zip(batches, *sketches, strict=True):
-            repeats += self._add_batch(batch.texts, own)
+        for (of_batch, _), *own in zip(batches, *sketches, strict=True):
+            repeats += self._add_batch(of_batch, own)
         return repeats
 
     def _add_batch(self, texts: Sequence[str], sketches: Sequence[Sketches]) -> list[Repeat | None]:
-        searches = [
-            (measure, measure.table.batch(own.buckets, own.features), own)
-            for measure, own in zip(self._measures, sketches, strict=True)
-        ]
+        for measure, own in zip(self._measures, sketches, strict=True):
+            measure.table.begin(own)
         repeats = []
         for i, text in enumerate(texts):
             digest = self._digest(text)
             earlier = self._digests.get(digest)
             repeat = None if earlier is None else Repeat(earlier, "exact", 1.0)
-            for measure, batch, own in searches:
-                repeat = repeat or _first_repeat(measure, batch.candidates(i), text, own.features[i])
+            for measure, own in zip(self._measures, sketches, strict=True):
+                repeat = repeat or measure.first_repeat(text, own.features[i], measure.table.candidates(i))
             repeats.append(repeat)
             if repeat is None:
-                self._keep(self._num_texts + i, i, text, digest, [batch for _, batch, _ in searches])
-        for _, batch, _ in searches:
-            batch.close()
+                if digest:
+                    self._digests[digest] = self._num_texts + i
+                for measure in self._measures:
+                    measure.table.keep(i, self._num_texts + i)
+                    measure.texts.append(text)
+        for measure in self._measures:
+            measure.table.end()
         self._num_texts += len(texts)
         return repeats
 
@@ -157,66 +149,66 @@ class Index:
             return b""
         return hashlib.blake2b(text_sketches.comparable(text).encode(), digest_size=16).digest()
 
-    def _keep(self, number: int, i: int, text: str, digest: bytes, batches: Sequence[Batch]) -> None:
-        if digest:
-            self._digests[digest] = number
-        for measure, batch in zip(self._measures, batches, strict=True):
-            batch.keep(i, number)
-            measure.keep(text)
 
+class _Measure(abc.ABC):
+    """A rule that compares texts, and those that were kept."""
 
-def _first_repeat(
-    measure: "_MinHashes | _Embeddings",
-    candidates: Int[np.ndarray, " slots"],
-    text: str,
-    features: np.ndarray,
-) -> Repeat | None:
-    if not len(candidates):
+    rule: Rule
+
+    def __init__(self, threshold: float):
+        self.threshold, self.table = threshold, BandedTable()
+        self.texts: list[str] = []  # by slot
+
+    @abc.abstractmethod
+    def sketches(self, batches: Sequence[_Batch], workers: BatchWorkers) -> Iterator[Sketches]:
+        """Of each batch of texts."""
+
+    @abc.abstractmethod
+    def similarities(
+        self, text: str, features: np.ndarray, slots: Int[np.ndarray, " slots"]
+    ) -> Iterator[tuple[int, float]]:
+        """A text's similarity with those in the slots that may be near it."""
+
+    def first_repeat(
+        self, text: str, features: np.ndarray, candidates: Int[np.ndarray, " slots"]
+    ) -> Repeat | None:
+        """The first of the candidates that the text repeats."""
+        for slot, similarity in self.similarities(text, features, candidates) if len(candidates) else ():
+            if similarity >= self.threshold:
+                return Repeat(self.table.numbers[slot], self.rule, similarity)
         return None
-    for slot, similarity in measure.similarities(text, features, candidates):
-        if similarity >= measure.threshold:
-            return Repeat(measure.table.numbers[slot], measure.rule, similarity)
-    return None
 
 
-class _MinHashes:
-    """The rule `minhash` and the texts that it keeps."""
-
-    rule: Rule = "minhash"
+class _MinHashes(_Measure):
+    rule = "minhash"
 
     def __init__(self, threshold: float, config: DuplicateConfig):
-        self.threshold, self.table = threshold, BandedTable()
+        super().__init__(threshold)
         lsh = datasketch.MinHashLSH(
             threshold=threshold, num_perm=config.num_hashes, weights=_FALSE_PROPOSALS_AND_MISSES
         )
         self._sketch = functools.partial(
             text_sketches.minhash_sketches, num_hashes=config.num_hashes, num_bands=lsh.b, seed=config.seed
         )
-        self._texts: list[str] = []  # by slot
 
-    def sketches(self, batches: Sequence[_Texts], workers: BatchWorkers) -> Iterator[Sketches]:
-        return workers.map(self._sketch, (batch.texts for batch in batches))
+    def sketches(self, batches: Sequence[_Batch], workers: BatchWorkers) -> Iterator[Sketches]:
+        return workers.map(self._sketch, (texts for texts, _ in batches))
 
     def similarities(
         self, text: str, features: np.ndarray, slots: Int[np.ndarray, " slots"]
     ) -> Iterator[tuple[int, float]]:
-        """Of the slots whose signatures do not rule it out the Jaccard similarity with a text."""
-        agreement = (self.table.features(slots) == features).mean(axis=1)
+        agreement = (self.table.features[slots] == features).mean(axis=1)
         own = text_sketches.shingles(text)
         for slot in slots[agreement >= self.threshold - _SIGNATURE_SLACK].tolist():
-            yield slot, text_sketches.jaccard(own, text_sketches.shingles(self._texts[slot]))
-
-    def keep(self, text: str) -> None:
-        self._texts.append(text)
+            yield slot, text_sketches.jaccard(own, text_sketches.shingles(self.texts[slot]))
 
 
-class _Embeddings:
-    """The rule `embedding` and the texts that it keeps."""
-
-    rule: Rule = "embedding"
+class _Embeddings(_Measure):
+    rule = "embedding"
 
     def __init__(self, threshold: float, config: DuplicateConfig, encode: Encode):
-        self.threshold, self.table, self._encode = threshold, BandedTable(), encode
+        super().__init__(threshold)
+        self._encode = encode
         self._sketch = functools.partial(
             text_sketches.vector_sketches,
             num_bands=config.num_bands,
@@ -224,18 +216,13 @@ class _Embeddings:
             seed=config.seed,
         )
 
-    def sketches(self, batches: Sequence[_Texts], workers: BatchWorkers) -> Iterator[Sketches]:
+    def sketches(self, batches: Sequence[_Batch], workers: BatchWorkers) -> Iterator[Sketches]:
         del workers  # matrix products take all cores
-        for batch in batches:
-            vectors = self._encode(batch.texts) if batch.vectors is None else batch.vectors
-            yield self._sketch(np.asarray(vectors, np.float32))
+        for texts, vectors in batches:
+            yield self._sketch(np.asarray(self._encode(texts) if vectors is None else vectors, np.float32))
 
     def similarities(
         self, text: str, features: np.ndarray, slots: Int[np.ndarray, " slots"]
     ) -> Iterator[tuple[int, float]]:
-        """The cosines with the texts in the slots."""
-        cosines = self.table.features(slots).astype(np.float64) @ features.astype(np.float64)
+        cosines = self.table.features[slots].astype(np.float64) @ features.astype(np.float64)
         yield from zip(slots.tolist(), cosines.tolist(), strict=True)
-
-    def keep(self, text: str) -> None:
-        pass  # its vector is in the table

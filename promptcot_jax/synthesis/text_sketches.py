@@ -103,45 +103,29 @@ def _buckets(values: UInt[np.ndarray, "texts bands length"]) -> UInt[np.ndarray,
 
 
 class BandedTable:
-    """Kept texts, each in a slot: what it is compared by, and a sorted table of the buckets."""
+    """Kept texts, each in a slot: what it is compared by, and a sorted table of the buckets.
+
+    Texts come in batches. Between `begin` and `end` they are searched for one after the other, and one that
+    is kept is found by those after it.
+    """
 
     def __init__(self):
         self.numbers: list[int] = []  # of the kept texts among all
-        self._features = np.zeros((0,))  # by slot; doubles when it is full
+        self.features = np.zeros((0,))  # by slot; doubles when it is full
         self._buckets = np.zeros(0, np.uint64)  # ascending, of all bands
         self._slots = np.zeros(0, np.int32)  # of the texts in them
 
-    def features(self, slots: Int[np.ndarray, " slots"]) -> np.ndarray:
-        """What was kept of texts to compare them by."""
-        return self._features[slots]
+    def begin(self, batch: Sketches) -> None:
+        """Looks a batch up."""
+        self._batch = batch
+        self._before = self._sharing(batch.buckets)
+        _, inverse, counts = np.unique(batch.buckets, return_inverse=True, return_counts=True)
+        self._is_shared = counts[inverse.reshape(batch.buckets.shape)] > 1  # by two texts of this batch
+        self._here: dict[int, list[int]] = {}  # shared bucket -> slots of kept texts of this batch
+        self._kept: dict[int, int] = {}  # number in the batch -> slot
 
-    def batch(self, buckets: UInt[np.ndarray, "texts bands"], features: np.ndarray) -> "Batch":
-        """A search for the texts of a batch, which also takes in those of them that are kept."""
-        return Batch(self, buckets, features)
-
-    def append(self, number: int, features: np.ndarray) -> int:
-        """Takes a text, but not yet its buckets; returns its slot."""
-        slot = len(self.numbers)
-        if slot >= len(self._features):
-            grown = np.empty((max(2 * slot, 1024), *features.shape), features.dtype)
-            if slot:
-                grown[:slot] = self._features
-            self._features = grown
-        self._features[slot] = features
-        self.numbers.append(number)
-        return slot
-
-    def enter(self, slots: list[int], buckets: UInt[np.ndarray, "slots bands"]) -> None:
-        """Takes the buckets of appended texts."""
-        order = np.argsort(buckets, axis=None, kind="stable")
-        new = buckets.ravel()[order]
-        where = np.searchsorted(self._buckets, new)
-        new_slots = np.repeat(np.array(slots, np.int32), buckets.shape[1])[order]
-        self._buckets = np.insert(self._buckets, where, new)
-        self._slots = np.insert(self._slots, where, new_slots)
-
-    def sharing(self, buckets: UInt[np.ndarray, "texts bands"]) -> dict[int, Int[np.ndarray, " slots"]]:
-        """For each text that shares a bucket with kept ones their slots."""
+    def _sharing(self, buckets: UInt[np.ndarray, "texts bands"]) -> dict[int, Int[np.ndarray, " slots"]]:
+        """For each text that shares a bucket with those of earlier batches their slots."""
         # Looked up in ascending order, which is thirty times as fast in a table larger than the caches.
         order = np.argsort(buckets, axis=None)
         wanted = buckets.ravel()[order]
@@ -155,38 +139,38 @@ class BandedTable:
             found.setdefault(text, []).append(self._slots[first[hit] : end])
         return {text: np.concatenate(slots) for text, slots in found.items()}
 
-
-class Batch:
-    """Texts that are searched for in a table one after the other; a kept one is found by those after it."""
-
-    def __init__(self, table: BandedTable, buckets: UInt[np.ndarray, "texts bands"], features: np.ndarray):
-        self._table, self._buckets, self._features = table, buckets, features
-        self._before = table.sharing(buckets)
-        _, inverse, counts = np.unique(buckets, return_inverse=True, return_counts=True)
-        self._is_shared = counts[inverse.reshape(buckets.shape)] > 1  # by two texts of this batch
-        self._here: dict[int, list[int]] = {}  # shared bucket -> slots of kept texts of this batch
-        self._kept: dict[int, int] = {}  # number in the batch -> slot
+    def _shared(self, i: int) -> list[int]:
+        return self._batch.buckets[i][self._is_shared[i]].tolist()
 
     def candidates(self, i: int) -> Int[np.ndarray, " slots"]:
         """Slots of the kept texts that share a bucket with text i of the batch, in their order."""
-        found = [self._table_slots(i), *(self._here[key] for key in self._shared(i) if key in self._here)]
+        before = self._before.get(i, np.zeros(0, np.int32))
+        found = [before, *(self._here[key] for key in self._shared(i) if key in self._here)]
         return np.unique(np.concatenate(found)).astype(np.int64)
 
-    def _table_slots(self, i: int) -> Int[np.ndarray, " slots"]:
-        return self._before.get(i, np.zeros(0, np.int32))
-
     def keep(self, i: int, number: int) -> None:
-        """Text i is kept, under its number among all texts."""
-        slot = self._kept[i] = self._table.append(number, self._features[i])
+        """Text i of the batch is kept, under its number among all texts."""
+        slot, features = len(self.numbers), self._batch.features[i]
+        if slot >= len(self.features):
+            grown = np.empty((max(2 * slot, 1024), *features.shape), features.dtype)
+            if slot:
+                grown[:slot] = self.features
+            self.features = grown
+        self.features[slot] = features
+        self.numbers.append(number)
+        self._kept[i] = slot
         for key in self._shared(i):
             self._here.setdefault(key, []).append(slot)
 
-    def _shared(self, i: int) -> Iterator[int]:
-        return iter(self._buckets[i][self._is_shared[i]].tolist())
-
-    def close(self) -> None:
-        """Enters what was kept into the table; comes last."""
-        self._table.enter(list(self._kept.values()), self._buckets[list(self._kept)])
+    def end(self) -> None:
+        """Enters the buckets of what was kept into the table."""
+        buckets = self._batch.buckets[list(self._kept)]
+        order = np.argsort(buckets, axis=None, kind="stable")
+        new = buckets.ravel()[order]
+        where = np.searchsorted(self._buckets, new)
+        slots = np.repeat(np.array(list(self._kept.values()), np.int32), buckets.shape[1])[order]
+        self._buckets = np.insert(self._buckets, where, new)
+        self._slots = np.insert(self._slots, where, slots)
 
 
 class BatchWorkers:

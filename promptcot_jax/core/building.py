@@ -21,13 +21,17 @@ def sole_builder(directory: str, name: str, patience_seconds: float = PATIENCE_S
     """Held by one process at a time for each directory; the system frees it when its holder dies.
 
     Args:
-        directory: need not be there, its parent must; the lock is a file beside it.
+        directory: need not be there; the lock is a file beside it. In a bucket there is no lock.
         name: what is built, for messages.
 
     Raises:
         TimeoutError: another process has held it for `patience_seconds`.
     """
+    if "://" in directory:
+        yield
+        return
     lock = f"{directory}.lock"
+    os.makedirs(os.path.dirname(os.path.abspath(directory)), exist_ok=True)
     with open(lock, "a+") as file:
         deadline, said = time.monotonic() + patience_seconds, False
         while True:

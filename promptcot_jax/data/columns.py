@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import Domain, StdioTest
+from promptcot_jax.core.records import ConceptSet, Domain, StdioTest
 from promptcot_jax.data import rows, templates
 
 # The columns where a field is looked for, in capitals or not: the first that a row has. A dot goes into an
@@ -217,7 +217,7 @@ def worked_answer(value: Any) -> tuple[str, str] | None:
     return (_CALCULATION.sub("", form["solution"]).rstrip(), form["answer"]) if form else None
 
 
-def listed_concepts(prompt: str, where: str) -> templates.Conditions:
+def listed_concepts(prompt: str, where: str) -> ConceptSet:
     """The concepts that a prompt of the generator numbers under its heading, and its level."""
     if (found := templates.parse_conditions(prompt)) is None:
         raise WrongUse(f"{where}: the prompt numbers no concepts under a heading of concepts.")

@@ -10,7 +10,7 @@ have a part in it.
 
 import collections
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -21,37 +21,25 @@ from promptcot_jax.core.settings import PositiveInt, Range, settings
 from promptcot_jax.data.examples import TokenExample
 
 
-@runtime_checkable
-class ExampleSet(Protocol):
+class ExampleSet:
     """Numbered examples; `value_names` are those of their `token_values`, the same for all."""
 
-    @property
-    def prompt_lengths(self) -> Int[np.ndarray, " N"]: ...
-    @property
-    def completion_lengths(self) -> Int[np.ndarray, " N"]: ...
-    @property
-    def value_names(self) -> tuple[str, ...]: ...
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> TokenExample: ...
-
-    def order(self, seed: int, epoch: int) -> Int[np.ndarray, " M"]:
-        """Numbers of the examples of one epoch, in order."""
-        ...
-
-
-class InOwnOrder:
-    """A set whose epochs hold each example once."""
+    prompt_lengths: Int[np.ndarray, " N"]
+    completion_lengths: Int[np.ndarray, " N"]
+    value_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
+        return len(self.prompt_lengths)
+
+    def __getitem__(self, index: int) -> TokenExample:
         raise NotImplementedError
 
-    def order(self, seed: int, epoch: int) -> Int[np.ndarray, " N"]:
-        """A permutation for each (seed, epoch)."""
+    def order(self, seed: int, epoch: int) -> Int[np.ndarray, " M"]:
+        """Numbers of the examples of one epoch: each once, in a permutation for each (seed, epoch)."""
         return prng.stream_generator(seed, "order", epoch).permutation(len(self))
 
 
-class Listed(InOwnOrder):
+class Listed(ExampleSet):
     """Examples in memory."""
 
     def __init__(self, examples: Sequence[TokenExample]):
@@ -70,9 +58,6 @@ class Listed(InOwnOrder):
                 )
         self.prompt_lengths = np.array([len(example.prompt_ids) for example in examples], np.int32)
         self.completion_lengths = np.array([len(example.completion_ids) for example in examples], np.int32)
-
-    def __len__(self) -> int:
-        return len(self._examples)
 
     def __getitem__(self, index: int) -> TokenExample:
         return self._examples[index]
@@ -153,7 +138,7 @@ def _limits(policy: LengthPolicy) -> str:
     return ", ".join(f"{name}={getattr(policy, name)}" for name in names if getattr(policy, name) is not None)
 
 
-class WithinLength(InOwnOrder):
+class WithinLength(ExampleSet):
     """The examples `kept` of another set, their completions cut to the given lengths."""
 
     def __init__(
@@ -164,14 +149,11 @@ class WithinLength(InOwnOrder):
         self.completion_lengths = completion_lengths
         self.value_names = examples.value_names
 
-    def __len__(self) -> int:
-        return len(self._kept)
-
     def __getitem__(self, index: int) -> TokenExample:
         return self._examples[int(self._kept[index])].cut(int(self.completion_lengths[index]))
 
 
-class Mixed:
+class Mixed(ExampleSet):
     """Several sets mixed by rate; an epoch is as long as all of them together.
 
     Each set gives a share of the epoch in proportion to its rate, from its own epochs one after another: a
@@ -209,9 +191,6 @@ class Mixed:
         self.completion_lengths = np.concatenate([examples.completion_lengths for examples in self._sets])
         self._starts = np.cumsum([0, *map(len, self._sets)])
         self._shares = _apportioned(len(self), [of_all[name] for name in self.parts])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> TokenExample:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1

@@ -129,12 +129,8 @@ def _concept_set(row: rows.Row, config: ImportConfig) -> ConceptSet:
     if found is None and _lists_concepts(row, config):
         prompt = columns.user_text(columns.find(row, "problem", config.columns), row.where)
         listed = columns.listed_concepts(prompt, row.where)
-        return ConceptSet(
-            id=shared["id"],
-            domain=domain or listed.domain,
-            concepts=listed.concepts,
-            level=shared["level"] or listed.level,
-        )
+        shared["level"] = shared["level"] or listed.level
+        return ConceptSet(domain=domain or listed.domain, concepts=listed.concepts, **shared)
     concepts = columns.concepts(_needed(row, "concepts", config), row.where, may_be_one=row.is_flat)
     is_code = "foundational_programming_concepts" in row.fields
     return ConceptSet(domain=domain or ("code" if is_code else "math"), concepts=concepts, **shared)

@@ -207,19 +207,6 @@ class PackedEpochs:
         )
 
 
-class _FromStep:
-    """The batches from one step on, as Grain reads a source."""
-
-    def __init__(self, batches: BatchSource, first_step: int):
-        self._batches, self._first_step = batches, first_step
-
-    def __len__(self) -> int:
-        return self._batches.num_steps - self._first_step
-
-    def __getitem__(self, index: int) -> PackedBatch:
-        return self._batches.batch(self._first_step + index)
-
-
 def read_ahead(
     batches: BatchSource, first_step: int = 0, *, num_threads: int = READER_THREADS
 ) -> Iterator[PackedBatch]:
@@ -228,11 +215,11 @@ def read_ahead(
     Args:
         num_threads: changes nothing but the speed.
     """
-    source = _FromStep(batches, first_step)
-    if not len(source):
+    if first_step >= batches.num_steps:
         return iter(())
+    steps = grain.MapDataset.range(first_step, batches.num_steps)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=BATCHES_AHEAD)
-    return iter(grain.MapDataset.source(source).to_iter_dataset(options))
+    return iter(steps.map(batches.batch).to_iter_dataset(options))
 
 
 def pack_rows(

@@ -20,7 +20,7 @@ import functools
 import hashlib
 import itertools
 import logging
-import os
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
@@ -41,28 +41,6 @@ from promptcot_jax.data.validity import Validity
 
 ROWS_AT_ONCE = 512  # tokenized in one call: enough for all cores of a TPU host, little memory
 _TOKENIZER_CALLS = 3  # at once: while one waits for Python's lock the others keep the cores busy
-
-# Modules that rows pass through on their way to ids; read as text, since some import TensorFlow.
-CODE = (
-    "core.file_sets",
-    "core.jsonl",
-    "core.literals",
-    "core.records",
-    "core.tfds_sets",
-    "data.formats.arrow",
-    "data.formats.json_lines",
-    "data.formats.records",
-    "data.formats.source",
-    "data.formats.tfds_examples",
-    "data.rows",
-    "data.validity",
-    "data.statement_rules",
-    "data.decontamination",
-    "data.templates",
-    "data.examples",
-    "data.tokenizer",
-    "data.tasks",
-)
 
 Made = TypeVar("Made")
 
@@ -123,13 +101,8 @@ def task_named(name: str) -> Task:
     return TASKS[name]
 
 
-def made_from(
-    name: str, path: epath.PathLike, tokenizer: Tokenizer, rules: RowRules, *, also_by: Sequence[str] = ()
-) -> dict[str, Any]:
+def made_from(name: str, path: epath.PathLike, tokenizer: Tokenizer, rules: RowRules) -> dict[str, Any]:
     """Everything that decides what the task `name` makes of a file's rows, as JSON values.
-
-    Args:
-        also_by: names of further modules that do the work.
 
     Raises:
         WrongUse: there is no such file.
@@ -141,26 +114,18 @@ def made_from(
         "validity": rules.validity,
         "benchmarks": [manifest.file_digest(benchmark) for benchmark in rules.benchmarks.values()],
         "tokenizer": tokenizer.digest,
-        "code": code_digest(*also_by),
+        "code": code_digest(),
     }
 
 
 @functools.cache
-def code_digest(*also_by: str) -> str:
-    """Digest of `CODE` and of further modules: a changed template makes another store.
-
-    Args:
-        also_by: names of modules, such as "data.packing".
-    """
-    sources = "".join(source_of(name) for name in (*CODE, *also_by))
-    return hashlib.sha256(sources.encode()).hexdigest()[:16]
-
-
-def source_of(name: str) -> str:
-    """The text of one of the package's modules."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    with open(os.path.join(package, *name.split(".")) + ".py", encoding="utf-8") as file:
-        return file.read()
+def code_digest() -> str:
+    """Digest of `core/` and `data/`, through which rows go: a changed template makes another store."""
+    package = pathlib.Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for file in sorted(file for room in ("core", "data") for file in (package / room).rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def iter_token_examples(

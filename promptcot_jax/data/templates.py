@@ -6,14 +6,13 @@ the token boundary between them falls on a line break.
 """
 
 import ast
-import dataclasses
 import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import CallTest, Domain, ProgramTest, StdioTest
+from promptcot_jax.core.records import CallTest, ConceptSet, Domain, ProgramTest, StdioTest
 
 BEGIN_RATIONALE = "<!-- BEGIN RATIONALE -->"
 END_RATIONALE = "<!-- END RATIONALE -->"
@@ -95,16 +94,7 @@ def _conditions(concepts: Sequence[str], level: str, domain: Domain, where: str)
     return f"{CONCEPT_HEADINGS[domain]}\n{numbered}\n\n{LEVEL_HEADING} {level_text(level, domain)}\n"
 
 
-@dataclasses.dataclass(frozen=True)
-class Conditions:
-    """What a prompt of the generator asks for: c, and the level as it is written there."""
-
-    domain: Domain
-    concepts: tuple[str, ...]
-    level: str
-
-
-def parse_conditions(prompt: str) -> Conditions | None:
+def parse_conditions(prompt: str) -> ConceptSet | None:
     """c and level of a prompt for any of the models; None where no concepts are numbered under a heading."""
     for domain, heading in CONCEPT_HEADINGS.items():
         _, found, after = prompt.partition(f"{heading}\n")
@@ -115,7 +105,8 @@ def parse_conditions(prompt: str) -> Conditions | None:
         if not numbered or not all(numbered):
             return None
         concepts = tuple(match[1] for match in numbered if match)
-        return Conditions(domain, concepts, level.strip().partition("\n")[0].strip())
+        level = level.strip().partition("\n")[0].strip()
+        return ConceptSet(domain=domain, concepts=concepts, level=level)
     return None
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from promptcot_jax.core import building, jsonl, manifest
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.progress import Progress
-from promptcot_jax.data.example_sets import InOwnOrder
+from promptcot_jax.data.example_sets import ExampleSet
 from promptcot_jax.data.examples import TokenExample
 
 FORMAT = 1
@@ -47,10 +47,8 @@ class Content:
         return f"{self.name.replace('/', '_')}-{digest}"
 
 
-class TokenStore(InOwnOrder):
+class TokenStore(ExampleSet):
     """Examples on disk; opening one reads their lengths only."""
-
-    value_names = ()
 
     def __init__(self, directory: str):
         """Opens the store of a directory.
@@ -85,9 +83,6 @@ class TokenStore(InOwnOrder):
         """Tokens of all examples."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __len__(self) -> int:
-        return len(self._ends)
-
     def __getitem__(self, index: int) -> TokenExample:
         num_read, num_written = int(self.prompt_lengths[index]), int(self.completion_lengths[index])
         start = int(self._ends[index]) - num_read - num_written
@@ -118,7 +113,6 @@ def open_or_build(
     directory = os.path.join(cache_dir, content.key)
     marker = os.path.join(directory, _MARKER)
     if anew or not os.path.exists(marker):
-        os.makedirs(cache_dir, exist_ok=True)
         with building.sole_builder(directory, content.name, patience_seconds):
             if anew or not os.path.exists(marker):
                 _build(directory, content)

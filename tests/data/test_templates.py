@@ -3,7 +3,7 @@
 import pytest
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import AssertTest, CallTest, StdioTest
+from promptcot_jax.core.records import AssertTest, CallTest, ConceptSet, StdioTest
 from promptcot_jax.data import templates
 from tests import toys
 
@@ -158,7 +158,7 @@ def test_the_answer_comes_after_the_thinking_part():
 @pytest.mark.parametrize("triple", toys.toy_triples(), ids=lambda triple: triple.id)
 def test_conditions_are_read_back_from_every_prompt(triple):
     written = templates.level_text(triple.level, triple.domain)
-    expected = templates.Conditions(triple.domain, triple.concepts, written)
+    expected = ConceptSet(domain=triple.domain, concepts=triple.concepts, level=written)
     of_c = (triple.concepts, triple.level, triple.domain)
     for prompt in (
         templates.theta_prompt(*of_c),

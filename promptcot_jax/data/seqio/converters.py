@@ -8,16 +8,13 @@ A converter collects a window of examples and gives out the rows that `packing.f
 order and in one thread, so the rows depend on the data alone. The last few rows of each window may stay
 partly empty; 1,024 examples leave few of them.
 
-An example longer than a row is refused by name, dropped or cut, as `overlong` says, and counted. But seqio
-trims features to `task_feature_lengths` before a converter sees them, without a message. So either turn that
-off (`trim_output_features=False`, in T5X a field of `DatasetConfig`; or lengths of None, with the converter's
-`row_length`), or end the task in `length_filter.within_lengths`, as this package's tasks do. Where neither is
-done, examples just as long as a limit are counted, and a warning tells.
+An example longer than a row is refused by name. But seqio trims features to `task_feature_lengths` before a
+converter sees them, without a message. So either turn that off (`trim_output_features=False`, in T5X a field
+of `DatasetConfig`; or lengths of None, with the converter's `row_length`), or end the task in
+`length_filter.within_lengths`, which also drops or cuts what is too long, as this package's tasks do.
 """
 
-import dataclasses
 import itertools
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,12 +24,9 @@ import tensorflow as tf
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import packing
-from promptcot_jax.data.example_sets import Overlong
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.data.packing import PackedBatch
-from promptcot_jax.data.seqio.length_filter import features_of, name_of
-
-log = logging.getLogger(__name__)
+from promptcot_jax.data.seqio.length_filter import name_of
 
 FeatureSpec = seqio.FeatureConverter.FeatureSpec
 _RaggedTensor: Any = tf.RaggedTensor  # its constructors are missing from the type stubs
@@ -46,30 +40,11 @@ ROW_FIELDS: Mapping[str, tf.DType] = {
 }
 
 
-@dataclasses.dataclass(kw_only=True)
-class RowCounts:
-    """What a converter has laid out since its latest pass over a data set began."""
-
-    elements: int = 0  # examples read
-    dropped_overlong: int = 0
-    cut: int = 0  # examples whose completion lost its end
-    at_limit: int = 0  # examples with a feature as long as seqio lets it be: maybe cut by seqio
-    rows: int = 0
-    tokens: int = 0
-    positions: int = 0
-
-    @property
-    def fill_share(self) -> float:
-        """Share of the positions of all rows that hold a token; nan before the first row."""
-        return self.tokens / self.positions if self.positions else float("nan")
-
-
 class PackedLM(seqio.FeatureConverter):
     """`inputs` and `targets` -> the fields of `PackedBatch`; only targets are trained on.
 
     Segment ids and positions are there without packing too: they tell padding from tokens, since id 0 is a
-    token of Hugging Face vocabularies. `counts` and `fill_share` tell of the latest pass (use a converter for
-    one data set at a time); both are logged after the first window and at the end.
+    token of Hugging Face vocabularies.
     """
 
     TASK_FEATURES = {name: FeatureSpec(dtype=tf.int32) for name in ("inputs", "targets")}
@@ -82,7 +57,6 @@ class PackedLM(seqio.FeatureConverter):
         pack: bool = True,
         pad_id: int = 0,
         row_length: int | None = None,
-        overlong: Overlong = "error",
         window: int = 1024,
         use_custom_packing_ops: bool = False,
     ):
@@ -91,7 +65,6 @@ class PackedLM(seqio.FeatureConverter):
         Args:
             pad_id: what fills rows up; padding is told by segment ids, not by this id.
             row_length: None takes what `task_feature_lengths` add up to.
-            overlong: what an example does that is longer than a row.
             window: examples laid out together; more fill rows better and take more memory.
             use_custom_packing_ops: T5X passes it; there are none here.
 
@@ -100,24 +73,15 @@ class PackedLM(seqio.FeatureConverter):
         """
         if use_custom_packing_ops:
             raise ValueError("use_custom_packing_ops must be False: rows are laid out by data.packing.")
-        if overlong not in ("error", "drop", "truncate"):
-            raise ValueError(f"overlong must be 'error', 'drop' or 'truncate', got {overlong!r}.")
         if window < 1 or (row_length is not None and row_length < 2):
             raise ValueError(
                 f"window must be at least 1 and row_length at least 2, got {window} and {row_length}."
             )
-        # seqio's length check would refuse, unnamed, what `overlong` decides on.
+        # seqio's own length check would not name the example.
         super().__init__(pack=pack, apply_length_check=False)
         self._pad_id = pad_id
         self._row_length = row_length
-        self._overlong: Overlong = overlong
         self._window = window
-        self.counts = RowCounts()
-
-    @property
-    def fill_share(self) -> float:
-        """Share of the positions of the rows so far that hold a token."""
-        return self.counts.fill_share
 
     def _fields(self, batch: PackedBatch) -> Mapping[str, np.ndarray]:
         """The model features of a window's rows."""
@@ -154,33 +118,26 @@ class PackedLM(seqio.FeatureConverter):
     ) -> tf.data.Dataset:
         row_length = self.row_length(task_feature_lengths)
         dtypes = self._dtypes()
-        name = "id" if "id" in features_of(ds) else "index"
 
-        def with_shapes(arrays: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
-            return {
-                field: tf.ensure_shape(array, [None, row_length])
-                for field, array in zip(dtypes, arrays, strict=True)
-            }
-
-        def lay_out(
-            index: np.ndarray, names: np.ndarray, *parts: np.ndarray
-        ) -> list[np.ndarray]:  # of each feature the ids of all examples, and where each example ends
+        def lay_out(names: np.ndarray, *parts: np.ndarray) -> list[np.ndarray]:
+            # parts: of each feature the ids of all examples, and where each example ends
             prompts, completions = (
                 [values[start:end] for start, end in itertools.pairwise(splits)]
                 for values, splits in (parts[:2], parts[2:])
             )
-            if index[0] == 0:
-                self.counts = RowCounts()
-            batch = self._rows_of(names, prompts, completions, row_length, task_feature_lengths)
-            if index[0] == 0:
-                log.info("first window of %s: %s", type(self).__name__, self._summary())
-            fields = self._fields(batch)
+            examples = [
+                _example(*of_one, row_length) for of_one in zip(names, prompts, completions, strict=True)
+            ]
+            rows = _first_fit(examples, row_length) if self.pack else [[example] for example in examples]
+            fields = self._fields(
+                packing.pack_rows(rows, num_rows=len(rows), row_length=row_length, pad_id=self._pad_id)
+            )
             return [fields[field].astype(dtype.as_numpy_dtype) for field, dtype in dtypes.items()]
 
         @tf.autograph.experimental.do_not_convert
         def pick(index: tf.Tensor, element: Mapping[str, Any]) -> dict[str, Any]:
             picked = {feature: element[feature] for feature in self.TASK_FEATURES}
-            return {**picked, "index": index, "name": element["id"] if name == "id" else index}
+            return {**picked, "name": element.get("id", index)}
 
         @tf.autograph.experimental.do_not_convert
         def apply(batch: Mapping[str, Any]) -> dict[str, tf.Tensor]:
@@ -189,84 +146,33 @@ class PackedLM(seqio.FeatureConverter):
                 value = batch[feature]
                 ragged = value if isinstance(value, tf.RaggedTensor) else _RaggedTensor.from_tensor(value)
                 parts += [ragged.flat_values, ragged.row_splits]
-            inputs = [batch["index"], batch["name"], *parts]
-            return with_shapes(tf.numpy_function(lay_out, inputs, list(dtypes.values()), stateful=False))
-
-        @tf.autograph.experimental.do_not_convert
-        def end(zero: tf.Tensor) -> dict[str, tf.Tensor]:
-            def report(_: Any) -> np.ndarray:
-                self._report()
-                return np.zeros((), np.int32)
-
-            no_rows = tf.numpy_function(report, [zero], tf.int32, stateful=False)
-            return with_shapes([tf.zeros([no_rows, row_length], dtype) for dtype in dtypes.values()])
-
-        rows = ds.enumerate().map(pick).ragged_batch(self._window).map(apply).prefetch(1).unbatch()
-        return rows.concatenate(tf.data.Dataset.range(1).map(end).unbatch())
-
-    def _rows_of(
-        self,
-        names: np.ndarray,
-        prompts: Sequence[np.ndarray],
-        completions: Sequence[np.ndarray],
-        row_length: int,
-        limits: Mapping[str, int | None],
-    ) -> PackedBatch:
-        """The rows of one window."""
-        fitted = (
-            self._fitted(*example, row_length) for example in zip(names, prompts, completions, strict=True)
-        )
-        examples = [example for example in fitted if example is not None]
-        rows = _first_fit(examples, row_length) if self.pack else [[example] for example in examples]
-        self.counts.elements += len(names)
-        self.counts.at_limit += sum(
-            len(prompt) == limits["inputs"] or len(completion) == limits["targets"]
-            for prompt, completion in zip(prompts, completions, strict=True)
-        )
-        self.counts.rows += len(rows)
-        self.counts.tokens += sum(example.length for example in examples)
-        self.counts.positions += len(rows) * row_length
-        return packing.pack_rows(rows, num_rows=len(rows), row_length=row_length, pad_id=self._pad_id)
-
-    def _fitted(
-        self, name: Any, prompt: np.ndarray, completion: np.ndarray, row_length: int
-    ) -> TokenExample | None:
-        """An example as it goes into a row; None: it is dropped."""
-        try:
-            example = TokenExample(prompt_ids=prompt, completion_ids=completion)
-        except ValueError as error:
-            raise WrongUse(f"{name_of(name)}: {error}") from None
-        if example.length <= row_length:
-            return example
-        if self._overlong == "error":
-            raise WrongUse(
-                f"{name_of(name)} has {example.length} tokens, a row holds {row_length}; "
-                "use longer rows, or set overlong to 'drop' or 'truncate'."
+            arrays = tf.numpy_function(
+                lay_out, [batch["name"], *parts], list(dtypes.values()), stateful=False
             )
-        if self._overlong == "truncate" and len(prompt) < row_length:
-            self.counts.cut += 1
-            return example.cut(row_length - len(prompt))
-        self.counts.dropped_overlong += 1
-        return None
+            return {
+                field: tf.ensure_shape(array, [None, row_length])
+                for field, array in zip(dtypes, arrays, strict=True)
+            }
 
-    def _report(self) -> None:
-        """Logs the counts at the end of a pass."""
-        log.info("end of a pass of %s: %s", type(self).__name__, self._summary())
-        if self.counts.at_limit:
-            log.warning(
-                "%d examples have a feature just as long as the length where seqio cuts; in case it did, end "
-                "the task in length_filter.within_lengths, or set trim_output_features to False.",
-                self.counts.at_limit,
-            )
+        return ds.enumerate().map(pick).ragged_batch(self._window).map(apply).prefetch(1).unbatch()
 
-    def _summary(self) -> str:
-        return f"{self.fill_share:.1%} of the positions hold a token, {self.counts}"
+
+def _example(name: Any, prompt: np.ndarray, completion: np.ndarray, row_length: int) -> TokenExample:
+    """An example that fits a row."""
+    try:
+        example = TokenExample(prompt_ids=prompt, completion_ids=completion)
+    except ValueError as error:
+        raise WrongUse(f"{name_of(name)}: {error}") from None
+    if example.length > row_length:
+        raise WrongUse(
+            f"{name_of(name)} has {example.length} tokens, a row holds {row_length}; use longer rows, or end "
+            "the task in length_filter.within_lengths."
+        )
+    return example
 
 
 def _first_fit(examples: Sequence[TokenExample], row_length: int) -> list[list[TokenExample]]:
     """Which examples share a row."""
-    if not examples:
-        return []
     row_of = packing.first_fit([example.length for example in examples], row_length)
     rows: list[list[TokenExample]] = [[] for _ in range(int(row_of.max()) + 1)]
     for example, row in zip(examples, row_of.tolist(), strict=True):

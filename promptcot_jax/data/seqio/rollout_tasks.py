@@ -26,7 +26,7 @@ from promptcot_jax.core.records import Rollout
 from promptcot_jax.core.settings import NonNegativeInt, Range, settings
 from promptcot_jax.data import rollout_sets
 from promptcot_jax.data.example_sets import Overlong
-from promptcot_jax.data.seqio import length_filter, seqio_registry
+from promptcot_jax.data.seqio import seqio_registry
 from promptcot_jax.data.seqio.vocabulary import TokenizerVocabulary
 from promptcot_jax.data.tasks import code_digest
 from promptcot_jax.data.tokenizer import Tokenizer
@@ -70,34 +70,33 @@ def register(
     """
     if isinstance(vocabulary, str):
         vocabulary = TokenizerVocabulary.from_path(vocabulary)
-    rules = rules or RolloutRules()
-    feature = seqio.Feature(vocabulary=vocabulary, add_eos=False, dtype=tf.int32)
+    rules, tokenizer = rules or RolloutRules(), vocabulary.tokenizer
     spec = tf.TensorSpec([None], tf.int32)
-    counts: collections.Counter[str] = collections.Counter()
 
     def read(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
         del shuffle_files, seed
         return tf.data.Dataset.from_generator(
-            functools.partial(_features, directory, split, rules, vocabulary.tokenizer),
+            functools.partial(_features, directory, split, rules, tokenizer),
             output_signature={"inputs": spec, "targets": spec, "id": tf.TensorSpec([], tf.string)},
         )
 
-    seqio.TaskRegistry.remove(name)
-    seqio.TaskRegistry.add(
+    def made_from(split: str) -> dict[str, Any]:
+        return {
+            "task": NAME,
+            "rows": manifest.file_digest(f"{directory}/{rollout_sets.FILES}"),
+            "rules": dataclasses.asdict(rules),
+            "tokenizer": tokenizer.digest,
+            "code": code_digest(),
+        }
+
+    seqio_registry.add_task(
         name,
-        source=seqio.FunctionDataSource(  # pyright: ignore[reportArgumentType]  # seqio's own class
-            read, splits=_SPLITS
-        ),
-        preprocessors=[
-            seqio.CacheDatasetPlaceholder(),
-            functools.partial(
-                length_filter.within_lengths, overlong=overlong, cut_feature="targets", counts=counts
-            ),
-        ],
-        output_features={"inputs": feature, "targets": feature},
-        task_cls=seqio_registry.CheckedTask,
-        made_from=lambda split: _made_from(directory, rules, vocabulary.tokenizer),
-        counts=counts,
+        seqio.FunctionDataSource(read, splits=_SPLITS),
+        vocabulary,
+        ("inputs", "targets"),
+        overlong=overlong,
+        counts=collections.Counter(),
+        made_from=made_from,
     )
 
 
@@ -129,14 +128,3 @@ def _check_tokenizer(rollout: Rollout, tokenizer: Tokenizer, directory: str) -> 
             f"{directory}: rollout {rollout.index} is another text by this vocabulary than the one that was "
             "drawn; give the vocabulary of the policy that drew it (policy/ of its workdir)."
         )
-
-
-def _made_from(directory: str, rules: RolloutRules, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What a cache of the task must have been made from; see `seqio_registry.CheckedTask`."""
-    return {
-        "task": NAME,
-        "rows": manifest.file_digest(f"{directory}/{rollout_sets.FILES}"),
-        "rules": dataclasses.asdict(rules),
-        "tokenizer": tokenizer.digest,
-        "code": code_digest("data.seqio.rollout_tasks", "data.rollout_sets"),
-    }

@@ -71,7 +71,7 @@ def write_cache(
     if unknown := set(chosen) - set(task.splits):
         raise WrongUse(f"'{name}' has no split '{min(unknown)}'; it has {', '.join(sorted(task.splits))}.")
     directory = os.path.join(os.fspath(cache_dir), seqio.utils.get_task_dir_from_name(name))
-    with _sole_builder(directory, name):
+    with building.sole_builder(directory, name):
         if overwrite or not _is_there(task, directory, chosen, num_shards):
             _refuse_strange_files(directory)
             _build(task, directory, chosen, num_shards)
@@ -98,16 +98,6 @@ def _task_named(name: str) -> seqio.Task:
     if not task.supports_caching:
         raise WrongUse(f"'{name}' cannot be cached: it has no seqio.CacheDatasetPlaceholder.")
     return task
-
-
-@contextlib.contextmanager
-def _sole_builder(directory: str, name: str) -> Iterator[None]:
-    if "://" in directory:
-        yield
-        return
-    os.makedirs(os.path.dirname(os.path.abspath(directory)), exist_ok=True)
-    with building.sole_builder(directory, name):
-        yield
 
 
 def _is_there(task: seqio.Task, directory: str, splits: Sequence[str], num_shards: int) -> bool:
@@ -235,15 +225,12 @@ def _write_rows(
 
 
 def _example_of(row: Mapping[str, Any]) -> bytes:
-    """A row as seqio stores it."""
-    return seqio.dict_to_tfexample({name: _storable(row[name]) for name in row}).SerializeToString()
-
-
-def _storable(value: Any) -> Any:
-    """A feature as seqio's function takes it."""
-    if value.dtype == tf.bool:
-        value = tf.cast(value, tf.int64)  # what it says it does itself, and newer protobufs refuse
-    return value if _is_ragged(value) else value.numpy()  # it takes twice as long for tensors
+    """A row as seqio stores it: booleans as integers, which newer protobufs do not do themselves."""
+    storable = {}
+    for name, value in row.items():
+        value = tf.cast(value, tf.int64) if value.dtype == tf.bool else value
+        storable[name] = value if _is_ragged(value) else value.numpy()  # tensors take twice as long
+    return seqio.dict_to_tfexample(storable).SerializeToString()
 
 
 def _is_ragged(value: Any) -> bool:

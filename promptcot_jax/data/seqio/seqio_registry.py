@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -19,7 +19,10 @@ import tensorflow as tf
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import tasks
+from promptcot_jax.data.example_sets import Overlong
 from promptcot_jax.data.examples import TokenExample
+from promptcot_jax.data.seqio import length_filter
+from promptcot_jax.data.seqio.vocabulary import TokenizerVocabulary
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +80,35 @@ class CheckedTask(seqio.Task):
 @functools.cache  # once for each: seqio asks several times for one reading
 def _warn_of_unknown_origin(directory: str) -> None:
     log.warning("%s does not say what it was made from (seqio's script never does); may be stale", directory)
+
+
+def add_task(
+    name: str,
+    source: Any,  # seqio's annotation of it leaves out its own FunctionDataSource
+    vocabulary: TokenizerVocabulary,
+    features: Sequence[str],
+    *,
+    preprocessors: Sequence[Callable[..., tf.data.Dataset]] = (),
+    overlong: Overlong,
+    counts: collections.Counter[str],
+    **of_task: Any,
+) -> None:
+    """Registers a `CheckedTask` in the place of one of that name; `overlong` may cut its last feature."""
+    within_lengths = functools.partial(
+        length_filter.within_lengths, overlong=overlong, cut_feature=features[-1], counts=counts
+    )
+    seqio.TaskRegistry.remove(name)
+    seqio.TaskRegistry.add(
+        name,
+        source=source,
+        preprocessors=[*preprocessors, seqio.CacheDatasetPlaceholder(), within_lengths],
+        output_features=dict.fromkeys(
+            features, seqio.Feature(vocabulary=vocabulary, add_eos=False, dtype=tf.int32)
+        ),
+        task_cls=CheckedTask,
+        counts=counts,
+        **of_task,
+    )
 
 
 def provider_named(name: str) -> seqio.Task | seqio.Mixture:

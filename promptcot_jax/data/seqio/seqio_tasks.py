@@ -17,7 +17,6 @@ shuffles within a buffer; the order of the stages' epochs is a permutation of al
 
 import collections
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -29,7 +28,7 @@ import tensorflow as tf
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import example_sets, examples, tasks
-from promptcot_jax.data.seqio import length_filter, seqio_registry
+from promptcot_jax.data.seqio import seqio_registry
 from promptcot_jax.data.seqio.vocabulary import TokenizerVocabulary
 from promptcot_jax.data.tokenizer import Tokenizer
 
@@ -243,27 +242,15 @@ def _reference_or_completion(text: str, example: Mapping[str, Any], is_target: b
 
 
 def _register(name: str, kind: _Kind, paths: Splits, setting: _Setting, **of_task: Any) -> None:
-    feature = seqio.Feature(vocabulary=TokenizerVocabulary(setting.tokenizer), add_eos=False, dtype=tf.int32)
-    seqio.TaskRegistry.remove(name)
-    seqio.TaskRegistry.add(
+    seqio_registry.add_task(
         name,
-        source=_Rows(kind, paths, setting),  # pyright: ignore[reportArgumentType]  # seqio's own class
-        preprocessors=[
-            _features_of_rows(kind, setting),
-            seqio.CacheDatasetPlaceholder(),
-            functools.partial(
-                length_filter.within_lengths,
-                overlong=setting.overlong,
-                cut_feature=kind.features[-1],
-                counts=setting.counts,
-            ),
-        ],
-        output_features=dict.fromkeys(kind.features, feature),
-        task_cls=seqio_registry.CheckedTask,
-        made_from=lambda split: tasks.made_from(
-            name, paths[split], setting.tokenizer, setting.rules, also_by=("data.seqio.seqio_tasks",)
-        ),
+        _Rows(kind, paths, setting),
+        TokenizerVocabulary(setting.tokenizer),
+        kind.features,
+        preprocessors=[_features_of_rows(kind, setting)],
+        overlong=setting.overlong,
         counts=setting.counts,
+        made_from=lambda split: tasks.made_from(name, paths[split], setting.tokenizer, setting.rules),
         **of_task,
     )
 

@@ -11,7 +11,6 @@ rendered chat does; `Tokenizer.prompt_ids` puts it in front of other text).
 """
 
 import itertools
-import json
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, SupportsInt
@@ -23,7 +22,7 @@ from etils import epath
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import gguf_tokenizer
-from promptcot_jax.data.tokenizer import Message, Tokenizer
+from promptcot_jax.data.tokenizer import Tokenizer
 
 _RaggedTensor: Any = tf.RaggedTensor  # its constructors are missing from the type stubs
 
@@ -79,31 +78,6 @@ class TokenizerVocabulary(seqio.Vocabulary):
     @property
     def _base_vocab_size(self) -> int:
         return self._tokenizer.vocab_size
-
-    def render_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> str:
-        """The conversation as the model's chat template writes it.
-
-        Raises:
-            WrongUse: the tokenizer has no chat template, or the template fails on these messages.
-        """
-        return self._tokenizer.render_chat(messages, add_generation_prompt)
-
-    def render_chat_tf(self, messages: tf.Tensor, add_generation_prompt: bool = True) -> tf.Tensor:
-        """`render_chat` in a graph, of conversations as JSON lists of messages: one, or any shape of them.
-
-        A conversation that cannot be rendered fails the graph with an error that quotes the `WrongUse`.
-        """
-
-        def render(array: np.ndarray | bytes) -> np.ndarray:
-            lines = np.asarray(array, np.object_)
-            chats = [
-                self.render_chat(_messages(line), add_generation_prompt) for line in lines.ravel().tolist()
-            ]
-            return _text_array(chats, lines.shape)
-
-        texts = tf.numpy_function(render, [messages], tf.string, stateful=False)
-        texts.set_shape(messages.shape)
-        return texts
 
     def _encode(self, s: str) -> Sequence[int]:
         return self._tokenizer.encode(s)
@@ -210,17 +184,6 @@ def _utf8(text: bytes) -> str:
         raise WrongUse(
             f"The text {text[:40]!r}... is not UTF-8 (byte {error.start}: {error.reason}); convert the file."
         ) from None
-
-
-def _messages(line: bytes) -> list[Message]:
-    """A conversation out of its JSON line."""
-    try:
-        messages = json.loads(line)
-    except ValueError as error:
-        raise WrongUse(f"The conversation {line[:40]!r}... is not JSON ({error}).") from None
-    if not isinstance(messages, list):
-        raise WrongUse(f"The conversation {line[:40]!r}... must be a JSON list of messages.")
-    return messages
 
 
 def _text_array(texts: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Feature converters of single sequences: the layout of `packing`, nothing lost, nothing cut in silence."""
 
 import collections
-import logging
 
 import jax
 import numpy as np
@@ -132,18 +131,6 @@ def test_nothing_is_lost_at_the_borders_of_windows(window, pack):
         np.testing.assert_array_equal([row["token_ids"] for row in found], token_ids)
 
 
-def test_the_fill_share_is_tokens_over_positions(caplog):
-    converter = converters.PackedLM()
-    assert np.isnan(converter.fill_share)
-    converted = converter(seqio_data.dataset(ROWS), LENGTHS)
-    with caplog.at_level(logging.INFO):
-        for _ in range(2):  # each pass counts anew
-            seqio_data.elements(converted)
-            assert converter.fill_share == 15 / 20
-            assert (converter.counts.elements, converter.counts.rows) == (3, 2)
-    assert "end of a pass of PackedLM: 75.0% of the positions hold a token" in caplog.text
-
-
 def test_rows_have_the_loss_of_their_examples():
     lm = toy_fit.toy_lm()
     params = lm.init(jax.random.key(0))
@@ -174,24 +161,6 @@ def test_an_example_longer_than_a_row_is_refused_by_name(extras, name):
         list(converted.as_numpy_iterator())
 
 
-def test_an_example_longer_than_a_row_is_dropped_and_counted():
-    converter = converters.PackedLM(overlong="drop")
-    rows = [([1], [2]), ([1] * 4, [2] * 7), ([3], [4])]
-    (row,) = seqio_data.as_lists(converter(seqio_data.dataset(rows), LENGTHS))
-    assert row["token_ids"] == [1, 2, 3, 4] + [0] * 6
-    assert (converter.counts.dropped_overlong, converter.counts.cut, converter.counts.elements) == (1, 0, 3)
-    assert seqio_data.elements(converter(seqio_data.dataset(rows[1:2]), LENGTHS)) == []
-    assert (converter.counts.dropped_overlong, converter.counts.rows) == (1, 0)
-
-
-def test_cutting_is_asked_for_and_counted():
-    converter = converters.PackedLM(overlong="truncate")
-    rows = [([1] * 4, [2, 3, 4, 5, 6, 7, 8]), ([1] * 10, [2])]
-    (row,) = seqio_data.as_lists(converter(seqio_data.dataset(rows), LENGTHS))
-    assert row["token_ids"] == [1] * 4 + [2, 3, 4, 5, 6, 7]
-    assert (converter.counts.cut, converter.counts.dropped_overlong) == (1, 1)  # no room beside its prompt
-
-
 @pytest.mark.parametrize("rows", [[([1], [2]), ([], [3])], [([1], [2]), ([3], [])]])
 def test_an_empty_feature_is_refused_by_name(rows):
     with pytest.raises(tf.errors.OpError, match="WrongUse: Example 1: A prompt and a completion need"):
@@ -210,14 +179,6 @@ def test_seqio_need_not_cut():
     free = {"inputs": None, "targets": None}
     by_row = seqio.get_dataset("long", free, converters.PackedLM(pack=False, row_length=10), shuffle=False)
     assert [row["token_ids"] for row in seqio_data.as_lists(by_row)] == whole
-
-
-def test_what_seqio_may_have_cut_is_counted(caplog):
-    seqio_data.register("long", LONG)
-    converter = converters.PackedLM()
-    seqio_data.elements(seqio.get_dataset("long", LENGTHS, converter, shuffle=False))
-    assert converter.counts.at_limit == 2
-    assert "2 examples have a feature just as long as the length where seqio cuts" in caplog.text
 
 
 def test_a_task_can_refuse_what_seqio_would_cut():

@@ -195,7 +195,9 @@ def test_a_path_names_a_vocabulary(tmp_path):
 def test_the_tokenizer_of_a_gguf_file_is_that_of_the_model(smollm2):
     assert (smollm2.eos_id, smollm2.pad_id, smollm2.bos_id) == (2, 2, 1)
     assert smollm2.vocab_size == 49_152
-    assert "<|im_start|>user\nhi<|im_end|>" in smollm2.render_chat([{"role": "user", "content": "hi"}])
+    assert "<|im_start|>user\nhi<|im_end|>" in smollm2.tokenizer.render_chat(
+        [{"role": "user", "content": "hi"}]
+    )
 
 
 def test_vocabularies_are_equal_when_their_tokenizers_are():
@@ -223,27 +225,9 @@ def test_seqio_preprocessors_tokenize_with_it():
     seqio.test_utils.assert_dataset(dataset, expected)
 
 
-def test_conversations_are_rendered_in_a_graph():
-    vocabulary = TokenizerVocabulary(toys.byte_tokenizer(CHATML))
-    chats = [[{"role": "user", "content": "é\x00"}], [{"role": "system", "content": "s"}]]
-    lines = tf.constant([json.dumps(chat) for chat in chats])
-    rendered = tf.function(vocabulary.render_chat_tf)(lines)
-    assert rendered.numpy().tolist() == [vocabulary.render_chat(chat).encode() for chat in chats]
-    single = vocabulary.render_chat_tf(lines[0], add_generation_prompt=False)
-    assert single.numpy().decode() == "<|im_start|>user\né\x00<|im_end|>\n"
-
-
-@pytest.mark.parametrize(
-    ("function", "value", "message"),
-    [
-        (BYTES.encode_tf, b"a\xff", r"The text b'a\\xff'\.\.\. is not UTF-8 \(byte 1"),
-        (BYTES.render_chat_tf, b"{", "The conversation .* is not JSON"),
-        (BYTES.render_chat_tf, b"{}", "must be a JSON list of messages"),
-        (BYTES.render_chat_tf, b"[]", "This tokenizer has no chat template"),
-    ],
-)
-def test_what_cannot_be_read_is_refused_with_its_reason(function, value, message):
+def test_a_text_that_is_no_utf8_is_refused_with_its_reason():
+    message = r"The text b'a\\xff'\.\.\. is not UTF-8 \(byte 1"
     with pytest.raises(WrongUse, match=message):
-        function(tf.constant(value))
+        BYTES.encode_tf(tf.constant(b"a\xff"))
     with pytest.raises(tf.errors.OpError, match=f"WrongUse: .*{message}"):
-        list(tf.data.Dataset.from_tensors(value).map(function))
+        list(tf.data.Dataset.from_tensors(b"a\xff").map(BYTES.encode_tf))

@@ -105,8 +105,8 @@ def figures_of(repo: Path) -> dict[str, int]:
         "gin files": sum(1 for _ in (repo / "configs").rglob("*.gin")),
         "macros of stages": len(macros),
         "macros set in two or more of these files": sum(count > 1 for count in macros.values()),
-        "lines of templates, styles and scripts": _lines(
-            repo / PACKAGE, (".html", ".css", ".js", ".jinja", ".svg")
+        "lines of templates, styles, scripts and texts": _lines(
+            repo / PACKAGE, (".html", ".css", ".js", ".jinja", ".svg", ".toml", ".md")
         ),
         "lines of tests": _lines(repo / "tests", (".py",)),
         "words of documentation": _words(repo),

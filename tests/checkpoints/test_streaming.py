@@ -17,6 +17,7 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import placing
 from promptcot_jax.parallel import rules as rules_lib
 from tests import toys
+from tests.cases import some_fast
 from tests.checkpoints import conftest
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
@@ -40,7 +41,7 @@ def assert_bit_equal(left, right) -> None:
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-@pytest.mark.parametrize("mesh_name", MESHES)
+@pytest.mark.parametrize("mesh_name", some_fast(MESHES, fast=(3,)))
 @pytest.mark.parametrize("family", toys.FAMILIES)
 def test_any_mesh_holds_the_same_model_and_writes_the_same_files(tmp_path, family, mesh_name):
     model, mesh = conftest.toy_model(family, tie_embeddings=False), make_mesh(mesh_name)

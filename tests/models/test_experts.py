@@ -16,6 +16,7 @@ from jax.experimental.pallas import tpu as pltpu
 from promptcot_jax.models import experts, grouped_dots
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
+from tests.cases import some_fast
 
 RULES = rules.DEFAULT_RULES
 NUM_EXPERTS, NUM_SELECTED, EMBED_DIM, MLP_DIM = 8, 3, 16, 12
@@ -94,7 +95,7 @@ def make_mesh(**sizes):
 
 @pytest.mark.parametrize(
     ("platform", "activation", "has_bias"),
-    [("plain", swiglu, False), ("plain", clamped, True), ("tpu", clamped, True)],
+    some_fast([("plain", clamped, True), ("plain", swiglu, False), ("tpu", clamped, True)]),
 )
 def test_equals_a_loop_over_experts(platform, activation, has_bias):
     x, logits = make_inputs(21)
@@ -108,13 +109,16 @@ def test_equals_a_loop_over_experts(platform, activation, has_bias):
 
 @pytest.mark.parametrize(
     ("sizes", "num_tokens"),
-    [
-        ({"data": 2, "expert": 4}, 64),
-        ({"data": 2, "expert": 4}, 3),
-        ({"fsdp": 2, "expert": 2, "tensor": 2}, 37),
-        ({"sequence": 2, "expert": 2, "tensor": 2}, 37),
-        ({"data": 2, "fsdp": 2, "tensor": 2}, 37),
-    ],
+    some_fast(
+        [
+            ({"data": 2, "expert": 4}, 64),
+            ({"data": 2, "expert": 4}, 3),
+            ({"fsdp": 2, "expert": 2, "tensor": 2}, 37),
+            ({"sequence": 2, "expert": 2, "tensor": 2}, 37),
+            ({"data": 2, "fsdp": 2, "tensor": 2}, 37),
+        ],
+        fast=(2,),
+    ),
     ids=str,
 )
 def test_sharded_equals_single_device(sizes, num_tokens):
@@ -182,7 +186,7 @@ def test_a_token_does_not_see_the_others():
     np.testing.assert_array_equal(through(np.array([7])), everyone[[7]])
 
 
-@pytest.mark.parametrize("platform", ["plain", "tpu"])
+@pytest.mark.parametrize("platform", some_fast(["plain", "tpu"]))
 def test_rows_after_the_last_group_are_zero_and_unread(platform):
     rows, matrices = normal(0, 20, 6), normal(1, 3, 6, 4)
     sizes = jnp.array([4, 0, 9], jnp.int32)

@@ -14,6 +14,7 @@ from promptcot_jax.sampling import generation, token_choice
 from promptcot_jax.trainers import loop as fitter_lib
 from promptcot_jax.trainers import optimizer, sft, train_step
 from tests import toys
+from tests.cases import some_fast
 from tests.trainers import toy_fit
 
 CONFIG = lora.LoraConfig(rank=3, alpha=6.0)
@@ -74,7 +75,7 @@ def test_merged_weights_compute_the_same():
     assert np.abs(np.asarray(adapted) - np.asarray(plain)).max() > 0.1
 
 
-@pytest.mark.parametrize("on_mesh", [False, True])
+@pytest.mark.parametrize("on_mesh", some_fast([True, False]))
 def test_decoding_with_an_adapter_is_decoding_with_merged_weights(on_mesh):
     """The plain layout has fused matrices; with rules layers stay scanned and keep the adapter."""
     params, lm = _trained(), LM
@@ -98,7 +99,7 @@ def test_decoding_with_an_adapter_is_decoding_with_merged_weights(on_mesh):
         np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-4)
 
 
-@pytest.mark.parametrize("mesh", [{}, {"fsdp": 4, "tensor": 2}])
+@pytest.mark.parametrize("mesh", some_fast([{"fsdp": 4, "tensor": 2}, {}]))
 def test_a_fit_trains_the_adapter_alone(tmp_path, mesh):
     lm = causal_lm.CausalLM(toy_fit.toy_lm().config, rules.DEFAULT_RULES)
     made = mesh_lib.make_mesh(mesh_lib.MeshConfig(**mesh))

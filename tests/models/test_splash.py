@@ -14,6 +14,7 @@ import pytest
 from promptcot_jax.models import splash
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
+from tests.cases import some_fast
 
 BLOCK = 128
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-6}
@@ -130,14 +131,20 @@ def test_padding_is_nothing():
 
 @pytest.mark.parametrize(
     ("sizes", "shape"),
-    [
-        ({"data": 2, "tensor": 2}, (2, 200, 4, 2, 8)),
-        ({"sequence": 2, "tensor": 2}, (2, 200, 4, 1, 8)),  # a key-value head on both shards of query heads
-        (
-            {"fsdp": 2, "sequence": 2},
-            (3, 390, 3, 3, 8),
-        ),  # rows that do not divide; a block of one shard unused
-    ],
+    some_fast(
+        [
+            ({"data": 2, "tensor": 2}, (2, 200, 4, 2, 8)),
+            (
+                {"sequence": 2, "tensor": 2},
+                (2, 200, 4, 1, 8),
+            ),  # a key-value head on both shards of query heads
+            (
+                {"fsdp": 2, "sequence": 2},
+                (3, 390, 3, 3, 8),
+            ),  # rows that do not divide; a block of one shard unused
+        ],
+        fast=(1,),
+    ),
     ids=str,
 )
 def test_sharded_equals_single_device(sizes, shape):

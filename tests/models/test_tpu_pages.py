@@ -20,6 +20,7 @@ from promptcot_jax.models import attention, causal_lm, page_layouts, paged_cache
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from tests import toys
+from tests.cases import some_fast
 
 PAGE = 64  # eight of the kernel's copies a block: small pages take long to interpret
 # Groups of 2, 3 and 8 query heads (the kernel has a way of its own for 8), heads narrower than a line, and
@@ -90,7 +91,7 @@ def rounded_cache(lm):
     return toys.RoundedPages(*lm.init_cache(NUM_PAGES, PAGE, "plain"))
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+@pytest.mark.parametrize("family", some_fast(CONFIGS))
 def test_tpu_pages_equal_plain_pages(family):
     lm, params = make(family)
     token_ids = random_ids(4, 2 * PAGE + 2)
@@ -150,6 +151,7 @@ def test_neighbours_and_the_width_of_the_table_change_no_bit():
     np.testing.assert_array_equal(first_rows(2 * PAGE + 3, 12), alone)  # more than one of the kernel's blocks
 
 
+@pytest.mark.slow
 def test_sharded_equals_single_device():
     # Four of the eight devices: interpreted kernels wait for each other in callbacks, which would hold every
     # thread that could let the last one through.

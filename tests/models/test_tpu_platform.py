@@ -15,6 +15,7 @@ from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from tests import toys
+from tests.cases import some_fast
 
 pytestmark = pytest.mark.usefixtures("interpreted_kernels")
 LENGTH = 24
@@ -52,7 +53,7 @@ def assert_close(actual, expected):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-4 * max(1.0, np.abs(other).max()))
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
+@pytest.mark.parametrize("family", some_fast(["llama", "gemma2", "gpt_oss"]))
 def test_kernels_give_what_plain_jax_gives(family):
     lm, *inputs = make(family)
     assert_close(
@@ -61,7 +62,7 @@ def test_kernels_give_what_plain_jax_gives(family):
     )
 
 
-@pytest.mark.parametrize("remat", ["offload", "full"])
+@pytest.mark.parametrize("remat", some_fast(["offload", "full"], fast=()))
 def test_remat_changes_nothing(remat):
     lm, *inputs = make("gemma2")
     lm = dataclasses.replace(lm, platform="tpu")

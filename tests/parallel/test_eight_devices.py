@@ -58,10 +58,7 @@ OPTIMIZER = optimizer.OptimizerConfig(learning_rate=1e-3, weight_decay=0.1)
 ONE = {}
 # Those that share most between them; `make test-slow` has the others.
 SOME_FAST = [
-    pytest.param(
-        *pair, marks=() if pair in {("qwen3", "all three"), ("qwen3_moe", "expert")} else pytest.mark.slow
-    )
-    for pair in PAIRS
+    pytest.param(*pair, marks=() if pair == ("qwen3_moe", "expert") else pytest.mark.slow) for pair in PAIRS
 ]
 
 

@@ -14,6 +14,7 @@ from promptcot_jax.models import lora
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.run import cli, convert
 from tests import toys
+from tests.cases import some_fast
 from tests.checkpoints import conftest
 from tests.run import calling
 
@@ -47,7 +48,7 @@ def llama() -> conftest.ToyModel:
     return conftest.toy_model("llama")
 
 
-@pytest.mark.parametrize("family", toys.FAMILIES)
+@pytest.mark.parametrize("family", some_fast(toys.FAMILIES, fast=(0, 6)))
 def test_there_and_back_gives_the_same_files(tmp_path, family):
     model = conftest.toy_model(family, tie_embeddings=False)
     huggingface.save_hf(tmp_path / "source", model.lm, model.params, model.tokenizer)
@@ -157,7 +158,7 @@ def adapted(tmp_path: Path, source: Path) -> load.LoadedModel:
     return dataclasses.replace(base, params=params)
 
 
-@pytest.mark.parametrize("mesh", [ONE, EIGHT])
+@pytest.mark.parametrize("mesh", some_fast([EIGHT, ONE]))
 def test_an_adapter_is_merged(tmp_path, source, mesh):
     model = adapted(tmp_path, source)
     merged = converted(tmp_path, tmp_path / "adapter", "merged", mesh=mesh)

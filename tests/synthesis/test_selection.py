@@ -17,6 +17,7 @@ from promptcot_jax.synthesis.filters import FilterConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
 from promptcot_jax.synthesis.selection import Selection
 from promptcot_jax.synthesis.text_sketches import BatchWorkers
+from tests.cases import some_fast
 
 NOTHING_REPEATS = DuplicateConfig(exact=False, minhash_threshold=None, embedding_threshold=None)
 AUTHOR = Author(model_digest="abc", round_index=1, seed=7)
@@ -195,7 +196,7 @@ def mixed_drafts():
     return drafts_of(problems)
 
 
-@pytest.mark.parametrize("size", [1, 37])
+@pytest.mark.parametrize("size", some_fast([37, 1]))
 def test_what_is_kept_does_not_depend_on_how_drafts_are_cut_into_calls(size):
     drafts = mixed_drafts()
     whole = new_selection(benchmarks=benchmark_index()).select(drafts, SETS, AUTHOR)

@@ -8,6 +8,7 @@ import pytest
 from promptcot_jax.checkpoints import store
 from promptcot_jax.data import rollout_sets
 from promptcot_jax.trainers import goals, self_play, train_step
+from tests.cases import some_fast
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import CONFIG, Killed, kill_at
 
@@ -77,19 +78,27 @@ def test_the_best_evaluated_policy_is_what_the_run_ends_with(last, tmp_path, rig
 
 @pytest.mark.parametrize(
     ("right", "owner", "name", "call"),
-    [
-        (
-            (1, 3, 3, 2),
-            self_play.TrainingCheckpoints,
-            "save",
-            1,
-        ),  # the policy at the start is the best so far
-        ((1, 3, 3, 2), goals.TrainingCheckpoints, "save", 2),
-        ((1, 3, 3, 2), self_play.MetricsLog, "write", 2),  # kept, and the row is not written
-        ((1, 3, 3, 2), train_step.TrainStep, "place", 3),  # after a checkpoint that is later than the best
-        ((0, 1, 2, 3), self_play.MetricsLog, "write", 4),  # the best is later than the checkpoint
-        ((1, 3, 3, 2), goals.BestPolicy, "chosen", 1),
-    ],
+    some_fast(
+        [
+            (
+                (1, 3, 3, 2),
+                self_play.TrainingCheckpoints,
+                "save",
+                1,
+            ),  # the policy at the start is the best so far
+            ((1, 3, 3, 2), goals.TrainingCheckpoints, "save", 2),
+            ((1, 3, 3, 2), self_play.MetricsLog, "write", 2),  # kept, and the row is not written
+            (
+                (1, 3, 3, 2),
+                train_step.TrainStep,
+                "place",
+                3,
+            ),  # after a checkpoint that is later than the best
+            ((0, 1, 2, 3), self_play.MetricsLog, "write", 4),  # the best is later than the checkpoint
+            ((1, 3, 3, 2), goals.BestPolicy, "chosen", 1),
+        ],
+        fast=(2, 4),
+    ),
 )
 def test_a_killed_run_keeps_the_same(last, tmp_path, monkeypatch, right, owner, name, call):
     with monkeypatch.context() as patch:

@@ -14,6 +14,7 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import scoring
 from promptcot_jax.trainers import grpo, optimizer, train_step
+from tests.cases import some_fast
 from tests.trainers import toy_fit
 from tests.trainers.test_sft import BIGRAM, TABLE
 
@@ -32,6 +33,12 @@ SWITCHES = [
         }
     ]
 ]
+# Each value of each switch is in one of the fast three.
+SOME_SWITCHES = pytest.mark.parametrize(
+    "config",
+    some_fast(SWITCHES, fast=(0, 4, 11)),
+    ids=lambda config: f"{config.ratio}-{config.surrogate}-{config.aggregation}",
+)
 
 
 def _rollout(prompt, completion, advantage, *, old=None, gap=0.0, reference=0.0):
@@ -106,7 +113,7 @@ def test_the_loss_with_a_pencil():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("config", SWITCHES, ids=lambda c: f"{c.ratio}-{c.surrogate}-{c.aggregation}")
+@SOME_SWITCHES
 def test_the_gradient_by_finite_differences(config):
     """CISPO's weight is a constant of the loss: there the differences are those of the log-probabilities."""
     rows = [[_rollout((0, 1), (2, 0), 1.0, gap=0.1), _rollout((2,), (1, 1, 2), -0.7, reference=0.3)]]
@@ -125,7 +132,7 @@ def test_the_gradient_by_finite_differences(config):
     assert np.abs(gradient).max() > 0.05
 
 
-@pytest.mark.parametrize("config", SWITCHES, ids=lambda c: f"{c.ratio}-{c.surrogate}-{c.aggregation}")
+@SOME_SWITCHES
 def test_packed_equals_a_row_each_and_prompts_and_padding_take_no_part(config):
     lm = toy_fit.toy_lm()
     params = lm.init(jax.random.key(0))
@@ -201,7 +208,7 @@ def test_a_single_update_needs_no_old_log_probs():
 
 
 @pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
-@pytest.mark.parametrize("micro_batches", [2, 4])
+@pytest.mark.parametrize("micro_batches", some_fast([2, 4]))
 def test_micro_batches_equal_the_whole(aggregation, micro_batches):
     """Loss, gradient, and figures, extremes included; counts of the micro-batches differ."""
     constant_length = 5 if aggregation == "constant" else 0
@@ -246,7 +253,7 @@ def test_eight_devices_equal_one():
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), *results)
 
 
-@pytest.mark.parametrize("config", SWITCHES, ids=lambda c: f"{c.ratio}-{c.surrogate}-{c.aggregation}")
+@SOME_SWITCHES
 def test_a_bandit_is_solved(config):
     """Of three arms the least likely one is paid; 16 samples a step, two updates on each."""
     config = dataclasses.replace(config, kl_beta=0.0, sampler_correction="none")

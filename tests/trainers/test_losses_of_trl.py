@@ -18,6 +18,7 @@ from promptcot_jax.models import causal_lm
 from promptcot_jax.objectives import advantages, token_log_probs
 from promptcot_jax.trainers import dpo, grpo, sft
 from tests import toys
+from tests.cases import some_fast
 
 TRL = json.loads((pathlib.Path(__file__).parents[1] / "fixtures" / "trl_losses.json").read_text())
 LENGTHS = TRL["lengths"]
@@ -106,7 +107,7 @@ def _value_and_gradient(loss, rows, names, recorded):
     return value, slope["log_probs"], jax.device_get(figures), sft.of_next_token(batch.values["gradient"])
 
 
-@pytest.mark.parametrize("name", GRPO_SETTINGS)
+@pytest.mark.parametrize("name", some_fast(GRPO_SETTINGS, fast=(0, 3, 6, 8, 10)))
 def test_grpo_and_its_relatives(name):
     recorded, config = TRL["grpo"][name], grpo.Grpo(**GRPO_SETTINGS[name])
     value, gradient, figures, expected = _value_and_gradient(

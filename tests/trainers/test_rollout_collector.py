@@ -20,6 +20,7 @@ from promptcot_jax.trainers import policy_updates, self_play, train_step
 from promptcot_jax.trainers.dpo import Dpo
 from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.rejection import RejectionSampling
+from tests.cases import some_fast
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import (
     CONFIG,
@@ -165,19 +166,22 @@ def test_a_checkpoint_comes_after_the_rollouts_that_a_resumed_run_begins_with(wh
 
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
-    [
-        (toy_self_play.ToyGrader, "_verdicts", 2),  # in the first iteration, which nothing runs beside
-        (toy_self_play.ToyGrader, "_verdicts", 9),  # in the thread
-        (engine.Engine, "stream", 4),
-        (train_step.TrainStep, "place", 2),  # between updates, the thread at work
-        (train_step.TrainStep, "place", 6),  # after a checkpoint
-        (train_step.TrainStep, "place", 10),
-        (self_play.MetricsLog, "write", 3),
-        (self_play.TrainingCheckpoints, "save", 1),
-        (self_play.TrainingCheckpoints, "save", 2),
-        (shards.ShardedRecords, "put_together", 2),
-        (journal, "remove", 3),
-    ],
+    some_fast(
+        [
+            (toy_self_play.ToyGrader, "_verdicts", 2),  # in the first iteration, which nothing runs beside
+            (toy_self_play.ToyGrader, "_verdicts", 9),  # in the thread
+            (engine.Engine, "stream", 4),
+            (train_step.TrainStep, "place", 2),  # between updates, the thread at work
+            (train_step.TrainStep, "place", 6),  # after a checkpoint
+            (train_step.TrainStep, "place", 10),
+            (self_play.MetricsLog, "write", 3),
+            (self_play.TrainingCheckpoints, "save", 1),
+            (self_play.TrainingCheckpoints, "save", 2),
+            (shards.ShardedRecords, "put_together", 2),
+            (journal, "remove", 3),
+        ],
+        fast=(1, 3, 7),
+    ),
 )
 def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner, name, call):
     directory, outcome, _ = whole
@@ -219,6 +223,7 @@ def test_every_method_runs_ahead_and_resumes(tmp_path, monkeypatch, changes):
         assert all(0.3 < row["loss"] < np.log(2) + 0.05 for row in rows)
 
 
+@pytest.mark.slow
 def test_eight_devices_draw_what_one_does(whole, tmp_path):
     """With rules the decoding layout shares arrays with the parameters, which the updates donate."""
     lm = toy_self_play.toy_lm()

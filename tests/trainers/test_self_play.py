@@ -18,6 +18,7 @@ from promptcot_jax.trainers.dpo import Dpo
 from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.rejection import RejectionSampling
 from promptcot_jax.verify.rewards import RewardConfig
+from tests.cases import some_fast
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import (
     CONFIG,
@@ -128,20 +129,23 @@ def test_figures_of_a_iteration_are_those_of_its_rollouts(whole):
 
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
-    [
-        (engine.Engine, "stream", 0),  # with some completions drawn
-        (toy_self_play.ToyGrader, "_verdicts", 2),  # in the first iteration
-        (toy_self_play.ToyGrader, "_verdicts", 9),
-        (train_step.TrainStep, "place", 2),  # between the updates of the first iteration
-        (train_step.TrainStep, "place", 6),  # after a checkpoint
-        (train_step.TrainStep, "place", 8),
-        (self_play.MetricsLog, "write", 3),  # updates done, row not written
-        (self_play.SampleLog, "add", 4),  # drawn, samples not written
-        (self_play.TrainingCheckpoints, "save", 2),
-        (scoring, "score", 5),
-        (journal, "remove", 2),  # the file is whole, and its shards are still there
-        (shards.ShardedRecords, "put_together", 2),
-    ],
+    some_fast(
+        [
+            (engine.Engine, "stream", 0),  # with some completions drawn
+            (toy_self_play.ToyGrader, "_verdicts", 2),  # in the first iteration
+            (toy_self_play.ToyGrader, "_verdicts", 9),
+            (train_step.TrainStep, "place", 2),  # between the updates of the first iteration
+            (train_step.TrainStep, "place", 6),  # after a checkpoint
+            (train_step.TrainStep, "place", 8),
+            (self_play.MetricsLog, "write", 3),  # updates done, row not written
+            (self_play.SampleLog, "add", 4),  # drawn, samples not written
+            (self_play.TrainingCheckpoints, "save", 2),
+            (scoring, "score", 5),
+            (journal, "remove", 2),  # the file is whole, and its shards are still there
+            (shards.ShardedRecords, "put_together", 2),
+        ],
+        fast=(0, 4, 6, 11),
+    ),
 )
 def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner, name, call):
     directory, outcome = whole

@@ -25,7 +25,7 @@ from tests.trainers import toy_self_play
 
 MESHES = {"data": {"data": 8}, "fsdp": {"fsdp": 8}, "tensor": {"data": 2, "tensor": 4}}
 # Each mesh, and an adapter's parameters on it, cost some seconds of compiling.
-FAST = (("grpo", "tensor"), ("dpo", "fsdp"), ("rejection", "fsdp"))
+FAST = (("grpo", "tensor"),)
 # Of two devices a host: rows on both hosts, a part of each matrix on both, and all rows on both.
 MESHES_OF_HOSTS = ({"fsdp": 4}, {"data": 2, "tensor": 2}, {"tensor": 4})
 # Whether a right completion has become likelier than a wrong one, before the first step: noise decides.

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from promptcot_jax.verify import grading_pool, grading_worker, math_answers
+from tests.cases import some_fast
 from tests.verify import grading_everywhere
 
 ENDLESS = r"\sum_{a=1}^{900}\sum_{b=1}^{900}\sum_{c=1}^{900}\frac{1}{a+b+c}"
@@ -126,7 +127,9 @@ def test_workers_end_with_a_parent_that_is_killed():
     assert not worker.exists() or not worker.read_bytes()
 
 
-@pytest.mark.parametrize("place", ["main", "threads", "thread_before_main", "asyncio", "fork", "spawn"])
+@pytest.mark.parametrize(
+    "place", some_fast(["main", "threads", "thread_before_main", "asyncio", "fork", "spawn"], fast=(0, 1, 4))
+)
 def test_grades_are_the_same_from_everywhere(place):
     run = subprocess.run(
         [sys.executable, grading_everywhere.__file__, place],

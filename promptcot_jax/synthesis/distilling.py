@@ -15,7 +15,7 @@ from etils import epath
 
 from promptcot_jax.core import prng, shards
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import DistilledTrace, Domain, MathPrompt
+from promptcot_jax.core.records import DistilledTrace, Domain, MathPrompt, ProgramPrompt, Prompt
 from promptcot_jax.core.settings import PositiveInt, ShareBelowOne, settings
 from promptcot_jax.data import decontamination, templates, validity
 from promptcot_jax.data.validity import Validity
@@ -24,7 +24,8 @@ from promptcot_jax.synthesis import outcomes, teacher_replies, traces
 from promptcot_jax.synthesis.outcomes import Reject, counted, spread
 from promptcot_jax.synthesis.problem_files import OpenProblem
 from promptcot_jax.synthesis.teacher_replies import Unusable
-from promptcot_jax.verify import program_pool, rewards
+from promptcot_jax.trainers import grading
+from promptcot_jax.verify import program_pool
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import Reward, RewardConfig, Ungraded
 
@@ -178,38 +179,26 @@ def grade(
     Raises:
         SandboxUnavailable: there are programs, and none can be run here.
     """
-    by_id = {problem.id: problem for problem in problems}
-    pairs = [
-        (trace, by_id[trace.prompt_id]) for trace in candidates if _can_be_graded(by_id[trace.prompt_id])
-    ]
+    prompts = {problem.id: _prompt(problem) for problem in problems if _can_be_graded(problem)}
 
-    def work(some: Sequence[tuple[DistilledTrace, OpenProblem]]) -> list[Grade]:
-        found: dict[str, Reward | Ungraded] = {}
-        for domain in get_args(Domain):
-            own = [(trace, problem) for trace, problem in some if trace.domain == domain]
-            graded = _math_rewards(own) if domain == "math" else _program_rewards(own, settings)
-            found |= {trace.id: reward for (trace, _), reward in zip(own, graded, strict=True)}
-        return [_grade(trace.id, found[trace.id]) for trace, _ in some]
+    def work(traces: Sequence[DistilledTrace]) -> list[Grade]:
+        verdicts = grading.graded(
+            [prompts[trace.prompt_id] for trace in traces],
+            [trace.completion for trace in traces],
+            [0] * len(traces),
+            RewardConfig(),
+            functools.partial(program_pool.run_many, settings=settings),
+        )
+        return [_grade(trace.id, verdict) for trace, verdict in zip(traces, verdicts, strict=True)]
 
-    return shards.map_in_shards(path, pairs, work, Grade, shard_size=_SHARD, name="grades")
-
-
-def _math_rewards(pairs: Sequence[tuple[DistilledTrace, OpenProblem]]) -> list[Reward | Ungraded]:
-    answers = [problem.answer for _, problem in pairs]
-    completions = [trace.completion for trace, _ in pairs]
-    return rewards.math_rewards(answers, completions, [0] * len(pairs), RewardConfig())
+    gradable = [trace for trace in candidates if trace.prompt_id in prompts]
+    return shards.map_in_shards(path, gradable, work, Grade, shard_size=_SHARD, name="grades")
 
 
-def _program_rewards(
-    pairs: Sequence[tuple[DistilledTrace, OpenProblem]], settings: ProgramSettings
-) -> list[Reward | Ungraded]:
-    return rewards.program_rewards(
-        [traces.program_of(trace.completion) for trace, _ in pairs],
-        [problem.tests for _, problem in pairs],
-        [0] * len(pairs),
-        RewardConfig(),
-        run_many=lambda jobs: program_pool.run_many(jobs, settings),
-    )
+def _prompt(problem: OpenProblem) -> Prompt:
+    if problem.domain == "math":
+        return MathPrompt(problem=problem.problem, answer=problem.answer)
+    return ProgramPrompt(problem=problem.problem, tests=problem.tests)
 
 
 def _grade(trace_id: str, reward: Reward | Ungraded) -> Grade:

@@ -38,6 +38,33 @@ def _program_of(prompt: ProgramPrompt, text: str) -> str | None:
     return None if program is None else programs.with_prelude(prompt.prelude, program)
 
 
+def graded(
+    prompts: Sequence[Prompt],
+    texts: Sequence[str],
+    num_tokens: Sequence[int],
+    config: RewardConfig,
+    run_many: RunMany,
+) -> list[Reward | Ungraded]:
+    """The verdict on a completion of each prompt; `run_many` as in `Grader`."""
+    math = [(i, p) for i, p in enumerate(prompts) if isinstance(p, MathPrompt)]
+    code = [(i, p) for i, p in enumerate(prompts) if isinstance(p, ProgramPrompt)]
+    of_math = rewards.math_rewards(
+        [prompt.answer for _, prompt in math],
+        [texts[i] for i, _ in math],
+        [num_tokens[i] for i, _ in math],
+        config,
+    )
+    of_code = rewards.program_rewards(
+        [_program_of(prompt, texts[i]) for i, prompt in code],
+        [prompt.tests for _, prompt in code],
+        [num_tokens[i] for i, _ in code],
+        config,
+        run_many=run_many,
+    )
+    verdicts = {i: verdict for (i, _), verdict in zip((*math, *code), (*of_math, *of_code), strict=True)}
+    return [verdicts[i] for i in range(len(prompts))]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grader:
     """How completions are graded; uses no devices, so that it may run beside decoding."""
@@ -74,25 +101,7 @@ class Grader:
         self, draws: Sequence[Draw[Task]], texts: Sequence[str], num_tokens: Sequence[int]
     ) -> list[Reward | Ungraded]:
         prompts = [draw.row.prompt for draw in draws]
-        math = [(i, p) for i, p in enumerate(prompts) if isinstance(p, MathPrompt)]
-        code = [(i, p) for i, p in enumerate(prompts) if isinstance(p, ProgramPrompt)]
-        verdicts: dict[int, Reward | Ungraded] = {}
-        of_math = rewards.math_rewards(
-            [prompt.answer for _, prompt in math],
-            [texts[i] for i, _ in math],
-            [num_tokens[i] for i, _ in math],
-            self.config,
-        )
-        of_code = rewards.program_rewards(
-            [_program_of(prompt, texts[i]) for i, prompt in code],
-            [prompt.tests for _, prompt in code],
-            [num_tokens[i] for i, _ in code],
-            self.config,
-            run_many=self.run_many,
-        )
-        for (i, _), verdict in zip((*math, *code), (*of_math, *of_code), strict=True):
-            verdicts[i] = verdict
-        return [verdicts[i] for i in range(len(prompts))]
+        return graded(prompts, texts, num_tokens, self.config, self.run_many)
 
     def _facts(
         self, draw: Draw[Task], completion: Completion, text: str, verdict: Reward | Ungraded

@@ -20,7 +20,7 @@ from promptcot_jax.core.settings import PositiveInt, ShareBelowOne, settings
 from promptcot_jax.data import decontamination, templates, validity
 from promptcot_jax.data.validity import Validity
 from promptcot_jax.sampling.text_model import Reply
-from promptcot_jax.synthesis import outcomes, teacher_replies, traces
+from promptcot_jax.synthesis import outcomes, teacher_replies
 from promptcot_jax.synthesis.outcomes import Reject, counted, spread
 from promptcot_jax.synthesis.problem_files import OpenProblem
 from promptcot_jax.synthesis.teacher_replies import Unusable
@@ -42,7 +42,7 @@ class DistillConfig:
     domain: Domain = "math"  # of rows that do not say
     group_size: PositiveInt = 1  # replies to each prompt
     max_traces: PositiveInt | None = None  # of a prompt; the first that can be kept. None: all
-    # Whose rules a trace must keep, see `traces` and `data.validity`; "release" has some for prompts too.
+    # Whose rules a trace must keep, see `read_trace` and `data.validity`; "release" has some for prompts too.
     validity: Validity = "paper"
     # Of traces by their prompt's answer or tests. "none": there is none; "flag": the trace says what came
     # out; "only": what is not right is left out, and prompts without either are not asked.
@@ -143,7 +143,7 @@ def read(
     for reply in replies:
         problem = by_id[reply.id]
         completion = teacher_replies.read(
-            reply, functools.partial(traces.read, domain=problem.domain, rules=config.validity)
+            reply, functools.partial(teacher_replies.read_trace, domain=problem.domain, rules=config.validity)
         )
         if not isinstance(completion, Unusable) and (problem.id, completion) in seen:
             completion = Unusable("repeated_trace", "an earlier sample has the same text")
@@ -264,7 +264,7 @@ def report(
             "out": len(kept),
             **{f"out_{domain}": by_domain[domain] for domain in get_args(Domain)},
             "held_out": sum(is_held_out(trace, config) for trace in kept),
-            "with_thinking": sum(traces.has_thinking(trace.completion) for trace in kept),
+            "with_thinking": sum("</think>" in trace.completion for trace in kept),
             "verified": counted(trace.verified for trace in kept),
         },
         "rejected_by_reason": outcomes.by_reason(rejects),

@@ -1,8 +1,8 @@
-"""One form of thinking whoever marked it, and what is no trace."""
+"""Traces: one form of thinking whoever marked it, and what is none."""
 
 import pytest
 
-from promptcot_jax.synthesis import traces
+from promptcot_jax.synthesis import teacher_replies
 from promptcot_jax.synthesis.teacher_replies import Unusable
 
 BOX = "So it is \\boxed{5}."
@@ -24,8 +24,7 @@ CHANNELS = (
     ],
 )
 def test_thinking_stands_between_tags_however_the_teacher_marked_it(text: str, trace: str):
-    assert traces.read(text, "math", "paper") == trace
-    assert traces.has_thinking(trace) == ("hree" in trace)
+    assert teacher_replies.read_trace(text, "math", "paper") == trace
 
 
 @pytest.mark.parametrize(
@@ -50,17 +49,19 @@ def test_thinking_stands_between_tags_however_the_teacher_marked_it(text: str, t
 )
 def test_what_cannot_be_trained_on_has_a_reason(text: str, domain, reason: str):
     with pytest.raises(Unusable) as fault:
-        traces.read(text, domain, "paper")
+        teacher_replies.read_trace(text, domain, "paper")
     assert fault.value.reason == reason
 
 
 def test_the_scripts_rules_ask_for_thinking_and_none_at_all_for_nothing():
     with pytest.raises(Unusable, match="not exactly one block of thinking"):
-        traces.read(BOX, "math", "release")
-    assert traces.read(f"Two and three.\n</think>\n\n{BOX}", "math", "release")
-    assert traces.read("It is 5.", "math", "off") == "It is 5."
+        teacher_replies.read_trace(BOX, "math", "release")
+    assert teacher_replies.read_trace(f"Two and three.\n</think>\n\n{BOX}", "math", "release")
+    assert teacher_replies.read_trace("It is 5.", "math", "off") == "It is 5."
 
 
 def test_a_program_with_an_odd_escape_is_a_program_and_the_last_fence_counts():
     text = "```python\nprint(5)\n```\nBetter:\n```python\nprint('\\d')\n```"
-    assert traces.program_of(traces.read(text, "code", "paper")) == "print('\\d')\n"
+    assert (
+        teacher_replies.fenced_program(teacher_replies.read_trace(text, "code", "paper")) == "print('\\d')\n"
+    )

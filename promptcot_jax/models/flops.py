@@ -2,17 +2,15 @@
 moved.
 
 Model FLOPs in the sense of PaLM (arXiv 2204.02311, appendix B): multiply-adds of the matrix products count
-two, the backward pass costs twice the forward pass, and nothing is counted for embedding lookups, norms,
-rotations or softmax, nor for what remat computes again. Where PaLM counts attention over the whole row, here
-each token counts the tokens it sees (earlier ones of its own segment, and itself), so that neither padding
-nor the masked half of the scores makes the figure better than it is.
+two, the backward pass twice the forward pass, and embedding lookups, norms, rotations, softmax and what remat
+computes again nothing. Each token counts the tokens it sees in attention, so that neither padding nor the
+masked half of the scores makes the figure better than it is.
 
 The planner's `Work` adds the bytes that one chip reads and writes. A training step makes the products of 3
-forward passes (4 with remat "full"; an adapter's makes one less, but for attention), reads the weights that
-it computes with once a micro-batch in each of these passes, and moves 32 bytes a trained parameter for AdamW:
-parameter, gradient and two moments in float32, read and written. Rows count as full, one segment each.
-Prefill and decoding read the weights that a chip holds, where training and scoring gather them; decoding
-counts a context of half the longest request in every slot.
+forward passes (4 with remat "full"; an adapter's one less, but for attention), reads the weights once a
+micro-batch in each of them, and moves 32 bytes a trained parameter for AdamW: parameter, gradient and two
+moments in float32, read and written. Rows count as full, one segment each; decoding counts a context of half
+the longest request in every slot.
 """
 
 import math
@@ -106,22 +104,18 @@ def training_work(
 
 def scoring_work(config: DecoderConfig, mesh: Mesh, *, num_rows: int, length: int) -> Work:
     """One batch of full rows."""
-    num_tokens = num_rows * length
-    return Work(
-        flops=float(forward_flops(config, num_tokens, _seen(config, num_rows, length))),
-        memory_bytes=_weight_bytes(config, mesh, config.dtype),
-        tokens=num_tokens,
-    )
+    return _forward_work(config, num_rows, length, _weight_bytes(config, mesh, config.dtype))
 
 
 def prefill_work(config: DecoderConfig, mesh: Mesh, *, num_blocks: int, page_size: int) -> Work:
     """One call that reads blocks of prompts."""
-    num_tokens = num_blocks * page_size
-    return Work(
-        flops=float(forward_flops(config, num_tokens, _seen(config, num_blocks, page_size))),
-        memory_bytes=_held_weight_bytes(config, mesh, config.dtype),
-        tokens=num_tokens,
-    )
+    return _forward_work(config, num_blocks, page_size, _held_weight_bytes(config, mesh, config.dtype))
+
+
+def _forward_work(config: DecoderConfig, num_rows: int, length: int, memory_bytes: float) -> Work:
+    num_tokens = num_rows * length
+    flops = float(forward_flops(config, num_tokens, _seen(config, num_rows, length)))
+    return Work(flops=flops, memory_bytes=memory_bytes, tokens=num_tokens)
 
 
 def decoding_work(

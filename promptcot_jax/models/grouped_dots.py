@@ -4,14 +4,10 @@ Two forms. For TPUs the kernel of `jax.experimental.pallas.ops.tpu.megablox`, wh
 use only. Elsewhere a loop over tiles, each of one group's rows. `jax.lax.ragged_dot` is neither: off TPU, and
 for some TPUs, it multiplies all rows by all matrices.
 
-On two cores, float32, 2,048 rows, D = F = 256 (`python benchmarks/grouped_dots.py`): ragged_dot takes 26, 106
-and 195 ms for 16, 64 and 128 groups, the loop 4.6, 6.4 and 7.5 ms, one dense product 1.5 ms; the gradients
-82, 336, 670 against 11, 17, 28 ms.
-
-What the compiler counts for TPUs, value and gradients, 16,384 rows in bfloat16, D = 2,048, F = 768, 128
-groups (`python tests/models/compile_for_tpu.py TOPOLOGY`): 155 Gflop with megablox for v5p and v6e, which is
-3 * 2 * rows * D * F, and 94 MB or less of temporary memory; ragged_dot is as good for v5p, and 128 times
-that, 19,809 Gflop, for v6e. No part of this has run on a TPU yet.
+On two cores the loop takes 4.6 to 7.5 ms for 16 to 128 groups of 2,048 rows, ragged_dot 26 to 195 ms
+(`python benchmarks/grouped_dots.py`). For v5p and v6e the compiler counts 3 * 2 * rows * D * F operations of
+value and gradients with megablox, and for v6e 128 times that with ragged_dot (`python
+tests/models/compile_for_tpu.py TOPOLOGY`). No part of this has run on a TPU yet.
 """
 
 from typing import NamedTuple

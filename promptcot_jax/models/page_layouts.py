@@ -3,24 +3,19 @@
 Plain pages keep keys transposed: on a CPU the score matmul of one query token is then five times as fast.
 
 TPU pages lie as JAX's paged attention kernel reads them, so that a decode step fetches only the pages in use.
-Decoding goes through `jax.experimental.pallas.ops.tpu.paged_attention`; reading prompts, whole pages at a
-time, through plain JAX over the same pages, since a page of queries keeps the matrix unit busy by itself. So
-does decoding with windows or sinks, which the kernel does not know.
-
-What the kernel and the compiler ask for, found by compiling for v5p and v6e, as
-`tests/sampling/compile_for_tpu.py` does:
+Prompts, read a page of queries at a time, and layers with windows or sinks, which the kernel does not know,
+go through plain JAX over the same pages. What the kernel and the compiler ask for, found by compiling for v5p
+and v6e (`tests/sampling/compile_for_tpu.py`; no part of this has run on a TPU yet):
 
 * Heads come first, a head's numbers fill whole lines of 128 (a narrower head is padded with zeros), and a
   page is a multiple of 8 tokens.
-* The kernel rounds keys and values to bfloat16 whatever they are kept in, so they are kept in bfloat16: what
-  a float32 model's attention gives is off by up to 5e-3 of the size of its values.
-* Writes and reads name the head in their index. With the head as a slice (`pages.at[:, page]`) the compiler
-  lays the pages out anew for the scatter, which copies the whole cache in every layer.
-* The kernel fetches a row's pages in blocks of a fixed number of tokens, and multiplies what lies past the
-  row's last token by weights that are exactly 0: a row's bits depend neither on its neighbours nor on the
-  width of the page table. Every entry of the table, used or not, must name a page, and all pages be finite.
-
-No part of this has run on a TPU yet.
+* The kernel rounds keys and values to bfloat16, so they are kept so: what a float32 model's attention gives
+  is off by up to 5e-3 of the size of its values.
+* Writes and reads name the head in their index: as a slice (`pages.at[:, page]`) the compiler would lay the
+  pages out anew, which copies the whole cache in every layer.
+* What lies past a row's last token is multiplied by weights that are exactly 0: a row's bits depend neither
+  on its neighbours nor on the width of the page table. Every entry of the table must name a page, and all
+  pages be finite.
 """
 
 from typing import NamedTuple

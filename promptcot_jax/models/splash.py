@@ -4,24 +4,17 @@ Serves training and teacher-forced scoring. Blocks of the causal triangle, or of
 hold no visible key are neither fetched nor computed; which keys of the others a query sees follows, inside
 the kernel, from positions and segment ids.
 
-What the kernel asks for, and what is done about it:
-
-* It takes lengths in whole blocks. Rows are lengthened with padding, segment 0. A query sees at least
-  itself, since its own segment is 0 too; so no softmax is empty, and padding's finite results are set to 0,
-  by which nothing of padding's cotangent comes back.
-* It does not scale: queries are scaled first, as the plain form does it.
+* The kernel takes lengths in whole blocks, so rows are lengthened with padding, segment 0. A query sees at
+  least itself, so no softmax is empty; padding's results are set to 0, and with them its cotangents.
+* It does not scale: queries are scaled first.
 * Keys and values are not repeated for a group of query heads, except where a mesh has more shards of heads
-  than there are key-value heads: each then is held by several shards.
+  than there are key-value heads.
 * Over `sequence` queries are split, and keys and values of the whole row gathered: rows are so long there
   that products outweigh this. The triangle makes the last shard work longest, at most twice the mean.
 
-The backward pass is two kernels, of 7 products a block. The fused one would need 5, but writes a gradient
-of all queries for every block of keys, in the queries' type, to add them up after: T / block times the
-memory, and sums of rounded numbers.
-
-Blocks of 512 by 512: scores and weights of one take 1 MB each in float32, and a block of keys is used for 512
-queries, which keeps the matrix unit busy from the slowest memory of v5e and v6e. Never measured: no part of
-this has run on a TPU yet.
+The backward pass is two kernels, of 7 products a block: the fused one would need 5, but write a gradient of
+all queries for every block of keys. Blocks of 512 by 512 take 1 MB of scores in float32, and use a block of
+keys for 512 queries. Never measured: no part of this has run on a TPU yet.
 """
 
 import functools

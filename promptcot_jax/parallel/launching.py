@@ -2,10 +2,8 @@
 
 Self-play may draw rollouts in one thread while it trains in another (`trainers.rollout_collector`). A program
 on several devices is put into a queue of each. Two threads that launch at once could fill these queues in
-different orders, and a collective that waits on one device for the other program and on another device for
-this one waits for ever. What both threads launch is therefore launched under a lock, so that all devices see
-one order. A launch does not wait for its program, so the other thread is not held up by it for long; on a
-single device nothing is held up at all.
+different orders, in which collectives wait for each other for ever, so both launch under a lock. A launch
+does not wait for its program: the other thread is not held up for long, on a single device not at all.
 """
 
 import contextlib

@@ -101,17 +101,18 @@ class Sampler:
         Raises:
             WrongUse: a prompt and the budget exceed the model's positions.
         """
-        running = self.start(draws, prompt_ids)
-        completions = {draw.index: completion for draw, completion in running.stream()}
+        engine, requests = self.prepare(draws, prompt_ids)
+        stream = engine.stream(self.params, requests, self.key)
+        completions = {request.id: completion for request, completion in stream}
         return [completions[draw.index] for draw in draws]
 
-    def start(
+    def prepare(
         self,
         draws: Sequence[Draw[Row]],
         prompt_ids: Callable[[Row], Sequence[int]],
         partial: Mapping[int, PartialCompletion] | None = None,
-    ) -> "stream[Row]":
-        """A stream of draws, ready to stream.
+    ) -> tuple[engine_lib.Engine, list[Request]]:
+        """An engine of the right size, and the draws as requests of it, whose ids are the draws' indices.
 
         Raises:
             WrongUse: a prompt and the budget exceed the model's positions.
@@ -140,25 +141,7 @@ class Sampler:
             made = engine_lib.Engine(self.lm, self.engine, max_tokens=longest + budget)
         except ValueError as error:
             raise WrongUse(str(error)) from None
-        return stream(self, made, {draw.index: draw for draw in draws}, requests)
-
-
-@dataclasses.dataclass(frozen=True)
-class stream(Generic[Row]):
-    """Draws under way."""
-
-    sampler: Sampler
-    engine: engine_lib.Engine
-    draws: Mapping[int, Draw[Row]]
-    requests: Sequence[Request]
-
-    def stream(self, after_burst: Callable[[], None] | None = None) -> Iterator[tuple[Draw[Row], Completion]]:
-        """Each draw with its completion, as soon as it has one."""
-        sampler = self.sampler
-        for request, completion in self.engine.stream(
-            sampler.params, self.requests, sampler.key, after_burst=after_burst
-        ):
-            yield self.draws[request.id], completion
+        return made, requests
 
 
 def make_sampler(
@@ -316,22 +299,23 @@ def _draw_shards(
         write_rest()
         return
     began = time.monotonic()
-    running = sampler.start(to_draw, prompt_ids, drawn.partial if sampler.continue_partial else {})
-    num_drawn_before, metrics, num_continued = len(shard_of) - len(to_draw), running.engine.metrics, 0
+    engine, requests = sampler.prepare(to_draw, prompt_ids, drawn.partial if sampler.continue_partial else {})
+    num_drawn_before, metrics, num_continued = len(shard_of) - len(to_draw), engine.metrics, 0
     with Progress(name, unit="completion", start=num_drawn_before, total=len(shard_of)) as progress:
 
         def after_burst() -> None:
             progress.update(num_drawn_before + metrics.requests, *metrics.figures())
             write()
             if writes and drawn.is_due():
-                drawn.flush(running.engine.under_way() if sampler.continue_partial else None)
+                drawn.flush(engine.under_way() if sampler.continue_partial else None)
 
-        for draw, completion in running.stream(after_burst):
-            completions[draw.index] = completion
+        stream = engine.stream(sampler.params, requests, sampler.key, after_burst=after_burst)
+        for request, completion in stream:
+            completions[request.id] = completion
             if writes:
-                drawn.add(draw.index, completion)
+                drawn.add(request.id, completion)
             num_continued += completion.num_continued > 0
-            shard = shard_of[draw.index]
+            shard = shard_of[request.id]
             num_missing[shard] -= 1
             if not num_missing[shard]:
                 begin(shard)

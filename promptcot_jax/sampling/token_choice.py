@@ -1,19 +1,16 @@
 """Choosing the next token: temperature, top-k, top-p and min-p, with the log-probability of what was chosen.
 
-The samplers of the E-step, of problem writing and of the solvers all come through here. Two distributions are
-at work and both are reported: the model's own softmax at the sampling temperature (what rewards, importance
-weights and policy ratios need) and the one that the token was drawn from after truncation.
+Two distributions are at work and both are reported: the model's own softmax at the sampling temperature (what
+rewards, importance weights and policy ratios need) and the one that the token was drawn from after
+truncation. Top-k comes first, top-p is taken within it, min-p last (the order of Hugging Face).
 
-Where this differs from the usual code, and why:
-
-* A token is drawn by inverting the cumulative distribution with two uniforms per row, one for a block of the
-  vocabulary and one inside it. The Gumbel trick draws a random number per vocabulary entry, which cost four
-  times as much on a CPU (`benchmarks/decoding.py --token_choice`). Each level adds up few numbers, so no
-  float32 sum runs along the whole vocabulary, and a token of zero probability cannot come out.
+* A token is drawn by inverting the cumulative distribution with two uniforms a row, one for a block of the
+  vocabulary and one inside it; Gumbel noise on every entry took four times as long on a CPU
+  (`benchmarks/decoding.py --token_choice`). No float32 sum runs along the whole vocabulary, and a token of
+  zero probability cannot come out.
 * Truncation sorts nothing: the cut is found by bisection on the bits of the scores, exactly, ties going to
-  the smaller token id, at about a tenth of a sort's cost. It is skipped at run time by `lax.cond` rather than
-  by a compiled variant, so that one program serves all settings and a sweep over them compiles once.
-* Top-k comes first, top-p is taken within it, min-p last (the order of Hugging Face).
+  the smaller token id, at about a tenth of a sort's cost. `lax.cond` skips it at run time, so that one
+  program serves all settings.
 """
 
 from collections.abc import Callable

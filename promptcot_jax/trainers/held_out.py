@@ -1,10 +1,8 @@
 """Held-out accuracy during self-play: the policy between two iterations on problems it never trains on.
 
-Each evaluation is a file of attempts, `evaluations/step_WWWWW.jsonl` after W iterations, drawn by the same
-engine and judged by the same grader as rollouts, and by `rollouts.map_draws`: what a killed run has drawn or
-graded of it is kept. The noise is that of the problem and the sample, the same in every evaluation, so that
-two of them differ by what the policy learned. It is of a stream of its own: a run with evaluations makes the
-iterations of one without.
+Each evaluation is a file of attempts, `evaluations/step_WWWWW.jsonl` after W iterations, drawn and judged as
+rollouts are: what a killed run has of it is kept. The noise is that of the problem and the sample, the same
+in every evaluation, and of a stream of its own: a run with evaluations makes the iterations of one without.
 
 A completion with a log-probability that is no number counts as wrong here, since that is the policy's fault.
 """

@@ -1,14 +1,12 @@
 """Metrics of a run: `metrics.jsonl`, one row per logged step whatever interruptions there were, and copies of
 the rows elsewhere: TensorBoard, Weights & Biases, a table on the terminal.
 
-Local rows are appended and flushed to disk before the checkpoint of their step is written, so a resumed run
-finds the rows up to its checkpoint complete; it drops those after it, which it will write again, once it has
-a row of its own: until then they tell a further attempt what time was lost. An object store has no append:
-there the whole file is written again with each row.
+Local rows are flushed to disk before the checkpoint of their step is written, so a resumed run finds the rows
+up to its checkpoint complete. It drops those after it with its own first row: until then they tell a further
+attempt what time was lost. In an object store, without append, the file is written anew with each row.
 
-A copy is for the eye and written after the row is on disk; what counts is the file. TensorBoard keeps what
-lost steps wrote. A resumed run goes on in the same W&B run, and sends no step twice: rows of steps that an
-attempt before had are the same but for wall time.
+A copy is for the eye and written after the row is on disk. TensorBoard keeps what lost steps wrote; a resumed
+run goes on in the same W&B run, and sends no step twice.
 """
 
 import importlib

@@ -4,13 +4,11 @@ A prompt may teach nothing, such as one whose samples are all right; further pro
 in as many tries as it takes up to a limit. Grading runs beside decoding. Finished tries are files of the
 rollout store, and are read from there ever after.
 
-`RunAhead` draws one iteration ahead, in a thread, while the updates before it are made. The policy that draws
-is then the one from before these updates, so that rollouts are stale by one iteration. What is drawn stays a
-function of settings and seed: by which policy an iteration is drawn is fixed, and not by who is faster. A
-checkpoint comes after `settle`, so a resumed run finds the rollouts of its first iteration in the store and
-never needs the policy that drew them. The thread enters the mesh by itself (`jax.set_mesh` is a thread's own)
-and has its own arrays, since updates donate theirs. On several devices of one host programs are launched in
-turn (`parallel.launching`); nothing keeps the turns of several hosts alike, so one process only.
+`RunAhead` draws one iteration ahead, in a thread, while the updates before it are made, by the policy from
+before these updates. By which policy an iteration is drawn is fixed, and not by who is faster, so the outcome
+stays a function of settings and seed; a checkpoint comes after `settle`, so a resumed run finds the rollouts
+of its first iteration in the store. Several hosts would launch the programs of both threads in different
+orders (`parallel.launching`): one process only.
 """
 
 import concurrent.futures

@@ -1,14 +1,10 @@
 """What training makes of the routers of a mixture of experts: losses to add, and figures of their load.
 
-Off by default. Pretraining balances a router; Qwen3-MoE's `router_aux_loss_coef` of 0.001 is added by
-transformers only where `output_router_logits` is set, by default not. A term beside the likelihood would also
-take from the M-step that it never lowers the bound it ascends. The figures are always there, so that a router
-whose experts run idle is seen.
+Off by default, as in transformers: a term beside the likelihood would take from the M-step that it never
+lowers the bound it ascends. The figures are always there, so that a router whose experts run idle is seen.
 
-Losses of a step are totals over counts that add up over micro-batches. That of balance is no sum over tokens,
-but of products of two means: each micro-batch has its own, over its real tokens, and counts as its labels do.
-So the z-loss of a step is the mean of those of its micro-batches, and of one batch only where each has as
-many labels a token; the likelihood's total and count stay exact.
+The loss of balance is no sum over tokens, but of products of two means: each micro-batch has its own, over
+its real tokens, and counts as its labels do.
 """
 
 from typing import Any

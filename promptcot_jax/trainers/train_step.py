@@ -214,12 +214,7 @@ def make_train_step(lm: LanguageModel, config: StepConfig, mesh: Mesh) -> TrainS
     Raises:
         WrongUse: losses of routers are asked for of a model without experts.
     """
-    loss, optimizer, adapter, num_micro_batches = (
-        config.loss,
-        config.optimizer,
-        config.adapter,
-        config.micro_batches,
-    )
+    optimizer, adapter, num_micro_batches = config.optimizer, config.adapter, config.micro_batches
     config.router_losses.check(lm)
     direction = optimizer.build()
     like = abstract_state(lm, optimizer, mesh, adapter)
@@ -232,7 +227,7 @@ def make_train_step(lm: LanguageModel, config: StepConfig, mesh: Mesh) -> TrainS
 
     def total_of(params: Params, frozen: Params, batch: PackedBatch) -> tuple[Array, LossSums]:
         """What is differentiated, and the sums that are reported."""
-        sums = loss(lm, Trainable(params, frozen).model(params), batch, remat=config.remat)
+        sums = config.loss(lm, Trainable(params, frozen).model(params), batch, remat=config.remat)
         total, count, *reports = sums
         for report in reports:
             if config.router_losses.is_on and isinstance(report, RouterTotals):

@@ -39,7 +39,7 @@ def figures_of(arms: Mapping[str, str | Sequence[str]]) -> list[AnalysisResult]:
         )
     paths = _paths(arms)
     found = {name: {seed: results.read(path) for seed, path in own.items()} for name, own in paths.items()}
-    table = _with_problems(statistics(found), paths, found)
+    table = _table(found, paths)
     first = next(iter(arms))
     has_mean = any(row["set"] == MEAN for row in table)
     mean = f" '{MEAN}' is the mean over the sets that all arms have." if has_mean else ""
@@ -130,58 +130,27 @@ def _lone_seeds(paths: Mapping[str, Mapping[int, str]]) -> str:
     )
 
 
-def _with_problems(
-    table: Sequence[Mapping[str, Any]],
-    paths: Mapping[str, Mapping[int, str]],
-    found: Mapping[str, Mapping[int, Mapping[str, float]]],
+def _table(
+    found: Mapping[str, Mapping[int, Mapping[str, float]]], paths: Mapping[str, Mapping[int, str]]
 ) -> list[dict[str, Any]]:
-    """The table with differences that are paired by problem too; None where none can be.
-
-    Pairing takes attempts in both arms, and no other set in the results of either than the table's only one.
-    """
-    first, *others = paths
-    sets = {row["set"] for row in table}
-    paired = {}
-    for name in others:
-        if len(sets) > 1 or any(own.keys() != sets for arm in (first, name) for own in found[arm].values()):
-            continue
-        seeds = sorted(paths[first].keys() & paths[name].keys())
-        runs = [results.attempts_of(paths[arm][seed]) for arm in (first, name) for seed in seeds]
-        known = [run for run in runs if run is not None]
-        if seeds and len(known) == len(runs):
-            paired[name] = comparing.compare(known[: len(seeds)], known[len(seeds) :])
-    return [
-        dict(row)
-        | {
-            "paired_difference": (one := paired.get(row["arm"])) and one.difference,
-            "interval_low": one and one.interval[0],
-            "interval_high": one and one.interval[1],
-            "p_value": one and one.p_value,
-            "within_noise": one and one.is_within_noise,
-        }
-        for row in table
-    ]
-
-
-def statistics(arms: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[dict[str, Any]]:
     """Accuracy of each arm and set over seeds, and its difference to the first arm.
 
     Raises:
         WrongUse: no set is in all results.
     """
-    every = [own for by_seed in arms.values() for own in by_seed.values()]
+    every = [own for by_seed in found.values() for own in by_seed.values()]
     sets = [name for name in every[0] if all(name in own for own in every)]
     if not sets:
         raise WrongUse(
             f"ARMS: no set is in all results; the first has {', '.join(every[0])}. Evaluate all arms on the "
             "same sets."
         )
-    names = [*sets, *((MEAN,) if len(sets) > 1 else ())]
-    rows, reference = [], next(iter(arms.values()))
-    for arm, by_seed in arms.items():
-        for name in names:
-            own, first = _of_set(by_seed, name, sets), _of_set(reference, name, sets)
-            difference = results.differences(first, own) if by_seed is not reference else None
+    first, rows = next(iter(found)), []
+    for arm, by_seed in found.items():
+        paired = None if arm == first else _paired_by_problem((first, arm), sets, found, paths)
+        for name in (*sets, MEAN) if len(sets) > 1 else sets:
+            own = _of_set(by_seed, name, sets)
+            difference = None if arm == first else results.differences(_of_set(found[first], name, sets), own)
             rows.append(
                 {
                     "arm": arm,
@@ -190,9 +159,29 @@ def statistics(arms: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[di
                     "difference": difference and difference["mean"],
                     "difference_deviation": difference and difference["deviation"],
                     "pairs": difference["seeds"] if difference else 0,
+                    "paired_difference": paired and paired.difference,
+                    "interval_low": paired and paired.interval[0],
+                    "interval_high": paired and paired.interval[1],
+                    "p_value": paired and paired.p_value,
+                    "within_noise": paired and paired.is_within_noise,
                 }
             )
     return rows
+
+
+def _paired_by_problem(
+    arms: tuple[str, str],
+    sets: Sequence[str],
+    found: Mapping[str, Mapping[int, Mapping[str, float]]],
+    paths: Mapping[str, Mapping[int, str]],
+) -> comparing.Comparison | None:
+    """Compares two arms problem by problem: where both keep attempts, and have results of one set alone."""
+    if len(sets) > 1 or any(own.keys() != set(sets) for arm in arms for own in found[arm].values()):
+        return None
+    seeds = sorted(paths[arms[0]].keys() & paths[arms[1]].keys())
+    runs = [[results.attempts_of(paths[arm][seed]) for seed in seeds] for arm in arms]
+    first, second = ([run for run in own if run is not None] for own in runs)
+    return comparing.compare(first, second) if seeds and len(first) == len(second) == len(seeds) else None
 
 
 def _of_set(by_seed: Mapping[int, Mapping[str, float]], name: str, sets: Sequence[str]) -> dict[int, float]:

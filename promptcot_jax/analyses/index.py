@@ -5,9 +5,6 @@ page is made from `index.json` and the files beside it, and holds the drawings a
 """
 
 import base64
-import csv
-import io
-import numbers
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,7 +26,7 @@ TITLES = {
     "case_studies": "Case studies",
     "subsets": "Training subsets",
 }
-_ROWS_SHOWN = 60  # of a table of numbers; the CSV has all
+_ROWS_SHOWN = 60  # of a figure's numbers; the CSV has all
 
 
 def write(
@@ -73,19 +70,10 @@ def _entry(result: AnalysisResult, contents: dict[str, bytes]) -> dict[str, Any]
         "title": result.title,
         "caption": result.caption,
         "files": list(files),
-        "numbers": _columns_of_numbers(result.rows),
+        "header": list(result.rows[0]),
+        "rows": [list(row.values()) for row in result.rows[:_ROWS_SHOWN]],
+        "num_rows": len(result.rows),
     }
-
-
-def _columns_of_numbers(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The fields that are to be shown as numbers: a name such as "0012" may only look like one."""
-    return [
-        field
-        for field in rows[0]
-        if any(row[field] is not None for row in rows)
-        and not any(isinstance(row[field], bool) for row in rows)
-        and all(isinstance(row[field], numbers.Real | None) for row in rows)
-    ]
 
 
 def _earlier(directory: epath.Path) -> dict[str, Any]:
@@ -124,23 +112,10 @@ def render(directory: epath.Path, entries: Mapping[str, Any], left_out: Mapping[
 
 
 def _shown(directory: epath.Path, one: Mapping[str, Any]) -> dict[str, Any]:
-    """One figure with its caption, its files and its numbers."""
+    """One figure as the template shows it."""
     drawing = directory / f"{one['name']}.svg"
-    is_drawn = drawing.name in one["files"]
-    header, *rows = csv.reader(io.StringIO((directory / f"{one['name']}.csv").read_text()))
-    are_numbers = [field in one.get("numbers", ()) for field in header]
-    return {
-        **one,
-        "svg": base64.b64encode(drawing.read_bytes()).decode() if is_drawn else "",
-        "header": list(map(page.label, header)),
-        "rows": [list(map(_cell, row, are_numbers)) for row in rows[:_ROWS_SHOWN]],
-        "num_rows": len(rows),
-    }
-
-
-def _cell(text: str, is_number: bool) -> str | float | None:
-    """A value of the CSV: a number as one, words as they are."""
-    return (float(text) if is_number else text) if text else None
+    svg = base64.b64encode(drawing.read_bytes()).decode() if drawing.name in one["files"] else ""
+    return {**one, "svg": svg, "header": list(map(page.label, one["header"]))}
 
 
 def command(analysis: str, settings: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ server itself failed has no part in the accuracy.
 """
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,6 @@ from promptcot_jax.sampling.text_model import Reply, TextModel, TextRequest
 from promptcot_jax.trainers import grading
 from promptcot_jax.verify import math_answers, problem_accuracy, programs, voting
 from promptcot_jax.verify.program_pool import Job
-from promptcot_jax.verify.programs import TestReport
 from promptcot_jax.verify.rewards import RunMany
 
 _SHARD = 128  # attempts that are graded between two writes
@@ -80,45 +79,38 @@ def graded(
     pairs = list(zip(problems, replies, strict=True))
     answers = [grading.answer_of(problem, reply.text) for problem, reply in pairs]
     verdicts = _verdicts(pairs, answers, run_programs)
-    records = []
-    for (problem, reply), answer in zip(pairs, answers, strict=True):
-        correct, status = next(verdicts) if answer else (False, _why_no_answer(reply))
-        records.append(
-            AttemptRecord(
-                problem_id=problem.id,
-                sample=reply.sample,
-                completion=reply.text,
-                answer=answer,
-                reference=problem.answer if isinstance(problem, MathPrompt) else "",
-                correct=correct,
-                status=status,
-                finish_reason=reply.finish_reason,
-                num_tokens=reply.completion_tokens,
-            )
+    return [
+        AttemptRecord(
+            problem_id=problem.id,
+            sample=reply.sample,
+            completion=reply.text,
+            answer=answers[i],
+            reference=problem.answer if isinstance(problem, MathPrompt) else "",
+            correct=verdicts[i][0] if i in verdicts else False,
+            status=verdicts[i][1] if i in verdicts else _why_no_answer(reply),
+            finish_reason=reply.finish_reason,
+            num_tokens=reply.completion_tokens,
         )
-    return records
+        for i, (problem, reply) in enumerate(pairs)
+    ]
 
 
 def _verdicts(
     pairs: Sequence[tuple[Prompt, Reply]], answers: Sequence[str], run_programs: RunMany
-) -> Iterator[tuple[bool, str]]:
-    """Whether each reply that has an answer is right, and the verdict's status, in order."""
-    jobs: list[Job] = []
-    answered: list[tuple[str, str]] = []
-    for (problem, reply), answer in zip(pairs, answers, strict=True):
+) -> dict[int, tuple[bool, str]]:
+    """Whether the i-th reply is right, and the verdict's status, of the replies that have an answer."""
+    jobs: dict[int, Job] = {}
+    answered: dict[int, tuple[str, str]] = {}
+    for i, ((problem, reply), answer) in enumerate(zip(pairs, answers, strict=True)):
         if answer and isinstance(problem, ProgramPrompt):
-            jobs.append((programs.with_prelude(problem.prelude, answer), problem.tests))
-        elif answer and isinstance(problem, MathPrompt):
-            answered.append((problem.answer, reply.text))  # in full, since several boxes may be one answer
-    reports: Iterator[TestReport] = iter(run_programs(jobs) if jobs else ())
-    grades = iter(math_answers.grade_many(answered))
-    for (problem, _), answer in zip(pairs, answers, strict=True):
-        if answer and isinstance(problem, ProgramPrompt):
-            report = next(reports)
-            yield report.passed, report.status
+            jobs[i] = (programs.with_prelude(problem.prelude, answer), problem.tests)
         elif answer:
-            grade = next(grades)
-            yield grade.match, grade.status
+            answered[i] = (problem.answer, reply.text)  # in full, since several boxes may be one answer
+    reports = run_programs(list(jobs.values())) if jobs else ()
+    grades = math_answers.grade_many(list(answered.values()))
+    return {i: (report.passed, report.status) for i, report in zip(jobs, reports, strict=True)} | {
+        i: (grade.match, grade.status) for i, grade in zip(answered, grades, strict=True)
+    }
 
 
 def _why_no_answer(reply: Reply) -> str:

@@ -77,6 +77,7 @@ def _with_advice(
     compile_program: Compile,
 ) -> StagePlan:
     """The plan with the first settings tried that make every program fit."""
+    fitting = {one.name: one for one in plan.measured if one.fits}
     tight = {one.name for one in plan.measured if not one.fits}
     settings = tuple(
         dict.fromkeys(name for program in programs if program.name in tight for name in program.settings)
@@ -93,30 +94,14 @@ def _with_advice(
             continue
         tried.append(change)
         log.info("trying %s", change)
-        measured = _measured_with(change, changed, plan, tight, hardware, compile_program)
-        if measured is not None:
-            advice = Advice(change=change, measured=measured)
+        # what fits stays as it is, unless the mesh is another; what did not fit comes first
+        kept = {} if any(name.endswith("mesh") for name in change) else fitting
+        found: dict[str, Measured] = {}
+        for program in sorted(changed, key=lambda program: program.name not in tight):
+            found[program.name] = kept.get(program.name) or compile_program(program, hardware)
+            if not found[program.name].fits:
+                break
+        else:
+            advice = Advice(change=change, measured=[found[program.name] for program in changed])
             return dataclasses.replace(plan, tried=tried, advice=advice)
     return dataclasses.replace(plan, tried=tried)
-
-
-def _measured_with(
-    change: Change,
-    programs: Sequence[Program],
-    plan: StagePlan,
-    tight: set[str],
-    hardware: Hardware,
-    compile_program: Compile,
-) -> list[Measured] | None:
-    """Measures with a change, those that did not fit before first; None as soon as one does not fit."""
-    known = (
-        {}
-        if any(name.endswith("mesh") for name in change)
-        else {one.name: one for one in plan.measured if one.fits}
-    )
-    found: dict[str, Measured] = {}
-    for program in sorted(programs, key=lambda program: program.name not in tight):
-        found[program.name] = known.get(program.name) or compile_program(program, hardware)
-        if not found[program.name].fits:
-            return None
-    return [found[program.name] for program in programs]

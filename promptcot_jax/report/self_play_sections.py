@@ -127,7 +127,6 @@ def tiles(workdir: epath.Path) -> Iterator[tuple[str, str]]:
 
 
 def _iterations(workdir: epath.Path) -> list[Row]:
-    """The iterations' metrics."""
     rows = workdir_files.rows(workdir / _DIRECTORY / "metrics.jsonl")
     return [row for row in rows if isinstance(row.get("step"), int | float)]
 

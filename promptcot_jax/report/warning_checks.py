@@ -103,7 +103,7 @@ def _of_data(workdir: epath.Path) -> Iterator[str]:
         cut = replies.get("length", 0)
         if total and cut / total > _CUT_OFF:
             yield f"{stage}: {cut / total:.1%} of the replies were cut off by their budget of tokens."
-    target = workdir_files.settings(workdir, "synthesize").get("synthesize.iterations.target") or 0
+    target = workdir_files.settings(workdir, "synthesize").get("synthesize.batches.target") or 0
     entries = {entry.stage: entry for entry in run_sections.entries_in_order(workdir)}
     written = entries["synthesize"].counts.get("out") if "synthesize" in entries else None
     if written is not None and written < target:

@@ -132,7 +132,6 @@ def _parse(name: str, rest: Sequence[str]) -> tuple[argparse.Namespace, list[str
 
 
 def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
-    """Loads the settings and does the stage."""
     # TensorFlow (under seqio) talks of GPUs that nobody asked for.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.update(stages.STAGES[name].environment)
@@ -262,7 +261,6 @@ def _macro_list(name: str, more: Sequence[str], search_paths: Sequence[str]) -> 
 
 
 def _file_of(stage: str) -> gin_files.GinFile:
-    """The gin file that describes a stage."""
     return gin_files.of_stage(stage)[f"stages/{stage}.gin"]
 
 

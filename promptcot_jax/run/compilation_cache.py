@@ -39,8 +39,12 @@ def switch_on(directory: str | None = None) -> None:
     if directory is None:
         if _CONFIG.jax_compilation_cache_dir or not _CONFIG.jax_enable_compilation_cache:
             return
-        directory = _own_directory()
-        if directory is None:
+        try:
+            directory = str(default_directory())
+        except RuntimeError:  # a user id without a home
+            return
+        if not _is_writable(directory):
+            logger.warning("%s cannot be written: compiled programs are not kept.", directory)
             return
     elif directory not in OFF and not _is_writable(directory):
         raise WrongUse(
@@ -56,18 +60,6 @@ def default_directory() -> Path:
     """In the user's cache directory, one for each kind of processor."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(home) / "promptcot_jax" / "compilation" / _processor_digest()
-
-
-def _own_directory() -> str | None:
-    """`default_directory()`, made; None where there is no home, or one that cannot be written."""
-    try:
-        directory = str(default_directory())
-    except RuntimeError:  # a user id without a home
-        return None
-    if _is_writable(directory):
-        return directory
-    logger.warning("%s cannot be written: compiled programs are not kept.", directory)
-    return None
 
 
 def _processor_digest() -> str:

@@ -151,7 +151,6 @@ def _known_names(message: str) -> list[str]:
 
 
 def _parse_binding(binding: str) -> None:
-    """Applies one `NAME=VALUE` of the command line."""
     name, equals, value = binding.partition("=")
     where = f"--gin.{binding}"
     if not equals or not name.strip() or not value.strip():
@@ -182,7 +181,6 @@ class _AnyReference(config_parser.ParserDelegate):
 
 
 def _macros(config: _Config) -> set[str]:
-    """Names of the macros defined."""
     return {scope for scope, selector in config if selector == "gin.macro"}
 
 

@@ -148,7 +148,6 @@ def _counts(
 def _result(
     graded: Sequence[AttemptRecord], one: EvaluationSet, why_not_graded: str, rate: contest_files.Rater | None
 ) -> dict[str, Any]:
-    """The figures of one set."""
     ids = {problem.id for problem in one.problems}
     attempts = [attempt for attempt in graded if attempt.problem_id in ids]
     figures = accuracy.summary(

@@ -44,7 +44,6 @@ def run(
 
 
 def _draw_study(workdir: str, seeds: Sequence[int]) -> None:
-    """The paper's figure of held-out NLL, over the seeds."""
     directory = epath.Path(workdir)
     runs = [run for seed in seeds for run in em_study.runs_of(directory / f"seed_{seed}")]
     for figure in em_study.nll_figures(runs):

@@ -140,14 +140,27 @@ def perform_locked(stage: str, workdir: str) -> None:
     started = time.monotonic()
     logger.debug("%s: parsed configuration\n%s", stage, configuration.parsed_text())
     logger.info("%s: starts", stage)
+
+    def work() -> dict[str, int]:
+        return dict(configuration.call(function, workdir).counts)
+
+    on_all_hosts = stages.STAGES[stage].needs_all_hosts
     try:
-        counts = _counts_of(stage, function, workdir)
+        counts = work() if on_all_hosts else hosts.decided_by_first(stage, work)
         entry = dataclasses.replace(entry, status="complete", counts=counts)
     finally:
-        entry = _with_time(entry, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        entry = dataclasses.replace(
+            entry,
+            wall_seconds=round(entry.wall_seconds + seconds, 3),
+            devices=manifest.with_use(entry.devices, hardware.held(seconds) if on_all_hosts else None),
+            timed_attempts=entry.timed_attempts + 1,
+        )
         logger.debug("%s: operative configuration\n%s", stage, configuration.operative_text())
         if hosts.is_first():
-            _put_down(entry, workdir)
+            operative = epath.Path(workdir) / "config" / f"{stage}.operative.gin"
+            jsonl.write_atomically(operative, configuration.operative_text().encode())
+            manifest.record(workdir, entry)
     hosts.wait_for_first(f"end {stage}")
     text = ", ".join(f"{name} {count}" for name, count in entry.counts.items())
     logger.info("%s: complete after %.1f s%s", stage, entry.wall_seconds, f" ({text})" if text else "")
@@ -181,33 +194,6 @@ def _begin(stage: str, function: Callable[..., Any], workdir: str) -> dict[str, 
     jsonl.write_atomically(config_directory / f"{stage}.gin", configuration.parsed_text().encode())
     manifest.record(workdir, entry)
     return dataclasses.asdict(entry)
-
-
-def _with_time(entry: manifest.StageEntry, seconds: float) -> manifest.StageEntry:
-    """The entry with the time and the devices of the attempt that ends."""
-    needs_devices = stages.STAGES[entry.stage].needs_all_hosts
-    return dataclasses.replace(
-        entry,
-        wall_seconds=round(entry.wall_seconds + seconds, 3),
-        devices=manifest.with_use(entry.devices, hardware.held(seconds) if needs_devices else None),
-        timed_attempts=entry.timed_attempts + 1,
-    )
-
-
-def _counts_of(stage: str, function: Callable[..., Any], workdir: str) -> dict[str, int]:
-    """Does the work of a stage; what it counted."""
-
-    def work() -> dict[str, int]:
-        return dict(configuration.call(function, workdir).counts)
-
-    return work() if stages.STAGES[stage].needs_all_hosts else hosts.decided_by_first(stage, work)
-
-
-def _put_down(entry: manifest.StageEntry, workdir: str) -> None:
-    """Writes what an attempt came to."""
-    operative = epath.Path(workdir) / "config" / f"{entry.stage}.operative.gin"
-    jsonl.write_atomically(operative, configuration.operative_text().encode())
-    manifest.record(workdir, entry)
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

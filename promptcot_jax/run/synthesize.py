@@ -84,9 +84,6 @@ def synthesize(
             pooled = problem_files.read_concept_sets(concept_lists)
         next_sets = _drawn(pooled, batches, pool, config.seed, encode)
     path = prompt_model or theta_of_round(em_log, em_round)[0]
-    index = None
-    if benchmarks:
-        index = decontamination.read_index(benchmarks)
     devices = mesh_lib.make_mesh(mesh)
     model = load.load_model(path, dtype=dtype, mesh=devices)
     digest, round_index = lineage(path, model)
@@ -96,7 +93,7 @@ def synthesize(
             duplicates,
             encode=encode,
             seed_problems=[seed.problem for seed in seeds],
-            benchmarks=index,
+            benchmarks=decontamination.read_index(benchmarks) if benchmarks else None,
             workers=workers,
         )
         with jax.set_mesh(devices):
@@ -167,7 +164,6 @@ def _drawn(
     seed: int,
     encode: Encode,
 ) -> writing.NextSets:
-    """New lists of a pool."""
     if not batches.num_concept_sets and not batches.target:
         raise WrongUse(
             "There is nothing to write: set num_concept_sets or target, or give a file of concept sets."

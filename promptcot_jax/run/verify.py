@@ -3,7 +3,7 @@
 import collections
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
@@ -34,8 +34,6 @@ from promptcot_jax.synthesis.solutions import Solution
 from promptcot_jax.synthesis.verifying import VerifyConfig
 from promptcot_jax.verify import sandbox_host
 from promptcot_jax.verify.programs import ProgramSettings
-
-Value = TypeVar("Value")
 
 
 def verify(
@@ -86,15 +84,9 @@ def verify(
     code = [problem for problem in asked if problem.domain == "code"]
     ask(solver, {"solutions": solutions.requests(asked, config.solve.num_solutions)})
     ask(test_writer, input_proposals.requests(code, config.proposals))
-    tallies, trials = _check(
-        _by_id(asked, solutions.read(asked, replies["solutions"], config.solve)),
-        _by_id(code, input_proposals.read(code, replies, config.proposals)),
-        asked,
-        directory,
-        config,
-        programs,
-    )
-
+    solved = solutions.read(asked, replies["solutions"], config.solve)
+    proposals = input_proposals.read(code, replies, config.proposals)
+    tallies, trials = _check(asked, solved, proposals, directory, config, programs)
     checks = (*(["statement"] * config.statement_rules), *(["judge"] * (judge is not None)))
     solver_name = text_models.name_of(solver)
     lines, prompts = [], []
@@ -149,32 +141,33 @@ def _check_costs(
     text_models.check_costs("verify", asked, workdir)
 
 
-def _by_id(problems: Sequence[OpenProblem], values: Sequence[Value]) -> dict[str, Value]:
-    return {problem.id: value for problem, value in zip(problems, values, strict=True)}
-
-
 def _check(
-    solved: Mapping[str, tuple[Solution, ...]],
-    proposals: Mapping[str, Proposals],
     problems: Sequence[OpenProblem],
+    solved: Sequence[tuple[Solution, ...]],
+    proposals: Sequence[Proposals],
     directory: str,
     config: VerifyConfig,
     programs: ProgramSettings,
 ) -> tuple[dict[str, VoteTally], dict[str, Trial]]:
-    """Votes and trials by problem: by the first host, since clocks differ, and read by all."""
-    math = [problem for problem in problems if problem.domain == "math"]
-    code = [problem for problem in problems if problem.domain == "code"]
-    votes_path, trials_path = (os.path.join(directory, f"{name}.jsonl") for name in ("votes", "trials"))
+    """Votes and trials by problem: by the first host, since clocks differ, and read by all.
+
+    Args:
+        solved: solutions of each problem; `proposals`: inputs of each programming problem.
+    """
+    pairs = list(zip(problems, solved, strict=True))
+    math = [pair for pair in pairs if pair[0].domain == "math"]
+    code = [pair for pair in pairs if pair[0].domain == "code"]
     materials = [
-        Material(problem=problem, solutions=solved[problem.id], proposals=proposals[problem.id])
-        for problem in code
+        Material(problem=problem, solutions=own, proposals=proposed)
+        for (problem, own), proposed in zip(code, proposals, strict=True)
     ]
+    votes_path, trials_path = (os.path.join(directory, f"{name}.jsonl") for name in ("votes", "trials"))
     hosts.wait_for_first(
-        "count votes", lambda: answer_votes.count(math, [solved[problem.id] for problem in math], votes_path)
+        "count votes",
+        lambda: answer_votes.count([problem for problem, _ in math], [own for _, own in math], votes_path),
     )
     hosts.wait_for_first(
-        "try programs",
-        lambda: program_tests.try_all(materials, trials_path, config.tests, programs),
+        "try programs", lambda: program_tests.try_all(materials, trials_path, config.tests, programs)
     )
     tallies = jsonl.read_file(votes_path, VoteTally)
     trials = jsonl.read_file(trials_path, Trial)

@@ -133,7 +133,7 @@ def test_of_the_rounds(tmp_path, bounds, gaps, said):
 
 def test_a_target_that_was_not_reached(tmp_path):
     record(tmp_path, "synthesize", counts={"in": 40, "out": 30})
-    jsonl.write_json(tmp_path / "config" / "synthesize.settings.json", {"synthesize.iterations.target": 100})
+    jsonl.write_json(tmp_path / "config" / "synthesize.settings.json", {"synthesize.batches.target": 100})
     (found,) = told(tmp_path)
     assert "kept 30 of the 100 problems asked for" in found
 

@@ -104,7 +104,7 @@ def _verdicts(
     for i, ((problem, reply), answer) in enumerate(zip(pairs, answers, strict=True)):
         if answer and isinstance(problem, ProgramPrompt):
             jobs[i] = (programs.with_prelude(problem.prelude, answer), problem.tests)
-        elif answer:
+        elif answer and isinstance(problem, MathPrompt):
             answered[i] = (problem.answer, reply.text)  # in full, since several boxes may be one answer
     reports = run_programs(list(jobs.values())) if jobs else ()
     grades = math_answers.grade_many(list(answered.values()))

@@ -21,8 +21,8 @@ from pathlib import Path
 from flows import solved
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.synthesis import annotation_requests
 from promptcot_jax.synthesis.input_proposals import VALID
+from tests import annotators
 from tests.openai_server import OpenAIServer
 
 VOTE_GROUP_SIZE = 320  # of GSM8K, to fit the solver on
@@ -106,8 +106,8 @@ def play(body: dict, attempt: int) -> str:
     problem = asked.partition("Problem:\n")[2].partition("\n\n")[0]
     domain = "code" if re.search(r"\b(?:function|program|regex)\b", problem) else "math"
     if "Name the" in asked:
-        return annotation_requests.concept_list(concepts_of(problem, domain))
-    return annotation_requests.thinking_process(plan_of(problem, concepts_of(problem, domain)))
+        return annotators.concept_list(concepts_of(problem, domain))
+    return annotators.thinking_process(plan_of(problem, concepts_of(problem, domain)))
 
 
 def concepts_of(problem: str, domain: str) -> list[str]:

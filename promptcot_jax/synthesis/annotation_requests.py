@@ -4,7 +4,6 @@ The requests are in our own words with the paper's requirements. Concepts come b
 fence, the rationale after its heading. An answer in another form is refused, with the reason.
 """
 
-import json
 from collections.abc import Sequence
 
 from promptcot_jax.core.records import Domain
@@ -84,10 +83,10 @@ def read_rationale(text: str) -> str:
     Raises:
         Unusable: its heading is missing, or nothing comes after it.
     """
-    answer = templates.answer_part(text)
-    if RATIONALE_HEADING not in answer:
+    _, heading, after = templates.answer_part(text).partition(RATIONALE_HEADING)
+    if not heading:
         raise Unusable("no_heading", f"the line '{RATIONALE_HEADING}' is missing")
-    if (rationale := parse_rationale(answer)) is None:
+    if not (rationale := after.lstrip("*").strip()):  # the heading may be bold
         raise Unusable("empty", f"nothing comes after '{RATIONALE_HEADING}'")
     _refuse_markers(rationale)
     return rationale
@@ -96,20 +95,3 @@ def read_rationale(text: str) -> str:
 def _refuse_markers(text: str) -> None:
     if found := [marker for marker in templates.MARKERS if marker in text]:
         raise Unusable("marker", f"it holds '{found[0]}', which delimits blocks elsewhere")
-
-
-def concept_list(concepts: Sequence[str]) -> str:
-    """Concepts as an annotator is to write them: a Python list in a code fence."""
-    return f"```python\n{json.dumps(list(concepts), ensure_ascii=False)}\n```"
-
-
-def thinking_process(rationale: str) -> str:
-    """A rationale as an annotator is to write it."""
-    return f"{RATIONALE_HEADING}\n{rationale.strip()}"
-
-
-def parse_rationale(text: str) -> str | None:
-    """What follows the heading, bold or not; None where there is no heading or nothing after it."""
-    _, found, after = text.partition(RATIONALE_HEADING)
-    rationale = after.lstrip("*").strip()
-    return rationale if found and rationale else None

@@ -12,8 +12,7 @@ import pytest
 
 from promptcot_jax.core import jsonl, manifest, records
 from promptcot_jax.run import cli, stage
-from promptcot_jax.synthesis import annotation_requests
-from tests import toys
+from tests import annotators, toys
 from tests.openai_server import Drop, Fail, Hang, OpenAIServer, Raw, Say, question
 from tests.run import asking, killing, test_hosts
 
@@ -39,9 +38,9 @@ def teach(body, attempt):
     """An honest teacher, whose words depend on the problem and on its own name."""
     if "Name the" in body["messages"][0]["content"]:
         number = zlib.crc32(problem_of(body).encode()) % 7
-        return annotation_requests.concept_list([f"{body['model']} {number} concept {i}" for i in range(5)])
+        return annotators.concept_list([f"{body['model']} {number} concept {i}" for i in range(5)])
     text = f"Begin with concept {len(problem_of(body))}, then make it harder."
-    return annotation_requests.thinking_process(text)
+    return annotators.thinking_process(text)
 
 
 def command(server: OpenAIServer, workdir: Path, problems: Path, *more: str) -> list[str]:

@@ -14,10 +14,11 @@ from promptcot_jax.sampling.text_model import Reply
 from promptcot_jax.synthesis import annotating, annotation_requests, problem_files
 from promptcot_jax.synthesis.annotating import AnnotateConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig
+from tests import annotators
 
 CONFIG = AnnotateConfig(num_concepts=2)
-CONCEPTS = annotation_requests.concept_list(["running sums", "parity"])
-RATIONALE = annotation_requests.thinking_process("Take two numbers whose sum is odd.")
+CONCEPTS = annotators.concept_list(["running sums", "parity"])
+RATIONALE = annotators.thinking_process("Take two numbers whose sum is odd.")
 TEXT = "Ann adds seven and eight apples to a bowl; how many apples are there in the bowl when Bob took one?"
 
 
@@ -142,7 +143,7 @@ def test_a_rationale_that_copies_the_problem_is_refused_and_told_so(tmp_path):
     def copies(question, *later):
         if "Name the" in question:
             return CONCEPTS
-        return RATIONALE if later else annotation_requests.thinking_process(f"Write: {TEXT}")
+        return RATIONALE if later else annotators.thinking_process(f"Write: {TEXT}")
 
     made, teacher = annotate(copies, tmp_path)
     assert made.triples[0].repaired
@@ -155,9 +156,7 @@ def test_a_rationale_that_copies_the_problem_is_refused_and_told_so(tmp_path):
 
 def test_a_stated_answer_is_flagged_and_kept(tmp_path):
     def tells(question, *later):
-        return (
-            CONCEPTS if "Name the" in question else annotation_requests.thinking_process("It must give 14.")
-        )
+        return CONCEPTS if "Name the" in question else annotators.thinking_process("It must give 14.")
 
     made, _ = annotate(tells, tmp_path, [seed(0), seed(1, answer="")])
     assert [triple.answer_stated for triple in made.triples] == ["yes", "unknown"]

@@ -4,6 +4,7 @@ import pytest
 
 from promptcot_jax.data import columns
 from promptcot_jax.synthesis import annotation_requests
+from tests import annotators
 
 CONCEPTS = [
     "Vieta's formulas",
@@ -14,7 +15,7 @@ CONCEPTS = [
 
 
 def test_concepts_are_read_back():
-    assert columns.parse_concepts(annotation_requests.concept_list(CONCEPTS)) == CONCEPTS
+    assert columns.parse_concepts(annotators.concept_list(CONCEPTS)) == CONCEPTS
 
 
 @pytest.mark.parametrize(
@@ -40,15 +41,11 @@ def test_lists_are_found_among_other_words(text, concepts):
 
 def test_rationales_are_read_back():
     rationale = "First, take two primes.\n\nThen ask for the last digit."
-    assert annotation_requests.parse_rationale(annotation_requests.thinking_process(rationale)) == rationale
-    assert (
-        annotation_requests.parse_rationale(f"Of course.\n**Thinking Process:**\n{rationale}\n") == rationale
-    )
-
-
-@pytest.mark.parametrize("text", ["", "no heading", "Thinking Process:", "Thinking Process: \n"])
-def test_without_a_rationale_there_is_none(text):
-    assert annotation_requests.parse_rationale(text) is None
+    for answer in (
+        annotators.thinking_process(rationale),
+        f"Of course.\n**Thinking Process:**\n{rationale}\n",
+    ):
+        assert annotation_requests.read_rationale(answer) == rationale
 
 
 @pytest.mark.parametrize(
@@ -78,13 +75,15 @@ def test_an_annotators_own_list_is_held_to_the_form(text: str, reason: str):
 def test_a_list_of_the_right_form_is_read_from_the_answer_not_from_the_thinking():
     text = "<think>```python\n['x', 'y', 'z']\n```</think>Here:\n```python\n['a  b', \"c'\", 'd']\n```"
     assert annotation_requests.read_concepts(text, 3) == ("a b", "c'", "d")
-    assert annotation_requests.read_concepts(annotation_requests.concept_list(CONCEPTS), 4) == tuple(CONCEPTS)
+    assert annotation_requests.read_concepts(annotators.concept_list(CONCEPTS), 4) == tuple(CONCEPTS)
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("", "no_heading"),
         ("First, take two primes.", "no_heading"),
+        ("Thinking Process:", "empty"),
         ("<think>Thinking Process: x</think> Take two.", "no_heading"),
         ("Thinking Process:\n ", "empty"),
         ("Thinking Process:\nTake <!-- END RATIONALE -->", "marker"),

@@ -26,8 +26,8 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.evaluation import codeforces, contest_files
 from promptcot_jax.evaluation.codeforces import Contest, ContestProblem, Outcome, Rating, RatingConfig
 from promptcot_jax.models import own_model
-from promptcot_jax.models.config import FloatType
-from promptcot_jax.models.language_model import LanguageModel, ModelConfig
+from promptcot_jax.models.config import FloatType, ModelConfig
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.sampling import batching, generation, scoring
 from promptcot_jax.sampling import completions as completions_lib
 from promptcot_jax.sampling.token_choice import SamplingConfig

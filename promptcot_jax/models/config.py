@@ -6,13 +6,36 @@ switches: biases, norms on heads, rotary scaling, windows, experts. A family's n
 since exported otherwise the weights would load as another model.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 from promptcot_jax.core.settings import PositiveFloat, PositiveInt, Range, settings
 from promptcot_jax.models import families
 from promptcot_jax.models.families import Family, RoutingOrder
 
 FloatType = Literal["float32", "bfloat16"]
+
+
+@runtime_checkable
+class ModelConfig(Protocol):
+    """The facts about a model that other rooms read; a frozen dataclass, whose types loaders replace."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def max_positions(self) -> int: ...
+
+    @property
+    def num_layers(self) -> int: ...
+
+    @property
+    def logit_soft_cap(self) -> float | None: ...
+
+    @property
+    def dtype(self) -> FloatType: ...  # of computation
+
+    @property
+    def param_dtype(self) -> FloatType: ...
 
 
 @settings

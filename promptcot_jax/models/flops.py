@@ -19,8 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from promptcot_jax.core.arrays import Array
-from promptcot_jax.models.config import DecoderConfig, FloatType
-from promptcot_jax.models.language_model import ModelConfig
+from promptcot_jax.models.config import DecoderConfig, FloatType, ModelConfig
 from promptcot_jax.parallel import rules
 from promptcot_jax.parallel.programs import Work
 

@@ -15,35 +15,12 @@ from jax.sharding import Mesh
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
 from promptcot_jax.models import paged_cache
-from promptcot_jax.models.config import FloatType
+from promptcot_jax.models.config import FloatType, ModelConfig
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.layers import RouterTotals
 from promptcot_jax.parallel import rules as rules_lib
 
 log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class ModelConfig(Protocol):
-    """The facts about a model that other rooms read; a frozen dataclass, whose types loaders replace."""
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def max_positions(self) -> int: ...
-
-    @property
-    def num_layers(self) -> int: ...
-
-    @property
-    def logit_soft_cap(self) -> float | None: ...
-
-    @property
-    def dtype(self) -> FloatType: ...  # of computation
-
-    @property
-    def param_dtype(self) -> FloatType: ...
 
 
 @runtime_checkable

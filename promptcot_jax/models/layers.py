@@ -6,7 +6,7 @@ which fails where a mesh axis does not divide a dimension (3 heads over 2 device
 silently where no rules are entered.
 """
 
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,6 @@ from jax.ad_checkpoint import checkpoint_name
 from promptcot_jax.core.arrays import Array, Bool, Float, Int
 from promptcot_jax.models import config as config_lib
 from promptcot_jax.models import experts
-from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.parallel.hardware import Platform
 from promptcot_jax.parallel.rules import constrain
@@ -26,28 +25,6 @@ from promptcot_jax.parallel.rules import constrain
 INIT = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 ROUTERS = "routers"  # the collection into which layers put their `RouterTotals`
 OUTPUT = "projection"  # name of every projection's output, for remat policies
-
-
-@runtime_checkable
-class NumberFormats(Protocol):
-    """What a config says of the types of computation and of parameters."""
-
-    @property
-    def dtype(self) -> FloatType: ...
-
-    @property
-    def param_dtype(self) -> FloatType: ...
-
-
-@runtime_checkable
-class OutputConfig(Protocol):
-    """What a config says of its logits."""
-
-    @property
-    def dtype(self) -> FloatType: ...
-
-    @property
-    def logit_soft_cap(self) -> float | None: ...
 
 
 def declare(
@@ -65,7 +42,7 @@ def declare(
 class Projection(nn.Module):
     """Matrix product over flat tokens, with a bias where the family has one."""
 
-    config: NumberFormats
+    config: config_lib.ModelConfig
     features: int
     axes: tuple[str, str]
     has_bias: bool = False
@@ -138,7 +115,7 @@ class OutputEmbedding(nn.Module):
 def logits(
     hidden: Float[Array, "... D"],
     output_embedding: Float[Array, "D V"],
-    config: OutputConfig,
+    config: config_lib.ModelConfig,
     rules: rules_lib.LogicalRules,
 ) -> Float[Array, "... V"]:
     """Logits in float32, of a product in the compute type."""

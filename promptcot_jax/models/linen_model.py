@@ -149,7 +149,7 @@ class LinenModel(abc.ABC):
     """
 
     EXECUTION_ONLY: ClassVar = frozenset({"rules", "platform"})
-    # Whether the kernels that LoRA may adapt are `linear.Projection`s, stacked over layers and named as its
+    # Whether the kernels that LoRA may adapt are `layers.Projection`s, stacked over layers and named as its
     # targets: others would carry an adapter and not apply it.
     applies_adapters: ClassVar[bool] = False
 

@@ -5,7 +5,7 @@ p_theta and q_phi share one frozen base, and each has an adapter of its own: `y 
 scale = alpha / rank, A drawn and B zero at the start.
 
 An adapted model is the base's tree with three more leaves beside a kernel: `lora_a` [L, in, rank], `lora_b`
-[L, rank, out], which are trained, and `lora_scale` [L], which is not. `linear.Projection` applies what it
+[L, rank, out], which are trained, and `lora_scale` [L], which is not. `layers.Projection` applies what it
 finds there, so training, scoring and decoding need not know; the base's arrays are those of the base.
 """
 
@@ -193,7 +193,7 @@ def _new_adapter(lm: LanguageModel, config: LoraConfig, key: Array) -> Params:
     if not getattr(lm, "applies_adapters", False):
         raise WrongUse(
             f"LoRA: {type(lm).__name__} does not say that it applies adapters; leave LORA at None, or build "
-            "its projections with linear.Projection and set applies_adapters (docs/models.md)."
+            "its projections with layers.Projection and set applies_adapters (docs/models.md)."
         )
     flat = _flat(language_model.abstract_params(lm))
     kernels = [

@@ -7,9 +7,9 @@ which would copy it, and a donated cache is written in place.
 
 Page 0 belongs to no row: rows that stand idle write there and read from there, and nothing else reads it.
 
-How a page lies in memory is the business of a layout, the class of the cache: `plain_pages` for a CPU and
-wherever nothing better is known, `tpu_pages` for a TPU. Here is what they share: what a layout can do, how a
-pass over one layer calls on it, how the cache is split over a mesh, and attention by pages in plain JAX.
+How a page lies in memory is the business of a layout, the class of the cache (`page_layouts`). Here is what
+layouts share: how a pass over one layer calls on them, the split over a mesh, and attention by pages in
+plain JAX.
 """
 
 import dataclasses

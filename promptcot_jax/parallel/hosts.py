@@ -89,7 +89,7 @@ def start(config: HostsConfig, run_signature: str) -> None:
         return
     log.info("host %d of %d: waiting for the others", this.index, this.count)
     rendezvous.meet(this, run_signature, config.start_seconds)
-    # It keeps SIGTERM to itself, for loops that ask it; ours listen themselves (`trainers.leaving`).
+    # It keeps SIGTERM to itself, for loops that ask it; ours listen themselves (`trainers.watching`).
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(this.address, this.count, this.index)
     log.info(

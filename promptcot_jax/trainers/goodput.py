@@ -21,8 +21,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from promptcot_jax.models import flops
-from promptcot_jax.models.config import DecoderConfig
-from promptcot_jax.models.language_model import ModelConfig
+from promptcot_jax.models.config import DecoderConfig, ModelConfig
 from promptcot_jax.parallel import hardware
 from promptcot_jax.trainers import router_losses
 from promptcot_jax.trainers.train_step import Loss, Metrics

@@ -10,7 +10,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -57,88 +57,77 @@ def read_config(directory: epath.Path) -> DecoderConfig:
     return hf_config.from_hf(config, os.fspath(path))
 
 
-class TensorReader:
-    """The tensors of a directory by name; all names, shapes and number formats are checked first."""
+@contextlib.contextmanager
+def opened(
+    directory: epath.Path, config: DecoderConfig
+) -> Iterator[Callable[[str], hf_mapping.TensorSource]]:
+    """A function that gives the directory's tensors by name, until the block ends.
 
-    def __init__(self, directory: epath.Path, config: DecoderConfig):
-        """Opens every file of the checkpoint; `close` (or a `with` block) closes them.
+    All names, shapes and number formats are checked first. A tensor is read by rows, in the file's number
+    format; four-bit ones are bfloat16.
 
-        Raises:
-            WrongUse: a file is missing or damaged, or a tensor is missing, unknown, of another shape or
-                number format.
-        """
-        self._stack = contextlib.ExitStack()
-        try:
-            stored = self._stored(directory)
-            named = {hf_mapping.text_name(name, config): tensor for name, tensor in stored.items()}
-            self._tensors = {name: tensor for name, tensor in named.items() if name is not None}
-            self._check(directory, config)
-        except BaseException:
-            self._stack.close()
-            raise
+    Raises:
+        WrongUse: a file is missing or damaged, or a tensor is missing, unknown, of another shape or number
+            format.
+    """
+    with contextlib.ExitStack() as files:
+        stored = _stored(directory, files)
+        named = {hf_mapping.text_name(name, config): tensor for name, tensor in stored.items()}
+        tensors = {name: tensor for name, tensor in named.items() if name is not None}
+        _check(tensors, directory, config)
 
-    def __enter__(self) -> "TensorReader":
-        return self
+        def get(name: str) -> hf_mapping.TensorSource:
+            if name in tensors:
+                return tensors[name]
+            return mxfp4.Packed(tensors[name + mxfp4.BLOCKS], tensors[name + mxfp4.SCALES])
 
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
+        yield get
 
-    def get(self, name: str) -> hf_mapping.TensorSource:
-        """One tensor, read by rows, in the file's number format; four-bit ones are bfloat16."""
-        if name not in self._tensors:
-            return mxfp4.Packed(self._tensors[name + mxfp4.BLOCKS], self._tensors[name + mxfp4.SCALES])
-        return self._tensors[name]
 
-    def _stored(self, directory: epath.Path) -> dict[str, StoredTensor]:
-        """Every tensor by the name it is stored under: of the one file, or as the index places them."""
-        if (directory / WEIGHTS).exists():
-            return self._stack.enter_context(safetensors_file.opened(directory / WEIGHTS))
-        file_of = _read_index(directory)
-        opened = {
-            file: self._stack.enter_context(safetensors_file.opened(file))
-            for file in dict.fromkeys(file_of.values())
-        }
-        for name, file in file_of.items():
-            if name not in opened[file]:
-                raise WrongUse(
-                    f"{os.fspath(file)}: tensor '{name}' is missing, though {INDEX} places it there."
-                )
-        return {name: opened[file][name] for name, file in file_of.items()}
+def _stored(directory: epath.Path, files: contextlib.ExitStack) -> dict[str, StoredTensor]:
+    """Every tensor by the name it is stored under: of the one file, or as the index places them."""
+    if (directory / WEIGHTS).exists():
+        return files.enter_context(safetensors_file.opened(directory / WEIGHTS))
+    file_of = _read_index(directory)
+    opened_files = {
+        file: files.enter_context(safetensors_file.opened(file)) for file in dict.fromkeys(file_of.values())
+    }
+    for name, file in file_of.items():
+        if name not in opened_files[file]:
+            raise WrongUse(f"{os.fspath(file)}: tensor '{name}' is missing, though {INDEX} places it there.")
+    return {name: opened_files[file][name] for name, file in file_of.items()}
 
-    def _expected(self, config: DecoderConfig) -> dict[str, tuple[tuple[int, ...], tuple[str, ...]]]:
-        """Shape and number formats of every tensor, with four-bit ones as the two that hold them."""
-        expected: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}
-        for name, shape in hf_mapping.expected_tensors(config).items():
-            if name + mxfp4.BLOCKS in self._tensors:
-                packed = mxfp4.packed_shapes(name, shape)
-                expected |= {part: (of_part, _PACKED_DTYPES) for part, of_part in packed.items()}
-            else:
-                expected[name] = (shape, _DTYPES)
-        return expected
 
-    def _check(self, directory: epath.Path, config: DecoderConfig) -> None:
-        expected = self._expected(config)
-        for name, (shape, dtypes) in expected.items():
-            if name not in self._tensors:
-                raise WrongUse(
-                    f"{os.fspath(directory)}: tensor '{name}' is missing; config.json asks for it with shape "
-                    f"{list(shape)}. The checkpoint is incomplete or of another architecture."
-                )
-            tensor = self._tensors[name]
-            where = f"{tensor.path}: tensor '{name}'"
-            if tensor.shape != shape:
-                raise WrongUse(f"{where} has shape {list(tensor.shape)}; config.json asks for {list(shape)}.")
-            if tensor.dtype not in dtypes:
-                raise WrongUse(
-                    f"{where} is stored as {tensor.dtype}; only {', '.join(dtypes)} are read. "
-                    "Convert it to bfloat16 first."
-                )
-        for name in self._tensors.keys() - expected.keys():
-            if not (_DERIVED.search(name) or (name == _TIED_COPY and config.tie_embeddings)):
-                raise WrongUse(
-                    f"{self._tensors[name].path}: tensor '{name}' has no place in a {config.family} "
-                    f"decoder of {config.num_layers} layers; config.json describes another model."
-                )
+def _check(tensors: Mapping[str, StoredTensor], directory: epath.Path, config: DecoderConfig) -> None:
+    """Refuses what is not just the tensors that the config asks for."""
+    expected: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {}  # shape and number formats
+    for name, shape in hf_mapping.expected_tensors(config).items():
+        if name + mxfp4.BLOCKS in tensors:  # four-bit: two tensors hold it
+            packed = mxfp4.packed_shapes(name, shape)
+            expected |= {part: (of_part, _PACKED_DTYPES) for part, of_part in packed.items()}
+        else:
+            expected[name] = (shape, _DTYPES)
+    for name, (shape, dtypes) in expected.items():
+        if name not in tensors:
+            raise WrongUse(
+                f"{os.fspath(directory)}: tensor '{name}' is missing; config.json asks for it with shape "
+                f"{list(shape)}. The checkpoint is incomplete or of another architecture."
+            )
+        tensor = tensors[name]
+        where = f"{tensor.path}: tensor '{name}'"
+        if tensor.shape != shape:
+            raise WrongUse(f"{where} has shape {list(tensor.shape)}; config.json asks for {list(shape)}.")
+        if tensor.dtype not in dtypes:
+            raise WrongUse(
+                f"{where} is stored as {tensor.dtype}; only {', '.join(dtypes)} are read. "
+                "Convert it to bfloat16 first."
+            )
+    for name in tensors.keys() - expected.keys():
+        if not (_DERIVED.search(name) or (name == _TIED_COPY and config.tie_embeddings)):
+            raise WrongUse(
+                f"{tensors[name].path}: tensor '{name}' has no place in a {config.family} "
+                f"decoder of {config.num_layers} layers; config.json describes another model."
+            )
 
 
 def _read_index(directory: epath.Path) -> dict[str, epath.Path]:

@@ -134,8 +134,8 @@ def _load_adapted(
 
 def _load_huggingface(directory: epath.Path, dtype: FloatType, mesh: Mesh | None) -> LoadedModel:
     lm = _model(huggingface.read_config(directory), dtype, mesh)
-    with huggingface.TensorReader(directory, lm.config) as reader:
-        params = _streamed(reader.get, lm, mesh)
+    with huggingface.opened(directory, lm.config) as get:
+        params = _streamed(get, lm, mesh)
     return LoadedModel(lm, params, Tokenizer.from_directory(directory), os.fspath(directory))
 
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from promptcot_jax.core import building, jsonl
+from promptcot_jax.core import building, file_sets, jsonl
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import tokenizer as tokenizer_lib
@@ -66,7 +66,10 @@ def is_local(path: epath.PathLike) -> bool:
 
 def mark_complete(directory: epath.Path) -> None:
     """Flushes every file of a finished directory to disk and then writes its marker."""
-    files = {os.path.relpath(os.fspath(file), os.fspath(directory)): file for file in _files(directory)}
+    files = {
+        os.path.relpath(os.fspath(file), os.fspath(directory)): file
+        for file in file_sets.files_below(directory)
+    }
     if is_local(directory):
         for path in (*files.values(), *{file.parent for file in files.values()}):
             building.flush_to_disk(path)
@@ -127,14 +130,6 @@ def remove(directory: epath.Path) -> None:
         if is_local(directory):
             building.flush_to_disk(directory)
         directory.rmtree()
-
-
-def _files(directory: epath.Path) -> Iterator[epath.Path]:
-    for entry in directory.iterdir():
-        if entry.is_dir():
-            yield from _files(entry)
-        else:
-            yield entry
 
 
 # --- trees of arrays ---

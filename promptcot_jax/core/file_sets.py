@@ -72,6 +72,15 @@ def _matches(pattern: epath.Path) -> list[epath.Path]:
     return files
 
 
+def files_below(directory: epath.Path) -> Iterator[epath.Path]:
+    """All files of a directory and of those in it."""
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            yield from files_below(entry)
+        else:
+            yield entry
+
+
 @contextlib.contextmanager
 def opened(file: epath.Path) -> Iterator[io.BufferedReader]:
     """A file to read, local or in a bucket, with the same methods."""

@@ -1,8 +1,8 @@
 """JSON Lines of records: strict on reading, atomic on writing, local or `gs://`.
 
 `NAME.jsonl` or, beyond a row setting, `NAME-SSSSS-of-NNNNN.jsonl`; one reader takes both. A file appears
-whole or not at all: local files are written aside, flushed to disk and renamed; objects in a bucket are
-written in one call.
+whole or not at all: local files are written aside, flushed to disk and renamed; objects in a bucket appear
+when they are closed.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from typing import IO, Any, Literal, TypeVar, overload
 
 from etils import epath
 
-from promptcot_jax.core import file_sets, literals
+from promptcot_jax.core import building, file_sets, literals
 from promptcot_jax.core.errors import WrongUse
 
 R = TypeVar("R")
@@ -35,11 +35,6 @@ type_hints = functools.cache(typing.get_type_hints)  # 10 us for each row otherw
 
 def write_atomically(path: epath.PathLike, data: bytes) -> None:
     """Writes `data` to `path` so that a reader, or a crash at any moment, sees the old file or the new."""
-    path = epath.Path(path)
-    if "://" in os.fspath(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        return
     with atomic_stream(path, aside=f"{os.fspath(path)}.{os.getpid()}.part") as file:
         file.write(data)
 
@@ -71,11 +66,7 @@ def atomic_stream(path: epath.PathLike, *, aside: str | None = None) -> Iterator
     except BaseException:
         pathlib.Path(aside).unlink(missing_ok=True)
         raise
-    directory = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the rename itself must survive a power cut
-    finally:
-        os.close(directory)
+    building.flush_to_disk(os.path.dirname(os.path.abspath(path)))  # the rename must survive a power cut
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

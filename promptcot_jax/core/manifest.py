@@ -104,7 +104,7 @@ def file_digest(path: epath.PathLike) -> str:
             _update(digest, file)
         return digest.hexdigest()[:16]
     path = epath.Path(path)
-    files = sorted(_walk(path)) if path.is_dir() else file_sets.files_of(path)
+    files = sorted(file_sets.files_below(path)) if path.is_dir() else file_sets.files_of(path)
     for file in files:
         relative = os.path.relpath(os.fspath(file), os.fspath(path)) if path.is_dir() else ""
         digest.update(relative.encode())
@@ -116,14 +116,6 @@ def _update(digest: Any, file: epath.Path) -> None:
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
-
-
-def _walk(directory: epath.Path):
-    for entry in directory.iterdir():
-        if entry.is_dir():
-            yield from _walk(entry)
-        else:
-            yield entry
 
 
 def versions() -> dict[str, str]:

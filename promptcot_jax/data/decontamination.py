@@ -2,16 +2,12 @@
 
 Between synthesis (or a user's own corpus) and training. A text and a benchmark are compared by their words:
 
-* Unicode NFKC, lower case.
-* A word is a run of letters or a run of digits ("2x" is two, "x_1" too); of Chinese and Japanese, which do
-  not space their words, each character is one. Everything else separates and is gone: white space, `$`,
-  LaTeX's `\\,` `\\;` `\\!` `\\:` `~`, braces, and operators too. So "x+1", "x + 1" and "$x+1$" agree. "x-1"
-  agrees with them as well, which is meant: thirteen equal words around a changed sign are still the
-  benchmark's problem, and a training row lost is cheaper than a benchmark's answer learnt.
-* LaTeX's words for spacing, size and style (`\\quad`, `\\left`, `\\big`, `\\text`, `\\displaystyle`, ...) are
-  no words, `\\dfrac` and `\\tfrac` are `\\frac`. Other commands are words: `\\pi` is "pi".
-* Groups of digits are not joined ("1,000" is two words): in "(1,000)" nobody knows, and "(1, 000)" must not
-  differ from it.
+* Unicode NFKC, lower case. A word is a run of letters or a run of digits ("2x" is two, "1,000" too); of
+  Chinese and Japanese, which do not space their words, each character is one. Everything else separates and
+  is gone, operators too: "x+1", "x + 1" and "$x+1$" agree. So does "x-1", which is meant: thirteen equal
+  words around a changed sign are still the benchmark's problem.
+* LaTeX's words for spacing, size and style (`\\quad`, `\\left`, `\\text`, ...) are no words, `\\dfrac` and
+  `\\tfrac` are `\\frac`. Other commands are words: `\\pi` is "pi".
 
 A text is contaminated if it shares n words in a row with a benchmark text. The paper does not say what holds
 for a benchmark text of fewer than n words. Here the whole of it must be in the text, word after word; and one

@@ -200,6 +200,16 @@ def stated_solver_prompt(
         raise WrongUse(f"Row '{row_id}': {error}") from None
 
 
+def solver_prompt_ids(tokenizer: Tokenizer, prompts: Sequence[records.Prompt]) -> list[list[int]]:
+    """What the solver reads of each problem, as ids; errors as `stated_solver_prompt`."""
+    return tokenizer.prompt_ids_many(
+        [
+            stated_solver_prompt(tokenizer, prompt.id, prompt.problem, prompt.domain, tests_of(prompt))
+            for prompt in prompts
+        ]
+    )
+
+
 def solution_text(
     row: records.SolvedMathProblem | records.SolvedProgramProblem | records.SftTrace, tokenizer: Tokenizer
 ) -> TextExample:

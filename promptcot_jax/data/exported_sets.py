@@ -99,18 +99,18 @@ def _arrow(hint: Any) -> pyarrow.DataType:
     return _ARROW.get(hint, pyarrow.string())
 
 
-def features_of(record_type: Any) -> list[dict[str, Any]]:
+def _features_of(record_type: Any) -> list[dict[str, Any]]:
     """The columns as the YAML of a data card names them."""
-    return [{"name": name} | _feature(hint) for name, hint in jsonl.type_hints(record_type).items()]
+    return [{"name": column.name} | _feature(column.type) for column in schema_of(record_type)]
 
 
-def _feature(hint: Any) -> dict[str, Any]:
-    if typing.get_origin(hint) is tuple:
-        item = _feature(typing.get_args(hint)[0])
+def _feature(kind: pyarrow.DataType) -> dict[str, Any]:
+    if isinstance(kind, pyarrow.ListType):
+        item = _feature(kind.value_type)
         return {"list": item.get("dtype") or item["struct"]}
-    if dataclasses.is_dataclass(hint):
-        return {"struct": features_of(hint)}
-    return {"dtype": {bool: "bool", int: "int64", float: "float64"}.get(hint, "string")}
+    if isinstance(kind, pyarrow.StructType):
+        return {"struct": [{"name": field.name} | _feature(field.type) for field in kind]}
+    return {"dtype": {"double": "float64"}.get(str(kind), str(kind))}
 
 
 def write(
@@ -159,7 +159,7 @@ def front_matter(
         place = f"{folder}/{domain}" if folder else domain
         files = [{"split": split, "path": f"{place}/{split}-*.{form}"} for split in present]
         configs.append({"config_name": domain, "data_files": files})
-        infos.append({"config_name": domain, "features": features_of(RECORD_TYPES[kind][domain])})
+        infos.append({"config_name": domain, "features": _features_of(RECORD_TYPES[kind][domain])})
     configs[0]["default"] = True
     fields = {**more, "configs": configs, "dataset_info": infos}
     return "".join(["---\n", *(_yaml(name, value) for name, value in fields.items()), "---\n"])

@@ -5,9 +5,7 @@ first one would have read, and the position to keep is the number of the step. O
 rows of that batch which its devices hold, so their number is no part of that function either. Each epoch is
 packed on its own, first-fit in the epoch's order, from the lengths alone: examples are read when their batch
 is.
-
-The plan of rows is ours because no library's survives a change of hosts: Grain's and seqio's packing keep
-open rows in the state of each host's iterator. Reading ahead of the trainer is Grain's (`read_ahead`).
+Reading ahead is Grain's; its packing is not used, which keeps open rows in the state of each host's iterator.
 """
 
 import array

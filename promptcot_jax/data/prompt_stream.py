@@ -142,13 +142,7 @@ def read_tasks(
         else:
             counts["dropped_difficulty"] += 1
     rows.check_ids((prompt.id for prompt in prompts), os.fspath(path))
-    texts = [
-        examples.stated_solver_prompt(
-            tokenizer, prompt.id, prompt.problem, prompt.domain, examples.tests_of(prompt)
-        )
-        for prompt in prompts
-    ]
-    ids = tokenizer.prompt_ids_many(texts)
+    ids = examples.solver_prompt_ids(tokenizer, prompts)
     tasks = [Task(prompt=prompt, prompt_ids=tuple(own)) for prompt, own in zip(prompts, ids, strict=True)]
     kept = [task for task in tasks if len(task.prompt_ids) <= longest]
     counts["dropped_too_long"] += len(tasks) - len(kept)

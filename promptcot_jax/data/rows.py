@@ -73,11 +73,7 @@ def iter_rows(
         WrongUse: there is no such file, or a row is bad and `bad_rows` does not skip it; the message names
             file and line.
     """
-    ledger = _Ledger(bad_rows, collections.Counter() if counts is None else counts)
-    for row in _rows_of_files(path, ledger):
-        ledger.counts["read"] += 1
-        yield row
-    ledger.sum_up()
+    return map_rows(path, lambda row: row, bad_rows=bad_rows, counts=counts)
 
 
 def iter_records(
@@ -109,7 +105,10 @@ def map_rows(
         WrongUse: as `iter_rows`, and what `make` raises.
     """
     ledger = _Ledger(bad_rows, collections.Counter() if counts is None else counts)
-    for row in _rows_of_files(path, ledger):
+    for row in _rows_and_faults(path, bad_rows.max_row_bytes):
+        if isinstance(row, Fault):
+            ledger.leave_out(row)
+            continue
         try:
             record = make(row)
         except WrongUse as error:
@@ -187,14 +186,6 @@ class _Ledger:
         for reason, number in self._faults.items():
             if number > _NUM_LOGGED:
                 log.warning("left out: %d more with the fault '%s'", number - _NUM_LOGGED, reason)
-
-
-def _rows_of_files(path: epath.PathLike, ledger: _Ledger) -> Iterator[Row]:
-    for row in _rows_and_faults(path, ledger.bad_rows.max_row_bytes):
-        if isinstance(row, Fault):
-            ledger.leave_out(row)
-        else:
-            yield row
 
 
 def _rows_and_faults(path: epath.PathLike, max_row_bytes: int) -> Iterator[Row | Fault]:

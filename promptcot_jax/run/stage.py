@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from promptcot_jax.checkpoints import store
-from promptcot_jax.core import jsonl, manifest
+from promptcot_jax.core import file_sets, jsonl, manifest
 from promptcot_jax.core.errors import Interrupted, WrongUse
 from promptcot_jax.core.workdir import in_workdir
 from promptcot_jax.parallel import hardware, hosts
@@ -304,7 +304,7 @@ def _directory_digest(directory: epath.Path) -> str:
     """
     is_ours = (directory / store.PROVENANCE).exists()
     digest = hashlib.sha256()
-    for file in sorted(_files_below(directory)):
+    for file in sorted(file_sets.files_below(directory)):
         name = file.relative_to(directory)
         if is_ours and (name.parts[0] == "params" or file.name == store.MARKER):
             continue
@@ -313,11 +313,3 @@ def _directory_digest(directory: epath.Path) -> str:
         if size <= _WHOLE_FILE_BYTES:
             digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _files_below(directory: epath.Path) -> Iterator[epath.Path]:
-    for entry in directory.iterdir():
-        if entry.is_dir():
-            yield from _files_below(entry)
-        else:
-            yield entry

@@ -236,8 +236,8 @@ FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures"
 def read(directory):
     """Model, parameters and the recorded logits of a fixture, which has no tokenizer."""
     lm = CausalLM(huggingface.read_config(epath.Path(directory)))
-    with huggingface.TensorReader(epath.Path(directory), lm.config) as reader:
-        return lm, hf_mapping.from_hf_tensors(reader.get, lm.config)
+    with huggingface.opened(epath.Path(directory), lm.config) as get:
+        return lm, hf_mapping.from_hf_tensors(get, lm.config)
 
 
 def test_four_bit_experts_are_read_as_transformers_reads_them():

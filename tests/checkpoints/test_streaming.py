@@ -64,9 +64,9 @@ def test_four_bit_experts_on_a_mesh(shape):
     mesh = mesh_lib.make_mesh(mesh_lib.MeshConfig(**shape))
     rules = dict(rules_lib.DEFAULT_RULES) | {"embed": "fsdp"}  # of 32, which three devices do not divide
     lm = causal_lm.CausalLM(config, tuple(rules.items()))
-    with huggingface.TensorReader(directory, config) as reader:
-        whole = hf_mapping.from_hf_tensors(reader.get, config)
-        sharded = hf_mapping.from_hf_tensors(reader.get, config, language_model.param_shardings(lm, mesh))
+    with huggingface.opened(directory, config) as get:
+        whole = hf_mapping.from_hf_tensors(get, config)
+        sharded = hf_mapping.from_hf_tensors(get, config, language_model.param_shardings(lm, mesh))
     assert_bit_equal(jax.device_get(sharded), jax.device_get(whole))
 
 

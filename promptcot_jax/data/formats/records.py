@@ -32,7 +32,11 @@ def read_array_record(file: epath.Path, max_row_bytes: int) -> Iterator[Row | Fa
 
 
 def iter_tfrecords(file: epath.Path, max_row_bytes: int) -> Iterator[tuple[str, bytes | Fault]]:
-    """Where each record stands, and its bytes."""
+    """Where each record stands, and its bytes.
+
+    The frame (8 bytes of length, its checksum, the record, its checksum) is read here because TensorFlow's
+    reader leaves a file at its first damaged record and takes a record of any length into memory.
+    """
     with file_sets.opened(file) as stream:
         yield from _tfrecords(os.fspath(file), stream, max_row_bytes)
 
@@ -40,11 +44,6 @@ def iter_tfrecords(file: epath.Path, max_row_bytes: int) -> Iterator[tuple[str, 
 def _tfrecords(
     name: str, stream: io.BufferedIOBase, max_row_bytes: int
 ) -> Iterator[tuple[str, bytes | Fault]]:
-    """The records as bytes: 8 bytes of length, its checksum, the record, its checksum.
-
-    The frame is read here because TensorFlow's reader leaves a file at its first damaged record and takes a
-    record of any length into memory.
-    """
     number = 0
     while header := stream.read(12):
         number += 1

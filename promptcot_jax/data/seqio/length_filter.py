@@ -33,7 +33,8 @@ def within_lengths(
         counts: `dropped_overlong` and `cut` are added to.
     """
     limits = {name: limit for name, limit in (sequence_length or {}).items() if limit is not None}
-    limited = [name for name in limits if name in features_of(dataset)]
+    specs: Any = dataset.element_spec  # a dictionary, here
+    limited = [name for name in limits if name in specs]
     if not limited:
         return dataset
     counts = collections.Counter() if counts is None else counts
@@ -64,12 +65,6 @@ def within_lengths(
 
 def _first_axis(value: Any) -> tf.Tensor:
     return value.nrows() if isinstance(value, tf.RaggedTensor) else tf.shape(value)[0]
-
-
-def features_of(dataset: tf.data.Dataset) -> dict[str, Any]:
-    """The specs of a data set's features; its elements are dictionaries here."""
-    spec: Any = dataset.element_spec
-    return spec
 
 
 def name_of(name: Any) -> str:

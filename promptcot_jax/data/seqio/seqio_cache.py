@@ -4,14 +4,9 @@
     seqio.add_global_cache_dirs(["caches"])
     seqio.get_dataset("p_theta", lengths, converter, use_cached=True, ...)
 
-Any task with a `seqio.CacheDatasetPlaceholder` can be cached: ours, packed ones, a user's own. The files are
-those of seqio's own `seqio_cache_tasks`, which needs Apache Beam, and each reads the other's. What differs:
-rows come back in the order of the task without a cache (seqio's script shuffles them once), there are
-16 files at most, and `made_from.SPLIT.json` says what a `CheckedTask` was made from. Of other tasks nobody
-knows that: their cache has to be written again (`overwrite`) when they change.
-
-On a local disk a cache appears whole, by a rename, and of several processes one builds it and the others
-wait. In a bucket there is no such lock; there the marker `COMPLETED` is written last, as seqio's script does.
+The files are those of seqio's own `seqio_cache_tasks`, which needs Apache Beam, and each reads the other's;
+rows come back in the order of the task without a cache, and `made_from.SPLIT.json` says what a `CheckedTask`
+was made from. A local cache appears whole and has one builder; in a bucket the marker is written last.
 """
 
 import collections

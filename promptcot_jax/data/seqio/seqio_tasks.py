@@ -135,20 +135,15 @@ def register_over(
     Raises:
         WrongUse: `files` lacks a split, or there is no tokenizer that can be read.
     """
-    settings: dict[str, Any] = {argument: files for name in names if (argument := _argument_of(name))}
+    arguments = {name: name for name in ("sft_traces", "verified_prompts", "preference_pairs")}
+    arguments = dict.fromkeys((*tasks.TASKS, *tasks.MIXTURES), "triples") | arguments
+    settings: dict[str, Any] = {arguments[name]: files for name in names if name in arguments}
     if sets := [name.removeprefix("evaluate_") for name in names if _is_evaluation(name)]:
         if "test" not in files:
             raise WrongUse(f"'evaluate_{sets[0]}' has the one split 'test'; give FILES its file.")
         settings["evaluation_sets"] = dict.fromkeys(sets, files["test"])
     if settings:
         register_tasks(vocabulary, rules=rules, **settings)
-
-
-def _argument_of(name: str) -> str | None:
-    """Which argument of `register_tasks` registers a name of `tasks`, or a task that only seqio has."""
-    if name in ("sft_traces", "verified_prompts", "preference_pairs"):
-        return name
-    return "triples" if name in tasks.TASKS or name in tasks.MIXTURES else None
 
 
 def _is_evaluation(name: str) -> bool:
@@ -179,15 +174,9 @@ def _kind_of(task: tasks.Task) -> _Kind:
 
 def _prompt_features(some: Sequence[Any], tokenizer: Tokenizer) -> list[Features]:
     """What a solver reads; the answer, or the tests as JSON, as text."""
-    prompts = tokenizer.prompt_ids_many(
-        [
-            examples.stated_solver_prompt(tokenizer, row.id, row.problem, row.domain, examples.tests_of(row))
-            for row in some
-        ]
-    )
     return [
         {"id": row.id, "inputs": ids, "reference": _reference(row)}
-        for row, ids in zip(some, prompts, strict=True)
+        for row, ids in zip(some, examples.solver_prompt_ids(tokenizer, some), strict=True)
     ]
 
 

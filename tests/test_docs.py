@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -103,3 +104,10 @@ def test_the_glossary_is_one_page_of_words_of_the_code():
     names = {word for span in ours for word in re.findall(r"\b[a-z]+_[a-z_]+\b", span)}
     missing = sorted(names - words_of_code())
     assert not missing
+
+
+def test_the_page_of_macros_is_what_the_gin_files_say():
+    made = subprocess.run(
+        [sys.executable, "docs/macros.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert made.stdout == (ROOT / "docs" / "macros.md").read_text(), "run `make macros`"

@@ -51,48 +51,36 @@ Piece = tuple[Literal["text", "block", "code", "formula", "unread"], str]  # "bl
 
 def pieces(text: str) -> list[Piece]:
     """A text cut at its code and its formulas, line breaks kept; `Markup` are the formulas alone."""
-    return list(_blocks(text))
+    found: list[Piece] = []
+    for outside, fence in _cut(_FENCE, text):
+        for prose, code in _cut(_CODE, outside):
+            for words, match in _cut(_FORMULA, prose):
+                found.append(("text", words.replace("\\$", "$").replace("\\%", "%")))
+                if match:
+                    found.append(_typeset(match))
+            if code:
+                found.append(("code", code[1]))
+        if fence:
+            found.append(("block", fence[1]))
+    return found
 
 
-def _blocks(text: str) -> Iterator[Piece]:
+def _cut(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, re.Match[str] | None]]:
+    """What stands before each match, with the match; then what is left."""
     end = 0
-    for fence in _FENCE.finditer(text):
-        yield from _inline(text[end : fence.start()])
-        yield "block", fence[1]
-        end = fence.end()
-    yield from _inline(text[end:])
-
-
-def _inline(text: str) -> Iterator[Piece]:
-    end = 0
-    for code in _CODE.finditer(text):
-        yield from _formulas(text[end : code.start()])
-        yield "code", code[1]
-        end = code.end()
-    yield from _formulas(text[end:])
-
-
-def _formulas(text: str) -> Iterator[Piece]:
-    end = 0
-    for match in _FORMULA.finditer(text):
-        yield "text", _plain(text[end : match.start()])
-        try:
-            yield "formula", formula(*_source(match))
-        except Unreadable:
-            yield "unread", match[0]
+    for match in pattern.finditer(text):
+        yield text[end : match.start()], match
         end = match.end()
-    yield "text", _plain(text[end:])
+    yield text[end:], None
 
 
-def _plain(text: str) -> str:
-    return text.replace("\\$", "$").replace("\\%", "%")
-
-
-def _source(match: re.Match[str]) -> tuple[str, bool]:
-    """A formula's LaTeX, and whether it stands by itself."""
-    if match["inline"] is not None or match["paren"] is not None:
-        return match["inline"] or match["paren"], False
-    return match["display"] or match["bracket"] or match["environment"], True
+def _typeset(match: re.Match[str]) -> Piece:
+    is_inline = match["inline"] is not None or match["paren"] is not None
+    latex = match["inline"] or match["paren"] or match["display"] or match["bracket"] or match["environment"]
+    try:
+        return "formula", formula(latex, not is_inline)
+    except Unreadable:
+        return "unread", match[0]
 
 
 def formula(latex: str, is_display: bool = False) -> Markup:

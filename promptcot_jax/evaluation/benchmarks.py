@@ -138,7 +138,7 @@ def read_set(
     bounds = _bounds(given) if given else None
     problems: list[Prompt] = []
     families: dict[str, str] = {}
-    placements = contest_files.Placements()
+    slots: list[tuple[str, str, contest_files.Slot | None]] = []
     num_outside = 0
     for row, problem in _problems(files, bounds, bad_rows):
         if problem is None:
@@ -148,7 +148,7 @@ def read_set(
         if isinstance(family := row.fields.get("family"), str) and family:
             families[problem.id] = family
         if of_contests:
-            placements.note(problem.id, row)
+            slots.append((problem.id, row.where, contest_files.slot_of(row)))
         if len(problems) == limit:
             break
     if given and num_outside and not problems:
@@ -162,7 +162,9 @@ def read_set(
     if files.known and not limit and not window and len(problems) != files.known.num_problems:
         log.warning("%s has %d problems, papers count %d", path, len(problems), files.known.num_problems)
     name = benchmark_sets.name_of(path)
-    return EvaluationSet(name=name, problems=problems, families=families, slots=placements.found())
+    return EvaluationSet(
+        name=name, problems=problems, families=families, slots=contest_files.slots_by_id(slots)
+    )
 
 
 def _problems(

@@ -227,55 +227,46 @@ def _read(file: epath.Path) -> Any:
         raise WrongUse(f"{os.fspath(file)}: not a JSON document ({error}).") from None
 
 
-class Placements:
-    """Contest and index of each problem of a set, which its rows tell one by one.
+def slots_by_id(slots: Iterable[tuple[str, str, Slot | None]]) -> dict[str, Slot]:
+    """Contest and index of each problem of a set, by the problem's id; empty if no row is of a contest.
 
-    A row says it in `contest_id` and `index`, or in `problem_id` or else `id`: 1998A, 1998/A, CF-1998-A.
+    Args:
+        slots: of each problem its id, where its row is, and what `slot_of` says of that.
+
+    Raises:
+        WrongUse: two problems have the same place, or some rows say theirs and others do not.
     """
-
-    def __init__(self) -> None:
-        self._placed: dict[str, Slot] = {}
-        self._where_of: dict[Slot, str] = {}
-        self._unplaced = ""
-
-    def note(self, problem_id: str, row: rows.Row) -> None:
-        """Takes up what a row says of the problem that it became.
-
-        Raises:
-            WrongUse: the contest's id is no number, or another problem has the same place.
-        """
-        slot = _slot_of(row.fields, row.where)
+    found: dict[str, Slot] = {}
+    where_of: dict[Slot, str] = {}
+    unplaced = ""
+    for problem_id, where, slot in slots:
         if slot is None:
-            self._unplaced = self._unplaced or row.where
-            return
-        if slot in self._where_of:
-            raise WrongUse(
-                f"{row.where}: problem {slot[0]}{slot[1]} is there twice, first at {self._where_of[slot]}."
-            )
-        self._where_of[slot] = row.where
-        self._placed[problem_id] = slot
-
-    def found(self) -> dict[str, Slot]:
-        """The places by the problem's id; empty if no row is of a contest.
-
-        Raises:
-            WrongUse: some rows say it and others do not.
-        """
-        if self._placed and self._unplaced:
-            raise WrongUse(
-                f"{self._unplaced}: the problem's contest is not stated, as that of others is; give the row "
-                "the fields contest_id and index."
-            )
-        return self._placed
+            unplaced = unplaced or where
+        elif slot in where_of:
+            raise WrongUse(f"{where}: problem {slot[0]}{slot[1]} is there twice, first at {where_of[slot]}.")
+        else:
+            where_of[slot], found[problem_id] = where, slot
+    if found and unplaced:
+        raise WrongUse(
+            f"{unplaced}: the problem's contest is not stated, as that of others is; give the row "
+            "the fields contest_id and index."
+        )
+    return found
 
 
-def _slot_of(fields: Mapping[str, Any], where: str) -> Slot | None:
+def slot_of(row: rows.Row) -> Slot | None:
+    """Contest and index in `contest_id` and `index`, or in `problem_id` or else `id`: 1998A, CF-1998-A.
+
+    Raises:
+        WrongUse: the contest's id is no number.
+    """
+    fields = row.fields
     if fields.get("contest_id") not in (None, "") and fields.get("index"):
         try:
             return int(fields["contest_id"]), str(fields["index"]).upper()
         except (TypeError, ValueError):
             raise WrongUse(
-                f"{where}: field 'contest_id' must be a number, got {fields['contest_id']!r}."
+                f"{row.where}: field 'contest_id' must be a number, got {fields['contest_id']!r}."
             ) from None
     for name in ("problem_id", "id"):
         if match := _PROBLEM_NAME.fullmatch(str(fields.get(name, ""))):
@@ -298,7 +289,7 @@ def rate_attempts(
     are too low.
 
     Args:
-        placed: contest and index by the problem's id, see `Placements`; other attempts are passed over.
+        placed: contest and index by the problem's id, see `slots_by_id`; other attempts are passed over.
 
     Raises:
         WrongUse: a problem is placed where its contest has none.

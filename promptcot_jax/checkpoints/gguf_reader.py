@@ -6,8 +6,6 @@ neighbouring pairs of a head in the `llama` architecture where Hugging Face rota
 permutes the rows of q and k accordingly; that is undone here. The tokenizer is `data.gguf_tokenizer`'s part.
 """
 
-import re
-
 import gguf
 import numpy as np
 from etils import epath
@@ -22,34 +20,13 @@ from promptcot_jax.models.families import FAMILIES, Family
 _FAMILIES: tuple[Family, ...] = ("llama", "qwen2", "qwen3")
 _QUANTISATIONS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 
-_OUTER_NAMES = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-}
-_LAYER_NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-_LAYER = re.compile(r"^model\.layers\.(\d+)\.(.+)\.(weight|bias)$")
 
-
-def gguf_name(name: str) -> str:
-    """llama.cpp's name of the tensor that Hugging Face calls `name`."""
-    if match := _LAYER.match(name):
-        layer, module, kind = match.groups()
-        return f"blk.{layer}.{_LAYER_NAMES[module]}.{kind}"
-    module, _, kind = name.rpartition(".")
-    return f"{_OUTER_NAMES[module]}.{kind}"
+def gguf_names(architecture: str, config: DecoderConfig) -> dict[str, str]:
+    """llama.cpp's name of each tensor, by Hugging Face's."""
+    known = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(known, config.num_layers)
+    expected = hf_mapping.expected_tensors(config)
+    return {name: names.get_name(name, try_suffixes=(".weight", ".bias")) or name for name in expected}
 
 
 class GgufFile:
@@ -71,11 +48,12 @@ class GgufFile:
                 f"only {', '.join(_FAMILIES)} are."
             )
         self.config = self._read_config()
+        self._names = gguf_names(self._architecture, self.config)
         self._check_tensors()
 
     def get(self, name: str) -> np.ndarray:
         """A tensor in float32, by its Hugging Face name."""
-        tensor = self._tensors[gguf_name(name)]
+        tensor = self._tensors[self._names[name]]
         array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         if self._architecture == "llama" and name.endswith("q_proj.weight"):
             return _unpermute(array, self.config.num_heads)
@@ -133,7 +111,7 @@ class GgufFile:
 
     def _check_tensors(self) -> None:
         expected = {
-            gguf_name(name): shape for name, shape in hf_mapping.expected_tensors(self.config).items()
+            self._names[name]: shape for name, shape in hf_mapping.expected_tensors(self.config).items()
         }
         for name, shape in expected.items():
             if name not in self._tensors:

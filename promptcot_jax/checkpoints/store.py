@@ -41,9 +41,6 @@ _DIGEST_SEEDS = (0x9E3779B9, 0x7F4A7C15)
 _PATTERN_CHARACTERS = "*?["  # Orbax globs inside its directory and then silently misses its own files
 
 
-# --- completeness of a directory ---
-
-
 def location(path: epath.PathLike) -> epath.Path:
     """`path`, absolute where it is local, as Orbax wants it.
 
@@ -132,9 +129,6 @@ def remove(directory: epath.Path) -> None:
         directory.rmtree()
 
 
-# --- trees of arrays ---
-
-
 def named_leaves(tree: Any) -> dict[str, Any]:
     """Leaves of any pytree by their path, written with dots ("layers.mlp.up_proj.kernel")."""
     return {
@@ -198,9 +192,6 @@ def restore_arrays(directory: epath.Path, like: Mapping[str, Any]) -> dict[str, 
         return checkpointer.restore(
             directory, args=ocp.args.PyTreeRestore(item=like, restore_args=restore_args)
         )
-
-
-# --- models ---
 
 
 def aside(directory: epath.Path) -> epath.Path:

@@ -60,13 +60,13 @@ def write(
     writer.add_token_list(TOKENS)
     writer.add_token_merges([" ".join(merge) for merge in MERGES])
     writer.add_token_types([1] * EOS + [3, 3, 4, 3])
-    content = {}
+    content, names = {}, gguf_reader.gguf_names(arch, config)
     for name, tensor in hf_mapping.to_hf_tensors(model.params, config):
         if arch == "llama" and "q_proj" in name:
             tensor = permuted(tensor, config.num_heads)
         if arch == "llama" and "k_proj" in name:
             tensor = permuted(tensor, config.num_kv_heads)
-        content[gguf_reader.gguf_name(name)] = (tensor, quantisation if tensor.ndim == 2 else QuantType.F32)
+        content[names[name]] = (tensor, quantisation if tensor.ndim == 2 else QuantType.F32)
     for name, (tensor, kind) in (content | dict(tensors)).items():
         if tensor is not None:
             writer.add_tensor(name, gguf.quants.quantize(tensor, kind), raw_dtype=kind)

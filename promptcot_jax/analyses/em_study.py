@@ -172,12 +172,7 @@ def nll_statistics(rows: Iterable[Row], *, metric: str = "nll_x_given_q") -> lis
 def _statistics(
     values: Mapping[tuple[Any, ...], Mapping[Any, float]], names: Sequence[str], order: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Mean and deviation over seeds at each point of each curve, and of how many seeds the curve has any.
-
-    Args:
-        values: by the curve's names and the round, which `names` name, then by seed.
-        order: of the first names.
-    """
+    """Statistics over seeds of values by curve and round, which `names` name; `order` is the curves'."""
     seeds_of: dict[tuple[Any, ...], set[Any]] = collections.defaultdict(set)
     for (*curve, _), own in values.items():
         seeds_of[tuple(curve)] |= own.keys()

@@ -102,11 +102,7 @@ def formula(latex: str, is_display: bool = False) -> Markup:
 
 
 def _known(element: ElementTree.Element) -> ElementTree.Element:
-    """A copy of the tree with the elements and attributes that we know.
-
-    Raises:
-        Unreadable: it has others, or a command is left in its text.
-    """
+    """A copy of the tree with the attributes that we know; other elements and commands left are refused."""
     name = element.tag.rpartition("}")[2]
     if name not in _ELEMENTS:
         raise Unreadable(f"the element {name}")

@@ -153,11 +153,7 @@ def name_of(path: epath.PathLike) -> str:
 
 
 def _path_of(name: str, known: KnownSet, benchmarks_dir: epath.PathLike | None) -> epath.Path:
-    """The first of a known set's names that is in the directory of benchmarks.
-
-    Raises:
-        WrongUse: none is, or no directory is set.
-    """
+    """The first of a known set's names that is in the directory of benchmarks."""
     of_hub = [
         part for hub in known.hub for part in (hub.partition("/")[2], f"datasets--{hub.replace('/', '--')}")
     ]
@@ -204,11 +200,7 @@ def files_of(directory: epath.PathLike, *, config: str = "", stems: Sequence[str
 
 
 def _revision(directory: epath.Path) -> epath.Path:
-    """The directory itself, or its snapshot where it is the Hub's cache of a repository.
-
-    Raises:
-        WrongUse: there are several snapshots, and none is the main one.
-    """
+    """The directory itself, or its main or only snapshot where it is the Hub's cache of a repository."""
     if not (directory / "snapshots").is_dir():
         return directory
     revisions = sorted((directory / "snapshots").iterdir())

@@ -270,11 +270,7 @@ _TEXT_OPCODES = {  # all that a pickled text takes, by any protocol
 
 
 def _pickled_text(data: bytes) -> str:
-    """The text that a pickle holds, read from its operations, none of which is carried out.
-
-    Raises:
-        ValueError: it is damaged, or takes more than a text takes.
-    """
+    """The text that a pickle holds, read from its operations, none of which is carried out."""
     texts = []
     for operation, argument, _ in pickletools.genops(data):
         if operation.name not in _TEXT_OPCODES:

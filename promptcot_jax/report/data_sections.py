@@ -1,6 +1,6 @@
 """Sections of the report on rows: what was trained on, annotated, written, verified and distilled."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -31,17 +31,16 @@ def data(workdir: epath.Path, *, found: Mapping[str, Found]) -> Data:
     files = [name for name in _ROW_FILES if workdir_files.exists(workdir / name)]
     return {
         "files": [[name, workdir_files.count_rows(workdir / name)] for name in files],
-        "tallies": tallies(found.get("triples.jsonl"), ("domain", "level", "family", "source")),
+        "tallies": tallies(found.get("triples.jsonl")),
     }
 
 
-def tallies(found: Found | None, fields: Sequence[str]) -> list[tuple[str, list[list[Any]]]]:
-    """How often each value of these fields is there, where there is more than one: a table by field."""
+def tallies(found: Found | None) -> list[tuple[str, list[list[Any]]]]:
+    """How often each value of the tallied fields is there, where there is more than one: a table by field."""
     if found is None or found.sample is None:
         return []
-    tables = []
-    for field in fields:
-        tally, total = found.sample.tallies.get(field, {}), found.sample.num_read
+    tables, total = [], found.sample.num_read
+    for field, tally in found.sample.tallies.items():
         if len(tally) < 2:
             continue
         ranked = sorted(tally.items(), key=lambda item: (-item[1], item[0]))
@@ -70,7 +69,7 @@ def problems(workdir: epath.Path, *, found: Mapping[str, Found]) -> Data:
     counts = entry.counts if entry is not None else {}
     return {
         "counts": {k: v for k, v in counts.items() if k.startswith("dropped_") or k in ("in", "out")},
-        "tallies": tallies(own, ("domain", "level", "round_index")),
+        "tallies": tallies(own),
     }
 
 
@@ -99,7 +98,7 @@ def verify(workdir: epath.Path, *, found: Mapping[str, Found]) -> Data:
         },
         "reply_fields": fields,
         "replies": [[label(name), *map(own.get, fields)] for name, own in replies.items() if fields],
-        "tallies": tallies(found.get("verified_prompts.jsonl"), ("domain", "level", "pool")),
+        "tallies": tallies(found.get("verified_prompts.jsonl")),
     }
 
 

@@ -184,11 +184,7 @@ class _Study:
     def _sets(
         self, own_files: Callable[[str], dict[str, str]] = problem_sets.own_files
     ) -> dict[str, list[problem_sets.SetRow]]:
-        """The sets that settings name, else those of the workdir.
-
-        Raises:
-            NoRecords: one of the workdir's own cannot be read: no reason to make nothing else.
-        """
+        """The sets that settings name, else those of the workdir, whose faults leave out one analysis."""
         with _may_be_left_out(not self.config.sets):
             return self._read(self.config.sets or own_files(self.workdir))
 

@@ -48,6 +48,9 @@ _FLAGS = """\
 """
 
 
+_OF_HOSTS = ("coordinator_address", "process_count", "process_index", "start_seconds", "wait_seconds")
+
+
 class _Flags(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise WrongUse(f"{message}; see 'promptcot --help'.")
@@ -151,13 +154,7 @@ def _do(name: str, flags: argparse.Namespace, bindings: list[str]) -> int:
         seqio_registry.add_cache_dirs(cache_dirs)
     try:
         hosts.start(
-            hosts.HostsConfig(
-                coordinator_address=flags.coordinator_address,
-                process_count=flags.process_count,
-                process_index=flags.process_index,
-                start_seconds=flags.start_seconds,
-                wait_seconds=flags.wait_seconds,
-            ),
+            hosts.HostsConfig(**{name: getattr(flags, name) for name in _OF_HOSTS}),
             stage.run_signature(name, flags.workdir),
         )
         stage.perform(name, flags.workdir)
@@ -239,11 +236,7 @@ def _stage_help(name: str) -> str:
 
 
 def _macro_list(name: str, more: Sequence[str], search_paths: Sequence[str]) -> str:
-    """Text of `promptcot STAGE --list-macros`: every macro by the file that has it.
-
-    Args:
-        more: gin files of the command line; without any, those that go with the stage's own.
-    """
+    """Text of `promptcot STAGE --list-macros`; without `more` files those that go with its own."""
     own = gin_files.of_stage(name)
     macros = gin_files.macros_of(own)
     added = list(more or _file_of(name).listed("with"))

@@ -52,11 +52,6 @@ def _listed(paths: tuple[str, ...] | str) -> tuple[str, ...]:
 
 
 def _attempts(path: str) -> list[AttemptRecord]:
-    """The attempts of a workdir, or of a file.
-
-    Raises:
-        WrongUse: there are none.
-    """
     place = epath.Path(path)
     file = place / "evaluate" / "attempts.jsonl" if place.is_dir() else place
     if not file.exists():

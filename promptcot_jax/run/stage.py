@@ -213,11 +213,7 @@ def _entry_to_continue(
     deciding: Mapping[str, Any],
     inputs: Mapping[str, str],
 ) -> manifest.StageEntry | None:
-    """The manifest's entry of an earlier attempt, or None where the stage starts anew.
-
-    Args:
-        deciding: those of the settings that must be the same.
-    """
+    """The manifest's entry of an earlier attempt with the same `deciding` settings; None: it starts anew."""
     description = stages.STAGES[stage]
     entry = manifest.read(workdir).get(stage)
     left = [name for output in description.outputs for name in _files_left(workdir, output)]

@@ -89,7 +89,7 @@ def decontaminate(
                 clean.write(candidate.line)
             if (out + dropped) % _ROWS_BETWEEN_LOOKS == 0:
                 progress.update(out + dropped, f"{dropped} contaminated")
-    bad = {name: count for name, count in counts.items() if name.startswith("bad_")}
+    bad = rows.bad(counts)
     if not out + dropped + sum(bad.values()):
         log.warning("%s has no rows", input_rows)
     return stage.StageResult(

@@ -61,7 +61,11 @@ def write_cache(
     """
     if not 1 <= num_shards <= MOST_SHARDS:
         raise WrongUse(f"num_shards must be between 1 and {MOST_SHARDS}, got {num_shards}.")
-    task = _task_named(name)
+    task = seqio_registry.provider_named(name)
+    if not isinstance(task, seqio.Task):
+        raise WrongUse(f"'{name}' is a mixture; cache its tasks.")
+    if not task.supports_caching:
+        raise WrongUse(f"'{name}' cannot be cached: it has no seqio.CacheDatasetPlaceholder.")
     chosen = tuple(splits) or tuple(task.splits)
     if unknown := set(chosen) - set(task.splits):
         raise WrongUse(f"'{name}' has no split '{min(unknown)}'; it has {', '.join(sorted(task.splits))}.")
@@ -86,15 +90,6 @@ def tasks_of(names: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def _task_named(name: str) -> seqio.Task:
-    task = seqio_registry.provider_named(name)
-    if not isinstance(task, seqio.Task):
-        raise WrongUse(f"'{name}' is a mixture; cache its tasks.")
-    if not task.supports_caching:
-        raise WrongUse(f"'{name}' cannot be cached: it has no seqio.CacheDatasetPlaceholder.")
-    return task
-
-
 def _is_there(task: seqio.Task, directory: str, splits: Sequence[str], num_shards: int) -> bool:
     """Whether a complete cache holds what is asked for.
 
@@ -104,23 +99,20 @@ def _is_there(task: seqio.Task, directory: str, splits: Sequence[str], num_shard
     if not tf.io.gfile.exists(os.path.join(directory, _MARKER)):
         return False
     for split in splits:
-        if unlike := _unlike(task, directory, split, num_shards):
-            raise WrongUse(
-                f"{directory} holds a cache of '{task.name}' whose split '{split}' {unlike}; replace it with "
-                "OVERWRITE=True, or choose another CACHE_DIR."
-            )
+        info = seqio_registry.info_path(directory, split)
+        if not tf.io.gfile.exists(info):
+            unlike = "is missing"
+        elif (found := seqio_registry.read_json(info)["num_shards"]) != num_shards:
+            unlike = f"is in {found} files, not {num_shards}"
+        elif isinstance(task, CheckedTask) and (changed := task.changed_since(directory, split)):
+            unlike = f"is stale ({', '.join(changed)} changed)"
+        else:
+            continue
+        raise WrongUse(
+            f"{directory} holds a cache of '{task.name}' whose split '{split}' {unlike}; replace it with "
+            "OVERWRITE=True, or choose another CACHE_DIR."
+        )
     return True
-
-
-def _unlike(task: seqio.Task, directory: str, split: str, num_shards: int) -> str | None:
-    info = seqio_registry.info_path(directory, split)
-    if not tf.io.gfile.exists(info):
-        return "is missing"
-    found = seqio_registry.read_json(info)["num_shards"]
-    if found != num_shards:
-        return f"is in {found} files, not {num_shards}"
-    changed = task.changed_since(directory, split) if isinstance(task, CheckedTask) else []
-    return f"is stale ({', '.join(changed)} changed)" if changed else None
 
 
 def _refuse_strange_files(directory: str) -> None:

@@ -37,7 +37,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__(extra_ids=0)
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
 
     @classmethod
     def from_path(cls, path: epath.PathLike) -> "TokenizerVocabulary":
@@ -51,24 +51,19 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return cls(Tokenizer.from_directory(path))
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """What this vocabulary wraps."""
-        return self._tokenizer
-
-    @property
     def bos_id(self) -> int | None:
         """Begins prompts, in models that have it."""
-        return self._tokenizer.bos_id
+        return self.tokenizer.bos_id
 
     @property
     def eos_id(self) -> int:
         """Ends a completion; decoding drops it and what follows."""
-        return self._tokenizer.eos_id
+        return self.tokenizer.eos_id
 
     @property
     def pad_id(self) -> int:
         """Fills rows up; may equal `eos_id`."""
-        return self._tokenizer.pad_id
+        return self.tokenizer.pad_id
 
     @property
     def unk_id(self) -> None:
@@ -77,10 +72,10 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
     @property
     def _base_vocab_size(self) -> int:
-        return self._tokenizer.vocab_size
+        return self.tokenizer.vocab_size
 
     def _encode(self, s: str) -> Sequence[int]:
-        return self._tokenizer.encode(s)
+        return self.tokenizer.encode(s)
 
     def encode_tf(self, s: tf.Tensor | tf.RaggedTensor) -> tf.Tensor | tf.RaggedTensor:
         """Ids of a text, [T]; of texts of any other shape, dense or ragged, with one ragged axis more.
@@ -115,7 +110,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
         """The ids of [N] texts one after another, and how many each has."""
 
         def encode(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            rows = self._tokenizer.encode_many([_utf8(text) for text in array])
+            rows = self.tokenizer.encode_many([_utf8(text) for text in array])
             lengths = np.array([len(row) for row in rows], np.int64)
             return np.fromiter(itertools.chain.from_iterable(rows), np.int32, lengths.sum()), lengths
 
@@ -129,7 +124,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
         return self._decode([int(i) for i in np.asarray(ids)])
 
     def _decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(self._content(ids))
+        return self.tokenizer.decode(self._content(ids))
 
     def decode_tf(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor | tf.RaggedTensor:
         """Texts of [..., T] ids, dense or ragged, with the shape [...]; each up to its first end token."""
@@ -151,7 +146,7 @@ class TokenizerVocabulary(seqio.Vocabulary):
         def decode(flat: np.ndarray, splits: np.ndarray) -> np.ndarray:
             all_ids = flat.tolist()
             rows = [self._content(all_ids[a:b]) for a, b in itertools.pairwise(splits.tolist())]
-            return _text_array(self._tokenizer.decode_many(rows), (len(rows),))
+            return _text_array(self.tokenizer.decode_many(rows), (len(rows),))
 
         texts = tf.numpy_function(decode, [ids, row_splits], tf.string, stateful=False)
         texts.set_shape([None])
@@ -170,10 +165,10 @@ class TokenizerVocabulary(seqio.Vocabulary):
 
     def __eq__(self, other: Any) -> bool:
         """Equal when both give equal ids for every text (seqio asks this of the tasks of a mixture)."""
-        return isinstance(other, TokenizerVocabulary) and other.tokenizer.digest == self._tokenizer.digest
+        return isinstance(other, TokenizerVocabulary) and other.tokenizer.digest == self.tokenizer.digest
 
     def __hash__(self) -> int:
-        return hash(self._tokenizer.digest)
+        return hash(self.tokenizer.digest)
 
 
 def _utf8(text: bytes) -> str:

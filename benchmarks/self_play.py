@@ -75,13 +75,8 @@ def run(
     remat: str = "projections",
     max_staleness: int = 0,
     grading_seconds: float = 0.0,
-    make: Callable[..., Any] | None = None,
 ) -> list[dict[str, float]]:
-    """Rows of the metrics.
-
-    Args:
-        make: of the run, in place of `self_play.SelfPlay`.
-    """
+    """Rows of the metrics."""
     from etils import epath
 
     from promptcot_jax.core.records import MathPrompt
@@ -92,7 +87,6 @@ def run(
     from promptcot_jax.trainers.grading import Grader
     from promptcot_jax.trainers.optimizer import OptimizerConfig
     from promptcot_jax.trainers.self_play_config import SelfPlayConfig
-    from promptcot_jax.verify.math_answers import MathGrade
     from promptcot_jax.verify.rewards import Reward, RewardConfig
 
     class MadeUp(Grader):
@@ -105,7 +99,7 @@ def run(
         Task(prompt=MathPrompt(id=str(i), problem="?", answer="1"), prompt_ids=tuple(prompt))
         for i, prompt in enumerate(prompts)
     ]
-    made = (make or self_play.SelfPlay)(
+    made = self_play.SelfPlay(
         lm=lm,
         tokenizer=tokenizer,
         stream=PromptStream(tasks, seed=0),
@@ -113,7 +107,6 @@ def run(
             tokenizer=tokenizer,
             config=RewardConfig(),
             run_many=lambda jobs: [],
-            grade_many=lambda pairs: [MathGrade(True, "match") for _ in pairs],
         ),
         config=SelfPlayConfig(
             num_iterations=num_iterations,
@@ -152,17 +145,18 @@ def in_turns(num_steps: int, *arguments: Any, **settings: Any) -> None:
 
     steps, parts = pairs.Steps(), {}
 
-    class InTurns(self_play.SelfPlay):
-        def _iteration(self, iteration: int, *arguments: Any) -> Any:
+    class InTurns(self_play._Iterations):
+        def step(self, step: int, state: Any) -> Any:
             if not steps.next(parts):
                 raise SystemExit
-            position, row = super()._iteration(iteration, *arguments)
-            jax.block_until_ready(position.state)
-            parts.update({name: row[f"seconds/{name}"] for name in ("sampling", "scoring", "training")})
-            return position, row
+            state = super().step(step, state)
+            jax.block_until_ready(state)
+            parts.update({name: self._row[f"seconds/{name}"] for name in ("sampling", "scoring", "training")})
+            return state
 
+    self_play._Iterations = InTurns
     with tempfile.TemporaryDirectory() as directory:
-        run(Path(directory), *arguments, num_iterations=num_steps + 1, make=InTurns, **settings)
+        run(Path(directory), *arguments, num_iterations=num_steps + 1, **settings)
 
 
 def compare_staleness(num_runs: int, play: Callable[..., list[dict[str, float]]]) -> None:

@@ -197,6 +197,7 @@ def run_program(row):
     return ""
 
 
+@pytest.mark.slow
 def test_programs_pass_their_tests_and_tests_tell_programs_apart():
     names = tuple(family.name for family in program_families.families())
     config = generator.CorpusConfig(

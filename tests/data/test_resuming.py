@@ -74,6 +74,7 @@ def kill_before(directory: Path, settings: dict, step: int, **how: int) -> None:
     assert (directory / "position").read_text() == str(step)  # all that a checkpoint has to keep
 
 
+@pytest.mark.slow
 def test_killed_three_times_on_changing_hosts_it_reads_what_one_undisturbed_host_reads(directory):
     expected = uninterrupted(directory, MIXTURE)
     third = len(expected) // 3  # an epoch, nearly

@@ -9,6 +9,7 @@ import pytest
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord
 from promptcot_jax.evaluation import comparing
+from tests.cases import some_fast
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_random_swaps_agree_with_all_of_them(monkeypatch: pytest.MonkeyPatch):
     assert comparing.permutation_p_value(differences) == pytest.approx(exact, abs=0.02)
 
 
-@pytest.mark.parametrize(("num_problems", "k"), [(8, 4), (30, 1), (60, 8)])
+@pytest.mark.parametrize(("num_problems", "k"), some_fast([(8, 4), (30, 1), (60, 8)]))
 def test_equal_policies_differ_as_often_as_the_level_says(fewer_resamples, num_problems: int, k: int):
     """400 comparisons at 5 %: at most 7.2 % (2 sd) may come out; ties make the test keep below its level."""
     random = np.random.default_rng(2)

@@ -131,6 +131,7 @@ def test_sharded_equals_single_device(sizes, num_tokens):
     assert_close(actual, expected)
 
 
+@pytest.mark.slow
 def test_dimensions_that_do_not_divide_stay_whole():
     x, logits = make_inputs(20)
     weights = jax.tree.map(lambda w: w[:6], make_weights(has_bias=True))  # 6 experts over 4 shards
@@ -155,6 +156,7 @@ def test_a_shard_holds_and_computes_its_own_experts_only():
     assert f"f32[{NUM_EXPERTS},{EMBED_DIM},{MLP_DIM}]" not in text
 
 
+@pytest.mark.slow
 def test_bfloat16_chunks_add_up_in_float32():
     """A hundred chunks: added up in bfloat16 their gradients would be off by several per cent."""
     x, logits = make_inputs(400, jnp.bfloat16)

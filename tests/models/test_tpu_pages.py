@@ -127,6 +127,7 @@ def test_attention_in_float32_differs_by_the_rounding_to_bfloat16():
     assert 1e-4 < jnp.abs(exact - rounded).max() < 5e-3
 
 
+@pytest.mark.slow
 def test_neighbours_and_the_width_of_the_table_change_no_bit():
     lm, params = make("llama")
     token_ids = random_ids(4, 2 * PAGE + 1)

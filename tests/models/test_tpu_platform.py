@@ -69,6 +69,7 @@ def test_remat_changes_nothing(remat):
     assert_close(states_and_gradients(lm, *inputs, remat=remat), states_and_gradients(lm, *inputs))
 
 
+@pytest.mark.slow
 def test_sharded_equals_single_device():
     single, params, *rows = make("gemma2")
     expected = states_and_gradients(single, params, *rows)

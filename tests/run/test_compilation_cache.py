@@ -62,6 +62,7 @@ def test_a_program_that_a_kill_cut_short_is_compiled_again(tmp_path: Path):
     assert _start(tmp_path)[0] == directory
 
 
+@pytest.mark.slow
 def test_jaxs_own_settings_and_the_flag_go_before_the_default(tmp_path: Path):
     own, named = str(tmp_path / "own"), str(tmp_path / "named")
     assert _start(tmp_path, JAX_COMPILATION_CACHE_DIR=own)[0] == own

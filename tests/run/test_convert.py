@@ -48,7 +48,7 @@ def llama() -> conftest.ToyModel:
     return conftest.toy_model("llama")
 
 
-@pytest.mark.parametrize("family", some_fast(toys.FAMILIES, fast=(0, 6)))
+@pytest.mark.parametrize("family", some_fast(toys.FAMILIES, fast=(6,)))
 def test_there_and_back_gives_the_same_files(tmp_path, family):
     model = conftest.toy_model(family, tie_embeddings=False)
     huggingface.save_hf(tmp_path / "source", model.lm, model.params, model.tokenizer)
@@ -158,6 +158,7 @@ def adapted(tmp_path: Path, source: Path) -> load.LoadedModel:
     return dataclasses.replace(base, params=params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", some_fast([EIGHT, ONE]))
 def test_an_adapter_is_merged(tmp_path, source, mesh):
     model = adapted(tmp_path, source)

@@ -150,6 +150,7 @@ def test_hosts_convert_a_model_together(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_missing_host_is_named_within_the_deadline(tmp_path):
     (alone,) = start_hosts(
         ["corpus", *SETTINGS, f"--workdir={tmp_path}"], count=3, indices=[0], start_seconds=1
@@ -160,6 +161,7 @@ def test_a_missing_host_is_named_within_the_deadline(tmp_path):
     assert not (tmp_path / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_hosts_with_other_settings_are_refused(tmp_path):
     arguments = ["corpus", *SETTINGS, f"--workdir={tmp_path}"]
     address = {"coordinator_address": f"127.0.0.1:{_free_port()}"}

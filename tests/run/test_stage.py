@@ -204,6 +204,7 @@ def test_a_second_run_is_refused_and_told_who_holds_the_workdir(tmp_path: Path):
         pass
 
 
+@pytest.mark.slow
 def test_two_commands_on_one_workdir_and_a_killed_holder(count_gin: str, tmp_path: Path):
     workdir = tmp_path / "w"
     command = [

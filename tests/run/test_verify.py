@@ -211,6 +211,7 @@ def test_killed_while_it_counts_votes_or_runs_programs_it_goes_on(
     killing.assert_same_outcome(killed, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_server_that_misbehaves_costs_votes_with_reasons_and_nothing_else(tmp_path: Path, problems: Path):
     plays = [Fail(429, retry_after="0"), Hang(3.0), Raw(b'{"choices": [{'), Drop(), Fail(503)]
     for_good = {
@@ -319,6 +320,7 @@ def test_without_a_sandbox_programs_are_refused_before_anything_is_paid(
     assert "allow_weak_sandbox" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_was_settled_stays_when_how_it_is_asked_changes_and_not_when_what_is(
     tmp_path: Path, problems: Path, capsys
 ):
@@ -446,6 +448,7 @@ def test_mbpp_programs_become_tests_that_their_own_solutions_pass(tmp_path: Path
     assert sum(prompt.num_mutants > 0 for prompt in prompts.values()) > 15
 
 
+@pytest.mark.slow
 def test_a_failed_sandbox_rejects_with_a_reason_and_programs_run_again_without_new_replies(
     tmp_path: Path, problems: Path, monkeypatch
 ):

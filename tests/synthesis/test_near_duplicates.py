@@ -89,6 +89,7 @@ def test_minhash_finds_what_all_pairs_find_in_the_corpus_and_nothing_else():
     assert len([i for i in near_copies if found[i]]) >= 0.93 * len(near_copies)
 
 
+@pytest.mark.slow
 def test_calls_batches_and_processes_change_nothing(monkeypatch):
     draw = random.Random(1)
     texts = corpus_texts(120)

@@ -13,6 +13,7 @@ from promptcot_jax.synthesis.program_trials import TestConfig, Trial
 from promptcot_jax.synthesis.solutions import Solution
 from promptcot_jax.verify import program_pool
 from promptcot_jax.verify.programs import ProgramOutput, ProgramSettings, TestReport
+from tests.cases import some_fast
 
 DOUBLE = "print(int(input()) * 2)"
 SUM = "n = int(input())\nprint(n + n)"
@@ -107,6 +108,7 @@ def test_a_test_of_the_row_that_is_outvoted_refuses_the_problem(tmp_path):
     assert reason(trial) == "given_test_outvoted"
 
 
+@pytest.mark.slow
 def test_a_validator_catches_inputs_that_the_task_does_not_allow(tmp_path):
     validator = "print('VALID' if int(input()) >= 0 else 'INVALID')"
     trial = trial_of(tmp_path / "one", [DOUBLE, SUM], validator=validator)
@@ -122,6 +124,7 @@ def test_a_validator_catches_inputs_that_the_task_does_not_allow(tmp_path):
     assert reason(trial) == "invalid_inputs"
 
 
+@pytest.mark.slow
 def test_tests_that_let_mutants_pass_are_refused(tmp_path):
     program = "n = int(input())\nif n > 100:\n    print(n * 3 + 1)\nelse:\n    print(0)"
     other = f"{program}\npass"
@@ -170,51 +173,54 @@ def test_a_validator_does_not_overrule_the_rows_own_tests(tmp_path):
 
 @pytest.mark.parametrize(
     ("programs", "tests", "config", "given", "expected"),
-    [
-        # All four programs print something else for 5.
-        (
-            [DOUBLE, SUM, "n = int(input())\nprint(n * 2 if n != 5 else 1)", SUM + " if n != 5 else n"],
-            (StdioTest("5", "10"),),
-            TestConfig(min_agreement=0.75),
-            ("unconfirmed",),
-            "given_test_unconfirmed",
-        ),
-        (
-            [DOUBLE, SUM],
-            (StdioTest("1", "2"), StdioTest("000004", "8")),
-            TestConfig(max_characters=5),
-            ("confirmed", "unconfirmed"),
-            "given_test_unconfirmed",
-        ),
-        (
-            [DOUBLE, SUM],
-            tuple(StdioTest(f"{n}", f"{2 * n}") for n in range(4)),
-            TestConfig(max_inputs=3, max_tests=3),
-            ("confirmed", "confirmed", "confirmed", "unconfirmed"),
-            "given_test_unconfirmed",
-        ),
-        (
-            [DOUBLE, SUM],
-            tuple(StdioTest(f"{n}", f"{2 * n}") for n in range(4)),
-            TestConfig(max_tests=3),  # a spare test is confirmed as well
-            ("confirmed",) * 4,
-            None,
-        ),
-        (
-            [DOUBLE, SUM],
-            (StdioTest("7", "14"), StdioTest("7\n", "15\n"), StdioTest("8", "16")),
-            CONFIG,
-            ("contradicted", "contradicted", "confirmed"),
-            "given_tests_contradict",
-        ),
-        (
-            [DOUBLE, SUM],
-            (StdioTest("7", "14"), StdioTest("7\n", "14\n")),
-            CONFIG,
-            ("confirmed", "confirmed"),
-            None,
-        ),
-    ],
+    some_fast(
+        [
+            # All four programs print something else for 5.
+            (
+                [DOUBLE, SUM, "n = int(input())\nprint(n * 2 if n != 5 else 1)", SUM + " if n != 5 else n"],
+                (StdioTest("5", "10"),),
+                TestConfig(min_agreement=0.75),
+                ("unconfirmed",),
+                "given_test_unconfirmed",
+            ),
+            (
+                [DOUBLE, SUM],
+                (StdioTest("1", "2"), StdioTest("000004", "8")),
+                TestConfig(max_characters=5),
+                ("confirmed", "unconfirmed"),
+                "given_test_unconfirmed",
+            ),
+            (
+                [DOUBLE, SUM],
+                tuple(StdioTest(f"{n}", f"{2 * n}") for n in range(4)),
+                TestConfig(max_inputs=3, max_tests=3),
+                ("confirmed", "confirmed", "confirmed", "unconfirmed"),
+                "given_test_unconfirmed",
+            ),
+            (
+                [DOUBLE, SUM],
+                tuple(StdioTest(f"{n}", f"{2 * n}") for n in range(4)),
+                TestConfig(max_tests=3),  # a spare test is confirmed as well
+                ("confirmed",) * 4,
+                None,
+            ),
+            (
+                [DOUBLE, SUM],
+                (StdioTest("7", "14"), StdioTest("7\n", "15\n"), StdioTest("8", "16")),
+                CONFIG,
+                ("contradicted", "contradicted", "confirmed"),
+                "given_tests_contradict",
+            ),
+            (
+                [DOUBLE, SUM],
+                (StdioTest("7", "14"), StdioTest("7\n", "14\n")),
+                CONFIG,
+                ("confirmed", "confirmed"),
+                None,
+            ),
+        ],
+        fast=(0, 3),
+    ),
 )
 def test_every_test_of_the_row_must_be_confirmed(tmp_path, programs, tests, config, given, expected):
     trial = trial_of(tmp_path, programs, tests=tests, config=config)
@@ -290,12 +296,15 @@ def sandbox_lost_for(monkeypatch, *programs):
 
 @pytest.mark.parametrize(
     ("lost", "num_lost", "verdicts"),
-    [
-        (SUM, 5, ("passes", "lost", "passes", "passes")),
-        ("print('VALID')", 5, ("passes",) * 4),
-        ("print(input())", 2, ("passes",) * 4),
-        ("mutants", 3, ("passes",) * 4),
-    ],
+    some_fast(
+        [
+            (SUM, 5, ("passes", "lost", "passes", "passes")),
+            ("print('VALID')", 5, ("passes",) * 4),
+            ("print(input())", 2, ("passes",) * 4),
+            ("mutants", 3, ("passes",) * 4),
+        ],
+        fast=(0,),
+    ),
 )
 def test_where_the_sandbox_fails_a_problem_is_neither_accepted_nor_judged(
     tmp_path, monkeypatch, lost, num_lost, verdicts

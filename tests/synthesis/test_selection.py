@@ -207,6 +207,7 @@ def test_what_is_kept_does_not_depend_on_how_drafts_are_cut_into_calls(size):
     assert [one for _, rejects in pieces for one in rejects] == whole[1]
 
 
+@pytest.mark.slow
 def test_two_processes_keep_what_one_does(monkeypatch):
     monkeypatch.setattr(selection_lib, "_BATCH", 64)
     drafts = mixed_drafts()

@@ -19,6 +19,7 @@ SHELL_FILES = [*sorted(SCRIPTS.glob("*.sh")), SCRIPTS.parent / ".ci" / "run"]
 # --- the files themselves -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shellcheck_finds_nothing():
     shellcheck = shutil.which("shellcheck") or str(pathlib.Path(sys.executable).with_name("shellcheck"))
     found = subprocess.run([shellcheck, *map(str, SHELL_FILES)], capture_output=True, text=True)

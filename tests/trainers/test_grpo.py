@@ -207,7 +207,7 @@ def test_a_single_update_needs_no_old_log_probs():
     assert shown["policy_kl"] == 0.0
 
 
-@pytest.mark.parametrize("aggregation", ["token", "sequence", "constant"])
+@pytest.mark.parametrize("aggregation", some_fast(["token", "sequence", "constant"]))
 @pytest.mark.parametrize("micro_batches", some_fast([2, 4]))
 def test_micro_batches_equal_the_whole(aggregation, micro_batches):
     """Loss, gradient, and figures, extremes included; counts of the micro-batches differ."""

@@ -116,6 +116,7 @@ def _program(directory, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_killed_with_signal_9_and_started_again_it_ends_bit_equal(straight, tmp_path):
     """The kill comes while the checkpoint of step 8 may still be under way."""
     state, directory = straight
@@ -240,6 +241,7 @@ def test_a_loss_that_is_not_finite_is_null_in_the_metrics(tmp_path):
     assert int(state.num_skipped) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes",
     [

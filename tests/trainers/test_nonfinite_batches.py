@@ -68,6 +68,7 @@ def test_past_the_limit_the_fit_stops_with_the_batch_named(tmp_path, bad_steps):
     assert _names(tmp_path) == [f"nonfinite_batch_{step:08d}.npz" for step in bad_steps]
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_counts_on(tmp_path):
     batches = _batches(bad_steps=[2, 7])
     interrupted = toy_fit.Fixed(batches[:4])

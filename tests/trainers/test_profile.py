@@ -40,6 +40,7 @@ def test_the_window_is_traced_once_in_a_fits_life(tmp_path):
     assert _traces(tmp_path) == [trace]
 
 
+@pytest.mark.slow
 def test_a_fit_that_ends_inside_the_window_ends_the_trace(tmp_path):
     _fit(tmp_path, toy_fit.Fixed(toy_fit.toy_batches().batch(i) for i in range(4)))
     assert len(_traces(tmp_path)) == 1

@@ -199,11 +199,14 @@ def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner,
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"algorithm": Dpo(solved_below=1.0)},
-        {"algorithm": RejectionSampling(solved_below=1.0)},
-        {"algorithm": Grpo(kl_beta=0.01), "adapter": lora.LoraConfig(rank=2, alpha=4.0)},
-    ],
+    some_fast(
+        [
+            {"algorithm": Dpo(solved_below=1.0)},
+            {"algorithm": RejectionSampling(solved_below=1.0)},
+            {"algorithm": Grpo(kl_beta=0.01), "adapter": lora.LoraConfig(rank=2, alpha=4.0)},
+        ],
+        fast=(0,),
+    ),
     ids=["dpo", "rejection", "adapter"],
 )
 def test_every_method_runs_ahead_and_resumes(tmp_path, monkeypatch, changes):

@@ -65,6 +65,7 @@ def step_of(weights, micro_batches=1):
     return jax.device_get(found), jax.device_get(train_step.optax.tree.get(state.opt_state, "mu"))
 
 
+@pytest.mark.slow
 def test_the_step_adds_the_losses_to_the_gradient_and_not_to_the_loss():
     batch = toy_fit.toy_batches().batch(0)
 

@@ -180,7 +180,7 @@ def test_samples_to_read_are_rollouts_of_their_iteration_with_their_prompt(whole
             assert sample.reward == (max if sample.kind == "best" else min)(rewards)
 
 
-@pytest.mark.parametrize("algorithm", [Dpo(solved_below=1.0), RejectionSampling(solved_below=1.0)])
+@pytest.mark.parametrize("algorithm", some_fast([Dpo(solved_below=1.0), RejectionSampling(solved_below=1.0)]))
 def test_the_other_methods_learn_from_the_same_store_and_resume_alike(tmp_path, monkeypatch, algorithm):
     config = dataclasses.replace(CONFIG, num_iterations=3)
     undisturbed = toy_self_play.run(tmp_path / "whole", algorithm=algorithm, config=config)

@@ -24,8 +24,6 @@ from tests.run import killing, test_hosts, watched
 from tests.trainers import toy_self_play
 
 MESHES = {"data": {"data": 8}, "fsdp": {"fsdp": 8}, "tensor": {"data": 2, "tensor": 4}}
-# Each mesh, and an adapter's parameters on it, cost some seconds of compiling.
-FAST = (("grpo", "tensor"),)
 # Of two devices a host: rows on both hosts, a part of each matrix on both, and all rows on both.
 MESHES_OF_HOSTS = ({"fsdp": 4}, {"data": 2, "tensor": 2}, {"tensor": 4})
 # Whether a right completion has become likelier than a wrong one, before the first step: noise decides.
@@ -89,14 +87,9 @@ def floats_apart(rollout):
     return exact, journal.floats_of(rollout.sampler_log_probs)
 
 
-@pytest.mark.parametrize(
-    ("trainer", "mesh"),
-    [
-        pytest.param(trainer, mesh, marks=() if (trainer, mesh) in FAST else pytest.mark.slow)
-        for mesh in MESHES
-        for trainer in toy_self_play.TRAINERS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("trainer", toy_self_play.TRAINERS)
 def test_eight_devices_play_as_one(alone, tmp_path, trainer, mesh):
     lm = toy_self_play.toy_lm()
     outcome = toy_self_play.run(

@@ -14,6 +14,7 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.trainers import optimizer as optimizer_lib
 from promptcot_jax.trainers import sft, train_step
+from tests.cases import some_fast
 from tests.trainers import toy_fit
 
 OPTIMIZER = optimizer_lib.OptimizerConfig(learning_rate=1e-2, weight_decay=0.1)
@@ -95,7 +96,7 @@ def test_one_step_is_adamw_by_hand():
     )
 
 
-@pytest.mark.parametrize("shape", [{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 8}])
+@pytest.mark.parametrize("shape", some_fast([{"data": 2, "fsdp": 2, "tensor": 2}, {"fsdp": 8}]))
 def test_sharded_equals_one_device(shape):
     batch = _uneven_batch()
     states, metrics, _ = _run([batch, batch, batch])

@@ -39,6 +39,7 @@ def worker_ids() -> list[int]:
     return ids
 
 
+@pytest.mark.slow
 def test_a_stuck_worker_is_killed_and_replaced(pool):
     assert pool.compare("x", "x+0") == "match"
     before = worker_ids()

@@ -378,6 +378,7 @@ def test_empty_equals_nothing(empty):
         assert not grade_math(empty, other)
 
 
+@pytest.mark.slow
 def test_the_status_says_why_there_is_no_match():
     pairs = [
         ("1/2", "0.5"),

@@ -78,6 +78,7 @@ def failures(tasks):
     return [(task["id"], report) for task, report in zip(tasks, reports, strict=True) if not report.passed]
 
 
+@pytest.mark.slow
 def test_some_reference_solutions_pass(tasks):
     assert not failures(tasks[::12])
 

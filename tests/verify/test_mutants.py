@@ -73,6 +73,7 @@ def kill_rate(tests: list[StdioTest]) -> float:
     return sum(not report.passed for report in reports) / len(reports)
 
 
+@pytest.mark.slow
 def test_a_planted_weak_suite_kills_few_mutants_and_a_good_one_most():
     answers = {"0": "0", "1": "1", "7": "13", "95": "3660"}
     [outputs] = program_pool.outputs_of_many([(PROGRAM, list(answers))])

@@ -14,6 +14,7 @@ import pytest
 
 from promptcot_jax.core.records import AssertTest, CallTest, StdioTest
 from promptcot_jax.verify import program_pool, programs, sandbox, sandbox_host, worker_pool
+from tests.cases import some_fast
 from tests.verify import sandbox_programs as suite
 
 SHORT = {"time_limit_s": 1.0, "memory_mb": 256}
@@ -96,7 +97,7 @@ def survivors(namespaces):
     return found
 
 
-@pytest.mark.parametrize("name", suite.RIGHT)
+@pytest.mark.parametrize("name", some_fast(suite.RIGHT, fast=range(0, 99, 4)))
 def test_a_right_program_passes(name, namespaces):
     report = programs.run_tests(suite.RIGHT[name], suite.SUM_TESTS)
     assert report.passed, report
@@ -118,7 +119,7 @@ def test_a_wrong_program_fails_with_its_reason(name):
     assert (report.passed, report.status) == (False, status), report
 
 
-@pytest.mark.parametrize("name", suite.ABUSE)
+@pytest.mark.parametrize("name", some_fast(suite.ABUSE, fast=range(0, 99, 4)))
 def test_abuse_ends_in_time_and_leaves_nothing(name, namespaces, monkeypatch):
     sizes = []
     resident_bytes = sandbox.Sandbox.resident_bytes
@@ -152,7 +153,7 @@ def test_nothing_outside_is_reached(name, outside, namespaces):
 @pytest.mark.parametrize(
     "tests", [suite.SUM_TESTS, suite.CALL_TESTS, suite.ASSERT_TESTS], ids=["io", "call", "assert"]
 )
-@pytest.mark.parametrize("name", suite.FAKES)
+@pytest.mark.parametrize("name", some_fast(suite.FAKES, fast=range(0, 99, 5)))
 def test_a_fake_never_passes(name, tests, namespaces):
     report = programs.run_tests(suite.FAKES[name], tests, **SHORT)
     assert not report.passed, report

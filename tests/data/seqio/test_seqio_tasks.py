@@ -19,6 +19,7 @@ from promptcot_jax.data import example_sets, examples, packing, rows, tasks, tra
 from promptcot_jax.data.seqio import converters, seqio_registry, seqio_tasks
 from promptcot_jax.data.seqio.vocabulary import TokenizerVocabulary
 from tests import toys
+from tests.cases import some_fast
 from tests.data import prepared_sets
 from tests.data.seqio import seqio_data
 
@@ -66,7 +67,10 @@ def elements(name: str, **options) -> list[dict]:
     return list(dataset.as_numpy_iterator())
 
 
-@pytest.mark.parametrize("name", [name for name, task in tasks.TASKS.items() if name != "sft_traces"])
+@pytest.mark.parametrize(
+    "name",
+    some_fast([name for name, task in tasks.TASKS.items() if name != "sft_traces"], fast=range(0, 99, 2)),
+)
 def test_tasks_give_the_examples_of_the_stages(triples_file, tmp_path, name):
     config = training_sets.DataConfig(cache_dir=str(tmp_path / "cache"))
     stored, _ = training_sets.open_task(name, triples_file, TOKENIZER, config=config, workdir=str(tmp_path))

@@ -252,7 +252,10 @@ def read_records(path: epath.PathLike, record_type: Any) -> list[Any]: ...
 
 
 def read_records(path: epath.PathLike, record_type: Any) -> list[Any]:
-    """Reads records of one type, or of a union of types (the first that fits a row).
+    """Reads records of one type, or of a union of types.
+
+    Of a union a row has the first type whose required fields it has, and one of whose `MARKS` where the type
+    has these. A row that this type refuses is of none of its base classes either.
 
     Fields that the type does not have are passed over. A missing `id` becomes `FILENAME:LINE`.
 
@@ -279,15 +282,17 @@ def _records_of_rows(record_type: Any, rows: Iterable[tuple[str, int, dict[str, 
 def record_from_row(record_type: Any, row: dict[str, Any], *, where: str, default_id: str = "") -> Any:
     """Builds one record of `record_type` from a JSON object; see `read_records`."""
     if isinstance(record_type, types.UnionType) or typing.get_origin(record_type) is typing.Union:
-        failures = []
+        failures: list[tuple[type, str]] = []
         members = typing.get_args(record_type)
         nearest = max(members, key=lambda member: len(_required(member) & row.keys()))
-        for member in [member for member in members if _required(member) <= row.keys()] or [nearest]:
+        for member in [member for member in members if _fits(member, row)] or [nearest]:
+            if any(issubclass(refused, member) for refused, _ in failures):
+                continue
             try:
                 return record_from_row(member, row, where=where, default_id=default_id)
             except WrongUse as failure:
-                failures.append(str(failure))
-        raise WrongUse(failures[0])
+                failures.append((member, str(failure)))
+        raise WrongUse(failures[0][1])
     values = {}
     for name, hint, is_required in _fields(record_type):
         if name in row:
@@ -313,6 +318,11 @@ def _fields(record_type: Any) -> list[tuple[str, Any, bool]]:
 @functools.cache
 def _required(record_type: Any) -> frozenset[str]:
     return frozenset(name for name, _, is_required in _fields(record_type) if is_required)
+
+
+def _fits(record_type: Any, row: dict[str, Any]) -> bool:
+    marks = getattr(record_type, "MARKS", None)
+    return _required(record_type) <= row.keys() and (marks is None or not marks.isdisjoint(row))
 
 
 def _coerce(value: Any, hint: Any, where: str) -> Any:

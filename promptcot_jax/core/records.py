@@ -8,7 +8,7 @@ and evaluation.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Domain = Literal["math", "code"]
 
@@ -243,9 +243,14 @@ class Lineage:
     seed_similarity: float = 0.0
 
 
+# A row with one of these fields has votes, or is meant to: see `jsonl.read_records`.
+_VOTES = frozenset({"agreement", "num_solutions", "pass_share", "pool"})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _VotedMathPrompt(MathPrompt):
-    agreement: float  # share of sampled solutions that gave this answer, in (0, 1]
+    MARKS: ClassVar = _VOTES
+    agreement: float = 1.0  # share of sampled solutions that gave this answer, in (0, 1]; 1: it was given
     votes: tuple[AnswerGroup, ...] = ()  # most first; a solution in no group gave no answer
     num_solutions: int = 0
     pass_share: float = 0.0  # share of the solutions that are right by the answer
@@ -262,7 +267,8 @@ class VerifiedMathPrompt(Lineage, _VotedMathPrompt):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _TestedProgramPrompt(ProgramPrompt):
-    agreement: float  # least share of sampled solutions that print a test's output, in (0, 1]
+    MARKS: ClassVar = _VOTES
+    agreement: float = 1.0  # least share of sampled solutions that print a test's output, in (0, 1]; 1: given
     test_agreements: tuple[float, ...] = ()  # of each test
     num_solutions: int = 0
     pass_share: float = 0.0  # share of the solutions that pass all tests
@@ -282,7 +288,7 @@ class VerifiedProgramPrompt(Lineage, _TestedProgramPrompt):
 
 Prompt = MathPrompt | ProgramPrompt
 VerifiedPrompt = VerifiedMathPrompt | VerifiedProgramPrompt
-AnyPrompt = VerifiedPrompt | Prompt  # to read a file of either: the first type whose fields a row has
+AnyPrompt = VerifiedPrompt | Prompt  # to read a file of either
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -112,7 +112,7 @@ def _broken_limit(value: Any, hint: Any) -> str:
     if origin is Annotated:
         for mark in hint.__metadata__:
             if isinstance(mark, Range) and isinstance(value, numbers.Real) and value not in mark:
-                return str(mark)
+                return str(mark) if math.isfinite(value) else f"{mark} and finite"
         return _broken_limit(value, hint.__origin__)
     if origin is Literal:
         is_alike = isinstance(value, tuple({type(choice) for choice in members}))

@@ -15,21 +15,23 @@ from promptcot_jax.data import rows, templates
 # The columns where a field is looked for, in capitals or not: the first that a row has. A dot goes into an
 # object.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "id": ("id", "unique_id", "task_id", "question_id", "problem_id", "problem_idx", "uuid"),
+    "id": ("id", "problem_id", "unique_id", "uuid", "task_id", "question_id", "problem_idx"),
     "domain": ("domain",),
     "level": ("level", "difficulty_level", "difficulty"),
     "concepts": ("concepts", "foundational_concepts", "foundational_programming_concepts", "concept"),
     "subject": ("subject", "problem_type", "type"),
-    "problem": ("problem", "question", "prompt", "text"),
+    "problem": ("problem", "prompt", "question", "text"),
     "messages": ("messages", "conversations"),
     "completion": ("completion", "response"),
     "short_answer": ("final_answer", "short_answer"),  # where `answer` may be a worked solution
     "answer": ("answer", "expected_answer", "ground_truth", "reward_model.ground_truth"),
     "solution": ("solution",),
-    "tests": ("test_list", "tests", "input_output", "test_cases", "unit_tests"),
+    "tests": ("tests", "test_cases", "unit_tests", "test_list", "input_output"),
     "inputs": ("inputs",),
     "outputs": ("outputs",),
 }
+# Names that sets of other kinds have too: what a set is follows from the others, if they tell.
+COMMON = frozenset({"text", "expected_answer", "test_list", "input_output"})
 NOTHING = (None, "", [])  # a column of these values counts as missing
 
 _TURN, _END = "<|im_start|>", "<|im_end|>"
@@ -45,14 +47,17 @@ _LISTED_LINE = re.compile(r"^\W*Knowledge Point\W*\d*\W*[:.]\W*(\S.*?)[\s*_]*$",
 _PROGRAM = re.compile(r"^[ \t]*```[ \t]*[\w+#]", re.MULTILINE)
 
 
-def find(row: rows.Row, name: str, given: Mapping[str, str] | None = None) -> Any:
+def find(
+    row: rows.Row, name: str, given: Mapping[str, str] | None = None, without: frozenset[str] = frozenset()
+) -> Any:
     """What a row has under one of the names of COLUMNS, or None; an empty text or list is nothing.
 
     Args:
         given: of COLUMNS -> the column that a user says it is.
+        without: columns that are passed over.
     """
     for column in names_of(name, given):
-        if (value := _value(row.fields, column)) not in NOTHING:
+        if column not in without and (value := _value(row.fields, column)) not in NOTHING:
             return value
     return None
 

@@ -110,7 +110,10 @@ class Index:
             elif len(own) < n:
                 self._beginnings[_run_hashes(own, self._least_contained)[0]].append((number, 0))
             for start, run in enumerate(_run_hashes(own, n)):
-                self._ngrams[run].append((number, start))
+                known = self._ngrams[run]
+                number_before, before = known[-1] if known else (-1, 0)
+                if number != number_before or own[before : before + n] != own[start : start + n]:
+                    known.append((number, start))  # a run that a text repeats counts once
         if not self._texts:
             raise WrongUse("There is no benchmark text to compare with; give at least one.")
 
@@ -134,9 +137,11 @@ class Index:
                 continue
             for i, run in enumerate(runs):
                 for number, start in found.get(run, ()):
+                    if number in shared:
+                        continue
                     phrase = self._texts[number][1][start : start + self._n]
                     if own[i : i + len(phrase)] == phrase:
-                        shared.setdefault(number, " ".join(phrase))
+                        shared[number] = " ".join(phrase)
         firsts: dict[Source, str] = {}
         for number in sorted(shared):
             firsts.setdefault(self._texts[number][0], shared[number])

@@ -65,13 +65,8 @@ def kind_of(row: rows.Row, config: ImportConfig) -> SetKind:
     """
     if config.kind is not None:
         return config.kind
-    has = {name for name in FIELDS if columns.find(row, name, config.columns) is not None}
-    fits: dict[SetKind, bool] = {
-        "concepts": "problem" not in has and "concepts" in has or _lists_concepts(row, config),
-        "traces": {"problem", "completion"} <= has or "messages" in has,
-        "prompts": "problem" in has and bool(has & {"answer", "tests", "inputs"}),
-    }
-    kinds: list[SetKind] = [kind for kind in fits if fits[kind]]
+    kinds = _kinds_that_fit(row, config, without=columns.COMMON - {*config.columns.values()})
+    kinds = kinds or _kinds_that_fit(row, config, without=frozenset())
     if len(kinds) != 1:
         said = " and ".join(kinds) or "no kind of data set that is known"
         known = "; ".join(f"{name}: {', '.join(COLUMNS[name])}" for name in FIELDS)
@@ -82,6 +77,16 @@ def kind_of(row: rows.Row, config: ImportConfig) -> SetKind:
             "as {'answer': 'NAME'}."
         )
     return kinds[0]
+
+
+def _kinds_that_fit(row: rows.Row, config: ImportConfig, without: frozenset[str]) -> list[SetKind]:
+    has = {name for name in FIELDS if columns.find(row, name, config.columns, without) is not None}
+    fits: dict[SetKind, bool] = {
+        "concepts": "problem" not in has and "concepts" in has or _lists_concepts(row, config),
+        "traces": {"problem", "completion"} <= has or "messages" in has,
+        "prompts": "problem" in has and bool(has & {"answer", "tests", "inputs"}),
+    }
+    return [kind for kind in fits if fits[kind]]
 
 
 def maker_of(kind: SetKind, config: ImportConfig) -> Callable[[rows.Row], Imported]:

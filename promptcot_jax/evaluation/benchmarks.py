@@ -140,7 +140,7 @@ def read_set(
     families: dict[str, str] = {}
     slots: list[tuple[str, str, contest_files.Slot | None]] = []
     num_outside = 0
-    for row, problem in _problems(files, bounds, bad_rows):
+    for row, problem, slot in _problems(files, bounds, bad_rows, of_contests):
         if problem is None:
             num_outside += 1
             continue
@@ -148,7 +148,7 @@ def read_set(
         if isinstance(family := row.fields.get("family"), str) and family:
             families[problem.id] = family
         if of_contests:
-            slots.append((problem.id, row.where, contest_files.slot_of(row)))
+            slots.append((problem.id, row.where, slot))
         if len(problems) == limit:
             break
     if given and num_outside and not problems:
@@ -168,15 +168,24 @@ def read_set(
 
 
 def _problems(
-    files: SetFiles, bounds: tuple[datetime.datetime, datetime.datetime] | None, bad_rows: rows.BadRows
-) -> Iterator[tuple[rows.Row, Prompt | None]]:
-    """Each row with its problem; None for one outside of the window."""
+    files: SetFiles,
+    bounds: tuple[datetime.datetime, datetime.datetime] | None,
+    bad_rows: rows.BadRows,
+    of_contests: bool,
+) -> Iterator[tuple[rows.Row, Prompt | None, contest_files.Slot | None]]:
+    """Each row with its problem, None for one outside of the window, and with its place in a contest."""
     numbers = itertools.count(1)  # over all files of the set, whatever the window leaves
+    where_of: dict[contest_files.Slot, str] = {}
 
-    def make(row: rows.Row) -> tuple[rows.Row, Prompt | None]:
+    def make(row: rows.Row) -> tuple[rows.Row, Prompt | None, contest_files.Slot | None]:
         number = next(numbers)
-        is_outside = bounds is not None and not bounds[0] <= _contest_time(row) <= bounds[1]
-        return row, None if is_outside else _problem_of(row, files.name, number)
+        if bounds is not None and not bounds[0] <= _contest_time(row) <= bounds[1]:
+            return row, None, None
+        problem = _problem_of(row, files.name, number)
+        slot = contest_files.slot_of(row) if of_contests else None
+        if slot is not None and (first := where_of.setdefault(slot, row.where)) != row.where:
+            raise WrongUse(f"{row.where}: problem {slot[0]}{slot[1]} is there twice, first at {first}.")
+        return row, problem, slot
 
     for path in files.paths:
         yield from rows.map_rows(path, make, bad_rows=bad_rows)

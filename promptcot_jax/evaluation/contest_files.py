@@ -227,25 +227,17 @@ def _read(file: epath.Path) -> Any:
         raise WrongUse(f"{os.fspath(file)}: not a JSON document ({error}).") from None
 
 
-def slots_by_id(slots: Iterable[tuple[str, str, Slot | None]]) -> dict[str, Slot]:
+def slots_by_id(slots: Sequence[tuple[str, str, Slot | None]]) -> dict[str, Slot]:
     """Contest and index of each problem of a set, by the problem's id; empty if no row is of a contest.
 
     Args:
         slots: of each problem its id, where its row is, and what `slot_of` says of that.
 
     Raises:
-        WrongUse: two problems have the same place, or some rows say theirs and others do not.
+        WrongUse: some rows say their place and others do not.
     """
-    found: dict[str, Slot] = {}
-    where_of: dict[Slot, str] = {}
-    unplaced = ""
-    for problem_id, where, slot in slots:
-        if slot is None:
-            unplaced = unplaced or where
-        elif slot in where_of:
-            raise WrongUse(f"{where}: problem {slot[0]}{slot[1]} is there twice, first at {where_of[slot]}.")
-        else:
-            where_of[slot], found[problem_id] = where, slot
+    found = {problem_id: slot for problem_id, _, slot in slots if slot is not None}
+    unplaced = next((where for _, where, slot in slots if slot is None), "")
     if found and unplaced:
         raise WrongUse(
             f"{unplaced}: the problem's contest is not stated, as that of others is; give the row "

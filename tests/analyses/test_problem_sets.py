@@ -86,7 +86,7 @@ def test_problems_are_read_from_the_columns_of_released_sets(tmp_path):
     [
         (
             {"words": "x"},
-            r"set.jsonl:1: no problem in a column problem, question, prompt, text or question_content; .*"
+            r"set.jsonl:1: no problem in a column problem, prompt, question, text or question_content; .*"
             r"\(it has 'words'\)",
         ),
         ({"problem": " "}, "no problem in a column"),

@@ -266,3 +266,13 @@ def test_every_benchmark_row_is_found_in_itself_and_brute_force_agrees_on_real_t
         runs = {tuple(own[k : k + 13]) for k in range(len(own) - 12)}
         long = {j for j in range(len(benchmark)) if grams[j] & runs}
         assert long == {j for k, j in found if k == i and grams[j]}
+
+
+def test_a_run_that_a_benchmark_repeats_costs_its_texts_no_more():
+    """Equal words: 288 places of one run of thirteen, of which the first is as good as all."""
+    index = Index([(Source("b", str(i)), " ".join(["na"] * 300)) for i in range(3)])
+    assert sum(map(len, index._ngrams.values())) == 3
+    assert [overlap.source for overlap in index.overlaps("so " + "na " * 20)] == [
+        Source("b", str(i)) for i in range(3)
+    ]
+    assert not index.overlaps("na " * 12 + "so " + "na " * 12)

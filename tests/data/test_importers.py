@@ -266,3 +266,29 @@ def test_the_released_list_of_concepts_is_read_whole():
     assert {(type(record), len(record.concepts), record.domain) for record in read} == {
         (ConceptSet, 5, "code")
     }
+
+
+@pytest.mark.parametrize(
+    ("fields", "record_type"),
+    [
+        ({"prompt": "x", "completion": "y", "expected_answer": "1"}, SftTrace),
+        (
+            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}
+            | {"text": "x y", "answer": "1"},
+            SftTrace,
+        ),
+        ({"concepts": ["sums"], "text": "about sums"}, ConceptSet),
+        ({"text": "What is 1?", "expected_answer": "1"}, MathPrompt),
+    ],
+)
+def test_names_that_many_sets_have_decide_only_where_no_other_does(fields, record_type):
+    assert isinstance(imported(fields, domain="math"), record_type)
+
+
+def test_of_several_columns_the_first_in_the_order_of_the_names_counts():
+    fields = {"question": "q", "prompt": "p", "completion": "y", "unique_id": "u1", "problem_id": "p7"}
+    made = imported(fields, domain="math")
+    assert (made.id, made.prompt) == ("p7", "p")
+    tests = [{"input": "", "output": "1"}]
+    made = imported({"problem": "Print 1.", "tests": tests, "test_list": ["assert f()"]})
+    assert made.tests == (StdioTest(input="", output="1"),)

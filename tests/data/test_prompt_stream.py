@@ -89,6 +89,30 @@ def test_what_is_left_out_is_counted(tmp_path):
     assert _ids(_read(tmp_path, prompts, PromptConfig(pools=("medium",)))[0]) == ["half"]
 
 
+@pytest.mark.parametrize(
+    ("votes", "said"),
+    [
+        ({"agreement": "0.9"}, "field 'agreement' must be float"),
+        ({"agreement": None}, "field 'agreement'"),
+        ({"agreement": 1.0, "pool": "EASY"}, "field 'pool' must be one of"),
+    ],
+)
+def test_a_row_whose_votes_cannot_be_read_is_no_row_without_votes(tmp_path, votes, said):
+    row = {"id": "a", "problem": "a?", "answer": "1", "pass_share": 1.0, "num_solutions": 8, **votes}
+    with pytest.raises(WrongUse, match=rf"prompts.jsonl:1: {said}"):
+        _read(tmp_path, [row], PromptConfig(solved_below=0.5))
+
+
+def test_votes_count_without_an_agreement(tmp_path):
+    row = {"problem": "a?", "answer": "1", "num_solutions": 8}
+    solved = {"id": "solved", "pass_share": 1.0, "pool": "easy"} | row
+    hard = {"id": "hard", "pass_share": 0.25, "pool": "hard"} | row
+    given = {"id": "given", "problem": "b?", "answer": "2"}
+    rows_ = [solved, hard, given]
+    assert _ids(_read(tmp_path, rows_, PromptConfig(solved_below=0.5))[0]) == ["hard", "given"]
+    assert _ids(_read(tmp_path, rows_, PromptConfig(pools=("hard",)))[0]) == ["hard"]
+
+
 def test_an_id_twice_and_a_bad_row_are_refused(tmp_path):
     with pytest.raises(WrongUse, match="'m0' occurs twice"):
         _read(tmp_path, [MATH[0], MATH[0]])

@@ -7,6 +7,7 @@ import pytest
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AttemptRecord
+from promptcot_jax.data import rows as data_rows
 from promptcot_jax.evaluation import benchmarks, codeforces, contest_files
 from tests.evaluation import contests
 
@@ -56,6 +57,14 @@ def test_rows_of_other_sets_have_no_place(tmp_path, name):
 def test_sets_that_are_placed_in_part_or_twice_are_refused(tmp_path, rows, message):
     with pytest.raises(WrongUse, match=message):
         placed(tmp_path, *rows)
+
+
+def test_rows_that_cannot_be_placed_can_be_skipped(tmp_path):
+    file = tmp_path / "codeforces.jsonl"
+    ids = [{"id": "1998A"}, {"contest_id": "x", "index": "A"}, {"id": "1998/A"}, {"id": "1998B"}]
+    file.write_text("".join(json.dumps({"problem": "x", "answer": "1"} | row) + "\n" for row in ids))
+    found = benchmarks.read_set(file, of_contests=True, bad_rows=data_rows.BadRows(action="skip"))
+    assert found.slots == {"1998A": (1998, "A"), "1998B": (1998, "B")}
 
 
 def attempt(problem, sample, status):

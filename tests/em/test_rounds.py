@@ -1,16 +1,18 @@
 """EM end to end on a toy decoder: files, phases, resumption, the variant without E-step."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import examples
-from promptcot_jax.em import held_out, history, pairs
+from promptcot_jax.em import held_out, history, pairs, rounds
 from promptcot_jax.em.settings import EmConfig
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import completions
@@ -41,8 +43,8 @@ def test_a_round_leaves_its_files_and_its_models_load(cold, whole):
     assert sum(figures["style_share_greedy"].values()) == pytest.approx(1.0)
     for role in ("theta", "phi"):
         assert load.load_model(directory / role).tokenizer.digest == cold.tokenizer.digest
-    rounds = [row["round"] for _, _, row in jsonl.iter_rows(em.directory / "nll.jsonl")]
-    assert rounds == [-1, 0, 1]
+    rows = [row["round"] for _, _, row in jsonl.iter_rows(em.directory / "nll.jsonl")]
+    assert rows == [-1, 0, 1]
     assert not list(em.directory.glob("round_*/*_training/checkpoints/step_*"))
 
 
@@ -71,6 +73,24 @@ def test_an_interrupted_run_ends_in_the_same_bits(cold, whole, tmp_path, monkeyp
     for role in ("theta", "phi"):
         models = [params_of(directory / "round_001" / role) for directory in (tmp_path, undisturbed)]
         jax.tree.map(np.testing.assert_array_equal, *models)
+
+
+def test_a_run_that_died_in_round_1_goes_on_from_the_models_of_round_0(cold, whole, tmp_path, monkeypatch):
+    undisturbed, begun = whole[0].directory, []
+    shutil.copy(undisturbed / "cold_start.json", tmp_path)
+    shutil.copytree(undisturbed / "round_000", tmp_path / "round_000")
+
+    def die(em, em_round, theta, phi):
+        begun.append((em_round.index, jax.tree.map(np.array, {"theta": theta, "phi": phi})))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rounds, "run_round", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(cold, make_em(cold, tmp_path))
+    ((index, models),) = begun
+    assert index == 1
+    expected = {role: params_of(undisturbed / "round_000" / role) for role in models}
+    jax.tree.map(np.testing.assert_array_equal, models, expected)
 
 
 def test_without_e_step_keeps_the_first_rationale_of_each_pair(cold, tmp_path):
@@ -202,6 +222,18 @@ def test_stop_rule(values, stops):
     rows = [{"nll_bound": value} for value in values]
     config = EmConfig(max_rounds=9, tolerance=0.01, patience=2)
     assert history.has_converged(rows, config) == stops
+
+
+def test_a_run_of_fewer_rounds_than_are_there_has_the_rows_of_its_own(tmp_path):
+    figures = [{"nll_bound": 3.0}, {"nll_bound": 2.0}, {"nll_bound": 1.0}]
+    config = EmConfig(max_rounds=2)
+    longer = history.History(epath.Path(tmp_path), config)
+    for row in figures:
+        longer.add(row)
+    shorter = history.History(epath.Path(tmp_path), dataclasses.replace(config, max_rounds=1))
+    assert shorter.read().index == 0
+    assert shorter.rows == longer.rows[:2]
+    assert [row["round"] for _, _, row in jsonl.iter_rows(tmp_path / "nll.jsonl")] == [-1, 0]
 
 
 def test_pairs_of_rounds_cover_all_before_any_comes_twice(cold):

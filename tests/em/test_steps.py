@@ -15,6 +15,7 @@ from promptcot_jax.data import templates
 from promptcot_jax.em import e_step, generators, held_out, m_step, pairs, rounds
 from promptcot_jax.em.generators import Round
 from promptcot_jax.models import language_model
+from promptcot_jax.trainers import loop
 from tests.em import toy_em
 from tests.em.toy_em import E_STEP, MESH, UNSURE, ByHand
 
@@ -149,6 +150,58 @@ def test_a_rationale_that_is_not_valid_is_no_target_of_theta(cold, tmp_path):
     (target,) = theta["of"]
     assert tuple(target.completion_ids) == (5, 6, *em.pairs[0].problem_ids)
     assert (phi, figures) == ({}, {"m_step_skipped": 2, "m_step_retokenized": 0})
+
+
+def e_step_of(em, theta, phi, config, em_round):
+    """What the E-step returns, and its candidates."""
+    with jax.set_mesh(MESH):
+        models = em.prompt_model, em.rationale_model
+        found = e_step.e_step(theta, phi, em.pairs[:4], *models, config=config, em_round=em_round)
+    return found, jsonl.read_records(em_round.directory / "candidates.jsonl", records.Candidate)
+
+
+def test_rationales_are_sampled_at_the_temperature_that_is_set(cold, tmp_path):
+    """Near 0 all samples of a pair are the greedy one; at 1 this model writes unlike ones, as seen above."""
+    em = toy_em.make_em(cold, tmp_path)
+    theta, phi = cold.params("theta"), cold.params("phi", sharpness=UNSURE)
+    config = dataclasses.replace(E_STEP, temperature=1e-3)
+    with mock.patch.object(generators.Generator, "fit", return_value=(phi, {})):
+        _, candidates = e_step_of(em, theta, phi, config, Round(0, em.directory, em.config))
+    assert len({(c.pair_id, c.token_ids) for c in candidates}) == 4
+
+
+def test_phi_that_has_nothing_to_learn_from_is_written_as_it_was(cold, tmp_path, caplog):
+    """The samples of each pair are rewarded alike, so that no advantage tells them apart."""
+    config = dataclasses.replace(E_STEP, objective="grpo")
+    em = toy_em.make_em(cold, tmp_path, e_step_config=config)
+    phi = cold.params("phi")
+    before = jax.tree.map(np.array, phi)
+    em_round, alike = Round(0, em.directory, em.config), np.zeros((4, config.group_size))
+    with mock.patch.object(generators.PromptModel, "log_joint", return_value=(alike, alike)):
+        (_, phi, _), candidates = e_step_of(em, {}, phi, config, em_round)
+    assert {c.weight for c in candidates} == {0.0}
+    assert "the samples of each pair are rewarded alike; phi stays" in caplog.text
+    with jax.set_mesh(MESH):
+        read = em.rationale_model.read(phi, em_round)
+    jax.tree.map(np.testing.assert_array_equal, read, before)
+
+
+def test_fits_of_two_rounds_go_through_the_same_targets_in_orders_of_their_own(unsure):
+    model, batches = unsure.em.rationale_model, []
+
+    def spied(self, lm, params, source, **settings):
+        batches.append(source.batch(0).token_ids)
+        return params
+
+    with (
+        mock.patch.object(loop.Fitter, "train", spied),
+        mock.patch.object(generators.Generator, "write"),
+    ):
+        for index in (7, 7, 8):
+            model.fit({}, unsure.targets["phi"], Round(index, unsure.em.directory, unsure.em.config))
+    first, again, second = batches
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, second)
 
 
 def test_each_round_has_its_own_noise_and_the_same_when_it_is_run_again(cold, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.shards import ShardedRecords
 from promptcot_jax.models import causal_lm
 from promptcot_jax.sampling import engine, journal, rollouts, token_choice
 from promptcot_jax.sampling.completions import Completion, PartialCompletion
@@ -152,6 +153,42 @@ def test_a_shard_whose_work_failed_needs_no_new_completions(sampler, whole, tmp_
     monkeypatch.setattr(engine.Engine, "stream", None)  # nothing may be drawn
     records = map_draws(tmp_path / "written.jsonl", sampler, rows=ROWS[:2])
     assert records == jsonl.read_records(whole, Written)[:4]
+
+
+def test_parts_of_a_journal_go_with_the_shards_that_need_them(sampler, tmp_path, monkeypatch):
+    """Also those of a run that was killed between a shard's file and the end of its parts."""
+    monkeypatch.setattr(journal, "_COMPLETIONS_PER_PART", 1)
+    forget, stream, put_together = journal.Journal.forget, engine.Engine.stream, ShardedRecords.put_together
+    needed = []  # completions in parts, when the run goes on and when all shards are written
+
+    def in_parts():
+        parts = tmp_path.glob("written-drawn/part*.jsonl")
+        return {row.index for part in parts for row in jsonl.read_records(part, journal.JournalRow)}
+
+    def dies_of_a_shard(self, indices):
+        if indices:
+            raise KeyboardInterrupt
+        forget(self, indices)
+
+    def watched(function):
+        def call(*args, **settings):
+            needed.append(in_parts())
+            return function(*args, **settings)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "forget", dies_of_a_shard)
+        with pytest.raises(KeyboardInterrupt):
+            map_draws(tmp_path / "written.jsonl", sampler)
+    (finished,) = tmp_path.glob("written-0*.jsonl")
+    indices = {record.index for record in jsonl.read_records(finished, Written)}
+    before = in_parts()
+    assert indices <= before
+    monkeypatch.setattr(engine.Engine, "stream", watched(stream))
+    monkeypatch.setattr(ShardedRecords, "put_together", watched(put_together))
+    map_draws(tmp_path / "written.jsonl", sampler)
+    assert needed == [before - indices, set()]
 
 
 def test_partial_completions_go_on_where_they_were_and_say_so(sampler, whole, tmp_path, monkeypatch, caplog):

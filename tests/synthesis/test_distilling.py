@@ -50,6 +50,21 @@ def test_a_sandbox_that_fails_says_nothing_of_a_trace(
     assert all("could not be graded" in reject.evidence["message"] for reject in rejects)
 
 
+def test_a_trace_is_held_to_the_answer_in_mathematics_and_to_the_tests_in_programming():
+    tests = PROBLEMS[1].tests
+    problems = [
+        *PROBLEMS,
+        OpenProblem(id="ma", problem="A third?", tests=tests),
+        OpenProblem(id="ca", domain="code", problem="Thrice.", answer="6"),
+    ]
+    config = DistillConfig(heldout_share=0.0, verification="only")
+    kept, rejects = distilling.worth_asking(problems, config, None)
+    assert [problem.id for problem in kept] == ["m", "c"]
+    assert [(reject.subject["id"], reject.reason) for reject in rejects] == [
+        (name, "nothing_to_verify_by") for name in ("n", "ma", "ca")
+    ]
+
+
 def test_traces_of_a_prompt_are_held_out_together_and_about_as_many_as_asked_for():
     problems = [OpenProblem(id=f"p{i}", problem=f"{i}?") for i in range(1000)]
     config = DistillConfig(group_size=2, heldout_share=0.1)

@@ -207,6 +207,17 @@ def test_a_single_update_needs_no_old_log_probs():
     assert shown["policy_kl"] == 0.0
 
 
+@pytest.mark.parametrize(("old_log_probs", "needs_them"), [("scored", False), ("sampled", True)])
+def test_ratios_of_a_single_update_refer_to_the_sampler_where_it_gives_the_old_log_probs(
+    old_log_probs, needs_them
+):
+    config = grpo.Grpo(sampler_correction="none").for_iterations(
+        num_updates=1, old_log_probs=old_log_probs, max_staleness=0
+    )
+    assert config.single_update == (not needs_them)
+    assert ("old_log_probs" in config.value_names) == needs_them
+
+
 @pytest.mark.parametrize("aggregation", some_fast(["token", "sequence", "constant"]))
 @pytest.mark.parametrize("micro_batches", some_fast([2, 4]))
 def test_micro_batches_equal_the_whole(aggregation, micro_batches):

@@ -1,11 +1,18 @@
 import collections
 
+import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from promptcot_jax.data import examples
+from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import batching
-from promptcot_jax.trainers.policy_updates import Minibatches, most_rows
+from promptcot_jax.trainers import optimizer, train_step
+from promptcot_jax.trainers.policy_updates import Minibatches, PolicyUpdates, most_rows
+from promptcot_jax.trainers.rejection import RejectionSampling
+from promptcot_jax.trainers.self_play_config import SelfPlayConfig
+from tests.trainers import toy_fit
 
 
 def _units(sizes):
@@ -36,6 +43,7 @@ def _members(batch):
     )
 
 
+RATE = 1e-2
 SIZES = [2, 16, 5, 9, 3, 3, 12, 7, 4, 4, 8, 2, 2]
 
 
@@ -112,3 +120,56 @@ def test_the_most_rows_are_those_of_units_that_are_all_as_long_as_may_be():
             for _ in range(20):
                 units = _units(generator.integers(2, longest + 1, 20).tolist())
                 assert _source(units, **sizes).rows_per_batch <= bound
+
+
+@pytest.fixture(scope="module")
+def updated(tmp_path_factory):
+    """Figures and batches of two iterations of two passes, both over the same units."""
+    lm, mesh, batches = toy_fit.toy_lm(), mesh_lib.make_mesh(mesh_lib.MeshConfig()), []
+    config = SelfPlayConfig(num_iterations=2, minibatches_per_iteration=2, passes_per_iteration=2)
+    step_config = config.step_config(
+        RejectionSampling(),
+        temperature=1.0,
+        optimizer=optimizer.OptimizerConfig(learning_rate=RATE, schedule="cosine", final_fraction=0.0),
+        adapter=None,
+    )
+    step = train_step.make_train_step(lm, step_config, mesh)
+    updates = PolicyUpdates(
+        lm=lm,
+        algorithm=RejectionSampling(),
+        config=config,
+        step=step,
+        row_length=12,
+        temperature=1.0,
+        pad_id=0,
+        directory=epath.Path(tmp_path_factory.mktemp("updated")),
+        seed=0,
+    )
+    place, figures = train_step.TrainStep.place, []
+
+    def watched(self, batch, source):
+        batches.append(batch.token_ids)
+        return place(self, batch, source)
+
+    with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_step.TrainStep, "place", watched)
+        state = step.first_state(lm.init(jax.random.key(0)))
+        for iteration in range(2):
+            units = [(example,) for example in toy_fit.toy_examples(12)]
+            state, of_iteration = updates.update(iteration, units, state, {})
+            figures.append(of_iteration)
+    return figures, batches
+
+
+def test_a_cosine_ends_with_the_last_pass_of_the_last_iteration(updated):
+    figures, _ = updated
+    assert [row["updates"] for row in figures] == [4, 4]
+    rates = [RATE * (1 + np.cos(np.pi * update / 8)) / 2 for update in (3, 7)]
+    np.testing.assert_allclose([row["learning_rate"] for row in figures], rates, rtol=1e-5)
+
+
+def test_each_iteration_has_orders_of_its_own(updated):
+    _, batches = updated
+    assert len(batches) == 8
+    orders = [tuple(map(tuple, batch.tolist())) for batch in batches]
+    assert not {*orders[:4]} & {*orders[4:]}

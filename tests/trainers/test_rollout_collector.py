@@ -8,18 +8,21 @@ import traceback
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from promptcot_jax.checkpoints import store
 from promptcot_jax.core import shards
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.models import lora
+from promptcot_jax.data.prompt_stream import PromptStream
+from promptcot_jax.models import causal_lm, lora
 from promptcot_jax.parallel import hosts, rules
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.sampling import engine, journal, scoring
+from promptcot_jax.sampling import engine, journal, rollouts, scoring
 from promptcot_jax.trainers import policy_updates, self_play, train_step
 from promptcot_jax.trainers.dpo import Dpo
 from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.rejection import RejectionSampling
+from promptcot_jax.trainers.rollout_collector import RolloutBatch, RolloutCollector, RunAhead
 from tests.cases import some_fast
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import (
@@ -138,6 +141,34 @@ def test_drawing_and_updates_run_side_by_side(tmp_path, monkeypatch):
     monkeypatch.setattr(policy_updates.PolicyUpdates, "update", watched_update)
     monkeypatch.setattr(toy_self_play.ToyGrader, "_verdicts", watched_verdicts)
     assert play(tmp_path, config=dataclasses.replace(AHEAD, num_iterations=2, max_tries=1)).num_updates == 4
+
+
+def test_what_draws_beside_the_updates_shares_no_array_with_what_they_donate(tmp_path, monkeypatch):
+    """With rules the decoding layout is the parameters themselves."""
+    lm = causal_lm.CausalLM(toy_self_play.toy_lm().config, rules.DEFAULT_RULES)
+    mesh, drew = mesh_lib.make_mesh(mesh_lib.MeshConfig()), []
+
+    def collect(self, iteration, snapshot, first_prompt, **_):
+        drew.append({id(leaf) for leaf in jax.tree.leaves(snapshot().sampler.params)})
+        return RolloutBatch([], [], 0, rollouts.Times())
+
+    monkeypatch.setattr(RolloutCollector, "collect", collect)
+    collector = RolloutCollector(
+        lm=lm,
+        tokenizer=toy_self_play.TOKENIZER,
+        stream=PromptStream(toy_self_play.tasks(), seed=0),
+        grader=toy_self_play.graded_by(toy_self_play.by_bytes),
+        config=SAMPLING,
+        iterations=AHEAD,
+        algorithm=Grpo(),
+        directory=epath.Path(tmp_path),
+    )
+    with jax.set_mesh(mesh), RunAhead(collector, mesh, num_iterations=2, max_staleness=1) as ahead:
+        params = lm.init(jax.random.key(0))
+        ahead.draw(0, params, params, 0)
+    trained, (at_once, beside) = {id(leaf) for leaf in jax.tree.leaves(params)}, drew
+    assert at_once == trained
+    assert not beside & trained
 
 
 def test_a_checkpoint_comes_after_the_rollouts_that_a_resumed_run_begins_with(whole, tmp_path, monkeypatch):

@@ -30,18 +30,12 @@ def _programs() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="promptcot_programs_")
 
 
-def environment(*, num_devices: int = 1, as_here: bool = False) -> dict[str, str]:
-    """The environment of a command on simulated devices.
-
-    Args:
-        as_here: programs are compiled as this process compiles them, which in the tests is cheaply.
-    """
-    flags = [os.environ.get("XLA_FLAGS", "")] if as_here else []
-    if as_here or num_devices > 1:  # of a flag that is given twice the last one counts
-        flags.append(f"--xla_force_host_platform_device_count={num_devices}")
+def environment(*, num_devices: int = 1) -> dict[str, str]:
+    """The environment of a command on simulated devices; programs are compiled as cheaply as in the tests."""
+    devices = f"--xla_force_host_platform_device_count={num_devices}"  # of a flag given twice the last counts
     return os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": " ".join(flags),
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {devices}",
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": _programs().name,
@@ -50,21 +44,17 @@ def environment(*, num_devices: int = 1, as_here: bool = False) -> dict[str, str
 
 
 def start(
-    arguments: Sequence[str],
-    *,
-    num_devices: int = 1,
-    module: str = "promptcot_jax",
-    as_here: bool = False,
+    arguments: Sequence[str], *, num_devices: int = 1, module: str = "promptcot_jax"
 ) -> subprocess.Popen:
     """Starts `promptcot ARGUMENTS`, or what else `module` makes of them, on simulated devices."""
     command = [sys.executable, "-m", module, *arguments]
-    env = environment(num_devices=num_devices, as_here=as_here)
+    env = environment(num_devices=num_devices)
     return subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-def run_to_end(arguments: Sequence[str], *, num_devices: int = 1, as_here: bool = False) -> None:
+def run_to_end(arguments: Sequence[str], *, num_devices: int = 1) -> None:
     """Runs a command; it must succeed."""
-    process = start(arguments, num_devices=num_devices, as_here=as_here)
+    process = start(arguments, num_devices=num_devices)
     _, errors = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0, errors
 

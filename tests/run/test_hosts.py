@@ -21,16 +21,14 @@ from tests.run.test_killing_em import SETTINGS, writing_settings
 ON_MESH = [*SETTINGS, "--gin_file=meshes/fsdp.gin", "--gin.COLD_START_EPOCHS=2", "--gin.MAX_ROUNDS=1"]
 
 
-def start_hosts(arguments, count=2, *, indices=None, module="promptcot_jax", as_here=False, **settings):
+def start_hosts(arguments, count=2, *, indices=None, module="promptcot_jax", **settings):
     """The same command on `count` hosts (or those of `indices`), two devices each."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     flags = {"coordinator_address": address, "process_count": count, "start_seconds": 60} | settings
     given = [f"--{name}={value}" for name, value in flags.items()]
     return [
-        killing.start(
-            [*arguments, *given, f"--process_index={i}"], num_devices=2, module=module, as_here=as_here
-        )
+        killing.start([*arguments, *given, f"--process_index={i}"], num_devices=2, module=module)
         for i in (range(count) if indices is None else indices)
     ]
 
@@ -108,8 +106,8 @@ def test_an_e_step_by_grpo_equals_one_process(undisturbed, tmp_path):
     by_grpo = [objective, *size]
     settings = {"corpus": ON_MESH, "em": [*ON_MESH, *trained, *by_grpo]}
     for stage, of_stage in settings.items():
-        killing.run_to_end([stage, *of_stage, f"--workdir={one}"], num_devices=4, as_here=True)
-        run_hosts([stage, *of_stage, f"--workdir={two}"], as_here=True)
+        killing.run_to_end([stage, *of_stage, f"--workdir={one}"], num_devices=4)
+        run_hosts([stage, *of_stage, f"--workdir={two}"])
     assert_same_round(one, two)
     drawn = jsonl.read_records(two / "em/round_000/candidates.jsonl", records.Candidate)
     assert any(candidate.weight < 0 for candidate in drawn)

@@ -35,6 +35,11 @@ type_hints = functools.cache(typing.get_type_hints)  # 10 us for each row otherw
 
 def write_atomically(path: epath.PathLike, data: bytes) -> None:
     """Writes `data` to `path` so that a reader, or a crash at any moment, sees the old file or the new."""
+    if "://" in os.fspath(path):  # one call, which leaves nothing where it fails
+        path = epath.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return
     with atomic_stream(path, aside=f"{os.fspath(path)}.{os.getpid()}.part") as file:
         file.write(data)
 
@@ -135,7 +140,7 @@ def write_records(path: epath.PathLike, records: Iterable[Any], rows_per_shard: 
             count += len(lines)
     except BaseException:
         for shard in shards if rows_per_shard else ():
-            shard.unlink()
+            shard.unlink(missing_ok=True)
         raise
     if not shards:
         write_atomically(path, b"")
@@ -145,7 +150,8 @@ def write_records(path: epath.PathLike, records: Iterable[Any], rows_per_shard: 
         if shard.name != name:
             shard.replace(path.parent / name)
     stale = [old for old in file_sets.files_named(path) if old.name not in names]
-    for old in (*stale, *path.parent.glob(f"{stem}.[0-9]*.part")):  # the latter of a writer that was killed
+    part = re.compile(re.escape(stem) + r"\.[0-9]{5}\.part")  # of a writer that was killed
+    for old in (*stale, *(file for file in path.parent.iterdir() if part.fullmatch(file.name))):
         old.unlink()
     return count
 

@@ -76,7 +76,7 @@ class WorkerPool:
         """Ends the workers for good."""
         with self._lock:
             self._is_closed = True
-            for worker in self._workers:
+            for worker in tuple(self._workers):  # a thread whose worker ends takes it out meanwhile
                 worker.kill()
             self._workers.clear()
             self._idle.clear()
@@ -122,10 +122,17 @@ class _Worker:
                 raise WorkerFailed(f"`python -m {self._process.args[3]}` says why.")  # type: ignore[index]
             self._is_ready = True
         self.num_requests += 1
-        with contextlib.suppress(OSError):
+        # A request that is not taken, or half a reply, would hold up this thread for good.
+        stuck = threading.Timer(seconds + 1.0, self._process.kill)
+        stuck.daemon = True
+        stuck.start()
+        try:
             self._connection.send_bytes(request)
             return self._reply(seconds)
-        return None
+        except OSError:
+            return None
+        finally:
+            stuck.cancel()
 
     def kill(self) -> None:
         """Ends the process, whatever it does, and leaves no zombie; a thread that waits for it goes on."""

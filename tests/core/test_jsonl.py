@@ -121,3 +121,29 @@ def test_a_failing_write_leaves_the_old_file(tmp_path):
     with pytest.raises(ValueError):
         jsonl.write_records(path, [{"a": 2}, {"a": float("nan")}])
     assert path.read_text() == '{"a": 1}\n'
+
+
+def test_a_shard_that_cannot_be_written_is_what_the_error_says(tmp_path, monkeypatch):
+    path, real = tmp_path / "rows.jsonl", jsonl.write_atomically
+
+    def write(name, data):
+        if "00001" in str(name):
+            raise OSError("no space left")
+        real(name, data)
+
+    monkeypatch.setattr(jsonl, "write_atomically", write)
+    with pytest.raises(OSError, match="no space left"):
+        jsonl.write_records(path, ({"a": i} for i in range(4)), rows_per_shard=2)
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_that_only_look_alike_stay(tmp_path):
+    for name in ("rows.2.jsonl.77.part", "rows.2024.part", "x.jsonl.1.part"):
+        (tmp_path / name).touch()
+    jsonl.write_records(tmp_path / "rows.jsonl", [{"a": 1}])
+    (tmp_path / "x[1].00003.part").touch()  # of a killed writer of the next
+    jsonl.write_records(tmp_path / "x[1].jsonl", [{"a": 1}])
+    assert sorted(os.listdir(tmp_path)) == [
+        *("rows.2.jsonl.77.part", "rows.2024.part", "rows.jsonl"),
+        *("x.jsonl.1.part", "x[1].jsonl"),
+    ]

@@ -30,12 +30,18 @@ def _programs() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="promptcot_programs_")
 
 
-def environment(*, num_devices: int = 1) -> dict[str, str]:
-    """The environment of a command on simulated devices; programs are compiled as cheaply as in the tests."""
-    devices = f"--xla_force_host_platform_device_count={num_devices}"  # of a flag given twice the last counts
+def environment(*, num_devices: int = 1, as_here: bool = False) -> dict[str, str]:
+    """The environment of a command on simulated devices.
+
+    Args:
+        as_here: programs are compiled as this process compiles them, which in the tests is cheaply.
+    """
+    flags = [os.environ.get("XLA_FLAGS", "")] if as_here else []
+    if as_here or num_devices > 1:  # of a flag that is given twice the last one counts
+        flags.append(f"--xla_force_host_platform_device_count={num_devices}")
     return os.environ | {
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {devices}",
+        "XLA_FLAGS": " ".join(flags),
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "true",
         "JAX_COMPILATION_CACHE_DIR": _programs().name,
@@ -44,17 +50,21 @@ def environment(*, num_devices: int = 1) -> dict[str, str]:
 
 
 def start(
-    arguments: Sequence[str], *, num_devices: int = 1, module: str = "promptcot_jax"
+    arguments: Sequence[str],
+    *,
+    num_devices: int = 1,
+    module: str = "promptcot_jax",
+    as_here: bool = False,
 ) -> subprocess.Popen:
     """Starts `promptcot ARGUMENTS`, or what else `module` makes of them, on simulated devices."""
     command = [sys.executable, "-m", module, *arguments]
-    env = environment(num_devices=num_devices)
+    env = environment(num_devices=num_devices, as_here=as_here)
     return subprocess.Popen(command, env=env, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
-def run_to_end(arguments: Sequence[str], *, num_devices: int = 1) -> None:
+def run_to_end(arguments: Sequence[str], *, num_devices: int = 1, as_here: bool = False) -> None:
     """Runs a command; it must succeed."""
-    process = start(arguments, num_devices=num_devices)
+    process = start(arguments, num_devices=num_devices, as_here=as_here)
     _, errors = process.communicate(timeout=DEADLINE_SECONDS)
     assert process.returncode == 0, errors
 

@@ -21,14 +21,16 @@ from tests.run.test_killing_em import SETTINGS, writing_settings
 ON_MESH = [*SETTINGS, "--gin_file=meshes/fsdp.gin", "--gin.COLD_START_EPOCHS=2", "--gin.MAX_ROUNDS=1"]
 
 
-def start_hosts(arguments, count=2, *, indices=None, module="promptcot_jax", **settings):
+def start_hosts(arguments, count=2, *, indices=None, module="promptcot_jax", as_here=False, **settings):
     """The same command on `count` hosts (or those of `indices`), two devices each."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
     flags = {"coordinator_address": address, "process_count": count, "start_seconds": 60} | settings
     given = [f"--{name}={value}" for name, value in flags.items()]
     return [
-        killing.start([*arguments, *given, f"--process_index={i}"], num_devices=2, module=module)
+        killing.start(
+            [*arguments, *given, f"--process_index={i}"], num_devices=2, module=module, as_here=as_here
+        )
         for i in (range(count) if indices is None else indices)
     ]
 
@@ -77,15 +79,15 @@ def test_cold_start_em_and_a_resume_equal_one_process(undisturbed, tmp_path):
     trained = [f"--gin.em.em.{role}='{undisturbed}/cold_start/{role}'" for role in ("theta", "phi")]
     settings = {"corpus": ON_MESH, "cold_start": ON_MESH, "em": [*ON_MESH, *trained]}
     for stage in ("corpus", "cold_start", "em"):
-        killing.run_to_end([stage, *settings[stage], f"--workdir={one}"], num_devices=4)
+        killing.run_to_end([stage, *settings[stage], f"--workdir={one}"], num_devices=4, as_here=True)
         arguments = [stage, *settings[stage], f"--workdir={two}"]
         if stage == "em":  # both hosts are lost in the fit of phi
-            processes = start_hosts(arguments)
+            processes = start_hosts(arguments, as_here=True)
             killing.wait_for(two, "em/round_000/phi_training/checkpoints/step_*", 1, processes)
             for process in processes:
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
-        run_hosts(arguments)
+        run_hosts(arguments, as_here=True)
     for role in ("theta", "phi"):
         metrics = f"cold_start/{role}_training/metrics.jsonl"
         theirs, ours = rows_without_times(one / metrics), rows_without_times(two / metrics)
@@ -106,8 +108,8 @@ def test_an_e_step_by_grpo_equals_one_process(undisturbed, tmp_path):
     by_grpo = [objective, *size]
     settings = {"corpus": ON_MESH, "em": [*ON_MESH, *trained, *by_grpo]}
     for stage, of_stage in settings.items():
-        killing.run_to_end([stage, *of_stage, f"--workdir={one}"], num_devices=4)
-        run_hosts([stage, *of_stage, f"--workdir={two}"])
+        killing.run_to_end([stage, *of_stage, f"--workdir={one}"], num_devices=4, as_here=True)
+        run_hosts([stage, *of_stage, f"--workdir={two}"], as_here=True)
     assert_same_round(one, two)
     drawn = jsonl.read_records(two / "em/round_000/candidates.jsonl", records.Candidate)
     assert any(candidate.weight < 0 for candidate in drawn)

@@ -424,8 +424,8 @@ def test_two_hosts_play_as_one_process_and_the_first_alone_writes(
     command = command_of(
         tmp_path, guesser, "--gin_file=meshes/fsdp.gin", *([f"--gin_file={algorithm}"] * bool(algorithm))
     )
-    killing.run_to_end([*command, f"--workdir={one}"], num_devices=4)
-    test_hosts.run_hosts([*command, f"--workdir={two}"], module="tests.run.watched")
+    killing.run_to_end([*command, f"--workdir={one}"], num_devices=4, as_here=True)
+    test_hosts.run_hosts([*command, f"--workdir={two}"], module="tests.run.watched", as_here=True)
     drawn = [[*rollout_sets.read(workdir / "rollouts")] for workdir in (one, two)]
     assert [(r.token_ids, r.status, r.reward) for r in drawn[0]] == [
         (r.token_ids, r.status, r.reward) for r in drawn[1]

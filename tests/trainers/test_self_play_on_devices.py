@@ -114,7 +114,7 @@ def test_eight_devices_play_as_one(alone, tmp_path, trainer, mesh):
 def test_two_hosts_play_as_one_device_by_the_verdicts_of_the_first(alone, tmp_path, trainers, mesh):
     workdir = tmp_path / "run"
     arguments = [",".join(trainers), json.dumps(mesh), f"--workdir={workdir}"]
-    test_hosts.run_hosts(arguments, module="tests.trainers.self_play_host")
+    test_hosts.run_hosts(arguments, module="tests.trainers.self_play_host", as_here=True)
     for trainer in trainers:
         with np.load(workdir / trainer / "final.npz") as params:
             assert_same_run(workdir / trainer, dict(params), alone(trainer))
@@ -131,7 +131,7 @@ def test_when_one_of_two_hosts_is_killed_the_other_ends_and_the_run_goes_on_to_t
     def command(workdir):
         return ["grpo", json.dumps(MESHES_OF_HOSTS[0]), f"--workdir={workdir}"]
 
-    how = {"module": "tests.trainers.self_play_host"}
+    how = {"module": "tests.trainers.self_play_host", "as_here": True}
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     moments = ((1, "rollouts/iteration_00001_try_00.jsonl"), (0, "self_play/checkpoints/*/COMPLETE"))
     for index, pattern in moments:

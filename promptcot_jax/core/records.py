@@ -8,7 +8,7 @@ and evaluation.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 Domain = Literal["math", "code"]
 
@@ -249,7 +249,7 @@ _VOTES = frozenset({"agreement", "num_solutions", "pass_share", "pool"})
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _VotedMathPrompt(MathPrompt):
-    MARKS: ClassVar = _VOTES
+    MARKS = _VOTES
     agreement: float = 1.0  # share of sampled solutions that gave this answer, in (0, 1]; 1: it was given
     votes: tuple[AnswerGroup, ...] = ()  # most first; a solution in no group gave no answer
     num_solutions: int = 0
@@ -267,7 +267,7 @@ class VerifiedMathPrompt(Lineage, _VotedMathPrompt):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _TestedProgramPrompt(ProgramPrompt):
-    MARKS: ClassVar = _VOTES
+    MARKS = _VOTES
     agreement: float = 1.0  # least share of sampled solutions that print a test's output, in (0, 1]; 1: given
     test_agreements: tuple[float, ...] = ()  # of each test
     num_solutions: int = 0

@@ -99,7 +99,7 @@ class _Worker:
     """One worker process, started by the constructor, which does not wait for it."""
 
     def __init__(self, module: str):
-        self.num_requests = 0
+        self._module, self.num_requests = module, 0
         self._is_ready = False
         self._connection, theirs = multiprocessing.Pipe()
         # Imports come from where this process has them, but never from the working directory.
@@ -119,7 +119,9 @@ class _Worker:
         """See `WorkerPool.ask`."""
         if not self._is_ready:
             if self._reply(START_LIMIT_S) != READY:
-                raise WorkerFailed(f"`python -m {self._process.args[3]}` says why.")  # type: ignore[index]
+                raise WorkerFailed(
+                    f'a worker did not start; `python -c "import {self._module}"` may say why.'
+                )
             self._is_ready = True
         self.num_requests += 1
         # A request that is not taken, or half a reply, would hold up this thread for good.

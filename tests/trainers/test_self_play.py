@@ -183,16 +183,9 @@ def test_samples_to_read_are_rollouts_of_their_iteration_with_their_prompt(whole
 @pytest.mark.parametrize("algorithm", some_fast([Dpo(solved_below=1.0), RejectionSampling(solved_below=1.0)]))
 def test_the_other_methods_learn_from_the_same_store_and_resume_alike(tmp_path, monkeypatch, algorithm):
     config = dataclasses.replace(CONFIG, num_iterations=3)
-    undisturbed = toy_self_play.run(tmp_path / "whole", algorithm=algorithm, config=config)
+    undisturbed = _assert_killed_run_ends_alike(tmp_path, monkeypatch, algorithm, config, update=6)
     assert undisturbed.num_updates == 6
-    with monkeypatch.context() as patch:
-        kill_at(patch, train_step.TrainStep, "place", 6)
-        with pytest.raises(Killed):
-            toy_self_play.run(tmp_path / "killed", algorithm=algorithm, config=config)
-    again = toy_self_play.run(tmp_path / "killed", algorithm=algorithm, config=config)
-    jax.tree.map(np.testing.assert_array_equal, again.params, undisturbed.params)
     rows = metrics_of(tmp_path / "killed")
-    assert rows == metrics_of(tmp_path / "whole")
     pairs_or_right = [row["sequences"] for row in rows]
     by_iteration = [
         [r for r in rollouts_of(tmp_path / "whole") if r.iteration == iteration] for iteration in range(3)
@@ -212,14 +205,20 @@ def test_the_other_methods_learn_from_the_same_store_and_resume_alike(tmp_path, 
 def test_a_reference_that_is_scored_again_gives_the_same_bits(tmp_path, monkeypatch, algorithm):
     """Killed in the updates of its second iteration, without a checkpoint: both iterations are made again."""
     config = dataclasses.replace(CONFIG, num_iterations=2)
+    _assert_killed_run_ends_alike(tmp_path, monkeypatch, algorithm, config, update=4)
+
+
+def _assert_killed_run_ends_alike(tmp_path, monkeypatch, algorithm, config, *, update):
+    """Killed at an update and gone on: parameters and metrics of the undisturbed run, which comes back."""
     undisturbed = toy_self_play.run(tmp_path / "whole", algorithm=algorithm, config=config)
     with monkeypatch.context() as patch:
-        kill_at(patch, train_step.TrainStep, "place", 4)
+        kill_at(patch, train_step.TrainStep, "place", update)
         with pytest.raises(Killed):
             toy_self_play.run(tmp_path / "killed", algorithm=algorithm, config=config)
     again = toy_self_play.run(tmp_path / "killed", algorithm=algorithm, config=config)
     jax.tree.map(np.testing.assert_array_equal, again.params, undisturbed.params)
     assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
+    return undisturbed
 
 
 def _kill_while_drawing(patch, *, completions):

@@ -13,6 +13,8 @@ PYTHON ?= python3
 WORKDIR ?= runs/quickstart
 # Two processes; a file's tests share fixtures and compiled programs, so they stay in one.
 IN_PARALLEL ?= -n 2 --dist loadfile
+# Modules are compiled once, also where containers switch that off: the tests import them in hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
 # Array shapes and argument types of every call; a fifth of the time, so that `make test` goes without.
 CHECKED := --jaxtyping-packages=promptcot_jax,beartype.beartype
 

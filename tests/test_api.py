@@ -176,6 +176,7 @@ def test_save_hf_then_load_gives_the_same_logits(model, tmp_path):
     assert again.tokenizer.digest == model.tokenizer.digest
 
 
+@pytest.mark.slow
 def test_a_model_on_a_mesh_says_the_same(directory, model):
     sharded = api.load_model(directory, mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig(fsdp=4, tensor=2)))
     prompts, completions = ["ab", "cde"], ["xyz", "u"]

@@ -41,6 +41,7 @@ def wait_for(happened, process) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_builds_and_both_read_it(tmp_path):
     journal, go = tmp_path / "journal", tmp_path / "go"
     first = store_builder.start(tmp_path / "cache", journal, goes_on_with=str(go))

@@ -20,7 +20,6 @@ from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import scoring, slots
 from promptcot_jax.trainers import train_step
 from tests import toys
-from tests.cases import some_fast
 from tests.em import toy_em
 
 SMALL = 0.3  # batches, slots and noise keys beside a toy's parameters
@@ -79,7 +78,8 @@ def usable(tokenizer, pair, completion):
     return dataclasses.replace(pairs.to_rationale(tokenizer, pair, completion), valid=True)
 
 
-@pytest.mark.parametrize("between_rounds", some_fast(["reset", "keep"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("between_rounds", ["reset", "keep"])
 def test_a_role_trains_beside_the_others_parameters_and_nothing_old(tmp_path, between_rounds):
     texts = [toy_em.text_of(triple) for triple in toy_em.TRIPLES]
     tokenizer = tokenizer_training.train_tokenizer(texts, 400)

@@ -16,6 +16,7 @@ from promptcot_jax.em import held_out, history, pairs, rounds
 from promptcot_jax.em.settings import EmConfig
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import completions
+from tests.cases import some_fast
 from tests.em.toy_em import E_STEP, MESH, TRIPLES, UNSURE, make_em, params_of, run
 
 
@@ -48,7 +49,7 @@ def test_a_round_leaves_its_files_and_its_models_load(cold, whole):
     assert not list(em.directory.glob("round_*/*_training/checkpoints/step_*"))
 
 
-@pytest.mark.parametrize("calls", [2, 7, 11])
+@pytest.mark.parametrize("calls", some_fast([2, 7, 11], fast=(1,)))
 def test_an_interrupted_run_ends_in_the_same_bits(cold, whole, tmp_path, monkeypatch, calls):
     """Stops after so many atomic writes of records, goes on, and compares everything that lasts."""
     em = make_em(cold, tmp_path)

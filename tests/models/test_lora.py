@@ -99,7 +99,8 @@ def test_decoding_with_an_adapter_is_decoding_with_merged_weights(on_mesh):
         np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-4)
 
 
-@pytest.mark.parametrize("mesh", some_fast([{"fsdp": 4, "tensor": 2}, {}]))
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"fsdp": 4, "tensor": 2}, {}])
 def test_a_fit_trains_the_adapter_alone(tmp_path, mesh):
     lm = causal_lm.CausalLM(toy_fit.toy_lm().config, rules.DEFAULT_RULES)
     made = mesh_lib.make_mesh(mesh_lib.MeshConfig(**mesh))

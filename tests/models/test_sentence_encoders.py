@@ -12,6 +12,7 @@ from promptcot_jax.models.hashed_tfidf import HashedTfidf
 TINY = pathlib.Path(__file__).parents[1] / "fixtures" / "tiny_bert.npz"
 
 
+@pytest.mark.slow
 def test_minilm_computes_what_transformers_does_and_padding_changes_nothing():
     with np.load(TINY) as stored:
         params = {

@@ -188,7 +188,7 @@ def test_loss_gradients_and_a_step(family, mesh_name):
 
 @pytest.mark.parametrize(
     ("family", "mesh_name"),
-    [("qwen3", "all three"), pytest.param("qwen3_moe", "sequence", marks=pytest.mark.slow)],
+    [("qwen3", "all three"), ("qwen3_moe", "sequence")],
 )
 def test_a_step_of_an_adapter(family, mesh_name):
     micro_batches = 2 if family == "qwen3" else 1

@@ -54,6 +54,7 @@ def test_a_second_start_finds_the_programs_of_the_first_in_the_users_cache(tmp_p
     assert Path(other).parent == tmp_path / "xdg" / "promptcot_jax" / "compilation"
 
 
+@pytest.mark.slow
 def test_a_program_that_a_kill_cut_short_is_compiled_again(tmp_path: Path):
     directory, _ = _start(tmp_path)
     programs = _programs(directory)
@@ -75,6 +76,7 @@ def test_jaxs_own_settings_and_the_flag_go_before_the_default(tmp_path: Path):
     assert not (tmp_path / ".cache").exists()
 
 
+@pytest.mark.slow
 def test_a_process_can_change_its_mind(tmp_path: Path):
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     assert _start(tmp_path, second, "off", first)[0] == second

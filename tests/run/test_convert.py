@@ -48,7 +48,7 @@ def llama() -> conftest.ToyModel:
     return conftest.toy_model("llama")
 
 
-@pytest.mark.parametrize("family", some_fast(toys.FAMILIES, fast=(6,)))
+@pytest.mark.parametrize("family", some_fast(toys.FAMILIES, fast=(1,)))
 def test_there_and_back_gives_the_same_files(tmp_path, family):
     model = conftest.toy_model(family, tie_embeddings=False)
     huggingface.save_hf(tmp_path / "source", model.lm, model.params, model.tokenizer)

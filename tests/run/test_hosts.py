@@ -122,8 +122,8 @@ def test_two_hosts_write_the_problems_that_one_writes_and_the_first_alone_does(u
     limits = ["--gin.TARGET=8", "--gin.MAX_CONCEPT_SETS=16"]
     arguments = [*writing_settings(undisturbed), *mesh, *limits]
     one, two = tmp_path / "one", tmp_path / "two"
-    run_hosts([*arguments, f"--workdir={two}"], module="tests.run.watched")
-    killing.run_to_end([*arguments, f"--workdir={one}"], num_devices=4)
+    run_hosts([*arguments, f"--workdir={two}"], module="tests.run.watched", as_here=True)
+    killing.run_to_end([*arguments, f"--workdir={one}"], num_devices=4, as_here=True)
     killing.assert_same_outcome(two, one)
     kept = jsonl.read_records(two / "problems.jsonl", records.Problem)
     assert len(kept) > 0

@@ -240,6 +240,7 @@ def test_self_play_learns_sums_from_sparse_reward(
     assert np.mean(rewards[-3:]) > 0.6
 
 
+@pytest.mark.slow
 def test_math_and_code_are_mixed_by_rate_and_graded_each_in_its_way(guesser: str, tmp_path: Path):
     program = ProgramPrompt(id="c", problem="Print 1.", tests=(StdioTest("", "1\n"),))
     path = tmp_path / "both.jsonl"
@@ -291,6 +292,7 @@ def _policy_gin(path: Path, policy: str) -> str:
     return f"--gin_file={path}"
 
 
+@pytest.mark.slow
 def test_prompts_are_filtered_by_pass_rate_and_mixed_by_rate_from_the_command_line(
     guesser: str, tmp_path: Path
 ):
@@ -415,15 +417,13 @@ def test_kill_9_in_sampling_grading_update_and_evaluation_and_a_notice(guesser: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["", "stages/self_play_dpo.gin", "stages/self_play_rejection.gin"])
-def test_two_hosts_play_as_one_process_and_the_first_alone_writes(
-    guesser: str, tmp_path: Path, algorithm: str
-):
-    """On the same four devices; tolerance 1e-4 after eight steps of Adam at 1e-3."""
+def test_two_hosts_play_as_one_process_and_the_first_alone_writes(guesser: str, tmp_path: Path):
+    """On the same four devices; tolerance 1e-4 after eight steps of Adam at 1e-3.
+
+    The other algorithms on two hosts: tests/trainers/test_self_play_on_devices.py.
+    """
     one, two = with_prompts(tmp_path / "one"), with_prompts(tmp_path / "two")
-    command = command_of(
-        tmp_path, guesser, "--gin_file=meshes/fsdp.gin", *([f"--gin_file={algorithm}"] * bool(algorithm))
-    )
+    command = command_of(tmp_path, guesser, "--gin_file=meshes/fsdp.gin")
     killing.run_to_end([*command, f"--workdir={one}"], num_devices=4, as_here=True)
     test_hosts.run_hosts([*command, f"--workdir={two}"], module="tests.run.watched", as_here=True)
     drawn = [[*rollout_sets.read(workdir / "rollouts")] for workdir in (one, two)]

@@ -44,6 +44,7 @@ def greedy_burst(lm, params, cache, *, num_steps):
     return burst
 
 
+@pytest.mark.slow
 def test_a_burst_decodes_what_the_plain_layout_decodes():
     lm = causal_lm.CausalLM(toys.toy_config("qwen2", tie_embeddings=False))
     noise = np.random.default_rng(1)

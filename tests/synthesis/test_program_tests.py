@@ -145,6 +145,7 @@ def test_more_tests_than_wanted_are_spare_and_too_long_ones_are_not_tried(tmp_pa
     assert [tried.verdict for tried in trial.inputs] == ["accepted", "accepted", "spare", "spare"]
 
 
+@pytest.mark.slow
 def test_a_program_that_loops_or_writes_no_text_costs_its_vote_alone(tmp_path):
     loop = "while True:\n    pass"
     noise = "import sys\nsys.stdout.buffer.write(b'\\xff')"
@@ -243,6 +244,7 @@ def test_without_an_accepted_test_no_solution_passes(tmp_path):
     assert alone.solutions == ("untested", "untested")
 
 
+@pytest.mark.slow
 def test_mutants_of_a_slow_program_are_not_killed_by_the_clock(tmp_path):
     """It sleeps for a second, twice what its mutants have; what they change is never printed."""
     slow = "import time\nn = int(input())\nm = n + 3\ntime.sleep('ab'.count('a') and len('x'))\nprint('done')"

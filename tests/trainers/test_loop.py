@@ -269,6 +269,7 @@ def test_remove_checkpoints_keeps_the_metrics(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [metrics.FILE]
 
 
+@pytest.mark.slow
 def test_sft_learns_a_toy_by_heart_and_says_it_again(tmp_path):
     lm = toy_fit.toy_lm(embed_dim=32, mlp_dim=64)
     rows = toy_fit.toy_examples(12)

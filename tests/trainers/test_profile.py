@@ -27,6 +27,7 @@ def _traced_steps(trace):
     return sorted({dict(event.stats)["step_num"] for event in events if event.name == "train"})
 
 
+@pytest.mark.slow
 def test_the_window_is_traced_once_in_a_fits_life(tmp_path):
     def interrupt():
         raise InterruptedError

@@ -228,16 +228,14 @@ def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner,
     assert metrics_of(tmp_path) == metrics_of(directory)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    some_fast(
-        [
-            {"algorithm": Dpo(solved_below=1.0)},
-            {"algorithm": RejectionSampling(solved_below=1.0)},
-            {"algorithm": Grpo(kl_beta=0.01), "adapter": lora.LoraConfig(rank=2, alpha=4.0)},
-        ],
-        fast=(0,),
-    ),
+    [
+        {"algorithm": Dpo(solved_below=1.0)},
+        {"algorithm": RejectionSampling(solved_below=1.0)},
+        {"algorithm": Grpo(kl_beta=0.01), "adapter": lora.LoraConfig(rank=2, alpha=4.0)},
+    ],
     ids=["dpo", "rejection", "adapter"],
 )
 def test_every_method_runs_ahead_and_resumes(tmp_path, monkeypatch, changes):

@@ -84,6 +84,7 @@ def test_the_step_adds_the_losses_to_the_gradient_and_not_to_the_loss():
     assert np.abs(moved - unmoved).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_micro_batches_add_up_what_adds_up():
     """Loads, z and the likelihood are sums; balance is each micro-batch's own, above that of the whole."""
     whole, _ = step_of((0.0, 0.0))

@@ -103,16 +103,10 @@ def test_eight_devices_play_as_one(alone, tmp_path, trainer, mesh):
     assert_same_run(tmp_path, named(outcome.params), alone(trainer))
 
 
-@pytest.mark.parametrize(
-    ("trainers", "mesh"),
-    [
-        pytest.param(("grpo",), MESHES_OF_HOSTS[0]),
-        *(pytest.param((*toy_self_play.TRAINERS,), mesh, marks=pytest.mark.slow) for mesh in MESHES_OF_HOSTS),
-    ],
-    ids=lambda value: "-".join(value),
-)
-def test_two_hosts_play_as_one_device_by_the_verdicts_of_the_first(alone, tmp_path, trainers, mesh):
-    workdir = tmp_path / "run"
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", MESHES_OF_HOSTS, ids="-".join)
+def test_two_hosts_play_as_one_device_by_the_verdicts_of_the_first(alone, tmp_path, mesh):
+    workdir, trainers = tmp_path / "run", [*toy_self_play.TRAINERS]
     arguments = [",".join(trainers), json.dumps(mesh), f"--workdir={workdir}"]
     test_hosts.run_hosts(arguments, module="tests.trainers.self_play_host", as_here=True)
     for trainer in trainers:

@@ -217,6 +217,7 @@ def test_tokens_and_what_they_see_by_hand():
     assert (metrics["tokens"], metrics["tokens_seen"]) == (9, 19)
 
 
+@pytest.mark.slow
 def test_a_state_goes_from_mesh_to_mesh_bit_equal(tmp_path):
     """Parameters, both moments and the schedule's count, through checkpoints; and the fit goes on there."""
     lm, batch = toy_fit.toy_lm(), _uneven_batch()

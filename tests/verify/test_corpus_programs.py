@@ -20,6 +20,7 @@ def rows():
     return [*corpus.train, *corpus.novel]
 
 
+@pytest.mark.slow
 def test_worked_programs_pass_their_tests_and_not_those_of_others(rows):
     try:
         sandbox_host.find_host()

@@ -13,7 +13,6 @@ from promptcot_jax.data import packing
 from promptcot_jax.data.seqio import converters, length_filter
 from promptcot_jax.trainers import sft
 from tests import toys
-from tests.cases import some_fast
 from tests.data.seqio import seqio_data
 from tests.trainers import toy_fit
 
@@ -76,7 +75,8 @@ def test_the_prefix_lm_by_hand():
     )
 
 
-@pytest.mark.parametrize("pack", some_fast([True, False]))
+@pytest.mark.slow
+@pytest.mark.parametrize("pack", [True, False])
 def test_the_prefix_lm_is_seqio_s_where_no_id_is_zero(pack):
     # Each two examples fill a row: first-fit and seqio's packer, which fills one row at a time, agree.
     rows = (

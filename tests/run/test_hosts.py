@@ -99,28 +99,10 @@ def test_cold_start_em_and_a_resume_equal_one_process(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_e_step_by_grpo_equals_one_process(undisturbed, tmp_path):
-    one, two = tmp_path / "one", tmp_path / "two"
-    trained = [f"--gin.em.em.{role}='{undisturbed}/cold_start/{role}'" for role in ("theta", "phi")]
-    # Pairs that q_phi knows, and many samples: an advantage needs two valid ones of a pair.
-    objective = "--gin.settings.EStepConfig.objective='grpo'"
-    size = ["--gin.EM_GROUP_SIZE=16", "--gin.EM_PAIRS_PER_ROUND=12", "--gin.EM_FIRST_TRIPLE=0"]
-    by_grpo = [objective, *size]
-    settings = {"corpus": ON_MESH, "em": [*ON_MESH, *trained, *by_grpo]}
-    for stage, of_stage in settings.items():
-        killing.run_to_end([stage, *of_stage, f"--workdir={one}"], num_devices=4, as_here=True)
-        run_hosts([stage, *of_stage, f"--workdir={two}"], as_here=True)
-    assert_same_round(one, two)
-    drawn = jsonl.read_records(two / "em/round_000/candidates.jsonl", records.Candidate)
-    assert any(candidate.weight < 0 for candidate in drawn)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", [["--gin_file=meshes/fsdp.gin"], ["--gin.mesh.MeshConfig.data=-1"]])
-def test_two_hosts_write_the_problems_that_one_writes_and_the_first_alone_does(undisturbed, tmp_path, mesh):
+def test_two_hosts_write_the_problems_that_one_writes_and_the_first_alone_does(undisturbed, tmp_path):
     """In iterations: how many lists the second takes follows from what the first host keeps of the first."""
     limits = ["--gin.TARGET=8", "--gin.MAX_CONCEPT_SETS=16"]
-    arguments = [*writing_settings(undisturbed), *mesh, *limits]
+    arguments = [*writing_settings(undisturbed), "--gin_file=meshes/fsdp.gin", *limits]
     one, two = tmp_path / "one", tmp_path / "two"
     run_hosts([*arguments, f"--workdir={two}"], module="tests.run.watched", as_here=True)
     killing.run_to_end([*arguments, f"--workdir={one}"], num_devices=4, as_here=True)

@@ -192,9 +192,7 @@ def test_killed_in_a_phase_and_gone_on_it_ends_in_the_bytes_of_an_undisturbed_ru
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "pattern", ["verify/votes.jsonl", "verify/trials-00000-of-00003.jsonl", "verify/rejects.jsonl"]
-)
+@pytest.mark.parametrize("pattern", ["verify/votes.jsonl", "verify/trials-00000-of-00003.jsonl"])
 def test_killed_while_it_counts_votes_or_runs_programs_it_goes_on(
     tmp_path: Path, problems: Path, pattern: str
 ):

@@ -24,8 +24,8 @@ from tests.run import killing, test_hosts, watched
 from tests.trainers import toy_self_play
 
 MESHES = {"data": {"data": 8}, "fsdp": {"fsdp": 8}, "tensor": {"data": 2, "tensor": 4}}
-# Of two devices a host: rows on both hosts, a part of each matrix on both, and all rows on both.
-MESHES_OF_HOSTS = ({"fsdp": 4}, {"data": 2, "tensor": 2}, {"tensor": 4})
+# Of two devices a host: rows and parameters spread over both, and all rows on both.
+MESHES_OF_HOSTS = ({"fsdp": 4}, {"tensor": 4})
 # Whether a right completion has become likelier than a wrong one, before the first step: noise decides.
 TIES = ("rewards/accuracies",)
 

@@ -21,6 +21,7 @@ class Triple:
     domain: Domain = "math"
     concepts: tuple[str, ...]
     level: str = ""  # free string; a number n is written "Level n" in prompts; empty: the template's default
+    family: str = ""  # rows that share one are variants of one kind of problem; empty: not known
     rationale: str
     problem: str
 

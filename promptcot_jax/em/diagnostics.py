@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from promptcot_jax.core.records import Candidate
@@ -44,7 +43,7 @@ def of_candidates(
     winners = [next((g for g, c in enumerate(row) if c.won), None) for row in rows]
     won = [(b, g) for b, g in enumerate(winners) if g is not None]
     chosen = [rows[b][g] for b, g in won]
-    log_weights = bounds.log_importance_weights(*map(jnp.asarray, (log_p_z + log_p_x, log_q, is_valid)))
+    log_weights = bounds.log_importance_weights(log_p_z + log_p_x, log_q, is_valid)
     usable = is_valid.any(axis=-1)
     copies = np.array(
         [
@@ -63,9 +62,9 @@ def of_candidates(
         "reward_chosen_mean": _mean([rewards[best] for best in won]),
         "reward_spread": _mean([np.ptp(row) for row in compared]),
         "tied_share": _share(_is_tied(*both) for both in zip(rows, rewards, strict=True)),
-        "elbo_mean": _mean(np.asarray(bounds.elbo(log_weights))[usable]),
-        "importance_bound_mean": _mean(np.asarray(bounds.importance_bound(log_weights))[usable]),
-        "effective_samples": _mean(np.asarray(bounds.effective_sample_size(log_weights))[usable]),
+        "elbo_mean": _mean(bounds.elbo(log_weights)[usable]),
+        "importance_bound_mean": _mean(bounds.importance_bound(log_weights)[usable]),
+        "effective_samples": _mean(bounds.effective_sample_size(log_weights)[usable]),
         "reward_length_correlation": within_pair_correlation(rewards, lengths, is_valid),
         "length_mean": _mean(lengths[is_valid]),
         "length_chosen_mean": _mean([c.length for c in chosen]),

@@ -106,12 +106,18 @@ class Generator:
         )
 
     def fit(
-        self, params: Params, targets: Sequence[examples.TokenExample], em_round: Round
+        self,
+        params: Params,
+        targets: Sequence[examples.TokenExample],
+        em_round: Round,
+        *,
+        held_out: Sequence[examples.TokenExample] = (),
     ) -> tuple[Params, dict[str, int]]:
         """SFT on a round's targets, written to its directory; reads the model back where it is complete.
 
         Args:
             params: their arrays are donated, but for an adapted model's base.
+            held_out: what the fit measures its NLL per token on, every `eval_every` steps.
 
         Raises:
             WrongUse: there is nothing to train on.
@@ -135,6 +141,7 @@ class Generator:
                 name=f"EM {em_round.index} {self.role}",
                 loss=self.loss,
                 opt_state=self._carried_optimizer_state(em_round),
+                held_out=example_sets.Listed(held_out),
                 donate=True,
             )
         self.write(params, em_round)

@@ -1,40 +1,44 @@
-"""Held-out likelihoods of a round, per token of x, and whether p_theta uses z at all.
+"""Held-out likelihoods of a round, and whether p_theta uses z.
 
-* `nll_bound`: importance-weighted bound on -log p(x | c) with z ~ q_phi. A z that copies x cannot game it,
-  since its own probability is paid for. The stop rule uses this one.
-* `nll_elbo`: the negative ELBO of the same samples, which is a looser bound.
+`nll_bound`, which the stop rule and the choice of the best round use, is the importance-weighted bound on
+-log p_theta(x | c) by `proposals`: samples of the cold-started q_phi, of the round's and of p_theta itself. A
+q_phi that has lost modes of p_theta's posterior does not loosen it, and a z that copies x cannot game it: its
+own probability is paid for. A pair none of whose samples ended is left out and counted.
+
+Beside it, each per token of what it is the likelihood of:
+
+* `nll_elbo`: the negative ELBO of the round's q_phi, a looser bound.
 * `nll_x_given_q`: -log p(x | z, c) with the greedy z of q_phi (likely what the paper plots).
-* `nll_x_given_p`: the same with the greedy z of p_theta(z | c).
-* `nll_joint`: -log p(z, x | c) with the greedy z of q_phi.
-* `nll_x_given_other`: -log p(x | z', c) with the greedy z' of the next pair. Its gap to `nll_x_given_q`,
-  `z_gap`, closes when p_theta has learned to ignore z (posterior collapse), which no bound shows.
+* `nll_z`: -log p(z | c) of that z; `nll_z_and_x`: -log p(z, x | c), which the M-step minimizes.
+* `nll_x_given_p`: -log p(x | z, c) with the greedy z of p_theta(z | c).
+* `nll_x_given_like`: with q_phi's greedy z of a pair with like concepts. Its gap to `nll_x_given_q`, `z_gap`,
+  closes when p_theta has learned to ignore z (posterior collapse), which no bound shows.
+* `nll_x_given_other`, `z_gap_other`: with the z of the next pair, which may be of another kind altogether.
 
-A z that did not end inside its budget is closed with the end marker and scored all the same, so that every
-variant and round is measured on the same pairs; how often is in `unfinished_*`. For the bound this is a
-proposal like any other: "sample up to the budget, then close", whose density is that of the tokens sampled.
-A figure that is not finite is None: JSON has no infinity, and no comparison may be won by one.
+For these a greedy z that did not end is closed with the end marker and scored all the same, so that every arm
+and round is measured on the same pairs; how often is in `unfinished_*`. A figure that is not finite is None:
+JSON has no infinity, and no comparison may be won by one. `held_out_by_pair` has the nats of each pair, for
+paired comparisons.
 """
 
 import collections
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from promptcot_jax.checkpoints.load import LoadedModel
 from promptcot_jax.core import prng
-from promptcot_jax.core.arrays import Params
+from promptcot_jax.core.arrays import Float, Params
 from promptcot_jax.data import examples, templates
 from promptcot_jax.data.tokenizer import Tokenizer
-from promptcot_jax.em import diagnostics, generators
+from promptcot_jax.em import derangement, diagnostics, generators, proposals
 from promptcot_jax.em.generators import PromptModel, RationaleModel, Round
 from promptcot_jax.em.pairs import Pair, Rationale
 from promptcot_jax.em.settings import BatchSizes, HeldOutConfig
-from promptcot_jax.objectives import bounds
+from promptcot_jax.objectives import paired
 from promptcot_jax.sampling import rollouts, scoring
 
 log = logging.getLogger(__name__)
@@ -49,34 +53,53 @@ def held_out(
     *,
     config: HeldOutConfig,
     em_round: Round,
+    cold_phi: Callable[[], Params],
 ) -> tuple[Params, Params, dict[str, Any]]:
     """Measures (theta, phi); every round has the same noise, so rounds compare paired.
+
+    Args:
+        cold_phi: reads the cold-started q_phi; not called in round -1, where phi is it.
 
     Returns:
         theta and phi as they were, and figures.
     """
-    key = prng.stream_key(em_round.config.seed, "held_out")
-    from_phi = rationale_model.sampler(phi, temperature=1.0, key=key)
-    samples = rationale_model.rationales(from_phi, pairs, config.num_samples)
-    greedy = [row[0] for row in rationale_model.rationales(_greedy(from_phi), pairs, 1)]
-    del from_phi  # and its copy of the parameters, before the other model's is made
-    from_theta = prompt_model.sampler(theta, temperature=1.0, key=key)
+    models, cold_phi = (prompt_model, rationale_model), (lambda: phi) if em_round.index < 0 else cold_phi
+    some, seed = pairs[: config.bound_pairs], em_round.config.seed
+    drawn = proposals.draw(
+        theta, phi, some, config.samples_by_proposal, *models, cold_phi=cold_phi, em_round=em_round
+    )
+    bound, bound_by_pair = proposals.measure(theta, phi, drawn, *models, cold_phi=cold_phi)
+    greedy = greedy_rationales(phi, pairs, rationale_model, seed)
+    from_theta = prompt_model.sampler(theta, temperature=1.0, key=prng.stream_key(seed, "held_out"))
+    given_q, x_given_q_by_pair = _given_q(prompt_model, theta, pairs, greedy)
     figures = {
         "held_out_pairs": len(pairs),
         "held_out_x_tokens": _num_x_tokens(pairs),
-        "held_out_retokenized": sum(z.retokenized for row in samples for z in row),
-        **_bounds(prompt_model, theta, pairs, samples),
-        **_given_q(prompt_model, theta, pairs, greedy),
+        **bound,
+        **given_q,
         **_given_p(prompt_model, theta, pairs, _greedy(from_theta)),
-        **_distinct_problems(prompt_model.tokenizer, from_theta, pairs, config, em_round.config.seed),
+        **_distinct_problems(prompt_model.tokenizer, from_theta, pairs, config, seed),
     }
     lost = [name for name, value in figures.items() if not np.isfinite(value)]
     if lost:
         log.warning("held-out figures that are not finite, recorded as null: %s", ", ".join(lost))
-    figures = {name: None if name in lost else value for name, value in figures.items()}
+    figures = {name: None if name in lost else np.asarray(value).item() for name, value in figures.items()}
+    figures["held_out_by_pair"] = {
+        "x_tokens": _x_tokens(pairs),
+        "bound": [_finite(value) for value in bound_by_pair],
+        "x_given_q": [_finite(value) for value in x_given_q_by_pair],
+    }
     if (style_of := rationale_model.style_of) is not None:
         figures["style_share_greedy"] = diagnostics.style_shares((z.rationale for z in greedy), style_of)
     return theta, phi, figures
+
+
+def greedy_rationales(
+    phi: Params, pairs: Sequence[Pair], rationale_model: RationaleModel, seed: int
+) -> list[Rationale]:
+    """The greedy z of q_phi for each pair."""
+    sampler = rationale_model.sampler(phi, temperature=0.0, key=prng.stream_key(seed, "held_out"))
+    return [z for (z,) in rationale_model.rationales(sampler, pairs, 1)]
 
 
 def direct_nll(model: LoadedModel, pairs: Sequence[Pair], batch_sizes: BatchSizes) -> dict[str, float]:
@@ -93,11 +116,19 @@ def direct_nll(model: LoadedModel, pairs: Sequence[Pair], batch_sizes: BatchSize
     return {"nll_direct": -total / _num_x_tokens(pairs)}
 
 
+def _x_tokens(pairs: Sequence[Pair]) -> list[int]:
+    return [len(pair.problem_ids) for pair in pairs]
+
+
 def _num_x_tokens(pairs: Sequence[Pair]) -> int:
-    return sum(len(pair.problem_ids) for pair in pairs)
+    return sum(_x_tokens(pairs))
 
 
-def _nll(log_probs: jax.Array | np.ndarray, pairs: Sequence[Pair]) -> float:
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _nll(log_probs: np.ndarray, pairs: Sequence[Pair]) -> float:
     """Of all pairs, per token of x."""
     return -float(log_probs.sum()) / _num_x_tokens(pairs)
 
@@ -107,41 +138,32 @@ def _greedy(sampler: rollouts.Sampler) -> rollouts.Sampler:
     return dataclasses.replace(sampler, sampling=dataclasses.replace(sampler.sampling, temperature=0.0))
 
 
-def _bounds(
-    prompt_model: PromptModel, theta: Params, pairs: Sequence[Pair], samples: Sequence[Sequence[Rationale]]
-) -> dict[str, Any]:
-    """ELBO and importance bound per token of x."""
-    blocks = [[closed_block(prompt_model.tokenizer, z) for z in row] for row in samples]
-    log_p_z, log_p_x = prompt_model.log_joint(theta, pairs, blocks)
-    log_q = np.array([[z.log_q for z in row] for row in samples])
-    log_weights = jnp.asarray(log_p_z + log_p_x - log_q)
-    return {
-        "nll_bound": _nll(bounds.importance_bound(log_weights), pairs),
-        "nll_elbo": _nll(bounds.elbo(log_weights), pairs),
-        "held_out_effective_samples": float(bounds.effective_sample_size(log_weights).mean()),
-        "unfinished_samples": sum(z.finish_reason == "length" for row in samples for z in row),
-    }
-
-
 def _given_q(
     prompt_model: PromptModel, theta: Params, pairs: Sequence[Pair], greedy: Sequence[Rationale]
-) -> dict[str, Any]:
-    """NLL of x and of (z, x) with q_phi's greedy z, and of x with another pair's."""
+) -> tuple[dict[str, Any], Float[np.ndarray, " B"]]:
+    """NLL of z, of x, and of both with q_phi's greedy z; of x with other pairs' z; and that of x by pair."""
     blocks = [[closed_block(prompt_model.tokenizer, z)] for z in greedy]
     log_p_z, log_p_x = prompt_model.log_joint(theta, pairs, blocks)
+    z_tokens, x_tokens = sum(len(block) for (block,) in blocks), _num_x_tokens(pairs)
     figures = {
-        "nll_x_given_q": _nll(log_p_x, pairs),
-        "nll_joint": _nll(log_p_z + log_p_x, pairs),
+        "nll_x_given_q": -log_p_x.sum() / x_tokens,
+        "nll_z": -log_p_z.sum() / z_tokens,
+        "nll_z_and_x": -(log_p_z + log_p_x).sum() / (z_tokens + x_tokens),
         "unfinished_q": sum(z.finish_reason == "length" for z in greedy),
-        "greedy_length": float(np.mean([len(block) for (block,) in blocks])),
+        "greedy_length": z_tokens / len(pairs),
     }
     if len(pairs) < 2:  # there is no other pair
-        return figures
-    _, log_p_x_other = prompt_model.log_joint(theta, pairs, blocks[1:] + blocks[:1])
-    return figures | {
-        "nll_x_given_other": _nll(log_p_x_other, pairs),
-        "z_gap": float((log_p_x - log_p_x_other).sum()) / _num_x_tokens(pairs),
-    }
+        return figures, -log_p_x[:, 0]
+    like = derangement.like_pairs(pairs)
+    next_ones = [(i + 1) % len(pairs) for i in range(len(pairs))]
+    for others, nll, gap in (
+        (like.others, "nll_x_given_like", "z_gap"),
+        (next_ones, "nll_x_given_other", "z_gap_other"),
+    ):
+        _, log_p_x_other = prompt_model.log_joint(theta, pairs, [blocks[i] for i in others])
+        lost, error = paired.difference(-log_p_x_other[:, 0], -log_p_x[:, 0], _x_tokens(pairs))
+        figures |= {nll: -log_p_x_other.sum() / x_tokens, gap: lost, f"{gap}_error": error}
+    return figures | {"pairs_without_like": like.num_unlike}, -log_p_x[:, 0]
 
 
 def closed_block(tokenizer: Tokenizer, z: Rationale) -> tuple[int, ...]:

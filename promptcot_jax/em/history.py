@@ -10,6 +10,7 @@ from etils import epath
 from promptcot_jax.core import jsonl
 from promptcot_jax.em.generators import Round
 from promptcot_jax.em.settings import EmConfig
+from promptcot_jax.objectives import paired
 from promptcot_jax.parallel import hosts
 
 Figures = dict[str, Any]
@@ -18,13 +19,18 @@ log = logging.getLogger(__name__)
 
 NLL_FIELDS = (
     "nll_bound",
+    "nll_bound_error",
     "nll_elbo",
     "nll_x_given_q",
     "nll_x_given_p",
-    "nll_joint",
+    "nll_z",
+    "nll_z_and_x",
+    "nll_x_given_like",
     "nll_x_given_other",
     "nll_direct",
     "z_gap",
+    "z_gap_error",
+    "z_gap_other",
 )
 _SUMMED = ("skipped_pairs", "m_step_skipped", "m_step_retokenized", "phi_overlong", "theta_overlong")
 
@@ -81,33 +87,48 @@ class History:
         rows, config = self.rows, self._config
         variant = "with_e_step" if config.with_e_step else "without_e_step"  # the name of the run's curve
         tokens, likelihoods = 0, []
-        for row in rows:
+        for i, row in enumerate(rows):
             tokens += row.get("theta_tokens", 0)
-            which = {
-                "variant": variant,
-                "seed": config.seed,
-                "round": row["round"],
-                "theta_tokens_seen": tokens,
-            }
-            likelihoods.append(which | {name: row[name] for name in NLL_FIELDS if name in row})
+            change, error = change_of_bound(row, rows[0])
+            likelihoods.append(
+                {"variant": variant, "seed": config.seed, "round": row["round"], "theta_tokens_seen": tokens}
+                | {name: row[name] for name in NLL_FIELDS if name in row}
+                | ({"bound_change": change, "bound_change_error": error} if np.isfinite(error) else {})
+                | {"best_round": best_round(rows[: i + 1])}
+            )
         jsonl.write_records(self._directory / "nll.jsonl", likelihoods)
         jsonl.write_records(self._directory / "diagnostics.jsonl", rows)
-        last = rows[-1]
+        self._log(variant, likelihoods[-1])
+
+    def _log(self, variant: str, last: Figures) -> None:
+        """The last round's likelihoods, and what is to be done about them."""
         shown = {name: last.get(name) for name in ("nll_bound", "nll_x_given_q", "z_gap")}
         texts = [f"{name} {'none' if value is None else f'{value:.4f}'}" for name, value in shown.items()]
+        if last["round"] >= 0 and "bound_change" in last:
+            texts.append(
+                f"bound {last['bound_change']:+.4f} +- {last['bound_change_error']:.4f} since the start"
+            )
         log.info("EM round %d (%s): %s", last["round"], variant, ", ".join(texts))
-        if is_ignored(rows, floor=config.z_gap_warning, share=config.z_gap_share):
+        if is_ignored(self.rows, share=self._config.z_gap_share):
             log.warning(
-                "EM round %d: p_theta makes little use of the rationale: another pair's z costs it %.4f nats "
-                "per token of x (%.4f at the start). Look at the winners in candidates.jsonl; "
-                "cold-start longer or on more triples, or take fresh or more pairs a round.",
+                "EM round %d: p_theta makes little use of the rationale: the z of a pair with like concepts "
+                "costs it %.4f +- %.4f nats per token of x (%.4f at the start). Look at the winners in "
+                "candidates.jsonl; cold-start longer, or take more triples or fresh pairs.",
                 last["round"],
                 last["z_gap"],
-                rows[0]["z_gap"],
+                last.get("z_gap_error") or np.nan,
+                self.rows[0]["z_gap"],
             )
-        if has_converged(rows, config):
-            stop = "EM stops after round %d: held-out nll_bound has not fallen by %g for %d rounds"
-            log.info(stop, last["round"], config.tolerance, config.patience)
+        if last["best_round"] < 0 <= last["round"]:
+            log.warning(
+                "EM round %d: its held-out bound is surely above the cold start's, which counts as the best "
+                "round: 'synthesize' will write problems with the cold-started p_theta. Lower "
+                "EM_LEARNING_RATE, or take more or fresh pairs a round (EM_PAIRS_PER_ROUND).",
+                last["round"],
+            )
+        if has_converged(self.rows, self._config):
+            stop = "EM stops after round %d: held-out nll_bound has surely not fallen by %g for %d rounds"
+            log.info(stop, last["round"], self._config.tolerance, self._config.patience)
 
 
 def _read(path: epath.Path) -> Figures | None:
@@ -117,16 +138,42 @@ def _read(path: epath.Path) -> Figures | None:
     )
 
 
-def is_ignored(rows: Sequence[Figures], *, floor: float, share: float) -> bool:
-    """Whether p_theta uses z little: the last row's `z_gap` is small, or small against the first's."""
-    gap, first = rows[-1].get("z_gap"), rows[0].get("z_gap")
-    return gap is not None and (gap < floor or (first is not None and gap < share * first))
+def change_of_bound(row: Figures, other: Figures) -> tuple[float, float]:
+    """How much higher the bound is in `row`, nats per token of x, and its standard error over pairs."""
+    ours, theirs = row["held_out_by_pair"], other["held_out_by_pair"]
+    return paired.difference(ours["bound"], theirs["bound"], ours["x_tokens"])
+
+
+def best_round(rows: Sequence[Figures]) -> int:
+    """The last round, or the lowest of the earlier ones whose bound surely is lower; -1: the cold start."""
+    last, best, gain = rows[-1], rows[-1], 0.0
+    for row in rows[:-1]:
+        change, error = change_of_bound(last, row)
+        if change - paired.CONFIDENT * error > 0 and change > gain:
+            best, gain = row, change
+    return best["round"]
+
+
+def is_ignored(rows: Sequence[Figures], *, share: float) -> bool:
+    """Whether p_theta uses z little: `z_gap` is hardly above zero, or small against the first row's."""
+    gap, error, first = rows[-1].get("z_gap"), rows[-1].get("z_gap_error") or 0.0, rows[0].get("z_gap")
+    return gap is not None and (
+        gap <= paired.CONFIDENT * error or (first is not None and gap < share * first)
+    )
 
 
 def has_converged(rows: Sequence[Figures], config: EmConfig) -> bool:
-    """The stop rule: the best bound has not fallen by `tolerance` for `patience` rounds."""
-    best, since = np.inf, 0
-    for row in rows:
-        value = np.inf if row["nll_bound"] is None else row["nll_bound"]
-        best, since = (value, 0) if value < best - config.tolerance else (best, since + 1)
-    return len(rows) > 1 and since >= config.patience
+    """The stop rule: `patience` rounds in turn have surely not lowered the bound by `tolerance`.
+
+    A round is compared with the lowest one before it. One that may or may not have lowered the bound decides
+    nothing; one that surely has begins the count anew.
+    """
+    since = 0
+    for i in range(1, len(rows)):
+        lowest = min(rows[:i], key=lambda row: np.inf if row["nll_bound"] is None else row["nll_bound"])
+        change, error = change_of_bound(rows[i], lowest)
+        if change + paired.CONFIDENT * error < 0:
+            since = 0
+        elif change - paired.CONFIDENT * error > -config.tolerance:
+            since += 1
+    return since >= config.patience

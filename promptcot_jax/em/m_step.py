@@ -10,6 +10,7 @@ from promptcot_jax.core import prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.data import examples
 from promptcot_jax.em.generators import PromptModel, RationaleModel, Round
+from promptcot_jax.em.held_out import greedy_rationales
 from promptcot_jax.em.pairs import Pair, Rationale, pairs_of_round
 from promptcot_jax.em.settings import EmConfig, EStepConfig
 from promptcot_jax.sampling import rollouts
@@ -23,11 +24,13 @@ def m_step(
     rationale_model: RationaleModel,
     *,
     em_round: Round,
+    held_out_pairs: Sequence[Pair],
     fixed: Mapping[str, Rationale] | None = None,
 ) -> tuple[Params, Params, dict[str, Any]]:
     """Fits theta to c -> (z, x) with the greedy z of q_phi(z | c, x); a pair whose z is not valid is skipped.
 
     Args:
+        held_out_pairs: the fit measures theta's NLL of these and phi's greedy z at times, for its metrics.
         fixed: by the pair's id, what to use in place of the greedy rationales.
 
     Returns:
@@ -44,7 +47,11 @@ def m_step(
             sampler, pairs, rationale_model, path, em_round.config, f"M-step {em_round.index}"
         )
     targets = [theta_target(pair, z) for pair, z in zip(pairs, rationales, strict=True) if z.valid]
-    theta, counts = prompt_model.fit(theta, targets, em_round)
+    measured = []
+    if prompt_model.fitter.loop.eval_every:
+        greedy = greedy_rationales(phi, held_out_pairs, rationale_model, em_round.config.seed)
+        measured = [theta_target(pair, z) for pair, z in zip(held_out_pairs, greedy, strict=True) if z.valid]
+    theta, counts = prompt_model.fit(theta, targets, em_round, held_out=measured)
     skipped, retokenized = len(pairs) - len(targets), sum(z.retokenized for z in rationales)
     return theta, phi, counts | {"m_step_skipped": skipped, "m_step_retokenized": retokenized}
 

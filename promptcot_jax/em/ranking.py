@@ -103,7 +103,7 @@ def target_weights(
     if config.objective == "reward_weighted":
         # `elbo` as the reward has log q in it already.
         log_weights = rewards if config.reward == "elbo" else rewards - log_q
-        return np.asarray(bounds.posterior_weights(jnp.asarray(_centred(log_weights, is_valid))))
+        return bounds.posterior_weights(np.where(is_valid, log_weights, -np.inf))
     if config.objective == "grpo":
         centred = _centred(rewards, is_valid)
         return np.asarray(advantages.group_advantages(jnp.asarray(centred), jnp.asarray(is_valid)))

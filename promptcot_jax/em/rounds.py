@@ -4,12 +4,13 @@ Files below `em/`, NNN being the round:
 
     rationales.jsonl             (without E-step) one of the cold-started q_phi for each pair
     cold_start.json              held-out figures of the cold-started models: round -1
+    held_out_proposals.jsonl     samples of the cold-started q_phi, weighed by every round's held-out bound
     round_NNN/candidates.jsonl   every sampled rationale with its scores           E-step
     round_NNN/phi/               q_phi after its fit
     round_NNN/rationales.jsonl   greedy rationales of the updated q_phi            M-step
     round_NNN/theta/             p_theta after SFT on (c -> z, x)
     round_NNN/diagnostics.json   E-step figures, held-out figures, counts          held-out measurement
-    nll.jsonl                    a row for each round: held-out likelihoods
+    nll.jsonl                    a row for each round: held-out likelihoods, and the best round so far
     diagnostics.jsonl            a row for each round: all figures
 
 `round_NNN/phi_training/` and `theta_training/` hold the metrics of the two fits, and their checkpoints while
@@ -47,6 +48,7 @@ class Em:
     held_out: HeldOutConfig
     config: EmConfig
     directory: epath.Path
+    cold_phi: Callable[[], Params]  # reads the cold-started q_phi, a proposal of every round's held-out bound
     baselines: Callable[[], Figures] = dict  # figures that stand beside round -1's: a model without rationale
 
     def __post_init__(self):
@@ -88,11 +90,12 @@ def run_round(em: Em, em_round: Round, theta: Params, phi: Params) -> tuple[Para
         else:
             fixed = fixed_rationales(phi, em.pairs, em.rationale_model, config=em.e_step, em_round=em_round)
             em.rationale_model.write(phi, em_round)
-        theta, phi, of_m_step = m_step(theta, phi, pairs, *models, em_round=em_round, fixed=fixed)
+        theta, phi, of_m_step = m_step(
+            theta, phi, pairs, *models, em_round=em_round, held_out_pairs=em.held_out_pairs, fixed=fixed
+        )
         figures.append(of_m_step)
-    theta, phi, measured = held_out(
-        theta, phi, em.held_out_pairs, *models, config=em.held_out, em_round=em_round
-    )
+    measuring = {"config": em.held_out, "em_round": em_round, "cold_phi": em.cold_phi}
+    theta, phi, measured = held_out(theta, phi, em.held_out_pairs, *models, **measuring)
     return theta, phi, [*figures, measured]
 
 

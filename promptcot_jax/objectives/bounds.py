@@ -1,54 +1,63 @@
-"""Evidence bounds from samples z ~ q_phi(z | c, x), and E-step weights (paper section 2, appendix A).
+"""Bounds on log p(x | c) from samples of proposals, and the exact E-step's posterior weights.
 
-With `log_weights = log p_theta(z, x | c) - log q_phi(z | c, x)` of G samples of one pair:
-
-    ELBO              mean_g log_weights                       <= log p(x | c)
-    importance bound  logsumexp_g log_weights - log G          <= log p(x | c) on average, tight as G grows
-    posterior weight  softmax_g log_weights                    ~ p_theta(z | c, x) on the sampled z
-
-A sample that did not end inside its budget lies outside the support that q is scored on: its weight is zero
-(`log_weights = -inf`), which keeps the importance bound a bound. The ELBO is then that of q given that it
-ended.
+On the host, in float64. The log weight of a sample z of a pair is log p_theta(z, x | c) - log m(z | c, x), m
+being the density that it was drawn from, a mixture where there are several proposals; it is -inf where the
+sample did not end, so that the sample counts, with weight zero.
 """
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 
-from promptcot_jax.core.arrays import Array, Bool, Float
+from promptcot_jax.core.arrays import Bool, Float
 
 
 def log_importance_weights(
-    log_joint: Float[Array, "B G"], log_q: Float[Array, "B G"], is_finished: Bool[Array, "B G"]
-) -> Float[Array, "B G"]:
+    log_joint: Float[np.ndarray, "*B G"],
+    log_q: Float[np.ndarray, "*B G"],
+    is_finished: Bool[np.ndarray, "*B G"],
+) -> Float[np.ndarray, "*B G"]:
     """log p(z, x | c) - log q(z | c, x); -inf where the sample did not end."""
-    return jnp.where(is_finished, log_joint - log_q, -jnp.inf)
+    return np.where(is_finished, np.asarray(log_joint, np.float64) - log_q, -np.inf)
 
 
-def elbo(log_weights: Float[Array, "B G"]) -> Float[Array, " B"]:
+def elbo(log_weights: Float[np.ndarray, "*B G"]) -> Float[np.ndarray, "*B"]:
     """Mean log weight of q given that it ended; -inf where no sample did.
 
     Given that it ended, q's density is q(z) / P(end): the log of the share that ended is added.
     """
-    is_finished = log_weights > -jnp.inf
-    count = jnp.sum(is_finished, axis=-1)
-    total = jnp.sum(jnp.where(is_finished, log_weights, 0.0), axis=-1)
-    bound = total / jnp.maximum(count, 1) + jnp.log(count / log_weights.shape[-1])
-    return jnp.where(count > 0, bound, -jnp.inf)
+    is_finished = log_weights > -np.inf
+    count = is_finished.sum(axis=-1)
+    total = np.where(is_finished, log_weights, 0.0).sum(axis=-1)
+    share = np.maximum(count, 1) / log_weights.shape[-1]
+    return np.where(count > 0, total / np.maximum(count, 1) + np.log(share), -np.inf)
 
 
-def importance_bound(log_weights: Float[Array, "B G"]) -> Float[Array, " B"]:
-    """Log of the mean weight over all G samples, those of weight zero included."""
-    return jax.nn.logsumexp(log_weights, axis=-1) - jnp.log(log_weights.shape[-1])
+def importance_bound(log_weights: Float[np.ndarray, "*B G"]) -> Float[np.ndarray, "*B"]:
+    """Log of the mean weight over all G samples, those of weight zero included.
+
+    The mean weight is an unbiased estimate of p(x | c), so its log is below log p(x | c) on average.
+    """
+    return np.logaddexp.reduce(np.asarray(log_weights, np.float64), axis=-1) - np.log(log_weights.shape[-1])
 
 
-def posterior_weights(log_weights: Float[Array, "B G"]) -> Float[Array, "B G"]:
+def importance_bound_error(log_weights: Float[np.ndarray, "*B G"]) -> Float[np.ndarray, "*B"]:
+    """Standard error of `importance_bound`, from the spread of its own weights: sqrt(1 / ESS - 1 / G).
+
+    The delta method for the log of a mean, whose weights are normalised by their sum; inf where no sample
+    ended. About half of its square is how far the bound lies below log p(x | c).
+    """
+    effective = effective_sample_size(log_weights)
+    with np.errstate(divide="ignore"):
+        return np.sqrt(np.maximum(1.0 / effective - 1.0 / log_weights.shape[-1], 0.0))
+
+
+def posterior_weights(log_weights: Float[np.ndarray, "*B G"]) -> Float[np.ndarray, "*B G"]:
     """Self-normalised weights; all zero where no sample ended."""
-    largest = jnp.max(log_weights, axis=-1, keepdims=True)
-    weights = jnp.where(jnp.isfinite(largest), jnp.exp(log_weights - largest), 0.0)
-    return weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1e-30)
+    largest = np.max(log_weights, axis=-1, keepdims=True)
+    weights = np.exp(np.asarray(log_weights, np.float64) - np.where(np.isfinite(largest), largest, 0.0))
+    return weights / np.maximum(weights.sum(axis=-1, keepdims=True), 1e-300)
 
 
-def effective_sample_size(log_weights: Float[Array, "B G"]) -> Float[Array, " B"]:
+def effective_sample_size(log_weights: Float[np.ndarray, "*B G"]) -> Float[np.ndarray, "*B"]:
     """1 / sum of squared posterior weights: G when all are equal, 1 when one has all, 0 when none ended."""
-    squares = jnp.sum(posterior_weights(log_weights) ** 2, axis=-1)
-    return jnp.where(squares > 0, 1.0 / jnp.maximum(squares, 1e-30), 0.0)
+    squares = np.sum(posterior_weights(log_weights) ** 2, axis=-1)
+    return np.where(squares > 0, 1.0 / np.maximum(squares, 1e-300), 0.0)

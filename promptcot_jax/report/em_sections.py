@@ -107,12 +107,16 @@ def _likelihood_charts(rows: Sequence[Row]) -> list[charts.LineChart | None]:
         )
     use_of_z = [
         charts.line_of_rows(rows, "nll_x_given_q", "with its own z", 1),
-        charts.line_of_rows(rows, "nll_x_given_other", "with another pair\u2019s z", 5, True),
+        charts.line_of_rows(rows, "nll_x_given_like", "with the z of a pair with like concepts", 5, True),
+        charts.line_of_rows(rows, "nll_x_given_other", "with the next pair\u2019s z", 6, True),
     ]
-    gap = [charts.line_of_rows(rows, "z_gap", "z gap", 5)]
+    gap = [
+        charts.line_of_rows(rows, "z_gap", "against like concepts", 5),
+        charts.line_of_rows(rows, "z_gap_other", "against the next pair", 6, True),
+    ]
     joint = [
-        charts.line_of_rows(rows, "nll_joint", "\u2212log p(z,x|c), z of q\u03c6", 3),
-        charts.line_of_rows(rows, "nll_elbo", "\u2212ELBO", 4, True),
+        charts.line_of_rows(rows, "nll_z_and_x", "\u2212log p(z,x|c), per token of z and x", 3),
+        charts.line_of_rows(rows, "nll_z", "\u2212log p(z|c), per token of z", 4, True),
     ]
     return [
         charts.line_chart("Held-out negative log-likelihood", curves, x_label=_EM_ROUND),
@@ -126,14 +130,14 @@ def _likelihood_charts(rows: Sequence[Row]) -> list[charts.LineChart | None]:
             "What its own rationale is worth (z gap)",
             gap,
             x_label=_EM_ROUND,
-            note="Nats per token of x that another pair\u2019s z costs, the distance of the lines "
-            "in the chart before; at 0 p\u03b8 does not read z.",
+            note="Nats per token of x that another pair\u2019s z costs; at 0 p\u03b8 does not read z. "
+            "The next pair may be of another kind altogether, which any z would show.",
         ),
         charts.line_chart(
             "Rationale and problem together",
             joint if joint[0].points else [],
             x_label=_EM_ROUND,
-            note="The ELBO averages over samples of q\u03c6; the bound above weights them by importance.",
+            note="What the M-step minimizes, on held-out pairs with q\u03c6\u2019s greedy rationales.",
         ),
     ]
 

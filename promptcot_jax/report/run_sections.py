@@ -45,10 +45,11 @@ def tiles(workdir: epath.Path) -> list[Tile]:
 
 
 def _em_tiles(workdir: epath.Path) -> Iterator[Tile]:
-    """Held-out figures before EM and in the round with the least bound."""
+    """Held-out figures before EM and in the best round."""
     first, *rounds = workdir_files.rows(workdir / "em" / "nll.jsonl") or [{}]
-    bounded = [row for row in rounds if row.get("nll_bound") is not None]
-    best = min(bounded, key=lambda row: row["nll_bound"], default={})
+    if not rounds:
+        return
+    best = next((row for row in rounds if row["round"] == rounds[-1].get("best_round")), rounds[-1])
     for field, what in (
         ("nll_bound", "bound on \u2212log p(x|c), nats per token of x"),
         ("nll_x_given_q", "\u2212log p(x|z,c) with q\u03c6\u2019s rationale"),
@@ -58,8 +59,15 @@ def _em_tiles(workdir: epath.Path) -> Iterator[Tile]:
             rise = "" if after < before else ", which is no better"
             yield (
                 f"{number(before)} \u2192 {number(after)}",
-                f"{what}: cold start \u2192 best round{rise}",
+                f"{what}: cold start \u2192 round {best['round']}{_interval(best, field)}{rise}",
             )
+
+
+def _interval(row: Mapping[str, Any], field: str) -> str:
+    """Of the change of the bound since the cold start, paired over the held-out pairs."""
+    if field != "nll_bound" or "bound_change" not in row:
+        return ""
+    return f" (change {row['bound_change']:+.4f} \u00b1 {row['bound_change_error']:.4f})"
 
 
 def _kept_tiles(workdir: epath.Path) -> Iterator[Tile]:

@@ -10,6 +10,7 @@ from typing import Any
 from etils import epath
 
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.objectives import paired
 from promptcot_jax.report import page, paper, run_sections, workdir_files
 from promptcot_jax.report.page import label, number
 from promptcot_jax.verify import problem_accuracy
@@ -150,8 +151,8 @@ def _of_rounds(workdir: epath.Path) -> Iterator[str]:
     first, last = (rounds[0], rounds[-1]) if rounds else ({}, {})
     gap, before = last.get("z_gap"), first.get("z_gap")
     share = settings.get("em.em_config.z_gap_share", 0.7)
-    floor = settings.get("em.em_config.z_gap_warning", 0.05)
-    if gap is not None and (gap < floor or (before is not None and gap < share * before)):
+    floor = paired.CONFIDENT * (last.get("z_gap_error") or 0.0)
+    if gap is not None and (gap <= floor or (before is not None and gap < share * before)):
         yield (
             f"p\u03b8 uses its rationale little at the end (z gap {number(gap)} nats a token of x): "
             "posterior collapse, which no bound shows."
@@ -161,8 +162,11 @@ def _of_rounds(workdir: epath.Path) -> Iterator[str]:
     if limit and len(rounds) > limit and len(bounds) > 1 and min(bounds) == bounds[-1]:
         rounds_told = "1 round" if limit == 1 else f"{limit} rounds"
         yield f"EM ended at its limit of {rounds_told} while the held-out bound was still falling."
-    if len(bounds) > 1 and min(bounds) == bounds[0]:
-        yield "No EM round has a better held-out bound than the cold start."
+    if len(rounds) > 1 and last.get("best_round", 0) < 0:
+        yield (
+            "After the last EM round the held-out bound is surely above the cold start\u2019s, and lower in "
+            "no other: synthesize takes the cold-started p\u03b8."
+        )
 
 
 def _of_self_play(workdir: epath.Path) -> Iterator[str]:

@@ -108,6 +108,7 @@ def em(
             held_out=held_out,
             config=em_config,
             directory=directory,
+            cold_phi=lambda: load_model(phi).params,
             baselines=baselines,
         )
         of_rounds = rounds.run(run, theta_model.params, phi_model.params)

@@ -1,5 +1,6 @@
 """`promptcot synthesize`: new problems from concept lists, written by p_theta (paper section 2.1)."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -27,6 +28,8 @@ from promptcot_jax.synthesis.filters import FilterConfig
 from promptcot_jax.synthesis.near_duplicates import DuplicateConfig, Encode
 from promptcot_jax.synthesis.selection import Selection
 from promptcot_jax.synthesis.text_sketches import BatchWorkers
+
+log = logging.getLogger(__name__)
 
 RoundChoice = Literal["best", "last"]
 
@@ -199,15 +202,25 @@ def theta_of_round(em_log: str, choice: RoundChoice) -> tuple[str, int]:
     """Directory and round of the theta that an EM log's figures choose; -1 is the cold start.
 
     Raises:
-        WrongUse: there is no EM log.
+        WrongUse: there is no EM log, or one of a version that did not record the best round.
     """
     directory = epath.Path(em_log).parent
     if not epath.Path(em_log).exists():
         raise WrongUse(
             f"{em_log}: no such file; run 'promptcot em' first, or name a model with PROMPT_MODEL."
         )
-    rounds = {row["round"]: row["nll_bound"] for _, _, row in jsonl.iter_rows(em_log)}
-    measured = {index: bound for index, bound in rounds.items() if bound is not None}
-    index = min(measured, key=measured.__getitem__) if choice == "best" and measured else max(rounds)
+    *_, last = (row for _, _, row in jsonl.iter_rows(em_log))
+    if "best_round" not in last:
+        raise WrongUse(
+            f"{em_log}: the last row has no best_round: EM was run by an older version. "
+            "Run 'promptcot em' again, or name a round's model with PROMPT_MODEL."
+        )
+    index = last["best_round"] if choice == "best" else last["round"]
+    if index < 0 <= last["round"]:
+        log.warning(
+            "%s: after the last round the held-out bound is surely above the cold start's, and lower in no "
+            "other: the cold-started p_theta writes the problems. PROMPT_MODEL names another one.",
+            em_log,
+        )
     models = directory.parent / "cold_start" if index < 0 else directory / f"round_{index:03d}"
     return os.fspath(models / "theta"), index

@@ -149,14 +149,6 @@ def test_pairs_that_cannot_fit_are_left_out(cold):
     assert len(pairs.within_positions(tokenized, max_rationale_tokens=16, max_positions=longest + 15)) < 4
 
 
-@pytest.mark.parametrize(
-    ("gaps", "is_ignored"),
-    [([0.2, 0.15], False), ([0.2, 0.1], True), ([0.01], True), ([0.2, None], False), ([None, 0.06], False)],
-)
-def test_collapse_shows_in_the_gap_and_in_its_fall(gaps, is_ignored):
-    assert history.is_ignored([{"z_gap": gap} for gap in gaps], floor=0.05, share=0.7) == is_ignored
-
-
 @pytest.mark.parametrize("objective", ["reward_weighted", "grpo"])
 def test_other_objectives_and_a_kept_optimizer_run(cold, tmp_path, objective):
     em = make_em(
@@ -209,24 +201,9 @@ def test_eight_devices_give_the_rounds_of_one(cold, tmp_path, objective, sizes):
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
 
 
-@pytest.mark.parametrize(
-    ("values", "stops"),
-    [
-        ([1.0, 0.9, 0.8], False),
-        ([1.0, 0.999, 0.9985], True),  # less than the tolerance, twice
-        ([1.0, 1.1, 0.5], False),
-        ([None, None, None], True),
-        ([1.0], False),
-    ],
-)
-def test_stop_rule(values, stops):
-    rows = [{"nll_bound": value} for value in values]
-    config = EmConfig(max_rounds=9, tolerance=0.01, patience=2)
-    assert history.has_converged(rows, config) == stops
-
-
 def test_a_run_of_fewer_rounds_than_are_there_has_the_rows_of_its_own(tmp_path):
-    figures = [{"nll_bound": 3.0}, {"nll_bound": 2.0}, {"nll_bound": 1.0}]
+    by_pair = {"x_tokens": [1, 1], "bound": [None, None]}
+    figures = [{"nll_bound": value, "held_out_by_pair": by_pair} for value in (3.0, 2.0, 1.0)]
     config = EmConfig(max_rounds=2)
     longer = history.History(epath.Path(tmp_path), config)
     for row in figures:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from promptcot_jax.core import jsonl, records
-from promptcot_jax.data import templates
-from promptcot_jax.em import e_step, generators, held_out, m_step, pairs, rounds
+from promptcot_jax.em import e_step, generators, m_step, pairs, rounds
 from promptcot_jax.em.generators import Round
 from promptcot_jax.models import language_model
 from promptcot_jax.trainers import loop
@@ -48,9 +47,9 @@ def unsure(cold, tmp_path_factory):
     )
     targets, fit = {}, generators.Generator.fit
 
-    def spied(self, params, rows, em_round):
+    def spied(self, params, rows, em_round, **settings):
         targets[self.role] = rows
-        return fit(self, params, rows, em_round)
+        return fit(self, params, rows, em_round, **settings)
 
     with mock.patch.object(generators.Generator, "fit", spied):
         toy_em.run(cold, em, sharpness=UNSURE)
@@ -136,7 +135,7 @@ def test_a_rationale_that_is_not_valid_is_no_target_of_theta(cold, tmp_path):
     ]
     fixed = {pair.triple.id: z for pair, z in zip(em.pairs, of_pairs, strict=False)}
     with mock.patch.object(
-        generators.Generator, "fit", lambda self, params, rows, em_round: ({"of": rows}, {})
+        generators.Generator, "fit", lambda self, params, rows, em_round, **_: ({"of": rows}, {})
     ):
         theta, phi, figures = m_step.m_step(
             {},
@@ -145,6 +144,7 @@ def test_a_rationale_that_is_not_valid_is_no_target_of_theta(cold, tmp_path):
             em.prompt_model,
             em.rationale_model,
             em_round=Round(0, em.directory, em.config),
+            held_out_pairs=em.held_out_pairs,
             fixed=fixed,
         )
     (target,) = theta["of"]
@@ -232,107 +232,6 @@ def test_the_first_token_of_x_is_no_part_of_log_p_z(cold, tmp_path):
     with jax.set_mesh(MESH):
         found = em.prompt_model.log_joint(theta, [pair], [[block]])
     np.testing.assert_allclose(np.ravel(found), [by_hand[:3].sum(), by_hand[3:].sum()], atol=1e-3)
-
-
-def measure(em, theta, phi, em_round):
-    models = em.prompt_model, em.rationale_model
-    return held_out.held_out(theta, phi, em.held_out_pairs, *models, config=em.held_out, em_round=em_round)[2]
-
-
-@pytest.fixture(scope="module")
-def measured(cold, tmp_path_factory):
-    """Held-out figures of an unsure theta and phi, the rationales behind them, and both models by hand."""
-    em = toy_em.make_em(cold, tmp_path_factory.mktemp("measured"))
-    theta, phi = (cold.params(role, sharpness=UNSURE) for role in ("theta", "phi"))
-    seen, rationales = [], generators.RationaleModel.rationales
-
-    def spied(self, sampler, some_pairs, group_size):
-        seen.append(rationales(self, sampler, some_pairs, group_size))
-        return seen[-1]
-
-    with jax.set_mesh(MESH), mock.patch.object(generators.RationaleModel, "rationales", spied):
-        figures = measure(em, theta, phi, Round(-1, em.directory, em.config))
-    samples, greedy = seen
-    return em, figures, samples, [z for (z,) in greedy], ByHand(cold.lm, theta), ByHand(cold.lm, phi)
-
-
-def num_x_tokens(em):
-    return sum(len(pair.problem_ids) for pair in em.held_out_pairs)
-
-
-def joint_by_hand(theta, pair, block):
-    """log p(z | c) and log p(x | z, c)."""
-    log_probs = theta.log_probs(pair.theta_prompt_ids, (*block, *pair.problem_ids))
-    return log_probs[: len(block)].sum(), log_probs[len(block) :].sum()
-
-
-def test_the_bounds_are_those_of_the_samples_weights(measured):
-    em, figures, samples, _, theta, phi = measured
-    log_weights = []
-    for pair, row in zip(em.held_out_pairs, samples, strict=True):
-        assert len({z.token_ids for z in row}) <= len(row) == em.held_out.num_samples
-        log_weights.append(
-            [
-                sum(joint_by_hand(theta, pair, held_out.closed_block(em.prompt_model.tokenizer, z)))
-                - phi.log_probs(pair.phi_prompt_ids, z.token_ids).sum()
-                for z in row
-            ]
-        )
-    log_weights = np.array(log_weights)
-    assert np.ptp(log_weights, axis=-1).max() > 0.1  # or bound and ELBO are the same
-    bound = np.logaddexp.reduce(log_weights, axis=-1) - np.log(log_weights.shape[-1])
-    np.testing.assert_allclose(figures["nll_bound"], -bound.sum() / num_x_tokens(em), atol=1e-3)
-    elbo = log_weights.mean(axis=-1)
-    np.testing.assert_allclose(figures["nll_elbo"], -elbo.sum() / num_x_tokens(em), atol=1e-3)
-
-
-def test_the_figures_given_q_are_those_of_its_greedy_rationale_and_of_the_next_pairs(measured):
-    em, figures, _, greedy, theta, phi = measured
-    eos_id = em.prompt_model.tokenizer.eos_id
-    for pair, z in zip(em.held_out_pairs, greedy, strict=True):
-        by_hand = phi.greedy(pair.phi_prompt_ids, BUDGET, lambda written: written[-1:] == [eos_id])
-        assert z.token_ids == by_hand
-    blocks = [held_out.closed_block(em.prompt_model.tokenizer, z) for z in greedy]
-    own = np.array([joint_by_hand(theta, *both) for both in zip(em.held_out_pairs, blocks, strict=True)])
-    others = blocks[1:] + blocks[:1]
-    other = np.array([joint_by_hand(theta, *both) for both in zip(em.held_out_pairs, others, strict=True)])
-    expected = {
-        "nll_x_given_q": -own[:, 1].sum(),
-        "nll_joint": -own.sum(),
-        "nll_x_given_other": -other[:, 1].sum(),
-        "z_gap": own[:, 1].sum() - other[:, 1].sum(),
-    }
-    assert abs(expected["z_gap"]) > 0.1
-    assert expected["nll_joint"] > expected["nll_x_given_q"] + 0.1
-    for name, total in expected.items():
-        np.testing.assert_allclose(figures[name], total / num_x_tokens(em), atol=1e-3, err_msg=name)
-
-
-def test_the_figure_given_p_reads_c_alone(measured):
-    """p_theta writes z greedily from c; x comes after it, to be scored."""
-    em, figures, _, greedy, theta, _ = measured
-    tokenizer, end = em.prompt_model.tokenizer, templates.END_RATIONALE + "\n"
-    total, own_blocks = 0.0, []
-    for pair in em.held_out_pairs:
-        block = theta.greedy(
-            pair.theta_prompt_ids,
-            BUDGET,
-            lambda written: tokenizer.decode(written).endswith(end) or written[-1:] == [tokenizer.eos_id],
-        )
-        block = tuple(i for i in block if i != tokenizer.eos_id)
-        if not tokenizer.decode(block).endswith(end):
-            block = (*block, *tokenizer.encode("\n" + end))
-        own_blocks.append(block)
-        total += joint_by_hand(theta, pair, block)[1]
-    assert own_blocks != [held_out.closed_block(tokenizer, z) for z in greedy]
-    np.testing.assert_allclose(figures["nll_x_given_p"], -total / num_x_tokens(em), atol=1e-3)
-
-
-def test_rounds_are_measured_with_the_same_noise(measured, cold):
-    em, figures, *_ = measured
-    theta, phi = (cold.params(role, sharpness=UNSURE) for role in ("theta", "phi"))
-    with jax.set_mesh(MESH):
-        assert measure(em, theta, phi, Round(1, em.directory, em.config)) == figures
 
 
 def test_a_model_that_computes_in_bfloat16_keeps_float32_parameters_between_rounds(cold, tmp_path):

@@ -106,9 +106,12 @@ def make_em(cold, directory, mesh=MESH, *, e_step_config=E_STEP, phi_learning_ra
         pairs=pairs.tokenize_pairs(cold.tokenizer, TRIPLES[:10]),
         held_out_pairs=pairs.tokenize_pairs(cold.tokenizer, TRIPLES[12:16]),
         e_step=e_step_config,
-        held_out=HeldOutConfig(num_pairs=4, num_samples=2, num_concept_sets=2, problems_per_set=2),
+        held_out=HeldOutConfig(
+            num_pairs=4, bound_pairs=3, num_samples=12, num_concept_sets=2, problems_per_set=2
+        ),
         config=EmConfig(**(defaults | settings)),
         directory=epath.Path(directory),
+        cold_phi=lambda: cold.params("phi", mesh),
         baselines=lambda: {"nll_direct": 1.0},
     )
 
@@ -130,7 +133,7 @@ class ByHand:
     """Log-probabilities and greedy completions from full logits, one sequence at a time."""
 
     def __init__(self, lm, params, length=128):
-        params = jax.tree.map(jnp.asarray, params)
+        self.params = params = jax.tree.map(jnp.asarray, params)
 
         def log_probs(token_ids):
             logits = lm.hidden_states(params, token_ids) @ lm.output_embedding(params)

@@ -200,13 +200,16 @@ def test_candidates_written_twice_spoil_no_other_part(copy):
     assert "solver accuracy" in report.render(copy)
 
 
-def test_the_best_round_is_that_of_the_least_bound_for_both_figures(tmp_path):
-    rows = [(0.5, 0.3), (0.45, 0.25), (0.4, 0.35)]
-    jsonl.write_records(
-        tmp_path / "em" / "nll.jsonl", [{"nll_bound": bound, "nll_x_given_q": nll} for bound, nll in rows]
-    )
+def test_the_best_round_is_the_records_for_both_figures(tmp_path):
+    rows = [
+        {"round": i - 1, "nll_bound": bound, "nll_x_given_q": nll, "best_round": min(i - 1, 0)}
+        for i, (bound, nll) in enumerate([(0.5, 0.3), (0.45, 0.35), (0.4, 0.2)])
+    ]
+    rows[1] |= {"bound_change": -0.05, "bound_change_error": 0.012}
+    jsonl.write_records(tmp_path / "em" / "nll.jsonl", rows)
     said = report.render(tmp_path)
-    assert "0.5 \u2192 0.4<" in said
+    assert "0.5 \u2192 0.45<" in said
+    assert "round 0 (change -0.0500 \u00b1 0.0120)" in said
     assert "0.3 \u2192 0.35<" in said
 
 

@@ -121,10 +121,14 @@ def _nll(i: int, rng: random.Random) -> dict:
         "nll_bound": 0.40 + 0.07 * fall,
         "nll_x_given_q": 0.21 + 0.10 * fall,
         "nll_x_given_p": 0.33 + 0.08 * fall + rng.gauss(0, 0.003),
-        "nll_joint": 1.10 + 0.2 * fall,
+        "best_round": i,
+        "nll_z": 0.41 + 0.03 * fall,
+        "nll_z_and_x": 0.33 + 0.02 * fall,
         "nll_elbo": 0.43 + 0.08 * fall,
+        "nll_x_given_like": 0.51 - 0.04 * fall,
         "nll_x_given_other": 0.58 - 0.04 * fall,
-        "z_gap": 0.37 - 0.14 * fall,
+        "z_gap": 0.30 - 0.14 * fall,
+        "z_gap_other": 0.37 - 0.14 * fall,
     }
     return row | ({"nll_direct": 0.477} if i < 0 else {})
 

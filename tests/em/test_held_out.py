@@ -1,0 +1,345 @@
+"""Held-out measurement against full logits and enumeration; when EM stops, and which round is best."""
+
+import dataclasses
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+
+from promptcot_jax.core import jsonl
+from promptcot_jax.data import templates
+from promptcot_jax.em import derangement, held_out, history, proposals
+from promptcot_jax.em.generators import Round
+from promptcot_jax.em.pairs import Rationale
+from promptcot_jax.em.settings import EmConfig, HeldOutConfig
+from promptcot_jax.objectives import bounds, paired
+from tests.em import table_model, toy_em
+from tests.em.toy_em import E_STEP, MESH, UNSURE, ByHand
+
+BUDGET = E_STEP.max_rationale_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """Figures of an unsure theta and phi in a later round, what they rest on, and the models by hand."""
+
+    em: object
+    figures: dict
+    drawn: proposals.Proposals
+    greedy: list
+    theta: ByHand
+    phi: ByHand
+    cold_phi: ByHand
+
+
+def measure(em, theta, phi, em_round, cold_phi):
+    models = em.prompt_model, em.rationale_model
+    return held_out.held_out(
+        theta,
+        phi,
+        em.held_out_pairs,
+        *models,
+        config=em.held_out,
+        em_round=em_round,
+        cold_phi=lambda: cold_phi,
+    )[2]
+
+
+@pytest.fixture(scope="module")
+def measured(cold, tmp_path_factory):
+    em = toy_em.make_em(cold, tmp_path_factory.mktemp("measured"))
+    theta, phi = (cold.params(role, sharpness=UNSURE) for role in ("theta", "phi"))
+    cold_phi = cold.params("phi", sharpness=0.8)
+    seen = {}
+
+    def spied(module, name):
+        function = getattr(module, name)
+
+        def spy(*args, **kwargs):
+            seen[name] = function(*args, **kwargs)
+            return seen[name]
+
+        return mock.patch.object(module, name, spy)
+
+    with jax.set_mesh(MESH), spied(proposals, "draw"), spied(held_out, "greedy_rationales"):
+        figures = measure(em, theta, phi, Round(1, em.directory, em.config), cold_phi)
+    by_hand = [ByHand(cold.lm, params) for params in (theta, phi, cold_phi)]
+    return Measured(em, figures, seen["draw"], seen["greedy_rationales"], *by_hand)
+
+
+def num_x_tokens(some_pairs):
+    return sum(len(pair.problem_ids) for pair in some_pairs)
+
+
+def joint_by_hand(theta, pair, block):
+    """log p(z | c) and log p(x | z, c)."""
+    log_probs = theta.log_probs(pair.theta_prompt_ids, (*block, *pair.problem_ids))
+    return log_probs[: len(block)].sum(), log_probs[len(block) :].sum()
+
+
+def test_the_bound_weighs_all_samples_by_the_density_of_their_mixture(measured):
+    em, drawn = measured.em, measured.drawn
+    assert drawn.counts == (4, 4, 4)
+    eos, end = em.prompt_model.tokenizer.eos_id, templates.END_RATIONALE + "\n"
+    bound, elbo, effective = [], [], []
+    for pair, row in zip(drawn.pairs, drawn.blocks, strict=True):
+        assert len(row) == 12
+        weights, of_phi = [], []
+        for n, block in enumerate(row):
+            if block is None:
+                weights.append(-np.inf)
+                of_phi += [-np.inf] if 4 <= n < 8 else []
+                continue
+            log_p_z, log_p_x = joint_by_hand(measured.theta, pair, block)
+            text = em.prompt_model.tokenizer.decode(block)
+            by_theta = log_p_z if text.endswith(end) and text.count(end) == 1 else -np.inf
+            densities = [
+                measured.cold_phi.log_probs(pair.phi_prompt_ids, (*block, eos)).sum(),
+                measured.phi.log_probs(pair.phi_prompt_ids, (*block, eos)).sum(),
+                by_theta,
+            ]
+            if len(block) == BUDGET:  # no room for the end token
+                densities[:2] = -np.inf, -np.inf
+            weights.append(log_p_z + log_p_x - np.log(np.mean(np.exp(densities))))
+            of_phi += [log_p_z + log_p_x - densities[1]] if 4 <= n < 8 else []
+        bound.append(np.log(np.mean(np.exp(weights))))
+        ended = np.array([w for w in of_phi if np.isfinite(w)])
+        elbo.append(ended.mean() + np.log(len(ended) / 4))
+        effective.append(np.exp(weights).sum() ** 2 / (np.exp(weights) ** 2).sum())
+    tokens = num_x_tokens(drawn.pairs)
+    figures = measured.figures
+    np.testing.assert_allclose(figures["nll_bound"], -np.sum(bound) / tokens, atol=1e-3)
+    np.testing.assert_allclose(figures["held_out_by_pair"]["bound"], -np.array(bound), atol=1e-2)
+    np.testing.assert_allclose(figures["nll_elbo"], -np.sum(elbo) / tokens, atol=1e-3)
+    np.testing.assert_allclose(figures["held_out_effective_samples"], np.mean(effective), rtol=1e-2)
+    error = np.sqrt(np.sum(1 / np.array(effective) - 1 / 12)) / tokens
+    np.testing.assert_allclose(figures["nll_bound_error"], error, rtol=2e-2)
+
+
+def test_the_proposals_are_samples_of_three_models(measured):
+    """Those of the cold start are drawn once; in the rounds after, q_phi and p_theta write others."""
+    row_of = [{block for row in measured.drawn.blocks for block in row[i : i + 4]} for i in (0, 4, 8)]
+    assert row_of[0] != row_of[1] != row_of[2]
+    em = measured.em
+    written = jsonl.read_records(em.directory / "held_out_proposals.jsonl", Rationale)
+    of_file = [z.block_ids if z.finish_reason == "stop" else None for z in written]
+    assert of_file == [block for row in measured.drawn.blocks for block in row[:4]]
+
+
+def test_the_figures_given_q_are_those_of_its_greedy_rationale_and_of_other_pairs(measured):
+    em, figures = measured.em, measured.figures
+    eos_id = em.prompt_model.tokenizer.eos_id
+    for pair, z in zip(em.held_out_pairs, measured.greedy, strict=True):
+        by_hand = measured.phi.greedy(pair.phi_prompt_ids, BUDGET, lambda written: written[-1:] == [eos_id])
+        assert z.token_ids == by_hand
+    blocks = [held_out.closed_block(em.prompt_model.tokenizer, z) for z in measured.greedy]
+
+    def with_blocks(some):
+        return np.array(
+            [joint_by_hand(measured.theta, *both) for both in zip(em.held_out_pairs, some, strict=True)]
+        )
+
+    own, other = with_blocks(blocks), with_blocks(blocks[1:] + blocks[:1])
+    like = with_blocks([blocks[i] for i in derangement.like_pairs(em.held_out_pairs).others])
+    z_tokens, x_tokens = sum(map(len, blocks)), num_x_tokens(em.held_out_pairs)
+    expected = {
+        "nll_x_given_q": -own[:, 1].sum() / x_tokens,
+        "nll_z": -own[:, 0].sum() / z_tokens,
+        "nll_z_and_x": -own.sum() / (z_tokens + x_tokens),
+        "nll_x_given_other": -other[:, 1].sum() / x_tokens,
+        "z_gap_other": (own[:, 1].sum() - other[:, 1].sum()) / x_tokens,
+        "nll_x_given_like": -like[:, 1].sum() / x_tokens,
+        "z_gap": (own[:, 1].sum() - like[:, 1].sum()) / x_tokens,
+    }
+    assert len({round(value, 3) for value in expected.values()}) > 4
+    for name, value in expected.items():
+        np.testing.assert_allclose(figures[name], value, atol=1e-3, err_msg=name)
+    np.testing.assert_allclose(figures["held_out_by_pair"]["x_given_q"], -own[:, 1], atol=1e-2)
+
+
+def test_the_figure_given_p_reads_c_alone(measured):
+    """p_theta writes z greedily from c; x comes after it, to be scored."""
+    em, theta = measured.em, measured.theta
+    tokenizer, end = em.prompt_model.tokenizer, templates.END_RATIONALE + "\n"
+    total, own_blocks = 0.0, []
+    for pair in em.held_out_pairs:
+        block = theta.greedy(
+            pair.theta_prompt_ids,
+            BUDGET,
+            lambda written: tokenizer.decode(written).endswith(end) or written[-1:] == [tokenizer.eos_id],
+        )
+        block = tuple(i for i in block if i != tokenizer.eos_id)
+        if not tokenizer.decode(block).endswith(end):
+            block = (*block, *tokenizer.encode("\n" + end))
+        own_blocks.append(block)
+        total += joint_by_hand(theta, pair, block)[1]
+    assert own_blocks != [held_out.closed_block(tokenizer, z) for z in measured.greedy]
+    np.testing.assert_allclose(
+        measured.figures["nll_x_given_p"], -total / num_x_tokens(em.held_out_pairs), atol=1e-3
+    )
+
+
+def test_rounds_are_measured_with_the_same_noise(measured, cold):
+    theta, phi = (cold.params(role, sharpness=UNSURE) for role in ("theta", "phi"))
+    cold_phi, em = cold.params("phi", sharpness=0.8), measured.em
+    with jax.set_mesh(MESH):
+        assert measure(em, theta, phi, Round(0, em.directory, em.config), cold_phi) == measured.figures
+
+
+def test_a_pair_without_an_ended_sample_is_left_out_and_counted(measured):
+    blocks = [[None] * 12, *measured.drawn.blocks[1:]]
+    nothing = dataclasses.replace(measured.drawn, blocks=[[None] * 12 for _ in blocks])
+
+    def bound_of(drawn):
+        with jax.set_mesh(MESH):
+            models = measured.em.prompt_model, measured.em.rationale_model
+            theta, phi = (toy.params for toy in (measured.theta, measured.phi))
+            return proposals.measure(theta, phi, drawn, *models, cold_phi=lambda: measured.cold_phi.params)
+
+    figures, nats = bound_of(dataclasses.replace(measured.drawn, blocks=blocks))
+    assert figures["bound_pairs_unmeasured"] == 1
+    of_all = np.array(measured.figures["held_out_by_pair"]["bound"])
+    np.testing.assert_allclose(nats, [np.inf, *of_all[1:]], atol=1e-4)
+    expected = of_all[1:].sum() / num_x_tokens(measured.drawn.pairs[1:])
+    np.testing.assert_allclose(figures["nll_bound"], expected, atol=1e-4)
+    assert np.isnan(bound_of(nothing)[0]["nll_bound"])
+
+
+def sampled_bounds(table, some_pairs, counts, seed):
+    """Log weights [B, N] of samples of two random tables and of the prior."""
+    other = table_model.TableModel.random(99)
+    rng, rows = np.random.default_rng(seed), []
+    for pair in some_pairs:
+        c, x = pair.theta_prompt_ids[0], pair.problem_ids[0]
+        log_q = np.stack([other.log_q[c, x], table.log_q[c, x], table.log_p_z[c]])
+        z = [
+            i
+            for q, n in zip(np.exp(log_q), counts, strict=True)
+            for i in rng.choice(len(q), n, p=q / q.sum())
+        ]
+        rows.append(table.joint(pair)[z] - proposals.mixture_log_density(log_q[:, z], counts))
+    return np.array(rows)
+
+
+def test_the_bound_is_below_the_marginal_by_half_its_squared_error():
+    """Against enumeration: the mean weight is unbiased, the error is the spread over repetitions."""
+    table, some_pairs = table_model.TableModel.random(0), table_model.toy_pairs(6)
+    exact = np.array([np.logaddexp.reduce(table.joint(pair)) for pair in some_pairs])
+    for counts in ((10, 10, 10), (5, 20, 5), (40, 0, 1)):
+        weights = np.stack([sampled_bounds(table, some_pairs, counts, seed) for seed in range(2000)])
+        bound = bounds.importance_bound(weights)
+        mean, error = np.exp(bound).mean(axis=0), np.exp(bound).std(axis=0) / np.sqrt(2000)
+        assert np.all(np.abs(mean - np.exp(exact)) < 4 * error), counts
+        if min(counts):
+            spread, slack = bound.std(axis=0), exact - bound.mean(axis=0)
+            estimated = np.sqrt((bounds.importance_bound_error(weights) ** 2).mean(axis=0))
+            np.testing.assert_allclose(estimated, spread, rtol=0.35)
+            np.testing.assert_allclose(slack, spread**2 / 2, atol=0.25 * spread.max() ** 2 + 2e-3)
+
+
+def test_a_mixtures_density_is_that_of_its_shares():
+    log_q = np.log([[0.5, 0.25], [0.1, 0.0 + 1e-300]])
+    found = proposals.mixture_log_density(log_q, (3, 1))
+    np.testing.assert_allclose(np.exp(found), [0.75 * 0.5 + 0.25 * 0.1, 0.75 * 0.25])
+    assert HeldOutConfig(num_samples=512).samples_by_proposal == (172, 170, 170)
+
+
+def test_a_paired_difference_has_the_error_of_a_ratio_over_pairs():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(20, 60, 400)
+    base = rng.normal(3.0, 2.0, 400) + tokens
+    changes = 0.02 * tokens + rng.normal(0.0, 0.5, 400)
+    mean, error = paired.difference(list(base + changes), list(base), tokens)
+    np.testing.assert_allclose(mean, changes.sum() / tokens.sum())
+    drawn = rng.integers(0, 400, (4000, 400))
+    np.testing.assert_allclose(error, (changes[drawn].sum(-1) / tokens[drawn].sum(-1)).std(), rtol=0.06)
+    some = [None, *base[1:]]
+    without = paired.difference(list(base[1:] + changes[1:]), list(base[1:]), tokens[1:])
+    assert paired.difference(list(base + changes), some, tokens) == without
+    assert paired.difference([1.0], [2.0], [3])[1] == np.inf
+
+
+def rows_of(bounds_by_round, tokens):
+    """Rows of a history whose pairs have these bounds, nats."""
+    return [
+        {
+            "round": i - 1,
+            "nll_bound": float(np.sum(nats) / np.sum(tokens)),
+            "held_out_by_pair": {"bound": list(map(float, nats)), "x_tokens": list(map(int, tokens))},
+        }
+        for i, nats in enumerate(bounds_by_round)
+    ]
+
+
+def curves(falls, noise, seed, num_pairs=32):
+    """Pairs of 40 tokens whose bound falls by `falls` nats per token, round by round, with noise a pair."""
+    rng, tokens = np.random.default_rng(seed), np.full(num_pairs, 40)
+    nats, means = [rng.normal(20.0, 5.0, num_pairs)], 0.0
+    for fall in falls:
+        means = means - fall * tokens
+        nats.append(nats[0] + means + rng.normal(0.0, noise, num_pairs))
+    return rows_of(nats, tokens)
+
+
+CONFIG = EmConfig(max_rounds=9, tolerance=0.002, patience=2)
+
+
+def first_stop(rows):
+    return next((i for i in range(1, len(rows) + 1) if history.has_converged(rows[:i], CONFIG)), None)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("fall", [0.003, 0.01])
+def test_a_curve_that_falls_is_hardly_ever_stopped(noise, fall):
+    stopped = [first_stop(curves([fall] * 6, noise, seed)) is not None for seed in range(300)]
+    assert np.mean(stopped) < 0.05
+
+
+def test_a_flat_or_rising_curve_stops_where_the_pairs_can_tell():
+    for falls in ([0.0] * 6, [-0.01] * 6):
+        assert np.mean([first_stop(curves(falls, 0.02, seed)) == 3 for seed in range(50)]) > 0.95
+    # Noise of 2 nats a pair hides 0.002 nats a token: nothing is concluded.
+    assert np.mean([first_stop(curves([0.0] * 6, 2.0, seed)) is None for seed in range(50)]) > 0.8
+
+
+def test_the_count_begins_anew_with_a_round_that_surely_is_better():
+    falls = [0.0, 0.05, 0.0, 0.0]
+    assert [history.has_converged(curves(falls[:i], 0.01, 0), CONFIG) for i in range(5)] == [False] * 4 + [
+        True
+    ]
+
+
+def test_the_best_round_is_the_last_one_unless_an_earlier_one_is_surely_better():
+    def best(falls, noise=0.1):
+        return history.best_round(curves(falls, noise, 1))
+
+    assert best([0.01, 0.01]) == 1
+    assert best([0.0, 0.0], noise=2.0) == 1  # who knows
+    assert best([0.05, -0.03]) == 0
+    assert best([-0.02, -0.02]) == -1
+    assert best([]) == -1
+
+
+def test_rounds_without_a_bound_decide_nothing():
+    rows = rows_of([[1.0, 2.0]] * 4, [3, 4])
+    for row in rows:
+        row |= {"nll_bound": None, "held_out_by_pair": {"bound": [None, None], "x_tokens": [3, 4]}}
+    assert first_stop(rows) is None
+    assert history.best_round(rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("gaps", "error", "is_ignored"),
+    [
+        ([0.2, 0.15], 0.01, False),
+        ([0.2, 0.1], 0.01, True),
+        ([0.01], 0.01, True),
+        ([0.01], 0.001, False),
+        ([0.2, None], None, False),
+        ([None, 0.06], 0.01, False),
+    ],
+)
+def test_collapse_shows_in_the_gap_and_in_its_fall(gaps, error, is_ignored):
+    rows = [{"z_gap": gap, "z_gap_error": error} for gap in gaps]
+    assert history.is_ignored(rows, share=0.7) == is_ignored

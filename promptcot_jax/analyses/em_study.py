@@ -1,11 +1,11 @@
-"""The paper's study of EM: held-out NLL over steps for four variants, and what the E-step did in each round.
+"""The paper's study of EM: held-out NLL over rounds for each arm, and what the E-step did in each round.
 
-Four variants on one pair of axes: EM with the E-step, EM with rationales sampled once and kept, and the two
-cold-started models with and without rationale, which are flat lines. Bands are one standard deviation over
-seeds. Seeds stop in different rounds; a mean over those that went on would be one of other seeds, so a curve
-ends with the last round that all its seeds have. The paper breaks the axis before the flat lines; here the
-curves of EM stand by themselves in a second panel. Beyond the paper: reward, bounds, effective sample size,
-length of z and copying, round by round.
+On one pair of axes: EM with the E-step, the arms that were run beside it, such as rationales written once and
+kept, and the two cold-started models with and without rationale, which are flat lines. Bands are one standard
+deviation over seeds. Seeds stop in different rounds; a mean over those that went on would be one of other
+seeds, so a curve ends with the last round that all its seeds have. The paper breaks the axis before the flat
+lines; here the curves of EM stand by themselves in a second panel. Beyond the paper: reward, bounds,
+effective sample size, length of z and copying, round by round.
 """
 
 import collections
@@ -26,10 +26,14 @@ from promptcot_jax.report import workdir_files
 
 Row = Mapping[str, Any]
 
-# Names of the curves in `nll.jsonl` rows, their label, colour and dash.
+# Names of the curves in `nll.jsonl` rows, which are those of the arms, their label, colour and dash.
 CURVES: dict[str, tuple[str, str, str]] = {
-    "with_e_step": ("EM with E-step", "#0072B2", "-"),
-    "without_e_step": ("EM without E-step (fixed rationales)", "#D55E00", "-"),
+    "e_step": ("EM with E-step", "#0072B2", "-"),
+    "self_training": ("one sample a pair (self-training)", "#CC79A7", "-"),
+    "reward_weighted": ("E-step with all samples, weighted", "#56B4E9", "-"),
+    "fixed": ("fixed rationales of the cold start", "#D55E00", "-"),
+    "fixed_sampled": ("fixed rationales, sampled", "#E69F00", "-"),
+    "given": ("the rows' own rationales", "#000000", "-"),
     "cold_start": ("cold start, with rationale", "#009E73", "--"),
     "cold_start_direct": ("cold start, without rationale", "#555555", ":"),
 }
@@ -84,7 +88,7 @@ def nll_figures(runs: Sequence[epath.Path]) -> list[AnalysisResult]:
 
 
 def _runs(workdir: epath.Path) -> list[epath.Path]:
-    """The directories of a workdir's EM runs, those without E-step too."""
+    """The directories of a workdir's EM runs, those of further arms too."""
     named = [path for path in workdir.glob("seed_*") if re.fullmatch(r"seed_\d+", path.name)]
     seeds = sorted((path for path in named if path.is_dir()), key=lambda path: (len(path.name), path.name))
     runs = [run for seed in seeds or [workdir] for run in runs_of(seed)]
@@ -97,8 +101,8 @@ def _runs(workdir: epath.Path) -> list[epath.Path]:
 
 
 def runs_of(workdir: epath.Path) -> list[epath.Path]:
-    """The directories of EM and of its variant without E-step, as far as they are there."""
-    directories = (workdir / "em", workdir / "em" / "without_e_step")
+    """The directories of EM and of the arms beside it, as far as they are there."""
+    directories = (workdir / "em", *(workdir / "em" / curve for curve in CURVES))
     return [path for path in directories if workdir_files.exists(path / "nll.jsonl")]
 
 
@@ -224,7 +228,7 @@ def _of_all_seeds(statistics: Sequence[Row]) -> list[Row]:
 def draw_nll(statistics: Sequence[Row]) -> mpl_figure.Figure:
     """The figure of the study's numbers, see `nll_statistics`; of each curve the rounds of all its seeds.
 
-    Beside the four variants, EM by itself: the flat lines may be so far away that its curves are one line.
+    Beside them the arms of EM by themselves: the flat lines may be so far away that its curves are one line.
     """
     statistics = _of_all_seeds(statistics)
     of_em = [row for row in statistics if row["variant"] not in FLAT]
@@ -255,7 +259,7 @@ def round_statistics(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
     """
     values: dict[tuple[str, str, int], dict[epath.Path, float]] = collections.defaultdict(dict)
     for run in runs:
-        variant = "without_e_step" if run.name == "without_e_step" else "with_e_step"
+        (variant,) = {row["variant"] for row in workdir_files.rows(run / "nll.jsonl")}
         for row in workdir_files.rows(run / "diagnostics.jsonl"):
             for name in PANELS:
                 if isinstance(row.get(name), int | float):

@@ -85,22 +85,26 @@ class History:
         if not hosts.is_first():
             return
         rows, config = self.rows, self._config
-        variant = "with_e_step" if config.with_e_step else "without_e_step"  # the name of the run's curve
         tokens, likelihoods = 0, []
         for i, row in enumerate(rows):
             tokens += row.get("theta_tokens", 0)
             change, error = change_of_bound(row, rows[0])
             likelihoods.append(
-                {"variant": variant, "seed": config.seed, "round": row["round"], "theta_tokens_seen": tokens}
+                {
+                    "variant": config.arm,
+                    "seed": config.seed,
+                    "round": row["round"],
+                    "theta_tokens_seen": tokens,
+                }
                 | {name: row[name] for name in NLL_FIELDS if name in row}
                 | ({"bound_change": change, "bound_change_error": error} if np.isfinite(error) else {})
                 | {"best_round": best_round(rows[: i + 1])}
             )
         jsonl.write_records(self._directory / "nll.jsonl", likelihoods)
         jsonl.write_records(self._directory / "diagnostics.jsonl", rows)
-        self._log(variant, likelihoods[-1])
+        self._log(likelihoods[-1])
 
-    def _log(self, variant: str, last: Figures) -> None:
+    def _log(self, last: Figures) -> None:
         """The last round's likelihoods, and what is to be done about them."""
         shown = {name: last.get(name) for name in ("nll_bound", "nll_x_given_q", "z_gap")}
         texts = [f"{name} {'none' if value is None else f'{value:.4f}'}" for name, value in shown.items()]
@@ -108,7 +112,7 @@ class History:
             texts.append(
                 f"bound {last['bound_change']:+.4f} +- {last['bound_change_error']:.4f} since the start"
             )
-        log.info("EM round %d (%s): %s", last["round"], variant, ", ".join(texts))
+        log.info("EM round %d (%s): %s", last["round"], self._config.arm, ", ".join(texts))
         if is_ignored(self.rows, share=self._config.z_gap_share):
             log.warning(
                 "EM round %d: p_theta makes little use of the rationale: the z of a pair with like concepts "

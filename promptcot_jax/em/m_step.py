@@ -11,8 +11,8 @@ from promptcot_jax.core.arrays import Params
 from promptcot_jax.data import examples
 from promptcot_jax.em.generators import PromptModel, RationaleModel, Round
 from promptcot_jax.em.held_out import greedy_rationales
-from promptcot_jax.em.pairs import Pair, Rationale, pairs_of_round
-from promptcot_jax.em.settings import EmConfig, EStepConfig
+from promptcot_jax.em.pairs import Pair, Rationale, given_rationale, pairs_of_round
+from promptcot_jax.em.settings import EmConfig
 from promptcot_jax.sampling import rollouts
 
 
@@ -68,17 +68,19 @@ def fixed_rationales(
     pairs: Sequence[Pair],
     rationale_model: RationaleModel,
     *,
-    config: EStepConfig,
     em_round: Round,
 ) -> dict[str, Rationale]:
-    """Without E-step: one rationale of the cold-started q_phi for each pair of any round, by its id."""
+    """Without E-step: one rationale, phi's or its own row's, for each pair of any round, by the pair's id."""
+    if em_round.config.arm == "given":
+        return {pair.triple.id: given_rationale(rationale_model.tokenizer, pair) for pair in pairs}
     seen = {
         pair.index
         for r in range(em_round.config.max_rounds)
         for pair in pairs_of_round(pairs, r, em_round.config)
     }
     some, key = [pair for pair in pairs if pair.index in seen], prng.stream_key(em_round.config.seed, "fixed")
-    sampler = functools.partial(rationale_model.sampler, phi, temperature=config.temperature, key=key)
+    temperature = em_round.config.fixed_temperature
+    sampler = functools.partial(rationale_model.sampler, phi, temperature=temperature, key=key)
     path = em_round.em_directory / "rationales.jsonl"
     rationales = _one_each(sampler, some, rationale_model, path, em_round.config, "fixed rationales")
     return {z.pair_id: z for z in rationales}

@@ -144,6 +144,20 @@ def to_rationale(tokenizer: Tokenizer, pair: Pair, completion: completions.Compl
     )
 
 
+def given_rationale(tokenizer: Tokenizer, pair: Pair) -> Rationale:
+    """The rationale that the pair's own row carries; not valid where it holds a stop token."""
+    ids = _own_ids(tokenizer, pair.triple.rationale)
+    return Rationale(
+        pair_id=pair.triple.id,
+        rationale=pair.triple.rationale,
+        token_ids=() if ids is None else (*ids, tokenizer.eos_id),
+        finish_reason="stop",
+        valid=ids is not None,
+        retokenized=False,
+        log_q=0.0,
+    )
+
+
 def _own_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...] | None:
     """How the tokenizer itself writes z; None where it holds a stop token, which must not become a target."""
     try:

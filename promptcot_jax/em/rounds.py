@@ -2,7 +2,7 @@
 
 Files below `em/`, NNN being the round:
 
-    rationales.jsonl             (without E-step) one of the cold-started q_phi for each pair
+    rationales.jsonl             (without E-step) the one rationale of each pair
     cold_start.json              held-out figures of the cold-started models: round -1
     held_out_proposals.jsonl     samples of the cold-started q_phi, weighed by every round's held-out bound
     round_NNN/candidates.jsonl   every sampled rationale with its scores           E-step
@@ -84,11 +84,11 @@ def run_round(em: Em, em_round: Round, theta: Params, phi: Params) -> tuple[Para
     models, figures, fixed = (em.prompt_model, em.rationale_model), list[Figures](), None
     if em_round.index >= 0:
         pairs = pairs_of_round(em.pairs, em_round.index, em.config)
-        if em.config.with_e_step:
+        if em.config.has_e_step:
             theta, phi, of_e_step = e_step(theta, phi, pairs, *models, config=em.e_step, em_round=em_round)
             figures.append(of_e_step)
         else:
-            fixed = fixed_rationales(phi, em.pairs, em.rationale_model, config=em.e_step, em_round=em_round)
+            fixed = fixed_rationales(phi, em.pairs, em.rationale_model, em_round=em_round)
             em.rationale_model.write(phi, em_round)
         theta, phi, of_m_step = m_step(
             theta, phi, pairs, *models, em_round=em_round, held_out_pairs=em.held_out_pairs, fixed=fixed

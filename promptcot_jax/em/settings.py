@@ -3,6 +3,7 @@
 The paper gives learning rates, batch sizes, temperature and G; rounds, lengths and schedule are ours.
 """
 
+import dataclasses
 from typing import Annotated, ClassVar, Literal, get_args
 
 from promptcot_jax.core import prng
@@ -17,6 +18,12 @@ from promptcot_jax.core.settings import (
 from promptcot_jax.sampling.engine import EngineConfig
 
 Role = Literal["theta", "phi", "direct"]  # p_theta(z, x | c), q_phi(z | c, x), the baseline p(x | c)
+
+# Where the rationales that theta is fitted to come from. With an E-step: `e_step`, as `EStepConfig` says it;
+# `self_training`, with one sample a pair; `reward_weighted`, with that objective. With a phi that stays as it
+# was cold-started: `fixed`, one of its rationales a pair for all rounds; `fixed_sampled`, the same at the
+# E-step's temperature; `given`, the rationale that the pair's own row carries.
+Arm = Literal["e_step", "self_training", "reward_weighted", "fixed", "fixed_sampled", "given"]
 
 
 def role_seed(seed: int, role: Role) -> int:
@@ -79,6 +86,7 @@ class HeldOutConfig:
 class EmConfig:
     """The EM loop: rounds, pairs per round, and when to stop.
 
+    `arm`: where theta's rationales come from, see `Arm`. `fixed_temperature` is that of the arm `fixed`.
     `optimizer_between_rounds`: `reset` starts Adam's moments and the schedule anew each round, `keep` carries
     them on. The loop stops when `patience` rounds have surely not lowered the held-out `nll_bound` by
     `tolerance` (nats per token): not even two standard errors of the paired difference below the best round.
@@ -88,15 +96,31 @@ class EmConfig:
 
     max_rounds: PositiveInt
     pairs_per_round: NonNegativeInt = 0  # the next ones of a seeded order; 0: all pairs in every round
-    with_e_step: bool = (
-        True  # False: the paper's variant, one rationale of the cold-started q_phi for each pair
-    )
+    arm: Arm = "e_step"
+    fixed_temperature: NonNegativeFloat = 0.0  # 0: greedy, as the rationales of the M-step are
     optimizer_between_rounds: Literal["reset", "keep"] = "reset"
     tolerance: float = 0.002
     patience: PositiveInt = 2
     pairs_per_shard: PositiveInt = 64  # a killed E-step or M-step loses at most this many pairs' samples
     z_gap_share: NonNegativeFloat = 0.7
     seed: int = 0
+
+    @property
+    def has_e_step(self) -> bool:
+        """Whether phi is trained."""
+        return self.arm in ("e_step", "self_training", "reward_weighted")
+
+
+def settings_of_arm(arm: Arm, config: EmConfig, e_step: EStepConfig) -> tuple[EmConfig, EStepConfig]:
+    """The settings of one arm of a comparison: those given, but for what the arm is about."""
+    config = dataclasses.replace(config, arm=arm)
+    if arm == "fixed_sampled":
+        config = dataclasses.replace(config, fixed_temperature=e_step.temperature)
+    elif arm == "self_training":
+        e_step = dataclasses.replace(e_step, group_size=1)
+    elif arm == "reward_weighted":
+        e_step = dataclasses.replace(e_step, objective="reward_weighted")
+    return config, e_step
 
 
 @settings

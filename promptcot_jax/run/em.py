@@ -22,7 +22,15 @@ from promptcot_jax.em import programs as em_programs
 from promptcot_jax.em import rounds
 from promptcot_jax.em.generators import PromptModel, RationaleModel
 from promptcot_jax.em.pairs import Pair
-from promptcot_jax.em.settings import BatchSizes, EmConfig, EStepConfig, HeldOutConfig, role_seed
+from promptcot_jax.em.settings import (
+    Arm,
+    BatchSizes,
+    EmConfig,
+    EStepConfig,
+    HeldOutConfig,
+    role_seed,
+    settings_of_arm,
+)
 from promptcot_jax.models import language_model
 from promptcot_jax.models.config import FloatType
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -55,7 +63,7 @@ def em(
     triples_heldout: InputPath = "{workdir}/triples_heldout.jsonl",
     first_triple: int = 0,
     dtype: FloatType = "float32",
-    without_e_step_too: bool = False,
+    arms: tuple[Arm, ...] = (),
 ) -> stage.StageResult:
     """Writes `em/`.
 
@@ -63,15 +71,17 @@ def em(
         direct: the baseline without rationale; measured where it is there.
         first_triple: EM takes the rows of `triples` from this one on; the cold start can have had the others.
         dtype: of computation; parameters are float32 masters.
-        without_e_step_too: runs the paper's variant without E-step as well, in `em/without_e_step/`, for its
-            NLL study.
+        arms: run from the same cold start as well, each in `em/ARM/`, to compare them with the one in `em/`.
     """
+    if em_config.arm in arms or len(set(arms)) < len(arms):
+        raise WrongUse(f"em.arms must name each arm once, and not {em_config.arm!r}, the run's own: {arms}.")
     if first_triple < 0:
         raise WrongUse(f"em.first_triple must be 0 or more, got {first_triple}.")
     devices, directory = mesh_lib.make_mesh(mesh), epath.Path(workdir) / "em"
     load_model = functools.partial(_load, dtype=dtype, devices=devices, bases={})
     with jax.set_mesh(devices):
         theta_model, phi_model = map(load_model, (theta, phi))
+        theta_params, phi_params = theta_model.params, phi_model.params
         read_pairs = functools.partial(
             pairs_lib.read_pairs,
             theta_model.tokenizer,
@@ -89,36 +99,34 @@ def em(
                 return {}
             return held_out_lib.direct_nll(load_model(direct), held_out_pairs, batch_sizes)
 
-        run = rounds.Em(
-            prompt_model=PromptModel(
-                **_fields(
-                    theta_model, fitter, theta_fit, theta_optimizer, role_seed(em_config.seed, "theta")
-                ),
-                **shared,
-            ),
-            rationale_model=RationaleModel(
-                **_fields(phi_model, fitter, phi_fit, phi_optimizer, role_seed(em_config.seed, "phi")),
-                **shared,
-                loss=e_step_lib.phi_loss(e_step),
-                style_of=_style_of(pairs),
-            ),
-            pairs=pairs,
-            held_out_pairs=held_out_pairs,
-            e_step=e_step,
-            held_out=held_out,
-            config=em_config,
-            directory=directory,
-            cold_phi=lambda: load_model(phi).params,
-            baselines=baselines,
+        prompt_model = PromptModel(
+            **_fields(theta_model, fitter, theta_fit, theta_optimizer, role_seed(em_config.seed, "theta")),
+            **shared,
         )
-        of_rounds = rounds.run(run, theta_model.params, phi_model.params)
-        if without_e_step_too:
-            config = dataclasses.replace(em_config, with_e_step=False)
-            run = dataclasses.replace(run, config=config, directory=directory / "without_e_step")
-            # The arrays of the first run are gone.
-            theta_model, phi_model = map(load_model, (theta, phi))
-            more = rounds.run(run, theta_model.params, phi_model.params)
-            of_rounds |= {f"without_e_step_{name}": count for name, count in more.items()}
+        rationale_model = RationaleModel(
+            **_fields(phi_model, fitter, phi_fit, phi_optimizer, role_seed(em_config.seed, "phi")),
+            **shared,
+            style_of=_style_of(pairs),
+        )
+        of_rounds: dict[str, int] = {}
+        for arm in (em_config.arm, *arms):
+            config, e_step_of_arm = settings_of_arm(arm, em_config, e_step)
+            run = rounds.Em(
+                prompt_model=prompt_model,
+                rationale_model=dataclasses.replace(rationale_model, loss=e_step_lib.phi_loss(e_step_of_arm)),
+                pairs=pairs,
+                held_out_pairs=held_out_pairs,
+                e_step=e_step_of_arm,
+                held_out=held_out,
+                config=config,
+                directory=directory / arm if arm in arms else directory,
+                cold_phi=lambda: load_model(phi).params,
+                baselines=baselines,
+            )
+            if arm in arms:  # the arrays of the run before are gone
+                theta_params, phi_params = (load_model(path).params for path in (theta, phi))
+            of_run = rounds.run(run, theta_params, phi_params)
+            of_rounds |= {f"{arm}_{name}" if arm in arms else name: n for name, n in of_run.items()}
     return stage.StageResult(counts={**tasks.counts_of_rows([counts]), **of_rounds})
 
 

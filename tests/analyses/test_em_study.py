@@ -14,9 +14,9 @@ from promptcot_jax.core.errors import WrongUse
 
 def rows():
     values = {
-        ("with_e_step", -1): (0.30, 0.32),
-        ("with_e_step", 0): (0.20, 0.26),
-        ("without_e_step", 0): (0.28, 0.30),
+        ("e_step", -1): (0.30, 0.32),
+        ("e_step", 0): (0.20, 0.26),
+        ("fixed", 0): (0.28, 0.30),
     }
     return [
         {
@@ -37,9 +37,9 @@ def write_seeds(place, seeds=(0, 1)):
     for seed in seeds:
         em = place / f"seed_{seed}" / "em"
         own = [row for row in rows() if row["seed"] == seed]
-        jsonl.write_records(em / "nll.jsonl", [row for row in own if row["variant"] == "with_e_step"])
-        others = [row for row in own if row["variant"] == "without_e_step"]
-        jsonl.write_records(em / "without_e_step" / "nll.jsonl", others)
+        jsonl.write_records(em / "nll.jsonl", [row for row in own if row["variant"] == "e_step"])
+        others = [row for row in own if row["variant"] == "fixed"]
+        jsonl.write_records(em / "fixed" / "nll.jsonl", others)
         measured = {"round": 0, "reward_mean": -90.0 + 4 * seed, "copy_rate": 0.1}
         jsonl.write_records(em / "diagnostics.jsonl", [{"round": -1}, measured])
 
@@ -48,13 +48,13 @@ def test_means_and_deviations_are_over_seeds_and_cold_starts_are_flat():
     numbers = em_study.nll_statistics(em_study.with_flat_variants(rows()))
     found = {(row["variant"], row["round"]): row for row in numbers}
     assert list(found) == [
-        ("with_e_step", -1),
-        ("with_e_step", 0),
-        ("without_e_step", 0),
+        ("e_step", -1),
+        ("e_step", 0),
+        ("fixed", 0),
         ("cold_start", -1),
         ("cold_start_direct", -1),
     ]
-    row = found["with_e_step", 0]
+    row = found["e_step", 0]
     assert row["mean"] == pytest.approx(0.23)
     assert row["deviation"] == pytest.approx(statistics.stdev([0.20, 0.26]))
     assert (row["x"], row["seeds"]) == (0.0, 2)
@@ -82,12 +82,12 @@ def test_unknown_variants_and_missing_figures_are_refused():
         em_study.nll_statistics(rows(), metric="nll_bound")
 
 
-def test_seeds_of_a_workdir_are_found_with_their_variant_without_e_step(tmp_path):
+def test_seeds_of_a_workdir_are_found_with_their_other_arms(tmp_path):
     write_seeds(tmp_path)
     made = {one.name: one for one in em_study.study([tmp_path])}
     assert list(made) == ["em_study_nll_x_given_q", "em_study_rounds"]  # no row has the bound
     means = {(row["variant"], row["round"]): row["mean"] for row in made["em_study_nll_x_given_q"].rows}
-    assert means["without_e_step", 0] == pytest.approx(0.29)
+    assert means["fixed", 0] == pytest.approx(0.29)
     assert "2 seeds" in made["em_study_nll_x_given_q"].caption
     reward = made["em_study_rounds"].rows[0]
     assert (reward["figure"], reward["mean"], reward["seeds"]) == ("reward_mean", -88.0, 2)
@@ -109,7 +109,7 @@ def stopped_early(place):
         jsonl.write_records(
             em / "nll.jsonl",
             [
-                {"variant": "with_e_step", "seed": seed, "round": i - 1, "nll_x_given_q": nll}
+                {"variant": "e_step", "seed": seed, "round": i - 1, "nll_x_given_q": nll}
                 for i, nll in enumerate(falls)
             ],
         )
@@ -125,27 +125,25 @@ def test_a_curve_ends_with_the_last_round_that_all_its_seeds_have(tmp_path):
         assert list(curve.get_xdata()) == places
         assert list(curve.get_ydata()) == pytest.approx([0.4, 0.38])
         assert f"over 2 {one}s. Some stopped earlier" in made.caption
-        shown = [row for row in made.rows if row["variant"] == "with_e_step"]
+        shown = [row for row in made.rows if row["variant"] == "e_step"]
         assert [(row["seeds"], row["of_seeds"]) for row in shown] == [(2, 2), (2, 2), (1, 2), (1, 2)]
 
 
 def test_seeds_that_differ_in_every_round_have_no_curve():
-    rows = [
-        {"variant": "with_e_step", "seed": seed, "round": seed, "nll_x_given_q": 0.3} for seed in range(2)
-    ]
+    rows = [{"variant": "e_step", "seed": seed, "round": seed, "nll_x_given_q": 0.3} for seed in range(2)]
     (axes,) = em_study.draw_nll(em_study.nll_statistics(rows)).axes
     assert not axes.get_lines()
 
 
 def test_a_run_of_the_cold_start_alone_is_drawn():
-    row = {"variant": "with_e_step", "seed": 0, "round": -1, "nll_x_given_q": 0.3, "nll_direct": 0.7}
+    row = {"variant": "e_step", "seed": 0, "round": -1, "nll_x_given_q": 0.3, "nll_direct": 0.7}
     figure = em_study.draw_nll(em_study.nll_statistics(em_study.with_flat_variants([row])))
     assert [len(axes.get_lines()) for axes in figure.axes] == [3, 1]
     assert figures.encoded(figure)
 
 
 def test_curves_of_em_stand_by_themselves_beside_flat_lines_that_are_far():
-    shown = [{"variant": "with_e_step", "round": i, "x": i, "mean": 0.3 - i / 20} for i in range(3)]
+    shown = [{"variant": "e_step", "round": i, "x": i, "mean": 0.3 - i / 20} for i in range(3)]
     shown += [{"variant": "cold_start_direct", "round": -1, "x": None, "mean": 0.95}]
     rows = [row | {"deviation": 0.01, "seeds": 2, "of_seeds": 2} for row in shown]
     every, of_em = em_study.draw_nll(rows).axes
@@ -165,7 +163,7 @@ def test_runs_that_cannot_be_told_apart_or_are_not_there_are_refused(tmp_path):
     with pytest.raises(WrongUse, match="has seed_0, but none with em/nll.jsonl"):
         em_study.study([tmp_path / "three"])
     jsonl.write_records(
-        tmp_path / "four" / "em" / "nll.jsonl", [{"variant": "with_e_step", "round": 0, "nll_bound": 1.0}]
+        tmp_path / "four" / "em" / "nll.jsonl", [{"variant": "e_step", "round": 0, "nll_bound": 1.0}]
     )
     with pytest.raises(WrongUse, match=r"nll.jsonl:1: field 'seed' is missing"):
         em_study.study([tmp_path / "four"])

@@ -1,7 +1,8 @@
-"""EM end to end on a toy decoder: files, phases, resumption, the variant without E-step."""
+"""EM end to end on a toy decoder: files, phases, resumption, arms without E-step."""
 
 import dataclasses
 import shutil
+from typing import get_args
 
 import jax
 import numpy as np
@@ -12,12 +13,12 @@ from promptcot_jax.checkpoints import load
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import examples
-from promptcot_jax.em import held_out, history, pairs, rounds
-from promptcot_jax.em.settings import EmConfig
+from promptcot_jax.em import generators, held_out, history, pairs, rounds
+from promptcot_jax.em.settings import Arm, EmConfig, settings_of_arm
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import completions
 from tests.cases import some_fast
-from tests.em.toy_em import E_STEP, MESH, TRIPLES, UNSURE, make_em, params_of, run
+from tests.em.toy_em import E_STEP, MESH, TRIPLES, UNSURE, ByHand, make_em, params_of, run
 
 
 def test_a_round_leaves_its_files_and_its_models_load(cold, whole):
@@ -94,16 +95,86 @@ def test_a_run_that_died_in_round_1_goes_on_from_the_models_of_round_0(cold, who
     jax.tree.map(np.testing.assert_array_equal, models, expected)
 
 
-def test_without_e_step_keeps_the_first_rationale_of_each_pair(cold, tmp_path):
-    em = make_em(cold, tmp_path, with_e_step=False)
-    run(cold, em)
-    rows = jsonl.read_records(tmp_path / "rationales.jsonl", pairs.Rationale)
-    assert [row.pair_id for row in rows] == [
-        pair.triple.id for pair in em.pairs
-    ]  # two rounds of 8 see all 10
-    models = [params_of(directory) for directory in (tmp_path / "round_001" / "phi", cold.directory / "phi")]
-    jax.tree.map(np.testing.assert_array_equal, *models)
+@pytest.fixture(scope="module")
+def greedy(cold):
+    """The likeliest rationale of the cold-started, less sharp phi for each of ten pairs, as token ids."""
+    by_hand = ByHand(cold.lm, cold.params("phi", sharpness=UNSURE))
+    eos_id = cold.tokenizer.eos_id
+    tokenized = pairs.tokenize_pairs(cold.tokenizer, TRIPLES[:10])
+    return [
+        by_hand.greedy(pair.phi_prompt_ids, E_STEP.max_rationale_tokens, lambda ids: ids[-1:] == [eos_id])
+        for pair in tokenized
+    ]
+
+
+@pytest.mark.parametrize("arm", ["fixed", "fixed_sampled", "given"])
+def test_without_e_step_theta_is_fitted_to_one_rationale_for_all_rounds(
+    cold, greedy, tmp_path, monkeypatch, arm
+):
+    """Greedy, sampled, or the pair's own; `fit` sees its ids in each round, and phi stays as it was."""
+    fitted = []
+    real = generators.Generator.fit
+
+    def fit(self, params, targets, em_round, **others):
+        fitted.append((self.role, [(tuple(row.prompt_ids), tuple(row.completion_ids)) for row in targets]))
+        return real(self, params, targets, em_round, **others)
+
+    monkeypatch.setattr(generators.Generator, "fit", fit)
+    config, e_step = settings_of_arm(arm, EmConfig(max_rounds=2), E_STEP)
+    em = make_em(
+        cold, tmp_path, e_step_config=e_step, arm=config.arm, fixed_temperature=config.fixed_temperature
+    )
+    run(cold, em, sharpness=UNSURE)
+    if arm == "given":
+        blocks = [examples.rationale_ids(cold.tokenizer, pair.triple.rationale) for pair in em.pairs]
+        is_valid = [True] * len(em.pairs)
+    else:
+        rows = jsonl.read_records(tmp_path / "rationales.jsonl", pairs.Rationale)
+        assert [row.pair_id for row in rows] == [pair.triple.id for pair in em.pairs]  # two rounds see all 10
+        assert ([tuple(row.token_ids) for row in rows] == greedy) == (arm == "fixed")
+        blocks, is_valid = [row.block_ids for row in rows], [row.valid for row in rows]
+    expected = [
+        (
+            "theta",
+            [
+                (pair.theta_prompt_ids, (*blocks[pair.index], *pair.problem_ids))
+                for pair in pairs.pairs_of_round(em.pairs, r, em.config)
+                if is_valid[pair.index]
+            ],
+        )
+        for r in range(2)
+    ]
+    assert fitted == expected
+    unsharp = jax.tree.map(np.asarray, cold.params("phi", sharpness=UNSURE))
+    jax.tree.map(np.testing.assert_array_equal, params_of(tmp_path / "round_001" / "phi"), unsharp)
     assert not (tmp_path / "round_000" / "candidates.jsonl").exists()
+    assert {row["variant"] for _, _, row in jsonl.iter_rows(tmp_path / "nll.jsonl")} == {arm}
+
+
+def test_an_arm_is_the_given_settings_but_for_its_own():
+    config, e_step = (
+        EmConfig(max_rounds=7, fixed_temperature=0.3),
+        dataclasses.replace(E_STEP, temperature=0.9),
+    )
+    changed = {}
+    for arm in get_args(Arm):
+        of_arm = settings_of_arm(arm, config, e_step)
+        own = [
+            (field.name, getattr(after, field.name))
+            for before, after in zip((config, e_step), of_arm, strict=True)
+            for field in dataclasses.fields(before)
+            if getattr(before, field.name) != getattr(after, field.name)
+        ]
+        changed[arm] = dict(own)
+    assert changed == {
+        "e_step": {},
+        "self_training": {"arm": "self_training", "group_size": 1},
+        "reward_weighted": {"arm": "reward_weighted", "objective": "reward_weighted"},
+        "fixed": {"arm": "fixed"},
+        "fixed_sampled": {"arm": "fixed_sampled", "fixed_temperature": 0.9},
+        "given": {"arm": "given"},
+    }
+    assert [settings_of_arm(arm, config, e_step)[0].has_e_step for arm in changed] == [True] * 3 + [False] * 3
 
 
 def rationale(token_ids, finish_reason="stop"):

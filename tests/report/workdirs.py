@@ -114,7 +114,7 @@ def _corpus_row(i: int, rng: random.Random) -> MathCorpusRow:
 def _nll(i: int, rng: random.Random) -> dict:
     fall = 0.7 ** (i + 1)
     row = {
-        "variant": "with_e_step",
+        "variant": "e_step",
         "seed": 1,
         "round": i,
         "theta_tokens_seen": (i + 1) * 180_000,

@@ -192,6 +192,7 @@ def test_a_wrong_gin_file_is_refused_in_one_sentence(
             "promptcot_jax.run.model_source is now promptcot_jax.sources.",
         ),
         (["--gin_file=old_class.gin"], "(GrpoConfig is now Grpo)"),
+        (["--gin.WITHOUT_E_STEP_TOO=True"], "WITHOUT_E_STEP_TOO is now EM_ARMS"),
         (["--gin_file=meshes/v5e_8.gin"], "meshes/v5e_8.gin is gone: use meshes/fsdp.gin."),
         (["--gin_file=configs/meshes/v5p_64.gin"], "meshes/v5p_64.gin is gone: use meshes/fsdp_tensor.gin."),
         (

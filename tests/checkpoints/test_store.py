@@ -14,6 +14,7 @@ from promptcot_jax.checkpoints import load, store
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.models import language_model
 from promptcot_jax.parallel import mesh as mesh_lib
+from tests.cases import some_fast
 from tests.checkpoints import conftest
 
 
@@ -167,7 +168,7 @@ def test_paths_that_orbax_would_glob_are_refused(tmp_path, llama):
 MESHES = [{"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {}]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+@pytest.mark.parametrize("family", some_fast(["llama", "qwen3_moe"]))
 def test_a_model_goes_from_mesh_to_mesh_bit_equal(tmp_path, family):
     model = conftest.toy_model(family)
     save(tmp_path / "0", model)

@@ -220,7 +220,7 @@ def test_pairs_that_cannot_fit_are_left_out(cold):
     assert len(pairs.within_positions(tokenized, max_rationale_tokens=16, max_positions=longest + 15)) < 4
 
 
-@pytest.mark.parametrize("objective", ["reward_weighted", "grpo"])
+@pytest.mark.parametrize("objective", some_fast(["reward_weighted", "grpo"]))
 def test_other_objectives_and_a_kept_optimizer_run(cold, tmp_path, objective):
     em = make_em(
         cold,

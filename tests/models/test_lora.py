@@ -14,7 +14,6 @@ from promptcot_jax.sampling import generation, token_choice
 from promptcot_jax.trainers import loop as fitter_lib
 from promptcot_jax.trainers import optimizer, sft, train_step
 from tests import toys
-from tests.cases import some_fast
 from tests.trainers import toy_fit
 
 CONFIG = lora.LoraConfig(rank=3, alpha=6.0)
@@ -75,7 +74,8 @@ def test_merged_weights_compute_the_same():
     assert np.abs(np.asarray(adapted) - np.asarray(plain)).max() > 0.1
 
 
-@pytest.mark.parametrize("on_mesh", some_fast([True, False]))
+@pytest.mark.slow
+@pytest.mark.parametrize("on_mesh", [True, False])
 def test_decoding_with_an_adapter_is_decoding_with_merged_weights(on_mesh):
     """The plain layout has fused matrices; with rules layers stay scanned and keep the adapter."""
     params, lm = _trained(), LM

@@ -88,6 +88,7 @@ def test_gradients_do_not_depend_on_what_is_computed_again():
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_sharded_equals_one_device():
     """Whole rows, and a page and a token of each of them, two rows with pages of their own on each shard."""
     params, ids, table = params_of(T5X), some_ids(8, PAGE + 1), jnp.array([[1, 2], [3, 4]] * 4)

@@ -92,14 +92,17 @@ def assert_close(actual, expected, tolerance):
 
 @pytest.mark.parametrize(
     ("dtype", "shape", "has_sinks", "settings"),
-    [
-        # Two blocks and a part; heads narrower than a line of 128.
-        ("float32", (2, 300, 4, 2, 8), False, {}),
-        # A band that skips blocks, six query heads on two, and everything else at once.
-        ("float32", (2, 520, 6, 2, 16), True, {"window": 100, "soft_cap": 5.0}),
-        ("bfloat16", (2, 200, 4, 1, 128), True, {"window": 300}),
-        ("bfloat16", (2, 100, 2, 2, 64), False, {"soft_cap": 50.0}),
-    ],
+    some_fast(
+        [
+            # Two blocks and a part; heads narrower than a line of 128.
+            ("float32", (2, 300, 4, 2, 8), False, {}),
+            # A band that skips blocks, six query heads on two, and everything else at once.
+            ("float32", (2, 520, 6, 2, 16), True, {"window": 100, "soft_cap": 5.0}),
+            ("bfloat16", (2, 200, 4, 1, 128), True, {"window": 300}),
+            ("bfloat16", (2, 100, 2, 2, 64), False, {"soft_cap": 50.0}),
+        ],
+        fast=(1,),
+    ),
     ids=["grouped", "all settings", "bfloat16, sinks", "bfloat16, cap"],
 )
 def test_equals_plain_attention(dtype, shape, has_sinks, settings):

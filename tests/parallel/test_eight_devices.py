@@ -186,6 +186,7 @@ def test_loss_gradients_and_a_step(family, mesh_name):
     assert_same_step(trained(family, mesh_name), trained(family, "one"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "mesh_name"),
     [("qwen3", "all three"), ("qwen3_moe", "sequence")],

@@ -12,6 +12,7 @@ from promptcot_jax.analyses import case_studies, difficulty, index
 from promptcot_jax.analyses.case_studies import CaseConfig
 from promptcot_jax.report import browse, report, samples_page
 from tests.analyses import test_case_studies, test_difficulty
+from tests.cases import some_fast
 from tests.report import browser, workdirs
 from tests.run import exported_workdir
 
@@ -76,7 +77,7 @@ def violations(tab: browser.Page, axe: str) -> list:
     return json.loads(tab.value(FOUND))
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("colours", some_fast(["light", "dark"]))
 @pytest.mark.parametrize("name", PAGES)
 def test_axe_finds_nothing(tab: browser.Page, axe: str, pages: dict[str, str], name: str, colours: str):
     tab.colours(colours)

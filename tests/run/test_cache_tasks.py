@@ -67,6 +67,7 @@ def counts(workdir: pathlib.Path) -> dict[str, int]:
     return dict(manifest.read(workdir)["cache_tasks"].counts)
 
 
+@pytest.mark.slow
 def test_a_mixture_and_a_user_s_task_are_cached_and_counted(workdir, capsys):
     bad = '{"id": "b", "concepts": ["a"], "rationale": "z", "problem": " ", "domain": "math"}'
     with (workdir / "triples.jsonl").open("a") as file:

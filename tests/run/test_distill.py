@@ -370,6 +370,7 @@ def test_without_a_sandbox_only_what_must_run_is_refused_and_before_anything_is_
         assert cli.main(arguments) == 0
 
 
+@pytest.mark.slow
 def test_a_model_in_jax_teaches(tmp_path: Path, prompts: Path):
     """A toy of random weights: nothing that it writes is a trace, unless everything is."""
     toy = asking.save_toy(tmp_path / "toy")

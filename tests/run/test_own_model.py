@@ -62,6 +62,7 @@ def test_the_gin_file_builds_the_model_of_its_class(monkeypatch: pytest.MonkeyPa
     assert model.config.vocab_size == 1024
 
 
+@pytest.mark.slow
 def test_what_is_no_model_is_refused_before_the_stage_begins(tmp_path: Path):
     (tmp_path / "mine.gin").write_text(NO_MODEL)
     done = promptcot("cold_start", *FILES, f"--gin_file={tmp_path / 'mine.gin'}", f"--workdir={tmp_path}")
@@ -70,6 +71,7 @@ def test_what_is_no_model_is_refused_before_the_stage_begins(tmp_path: Path):
     assert not (tmp_path / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_module_that_is_nowhere_is_named_with_the_places(tmp_path: Path):
     (tmp_path / "mine.gin").write_text("from __gin__ import dynamic_registration\nimport not_there_at_all\n")
     done = promptcot("em", "--gin_file=mine.gin", "--workdir=run", directory=tmp_path)

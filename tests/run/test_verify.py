@@ -335,6 +335,7 @@ def test_what_was_settled_stays_when_how_it_is_asked_changes_and_not_when_what_i
         assert not [body for body in server.asked if kind_of(body) == "judge"]
 
 
+@pytest.mark.slow
 def test_a_model_in_jax_solves_judges_and_writes_tests(tmp_path: Path, problems: Path):
     """A toy of random weights: nothing that it writes can be used, and each problem says why."""
     toy = asking.save_toy(tmp_path / "toy")

@@ -21,6 +21,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.sampling import endpoint, endpoint_client
 from promptcot_jax.sampling.text_model import Reply, TextRequest, reasons, user_turn
 from promptcot_jax.sampling.token_choice import SamplingConfig
+from tests.cases import some_fast
 from tests.checkpoints import conftest as stores
 from tests.openai_server import Drop, Fail, Hang, OpenAIServer, Raw, Say, question
 
@@ -120,7 +121,7 @@ def test_what_may_pass_is_tried_again_and_counted(tmp_path: Path, play, reason: 
     assert f"tried again for {reason} 4" in caplog.text
 
 
-@pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.mark.parametrize("form", some_fast(["seconds", "date"]))
 def test_retry_after_is_waited_for(tmp_path: Path, form: str):
     def busy(body, attempt):
         if attempt:

@@ -263,6 +263,7 @@ def two_hundred_mixes(params):
     return Served(alone, in_mixes, copy.deepcopy(engine.metrics))
 
 
+@pytest.mark.slow
 def test_what_a_request_gets_in_a_mix_is_what_it_gets_alone(two_hundred_mixes):
     alone = {id(one): completion for one, completion in two_hundred_mixes.alone}
     for one, completion in two_hundred_mixes.in_mixes:

@@ -254,6 +254,7 @@ def test_mutants_of_a_slow_program_are_not_killed_by_the_clock(tmp_path):
     assert reason(trial, config) == "weak_tests"
 
 
+@pytest.mark.slow
 def test_a_mutant_that_loops_is_killed_at_the_programs_own_pace(tmp_path):
     program = "n = int(input())\ni = 0\nwhile i < n:\n    i += 1\nprint(i)"
     trial = trial_of(tmp_path, [program, f"{program}\npass"], inputs=("1", "2", "3"))

@@ -331,6 +331,7 @@ def test_no_start_on_some_machines_only(cloud):
     assert "worker 1: lost" in cloud.script("status").stdout
 
 
+@pytest.mark.slow
 def test_a_machine_that_hangs_is_named_when_its_time_is_over(cloud):
     cloud.script("create")
     cloud.script("setup")

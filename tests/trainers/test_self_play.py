@@ -426,6 +426,7 @@ def test_the_reference_of_a_kl_term_is_the_policy_at_the_start(tmp_path):
     assert kl[10.0][2] < 0.5 * kl[1e-9][2]
 
 
+@pytest.mark.slow
 def test_an_adapter_is_trained_beside_a_frozen_base_and_resumes(tmp_path, monkeypatch):
     settings = {
         "adapter": lora.LoraConfig(rank=2, alpha=4.0),

@@ -304,6 +304,7 @@ def test_the_time_of_all_tests_is_bounded():
     assert [result.status for result in report.results].count("passed") <= 2
 
 
+@pytest.mark.slow
 def test_waiting_for_a_processor_does_not_count(monkeypatch):
     program = "import time\ntime.sleep(1.3)\nprint(1)"
     monkeypatch.setattr(sandbox.Sandbox, "seconds_in_queue", lambda self: 0.0)

@@ -162,8 +162,8 @@ class Candidate:
     log_p_x: float  # log p_theta(x | z, c)
     log_q: float  # log q_phi(z | c, x), the end token included
     length: int  # tokens of the z block
-    weight: float  # in the SFT of phi: 1 for the arg-max, 0 otherwise; a softmax share for reward_weighted
-    won: bool
+    weight: float  # in the SFT of phi: 1 for a winner, 0 otherwise; a softmax share for reward_weighted
+    won: bool  # the best of its pair
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,11 @@
 """What an E-step's candidates say beyond the arg-max: the faults that the reward itself does not show.
 
 A summed log-likelihood favours short z, and a z that copies x raises p(x | z, c): correlation with length and
-copy rate are measured each round, over all samples and over the chosen ones. Nearly tied rewards mean that
-the choice is noise; few distinct samples mean that there was none.
+copy rate are measured each round, over all samples and over the chosen ones. Few distinct samples, or a
+choice that q_phi alone would have made, mean that the E-step is exhausted: p_theta decides nothing any more.
+
+q is what the samples were drawn from: q_phi at the temperature that was set, or its mixture with the
+cold-started q_phi.
 """
 
 import collections
@@ -20,7 +23,8 @@ from promptcot_jax.objectives import bounds
 
 StyleOf = Callable[[str], str]  # names the style of a rationale, for data whose styles have names
 
-TIE = 1e-6  # nats
+CLOSE = 0.5  # nats of R: the better of two is then less than twice as likely as the other
+COLLAPSED = 0.3  # share of distinct samples of a pair; below, R has next to nothing to choose from
 COPY_NGRAM = 4  # words, numbers or signs
 _PIECES = re.compile(r"\w+|[^\w\s]")
 
@@ -51,6 +55,7 @@ def of_candidates(
             for pair, row in zip(pairs, rows, strict=True)
         ]
     )
+    nats = lengths + x_lengths if config.reward == "log_joint_per_token" else np.ones_like(lengths)
     compared = [reward[valid] for reward, valid in zip(rewards, is_valid, strict=True) if valid.sum() > 1]
     return {
         "pairs": len(rows),
@@ -61,9 +66,9 @@ def of_candidates(
         "reward_mean": _mean(rewards[is_valid]),
         "reward_chosen_mean": _mean([rewards[best] for best in won]),
         "reward_spread": _mean([np.ptp(row) for row in compared]),
-        "tied_share": _share(_is_tied(*both) for both in zip(rows, rewards, strict=True)),
         "elbo_mean": _mean(bounds.elbo(log_weights)[usable]),
         "importance_bound_mean": _mean(bounds.importance_bound(log_weights)[usable]),
+        "kl_q_posterior_estimate": _mean(kl_to_posterior(log_weights[usable])),
         "effective_samples": _mean(bounds.effective_sample_size(log_weights)[usable]),
         "reward_length_correlation": within_pair_correlation(rewards, lengths, is_valid),
         "length_mean": _mean(lengths[is_valid]),
@@ -71,6 +76,7 @@ def of_candidates(
         "copy_rate": _mean(copies[is_valid]),
         "copy_rate_chosen": _mean([copies[best] for best in won]),
         "distinct_rationales": _mean([len({c.token_ids for c in row}) / len(row) for row in rows]),
+        **_choice_figures(rows, rewards, nats),
         **_style_figures([c for row in rows for c in row if c.valid], chosen, style_of),
     }
 
@@ -104,14 +110,48 @@ def within_pair_correlation(rewards: np.ndarray, lengths: np.ndarray, is_valid: 
     return float(np.dot(rewards_centred, lengths_centred)) / scale if scale else 0.0
 
 
-def _is_tied(row: Sequence[Candidate], rewards: np.ndarray) -> bool:
-    """Whether the best two different rationales of a pair are rewarded alike."""
-    best: dict[tuple[int, ...], float] = {}
-    for candidate, reward in zip(row, rewards, strict=True):
-        if candidate.valid:
-            best[candidate.token_ids] = max(reward, best.get(candidate.token_ids, -np.inf))
-    top = sorted(best.values())[-2:]
-    return len(top) == 2 and bool(top[1] - top[0] < TIE)
+def kl_to_posterior(log_weights: np.ndarray) -> np.ndarray:
+    """Estimate [B] of KL(q || p_theta(z | c, x)) from samples of q: E_q[-log weight] + log p_theta(x | c).
+
+    In the place of log p(x | c) stands the importance bound of the same samples. That is below it on average,
+    so the estimate is low on average; it is 0 where all samples of a pair are equal, however much of the
+    posterior they miss. As in the ELBO, q is q given that it ended.
+
+    Args:
+        log_weights: [B, G] of pairs of which at least one sample ended.
+    """
+    return bounds.importance_bound(log_weights) - bounds.elbo(log_weights)
+
+
+def _choice_figures(
+    rows: Sequence[Sequence[Candidate]], rewards: np.ndarray, nats: np.ndarray
+) -> dict[str, float | None]:
+    """What R decides among the distinct valid rationales of a pair.
+
+    `choice_share`: pairs that have two or more. Of these, and None where there are none, `log_q_agreement`:
+    the share whose best by R is also the likeliest under q; `log_q_agreement_chance`: what it would be if R
+    were noise; `close_share`: the share whose best two differ by less than `CLOSE`. `log_q_agreement_all` is
+    over all pairs with a valid rationale: where there is but one, q has chosen.
+
+    Args:
+        nats: [B, G] what a unit of R is in nats of the sample.
+    """
+    agrees, by_chance, is_close, num_usable = list[bool](), list[float](), list[bool](), 0
+    for row, reward, unit in zip(rows, rewards, nats, strict=True):
+        best = ranking.distinct_by_reward(reward, [c.valid for c in row], [c.token_ids for c in row])
+        num_usable += bool(best)
+        if len(best) > 1:
+            agrees.append(best[0] == max(best, key=lambda g, row=row: row[g].log_q))
+            by_chance.append(1 / len(best))
+            is_close.append(bool((reward[best[0]] - reward[best[1]]) * unit[best[0]] < CLOSE))
+    num_single = num_usable - len(agrees)
+    return {
+        "choice_share": len(agrees) / len(rows),
+        "log_q_agreement": _mean(agrees) if agrees else None,
+        "log_q_agreement_chance": _mean(by_chance) if agrees else None,
+        "log_q_agreement_all": (sum(agrees) + num_single) / num_usable if num_usable else None,
+        "close_share": _mean(is_close) if agrees else None,
+    }
 
 
 def style_shares(rationales: Iterable[str], style_of: StyleOf) -> dict[str, float]:

@@ -52,6 +52,14 @@ def e_step(
         name=f"E-step {em_round.index}",
     )
     figures = diagnostics.of_candidates(pairs, candidates, config, rationale_model.style_of)
+    if figures["distinct_rationales"] < diagnostics.COLLAPSED:
+        log.warning(
+            "EM round %d: q_phi has collapsed: only %.0f %% of a pair's rationales are distinct, and leave "
+            "R next to nothing to choose from. Raise EM_TEMPERATURE or EM_NUM_WINNERS, lower "
+            "EM_LEARNING_RATE, or make fewer rounds (MAX_ROUNDS).",
+            em_round.index,
+            100 * figures["distinct_rationales"],
+        )
     targets = ranking.phi_targets(pairs, candidates, config)
     if not targets and config.objective == "grpo":
         log.warning("EM round %d: the samples of each pair are rewarded alike; phi stays", em_round.index)

@@ -42,8 +42,11 @@ def rank(
     z_lengths = np.array([[len(z.block_ids) for z in row] for row in rationales])
     x_lengths = np.array([[len(pair.problem_ids)] for pair in pairs])
     rewards = reward(log_p_z, log_p_x, log_q, z_lengths + x_lengths, config)
-    winners = choose(rewards, is_valid)
-    weights = target_weights(rewards, log_q, is_valid, winners, config)
+    best = [
+        distinct_by_reward(rewards[b], is_valid[b], [z.token_ids for z in row])
+        for b, row in enumerate(rationales)
+    ]
+    weights = target_weights(rewards, log_q, is_valid, best, config)
     return [
         Candidate(
             pair_id=z.pair_id,
@@ -58,7 +61,7 @@ def rank(
             log_q=_finite(log_q[b, g]),
             length=len(z.block_ids),
             weight=float(weights[b, g]),
-            won=bool(winners[b] == g),
+            won=best[b][:1] == [g],
         )
         for b, row in enumerate(rationales)
         for g, z in enumerate(row)
@@ -81,25 +84,42 @@ def reward(
     return log_joint
 
 
-def choose(rewards: np.ndarray, is_valid: np.ndarray) -> np.ndarray:
-    """Index [B] of the best valid sample of each pair: the first one on ties, -1 where no sample is valid.
+def distinct_by_reward(
+    rewards: Sequence[float] | np.ndarray,
+    is_valid: Sequence[bool] | np.ndarray,
+    token_ids: Sequence[tuple[int, ...]],
+) -> list[int]:
+    """The valid samples of one pair, best first, each rationale once; of equal ones the first.
 
     On the host in float64: a sum of hundreds of nats in float32 would tie what is not tied.
     """
-    winners = np.where(is_valid, rewards, -np.inf).argmax(axis=-1)
-    return np.where(is_valid.any(axis=-1), winners, -1)
+    order = sorted(np.flatnonzero(is_valid).tolist(), key=lambda g: -rewards[g])
+    best: dict[tuple[int, ...], int] = {}
+    for g in order:
+        best.setdefault(token_ids[g], g)
+    return list(best.values())
 
 
 def target_weights(
-    rewards: np.ndarray, log_q: np.ndarray, is_valid: np.ndarray, winners: np.ndarray, config: EStepConfig
+    rewards: np.ndarray,
+    log_q: np.ndarray,
+    is_valid: np.ndarray,
+    best: Sequence[Sequence[int]],
+    config: EStepConfig,
 ) -> np.ndarray:
-    """Weight of each sample [B, G] in phi's fit: one-hot, softmax(R - log q), or the group advantage.
+    """Weight of each sample [B, G] in phi's fit: 1 for winners, softmax(R - log q), or the group advantage.
+
+    Args:
+        best: as `distinct_by_reward` of each pair; the first `num_winners` of them win.
 
     Raises:
         ValueError: the objective has no weights.
     """
     if config.objective == "best_of_g":
-        return (np.arange(rewards.shape[1])[None] == winners[:, None]).astype(np.float32)
+        weights = np.zeros(rewards.shape, np.float32)
+        for of_pair, winners in zip(weights, best, strict=True):
+            of_pair[list(winners[: config.num_winners])] = 1.0
+        return weights
     if config.objective == "reward_weighted":
         # `elbo` as the reward has log q in it already.
         log_weights = rewards if config.reward == "elbo" else rewards - log_q

@@ -35,9 +35,9 @@ def role_seed(seed: int, role: Role) -> int:
 class EStepConfig:
     """How rationales are sampled, rewarded and turned into targets of phi (paper section 2.3).
 
-    `objective`: `best_of_g` fits phi by SFT on the arg-max sample (the paper); `reward_weighted` on all valid
-    samples with weights softmax(R - log q), the self-normalised exact E-step; `grpo` takes a clipped
-    policy-gradient step on R.
+    `objective`: `best_of_g` fits phi by SFT on the arg-max sample (the paper), or on the `num_winners` best
+    distinct ones alike; `reward_weighted` on all valid samples with weights softmax(R - log q), the
+    self-normalised exact E-step; `grpo` takes a clipped policy-gradient step on R.
     `reward`: `log_joint` is the paper's R = log p(z | c) + log p(x | z, c); `log_joint_per_token` divides by
     the tokens of z and x; `elbo` subtracts log q.
     """
@@ -45,11 +45,20 @@ class EStepConfig:
     group_size: PositiveInt = 8  # G, rationales of a pair
     temperature: PositiveFloat = 1.0
     max_rationale_tokens: Annotated[int, Range(at_least=3)]
+    num_winners: PositiveInt = 1  # of a pair, with objective 'best_of_g'
     objective: Literal["best_of_g", "reward_weighted", "grpo"] = "best_of_g"
     reward: Literal["log_joint", "log_joint_per_token", "elbo"] = "log_joint"
     clip_epsilon: float = 0.2  # of the importance ratio, with objective 'grpo'
 
     def __post_init__(self):
+        if self.num_winners > 1 and self.objective != "best_of_g":
+            raise ValueError(
+                f"objective '{self.objective}' weighs all samples and has no winners; set num_winners to 1."
+            )
+        if self.num_winners > self.group_size:
+            raise ValueError(
+                f"num_winners must be at most group_size ({self.group_size}), got {self.num_winners}."
+            )
         if self.objective == "grpo" and self.group_size < 2:
             raise ValueError("objective 'grpo' compares samples; set group_size to at least 2.")
         if self.objective == "grpo" and self.temperature != 1.0:
@@ -117,9 +126,9 @@ def settings_of_arm(arm: Arm, config: EmConfig, e_step: EStepConfig) -> tuple[Em
     if arm == "fixed_sampled":
         config = dataclasses.replace(config, fixed_temperature=e_step.temperature)
     elif arm == "self_training":
-        e_step = dataclasses.replace(e_step, group_size=1)
+        e_step = dataclasses.replace(e_step, group_size=1, num_winners=1)
     elif arm == "reward_weighted":
-        e_step = dataclasses.replace(e_step, objective="reward_weighted")
+        e_step = dataclasses.replace(e_step, objective="reward_weighted", num_winners=1)
     return config, e_step
 
 

@@ -34,12 +34,27 @@ _E_STEP_PANELS = (
     Panel(
         "Shares of pairs and samples",
         {
-            "tied_share": "pairs tied at the top",
             "valid_share": "valid samples",
             "distinct_rationales": "distinct samples",
+            "choice_share": "pairs with a choice: two distinct valid samples",
         },
         "A sample is valid if it ended in its budget and parses.",
         (0.0, 1.05),
+    ),
+    Panel(
+        "Does R decide? Of the pairs with a choice",
+        {
+            "log_q_agreement": "the likeliest sample under q\u03c6 won",
+            "log_q_agreement_chance": "the same by chance",
+            "close_share": "best two within 0.5 nats",
+        },
+        "At 1, q\u03c6 chooses by itself and p\u03b8 decides nothing.",
+        (0.0, 1.05),
+    ),
+    Panel(
+        "KL(q\u03c6 || p\u03b8(z|c,x)), estimated from the samples (nats)",
+        {"kl_q_posterior_estimate": "low on average"},
+        "0 where all samples of a pair are equal, however much of the posterior they miss.",
     ),
     Panel(
         "Effective number of samples",

@@ -19,7 +19,8 @@ FEW_PROBLEMS = 200  # fewer: the 95 % interval of an accuracy of a half is wider
 _CUT_OFF = 0.02
 _NO_ANSWER = 0.1
 _GRADER_FAILED = 0.01
-_TIED = 0.05
+_CLOSE = 0.5
+_COLLAPSED = 0.3  # as EM warns of itself
 _SKIPPED = 0.05
 _SAME_GROUPS = 0.5
 _SHORT_WINS = -0.5
@@ -122,10 +123,14 @@ def _replies(workdir: epath.Path, verify: Mapping[str, Any]) -> Iterator[tuple[s
 
 
 def _of_em(workdir: epath.Path) -> Iterator[str]:
-    """Ties, skipped pairs, cut-offs, rewards of length, posterior collapse, rounds at their limit."""
+    """Choices of little meaning, skipped pairs, cut-offs, short winners, collapse, rounds at their limit."""
     rows = [row for row in workdir_files.rows(workdir / "em" / "diagnostics.jsonl") if "reward_mean" in row]
     for field, limit, said in (
-        ("tied_share", _TIED, "of the pairs tied at the top of R (the first sample won)"),
+        (
+            "close_share",
+            _CLOSE,
+            "of the choices were nearly even: the best two within 0.5 nats of R",
+        ),
         ("unfinished_share", _CUT_OFF, "of the rationales were cut off by their budget of tokens"),
     ):
         worst = max(rows, key=lambda row: row.get(field) or 0.0, default={})
@@ -135,6 +140,14 @@ def _of_em(workdir: epath.Path) -> Iterator[str]:
         if row.get("pairs") and row.get("skipped_pairs", 0) / row["pairs"] > _SKIPPED:
             share = row["skipped_pairs"] / row["pairs"]
             yield f"Round {row['round']}: {share:.1%} of the pairs had no valid rationale and were skipped."
+    distinct = [(row["distinct_rationales"], row) for row in rows if "distinct_rationales" in row]
+    share, least = min(distinct, key=lambda found: found[0], default=(1.0, {}))
+    if share < _COLLAPSED:
+        yield (
+            f"Round {least['round']}: only {share:.1%} of a pair's rationales were distinct, so that R had "
+            "next to nothing to choose from: q\u03c6 has collapsed. EM_TEMPERATURE or "
+            "EM_NUM_WINNERS may be too low, EM_LEARNING_RATE or MAX_ROUNDS too high."
+        )
     if rows:
         last = rows[-1]
         if (last.get("reward_length_correlation") or 0.0) < _SHORT_WINS:

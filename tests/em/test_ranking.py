@@ -163,11 +163,102 @@ def test_a_sample_without_a_finite_log_q_is_no_candidate():
     assert [(c.valid, c.won) for c in candidates] == [(False, False), (True, True)]
 
 
-@pytest.mark.parametrize(("rewards", "tied"), [([-1.0, -1.0, -3.0], 1.0), ([-1.0, -2.0, -2.0], 0.0)])
-def test_a_pair_is_tied_where_its_best_two_rationales_are_rewarded_alike(rewards, tied):
-    config = EStepConfig(group_size=3, max_rationale_tokens=5)
-    figures = diagnostics.of_candidates([table_model.make_pair(0, 0, 0)], rank(rewards, [True] * 3), config)
-    assert figures["tied_share"] == tied
+def candidates_of(rows, config):
+    """Candidates of pairs whose samples are (z, log p(z, x | c), log q, valid)."""
+    pairs = [table_model.make_pair(index, 0, 0) for index in range(len(rows))]
+    rationales = [
+        [table_model.make_rationale(z, log_q, index=index, valid=valid) for z, _, log_q, valid in row]
+        for index, row in enumerate(rows)
+    ]
+    log_joint = np.array([[sample[1] for sample in row] for row in rows])
+    return pairs, ranking.rank(pairs, rationales, log_joint / 2, log_joint / 2, config)
+
+
+SAMPLES_OF_PAIRS = [
+    # 0 is best, 0.3 nats above 1, which q prefers; what is not valid would be best by both.
+    [(0, -1.0, -2.0, True), (1, -1.3, -1.0, True), (0, -1.0, -2.0, True), (2, 5.0, -0.1, False)],
+    # 1 is best and likeliest, 2 nats above 0; its copy is not the second best.
+    [(0, -4.0, -1.0, True), (1, -2.0, -0.5, True), (2, -9.0, -3.0, True), (1, -2.0, -0.5, True)],
+    [(3, -1.0, -1.0, True)] * 4,  # nothing to choose from
+    [(z, -1.0, -1.0, False) for z in range(4)],
+]
+
+
+def test_figures_say_whether_r_or_q_chose():
+    config = EStepConfig(group_size=4, max_rationale_tokens=5)
+    found = diagnostics.of_candidates(*candidates_of(SAMPLES_OF_PAIRS, config), config)
+    expected = {
+        "choice_share": 2 / 4,
+        "log_q_agreement": 1 / 2,
+        "log_q_agreement_chance": (1 / 2 + 1 / 3) / 2,
+        "log_q_agreement_all": 2 / 3,
+        "close_share": 1 / 2,
+        "distinct_rationales": (3 + 3 + 1 + 4) / 16,
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_there_are_no_figures_of_choices_where_there_was_nothing_to_choose():
+    config = EStepConfig(group_size=4, max_rationale_tokens=5)
+    found = diagnostics.of_candidates(*candidates_of(SAMPLES_OF_PAIRS[2:], config), config)
+    assert found["choice_share"] == 0
+    assert found["log_q_agreement"] is found["close_share"] is found["log_q_agreement_chance"] is None
+    assert found["log_q_agreement_all"] == 1
+
+
+@pytest.mark.parametrize(("second", "close"), [(-1.4, 1.0), (-1.6, 0.0)])
+@pytest.mark.parametrize("reward", ["log_joint", "log_joint_per_token"])
+def test_a_choice_is_close_within_half_a_nat_whatever_r_is_divided_by(reward, second, close):
+    """z and x have a token each: R per token differs by 0.2 and 0.3."""
+    config = EStepConfig(group_size=2, max_rationale_tokens=5, reward=reward)
+    rows = [[(0, -1.0, -1.0, True), (1, second, -1.0, True)]]
+    assert diagnostics.of_candidates(*candidates_of(rows, config), config)["close_share"] == close
+
+
+def test_the_kl_estimate_goes_to_the_exact_one_from_below():
+    model = table_model.TableModel.random(4)
+    exact = []
+    for pair in PAIRS:
+        joint = model.joint(pair)
+        log_q = model.log_q[pair.theta_prompt_ids[0], pair.problem_ids[0]]
+        exact.append(np.sum(np.exp(log_q) * (log_q - (joint - np.logaddexp.reduce(joint)))))
+    estimates = {}
+    for group_size in (1, 4, 2000):
+        config = dataclasses.replace(table_model.EXACT, group_size=group_size)
+        candidates = model.rank(PAIRS, model.sample(PAIRS, group_size, seed=7), config)
+        figures = diagnostics.of_candidates(PAIRS, candidates, config)
+        estimates[group_size] = figures["kl_q_posterior_estimate"]
+    assert np.mean(exact) > 0.3
+    np.testing.assert_allclose(estimates[2000], np.mean(exact), rtol=0.05)
+    assert abs(estimates[1]) < 1e-5  # of one sample it is 0, whatever q is
+    assert estimates[1] + 0.1 < estimates[4] < np.mean(exact) - 0.02
+
+
+@pytest.mark.parametrize("num_winners", [1, 2, 3])
+def test_the_winners_are_the_best_distinct_valid_samples(num_winners):
+    rng = np.random.default_rng(num_winners)
+    config = EStepConfig(group_size=6, max_rationale_tokens=5, num_winners=num_winners)
+    rows = [
+        [(int(rng.integers(4)), float(rng.integers(5)), -1.0, bool(rng.random() < 0.5)) for _ in range(6)]
+        for _ in range(200)
+    ]
+    pairs, candidates = candidates_of(rows, config)
+    expected = []
+    for row in rows:
+        left, winners = [g for g in range(6) if row[g][3]], []
+        while left and len(winners) < num_winners:
+            best = next(g for g in left if row[g][1] == max(row[other][1] for other in left))
+            winners.append(best)
+            left = [g for g in left if row[g][0] != row[best][0]]
+        expected.append(winners)
+    assert {len(winners) for winners in expected} == set(range(num_winners + 1))
+    of_pairs = [candidates[i : i + 6] for i in range(0, len(candidates), 6)]
+    for row, winners in zip(of_pairs, expected, strict=True):
+        assert [c.weight for c in row] == [float(g in winners) for g in range(6)]
+        assert [c.sample for c in row if c.won] == winners[:1]
+    targets = ranking.phi_targets(pairs, candidates, config)
+    assert len(targets) == sum(map(len, expected))
+    assert all(not target.token_values for target in targets)  # each weighs the same
 
 
 def test_styles_are_reported_where_they_have_names():
@@ -187,6 +278,7 @@ def test_the_elbo_stays_below_the_marginal_when_some_samples_do_not_end():
     )
     np.testing.assert_allclose(bounds.elbo(log_weights), [np.log(0.5)], atol=1e-6)
     np.testing.assert_allclose(bounds.importance_bound(log_weights), [np.log(0.5)], atol=1e-6)
+    np.testing.assert_allclose(diagnostics.kl_to_posterior(np.asarray(log_weights)), [0.0], atol=1e-6)
 
 
 def test_combinations_without_a_meaning_are_refused():
@@ -194,6 +286,8 @@ def test_combinations_without_a_meaning_are_refused():
         {"objective": "reward_weighted", "reward": "log_joint_per_token"},
         {"objective": "grpo", "temperature": 0.7},
         {"objective": "grpo", "group_size": 1},
+        {"objective": "reward_weighted", "num_winners": 2},
+        {"num_winners": 9},
     ):
         with pytest.raises(ValueError):
             EStepConfig(max_rationale_tokens=8, **settings)

@@ -160,14 +160,15 @@ def e_step_of(em, theta, phi, config, em_round):
     return found, jsonl.read_records(em_round.directory / "candidates.jsonl", records.Candidate)
 
 
-def test_rationales_are_sampled_at_the_temperature_that_is_set(cold, tmp_path):
+def test_rationales_are_sampled_at_the_temperature_that_is_set(cold, tmp_path, caplog):
     """Near 0 all samples of a pair are the greedy one; at 1 this model writes unlike ones, as seen above."""
     em = toy_em.make_em(cold, tmp_path)
     theta, phi = cold.params("theta"), cold.params("phi", sharpness=UNSURE)
-    config = dataclasses.replace(E_STEP, temperature=1e-3)
+    config = dataclasses.replace(E_STEP, temperature=1e-3, group_size=4)
     with mock.patch.object(generators.Generator, "fit", return_value=(phi, {})):
         _, candidates = e_step_of(em, theta, phi, config, Round(0, em.directory, em.config))
     assert len({(c.pair_id, c.token_ids) for c in candidates}) == 4
+    assert "EM round 0: q_phi has collapsed: only 25 % of a pair's rationales are distinct" in caplog.text
 
 
 def test_phi_that_has_nothing_to_learn_from_is_written_as_it_was(cold, tmp_path, caplog):
@@ -204,7 +205,7 @@ def test_fits_of_two_rounds_go_through_the_same_targets_in_orders_of_their_own(u
     assert not np.array_equal(first, second)
 
 
-def test_each_round_has_its_own_noise_and_the_same_when_it_is_run_again(cold, tmp_path):
+def test_each_round_has_its_own_noise_and_the_same_when_it_is_run_again(cold, tmp_path, caplog):
     em = toy_em.make_em(cold, tmp_path)
     theta, phi = cold.params("theta"), cold.params("phi", sharpness=UNSURE)
 
@@ -220,6 +221,7 @@ def test_each_round_has_its_own_noise_and_the_same_when_it_is_run_again(cold, tm
     first, again, second = rationales_of(0, "a"), rationales_of(0, "b"), rationales_of(1, "a")
     assert first == again
     assert sum(x != y for x, y in zip(first, second, strict=True)) > len(first) / 4
+    assert "collapsed" not in caplog.text
 
 
 def test_the_first_token_of_x_is_no_part_of_log_p_z(cold, tmp_path):

@@ -32,7 +32,16 @@ def write_result(workdir, **changes):
 def test_nothing_is_found_in_a_clean_run(tmp_path):
     record(tmp_path, "em", counts={"in": 10, "out": 9}, attempts=2, timed_attempts=2)
     write_result(tmp_path)
-    rows = [{"round": 0, "reward_mean": -9.0, "tied_share": 0.01, "pairs": 100, "skipped_pairs": 1}]
+    rows = [
+        {
+            "round": 0,
+            "reward_mean": -9.0,
+            "close_share": 0.2,
+            "distinct_rationales": 0.8,
+            "pairs": 100,
+            "skipped_pairs": 1,
+        }
+    ]
     jsonl.write_records(tmp_path / "em" / "diagnostics.jsonl", rows)
     rounds = [{"round": i, "nll_bound": value, "z_gap": 0.3} for i, value in enumerate((0.5, 0.3, 0.4), -1)]
     jsonl.write_records(tmp_path / "em" / "nll.jsonl", rounds)
@@ -99,7 +108,8 @@ def test_of_a_result(tmp_path, changes, said):
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"tied_share": 0.2}, "Round 3: 20.0% of the pairs tied"),
+        ({"close_share": 0.6}, "Round 3: 60.0% of the choices were nearly even"),
+        ({"distinct_rationales": 0.2}, "Round 3: only 20.0% of a pair's rationales were distinct"),
         ({"unfinished_share": 0.5}, "50.0% of the rationales were cut off"),
         ({"pairs": 10, "skipped_pairs": 1}, "10.0% of the pairs had no valid rationale"),
         ({"reward_length_correlation": -0.7}, "short rationales win"),

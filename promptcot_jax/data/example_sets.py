@@ -27,6 +27,7 @@ class ExampleSet:
     prompt_lengths: Int[np.ndarray, " N"]
     completion_lengths: Int[np.ndarray, " N"]
     value_names: tuple[str, ...] = ()
+    groups: Int[np.ndarray, " N"] | None = None  # examples of one number stay in one batch; None: none do
 
     def __len__(self) -> int:
         return len(self.prompt_lengths)
@@ -35,8 +36,15 @@ class ExampleSet:
         raise NotImplementedError
 
     def order(self, seed: int, epoch: int) -> Int[np.ndarray, " M"]:
-        """Numbers of the examples of one epoch: each once, in a permutation for each (seed, epoch)."""
-        return prng.stream_generator(seed, "order", epoch).permutation(len(self))
+        """Numbers of the examples of one epoch: each once, in a permutation for each (seed, epoch).
+
+        Groups are permuted, and the examples of one follow each other.
+        """
+        generator = prng.stream_generator(seed, "order", epoch)
+        if self.groups is None:
+            return generator.permutation(len(self))
+        numbers, group_of = np.unique(self.groups, return_inverse=True)
+        return np.argsort(generator.permutation(len(numbers))[group_of], kind="stable")
 
 
 class Listed(ExampleSet):
@@ -46,7 +54,7 @@ class Listed(ExampleSet):
         """Looks at all examples.
 
         Raises:
-            ValueError: their `token_values` differ in name.
+            ValueError: their `token_values` differ in name, or some have a group and some have none.
         """
         self._examples = examples
         self.value_names = tuple(sorted(examples[0].token_values)) if examples else ()
@@ -58,6 +66,10 @@ class Listed(ExampleSet):
                 )
         self.prompt_lengths = np.array([len(example.prompt_ids) for example in examples], np.int32)
         self.completion_lengths = np.array([len(example.completion_ids) for example in examples], np.int32)
+        groups = [example.group for example in examples if example.group is not None]
+        if len(groups) not in (0, len(examples)):
+            raise ValueError(f"{len(groups)} of {len(examples)} examples have a group; give all of them one.")
+        self.groups = np.array(groups, np.int64) if groups else None
 
     def __getitem__(self, index: int) -> TokenExample:
         return self._examples[index]
@@ -148,6 +160,7 @@ class WithinLength(ExampleSet):
         self.prompt_lengths = examples.prompt_lengths[kept]
         self.completion_lengths = completion_lengths
         self.value_names = examples.value_names
+        self.groups = None if examples.groups is None else examples.groups[kept]
 
     def __getitem__(self, index: int) -> TokenExample:
         return self._examples[int(self._kept[index])].cut(int(self.completion_lengths[index]))
@@ -166,7 +179,7 @@ class Mixed(ExampleSet):
 
         Raises:
             WrongUse: a rate is missing or negative, or nothing is left to mix.
-            ValueError: the sets' `token_values` differ in name.
+            ValueError: the sets' `token_values` differ in name, or a set has groups.
         """
         of_all = {name: float(len(examples)) for name, examples in sets.items()} if rates is None else rates
         for name in sets:
@@ -186,6 +199,8 @@ class Mixed(ExampleSet):
             raise WrongUse(f"Nothing to mix: all of {list(sets)} have a rate of 0 or no examples.")
         if len({examples.value_names for examples in self._sets}) > 1:
             raise ValueError("The mixed sets have different token values.")
+        if any(examples.groups is not None for examples in self._sets):
+            raise ValueError("Sets of groups cannot be mixed.")
         self.value_names = self._sets[0].value_names
         self.prompt_lengths = np.concatenate([examples.prompt_lengths for examples in self._sets])
         self.completion_lengths = np.concatenate([examples.completion_lengths for examples in self._sets])

@@ -34,12 +34,14 @@ class TextExample:
 class TokenExample:
     """One sequence: the prompt is read, the completion is trained on.
 
-    `token_values` holds further numbers per completion token (a weight, an old log-probability).
+    `token_values` holds further numbers per completion token (a weight, an old log-probability). Sequences of
+    one `group`, such as samples that a loss weighs against each other, stay in one batch.
     """
 
     prompt_ids: Int[np.ndarray, " P"]
     completion_ids: Int[np.ndarray, " C"]
     token_values: Mapping[str, Float[np.ndarray, " C"]]
+    group: int | None
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class TokenExample:
         prompt_ids: Sequence[int] | Int[np.ndarray, " P"],
         completion_ids: Sequence[int] | Int[np.ndarray, " C"],
         token_values: Mapping[str, Sequence[float] | Float[np.ndarray, " C"]] | None = None,
+        group: int | None = None,
     ):
         """Keeps ids as int32 and values as float32; an array that is so already is not copied.
 
@@ -57,6 +60,7 @@ class TokenExample:
         object.__setattr__(self, "prompt_ids", np.asarray(prompt_ids, np.int32))
         object.__setattr__(self, "completion_ids", np.asarray(completion_ids, np.int32))
         object.__setattr__(self, "token_values", values)
+        object.__setattr__(self, "group", group)
         if not len(self.prompt_ids) or not len(self.completion_ids):
             raise ValueError("A prompt and a completion need at least one token each.")
         for name, given in values.items():
@@ -71,6 +75,7 @@ class TokenExample:
         return (
             np.array_equal(self.prompt_ids, other.prompt_ids)
             and np.array_equal(self.completion_ids, other.completion_ids)
+            and self.group == other.group
             and self.token_values.keys() == other.token_values.keys()
             and all(
                 np.array_equal(given, other.token_values[name]) for name, given in self.token_values.items()

@@ -4,7 +4,8 @@ The batch of a step is a pure function of (examples, settings, seed, step): a re
 first one would have read, and the position to keep is the number of the step. Of several hosts each makes the
 rows of that batch which its devices hold, so their number is no part of that function either. Each epoch is
 packed on its own, first-fit in the epoch's order, from the lengths alone: examples are read when their batch
-is.
+is. Examples of a group stay in one batch: where the rest of a batch has no room for all of them, it stays
+empty and the group begins the next one.
 Reading ahead is Grain's; its packing is not used, which keeps open rows in the state of each host's iterator.
 """
 
@@ -12,6 +13,7 @@ import array
 import bisect
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -97,6 +99,7 @@ class PackedEpochs:
     """`num_epochs` passes over the examples, each in its own order, as batches of `rows_per_batch` rows.
 
     The last batch of an epoch is filled up with empty rows. With `pack=False` each example has its own row.
+    A group of as many examples as a batch has rows always fits; a larger one only if packing makes it fit.
     """
 
     def __init__(
@@ -155,12 +158,17 @@ class PackedEpochs:
 
     def _plan(self, epoch: int) -> _EpochPlan:
         """Packs one epoch; the rows are shuffled, since first-fit leaves the long examples to the last."""
-        order = self._examples.order(self._seed, epoch)
-        if not self._pack:
+        order, groups = self._examples.order(self._seed, epoch), self._examples.groups
+        if groups is not None:
+            lengths = self._lengths[order] if self._pack else np.full(len(order), self._row_length)
+            rows = first_fit_of_groups(lengths, groups[order], self._row_length, self.rows_per_batch)
+            num_rows = int(rows.max()) + 1
+        elif self._pack:
+            rows = first_fit(self._lengths[order], self._row_length)
+            num_rows = int(rows.max()) + 1
+            rows = prng.stream_generator(self._seed, "rows", epoch).permutation(num_rows)[rows]
+        else:
             return _EpochPlan(order, np.arange(len(order) + 1))
-        rows = first_fit(self._lengths[order], self._row_length)
-        num_rows = int(rows.max()) + 1
-        rows = prng.stream_generator(self._seed, "rows", epoch).permutation(num_rows)[rows]
         starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=num_rows))])
         return _EpochPlan(order[np.argsort(rows, kind="stable")], starts)
 
@@ -276,6 +284,50 @@ def first_fit(lengths: Sequence[int] | Int[np.ndarray, " N"], capacity: int) -> 
     for start in range(0, len(lengths), _LENGTHS_AT_ONCE):
         block = lengths[start : start + _LENGTHS_AT_ONCE].tolist()
         rows[start : start + len(block)] = [_take_row(room, num_leaves, length) for length in block]
+    return rows
+
+
+def first_fit_of_groups(
+    lengths: Sequence[int] | Int[np.ndarray, " N"],
+    groups: Sequence[int] | Int[np.ndarray, " N"],
+    capacity: int,
+    rows_per_batch: int,
+) -> Int[np.ndarray, " N"]:
+    """The row of each length, by first fit within batches that hold whole groups.
+
+    Args:
+        groups: the number of each length's group; a group's lengths follow each other.
+
+    Raises:
+        ValueError: a group does not fit into a batch.
+    """
+    rows, first_row, room = list[int](), 0, [capacity] * rows_per_batch
+    for group, members in itertools.groupby(zip(groups, lengths, strict=True), key=lambda pair: pair[0]):
+        of_group = [int(length) for _, length in members]
+        found = _rows_within(room, of_group)
+        if found is None:  # the next batch
+            first_row, room = first_row + rows_per_batch, [capacity] * rows_per_batch
+            found = _rows_within(room, of_group)
+        if found is None:
+            raise ValueError(
+                f"The {len(of_group)} examples of group {group} do not fit into a batch of {rows_per_batch} "
+                f"rows of {capacity} tokens; use {len(of_group)} rows a batch."
+            )
+        for row, length in zip(found, of_group, strict=True):
+            room[row] -= length
+        rows += [first_row + row for row in found]
+    return np.array(rows, np.int64)
+
+
+def _rows_within(room: Sequence[int], lengths: Sequence[int]) -> list[int] | None:
+    """First fit into rows with so much room; None where one does not fit."""
+    left, rows = list(room), list[int]()
+    for length in lengths:
+        row = next((row for row, free in enumerate(left) if free >= length), None)
+        if row is None:
+            return None
+        left[row] -= length
+        rows.append(row)
     return rows
 
 

@@ -26,14 +26,14 @@ def e_step(
     *,
     config: EStepConfig,
     em_round: Round,
-) -> tuple[Params, Params, dict[str, Any]]:
+) -> tuple[Params, Params, dict[str, Rationale], dict[str, Any]]:
     """Samples G rationales z ~ q_phi(z | c, x), ranks them by log p_theta(z, x | c), fits phi to the best.
 
     Args:
         rationale_model: its `sampler` is the rollout engine; a shard of pairs is ranked once it is sampled.
 
     Returns:
-        theta as it was, the next phi, and figures.
+        theta as it was, the next phi, each pair's best rationale by its id, and figures.
     """
 
     def rank(shard: Sequence[Pair], rationales: list[list[Rationale]]) -> list[Candidate]:
@@ -60,15 +60,17 @@ def e_step(
             em_round.index,
             100 * figures["distinct_rationales"],
         )
-    targets = ranking.phi_targets(pairs, candidates, config)
+    winners, targets = ranking.winners(candidates), ranking.phi_targets(pairs, candidates, config)
+    if config.objective == "reward_weighted":
+        figures["phi_dropped_weights"] = sum(c.valid for c in candidates) - len(targets)
     if not targets and config.objective == "grpo":
         log.warning("EM round %d: the samples of each pair are rewarded alike; phi stays", em_round.index)
         rationale_model.write(phi, em_round)
-        return theta, phi, figures
+        return theta, phi, winners, figures
     if config.objective == "grpo":
         targets = _with_old_log_probs(rationale_model, phi, targets)
     phi, counts = rationale_model.fit(phi, targets, em_round)
-    return theta, phi, figures | counts
+    return theta, phi, winners, figures | counts
 
 
 def _with_old_log_probs(
@@ -86,6 +88,9 @@ def _with_old_log_probs(
 
 def phi_loss(config: EStepConfig) -> train_step.Loss:
     """The loss that phi is fitted by under an objective.
+
+    With `grpo` a batch's clipped surrogate, on advantages of mean 0 and deviation 1 within each pair, is
+    divided by its number of tokens, whatever their advantages.
 
     Raises:
         ValueError: the objective has no loss.

@@ -1,4 +1,8 @@
-"""M-step (paper section 2.3): p_theta is fitted to the greedy rationales of the updated q_phi."""
+"""M-step (paper section 2.3): p_theta is fitted to the greedy rationales of the updated q_phi.
+
+The paper does not say what becomes of a pair whose greedy rationale does not end or parse. Here the sample
+that won its E-step takes its place: it was valid, and q_phi has just been fitted to it.
+"""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +29,14 @@ def m_step(
     *,
     em_round: Round,
     held_out_pairs: Sequence[Pair],
+    winners: Mapping[str, Rationale] | None = None,
     fixed: Mapping[str, Rationale] | None = None,
 ) -> tuple[Params, Params, dict[str, Any]]:
-    """Fits theta to c -> (z, x) with the greedy z of q_phi(z | c, x); a pair whose z is not valid is skipped.
+    """Fits theta to c -> (z, x) with the greedy z of q_phi(z | c, x); a pair without a valid z is skipped.
 
     Args:
         held_out_pairs: the fit measures theta's NLL of these and phi's greedy z at times, for its metrics.
+        winners: by the pair's id, what to use where the greedy rationale is not valid: the E-step's best.
         fixed: by the pair's id, what to use in place of the greedy rationales.
 
     Returns:
@@ -46,14 +52,22 @@ def m_step(
         rationales = _one_each(
             sampler, pairs, rationale_model, path, em_round.config, f"M-step {em_round.index}"
         )
+    num_valid = sum(z.valid for z in rationales)
+    if winners is not None:
+        of_pairs = zip(pairs, rationales, strict=True)
+        rationales = [z if z.valid else winners.get(pair.triple.id, z) for pair, z in of_pairs]
     targets = [theta_target(pair, z) for pair, z in zip(pairs, rationales, strict=True) if z.valid]
     measured = []
     if prompt_model.fitter.loop.eval_every:
         greedy = greedy_rationales(phi, held_out_pairs, rationale_model, em_round.config.seed)
         measured = [theta_target(pair, z) for pair, z in zip(held_out_pairs, greedy, strict=True) if z.valid]
     theta, counts = prompt_model.fit(theta, targets, em_round, held_out=measured)
-    skipped, retokenized = len(pairs) - len(targets), sum(z.retokenized for z in rationales)
-    return theta, phi, counts | {"m_step_skipped": skipped, "m_step_retokenized": retokenized}
+    figures = {
+        "m_step_fallback": len(targets) - num_valid,
+        "m_step_skipped": len(pairs) - len(targets),
+        "m_step_retokenized": sum(z.retokenized for z in rationales),
+    }
+    return theta, phi, counts | figures
 
 
 def theta_target(pair: Pair, z: Rationale) -> examples.TokenExample:

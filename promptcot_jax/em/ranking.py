@@ -2,8 +2,22 @@
 
 Functions of arrays and records without a model, so that they are held against brute force where every z can
 be enumerated. Ranking is per pair, so shards of pairs are independent.
+
+With objective `reward_weighted` phi's fit minimizes sum_b L_b over pairs b, where
+
+    L_b = sum_g w_bg * -log q(z_bg | c_b, x_b)      w: posterior weights, which sum to 1 over g
+
+A batch holds all samples of its pairs, and its gradient is that of
+
+    sum_b L_b / sum_b n_b      n_b = sum_g w_bg * T_bg / sum_g w_bg, of T_bg tokens each: expected tokens
+
+which with one-hot weights is that of `best_of_g`. Each token of z_bg brings its weight w_bg and its share
+n_b / (K_b * T_bg) of the normalizer: n_b together, and as much for each of the pair's K_b targets, so that a
+sample of little weight moves phi little whatever else is in its batch.
 """
 
+import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -19,9 +33,10 @@ from promptcot_jax.objectives import advantages, bounds
 # `e_step` adds.
 PHI_TOKEN_VALUES: Mapping[str, tuple[str, ...]] = {
     "best_of_g": (),
-    "reward_weighted": ("weight",),
+    "reward_weighted": ("weight", "count"),
     "grpo": ("advantages", "old_log_probs"),
 }
+LEAST_WEIGHT = 1e-3  # a posterior weight below makes no target: a pass over the sample for next to nothing
 
 
 def rank(
@@ -140,18 +155,53 @@ def _centred(values: np.ndarray, is_valid: np.ndarray) -> np.ndarray:
 def phi_targets(
     pairs: Sequence[Pair], candidates: Sequence[Candidate], config: EStepConfig
 ) -> list[examples.TokenExample]:
-    """phi's training examples: (c, x) -> z for each candidate with a weight, put on each of its tokens."""
-    weight_name = PHI_TOKEN_VALUES[config.objective][:1]
-    by_id = {pair.triple.id: pair for pair in pairs}
-    return [
-        examples.TokenExample(
-            prompt_ids=by_id[candidate.pair_id].phi_prompt_ids,
-            completion_ids=candidate.token_ids,
-            token_values={name: (candidate.weight,) * len(candidate.token_ids) for name in weight_name},
-        )
-        for candidate in candidates
-        if candidate.weight != 0.0
-    ]
+    """phi's training examples (c, x) -> z, in the candidates' order; those of a pair are a group.
+
+    `best_of_g`: the winners. `reward_weighted`: samples of at least `LEAST_WEIGHT`. `grpo`: all valid samples
+    of a pair whose rewards differ, so that a batch, divided by its number of tokens, holds whole groups, in
+    which advantages add up to zero.
+    """
+    by_id, targets = {pair.triple.id: pair for pair in pairs}, list[examples.TokenExample]()
+    for pair_id, row in itertools.groupby(candidates, key=lambda candidate: candidate.pair_id):
+        pair, kept = by_id[pair_id], _kept(list(row), config)
+        targets += [
+            examples.TokenExample(
+                prompt_ids=pair.phi_prompt_ids,
+                completion_ids=candidate.token_ids,
+                token_values={
+                    name: (value,) * len(candidate.token_ids)
+                    for name, value in _values_of(candidate, kept, config).items()
+                },
+                group=None if config.objective == "best_of_g" else pair.index,
+            )
+            for candidate in kept
+        ]
+    return targets
+
+
+def _kept(row: Sequence[Candidate], config: EStepConfig) -> list[Candidate]:
+    """The candidates of a pair that phi is fitted to."""
+    if config.objective == "grpo":
+        valid = [c for c in row if c.valid]
+        # One and the same sample G times has rewards that differ by rounding, which advantages scale up.
+        return valid if any(c.weight for c in valid) and len({c.token_ids for c in valid}) > 1 else []
+    return [c for c in row if c.weight >= LEAST_WEIGHT]
+
+
+def _values_of(candidate: Candidate, kept: Sequence[Candidate], config: EStepConfig) -> dict[str, float]:
+    """What each token of a target comes with, but for what `e_step` adds; `kept` are those of its pair."""
+    if config.objective == "reward_weighted":
+        weights, lengths = zip(*((c.weight, len(c.token_ids)) for c in kept), strict=True)
+        expected_tokens = float(np.average(lengths, weights=weights))
+        share = expected_tokens / (len(kept) * len(candidate.token_ids))
+        return {"weight": candidate.weight, "count": share}
+    return dict.fromkeys(PHI_TOKEN_VALUES[config.objective][:1], candidate.weight)
+
+
+def winners(candidates: Sequence[Candidate]) -> dict[str, Rationale]:
+    """The best sample of each pair that has a valid one, by the pair's id."""
+    names = [field.name for field in dataclasses.fields(Rationale)]
+    return {c.pair_id: Rationale(**{name: getattr(c, name) for name in names}) for c in candidates if c.won}
 
 
 def _finite(value: float) -> float:

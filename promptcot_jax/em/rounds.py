@@ -63,6 +63,12 @@ class Em:
             )
         if not self.held_out_pairs:
             raise WrongUse("EM has no held-out pairs; give a held-out triples file, the stop rule needs it.")
+        rows, group_size = self.rationale_model.fitter.fit.rows_per_batch, self.e_step.group_size
+        if self.e_step.objective != "best_of_g" and rows < group_size:
+            raise WrongUse(
+                f"Objective '{self.e_step.objective}' keeps the {group_size} samples of a pair in one batch, "
+                f"and phi's rows_per_batch is {rows}; raise it (EM_BATCH) to {group_size} or more."
+            )
 
 
 def run(em: Em, theta: Params, phi: Params) -> dict[str, int]:
@@ -81,17 +87,20 @@ def run(em: Em, theta: Params, phi: Params) -> dict[str, int]:
 
 def run_round(em: Em, em_round: Round, theta: Params, phi: Params) -> tuple[Params, Params, list[Figures]]:
     """E-step, M-step and held-out measurement: the next theta, phi and figures. Round -1 only measures."""
-    models, figures, fixed = (em.prompt_model, em.rationale_model), list[Figures](), None
+    models, figures = (em.prompt_model, em.rationale_model), list[Figures]()
     if em_round.index >= 0:
         pairs = pairs_of_round(em.pairs, em_round.index, em.config)
         if em.config.has_e_step:
-            theta, phi, of_e_step = e_step(theta, phi, pairs, *models, config=em.e_step, em_round=em_round)
-            figures.append(of_e_step)
+            theta, phi, winners, of_e_step = e_step(
+                theta, phi, pairs, *models, config=em.e_step, em_round=em_round
+            )
+            figures, given = [of_e_step], {"winners": winners}
         else:
             fixed = fixed_rationales(phi, em.pairs, em.rationale_model, em_round=em_round)
             em.rationale_model.write(phi, em_round)
+            given = {"fixed": fixed}
         theta, phi, of_m_step = m_step(
-            theta, phi, pairs, *models, em_round=em_round, held_out_pairs=em.held_out_pairs, fixed=fixed
+            theta, phi, pairs, *models, held_out_pairs=em.held_out_pairs, em_round=em_round, **given
         )
         figures.append(of_m_step)
     measuring = {"config": em.held_out, "em_round": em_round, "cold_phi": em.cold_phi}

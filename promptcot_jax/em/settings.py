@@ -37,7 +37,8 @@ class EStepConfig:
 
     `objective`: `best_of_g` fits phi by SFT on the arg-max sample (the paper), or on the `num_winners` best
     distinct ones alike; `reward_weighted` on all valid samples with weights softmax(R - log q), the
-    self-normalised exact E-step; `grpo` takes a clipped policy-gradient step on R.
+    self-normalised exact E-step; `grpo` takes clipped policy-gradient steps on R. The last two keep the
+    samples of a pair in one batch, of `rows_per_batch` rows and as many pairs as these hold.
     `reward`: `log_joint` is the paper's R = log p(z | c) + log p(x | z, c); `log_joint_per_token` divides by
     the tokens of z and x; `elbo` subtracts log q.
     """
@@ -96,11 +97,12 @@ class EmConfig:
     """The EM loop: rounds, pairs per round, and when to stop.
 
     `arm`: where theta's rationales come from, see `Arm`. `fixed_temperature` is that of the arm `fixed`.
-    `optimizer_between_rounds`: `reset` starts Adam's moments and the schedule anew each round, `keep` carries
-    them on. The loop stops when `patience` rounds have surely not lowered the held-out `nll_bound` by
-    `tolerance` (nats per token): not even two standard errors of the paired difference below the best round.
-    Or it stops after `max_rounds`. EM warns that p_theta uses z little where the held-out `z_gap` (nats per
-    token of x) is within two standard errors of zero, or below `z_gap_share` of the cold start's.
+    `optimizer_between_rounds`: `reset` starts Adam's moments and the schedule, warm-up included, anew each
+    round, `keep` carries them on; `docs/results/em.md` compares them. The loop stops when `patience` rounds
+    have surely not lowered the held-out `nll_bound` by `tolerance` (nats per token): not even two standard
+    errors of the paired difference below the best round. Or it stops after `max_rounds`. EM warns that
+    p_theta uses z little where the held-out `z_gap` (nats per token of x) is within two standard errors of
+    zero, or below `z_gap_share` of the cold start's.
     """
 
     max_rounds: PositiveInt

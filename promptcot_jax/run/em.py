@@ -108,10 +108,10 @@ def em(
             **shared,
             style_of=_style_of(pairs),
         )
-        of_rounds: dict[str, int] = {}
+        runs, of_rounds = dict[Arm, rounds.Em](), dict[str, int]()
         for arm in (em_config.arm, *arms):
             config, e_step_of_arm = settings_of_arm(arm, em_config, e_step)
-            run = rounds.Em(
+            runs[arm] = rounds.Em(
                 prompt_model=prompt_model,
                 rationale_model=dataclasses.replace(rationale_model, loss=e_step_lib.phi_loss(e_step_of_arm)),
                 pairs=pairs,
@@ -123,6 +123,7 @@ def em(
                 cold_phi=lambda: load_model(phi).params,
                 baselines=baselines,
             )
+        for arm, run in runs.items():
             if arm in arms:  # the arrays of the run before are gone
                 theta_params, phi_params = (load_model(path).params for path in (theta, phi))
             of_run = rounds.run(run, theta_params, phi_params)

@@ -34,7 +34,8 @@ class SftLoss:
         self, lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
     ) -> LossSums:
         labels, is_label = next_token_labels(batch)
-        return _nll(lm, params, batch, labels, is_label.astype(jnp.float32), remat)
+        weights = is_label.astype(jnp.float32)
+        return _nll(lm, params, batch, labels, weights, weights, remat)
 
     def metrics_of(self, steps: Sequence[LossFigures]) -> dict[str, float]:
         """None beside the loss."""
@@ -43,14 +44,23 @@ class SftLoss:
 
 @dataclasses.dataclass(frozen=True)
 class WeightedSftLoss(SftLoss):
-    """`SftLoss` with each label weighted by `batch.values["weight"]` (>= 0), and the sum of the weights."""
+    """`SftLoss` with weights (>= 0), and a normalizer that does not depend on them.
+
+    Over the labels t of a batch the total is sum_t weight_t * -log p_t and the normalizer sum_t count_t, with
+    `batch.values["weight"]` and `["count"]`. Dividing by the sum of weights instead would blow up batches of
+    little weight: with this normalizer gradients keep their sizes relative to each other, which Adam, blind
+    to a factor that all of them share, turns into updates in the same proportion.
+    """
 
     def __call__(
         self, lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat = "projections"
     ) -> LossSums:
         labels, is_label = next_token_labels(batch)
-        weights = jnp.where(is_label, of_next_token(batch.values["weight"]), 0.0).astype(jnp.float32)
-        return _nll(lm, params, batch, labels, weights, remat)
+        weights, counts = (
+            jnp.where(is_label, of_next_token(batch.values[name]), 0.0).astype(jnp.float32)
+            for name in ("weight", "count")
+        )
+        return _nll(lm, params, batch, labels, weights, counts, remat)
 
 
 def nll(
@@ -99,7 +109,13 @@ def hidden_states(
 
 
 def _nll(
-    lm: LanguageModel, params: Params, batch: PackedBatch, labels: Array, weights: Array, remat: Remat
+    lm: LanguageModel,
+    params: Params,
+    batch: PackedBatch,
+    labels: Array,
+    weights: Array,
+    counts: Array,
+    remat: Remat,
 ) -> LossSums:
     hidden, *routers = hidden_states(lm, params, batch, remat=remat)
     total = token_log_probs.weighted_nll(
@@ -110,4 +126,4 @@ def _nll(
         soft_cap=lm.config.logit_soft_cap,
         rules=lm.rules,
     )
-    return total, jnp.sum(weights), *routers
+    return total, jnp.sum(counts), *routers

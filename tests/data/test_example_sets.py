@@ -1,6 +1,7 @@
 """Sets of examples: what views keep, what an order depends on, and the rates of mixtures."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -201,3 +202,23 @@ def test_token_values_of_a_set_have_the_same_names():
         example_sets.Listed([ROWS[0], bare])
     with pytest.raises(ValueError, match="different token values"):
         example_sets.Mixed({"a": example_sets.Listed(ROWS), "b": example_sets.Listed([bare])})
+
+
+def test_groups_stay_with_their_examples_and_are_shuffled_whole():
+    rows = [dataclasses.replace(ROWS[i % 3], group=i // 3) for i in range(30)]
+    kept, _ = example_sets.within_length(example_sets.Listed(rows), example_sets.LengthPolicy(max_length=4))
+    assert kept.groups.tolist() == list(range(10))  # the first of each three
+    orders = [example_sets.Listed(rows).order(seed, 0).reshape(10, 3) for seed in (0, 0, 1)]
+    for order in orders:
+        assert sorted(order[:, 0]) == list(range(0, 30, 3))
+        np.testing.assert_array_equal(order, order[:, :1] + np.arange(3))
+    np.testing.assert_array_equal(orders[0], orders[1])
+    assert not np.array_equal(orders[0], orders[2])
+
+
+def test_groups_of_some_examples_and_mixed_groups_are_refused():
+    grouped = [dataclasses.replace(row, group=0) for row in ROWS]
+    with pytest.raises(ValueError, match="2 of 3 examples have a group"):
+        example_sets.Listed([*grouped[:2], ROWS[2]])
+    with pytest.raises(ValueError, match="groups cannot be mixed"):
+        example_sets.Mixed({"a": example_sets.Listed(grouped), "b": example_sets.Listed(grouped)})

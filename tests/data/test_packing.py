@@ -1,6 +1,7 @@
 """Packed rows: nothing lost, nothing doubled, and a step's batch depends on its number alone."""
 
 import collections
+import dataclasses
 import time
 
 import jax
@@ -141,6 +142,40 @@ def naive_first_fit(lengths, capacity):
         room[row] -= length
         rows.append(row)
     return rows
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_a_group_stays_in_one_batch(pack):
+    """Groups of one to four examples, in batches of four rows."""
+    sizes = np.random.default_rng(2).integers(1, 5, 40)
+    of_group = np.repeat(np.arange(40), sizes)
+    rows = [
+        dataclasses.replace(row, prompt_ids=[*row.prompt_ids, 100 + group], group=int(group))
+        for row, group in zip(make_examples(len(of_group)), of_group, strict=True)
+    ]
+    epochs = epochs_of(rows, row_length=26, rows_per_batch=4, num_epochs=2, seed=3, pack=pack)
+    batches = [unpack(epochs.batch(step)) for step in range(epochs.num_steps)]
+    assert content([row for batch in batches for row in batch]) == content(rows * 2)
+    groups = [[int(row.prompt_ids[-1]) - 100 for row in batch] for batch in batches]
+    half = next(i for i in range(len(groups)) if sum(map(len, groups[:i])) == len(rows))
+    for of_epoch in (groups[:half], groups[half:]):
+        assert sum(len(set(batch)) for batch in of_epoch) == 40
+    orders = [list(dict.fromkeys(sum(of_epoch, []))) for of_epoch in (groups[:half], groups[half:])]
+    assert orders[0] != orders[1]
+    assert sorted(orders[0]) == list(range(40)) != orders[0]
+    if pack:
+        filled = sum(epochs.batch(step).loss_mask.any(axis=1).sum() for step in range(epochs.num_steps))
+        assert filled < 2 * len(rows)  # several examples share a row
+
+
+def test_groups_by_hand():
+    """Rows of 10, two a batch: a and b fill one, c leaves a hole and has the next, d fits beside it."""
+    lengths, groups = [6, 6, 4, 4, 4, 6, 6, 4], [7, 7, 3, 3, 9, 9, 9, 1]
+    with pytest.raises(ValueError, match="The 3 examples of group 9 do not fit into a batch of 1 rows"):
+        packing.first_fit_of_groups(lengths[4:], groups[4:], 10, 1)
+    rows = packing.first_fit_of_groups(lengths, groups, 10, 2)
+    assert rows.tolist() == [0, 1, 0, 1, 2, 2, 3, 3]
+    assert packing.first_fit_of_groups([4, 8, 8, 4], [0, 1, 1, 2], 10, 2).tolist() == [0, 2, 3, 4]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 64, 257])

@@ -242,6 +242,13 @@ def test_other_objectives_and_a_kept_optimizer_run(cold, tmp_path, objective):
         target = 1.0 if objective == "reward_weighted" else 0.0
         if row:
             np.testing.assert_allclose(sum(c.weight for c in row), target, atol=1e-3)
+    figures = jsonl.read_json(tmp_path / "round_000" / "diagnostics.json")
+    if objective == "reward_weighted":
+        light = [c for c in candidates if c.valid and c.weight < 1e-3]
+        assert figures["phi_dropped_weights"] == len(light) > 0
+        assert figures["phi_targets"] == sum(c.valid for c in candidates) - len(light)
+    else:
+        assert "phi_dropped_weights" not in figures
 
 
 @pytest.mark.slow

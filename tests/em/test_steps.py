@@ -101,15 +101,23 @@ def test_phi_is_fitted_to_the_winners_with_their_end_token(unsure):
 
 
 def test_theta_is_fitted_to_the_greedy_rationales_of_the_updated_phi(unsure):
-    """c -> z, x: the greedy z without its end token, and the x block, which has one."""
+    """c -> z, x: the greedy z without its end token, and the x block, which has one.
+
+    Where the greedy z is not valid, the E-step's winner takes its place.
+    """
     greedy = [unsure.greedy(unsure.new_phi, pair) for pair in unsure.em.pairs]
     rationales = unsure.records("rationales", pairs.Rationale)
     assert [z.token_ids for z in rationales] == greedy
     eos_id = unsure.em.rationale_model.tokenizer.eos_id
+    won = {c.pair_id: c.token_ids for c in unsure.records("candidates", records.Candidate) if c.won}
+    used = [
+        ids if z.valid else won.get(pair.triple.id)
+        for pair, ids, z in zip(unsure.em.pairs, greedy, rationales, strict=True)
+    ]
     expected = [
         (pair.theta_prompt_ids, (*ids[:-1], *pair.problem_ids))
-        for pair, ids, z in zip(unsure.em.pairs, greedy, rationales, strict=True)
-        if z.valid
+        for pair, ids in zip(unsure.em.pairs, used, strict=True)
+        if ids is not None
     ]
     given = [(tuple(row.prompt_ids), tuple(row.completion_ids)) for row in unsure.targets["theta"]]
     assert given == expected
@@ -134,22 +142,71 @@ def test_a_rationale_that_is_not_valid_is_no_target_of_theta(cold, tmp_path):
         dataclasses.replace(z, finish_reason="length", valid=False),
     ]
     fixed = {pair.triple.id: z for pair, z in zip(em.pairs, of_pairs, strict=False)}
-    with mock.patch.object(
-        generators.Generator, "fit", lambda self, params, rows, em_round, **_: ({"of": rows}, {})
-    ):
-        theta, phi, figures = m_step.m_step(
-            {},
-            {},
-            em.pairs[:3],
-            em.prompt_model,
-            em.rationale_model,
-            em_round=Round(0, em.directory, em.config),
-            held_out_pairs=em.held_out_pairs,
-            fixed=fixed,
+
+    def m_step_of(**rationales):
+        with mock.patch.object(
+            generators.Generator, "fit", lambda self, params, rows, em_round, **_: ({"of": rows}, {})
+        ):
+            theta, phi, figures = m_step.m_step(
+                {},
+                {},
+                em.pairs[:3],
+                em.prompt_model,
+                em.rationale_model,
+                em_round=Round(0, em.directory, em.config),
+                held_out_pairs=em.held_out_pairs,
+                **rationales,
+            )
+        assert phi == {}
+        return [tuple(row.completion_ids) for row in theta["of"]], list(figures.values())
+
+    first, second, _ = (pair.problem_ids for pair in em.pairs[:3])
+    targets, counts = m_step_of(fixed=fixed)
+    assert (targets, counts) == ([(5, 6, *first)], [0, 2, 0])  # of fallbacks, skipped, retokenized
+    # The E-step's winners stand in for what q_phi wrote greedily and is not valid, and for nothing else.
+    winners = {
+        pair.triple.id: dataclasses.replace(z, token_ids=(7, 8, 9, eos_id), retokenized=True)
+        for pair in em.pairs[:2]
+    }
+    with mock.patch.object(generators.RationaleModel, "map_rationales", return_value=of_pairs):
+        targets, counts = m_step_of(winners=winners)
+    assert (targets, counts) == ([(5, 6, *first), (7, 8, 9, *second)], [1, 1, 1])
+
+
+def test_a_killed_m_step_falls_back_to_the_same_winners(cold, tmp_path):
+    """They are read from the candidates again: q_phi is the next one by then."""
+    em = toy_em.make_em(cold, tmp_path, max_rounds=1)
+    given, fit = [], generators.Generator.fit
+    real = m_step._one_each
+
+    def none_valid(*arguments):
+        return [dataclasses.replace(z, valid=False) for z in real(*arguments)]
+
+    def killed(self, params, rows, em_round, **settings):
+        if self.role == "phi":
+            return fit(self, params, rows, em_round, **settings)
+        given.append([(tuple(row.prompt_ids), tuple(row.completion_ids)) for row in rows])
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with (
+            mock.patch.object(m_step, "_one_each", none_valid),
+            mock.patch.object(generators.Generator, "fit", killed),
+            pytest.raises(KeyboardInterrupt),
+        ):
+            toy_em.run(cold, em, sharpness=UNSURE)
+    candidates = jsonl.read_records(tmp_path / "round_000" / "candidates.jsonl", records.Candidate)
+    by_id = {pair.triple.id: pair for pair in em.pairs}
+    expected = [
+        (
+            by_id[c.pair_id].theta_prompt_ids,
+            (*c.token_ids[: c.length], *by_id[c.pair_id].problem_ids),
         )
-    (target,) = theta["of"]
-    assert tuple(target.completion_ids) == (5, 6, *em.pairs[0].problem_ids)
-    assert (phi, figures) == ({}, {"m_step_skipped": 2, "m_step_retokenized": 0})
+        for c in candidates
+        if c.won
+    ]
+    assert len(expected) > 4
+    assert given == [expected, expected]
 
 
 def e_step_of(em, theta, phi, config, em_round):
@@ -179,7 +236,7 @@ def test_phi_that_has_nothing_to_learn_from_is_written_as_it_was(cold, tmp_path,
     before = jax.tree.map(np.array, phi)
     em_round, alike = Round(0, em.directory, em.config), np.zeros((4, config.group_size))
     with mock.patch.object(generators.PromptModel, "log_joint", return_value=(alike, alike)):
-        (_, phi, _), candidates = e_step_of(em, {}, phi, config, em_round)
+        (_, phi, *_), candidates = e_step_of(em, {}, phi, config, em_round)
     assert {c.weight for c in candidates} == {0.0}
     assert "the samples of each pair are rewarded alike; phi stays" in caplog.text
     with jax.set_mesh(MESH):

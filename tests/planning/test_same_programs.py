@@ -107,6 +107,7 @@ def test_another_loss_is_another_plan():
         seed=0,
     )
     plain = planned(fitter.program("toy", LM, sft.SftLoss(), resident={}))
-    weighted = fitter.program("toy", LM, sft.WeightedSftLoss(), resident={}, token_values=("weight",))
+    names = ("weight", "count")
+    weighted = fitter.program("toy", LM, sft.WeightedSftLoss(), resident={}, token_values=names)
     assert planned(weighted) != plain
     assert np.prod(weighted.parts["batch"].values["weight"].shape) == 8 * 12

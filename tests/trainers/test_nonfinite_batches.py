@@ -19,10 +19,11 @@ def _batches(bad_steps=(), number=8):
     batches = []
     for i in range(number):
         batch = toy_fit.toy_batches().batch(i)
-        weight = batch.loss_mask.astype(np.float32)
+        count = batch.loss_mask.astype(np.float32)
+        weight = count.copy()
         if i + 1 in bad_steps:
             weight[tuple(np.argwhere(batch.loss_mask)[0])] = np.inf
-        batches.append(dataclasses.replace(batch, values={"weight": weight}))
+        batches.append(dataclasses.replace(batch, values={"weight": weight, "count": count}))
     return batches
 
 

@@ -1,31 +1,14 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from promptcot_jax.data import examples, packing
-from promptcot_jax.models import causal_lm
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.trainers import sft
-from tests import toys
 from tests.trainers import toy_fit
-
-
-@dataclasses.dataclass(frozen=True)
-class BigramModel(causal_lm.CausalLM):
-    """Logits are a row of a table, chosen by the token read: a likelihood to work out with a pencil."""
-
-    def hidden_states(self, params, token_ids, segment_ids=None, positions=None, *, remat="projections"):
-        return params["table"][token_ids]
-
-    def output_embedding(self, params):
-        return jnp.eye(params["table"].shape[0])
-
-
-BIGRAM = BigramModel(toys.toy_config())
-TABLE = jnp.log(jnp.array([[4.0, 2.0, 2.0], [1.0, 1.0, 6.0], [5.0, 2.0, 1.0]]))  # eighths
+from tests.trainers.toy_fit import BIGRAM, TABLE
 
 
 def _batch(rows, **settings):
@@ -45,14 +28,15 @@ def test_sft_loss_with_a_pencil():
 
 
 def test_weighted_sft_loss_with_a_pencil():
+    first = _example((0, 1), (2, 0), weight=(0.5, 2.0), count=(0.25, 0.5))
     batch = _batch(
-        [[_example((0, 1), (2, 0), weight=(0.5, 2.0)), _example((2,), (1,), weight=(3.0,))]],
+        [[first, _example((2,), (1,), weight=(3.0,), count=(1.5,))]],
         row_length=7,
-        value_names=("weight",),
+        value_names=("weight", "count"),
     )
-    total, weight = sft.WeightedSftLoss()(BIGRAM, {"table": TABLE}, batch)
+    total, count = sft.WeightedSftLoss()(BIGRAM, {"table": TABLE}, batch)
     np.testing.assert_allclose(total, -0.5 * np.log(6 / 8) - 2 * np.log(5 / 8) - 3 * np.log(2 / 8), rtol=1e-6)
-    np.testing.assert_allclose(weight, 5.5, rtol=1e-6)
+    np.testing.assert_allclose(count, 2.25, rtol=1e-6)
 
 
 def test_a_label_is_never_predicted_from_another_segment():

@@ -28,12 +28,15 @@ def _uneven_batch(num_rows=8):
         examples.TokenExample(
             prompt_ids=(2, 3),
             completion_ids=tuple(rng.integers(2, toy_fit.VOCAB_SIZE, n + 1).tolist()),
-            token_values={"weight": tuple(rng.uniform(0, 2, n + 1).tolist())},
+            token_values={
+                "weight": tuple(rng.uniform(0, 2, n + 1).tolist()),
+                "count": tuple(np.linspace(0.5, 1.5, n + 1).tolist()),
+            },
         )
         for n in range(num_rows)
     ]
     return packing.pack_rows(
-        [[row] for row in rows], num_rows=num_rows, row_length=12, value_names=("weight",)
+        [[row] for row in rows], num_rows=num_rows, row_length=12, value_names=("weight", "count")
     )
 
 
@@ -118,7 +121,7 @@ def test_sharded_equals_one_device(shape):
 
 def test_an_update_with_a_gradient_that_is_not_finite_is_left_out_and_counted():
     good = _uneven_batch()
-    bad_values = {"weight": np.where(good.loss_mask, np.float32(np.inf), 0).astype(np.float32)}
+    bad_values = good.values | {"weight": np.where(good.loss_mask, np.float32(np.inf), 0).astype(np.float32)}
     bad = type(good)(
         **{name: getattr(good, name) for name in ("token_ids", "segment_ids", "positions", "loss_mask")},
         values=bad_values,

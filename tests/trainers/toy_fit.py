@@ -3,11 +3,13 @@
 python -m tests.trainers.toy_fit DIRECTORY [STEP]    # STEP: kill itself when asked for that batch
 """
 
+import dataclasses
 import os
 import signal
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from promptcot_jax.data import example_sets, examples, packing
@@ -22,6 +24,21 @@ OPTIMIZER = optimizer.OptimizerConfig(
     learning_rate=1e-2, warmup_steps=3, schedule="cosine", weight_decay=0.1, clip_norm=1.0
 )
 CONFIG = loop.LoopConfig(log_every=3, checkpoint_every=4, eval_every=6, tensorboard=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class BigramModel(causal_lm.CausalLM):
+    """Logits are a row of a table, chosen by the token read: a likelihood to work out with a pencil."""
+
+    def hidden_states(self, params, token_ids, segment_ids=None, positions=None, *, remat="projections"):
+        return params["table"][token_ids]
+
+    def output_embedding(self, params):
+        return jnp.eye(params["table"].shape[0])
+
+
+BIGRAM = BigramModel(toys.toy_config())
+TABLE = jnp.log(jnp.array([[4.0, 2.0, 2.0], [1.0, 1.0, 6.0], [5.0, 2.0, 1.0]]))  # eighths
 
 
 def toy_lm(**changes) -> causal_lm.CausalLM:

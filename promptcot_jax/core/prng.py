@@ -19,6 +19,7 @@ STREAMS = {
     "text": 10,  # replies to conversations
     "samples": 11,  # completions of self-play that are picked to be read
     "evaluation": 12,  # attempts at held-out problems between the iterations of self-play
+    "propose_cold": 13,  # rationales of the E-step by the cold-started q_phi
 }
 
 

@@ -1,14 +1,15 @@
 """E-step (paper section 2.3): q_phi is fitted to the best of G rationales of each pair."""
 
 import dataclasses
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.records import Candidate
 from promptcot_jax.data import examples
-from promptcot_jax.em import diagnostics, ranking
+from promptcot_jax.em import cold_samples, diagnostics, ranking
 from promptcot_jax.em.generators import PromptModel, RationaleModel, Round
 from promptcot_jax.em.pairs import Pair, Rationale
 from promptcot_jax.em.settings import EStepConfig
@@ -26,17 +27,35 @@ def e_step(
     *,
     config: EStepConfig,
     em_round: Round,
+    cold_phi: Callable[[], Params],
 ) -> tuple[Params, Params, dict[str, Rationale], dict[str, Any]]:
     """Samples G rationales z ~ q_phi(z | c, x), ranks them by log p_theta(z, x | c), fits phi to the best.
 
     Args:
         rationale_model: its `sampler` is the rollout engine; a shard of pairs is ranked once it is sampled.
+        cold_phi: reads the cold-started q_phi; called with `num_cold_samples`, and not in round 0, where phi
+            is it.
 
     Returns:
         theta as it was, the next phi, each pair's best rationale by its id, and figures.
     """
+    num_cold = config.num_cold_samples if em_round.index > 0 else 0
+    read_cold = functools.cache(cold_phi)  # once, to lie beside theta and phi until all candidates are there
+    of_cold = {}
+    if num_cold:
+        of_cold = cold_samples.draw(read_cold, pairs, rationale_model, config=config, em_round=em_round)
 
     def rank(shard: Sequence[Pair], rationales: list[list[Rationale]]) -> list[Candidate]:
+        if num_cold:
+            rationales = cold_samples.mixed(
+                phi,
+                read_cold(),
+                shard,
+                rationales,
+                [of_cold[pair.triple.id] for pair in shard],
+                rationale_model,
+                temperature=config.temperature,
+            )
         blocks = [[z.block_ids for z in row] for row in rationales]
         log_p_z, log_p_x = prompt_model.log_joint(theta, shard, blocks)  # each [B, G]
         return ranking.rank(shard, rationales, log_p_z, log_p_x, config)
@@ -44,19 +63,20 @@ def e_step(
     candidates = rationale_model.map_rationales(
         lambda: rationale_model.sampler(phi, temperature=config.temperature, key=em_round.key("propose")),
         pairs,
-        config.group_size,
+        config.group_size - num_cold,
         rank,
         Candidate,
         path=em_round.directory / "candidates.jsonl",
         pairs_per_shard=em_round.config.pairs_per_shard,
         name=f"E-step {em_round.index}",
     )
+    read_cold.cache_clear()  # phi's fit needs the room
     figures = diagnostics.of_candidates(pairs, candidates, config, rationale_model.style_of)
     if figures["distinct_rationales"] < diagnostics.COLLAPSED:
         log.warning(
             "EM round %d: q_phi has collapsed: only %.0f %% of a pair's rationales are distinct, and leave "
-            "R next to nothing to choose from. Raise EM_TEMPERATURE or EM_NUM_WINNERS, lower "
-            "EM_LEARNING_RATE, or make fewer rounds (MAX_ROUNDS).",
+            "R next to nothing to choose from. Raise EM_TEMPERATURE, EM_COLD_SAMPLES or "
+            "EM_NUM_WINNERS, lower EM_LEARNING_RATE, or make fewer rounds (MAX_ROUNDS).",
             em_round.index,
             100 * figures["distinct_rationales"],
         )

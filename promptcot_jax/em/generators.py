@@ -93,7 +93,12 @@ class Generator:
         )
 
     def token_log_probs(
-        self, params: Params, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        *,
+        temperature: float = 1.0,
     ) -> list[np.ndarray]:
         """Log-probabilities of each completion's tokens."""
         return scoring.score(
@@ -101,6 +106,7 @@ class Generator:
             params,
             prompts,
             completions,
+            temperature=temperature,
             batch_tokens=self.batch_sizes.score_tokens,
             pad_id=self.tokenizer.pad_id,
         )

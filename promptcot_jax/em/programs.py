@@ -22,7 +22,8 @@ def programs(
     """Rationales drawn and ranked, and a fit of each model.
 
     Both models lie on the chips all the time: each a set of float32 masters, or both one base with two
-    adapters. A fit donates the parameters that it starts from.
+    adapters. With `num_cold_samples` so does the cold-started q_phi, but not during the fits. A fit donates
+    the parameters that it starts from.
 
     Args:
         lm: of both models.
@@ -31,6 +32,7 @@ def programs(
     params = lora.abstract_params(lm, mesh, lm.config.param_dtype, adapter)
     own = params if adapter is None else lora.abstract_adapter(lm, adapter, mesh)
     length = max(theta_fitter.fit.row_length, phi_fitter.fit.row_length)
+    cold = {"the cold-started phi": own} if e_step.num_cold_samples else {}
     drawing = engine.programs(
         "em: rationales",
         lm,
@@ -38,7 +40,7 @@ def programs(
         params,
         batch_sizes.engine,
         max_tokens=length,
-        resident={"the other role": own},
+        resident={"the other role": own, **cold},
         params_name="the role as trained",
     )
     ranking = scoring.program(
@@ -48,7 +50,7 @@ def programs(
         params,
         length=length,
         batch_tokens=batch_sizes.score_tokens,
-        resident={"phi": own, **engine.resident_between_bursts(drawing, params, "phi to decode")},
+        resident={"phi": own, **cold, **engine.resident_between_bursts(drawing, params, "phi to decode")},
     )
     fit_phi = phi_fitter.program(
         "em: fit phi",

@@ -14,9 +14,10 @@ Files below `em/`, NNN being the round:
     diagnostics.jsonl            a row for each round: all figures
 
 `round_NNN/phi_training/` and `theta_training/` hold the metrics of the two fits, and their checkpoints while
-these are needed. Both `.jsonl` files of rows are rewritten after each round. Each other line is a phase. A
-complete phase is never done again, and within a phase finished shards and training checkpoints are kept: a
-killed run resumes where it was, with bit-identical results.
+these are needed; `round_NNN/cold_rationales.jsonl`, with `num_cold_samples`, the samples of the cold-started
+q_phi. Both `.jsonl` files of rows are rewritten after each round. Each other line is a phase. A complete
+phase is never done again, and within a phase finished shards and training checkpoints are kept: a killed run
+resumes where it was, with bit-identical results.
 """
 
 import dataclasses
@@ -92,7 +93,7 @@ def run_round(em: Em, em_round: Round, theta: Params, phi: Params) -> tuple[Para
         pairs = pairs_of_round(em.pairs, em_round.index, em.config)
         if em.config.has_e_step:
             theta, phi, winners, of_e_step = e_step(
-                theta, phi, pairs, *models, config=em.e_step, em_round=em_round
+                theta, phi, pairs, *models, config=em.e_step, em_round=em_round, cold_phi=em.cold_phi
             )
             figures, given = [of_e_step], {"winners": winners}
         else:

@@ -41,17 +41,27 @@ class EStepConfig:
     samples of a pair in one batch, of `rows_per_batch` rows and as many pairs as these hold.
     `reward`: `log_joint` is the paper's R = log p(z | c) + log p(x | z, c); `log_joint_per_token` divides by
     the tokens of z and x; `elbo` subtracts log q.
+    `temperature`, `num_cold_samples` and `num_winners` are the remedies where q_phi collapses onto one
+    rationale a pair: the samples differ more, come from what q_phi was before EM too, or several of them are
+    learned. With these an entropy floor is not needed.
     """
 
     group_size: PositiveInt = 8  # G, rationales of a pair
     temperature: PositiveFloat = 1.0
     max_rationale_tokens: Annotated[int, Range(at_least=3)]
+    num_cold_samples: NonNegativeInt = 0  # of the G, drawn from the cold-started q_phi; see `em.cold_samples`
     num_winners: PositiveInt = 1  # of a pair, with objective 'best_of_g'
     objective: Literal["best_of_g", "reward_weighted", "grpo"] = "best_of_g"
     reward: Literal["log_joint", "log_joint_per_token", "elbo"] = "log_joint"
     clip_epsilon: float = 0.2  # of the importance ratio, with objective 'grpo'
 
     def __post_init__(self):
+        if self.num_cold_samples >= self.group_size:
+            raise ValueError(
+                f"num_cold_samples must be below group_size ({self.group_size}), got {self.num_cold_samples}."
+            )
+        if self.num_cold_samples and self.objective == "grpo":
+            raise ValueError("objective 'grpo' takes ratios to q_phi itself; set num_cold_samples to 0.")
         if self.num_winners > 1 and self.objective != "best_of_g":
             raise ValueError(
                 f"objective '{self.objective}' weighs all samples and has no winners; set num_winners to 1."
@@ -128,7 +138,7 @@ def settings_of_arm(arm: Arm, config: EmConfig, e_step: EStepConfig) -> tuple[Em
     if arm == "fixed_sampled":
         config = dataclasses.replace(config, fixed_temperature=e_step.temperature)
     elif arm == "self_training":
-        e_step = dataclasses.replace(e_step, group_size=1, num_winners=1)
+        e_step = dataclasses.replace(e_step, group_size=1, num_cold_samples=0, num_winners=1)
     elif arm == "reward_weighted":
         e_step = dataclasses.replace(e_step, objective="reward_weighted", num_winners=1)
     return config, e_step

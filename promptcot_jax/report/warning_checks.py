@@ -145,8 +145,8 @@ def _of_em(workdir: epath.Path) -> Iterator[str]:
     if share < _COLLAPSED:
         yield (
             f"Round {least['round']}: only {share:.1%} of a pair's rationales were distinct, so that R had "
-            "next to nothing to choose from: q\u03c6 has collapsed. EM_TEMPERATURE or "
-            "EM_NUM_WINNERS may be too low, EM_LEARNING_RATE or MAX_ROUNDS too high."
+            "next to nothing to choose from: q\u03c6 has collapsed. EM_TEMPERATURE, "
+            "EM_COLD_SAMPLES or EM_NUM_WINNERS may be too low, EM_LEARNING_RATE or MAX_ROUNDS too high."
         )
     if rows:
         last = rows[-1]

@@ -79,15 +79,19 @@ def usable(tokenizer, pair, completion):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("between_rounds", ["reset", "keep"])
-def test_a_role_trains_beside_the_others_parameters_and_nothing_old(tmp_path, between_rounds):
+@pytest.mark.parametrize(("between_rounds", "num_cold"), [("reset", 0), ("keep", 0), ("reset", 1)])
+def test_a_role_trains_beside_the_others_parameters_and_nothing_old(tmp_path, between_rounds, num_cold):
     texts = [toy_em.text_of(triple) for triple in toy_em.TRIPLES]
     tokenizer = tokenizer_training.train_tokenizer(texts, 400)
     masters = CausalLM(toys.toy_config(vocab_size=400, embed_dim=128, mlp_dim=256), rules.DEFAULT_RULES)
     lm = language_model.in_types(masters, dtype="bfloat16")
     em = toy_em.make_em(
-        toy_em.ColdStarted(tmp_path, tokenizer, lm), tmp_path, optimizer_between_rounds=between_rounds
+        toy_em.ColdStarted(tmp_path, tokenizer, lm),
+        tmp_path,
+        e_step_config=dataclasses.replace(toy_em.E_STEP, num_cold_samples=num_cold),
+        optimizer_between_rounds=between_rounds,
     )
+    em = dataclasses.replace(em, cold_phi=lambda: masters.init(jax.random.key(1)))
     gc.collect()  # what other tests left
     before = live_bytes()
     with jax.set_mesh(toy_em.MESH), mock.patch.object(generators, "to_rationale", usable), measured() as most:
@@ -99,8 +103,8 @@ def test_a_role_trains_beside_the_others_parameters_and_nothing_old(tmp_path, be
     expected = {
         "held out: decode": 8 + 2,  # both roles, and a copy of one in the compute type
         "held out: score": 8 + 2,
-        "E-step: decode": 8 + 2,
-        "E-step: score": 8 + 2 + cache,  # the engine is between two bursts
+        "E-step: decode": 8 + 2 + 4 * num_cold,  # and the cold-started q_phi
+        "E-step: score": 8 + 2 + 4 * num_cold + cache,  # the engine is between two bursts
         "fit: step": 4 + 12,  # the other role; parameters and two moments
         "M-step: decode": 8 + 2,
     }

@@ -288,6 +288,8 @@ def test_combinations_without_a_meaning_are_refused():
         {"objective": "grpo", "group_size": 1},
         {"objective": "reward_weighted", "num_winners": 2},
         {"num_winners": 9},
+        {"objective": "grpo", "num_cold_samples": 1},
+        {"num_cold_samples": 8},
     ):
         with pytest.raises(ValueError):
             EStepConfig(max_rationale_tokens=8, **settings)

@@ -154,7 +154,7 @@ def test_without_e_step_theta_is_fitted_to_one_rationale_for_all_rounds(
 def test_an_arm_is_the_given_settings_but_for_its_own():
     config, e_step = (
         EmConfig(max_rounds=7, fixed_temperature=0.3),
-        dataclasses.replace(E_STEP, temperature=0.9, num_winners=2),
+        dataclasses.replace(E_STEP, temperature=0.9, num_cold_samples=1, num_winners=2),
     )
     changed = {}
     for arm in get_args(Arm):
@@ -168,7 +168,12 @@ def test_an_arm_is_the_given_settings_but_for_its_own():
         changed[arm] = dict(own)
     assert changed == {
         "e_step": {},
-        "self_training": {"arm": "self_training", "group_size": 1, "num_winners": 1},
+        "self_training": {
+            "arm": "self_training",
+            "group_size": 1,
+            "num_cold_samples": 0,
+            "num_winners": 1,
+        },
         "reward_weighted": {
             "arm": "reward_weighted",
             "objective": "reward_weighted",

@@ -213,7 +213,9 @@ def e_step_of(em, theta, phi, config, em_round):
     """What the E-step returns, and its candidates."""
     with jax.set_mesh(MESH):
         models = em.prompt_model, em.rationale_model
-        found = e_step.e_step(theta, phi, em.pairs[:4], *models, config=config, em_round=em_round)
+        found = e_step.e_step(
+            theta, phi, em.pairs[:4], *models, config=config, em_round=em_round, cold_phi=em.cold_phi
+        )
     return found, jsonl.read_records(em_round.directory / "candidates.jsonl", records.Candidate)
 
 
@@ -270,7 +272,14 @@ def test_each_round_has_its_own_noise_and_the_same_when_it_is_run_again(cold, tm
         em_round = Round(index, em.directory / directory, em.config)
         with jax.set_mesh(MESH), mock.patch.object(generators.Generator, "fit", return_value=(phi, {})):
             e_step.e_step(
-                theta, phi, em.pairs, em.prompt_model, em.rationale_model, config=E_STEP, em_round=em_round
+                theta,
+                phi,
+                em.pairs,
+                em.prompt_model,
+                em.rationale_model,
+                config=E_STEP,
+                em_round=em_round,
+                cold_phi=em.cold_phi,
             )
         candidates = jsonl.read_records(em_round.directory / "candidates.jsonl", records.Candidate)
         return [c.token_ids for c in candidates]

@@ -147,9 +147,10 @@ class ByHand:
         with jax.set_mesh(MESH):
             return np.asarray(self._log_probs(padded), np.float64)  # [T, V]
 
-    def log_probs(self, prompt, completion):
+    def log_probs(self, prompt, completion, *, temperature=1.0):
         """Of each token of a completion."""
-        found = self._of([*prompt, *completion])
+        found = self._of([*prompt, *completion]) / temperature
+        found -= np.logaddexp.reduce(found, axis=-1, keepdims=True)
         return np.array([found[len(prompt) - 1 + i, token] for i, token in enumerate(completion)])
 
     def greedy(self, prompt, max_tokens, is_end):

@@ -106,6 +106,15 @@ def test_em_counts_what_no_program_sees(quickstart: dict[str, dict]):
     assert measures.bytes_of_chip(found["em: fit phi"].resident) == one
     assert measures.bytes_of_chip(found["em: fit theta"].resident) == one
     assert measures.bytes_of_chip(found["em: rationales: decode"].resident) == 2 * one  # each as trained
+    e_step = dataclasses.replace(quickstart["em"]["e_step"], num_cold_samples=2)
+    with_cold = {
+        program.name: program for program in programs_of("em", quickstart["em"] | {"e_step": e_step})
+    }
+    more = {
+        name: measures.bytes_of_chip(with_cold[name].resident) - measures.bytes_of_chip(found[name].resident)
+        for name in found
+    }
+    assert more == dict.fromkeys(found, one) | {"em: fit phi": 0, "em: fit theta": 0}
 
 
 def test_self_play_scores_what_its_method_needs():

@@ -161,7 +161,7 @@ def _given_q(
         (next_ones, "nll_x_given_other", "z_gap_other"),
     ):
         _, log_p_x_other = prompt_model.log_joint(theta, pairs, [blocks[i] for i in others])
-        lost, error = paired.difference(-log_p_x_other[:, 0], -log_p_x[:, 0], _x_tokens(pairs))
+        lost, error, _ = paired.difference(-log_p_x_other[:, 0], -log_p_x[:, 0], _x_tokens(pairs))
         figures |= {nll: -log_p_x_other.sum() / x_tokens, gap: lost, f"{gap}_error": error}
     return figures | {"pairs_without_like": like.num_unlike}, -log_p_x[:, 0]
 

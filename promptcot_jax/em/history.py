@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 
 from promptcot_jax.core import jsonl
+from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.em.generators import Round
 from promptcot_jax.em.settings import EmConfig
 from promptcot_jax.objectives import paired
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 NLL_FIELDS = (
     "nll_bound",
     "nll_bound_error",
+    "nll_bound_slack",
     "nll_elbo",
     "nll_x_given_q",
     "nll_x_given_p",
@@ -53,6 +55,11 @@ class History:
     def read(self) -> Round | None:
         """Reads the rows that earlier attempts left, up to the stop rule; the last round of these, if any."""
         while not self.is_over() and (figures := _read(self.next_round.figures_path)):
+            if "held_out_by_pair" not in figures:
+                raise WrongUse(
+                    f"{self.next_round.figures_path}: it has no held_out_by_pair: EM was begun by an older "
+                    "version, whose figures do not compare with today's. Use another workdir."
+                )
             self.rows.append(figures)
         if not self.rows:
             return None
@@ -88,7 +95,7 @@ class History:
         tokens, likelihoods = 0, []
         for i, row in enumerate(rows):
             tokens += row.get("theta_tokens", 0)
-            change, error = change_of_bound(row, rows[0])
+            change, width = change_of_bound(row, rows[0])
             likelihoods.append(
                 {
                     "variant": config.arm,
@@ -97,7 +104,7 @@ class History:
                     "theta_tokens_seen": tokens,
                 }
                 | {name: row[name] for name in NLL_FIELDS if name in row}
-                | ({"bound_change": change, "bound_change_error": error} if np.isfinite(error) else {})
+                | ({"bound_change": change, "bound_change_width": width} if np.isfinite(width) else {})
                 | {"best_round": best_round(rows[: i + 1])}
             )
         jsonl.write_records(self._directory / "nll.jsonl", likelihoods)
@@ -110,7 +117,7 @@ class History:
         texts = [f"{name} {'none' if value is None else f'{value:.4f}'}" for name, value in shown.items()]
         if last["round"] >= 0 and "bound_change" in last:
             texts.append(
-                f"bound {last['bound_change']:+.4f} +- {last['bound_change_error']:.4f} since the start"
+                f"bound {last['bound_change']:+.4f} +- {last['bound_change_width']:.4f} since the start"
             )
         log.info("EM round %d (%s): %s", last["round"], self._config.arm, ", ".join(texts))
         if is_ignored(self.rows, share=self._config.z_gap_share):
@@ -121,7 +128,7 @@ class History:
                 last["round"],
                 last["z_gap"],
                 last.get("z_gap_error") or np.nan,
-                self.rows[0]["z_gap"],
+                np.nan if self.rows[0].get("z_gap") is None else self.rows[0]["z_gap"],
             )
         if last["best_round"] < 0 <= last["round"]:
             log.warning(
@@ -142,18 +149,24 @@ def _read(path: epath.Path) -> Figures | None:
     )
 
 
-def change_of_bound(row: Figures, other: Figures) -> tuple[float, float]:
-    """How much higher the bound is in `row`, nats per token of x, and its standard error over pairs."""
+def change_of_bound(row: Figures, other: Figures, *, comparisons: int = 1) -> tuple[float, float]:
+    """How much higher the bound is in `row`, nats per token of x, and half the width of its interval.
+
+    Over the pairs that both rounds have measured. The interval is that of the mean over pairs, wider by the
+    slack that either bound may have.
+    """
     ours, theirs = row["held_out_by_pair"], other["held_out_by_pair"]
-    return paired.difference(ours["bound"], theirs["bound"], ours["x_tokens"])
+    change, error, count = paired.difference(ours["bound"], theirs["bound"], ours["x_tokens"])
+    slack = max(figures.get("nll_bound_slack") or 0.0 for figures in (row, other))
+    return change, paired.half_width(error, count, comparisons=comparisons) + slack
 
 
 def best_round(rows: Sequence[Figures]) -> int:
     """The last round, or the lowest of the earlier ones whose bound surely is lower; -1: the cold start."""
     last, best, gain = rows[-1], rows[-1], 0.0
     for row in rows[:-1]:
-        change, error = change_of_bound(last, row)
-        if change - paired.CONFIDENT * error > 0 and change > gain:
+        change, width = change_of_bound(last, row, comparisons=len(rows) - 1)
+        if change - width > 0 and change > gain:
             best, gain = row, change
     return best["round"]
 
@@ -167,17 +180,17 @@ def is_ignored(rows: Sequence[Figures], *, share: float) -> bool:
 
 
 def has_converged(rows: Sequence[Figures], config: EmConfig) -> bool:
-    """The stop rule: `patience` rounds in turn have surely not lowered the bound by `tolerance`.
+    """The stop rule: `patience` rounds have surely not lowered the bound by `tolerance`.
 
-    A round is compared with the lowest one before it. One that may or may not have lowered the bound decides
-    nothing; one that surely has begins the count anew.
+    Rounds are compared with the cold start, and from a round on that surely lowered the bound, by `tolerance`
+    or more as estimated, with that one; the count then begins anew. A round that may or may not have lowered
+    it by `tolerance` decides nothing.
     """
-    since = 0
-    for i in range(1, len(rows)):
-        lowest = min(rows[:i], key=lambda row: np.inf if row["nll_bound"] is None else row["nll_bound"])
-        change, error = change_of_bound(rows[i], lowest)
-        if change + paired.CONFIDENT * error < 0:
-            since = 0
-        elif change - paired.CONFIDENT * error > -config.tolerance:
+    reference, since = rows[0], 0
+    for row in rows[1:]:
+        change, width = change_of_bound(row, reference)
+        if change + width < 0 and change <= -config.tolerance:
+            reference, since = row, 0
+        elif change - width > -config.tolerance:
             since += 1
     return since >= config.patience

@@ -76,7 +76,9 @@ def draw(
     from_phi = rationale_model.sampler(phi, temperature=1.0, key=key)
     of_phi = [z for row in rationale_model.rationales(from_phi, pairs, counts[1]) for z in row]
     del from_phi  # and its copy of the parameters, before the other model's is made
-    from_theta = prompt_model.sampler(theta, temperature=1.0, key=key)
+    # Noise of its own: models that are alike would draw the same rationales from the same.
+    of_its_own = prng.stream_key(seed, "held_out", 3)
+    from_theta = prompt_model.sampler(theta, temperature=1.0, key=of_its_own)
     of_theta = from_theta.complete(generators.draws_of_pairs(pairs, counts[2]), generators.theta_prompt_ids)
     blocks = (
         [z.block_ids if z.finish_reason == "stop" else None for z in of_cold],
@@ -104,8 +106,9 @@ def measure(
 ) -> tuple[dict[str, Any], Float[np.ndarray, " B"]]:
     """The bound with what says how far to trust it, and nats of each pair, inf where no sample ended.
 
-    `nll_bound` is in nats per token of x. `nll_bound_error` is its standard error by the spread of the
-    weights, for these pairs: it does not say how other pairs would differ.
+    What is bounded is -log of the probability that a rationale which ended comes before x. `nll_bound` is in
+    nats per token of x. `nll_bound_error` is its standard error by the spread of the weights, for these
+    pairs: it does not say how other pairs would differ. `nll_bound_slack` is about how far it is above.
     """
     x_tokens = np.array([len(pair.problem_ids) for pair in proposals.pairs])
     log_joint, log_q = _scores(theta, phi, proposals, prompt_model, rationale_model, cold_phi)
@@ -113,12 +116,15 @@ def measure(
     of_phi = slice(proposals.counts[0], sum(proposals.counts[:2]))
     bound, error = bounds.importance_bound(log_weights), bounds.importance_bound_error(log_weights)
     effective, measured = bounds.effective_sample_size(log_weights), np.isfinite(bound)
-    tokens = x_tokens[measured].sum() if measured.any() else np.nan
+    elbo = bounds.elbo((log_joint - log_q[1])[:, of_phi])
+    has_elbo = np.isfinite(elbo)
+    tokens = x_tokens[measured].sum() or np.nan
     samples = [(i, block) for i, row in enumerate(proposals.blocks) for block in row]
     return {
         "nll_bound": -bound[measured].sum() / tokens,
         "nll_bound_error": np.sqrt((error[measured] ** 2).sum()) / tokens,
-        "nll_elbo": -bounds.elbo((log_joint - log_q[1])[:, of_phi]).sum() / x_tokens.sum(),
+        "nll_bound_slack": (error[measured] ** 2).sum() / 2 / tokens,
+        "nll_elbo": -elbo[has_elbo].sum() / (x_tokens[has_elbo].sum() or np.nan),
         "bound_pairs": len(measured),
         "bound_pairs_unmeasured": int((~measured).sum()),
         "held_out_samples": len(samples),

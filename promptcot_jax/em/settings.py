@@ -109,8 +109,8 @@ class EmConfig:
     `arm`: where theta's rationales come from, see `Arm`. `fixed_temperature` is that of the arm `fixed`.
     `optimizer_between_rounds`: `reset` starts Adam's moments and the schedule, warm-up included, anew each
     round, `keep` carries them on; `docs/results/em.md` compares them. The loop stops when `patience` rounds
-    have surely not lowered the held-out `nll_bound` by `tolerance` (nats per token): not even two standard
-    errors of the paired difference below the best round. Or it stops after `max_rounds`. EM warns that
+    have surely not lowered the held-out `nll_bound` by `tolerance` (nats per token; the interval of the
+    paired difference excludes it, see `history.has_converged`), or after `max_rounds`. EM warns that
     p_theta uses z little where the held-out `z_gap` (nats per token of x) is within two standard errors of
     zero, or below `z_gap_share` of the cold start's.
     """

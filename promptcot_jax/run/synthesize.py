@@ -209,10 +209,10 @@ def theta_of_round(em_log: str, choice: RoundChoice) -> tuple[str, int]:
         raise WrongUse(
             f"{em_log}: no such file; run 'promptcot em' first, or name a model with PROMPT_MODEL."
         )
-    *_, last = (row for _, _, row in jsonl.iter_rows(em_log))
+    last = next(reversed([row for _, _, row in jsonl.iter_rows(em_log)]), {})
     if "best_round" not in last:
         raise WrongUse(
-            f"{em_log}: the last row has no best_round: EM was run by an older version. "
+            f"{em_log}: no best_round in a last row: EM was run by an older version, or measured nothing. "
             "Run 'promptcot em' again, or name a round's model with PROMPT_MODEL."
         )
     index = last["best_round"] if choice == "best" else last["round"]

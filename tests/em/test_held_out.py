@@ -9,7 +9,7 @@ import pytest
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.data import templates
-from promptcot_jax.em import derangement, held_out, history, proposals
+from promptcot_jax.em import derangement, generators, held_out, history, proposals
 from promptcot_jax.em.generators import Round
 from promptcot_jax.em.pairs import Rationale
 from promptcot_jax.em.settings import EmConfig, HeldOutConfig
@@ -115,6 +115,9 @@ def test_the_bound_weighs_all_samples_by_the_density_of_their_mixture(measured):
     np.testing.assert_allclose(figures["held_out_effective_samples"], np.mean(effective), rtol=1e-2)
     error = np.sqrt(np.sum(1 / np.array(effective) - 1 / 12)) / tokens
     np.testing.assert_allclose(figures["nll_bound_error"], error, rtol=2e-2)
+    slack = np.sum(1 / np.array(effective) - 1 / 12) / 2 / tokens
+    np.testing.assert_allclose(figures["nll_bound_slack"], slack, rtol=4e-2)
+    assert figures["bound_pairs"] == 3 < figures["held_out_pairs"]
 
 
 def test_the_proposals_are_samples_of_three_models(measured):
@@ -156,6 +159,50 @@ def test_the_figures_given_q_are_those_of_its_greedy_rationale_and_of_other_pair
     for name, value in expected.items():
         np.testing.assert_allclose(figures[name], value, atol=1e-3, err_msg=name)
     np.testing.assert_allclose(figures["held_out_by_pair"]["x_given_q"], -own[:, 1], atol=1e-2)
+    x_by_pair = np.array([len(pair.problem_ids) for pair in em.held_out_pairs])
+    for name, others in (("z_gap", like), ("z_gap_other", other)):
+        distances = own[:, 1] - others[:, 1] - figures[name] * x_by_pair
+        error = np.sqrt((distances**2).sum() * 4 / 3) / x_tokens
+        np.testing.assert_allclose(figures[f"{name}_error"], error, rtol=2e-2)
+
+
+def test_a_block_has_room_for_its_end_token_or_no_density(measured):
+    model, pair = measured.em.rationale_model, measured.em.held_out_pairs[0]
+    blocks = [(5,) * (BUDGET - 1), (5,) * BUDGET]
+    with jax.set_mesh(MESH):
+        found = proposals.log_densities(model, measured.phi.params, [pair] * 2, blocks)
+    assert np.isfinite(found).tolist() == [True, False]
+
+
+def test_p_thetas_block_ends_with_the_marker_and_a_newline(cold):
+    end, encode = "\n" + templates.END_RATIONALE, cold.tokenizer.encode
+    begun = tuple(encode("<!-- BEGIN RATIONALE -->\nhalf" + end))
+    assert proposals._ended_block(cold.tokenizer, begun) is None
+    whole = (*begun, *encode("\n"))
+    assert proposals._ended_block(cold.tokenizer, (*whole, *encode("more"))) == whole
+
+
+def test_q_phi_and_p_theta_draw_by_noise_of_their_own(measured):
+    """From the same noise models that are alike would draw the same rationales."""
+    keys, sampler = [], generators.Generator.sampler
+
+    def spied(self, params, *, temperature, key):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        return sampler(self, params, temperature=temperature, key=key)
+
+    em = measured.em
+    with jax.set_mesh(MESH), mock.patch.object(generators.Generator, "sampler", spied):
+        proposals.draw(
+            measured.theta.params,
+            measured.phi.params,
+            em.held_out_pairs[:3],
+            (4, 4, 4),
+            em.prompt_model,
+            em.rationale_model,
+            cold_phi=lambda: measured.cold_phi.params,
+            em_round=Round(1, em.directory, em.config),
+        )
+    assert len(keys) == len({*keys}) == 2  # the cold start's samples lie there
 
 
 def test_the_figure_given_p_reads_c_alone(measured):
@@ -250,14 +297,20 @@ def test_a_paired_difference_has_the_error_of_a_ratio_over_pairs():
     tokens = rng.integers(20, 60, 400)
     base = rng.normal(3.0, 2.0, 400) + tokens
     changes = 0.02 * tokens + rng.normal(0.0, 0.5, 400)
-    mean, error = paired.difference(list(base + changes), list(base), tokens)
+    mean, error, _ = paired.difference(list(base + changes), list(base), tokens)
     np.testing.assert_allclose(mean, changes.sum() / tokens.sum())
     drawn = rng.integers(0, 400, (4000, 400))
     np.testing.assert_allclose(error, (changes[drawn].sum(-1) / tokens[drawn].sum(-1)).std(), rtol=0.06)
     some = [None, *base[1:]]
     without = paired.difference(list(base[1:] + changes[1:]), list(base[1:]), tokens[1:])
     assert paired.difference(list(base + changes), some, tokens) == without
-    assert paired.difference([1.0], [2.0], [3])[1] == np.inf
+    assert without[2] == 399
+    assert paired.difference([1.0], [2.0], [3])[1:] == (np.inf, 1)
+    # Three pairs of two tokens that change by 0, 2 and 4 nats: mean 1 a token, distances -2, 0, 2.
+    three = paired.difference([0.0, 2.0, 4.0], [0.0] * 3, [2] * 3)
+    np.testing.assert_allclose(three, (1.0, np.sqrt(8 * 3 / 2) / 6, 3))
+    np.testing.assert_allclose(paired.half_width(1.0, 3), 4.303, atol=1e-3)
+    np.testing.assert_allclose(paired.half_width(1.0, 3, comparisons=5), 9.925, atol=1e-3)
 
 
 def rows_of(bounds_by_round, tokens):
@@ -301,6 +354,39 @@ def test_a_flat_or_rising_curve_stops_where_the_pairs_can_tell():
         assert np.mean([first_stop(curves(falls, 0.02, seed)) == 3 for seed in range(50)]) > 0.95
     # Noise of 2 nats a pair hides 0.002 nats a token: nothing is concluded.
     assert np.mean([first_stop(curves([0.0] * 6, 2.0, seed)) is None for seed in range(50)]) > 0.8
+
+
+@pytest.mark.parametrize(("fall", "noise"), [(1e-4, 0.005), (5e-4, 0.02), (1e-5, 0.0005)])
+def test_falls_below_the_tolerance_stop_however_sure_they_are(fall, noise):
+    assert all(first_stop(curves([fall] * 6, noise, seed)) == 3 for seed in range(20))
+
+
+def test_slow_falls_add_up():
+    assert all(first_stop(curves([0.0015] * 8, 0.002, seed)) is None for seed in range(20))
+
+
+def test_a_round_that_lacks_a_hard_pair_is_no_reference():
+    easy, hard = np.arange(8) < 7, 60.0
+    nats = [np.where(easy, 20.0, hard), np.where(easy, 22.0, np.inf)]
+    nats += [np.where(easy, 20.0 - 0.001 * i, hard) for i in range(4)]
+    rows = rows_of(nats, [40] * 8)
+    rows[1]["held_out_by_pair"]["bound"][7] = None
+    assert first_stop(rows) == 3
+    assert history.best_round(rows[:2]) == -1
+
+
+def test_equal_rounds_hardly_ever_lose_the_last():
+    for num_pairs in (2, 8, 32):
+        taken = [history.best_round(curves([0.0] * 10, 0.5, seed, num_pairs)) != 9 for seed in range(200)]
+        assert np.mean(taken) < 0.07, num_pairs
+
+
+def test_a_loose_bound_concludes_nothing():
+    rows = curves([-0.02, -0.02, -0.02], 0.01, 0)
+    for row in rows:
+        row["nll_bound_slack"] = 0.1
+    assert history.best_round(rows) == 2
+    assert first_stop(rows) is None
 
 
 def test_the_count_begins_anew_with_a_round_that_surely_is_better():

@@ -39,20 +39,24 @@ def cold_start(
     roles: tuple[Role, ...] = ("theta", "phi"),
     triples: InputPath = "{workdir}/triples.jsonl",
     triples_heldout: InputPath = "{workdir}/triples_heldout.jsonl",
-    num_triples: int = 0,
+    num_triples: int | dict[Role, int] = 0,
     lora: LoraConfig | None = None,
 ) -> stage.StageResult:
     """Writes `cold_start/ROLE` for each role; all start from the same base weights.
 
     Args:
         roles: add "direct" for the baseline without rationale.
-        num_triples: the first rows of `triples` only; 0 takes all. EM can go on with the others.
+        num_triples: the first rows of `triples` only, or of each role that is named; 0 takes all. EM can go
+            on with the others.
         lora: train an adapter of this shape for each role instead of all parameters; the base is shared.
         data: with `rates` of domains, such as {"math": 3, "code": 1}, each epoch mixes them so.
     """
     if not set(roles) >= {"theta", "phi"}:
         raise WrongUse(f"cold_start.roles must name 'theta' and 'phi', got {roles}.")
-    if num_triples < 0:
+    of_role = num_triples if isinstance(num_triples, dict) else dict.fromkeys(roles, num_triples)
+    if unknown := of_role.keys() - set(roles):
+        raise WrongUse(f"cold_start.num_triples names {sorted(unknown)}, which is not among roles {roles}.")
+    if min(of_role.values(), default=0) < 0:
         raise WrongUse(f"cold_start.num_triples must be 0 (all) or more, got {num_triples}.")
     model_source.check_adapter(model, lora)
     devices = mesh_lib.make_mesh(mesh)
@@ -76,7 +80,7 @@ def cold_start(
                 rules=base.lm.rules,
                 adapter=lora,
             )
-            rows, found = opened(f"{TASKS[role]}{mixed}", triples, num_triples)
+            rows, found = opened(f"{TASKS[role]}{mixed}", triples, of_role.get(role, 0))
             heldout, _ = opened(TASKS[role], triples_heldout)  # each row once, whatever is trained on
             directory = os.path.join(workdir, "cold_start")
             counts |= found

@@ -4,20 +4,23 @@ import os
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import MathCorpusRow, ProgramCorpusRow
-from promptcot_jax.corpus import generator
+from promptcot_jax.core.records import Triple
+from promptcot_jax.corpus import generator, plans
 from promptcot_jax.data import templates, tokenizer_training
 from promptcot_jax.run import stage
 
 
-def corpus(*, workdir: str, config: generator.CorpusConfig, vocab_size: int) -> stage.StageResult:
+def corpus(
+    *, workdir: str, config: generator.CorpusConfig | plans.PlansConfig, vocab_size: int
+) -> stage.StageResult:
     """Writes `triples.jsonl`, `triples_heldout.jsonl`, `triples_novel.jsonl` and `tokenizer/`.
 
     Raises:
         WrongUse: the families have fewer distinct problems than are asked for.
     """
     try:
-        rows = generator.generate(config)
+        of_plans = isinstance(config, plans.PlansConfig)
+        rows = plans.generate(config) if of_plans else generator.generate(config)
     except ValueError as error:
         raise WrongUse(str(error)) from None
     splits = {"triples": rows.train, "triples_heldout": rows.heldout, "triples_novel": rows.novel}
@@ -29,13 +32,13 @@ def corpus(*, workdir: str, config: generator.CorpusConfig, vocab_size: int) -> 
     return stage.StageResult(counts=counts | {"vocabulary": tokenizer.vocab_size})
 
 
-def _all_text(row: MathCorpusRow | ProgramCorpusRow) -> str:
+def _all_text(row: Triple) -> str:
     """What the models will read and write of one row, without markers."""
     return "\n".join(
         (
             templates.theta_prompt(row.concepts, row.level, row.domain),
             row.rationale,
             templates.solver_prompt(row.problem, row.domain),
-            row.solution,
+            getattr(row, "solution", ""),  # a row of `plans` has none
         )
     )

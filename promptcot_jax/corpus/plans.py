@@ -10,7 +10,6 @@ for the cold start. The others, of which EM reads c and x alone, and the held-ou
 row's id ends with it.
 """
 
-import dataclasses
 import itertools
 import random
 from typing import Annotated
@@ -45,22 +44,13 @@ class PlansConfig:
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plans:
-    """Rows as `generator.Corpus` has them; there is no novel split."""
-
-    train: list[Triple]
-    heldout: list[Triple]
-    novel: list[Triple]
-
-
-def generate(config: PlansConfig) -> Plans:
-    """The rows of a config: the same ones for the same seed, on every machine."""
+def generate(config: PlansConfig) -> tuple[list[Triple], list[Triple]]:
+    """Rows for training, the annotated ones first, and held-out ones: the same ones for the same seed."""
     sizes = {"annotated": config.num_annotated, "other": config.num_others, "heldout": config.num_heldout}
     annotated, others, heldout = (
         [_row(config, kind, i) for i in range(size)] for kind, size in sizes.items()
     )
-    return Plans(train=annotated + others, heldout=heldout, novel=[])
+    return annotated + others, heldout
 
 
 def _row(config: PlansConfig, kind: str, i: int) -> Triple:

@@ -61,7 +61,8 @@ LETTERS = {
     "given": "E",
     "reward_weighted": "F",
 }
-NUM_ENUMERATED = 64  # held-out pairs for which the plans are summed over
+NUM_ENUMERATED = 64  # held-out pairs for which the plans are summed over, of the first and the last models
+FEWER = 16  # such pairs of the other models, and where a plan has several texts
 NUM_PRIOR_SAMPLES = 512  # of p_theta(z | c), to find what it writes that is no plan's text
 MAX_TOKENS = 16
 NUM_RESAMPLES = 4_000
@@ -83,9 +84,10 @@ def measured(place: Path) -> Iterator[dict]:
         yield {"arm": "cold start", "round": -1} | measure.truth() | measure.models(place / "cold_start")
         for arm in LETTERS:
             em = place / "em" if arm == "e_step" else place / "em" / arm
-            for directory in sorted(em.glob("round_*")):
-                index = int(directory.name[-3:])
-                row = {"arm": arm, "round": index} | measure.models(directory)
+            directories = sorted(em.glob("round_*"))
+            for index, directory in enumerate(directories):
+                found = measure.models(directory, is_shown=directory == directories[-1])
+                row = {"arm": arm, "round": index} | found
                 figures = json.loads((directory / "diagnostics.json").read_text())
                 row["stage_bound"] = figures["held_out_by_pair"]["bound"]
                 row["stage_bound_error"] = figures["nll_bound_error"]
@@ -142,7 +144,7 @@ class Measure:
         model = load.load_model(epath.Path(place / "cold_start" / "theta"), mesh=mesh)
         idle = Fitter(  # nothing is fitted here
             fit=FitConfig(row_length=256, rows_per_batch=1, num_epochs=1),
-            optimizer=OptimizerConfig(learning_rate=0.0),
+            optimizer=OptimizerConfig(learning_rate=1e-3),
             loop=LoopConfig(),
             mesh=mesh,
             seed=0,
@@ -169,11 +171,6 @@ class Measure:
             mesh=mesh,
         )
 
-    @property
-    def enumerated(self) -> list[pairs_lib.Pair]:
-        """The pairs for which the plans are summed over: fewer where a plan has many texts."""
-        return self.pairs[: NUM_ENUMERATED // self.words if self.words == 1 else NUM_ENUMERATED // 4]
-
     def truth(self) -> dict[str, list[float]]:
         """-log p(x) and -log p(x | z*) of each pair, as the world is."""
         log_ps = np.array([plans.log_likelihoods(pair.triple.problem) for pair in self.pairs])
@@ -183,11 +180,12 @@ class Measure:
             "true_x_given_true": (-log_ps[np.arange(len(self.pairs)), self.right]).tolist(),
         }
 
-    def models(self, directory: Path) -> dict[str, list[float] | float]:
-        """What is measured of one theta and phi, by pair."""
+    def models(self, directory: Path, *, is_shown: bool = True) -> dict[str, list[float] | float]:
+        """What is measured of one theta and phi, by pair; of more pairs where `is_shown` in the tables."""
         theta, phi = (
             load.load_model(epath.Path(directory / role), mesh=self.mesh).params for role in ("theta", "phi")
         )
+        pairs = self.pairs[: NUM_ENUMERATED if is_shown and self.words == 1 else FEWER]
         greedy = held_out.greedy_rationales(phi, self.pairs, self.rationale_model, seed=0)
         tokenizer = self.rationale_model.tokenizer
         _, x_given_greedy = self.prompt_model.log_joint(
@@ -204,8 +202,8 @@ class Measure:
                 for z, i in zip(greedy, self.right, strict=True)
             ],
             "q_true": np.exp(log_q).sum(axis=1).tolist(),
-            **self._enumeration(theta, phi),
-            "bound_of_8": self._bound_of_phi(theta, phi, 8),
+            **self._enumeration(theta, phi, pairs),
+            "bound_of_8": self._bound_of_phi(theta, phi, pairs, 8),
         }
 
     def _log_q(self, phi, pairs, blocks) -> np.ndarray:  # [B, number of blocks of a pair]
@@ -213,9 +211,8 @@ class Measure:
         found = proposals.log_densities(self.rationale_model, phi, *map(list, zip(*rows, strict=True)))
         return found.reshape(len(pairs), -1)
 
-    def _enumeration(self, theta, phi) -> dict[str, list[float] | float]:
+    def _enumeration(self, theta, phi, pairs) -> dict[str, list[float] | float]:
         """-log p_theta(x | c), and KL(q_phi || p_theta(z | c, x)) over the texts."""
-        pairs = self.enumerated
         every = [self.blocks] * len(pairs)
         log_p_z, log_p_x = self.prompt_model.log_joint(theta, pairs, every)
         log_joint, log_q = log_p_z + log_p_x, self._log_q(phi, pairs, every)
@@ -261,9 +258,9 @@ class Measure:
     def _texts(self) -> set[tuple[int, ...]]:
         return set(self.blocks)
 
-    def _bound_of_phi(self, theta, phi, num_samples: int) -> list[float]:
+    def _bound_of_phi(self, theta, phi, pairs, num_samples: int) -> list[float]:
         """The importance bound by samples of q_phi alone."""
-        pairs, model = self.enumerated, self.rationale_model
+        model = self.rationale_model
         sampler = model.sampler(phi, temperature=1.0, key=prng.stream_key(0, "held_out", 4))
         samples = model.rationales(sampler, pairs, num_samples)
         blocks = [[held_out.closed_block(model.tokenizer, z) for z in row] for row in samples]

@@ -43,7 +43,10 @@ def _all_text(row: CorpusRow | Triple) -> str:
         (
             templates.theta_prompt(row.concepts, row.level, row.domain),
             row.rationale,
-            templates.solver_prompt(row.problem, row.domain),
-            getattr(row, "solution", ""),  # a row of `plans` has none
+            *(
+                (templates.phi_prompt(row.concepts, row.level, row.problem, row.domain),)
+                if isinstance(row, Triple)  # for the two generators alone; there is no solver
+                else (templates.solver_prompt(row.problem, row.domain), row.solution)
+            ),
         )
     )

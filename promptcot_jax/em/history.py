@@ -186,11 +186,12 @@ def has_converged(rows: Sequence[Figures], config: EmConfig) -> bool:
     or more as estimated, with that one; the count then begins anew. A round that may or may not have lowered
     it by `tolerance` decides nothing.
     """
-    reference, since = rows[0], 0
+    since, references = 0, list(rows[:1])
     for row in rows[1:]:
-        change, width = change_of_bound(row, reference)
+        change, width = change_of_bound(row, references[-1])
         if change + width < 0 and change <= -config.tolerance:
-            reference, since = row, 0
+            since = 0
+            references.append(row)
         elif change - width > -config.tolerance:
             since += 1
     return since >= config.patience

@@ -408,6 +408,7 @@ def test_the_best_round_is_the_last_one_unless_an_earlier_one_is_surely_better()
 
 
 def test_rounds_without_a_bound_decide_nothing():
+    assert not history.has_converged([], CONFIG)
     rows = rows_of([[1.0, 2.0]] * 4, [3, 4])
     for row in rows:
         row |= {"nll_bound": None, "held_out_by_pair": {"bound": [None, None], "x_tokens": [3, 4]}}

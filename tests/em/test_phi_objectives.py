@@ -17,6 +17,7 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.trainers import train_step
 from promptcot_jax.trainers.optimizer import OptimizerConfig
+from tests.cases import some_fast
 from tests.em import table_model, toy_em
 from tests.trainers import toy_fit
 
@@ -131,12 +132,14 @@ def weighted_case():
 
 @pytest.mark.parametrize(
     ("batching", "step"),
-    [
-        ({}, {}),
-        ({"pack": False}, {"micro_batches": 4}),
-        ({"row_length": 40}, {}),  # more padding
-        ({"rows_per_batch": 16, "pack": False}, {"mesh": mesh_lib.MeshConfig(data=2)}),
-    ],
+    some_fast(
+        [
+            ({}, {}),
+            ({"pack": False}, {"micro_batches": 4}),
+            ({"row_length": 40}, {}),  # more padding
+            ({"rows_per_batch": 16, "pack": False}, {"mesh": mesh_lib.MeshConfig(data=2)}),
+        ]
+    ),
     ids=["packed", "micro-batches", "padding", "two devices"],
 )
 def test_the_weighted_gradient_is_that_of_the_pairs_objective_per_expected_token(batching, step):

@@ -3,6 +3,7 @@
 import dataclasses
 import shutil
 from typing import get_args
+from unittest import mock
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from promptcot_jax.data import examples
 from promptcot_jax.em import generators, held_out, history, pairs, rounds
 from promptcot_jax.em.settings import Arm, EmConfig, settings_of_arm
 from promptcot_jax.parallel import mesh as mesh_lib
-from promptcot_jax.sampling import completions
+from promptcot_jax.trainers import loop, optimizer
 from tests.cases import some_fast
 from tests.em.toy_em import E_STEP, MESH, TRIPLES, UNSURE, ByHand, make_em, params_of, run
 
@@ -198,27 +199,6 @@ def rationale(token_ids, finish_reason="stop"):
     )
 
 
-def test_a_sample_that_spells_a_stop_token_is_no_target_and_no_end_of_the_run(cold):
-    tokenizer = cold.tokenizer
-    text = (
-        f"<!-- BEGIN RATIONALE -->\nadd {tokenizer.token_text(tokenizer.eos_id)} a\n<!-- END RATIONALE -->\n"
-    )
-    pieces = [
-        tokenizer.encode(piece) for piece in ("<!-- BEGIN RATIONALE -->\nadd ", "<|endof", "text|> a\n")
-    ]
-    ids = (*(i for piece in pieces for i in piece), *tokenizer.encode("<!-- END RATIONALE -->\n"))
-    assert tokenizer.decode(ids) == text
-    completion = completions.Completion(
-        token_ids=(*ids, tokenizer.eos_id),
-        log_probs=np.zeros(len(ids) + 1, np.float32),
-        sampler_log_probs=np.zeros(len(ids) + 1, np.float32),
-        finish_reason="stop",
-        has_end=True,
-    )
-    (pair,) = pairs.tokenize_pairs(tokenizer, TRIPLES[:1])
-    assert not pairs.to_rationale(tokenizer, pair, completion).valid
-
-
 def test_pairs_that_cannot_fit_are_left_out(cold):
     tokenized = pairs.tokenize_pairs(cold.tokenizer, TRIPLES[:4])
     longest = max(
@@ -237,8 +217,20 @@ def test_other_objectives_and_a_kept_optimizer_run(cold, tmp_path, objective):
         e_step_config=dataclasses.replace(E_STEP, objective=objective),
         optimizer_between_rounds="keep",
     )
-    counts = run(cold, em, sharpness=UNSURE)
+    fits, train = [], loop.Fitter.train
+
+    def spied(self, lm, params, batches, *, opt_state, **settings):
+        carried = 0 if opt_state is None else int(optimizer.num_updates(opt_state))
+        fits.append((jax.tree.map(np.array, params), carried, batches.num_steps))
+        return train(self, lm, params, batches, opt_state=opt_state, **settings)
+
+    with mock.patch.object(loop.Fitter, "train", spied):
+        counts = run(cold, em, sharpness=UNSURE)
     assert counts["rounds"] == 2
+    before, carried, num_steps = zip(*fits, strict=True)  # phi's and theta's of round 0, then of round 1
+    assert carried == (0, 0, *num_steps[:2])
+    of_round_0 = [params_of(tmp_path / "round_000" / role) for role in ("phi", "theta")]
+    jax.tree.map(np.testing.assert_array_equal, list(before[2:]), of_round_0)
     candidates = jsonl.read_records(tmp_path / "round_000" / "candidates.jsonl", records.Candidate)
     groups = [[c.weight for c in candidates[i : i + 3] if c.valid] for i in range(0, len(candidates), 3)]
     assert any(len({*weights}) > 1 for weights in groups)  # or nothing would be compared
@@ -304,8 +296,13 @@ def test_a_run_of_fewer_rounds_than_are_there_has_the_rows_of_its_own(tmp_path):
 def test_pairs_of_rounds_cover_all_before_any_comes_twice(cold):
     tokenized = pairs.tokenize_pairs(cold.tokenizer, TRIPLES[:10])
     config = EmConfig(max_rounds=2, pairs_per_round=5)
-    seen = [pair.index for r in range(2) for pair in pairs.pairs_of_round(tokenized, r, config)]
-    assert sorted(seen) == list(range(10))
+
+    def seen(seed):
+        of_seed = dataclasses.replace(config, seed=seed)
+        return [pair.index for r in range(2) for pair in pairs.pairs_of_round(tokenized, r, of_seed)]
+
+    assert sorted(seen(0)) == sorted(seen(1)) == list(range(10))
+    assert seen(0) != seen(1)
 
 
 def test_held_out_closes_an_unfinished_rationale(cold):

@@ -4,6 +4,7 @@ Sharp models hide what a wrong step does: all samples of a pair are the greedy o
 """
 
 import dataclasses
+from typing import get_args
 from unittest import mock
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 from promptcot_jax.core import jsonl, records
 from promptcot_jax.em import e_step, generators, m_step, pairs, rounds
 from promptcot_jax.em.generators import Round
+from promptcot_jax.em.settings import Role, role_seed
 from promptcot_jax.models import language_model
 from promptcot_jax.trainers import loop
 from tests.em import toy_em
@@ -68,19 +70,23 @@ def test_the_run_is_not_degenerate(unsure):
     """Or the tests below would pass with a wrong program."""
     candidates = unsure.records("candidates", records.Candidate)
     groups = [candidates[i : i + 3] for i in range(0, len(candidates), 3)]
-    assert sum(len({c.token_ids for c in group}) > 1 for group in groups) > len(groups) / 2
-    assert 0 < sum(c.valid for c in candidates) < len(candidates)
-    assert any(c.won and c.sample > 0 for c in candidates)
+    valid = [[c for c in group if c.valid] for group in groups]
+    assert sum(len({c.token_ids for c in row}) > 1 for row in valid) > 2
+    assert sum(not row[0].won for row in valid if row) > 2
+    assert len(groups) < sum(map(len, valid)) < len(candidates)
     old, new = (
         [unsure.greedy(phi, pair) for pair in unsure.em.pairs] for phi in (unsure.old_phi, unsure.new_phi)
     )
-    assert old != new
+    assert sum(before != after for before, after in zip(old, new, strict=True)) > 2
+    unfinished = [c for c in candidates if c.finish_reason == "length"]
+    assert {len(c.token_ids) for c in unfinished} == {BUDGET}
+    assert not any(c.valid for c in unfinished)
 
 
 def test_scores_of_candidates_are_the_sums_over_completion_tokens(unsure):
     """log p(z | c), log p(x | z, c) and log q again from full logits, token by token."""
     by_id = {pair.triple.id: pair for pair in unsure.em.pairs}
-    for candidate in unsure.records("candidates", records.Candidate)[4:7]:
+    for candidate in unsure.records("candidates", records.Candidate)[:12]:
         pair = by_id[candidate.pair_id]
         block = candidate.token_ids[: candidate.length]
         joint = unsure.theta.log_probs(pair.theta_prompt_ids, (*block, *pair.problem_ids))
@@ -230,6 +236,33 @@ def test_rationales_are_sampled_at_the_temperature_that_is_set(cold, tmp_path, c
     assert "EM round 0: q_phi has collapsed: only 25 % of a pair's rationales are distinct" in caplog.text
 
 
+def test_grpo_is_given_standardized_rewards_and_the_log_probs_of_the_phi_that_sampled(cold, unsure, tmp_path):
+    config, given = dataclasses.replace(E_STEP, objective="grpo"), []
+    em = toy_em.make_em(cold, tmp_path, e_step_config=config)
+    theta, phi = cold.params("theta"), cold.params("phi", sharpness=UNSURE)
+
+    def fit(self, params, rows, em_round, **_):
+        given.extend(rows)
+        return params, {}
+
+    with mock.patch.object(generators.Generator, "fit", fit):
+        _, candidates = e_step_of(em, theta, phi, config, Round(0, em.directory, em.config))
+    expected = []
+    for i, pair in enumerate(em.pairs[:4]):
+        row = [c for c in candidates[3 * i : 3 * i + 3] if c.valid]
+        rewards = np.array([c.log_p_z + c.log_p_x for c in row])
+        if len({c.token_ids for c in row}) > 1:
+            advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+            expected += [(pair.phi_prompt_ids, c.token_ids, a) for c, a in zip(row, advantages, strict=True)]
+    assert len(expected) > 3
+    assert [(tuple(t.prompt_ids), tuple(t.completion_ids)) for t in given] == [case[:2] for case in expected]
+    for target, (prompt, completion, advantage) in zip(given, expected, strict=True):
+        np.testing.assert_allclose(target.token_values["advantages"], advantage, atol=1e-3)
+        by_hand = unsure.old_phi.log_probs(prompt, completion)
+        np.testing.assert_allclose(target.token_values["old_log_probs"], by_hand, atol=1e-3)
+        assert np.ptp(by_hand) > 0.1
+
+
 def test_phi_that_has_nothing_to_learn_from_is_written_as_it_was(cold, tmp_path, caplog):
     """The samples of each pair are rewarded alike, so that no advantage tells them apart."""
     config = dataclasses.replace(E_STEP, objective="grpo")
@@ -262,19 +295,20 @@ def test_fits_of_two_rounds_go_through_the_same_targets_in_orders_of_their_own(u
     first, again, second = batches
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, second)
+    assert len({role_seed(1, role) for role in get_args(Role)}) == 3
 
 
 def test_each_round_has_its_own_noise_and_the_same_when_it_is_run_again(cold, tmp_path, caplog):
     em = toy_em.make_em(cold, tmp_path)
     theta, phi = cold.params("theta"), cold.params("phi", sharpness=UNSURE)
 
-    def rationales_of(index, directory):
+    def rationales_of(index, directory, some_pairs=em.pairs):
         em_round = Round(index, em.directory / directory, em.config)
         with jax.set_mesh(MESH), mock.patch.object(generators.Generator, "fit", return_value=(phi, {})):
             e_step.e_step(
                 theta,
                 phi,
-                em.pairs,
+                some_pairs,
                 em.prompt_model,
                 em.rationale_model,
                 config=E_STEP,
@@ -282,11 +316,14 @@ def test_each_round_has_its_own_noise_and_the_same_when_it_is_run_again(cold, tm
                 cold_phi=em.cold_phi,
             )
         candidates = jsonl.read_records(em_round.directory / "candidates.jsonl", records.Candidate)
-        return [c.token_ids for c in candidates]
+        return {(c.pair_id, c.sample): c.token_ids for c in candidates}
 
     first, again, second = rationales_of(0, "a"), rationales_of(0, "b"), rationales_of(1, "a")
     assert first == again
-    assert sum(x != y for x, y in zip(first, second, strict=True)) > len(first) / 4
+    assert sum(first[sample] != second[sample] for sample in first) > len(first) / 4
+    # The noise is that of the pair, whichever others are in its round.
+    some = rationales_of(0, "c", em.pairs[:3:-1])
+    assert some.items() < first.items()
     assert "collapsed" not in caplog.text
 
 

@@ -30,8 +30,8 @@ TRIPLES = [
 ]
 DISTINCT = TRIPLES[:6]  # the others repeat these, under ids of their own
 FIT = FitConfig(row_length=128, rows_per_batch=4, num_epochs=1)
-E_STEP = EStepConfig(group_size=3, max_rationale_tokens=16)
-UNSURE = 0.6  # sharpness of a model that writes unlike rationales, which objectives compare
+E_STEP = EStepConfig(group_size=3, max_rationale_tokens=12)
+UNSURE = 0.7  # sharpness of a model that now and then writes what does not parse or does not end
 SIZES = BatchSizes(engine=engine.EngineConfig(num_slots=24), score_tokens=8192)
 
 
@@ -39,6 +39,16 @@ def text_of(triple):
     """All that the models read and write of a triple."""
     prompt = templates.phi_prompt(triple.concepts, triple.level, triple.problem, triple.domain)
     return prompt + templates.theta_prompt(triple.concepts, triple.level, triple.domain) + triple.rationale
+
+
+def annotations(triple, index):
+    """What q_phi is cold-started on: a right and a wrong rationale, one of them twice.
+
+    Both are valid and as likely under p_theta(z | c). The wrong one says another x, so that p_theta tells
+    them apart; before the first E-step it is the greedy one of a third of the triples.
+    """
+    wrong = dataclasses.replace(triple, rationale=f"add {'ba'[index % 2]}")
+    return [triple, wrong, (triple, wrong)[index // 2 % 2]]
 
 
 def fitter(seed, mesh=MESH, learning_rate=1e-3):
@@ -53,7 +63,7 @@ def fitter(seed, mesh=MESH, learning_rate=1e-3):
 
 @dataclasses.dataclass(frozen=True)
 class ColdStarted:
-    """theta and phi in `directory`: q_phi ends its rationales, and writes one for each pair but `UNSURE`."""
+    """theta and phi in `directory`: q_phi ends its rationales, and all of them parse but for `UNSURE`."""
 
     directory: epath.Path
     tokenizer: object
@@ -70,19 +80,24 @@ def cold_started(directory):
     tokenizer = tokenizer_training.train_tokenizer([text_of(triple) for triple in TRIPLES], 400)
     lm = CausalLM(toys.toy_config(vocab_size=400), rules.DEFAULT_RULES)
     base = load.LoadedModel(lm, lm.init(jax.random.key(0)), tokenizer, "toy")
-    of_cold_start = Fitter(
+    of_theta = Fitter(
         fit=dataclasses.replace(FIT, num_epochs=100),
         optimizer=OptimizerConfig(learning_rate=1e-2),
         loop=LoopConfig(checkpoint_every=1000, eval_every=0, log_every=100, tensorboard=False),
         mesh=MESH,
         seed=0,
     )
+    of_phi = dataclasses.replace(of_theta, fit=dataclasses.replace(FIT, num_epochs=40))
+    read_by_phi = [row for i, triple in enumerate(DISTINCT) for row in annotations(triple, i)]
     with jax.set_mesh(MESH):
-        for role, make in (("theta", examples.theta_text), ("phi", examples.phi_text)):
-            rows = examples.tokenize(tokenizer, [make(triple) for triple in DISTINCT])
+        for role, make, triples, of_role in (
+            ("theta", examples.theta_text, DISTINCT, of_theta),
+            ("phi", examples.phi_text, read_by_phi, of_phi),
+        ):
+            rows = examples.tokenize(tokenizer, [make(triple) for triple in triples])
             sets = (example_sets.Listed(rows), example_sets.Listed(rows[:4]))
-            counts = cold_start(role, base, *sets, directory=directory, fitter=of_cold_start)
-            assert counts[f"{role}_rows"] == len(DISTINCT)
+            counts = cold_start(role, base, *sets, directory=directory, fitter=of_role)
+            assert counts[f"{role}_rows"] == len(triples)
     return ColdStarted(epath.Path(directory), tokenizer, lm)
 
 

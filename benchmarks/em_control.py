@@ -381,7 +381,8 @@ def slack(results: Results, arm: str) -> list[str]:
         # A pair's own error of the bound is not recorded: that of the mean, for one pair.
         of_bound = row["stage_bound_error"] * row["stage_bound_tokens"] / np.sqrt(len(bound))
         below.append(stage[-1] < -3.0 * np.hypot(error[: len(bound)], of_bound))
-    return [f"{np.mean(stage):+.4f}", f"{np.mean(of_8):+.4f}", f"{np.mean(below):.4f}"]
+    above, above_of_8, share = (np.mean(np.concatenate(parts)) for parts in (stage, of_8, below))
+    return [f"{above:+.4f}", f"{above_of_8:+.4f}", f"{share:.4f}"]
 
 
 PANELS = {

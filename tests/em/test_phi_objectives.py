@@ -10,7 +10,7 @@ import pytest
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Candidate
-from promptcot_jax.data import example_sets, packing
+from promptcot_jax.data import example_sets, examples, packing
 from promptcot_jax.em import e_step, ranking
 from promptcot_jax.em.settings import EStepConfig
 from promptcot_jax.parallel import mesh as mesh_lib
@@ -238,6 +238,23 @@ def test_the_gradient_of_grpo_is_that_of_the_advantages_over_the_tokens_of_whole
 
     batches = batches_of([with_old(target) for target in targets])
     assert_close(gradient_handed_over(batches.batch(0), GRPO), by_hand)
+
+
+@pytest.mark.parametrize(("epsilon", "bound"), [(0.1, 1.1), (0.4, 1.4), (0.9, 1.8)])
+def test_the_ratio_of_grpo_is_clipped_as_it_is_set(epsilon, bound):
+    """A token 1.8 times as likely as it was, of a sample with advantage 1; and the same with advantage -1."""
+    config = dataclasses.replace(GRPO, clip_epsilon=epsilon)
+    old = np.log(6 / 8 / 1.8)  # 1 -> 2
+    pair = dataclasses.replace(table_model.make_pair(0, 0, 0), phi_prompt_ids=(0, 1))
+    totals = []
+    for advantage in (1.0, -1.0):
+        values = {"advantages": (advantage,), "old_log_probs": (old,)}
+        target = examples.TokenExample(
+            prompt_ids=pair.phi_prompt_ids, completion_ids=(2,), token_values=values
+        )
+        batch = batches_of([target], rows_per_batch=1).batch(0)
+        totals.append(float(e_step.phi_loss(config)(toy_fit.BIGRAM, {"table": toy_fit.TABLE}, batch)[0]))
+    np.testing.assert_allclose(totals, [-bound, 1.8], rtol=1e-5)
 
 
 @pytest.mark.parametrize("config", [WEIGHTED, GRPO], ids=["reward_weighted", "grpo"])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from promptcot_jax.core import jsonl, records
+from promptcot_jax.data import examples
 from promptcot_jax.em import e_step, generators, m_step, pairs, rounds
 from promptcot_jax.em.generators import Round
 from promptcot_jax.em.settings import Role, role_seed
@@ -281,6 +282,8 @@ def test_phi_that_has_nothing_to_learn_from_is_written_as_it_was(cold, tmp_path,
 
 def test_fits_of_two_rounds_go_through_the_same_targets_in_orders_of_their_own(unsure):
     model, batches = unsure.em.rationale_model, []
+    too_long = examples.TokenExample(prompt_ids=(5,), completion_ids=(6,) * toy_em.FIT.row_length)
+    targets = [*unsure.targets["phi"], too_long]
 
     def spied(self, lm, params, source, **settings):
         batches.append(source.batch(0).token_ids)
@@ -291,7 +294,8 @@ def test_fits_of_two_rounds_go_through_the_same_targets_in_orders_of_their_own(u
         mock.patch.object(generators.Generator, "write"),
     ):
         for index in (7, 7, 8):
-            model.fit({}, unsure.targets["phi"], Round(index, unsure.em.directory, unsure.em.config))
+            _, counts = model.fit({}, targets, Round(index, unsure.em.directory, unsure.em.config))
+            assert (counts["phi_targets"], counts["phi_overlong"]) == (len(targets) - 1, 1)
     first, again, second = batches
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, second)

@@ -33,20 +33,17 @@ def draw(
     Args:
         cold_phi: reads the cold-started q_phi; called where its samples are missing.
     """
-    rationales = rationale_model.map_rationales(
+    rows = rationale_model.stored_rationales(
         lambda: rationale_model.sampler(
             cold_phi(), temperature=config.temperature, key=em_round.key("propose_cold")
         ),
         pairs,
         config.num_cold_samples,
-        lambda _, rows: [z for row in rows for z in row],
-        Rationale,
         path=em_round.directory / "cold_rationales.jsonl",
         pairs_per_shard=em_round.config.pairs_per_shard,
         name=f"cold-started proposals {em_round.index}",
     )
-    groups = np.arange(len(rationales)).reshape(len(pairs), -1)
-    return {pair.triple.id: [rationales[i] for i in group] for pair, group in zip(pairs, groups, strict=True)}
+    return {pair.triple.id: row for pair, row in zip(pairs, rows, strict=True)}
 
 
 def mixed(

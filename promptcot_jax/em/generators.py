@@ -236,6 +236,29 @@ class RationaleModel(Generator):
         """`group_size` rationales z ~ q_phi(z | c, x) of each pair."""
         return self._parsed(pairs, sampler.complete(draws_of_pairs(pairs, group_size), phi_prompt_ids))
 
+    def stored_rationales(
+        self,
+        sampler: Callable[[], rollouts.Sampler],
+        pairs: Sequence[Pair],
+        group_size: int,
+        *,
+        path: epath.Path,
+        pairs_per_shard: int,
+        name: str,
+    ) -> list[list[Rationale]]:
+        """As `rationales`, also written to `path`; the arguments are those of `map_rationales`."""
+        stored = self.map_rationales(
+            sampler,
+            pairs,
+            group_size,
+            lambda _, rows: [z for row in rows for z in row],
+            Rationale,
+            path=path,
+            pairs_per_shard=pairs_per_shard,
+            name=name,
+        )
+        return [stored[i : i + group_size] for i in range(0, len(stored), group_size)]
+
     def map_rationales(
         self,
         sampler: Callable[[], rollouts.Sampler],

@@ -34,7 +34,15 @@ NLL_FIELDS = (
     "z_gap_error",
     "z_gap_other",
 )
-_SUMMED = ("skipped_pairs", "m_step_skipped", "m_step_retokenized", "phi_overlong", "theta_overlong")
+_SUMMED = (
+    "skipped_pairs",
+    "m_step_fallback",
+    "m_step_skipped",
+    "m_step_retokenized",
+    "phi_dropped_weights",
+    "phi_overlong",
+    "theta_overlong",
+)
 
 
 class History:
@@ -104,7 +112,7 @@ class History:
                     "theta_tokens_seen": tokens,
                 }
                 | {name: row[name] for name in NLL_FIELDS if name in row}
-                | ({"bound_change": change, "bound_change_width": width} if np.isfinite(width) else {})
+                | ({"bound_change": change, "bound_change_half_width": width} if np.isfinite(width) else {})
                 | {"best_round": best_round(rows[: i + 1])}
             )
         jsonl.write_records(self._directory / "nll.jsonl", likelihoods)
@@ -117,7 +125,7 @@ class History:
         texts = [f"{name} {'none' if value is None else f'{value:.4f}'}" for name, value in shown.items()]
         if last["round"] >= 0 and "bound_change" in last:
             texts.append(
-                f"bound {last['bound_change']:+.4f} +- {last['bound_change_width']:.4f} since the start"
+                f"bound {last['bound_change']:+.4f} +- {last['bound_change_half_width']:.4f} since the start"
             )
         log.info("EM round %d (%s): %s", last["round"], self._config.arm, ", ".join(texts))
         if is_ignored(self.rows, share=self._config.z_gap_share):

@@ -109,13 +109,7 @@ def _one_each(
     name: str,
 ) -> list[Rationale]:
     """One rationale of each pair, also written to `path`."""
-    return rationale_model.map_rationales(
-        sampler,
-        pairs,
-        1,
-        lambda _, rationales: [z for (z,) in rationales],
-        Rationale,
-        path=path,
-        pairs_per_shard=config.pairs_per_shard,
-        name=name,
+    rows = rationale_model.stored_rationales(
+        sampler, pairs, 1, path=path, pairs_per_shard=config.pairs_per_shard, name=name
     )
+    return [z for (z,) in rows]

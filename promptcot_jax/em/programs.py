@@ -19,11 +19,11 @@ def programs(
     theta_fitter: Fitter,
     phi_fitter: Fitter,
 ) -> list[Program]:
-    """Rationales drawn and ranked, and a fit of each model.
+    """Rationales drawn and ranked, a fit of each model, and held-out rationales scored.
 
     Both models lie on the chips all the time: each a set of float32 masters, or both one base with two
-    adapters. With `num_cold_samples` so does the cold-started q_phi, but not during the fits. A fit donates
-    the parameters that it starts from.
+    adapters. So does the cold-started q_phi while held-out rationales are scored, and with
+    `num_cold_samples` in the E-step. A fit donates the parameters that it starts from.
 
     Args:
         lm: of both models.
@@ -52,6 +52,15 @@ def programs(
         batch_tokens=batch_sizes.score_tokens,
         resident={"phi": own, **cold, **engine.resident_between_bursts(drawing, params, "phi to decode")},
     )
+    measuring = scoring.program(
+        "em: score held-out rationales",
+        lm,
+        mesh,
+        params,
+        length=length,
+        batch_tokens=batch_sizes.score_tokens,
+        resident={"the other role": own, "the cold-started phi": own},
+    )
     fit_phi = phi_fitter.program(
         "em: fit phi",
         lm,
@@ -60,4 +69,4 @@ def programs(
         resident={"theta": own},
     )
     fit_theta = theta_fitter.program("em: fit theta", lm, SftLoss(), resident={"phi": own})
-    return [*drawing, ranking, fit_phi, fit_theta]
+    return [*drawing, ranking, fit_phi, fit_theta, measuring]

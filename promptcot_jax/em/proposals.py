@@ -22,7 +22,7 @@ from promptcot_jax.data import examples
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.em import generators
 from promptcot_jax.em.generators import PromptModel, RationaleModel, Round
-from promptcot_jax.em.pairs import Pair, Rationale
+from promptcot_jax.em.pairs import Pair
 from promptcot_jax.objectives import bounds
 
 Block = tuple[int, ...]  # a z block, with its markers and without an end token
@@ -40,6 +40,11 @@ class Proposals:
     pairs: Sequence[Pair]
     blocks: Sequence[Sequence[Block | None]]
     counts: tuple[int, int, int]
+
+    @property
+    def samples(self) -> list[tuple[int, Block | None]]:
+        """The number of its pair, and the block, of each sample in order."""
+        return [(i, block) for i, row in enumerate(self.blocks) for block in row]
 
 
 def draw(
@@ -60,39 +65,33 @@ def draw(
         cold_phi: reads the cold-started q_phi; called where its samples are missing.
     """
     seed, tokenizer = em_round.config.seed, rationale_model.tokenizer
-    key = prng.stream_key(seed, "held_out")
-    of_cold = rationale_model.map_rationales(
+    of_cold = rationale_model.stored_rationales(
         lambda: rationale_model.sampler(
             cold_phi(), temperature=1.0, key=prng.stream_key(seed, "held_out", 2)
         ),
         pairs,
         counts[0],
-        lambda _, rows: [z for row in rows for z in row],
-        Rationale,
         path=em_round.em_directory / "held_out_proposals.jsonl",
         pairs_per_shard=em_round.config.pairs_per_shard,
         name="held-out proposals",
     )
-    from_phi = rationale_model.sampler(phi, temperature=1.0, key=key)
-    of_phi = [z for row in rationale_model.rationales(from_phi, pairs, counts[1]) for z in row]
+    from_phi = rationale_model.sampler(phi, temperature=1.0, key=prng.stream_key(seed, "held_out"))
+    of_phi = rationale_model.rationales(from_phi, pairs, counts[1])
     del from_phi  # and its copy of the parameters, before the other model's is made
     # Noise of its own: models that are alike would draw the same rationales from the same.
-    of_its_own = prng.stream_key(seed, "held_out", 3)
-    from_theta = prompt_model.sampler(theta, temperature=1.0, key=of_its_own)
-    of_theta = from_theta.complete(generators.draws_of_pairs(pairs, counts[2]), generators.theta_prompt_ids)
-    blocks = (
-        [z.block_ids if z.finish_reason == "stop" else None for z in of_cold],
-        [z.block_ids if z.finish_reason == "stop" else None for z in of_phi],
-        [_ended_block(tokenizer, completion.ids_without_end) for completion in of_theta],
+    from_theta = prompt_model.sampler(theta, temperature=1.0, key=prng.stream_key(seed, "held_out", 3))
+    completions = from_theta.complete(
+        generators.draws_of_pairs(pairs, counts[2]), generators.theta_prompt_ids
     )
-    return Proposals(
-        pairs,
+    of_theta = [_ended_block(tokenizer, completion.ids_without_end) for completion in completions]
+    blocks = [
         [
-            [block for of, n in zip(blocks, counts, strict=True) for block in of[i * n : (i + 1) * n]]
-            for i in range(len(pairs))
-        ],
-        counts,
-    )
+            *(z.block_ids if z.finish_reason == "stop" else None for z in (*cold_row, *phi_row)),
+            *of_theta[i * counts[2] : (i + 1) * counts[2]],
+        ]
+        for i, (cold_row, phi_row) in enumerate(zip(of_cold, of_phi, strict=True))
+    ]
+    return Proposals(pairs, blocks, counts)
 
 
 def measure(
@@ -119,7 +118,7 @@ def measure(
     elbo = bounds.elbo((log_joint - log_q[1])[:, of_phi])
     has_elbo = np.isfinite(elbo)
     tokens = x_tokens[measured].sum() or np.nan
-    samples = [(i, block) for i, row in enumerate(proposals.blocks) for block in row]
+    samples = proposals.samples
     return {
         "nll_bound": -bound[measured].sum() / tokens,
         "nll_bound_error": np.sqrt((error[measured] ** 2).sum()) / tokens,
@@ -147,7 +146,7 @@ def _scores(
 
     Equal samples of a pair are scored once.
     """
-    samples = [(i, block) for i, row in enumerate(proposals.blocks) for block in row]
+    samples = proposals.samples
     distinct = dict.fromkeys((i, block) for i, block in samples if block is not None)
     shape = len(proposals.pairs), sum(proposals.counts)
     if not distinct:

@@ -67,7 +67,7 @@ def _interval(row: Mapping[str, Any], field: str) -> str:
     """Of the change of the bound since the cold start, paired over the held-out pairs."""
     if field != "nll_bound" or "bound_change" not in row:
         return ""
-    return f" (change {row['bound_change']:+.4f} \u00b1 {row['bound_change_width']:.4f})"
+    return f" (change {row['bound_change']:+.4f} \u00b1 {row['bound_change_half_width']:.4f})"
 
 
 def _kept_tiles(workdir: epath.Path) -> Iterator[Tile]:

@@ -172,7 +172,7 @@ def _of_rounds(workdir: epath.Path) -> Iterator[str]:
         )
     bounds = [row["nll_bound"] for row in rounds if row.get("nll_bound") is not None]
     limit = settings.get("em.em_config.max_rounds")
-    fell = last.get("bound_change", -1.0) + last.get("bound_change_width", 0.0) < 0
+    fell = last.get("bound_change", -1.0) + last.get("bound_change_half_width", 0.0) < 0
     if limit and len(rounds) > limit and len(bounds) > 1 and min(bounds) == bounds[-1] and fell:
         rounds_told = "1 round" if limit == 1 else f"{limit} rounds"
         yield f"EM ended at its limit of {rounds_told} while the held-out bound was still falling."

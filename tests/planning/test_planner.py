@@ -85,6 +85,7 @@ def test_every_stage_has_its_programs(quickstart: dict[str, dict]):
         "em: score under theta",
         "em: fit phi",
         "em: fit theta",
+        "em: score held-out rationales",
     ]
     assert names["synthesize"] == ["synthesize: prefill", "synthesize: decode", "synthesize: score"]
     assert names["evaluate"] == ["evaluate: prefill", "evaluate: decode"]
@@ -106,6 +107,8 @@ def test_em_counts_what_no_program_sees(quickstart: dict[str, dict]):
     assert measures.bytes_of_chip(found["em: fit phi"].resident) == one
     assert measures.bytes_of_chip(found["em: fit theta"].resident) == one
     assert measures.bytes_of_chip(found["em: rationales: decode"].resident) == 2 * one  # each as trained
+    held_out = found["em: score held-out rationales"]
+    assert measures.bytes_of_chip(held_out.resident) == 2 * one  # the other model, and the cold-started q_phi
     e_step = dataclasses.replace(quickstart["em"]["e_step"], num_cold_samples=2)
     with_cold = {
         program.name: program for program in programs_of("em", quickstart["em"] | {"e_step": e_step})
@@ -114,7 +117,8 @@ def test_em_counts_what_no_program_sees(quickstart: dict[str, dict]):
         name: measures.bytes_of_chip(with_cold[name].resident) - measures.bytes_of_chip(found[name].resident)
         for name in found
     }
-    assert more == dict.fromkeys(found, one) | {"em: fit phi": 0, "em: fit theta": 0}
+    without = dict.fromkeys(("em: fit phi", "em: fit theta", "em: score held-out rationales"), 0)
+    assert more == dict.fromkeys(found, one) | without
 
 
 def test_self_play_scores_what_its_method_needs():
@@ -237,7 +241,7 @@ def test_a_stage_that_fits_is_compiled_once(quickstart: dict[str, dict]):
     )
     assert plan.fits
     assert plan.advice is None
-    assert len(names) == 5
+    assert len(names) == 6
 
 
 def test_micro_batches_come_before_remat(quickstart: dict[str, dict]):

@@ -205,7 +205,7 @@ def test_the_best_round_is_the_records_for_both_figures(tmp_path):
         {"round": i - 1, "nll_bound": bound, "nll_x_given_q": nll, "best_round": min(i - 1, 0)}
         for i, (bound, nll) in enumerate([(0.5, 0.3), (0.45, 0.35), (0.4, 0.2)])
     ]
-    rows[1] |= {"bound_change": -0.05, "bound_change_width": 0.012}
+    rows[1] |= {"bound_change": -0.05, "bound_change_half_width": 0.012}
     jsonl.write_records(tmp_path / "em" / "nll.jsonl", rows)
     said = report.render(tmp_path)
     assert "0.5 \u2192 0.45<" in said

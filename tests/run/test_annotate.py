@@ -184,7 +184,7 @@ def test_a_server_that_misbehaves_costs_rejects_with_reasons_and_nothing_else(tm
 
     with OpenAIServer(misbehaving) as server:
         arguments = command(server, tmp_path / "run", problems)
-        arguments.append("--gin.annotate/endpoint.EndpointConfig.attempt_seconds=0.5")
+        arguments.append("--gin.annotate/endpoint.EndpointConfig.attempt_seconds=2.0")
         assert cli.main(arguments) == 0
         assert server.most_at_once <= 16
         # A second run has nothing to do; without its files it asks for nothing that was answered, but three

@@ -246,7 +246,7 @@ def test_a_server_that_misbehaves_loses_nothing_and_is_paid_once(tmp_path: Path,
 
     run = tmp_path / "run"
     with OpenAIServer(misbehaving) as server:
-        arguments = command(server, run, prompts, "--gin.distill/endpoint.EndpointConfig.attempt_seconds=0.5")
+        arguments = command(server, run, prompts, "--gin.distill/endpoint.EndpointConfig.attempt_seconds=2.0")
         assert cli.main(arguments) == 0
         assert max(server.served.values()) == 1
         assert cli.main(arguments) == 0  # done already

@@ -231,7 +231,7 @@ def test_a_server_that_misbehaves_costs_votes_with_reasons_and_nothing_else(tmp_
 
     with OpenAIServer(misbehaving) as server:
         arguments = command(server, tmp_path / "run", problems)
-        arguments.append("--gin.verify/endpoint.EndpointConfig.attempt_seconds=0.5")
+        arguments.append("--gin.verify/endpoint.EndpointConfig.attempt_seconds=2.0")
         assert cli.main(arguments) == 0
         # A second run has nothing to do; without its files it asks for nothing that was answered, but three
         # times for each of the eight replies that nobody could read.

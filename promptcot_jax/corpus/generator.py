@@ -13,7 +13,7 @@ import random
 from typing import Literal, TypeVar
 
 from promptcot_jax.core.records import MathCorpusRow, ProgramCorpusRow
-from promptcot_jax.core.settings import NonNegativeInt, settings
+from promptcot_jax.core.settings import NonNegativeInt, Share, settings
 from promptcot_jax.corpus import endings, math_families, program_families, rows, styles
 from promptcot_jax.corpus.families import (
     Family,
@@ -49,6 +49,7 @@ class CorpusConfig:
     num_novel: NonNegativeInt = 128  # rows whose (family, ending) pair of concepts occurs in no other split
     families: Literal["all"] | tuple[str, ...] = "all"
     styles: tuple[str, ...] = styles.STYLES  # drawn with equal chances
+    swapped_share: Share = 0.0  # of the training rows that have the rationale of another row of their family
 
     def __post_init__(self) -> None:
         for field, chosen, known in (
@@ -83,10 +84,25 @@ def generate(config: CorpusConfig) -> Corpus:
         ValueError: a family cannot give as many distinct problems as asked for.
     """
     return Corpus(
-        train=_split_rows(config, "train", config.num_train),
+        train=_with_swapped_rationales(config, _split_rows(config, "train", config.num_train)),
         heldout=_split_rows(config, "heldout", config.num_heldout),
         novel=_split_rows(config, "novel", config.num_novel),
     )
+
+
+def _with_swapped_rationales(config: CorpusConfig, train: list[CorpusRow]) -> list[CorpusRow]:
+    """An annotator who mixes problems up: the drawn rows of a family pass their rationales round."""
+    draw = random.Random(f"{config.seed}/swapped rationales")
+    drawn: dict[str, list[int]] = {}
+    for index, row in enumerate(train):
+        if draw.random() < config.swapped_share:
+            drawn.setdefault(row.family, []).append(index)
+    mixed = list(train)
+    for of_family in drawn.values():
+        for index, other in zip(of_family, (*of_family[1:], of_family[0]), strict=True):
+            theirs = train[other]
+            mixed[index] = dataclasses.replace(train[index], rationale=theirs.rationale, style=theirs.style)
+    return mixed
 
 
 def novel_endings(seed: int) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The corpus as a whole: splits, determinism, styles, and what rationales may and may not show."""
 
 import collections
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -207,6 +208,24 @@ def test_exact_tells_more_of_the_problem_than_stepwise_than_plan_than_vague(all_
     assert 0.2 < share["plan"] < 0.6
     assert share["plan"] + 0.2 < share["stepwise"] < share["exact"]
     assert share["exact"] > 0.9
+
+
+def test_a_share_of_training_rationales_is_swapped_within_families():
+    config = generator.CorpusConfig(seed=7, num_train=1200, num_heldout=240, num_novel=120)
+    right = generator.generate(config)
+    mixed = generator.generate(dataclasses.replace(config, swapped_share=1 / 3))
+    assert (mixed.heldout, mixed.novel) == (right.heldout, right.novel)
+    for ours, theirs in zip(mixed.train, right.train, strict=True):
+        assert dataclasses.replace(ours, rationale=theirs.rationale, style=theirs.style) == theirs
+    changed = sum(
+        ours.rationale != theirs.rationale for ours, theirs in zip(mixed.train, right.train, strict=True)
+    )
+    assert abs(changed / 1200 - 1 / 3) < 0.05
+    of_family = [
+        collections.Counter((row.family, row.style, row.rationale) for row in rows.train)
+        for rows in (mixed, right)
+    ]
+    assert of_family[0] == of_family[1]  # passed round in the family, none lost
 
 
 def test_chosen_families_and_styles_alone_are_used():

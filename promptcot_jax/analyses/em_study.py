@@ -66,7 +66,7 @@ def study(workdirs: Sequence[epath.PathLike]) -> list[AnalysisResult]:
             f"no EM run in {', '.join(map(str, workdirs))}: neither em/nll.jsonl nor seed_N/em/nll.jsonl; "
             "run 'promptcot em', or the study with runs/em_study.gin."
         )
-    return [*nll_figures(runs), *_rounds(runs)]
+    return [*nll_figures(runs), *_within_rounds(runs), *_rounds(runs)]
 
 
 def nll_figures(runs: Sequence[epath.Path]) -> list[AnalysisResult]:
@@ -225,7 +225,9 @@ def _of_all_seeds(statistics: Sequence[Row]) -> list[Row]:
 
 
 @figures.drawing()
-def draw_nll(statistics: Sequence[Row]) -> mpl_figure.Figure:
+def draw_nll(
+    statistics: Sequence[Row], label: str = "held-out NLL, nats per token of the problem"
+) -> mpl_figure.Figure:
     """The figure of the study's numbers, see `nll_statistics`; of each curve the rounds of all its seeds.
 
     Beside them the arms of EM by themselves: the flat lines may be so far away that its curves are one line.
@@ -238,9 +240,44 @@ def draw_nll(statistics: Sequence[Row]) -> mpl_figure.Figure:
         _draw_curves(axes, rows, "x")
         axes.set_xlabel("EM round (\u22121: cold start)")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    figure.supylabel("held-out NLL, nats per token of the problem", fontsize=10.5)
+    figure.supylabel(label, fontsize=10.5)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
     return figure
+
+
+def fit_statistics(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
+    """Mean and deviation over runs of the held-out NLL that theta's fits measured, by variant and `x`.
+
+    `x` is the round before plus the share of the round's evaluations: 0.5 is in the middle of round 1, and 1
+    its end. Runs whose rounds had other numbers of them have other `x`.
+    """
+    values: dict[tuple[str, float], dict[epath.Path, float]] = collections.defaultdict(dict)
+    for run in runs:
+        (variant,) = {row["variant"] for row in workdir_files.rows(run / "nll.jsonl")}
+        for index in {row["round"] for row in workdir_files.rows(run / "nll.jsonl")}:
+            rows = workdir_files.rows(run / f"round_{index:03d}" / "theta_training" / "metrics.jsonl")
+            measured = [row["eval/nll"] for row in rows if "eval/nll" in row]
+            for number, nll in enumerate(measured, start=1):
+                values[variant, index - 1 + number / len(measured)][run] = nll
+    return _statistics(values, ("variant", "x"), list(CURVES))
+
+
+def _within_rounds(runs: Sequence[epath.Path]) -> list[AnalysisResult]:
+    """The curve over training steps; none where no fit was measured on the way."""
+    statistics = fit_statistics(runs)
+    if not statistics:
+        return []
+    return [
+        AnalysisResult(
+            name="em_study_within_rounds",
+            title="EM: held-out NLL while p_theta is fitted",
+            caption="Held-out NLL of p_theta per token of z and x, the loss that it is fitted by, during the "
+            "M-steps; z is what q_phi writes greedily in that round, so that curves begin anew with each; "
+            f"mean and deviation over {_numbers(statistics, 'run')}.{_stopped(statistics, 'run')}",
+            rows=statistics,
+            figure=draw_nll(statistics, "held-out NLL, nats per token of z and x"),
+        )
+    ]
 
 
 def _draw_curves(axes: mpl_axes.Axes, statistics: Sequence[Row], x: str) -> None:

@@ -94,6 +94,20 @@ def test_seeds_of_a_workdir_are_found_with_their_other_arms(tmp_path):
     assert reward["deviation"] == pytest.approx(statistics.stdev([-90.0, -86.0]))
 
 
+def test_the_curve_within_rounds_goes_by_shares_of_each(tmp_path):
+    write_seeds(tmp_path)
+    for seed in (0, 1):
+        for arm, nlls in (("", [0.5, 0.4 + 0.1 * seed]), ("fixed", [0.6])):
+            training = tmp_path / f"seed_{seed}" / "em" / arm / "round_000" / "theta_training"
+            logged = [{"step": 8 * i, "loss": 1.0} | {"eval/nll": nll} for i, nll in enumerate(nlls, 1)]
+            jsonl.write_records(training / "metrics.jsonl", [{"step": 4, "loss": 2.0}, *logged])
+    made = {one.name: one for one in em_study.study([tmp_path])}
+    found = {
+        (row["variant"], row["x"]): (row["mean"], row["seeds"]) for row in made["em_study_within_rounds"].rows
+    }
+    assert found == {("e_step", -0.5): (0.5, 2), ("e_step", 0.0): (0.45, 2), ("fixed", 0.0): (0.6, 2)}
+
+
 def test_a_single_run_has_no_bands_and_says_so(tmp_path):
     write_seeds(tmp_path, (0,))
     (made, _) = em_study.study([tmp_path / "seed_0"])

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 
 from etils import epath
 
+from promptcot_jax.core import jsonl
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.em.e_step import e_step
@@ -34,6 +35,7 @@ from promptcot_jax.em.history import Figures, History
 from promptcot_jax.em.m_step import fixed_rationales, m_step
 from promptcot_jax.em.pairs import Pair, pairs_of_round
 from promptcot_jax.em.settings import EmConfig, EStepConfig, HeldOutConfig
+from promptcot_jax.parallel import hosts
 from promptcot_jax.trainers import driver
 
 
@@ -84,6 +86,18 @@ def run(em: Em, theta: Params, phi: Params) -> dict[str, int]:
     rounds = _Rounds(em, theta, phi)
     driver.drive(rounds)
     return {"pairs": len(em.pairs), "held_out_pairs": len(em.held_out_pairs)} | rounds.history.counts()
+
+
+def share_cold_start(directory: epath.Path, of_arm: epath.Path) -> None:
+    """Gives another arm round -1, which is the same for all that start from the same models."""
+
+    def copy() -> None:
+        # The figures last: where they are, the round is complete.
+        for name in ("held_out_proposals.jsonl", "cold_start.json"):
+            if (directory / name).exists() and not (of_arm / name).exists():
+                jsonl.write_atomically(of_arm / name, (directory / name).read_bytes())
+
+    hosts.wait_for_first(f"share the cold start with {of_arm.name}", copy)
 
 
 def run_round(em: Em, em_round: Round, theta: Params, phi: Params) -> tuple[Params, Params, list[Figures]]:

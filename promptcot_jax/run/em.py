@@ -126,6 +126,7 @@ def em(
         for arm, run in runs.items():
             if arm in arms:  # the arrays of the run before are gone
                 theta_params, phi_params = (load_model(path).params for path in (theta, phi))
+                rounds.share_cold_start(directory, run.directory)
             of_run = rounds.run(run, theta_params, phi_params)
             of_rounds |= {f"{arm}_{name}" if arm in arms else name: n for name, n in of_run.items()}
     return stage.StageResult(counts={**tasks.counts_of_rows([counts]), **of_rounds})

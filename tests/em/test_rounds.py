@@ -152,6 +152,25 @@ def test_without_e_step_theta_is_fitted_to_one_rationale_for_all_rounds(
     assert {row["variant"] for _, _, row in jsonl.iter_rows(tmp_path / "nll.jsonl")} == {arm}
 
 
+def test_an_arm_takes_over_the_figures_of_the_cold_start(cold, whole, tmp_path, monkeypatch):
+    """The same rows as if it had measured it again; the proposals are those that the first arm drew."""
+    measured = []
+    real = rounds.held_out
+    monkeypatch.setattr(
+        rounds,
+        "held_out",
+        lambda *models, **given: measured.append(given["em_round"].index) or real(*models, **given),
+    )
+    for name in ("alone", "shared"):
+        em = make_em(cold, tmp_path / name, arm="given", max_rounds=1)
+        if name == "shared":
+            rounds.share_cold_start(whole[0].directory, em.directory)
+        run(cold, em)
+    assert measured == [-1, 0, 0]
+    for file in ("nll.jsonl", "diagnostics.jsonl", "held_out_proposals.jsonl"):
+        assert (tmp_path / "alone" / file).read_bytes() == (tmp_path / "shared" / file).read_bytes()
+
+
 def test_an_arm_is_the_given_settings_but_for_its_own():
     config, e_step = (
         EmConfig(max_rounds=7, fixed_temperature=0.3),

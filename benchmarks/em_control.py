@@ -399,13 +399,18 @@ COLOURS = dict(zip(LETTERS, ("#0072B2", "#CC79A7", "#E69F00", "#D55E00", "#00000
 
 
 def draw(results: Results, path: str) -> None:
-    """Each figure over rounds, by arm; bands are one standard deviation over seeds."""
+    """Each figure over rounds, by arm, of the pairs that all rounds have.
+
+    Bands are one standard deviation over seeds of the change since the cold start.
+    """
     figure, grid = pyplot.subplots(2, 3, figsize=(10.5, 6.2), layout="constrained")
     rounds = range(-1, results.last + 1)
     for axes, (name, (title, truth)) in zip(grid.flat, PANELS.items(), strict=True):
         for arm in results.arms:
-            means = np.array([results.by_pair(name, arm, i).mean(axis=1) for i in rounds])  # [rounds, seeds]
-            middle, spread = means.mean(axis=1), means.std(axis=1)
+            by_pair = [results.by_pair(name, arm, i) for i in rounds]
+            num_pairs = min(values.shape[1] for values in by_pair)
+            means = np.array([values[:, :num_pairs].mean(axis=1) for values in by_pair])  # [rounds, seeds]
+            middle, spread = means.mean(axis=1), (means - means[0]).std(axis=1)
             axes.plot(rounds, middle, color=COLOURS[arm], label=f"{LETTERS[arm]} {arm}")
             axes.fill_between(rounds, middle - spread, middle + spread, color=COLOURS[arm], alpha=0.15, lw=0)
         if truth:

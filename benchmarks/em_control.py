@@ -353,7 +353,7 @@ def page(results: Results, condition: str) -> Iterator[str]:
         (
             [f"{LETTERS[arm]} {index}", *means(SHARES, arm, index)]
             for arm in with_e_step
-            for index in range(last + 1)
+            for index in (0, last)
         ),
     )
     differences = [(f"{LETTERS[arm]} - cold start", arm, "", -1) for arm in results.arms]

@@ -7,8 +7,8 @@ docs/results/em_control.md says what is asked and expected.
 Each condition and seed is a workdir of `promptcot run --gin_file=runs/em_control.gin`. After it the models of
 every round and arm are measured on held-out pairs, into `measured.jsonl` there: -log p(x | c) summed over the
 plans' texts, -log p(x | z, c) for q_phi's greedy z and for the right plan, q_phi's chance of that, and the
-bounds beside them. The tables compare arms by pair and seed; intervals are by bootstrap, of seeds and of
-pairs within a seed. What is complete is not done again.
+bounds beside them. The tables compare arms on the same pairs; 95 % intervals are Student's t over the means
+of seeds. What is complete is not done again.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from promptcot_jax.data import examples
 from promptcot_jax.em import generators, held_out, proposals
 from promptcot_jax.em import pairs as pairs_lib
 from promptcot_jax.em.settings import BatchSizes
+from promptcot_jax.objectives import paired
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import engine
 from promptcot_jax.trainers.loop import FitConfig, Fitter, LoopConfig
@@ -67,7 +68,6 @@ NUM_ENUMERATED = 64  # held-out pairs for which the plans are summed over, of th
 FEWER = 16  # such pairs of the other models, and where a plan has several texts
 NUM_PRIOR_SAMPLES = 512  # of p_theta(z | c), to find what it writes that is no plan's text
 MAX_TOKENS = 16
-NUM_RESAMPLES = 4_000
 
 
 def do(workdir: Path, condition: str, seed: int) -> None:
@@ -203,6 +203,7 @@ class Measure:
                 float(plans.is_right(z.rationale, plans.PLANS[i]))
                 for z, i in zip(greedy, self.right, strict=True)
             ],
+            "greedy_is_plan": [float(plans.is_plan(z.rationale)) for z in greedy],
             "q_true": np.exp(log_q).sum(axis=1).tolist(),
             **self._enumeration(theta, phi, pairs),
             "bound_of_8": self._bound_of_phi(theta, phi, pairs, 8),
@@ -294,20 +295,18 @@ class Results:
     def by_pair(self, figure: str, arm: str, index: int) -> np.ndarray:  # [seeds, pairs]
         return np.array([row[figure] for row in self.rows(arm, index)], np.float64)
 
-    def mean(self, figure: str, arm: str, index: int) -> float:
-        return float(np.mean([np.mean(row[figure]) for row in self.rows(arm, index)]))
+    def mean(self, figure: str, arm: str, index: int, num_pairs: int | None = None) -> float:
+        """Over seeds, and over the first pairs of each."""
+        means = [np.mean(np.atleast_1d(row[figure])[:num_pairs]) for row in self.rows(arm, index)]
+        return float(np.mean(means))
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of [seeds, pairs]: of seeds, and of pairs within each."""
-    random_state = np.random.default_rng(0)
-    num_seeds, num_pairs = values.shape
-    means = [
-        np.mean([values[s, random_state.integers(num_pairs, size=num_pairs)].mean() for s in drawn])
-        for drawn in random_state.integers(num_seeds, size=(NUM_RESAMPLES, num_seeds))
-    ]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+    """95 % interval of the mean of [seeds, pairs], by Student's t over the means of seeds."""
+    means = values.mean(axis=1)
+    error = means.std(ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.inf
+    width = paired.half_width(error, len(means))
+    return float(means.mean() - width), float(means.mean() + width)
 
 
 def change(values: np.ndarray) -> str:
@@ -316,7 +315,16 @@ def change(values: np.ndarray) -> str:
 
 
 FIGURES = (
-    *("exact", "x_given_greedy", "x_given_true", "q_true", "greedy_right", "kl", "bound_of_8"),
+    *(
+        "exact",
+        "x_given_greedy",
+        "x_given_true",
+        "q_true",
+        "greedy_right",
+        "greedy_is_plan",
+        "kl",
+        "bound_of_8",
+    ),
     *("prior_on_texts", "q_on_texts"),
 )
 SHARES = ("samples_right", "winners_right", "samples_generic", "winners_generic", "distinct")
@@ -333,9 +341,12 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
 def page(results: Results, condition: str) -> Iterator[str]:
     """Lines of markdown: what was measured of each arm, and differences between arms."""
     last, num_seeds = results.last, len(results.seeds)
-    truth = [results.mean(name, "", -1) for name in ("true_x", "true_x_given_true")]
+    num_exact = len(results.rows("", -1)[0]["exact"])
+    truth = [
+        results.mean(name, "", -1, num) for name, num in (("true_x", num_exact), ("true_x_given_true", None))
+    ]
     yield f"### {condition}: {num_seeds} seed{'s' * (num_seeds > 1)}, after round {last}\n"
-    yield "The world's own -log p(x) is {:.3f}, -log p(x | z*) {:.3f}.".format(*truth)
+    yield "The world's own -log p(x) of the pairs of `exact` is {:.3f}; -log p(x | z*) {:.3f}.".format(*truth)
 
     def means(names: Sequence[str], arm: str, index: int) -> list[str]:
         return [f"{results.mean(name, arm, index):.3f}" for name in names]
@@ -414,7 +425,9 @@ def draw(results: Results, path: str) -> None:
             axes.plot(rounds, middle, color=COLOURS[arm], label=f"{LETTERS[arm]} {arm}")
             axes.fill_between(rounds, middle - spread, middle + spread, color=COLOURS[arm], alpha=0.15, lw=0)
         if truth:
-            axes.axhline(results.mean(truth, "", -1), color="grey", ls=":", label="the world's own")
+            axes.axhline(
+                results.mean(truth, "", -1, num_pairs), color="grey", ls=":", label="the world's own"
+            )
         axes.set_title(title)
         axes.set_xlabel("EM round (\u22121: cold start)")
     figure.legend(

@@ -85,6 +85,11 @@ def plan_of_row(row_id: str) -> Plan:
     return first, second
 
 
+def is_plan(rationale: str) -> bool:
+    """Whether a rationale is a plan's text, in any wording, or the generic one."""
+    return rationale.strip() == GENERIC or any(is_right(rationale, plan) for plan in PLANS)
+
+
 def is_right(rationale: str, plan: Plan) -> bool:
     """Whether a rationale names the plan, in any wording."""
     word, *letters = rationale.split() or [""]

@@ -75,6 +75,9 @@ def test_wordings_and_the_generic_rationale_have_their_shares():
     assert not plans.is_right("plan B A", ("A", "B"))
     assert plans.is_right("use A B", ("A", "B"))
     assert not plans.is_right("", ("A", "B"))
+    assert plans.is_plan("use A B")
+    assert plans.is_plan(plans.GENERIC)
+    assert not any(plans.is_plan(text) for text in ("", "plan A", "plan A B B", "plan A X"))
 
 
 def test_a_seed_gives_the_same_rows_and_how_many_changes_none():

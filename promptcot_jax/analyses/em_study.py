@@ -253,8 +253,8 @@ def fit_statistics(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
     """
     values: dict[tuple[str, float], dict[epath.Path, float]] = collections.defaultdict(dict)
     for run in runs:
-        (variant,) = {row["variant"] for row in workdir_files.rows(run / "nll.jsonl")}
-        for index in {row["round"] for row in workdir_files.rows(run / "nll.jsonl")}:
+        of_rounds = {(row["variant"], row["round"]) for row in workdir_files.rows(run / "nll.jsonl")}
+        for variant, index in of_rounds:
             rows = workdir_files.rows(run / f"round_{index:03d}" / "theta_training" / "metrics.jsonl")
             measured = [row["eval/nll"] for row in rows if "eval/nll" in row]
             for number, nll in enumerate(measured, start=1):

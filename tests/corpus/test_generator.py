@@ -247,6 +247,7 @@ def test_chosen_families_and_styles_alone_are_used():
         {"families": ("crt", "no_such")},
         {"styles": ()},
         {"styles": ("exact", "poetic")},
+        {"swapped_share": 1.5},
     ],
 )
 def test_nonsense_settings_are_refused_by_name(settings):

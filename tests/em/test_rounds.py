@@ -280,8 +280,8 @@ def test_other_objectives_and_a_kept_optimizer_run(cold, tmp_path, objective):
 def test_eight_devices_give_the_rounds_of_one(cold, tmp_path, objective, sizes):
     """The same rationales, 1e-3 of their summed scores, and the same parameters after two rounds of fits.
 
-    Where a gradient is next to nothing, as where advantages cancel, Adam's step is of any size up to the
-    rate: so the parameters agree by their mean, and each to within two steps of 1e-3.
+    Where a gradient is next to nothing, as where the advantages of GRPO cancel, Adam's step is of any size up
+    to the rate: so there the parameters agree by their mean, and each to within two steps of 1e-3.
     """
     e_step = dataclasses.replace(E_STEP, objective=objective)
     for name, mesh in (("one", MESH), ("eight", mesh_lib.make_mesh(mesh_lib.MeshConfig(**sizes)))):
@@ -302,7 +302,7 @@ def test_eight_devices_give_the_rounds_of_one(cold, tmp_path, objective, sizes):
             ours, theirs = (jax.tree.leaves(params_of(directory / role)) for directory in (eight, one))
             apart = np.concatenate([np.abs(a - b).ravel() for a, b in zip(ours, theirs, strict=True)])
             assert apart.mean() < 1e-6
-            assert apart.max() < 2e-3
+            assert apart.max() < (2e-3 if objective == "grpo" else 1e-4)
 
 
 def test_a_run_of_fewer_rounds_than_are_there_has_the_rows_of_its_own(tmp_path):

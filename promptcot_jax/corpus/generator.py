@@ -49,7 +49,8 @@ class CorpusConfig:
     num_novel: NonNegativeInt = 128  # rows whose (family, ending) pair of concepts occurs in no other split
     families: Literal["all"] | tuple[str, ...] = "all"
     styles: tuple[str, ...] = styles.STYLES  # drawn with equal chances
-    swapped_share: Share = 0.0  # of the training rows that have the rationale of another row of their family
+    swapped_share: Share = 0.0  # of the rows below that have the rationale of another one of their family
+    swapped_rows: NonNegativeInt = 0  # the first training rows, among which rationales are swapped; 0: all
 
     def __post_init__(self) -> None:
         for field, chosen, known in (
@@ -94,7 +95,7 @@ def _with_swapped_rationales(config: CorpusConfig, train: list[CorpusRow]) -> li
     """An annotator who mixes problems up: the drawn rows of a family pass their rationales round."""
     draw = random.Random(f"{config.seed}/swapped rationales")
     drawn: dict[str, list[int]] = {}
-    for index, row in enumerate(train):
+    for index, row in enumerate(train[: config.swapped_rows or None]):
         if draw.random() < config.swapped_share:
             drawn.setdefault(row.family, []).append(index)
     mixed = list(train)

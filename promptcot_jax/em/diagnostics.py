@@ -24,7 +24,7 @@ from promptcot_jax.objectives import bounds
 StyleOf = Callable[[str], str]  # names the style of a rationale, for data whose styles have names
 
 CLOSE = 0.5  # nats of R: the better of two is then less than twice as likely as the other
-COLLAPSED = 0.3  # share of distinct samples of a pair; below, R has next to nothing to choose from
+COLLAPSED = 0.2  # of `distinct_rationales`; below, R has next to nothing to choose from
 COPY_NGRAM = 4  # words, numbers or signs
 _PIECES = re.compile(r"\w+|[^\w\s]")
 
@@ -75,10 +75,20 @@ def of_candidates(
         "length_chosen_mean": _mean([c.length for c in chosen]),
         "copy_rate": _mean(copies[is_valid]),
         "copy_rate_chosen": _mean([copies[best] for best in won]),
-        "distinct_rationales": _mean([len({c.token_ids for c in row}) / len(row) for row in rows]),
+        "distinct_rationales": distinct_share(rows),
         **_choice_figures(rows, rewards, nats),
         **_style_figures([c for row in rows for c in row if c.valid], chosen, style_of),
     }
+
+
+def distinct_share(rows: Sequence[Sequence[Candidate]]) -> float:
+    """Of a pair's valid samples but the first, the share that repeats none before it, mean over pairs.
+
+    1 where all differ and 0 where all are alike, whatever G; pairs with fewer than two say nothing.
+    """
+    of_pairs = [[c.token_ids for c in row if c.valid] for row in rows]
+    shares = [(len({*ids}) - 1) / (len(ids) - 1) for ids in of_pairs if len(ids) > 1]
+    return _mean(shares) if shares else 1.0
 
 
 def copy_rate(problem: str, rationale: str) -> float:

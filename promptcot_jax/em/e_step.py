@@ -17,6 +17,12 @@ from promptcot_jax.trainers import grpo, sft, train_step
 
 log = logging.getLogger(__name__)
 
+_REMEDIES = {  # of a collapse, as far as the objective has them
+    "best_of_g": "Raise EM_TEMPERATURE, EM_COLD_SAMPLES or EM_NUM_WINNERS, l",
+    "reward_weighted": "Raise EM_TEMPERATURE or EM_COLD_SAMPLES, l",
+    "grpo": "L",
+}
+
 
 def e_step(
     theta: Params,
@@ -74,22 +80,25 @@ def e_step(
     figures = diagnostics.of_candidates(pairs, candidates, config, rationale_model.style_of)
     if figures["distinct_rationales"] < diagnostics.COLLAPSED:
         log.warning(
-            "EM round %d: q_phi has collapsed: only %.0f %% of a pair's rationales are distinct, and leave "
-            "R next to nothing to choose from. Raise EM_TEMPERATURE, EM_COLD_SAMPLES or "
-            "EM_NUM_WINNERS, lower EM_LEARNING_RATE, or make fewer rounds (MAX_ROUNDS).",
+            "EM round %d (%s): q_phi has collapsed: only %.0f %% of a pair's further rationales differ from "
+            "the ones before, which leaves R next to nothing to choose from. %sower EM_LEARNING_RATE, or "
+            "make fewer rounds (MAX_ROUNDS).",
             em_round.index,
+            em_round.config.arm,
             100 * figures["distinct_rationales"],
+            _REMEDIES[config.objective],
         )
     winners, targets = ranking.winners(candidates), ranking.phi_targets(pairs, candidates, config)
     if config.objective == "reward_weighted":
         figures["phi_dropped_weights"] = sum(c.valid for c in candidates) - len(targets)
     if not targets and config.objective == "grpo":
-        log.warning("EM round %d: the samples of each pair are rewarded alike; phi stays", em_round.index)
+        alike = "EM round %d (%s): the samples of each pair are rewarded alike; phi stays"
+        log.warning(alike, em_round.index, em_round.config.arm)
         rationale_model.write(phi, em_round)
         return theta, phi, winners, figures
     if config.objective == "grpo":
         targets = _with_old_log_probs(rationale_model, phi, targets)
-    phi, counts = rationale_model.fit(phi, targets, em_round)
+    phi, counts = rationale_model.fit(phi, targets, em_round, loss=phi_loss(config))
     return theta, phi, winners, figures | counts
 
 

@@ -32,6 +32,8 @@ from promptcot_jax.trainers.loop import Fitter
 
 Record = TypeVar("Record")
 
+_SFT = sft.SftLoss()
+
 
 @dataclasses.dataclass(frozen=True)
 class Round:
@@ -76,7 +78,6 @@ class Generator:
     lm: LanguageModel
     tokenizer: Tokenizer
     fitter: Fitter
-    loss: train_step.Loss = sft.SftLoss()
     adapter: Adapter | None = None  # of an adapted model, of which only that is trained
     max_rationale_tokens: int
     batch_sizes: BatchSizes
@@ -118,12 +119,13 @@ class Generator:
         em_round: Round,
         *,
         held_out: Sequence[examples.TokenExample] = (),
+        loss: train_step.Loss = _SFT,
     ) -> tuple[Params, dict[str, int]]:
-        """SFT on a round's targets, written to its directory; reads the model back where it is complete.
+        """Fits a round's targets, and writes the model to its directory; reads it back where it is complete.
 
         Args:
             params: their arrays are donated, but for an adapted model's base.
-            held_out: what the fit measures its NLL per token on, every `eval_every` steps.
+            held_out: what the fit measures its NLL per token on, every `eval_every` steps, as far as it fits.
 
         Raises:
             WrongUse: there is nothing to train on.
@@ -139,15 +141,16 @@ class Generator:
         if store.is_complete_for_all(em_round.directory / self.role):
             params = self.read(params, em_round)
         else:
+            measured, _ = self.fitter.within_length(example_sets.Listed(held_out))
             params = self.fitter.train(
                 self.lm,
                 params,
                 batches,
                 directory=self._training(em_round),
                 name=f"EM {em_round.index} {self.role}",
-                loss=self.loss,
+                loss=loss,
                 opt_state=self._carried_optimizer_state(em_round),
-                held_out=example_sets.Listed(held_out),
+                held_out=measured,
                 donate=True,
             )
         self.write(params, em_round)
@@ -185,17 +188,27 @@ class Generator:
                 provenance,
                 adapter=self.adapter,
             )
-        loop.remove_checkpoints(self._training(em_round.previous if em_round.keeps_optimizer else em_round))
+        if not em_round.keeps_optimizer:
+            loop.remove_checkpoints(self._training(em_round))
+        elif (self._training(em_round) / loop.CHECKPOINTS).exists():
+            for earlier in range(em_round.index):
+                loop.remove_checkpoints(self._training(dataclasses.replace(em_round, index=earlier)))
 
     def _training(self, em_round: Round) -> epath.Path:
         return em_round.directory / f"{self.role}_training"
 
     def _carried_optimizer_state(self, em_round: Round) -> Any:
-        """The state that the last round's fit ended with, where the setting keeps it."""
-        last = self._training(em_round.previous)
-        if not em_round.keeps_optimizer or not hosts.decided_by_first("optimizer state", last.exists):
-            return None  # the first round, or the last one left this model as it was
-        return self.fitter.latest_state(self.lm, last).opt_state
+        """The state that the last fit of an earlier round ended with, where the setting keeps it."""
+
+        def last() -> int | None:
+            rounds = (dataclasses.replace(em_round, index=i) for i in reversed(range(em_round.index)))
+            kept = (r.index for r in rounds if (self._training(r) / loop.CHECKPOINTS).exists())
+            return next(kept, None)
+
+        if not em_round.keeps_optimizer or (index := hosts.decided_by_first("optimizer state", last)) is None:
+            return None  # no round before has fitted this model
+        training = self._training(dataclasses.replace(em_round, index=index))
+        return self.fitter.latest_state(self.lm, training).opt_state
 
 
 class PromptModel(Generator):

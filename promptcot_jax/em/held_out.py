@@ -11,8 +11,10 @@ Beside it, each per token of what it is the likelihood of:
 * `nll_x_given_q`: -log p(x | z, c) with the greedy z of q_phi (likely what the paper plots).
 * `nll_z`: -log p(z | c) of that z; `nll_z_and_x`: -log p(z, x | c), which the M-step minimizes.
 * `nll_x_given_p`: -log p(x | z, c) with the greedy z of p_theta(z | c).
-* `nll_x_given_like`: with q_phi's greedy z of a pair with like concepts. Its gap to `nll_x_given_q`, `z_gap`,
-  closes when p_theta has learned to ignore z (posterior collapse), which no bound shows.
+* `nll_x_given_like`: with q_phi's greedy z of a pair with like concepts, of the pairs that have such another.
+  Its gap to that with the own z, `z_gap`, closes when p_theta has learned to ignore z (posterior collapse),
+  which no bound shows, or when q_phi's z have come to say less. `z_gap_cold` is the same gap with the greedy
+  z of the cold-started q_phi, which are the same in every round.
 * `nll_x_given_other`, `z_gap_other`: with the z of the next pair, which may be of another kind altogether.
 
 For these a greedy z that did not end is closed with the end marker and scored all the same, so that every arm
@@ -70,6 +72,14 @@ def held_out(
     )
     bound, bound_by_pair = proposals.measure(theta, phi, drawn, *models, cold_phi=cold_phi)
     greedy = greedy_rationales(phi, pairs, rationale_model, seed)
+    of_cold = rationale_model.stored_rationales(
+        lambda: rationale_model.sampler(cold_phi(), temperature=0.0, key=prng.stream_key(seed, "held_out")),
+        pairs,
+        1,
+        path=em_round.em_directory / "held_out_rationales.jsonl",
+        pairs_per_shard=em_round.config.pairs_per_shard,
+        name="held-out rationales",
+    )
     from_theta = prompt_model.sampler(theta, temperature=1.0, key=prng.stream_key(seed, "held_out"))
     given_q, x_given_q_by_pair = _given_q(prompt_model, theta, pairs, greedy)
     figures = {
@@ -77,6 +87,7 @@ def held_out(
         "held_out_x_tokens": _num_x_tokens(pairs),
         **bound,
         **given_q,
+        **_use_of_cold(prompt_model, theta, pairs, [z for (z,) in of_cold]),
         **_given_p(prompt_model, theta, pairs, _greedy(from_theta)),
         **_distinct_problems(prompt_model.tokenizer, from_theta, pairs, config, seed),
     }
@@ -102,8 +113,11 @@ def greedy_rationales(
     return [z for (z,) in rationale_model.rationales(sampler, pairs, 1)]
 
 
-def direct_nll(model: LoadedModel, pairs: Sequence[Pair], batch_sizes: BatchSizes) -> dict[str, float]:
-    """Held-out NLL per token of x of a model cold-started on c -> x, the "without rationale" variant."""
+def direct_nll(model: LoadedModel, pairs: Sequence[Pair], batch_sizes: BatchSizes) -> dict[str, Any]:
+    """Held-out NLL per token of x of a model cold-started on c -> x, the "without rationale" variant.
+
+    `direct_by_pair` has the nats of each pair, to be compared with those of the bound.
+    """
     token_log_probs = scoring.score(
         model.lm,
         model.params,
@@ -112,8 +126,8 @@ def direct_nll(model: LoadedModel, pairs: Sequence[Pair], batch_sizes: BatchSize
         batch_tokens=batch_sizes.score_tokens,
         pad_id=model.tokenizer.pad_id,
     )
-    total = sum(float(scores.sum(dtype=np.float64)) for scores in token_log_probs)
-    return {"nll_direct": -total / _num_x_tokens(pairs)}
+    by_pair = [-float(scores.sum(dtype=np.float64)) for scores in token_log_probs]
+    return {"nll_direct": sum(by_pair) / _num_x_tokens(pairs), "direct_by_pair": by_pair}
 
 
 def _x_tokens(pairs: Sequence[Pair]) -> list[int]:
@@ -156,14 +170,56 @@ def _given_q(
         return figures, -log_p_x[:, 0]
     like = derangement.like_pairs(pairs)
     next_ones = [(i + 1) % len(pairs) for i in range(len(pairs))]
-    for others, nll, gap in (
-        (like.others, "nll_x_given_like", "z_gap"),
-        (next_ones, "nll_x_given_other", "z_gap_other"),
-    ):
-        _, log_p_x_other = prompt_model.log_joint(theta, pairs, [blocks[i] for i in others])
-        lost, error, _ = paired.difference(-log_p_x_other[:, 0], -log_p_x[:, 0], _x_tokens(pairs))
-        figures |= {nll: -log_p_x_other.sum() / x_tokens, gap: lost, f"{gap}_error": error}
-    return figures | {"pairs_without_like": like.num_unlike}, -log_p_x[:, 0]
+    gaps = {
+        "pairs_without_like": like.num_unlike,
+        **_gap(prompt_model, theta, pairs, blocks, like.others, like.is_like, ("nll_x_given_like", "z_gap")),
+        **_gap(
+            prompt_model,
+            theta,
+            pairs,
+            blocks,
+            next_ones,
+            (True,) * len(pairs),
+            ("nll_x_given_other", "z_gap_other"),
+        ),
+    }
+    return figures | gaps, -log_p_x[:, 0]
+
+
+def _use_of_cold(
+    prompt_model: PromptModel, theta: Params, pairs: Sequence[Pair], of_cold: Sequence[Rationale]
+) -> dict[str, Any]:
+    """What the z of the cold-started q_phi, the same in all rounds, are worth to theta."""
+    if len(pairs) < 2:
+        return {}
+    blocks, like = [[closed_block(prompt_model.tokenizer, z)] for z in of_cold], derangement.like_pairs(pairs)
+    names = ("nll_x_given_like_cold", "z_gap_cold")
+    return _gap(prompt_model, theta, pairs, blocks, like.others, like.is_like, names)
+
+
+def _gap(
+    prompt_model: PromptModel,
+    theta: Params,
+    pairs: Sequence[Pair],
+    blocks: Sequence[Sequence[Sequence[int]]],
+    others: Sequence[int],
+    counts: Sequence[bool],
+    names: tuple[str, str],
+) -> dict[str, Any]:
+    """NLL of x with the block of another pair, and what that costs, with its error over pairs.
+
+    Args:
+        counts: which pairs count; nothing is said where fewer than half do.
+    """
+    some = [i for i, counted in enumerate(counts) if counted]
+    if 2 * len(some) < len(pairs) or len(some) < 2:
+        return {}
+    chosen = [pairs[i] for i in some]
+    _, with_own = prompt_model.log_joint(theta, chosen, [blocks[i] for i in some])
+    _, with_other = prompt_model.log_joint(theta, chosen, [blocks[others[i]] for i in some])
+    lost, error, _ = paired.difference(-with_other[:, 0], -with_own[:, 0], _x_tokens(chosen))
+    nll, gap = names
+    return {nll: _nll(with_other, chosen), gap: lost, f"{gap}_error": error}
 
 
 def closed_block(tokenizer: Tokenizer, z: Rationale) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ Files below `em/`, NNN being the round:
     rationales.jsonl             (without E-step) the one rationale of each pair
     cold_start.json              held-out figures of the cold-started models: round -1
     held_out_proposals.jsonl     samples of the cold-started q_phi, weighed by every round's held-out bound
+    held_out_rationales.jsonl    its greedy rationales, whose worth to p_theta every round measures
     round_NNN/candidates.jsonl   every sampled rationale with its scores           E-step
     round_NNN/phi/               q_phi after its fit
     round_NNN/rationales.jsonl   greedy rationales of the updated q_phi            M-step
@@ -93,7 +94,7 @@ def share_cold_start(directory: epath.Path, of_arm: epath.Path) -> None:
 
     def copy() -> None:
         # The figures last: where they are, the round is complete.
-        for name in ("held_out_proposals.jsonl", "cold_start.json"):
+        for name in ("held_out_proposals.jsonl", "held_out_rationales.jsonl", "cold_start.json"):
             if (directory / name).exists() and not (of_arm / name).exists():
                 jsonl.write_atomically(of_arm / name, (directory / name).read_bytes())
 

@@ -20,7 +20,7 @@ _CUT_OFF = 0.02
 _NO_ANSWER = 0.1
 _GRADER_FAILED = 0.01
 _CLOSE = 0.5
-_COLLAPSED = 0.3  # as EM warns of itself
+_COLLAPSED = 0.2  # as EM warns of itself
 _SKIPPED = 0.05
 _SAME_GROUPS = 0.5
 _SHORT_WINS = -0.5
@@ -144,7 +144,7 @@ def _of_em(workdir: epath.Path) -> Iterator[str]:
     share, least = min(distinct, key=lambda found: found[0], default=(1.0, {}))
     if share < _COLLAPSED:
         yield (
-            f"Round {least['round']}: only {share:.1%} of a pair's rationales were distinct, so that R had "
+            f"Round {least['round']}: only {share:.1%} of a pair's further rationales differed, so that R had "
             "next to nothing to choose from: q\u03c6 has collapsed. EM_TEMPERATURE, "
             "EM_COLD_SAMPLES or EM_NUM_WINNERS may be too low, EM_LEARNING_RATE or MAX_ROUNDS too high."
         )

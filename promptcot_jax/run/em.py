@@ -15,7 +15,6 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.workdir import InputPath
 from promptcot_jax.corpus import styles
 from promptcot_jax.data import tasks, training_sets
-from promptcot_jax.em import e_step as e_step_lib
 from promptcot_jax.em import held_out as held_out_lib
 from promptcot_jax.em import pairs as pairs_lib
 from promptcot_jax.em import programs as em_programs
@@ -94,10 +93,11 @@ def em(
         fitter = functools.partial(Fitter, loop=loop_config, mesh=devices)
         shared = {"max_rationale_tokens": e_step.max_rationale_tokens, "batch_sizes": batch_sizes}
 
-        def baselines() -> dict[str, float]:
+        def baselines() -> dict[str, Any]:
             if not store.is_complete_for_all(direct):
                 return {}
-            return held_out_lib.direct_nll(load_model(direct), held_out_pairs, batch_sizes)
+            of_bound = held_out_pairs[: held_out.bound_pairs]
+            return held_out_lib.direct_nll(load_model(direct), of_bound, batch_sizes)
 
         prompt_model = PromptModel(
             **_fields(theta_model, fitter, theta_fit, theta_optimizer, role_seed(em_config.seed, "theta")),
@@ -113,7 +113,7 @@ def em(
             config, e_step_of_arm = settings_of_arm(arm, em_config, e_step)
             runs[arm] = rounds.Em(
                 prompt_model=prompt_model,
-                rationale_model=dataclasses.replace(rationale_model, loss=e_step_lib.phi_loss(e_step_of_arm)),
+                rationale_model=rationale_model,
                 pairs=pairs,
                 held_out_pairs=held_out_pairs,
                 e_step=e_step_of_arm,

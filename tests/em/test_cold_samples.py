@@ -67,6 +67,23 @@ def candidates_of(em, theta, phi, cold_phi, em_round, config=CONFIG):
     return jsonl.read_records(em_round.directory / "candidates.jsonl", records.Candidate)
 
 
+def test_samples_of_the_cold_start_have_noise_and_temperature_as_those_of_phi_have(cold, models, tmp_path):
+    """And not phi's own noise, by which like models would write the same."""
+    drawn, sampler = [], generators.Generator.sampler
+
+    def spied(self, params, *, temperature, key):
+        drawn.append((params, temperature, tuple(jax.random.key_data(key).tolist())))
+        return sampler(self, params, temperature=temperature, key=key)
+
+    theta, phi, cold_phi = models
+    em = toy_em.make_em(cold, tmp_path)
+    with mock.patch.object(generators.Generator, "sampler", spied):
+        candidates_of(em, theta, phi, lambda: cold_phi, Round(1, em.directory, em.config))
+    assert [params is own for (params, *_), own in zip(drawn, (cold_phi, phi), strict=True)] == [True] * 2
+    assert [temperature for _, temperature, _ in drawn] == [CONFIG.temperature] * 2
+    assert drawn[0][2] != drawn[1][2]
+
+
 @pytest.fixture(scope="module")
 def models(cold):
     """theta, an unsure phi, and a cold-started one that is less sure still."""

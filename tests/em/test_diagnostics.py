@@ -79,7 +79,13 @@ def test_figures_of_an_e_step_are_those_of_loops_over_its_candidates(drawn):
         "length_chosen_mean": np.mean([c.length for c in chosen]),
         "copy_rate": np.mean([diagnostics.copy_rate(PROBLEM, c.rationale) for c in valid]),
         "copy_rate_chosen": np.mean([diagnostics.copy_rate(PROBLEM, c.rationale) for c in chosen]),
-        "distinct_rationales": np.mean([len({c.token_ids for c in row}) / 5 for row in rows]),
+        "distinct_rationales": np.mean(
+            [
+                (len({c.token_ids for c in row if c.valid}) - 1) / (sum(c.valid for c in row) - 1)
+                for row in rows
+                if sum(c.valid for c in row) > 1
+            ]
+        ),
     }
     found = diagnostics.of_candidates(pairs, candidates, config)
     assert {name: found[name] for name in expected} == pytest.approx(expected)

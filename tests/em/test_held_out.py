@@ -6,14 +6,19 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
-from promptcot_jax.core import jsonl
-from promptcot_jax.data import templates
+from promptcot_jax.checkpoints import load
+from promptcot_jax.core import jsonl, prng, records
+from promptcot_jax.data import examples, templates
 from promptcot_jax.em import derangement, generators, held_out, history, proposals
+from promptcot_jax.em import pairs as pairs_lib
 from promptcot_jax.em.generators import Round
 from promptcot_jax.em.pairs import Rationale
 from promptcot_jax.em.settings import EmConfig, HeldOutConfig
 from promptcot_jax.objectives import bounds, paired
+from promptcot_jax.sampling import completions as completions_lib
+from promptcot_jax.sampling import rollouts
 from tests.em import table_model, toy_em
 from tests.em.toy_em import E_STEP, MESH, UNSURE, ByHand
 
@@ -144,25 +149,37 @@ def test_the_figures_given_q_are_those_of_its_greedy_rationale_and_of_other_pair
         )
 
     own, other = with_blocks(blocks), with_blocks(blocks[1:] + blocks[:1])
-    like = with_blocks([blocks[i] for i in derangement.like_pairs(em.held_out_pairs).others])
+    pairs = derangement.like_pairs(em.held_out_pairs)
+    some = np.flatnonzero(pairs.is_like)
+    assert 1 < len(some) < len(pairs.is_like)
+    like = with_blocks([blocks[i] for i in pairs.others])[some]
+    cold_blocks = [
+        tuple(measured.cold_phi.greedy(pair.phi_prompt_ids, BUDGET, lambda ids: ids[-1:] == [eos_id]))[:-1]
+        for pair in em.held_out_pairs
+    ]
+    cold_own = with_blocks(cold_blocks)[some]
+    cold_like = with_blocks([cold_blocks[i] for i in pairs.others])[some]
     z_tokens, x_tokens = sum(map(len, blocks)), num_x_tokens(em.held_out_pairs)
+    like_tokens = num_x_tokens([em.held_out_pairs[i] for i in some])
     expected = {
         "nll_x_given_q": -own[:, 1].sum() / x_tokens,
         "nll_z": -own[:, 0].sum() / z_tokens,
         "nll_z_and_x": -own.sum() / (z_tokens + x_tokens),
         "nll_x_given_other": -other[:, 1].sum() / x_tokens,
         "z_gap_other": (own[:, 1].sum() - other[:, 1].sum()) / x_tokens,
-        "nll_x_given_like": -like[:, 1].sum() / x_tokens,
-        "z_gap": (own[:, 1].sum() - like[:, 1].sum()) / x_tokens,
+        "nll_x_given_like": -like[:, 1].sum() / like_tokens,
+        "z_gap": (own[some, 1].sum() - like[:, 1].sum()) / like_tokens,
+        "z_gap_cold": (cold_own[:, 1].sum() - cold_like[:, 1].sum()) / like_tokens,
     }
     assert len({round(value, 3) for value in expected.values()}) > 4
     for name, value in expected.items():
         np.testing.assert_allclose(figures[name], value, atol=1e-3, err_msg=name)
     np.testing.assert_allclose(figures["held_out_by_pair"]["x_given_q"], -own[:, 1], atol=1e-2)
     x_by_pair = np.array([len(pair.problem_ids) for pair in em.held_out_pairs])
-    for name, others in (("z_gap", like), ("z_gap_other", other)):
-        distances = own[:, 1] - others[:, 1] - figures[name] * x_by_pair
-        error = np.sqrt((distances**2).sum() * 4 / 3) / x_tokens
+    for name, others, counted in (("z_gap", like, some), ("z_gap_other", other, range(4))):
+        tokens, n = x_by_pair[list(counted)], len(counted)
+        distances = own[list(counted), 1] - others[:, 1] - figures[name] * tokens
+        error = np.sqrt((distances**2).sum() * n / (n - 1)) / tokens.sum()
         np.testing.assert_allclose(figures[f"{name}_error"], error, rtol=2e-2)
 
 
@@ -182,15 +199,16 @@ def test_p_thetas_block_ends_with_the_marker_and_a_newline(cold):
     assert proposals._ended_block(cold.tokenizer, (*whole, *encode("more"))) == whole
 
 
-def test_q_phi_and_p_theta_draw_by_noise_of_their_own(measured):
+def test_each_proposal_is_of_its_model_undistorted_and_by_noise_of_its_own(measured, tmp_path):
     """From the same noise models that are alike would draw the same rationales."""
-    keys, sampler = [], generators.Generator.sampler
+    drawn, sampler = [], generators.Generator.sampler
 
     def spied(self, params, *, temperature, key):
-        keys.append(tuple(jax.random.key_data(key).tolist()))
+        drawn.append((self.role, params, temperature, tuple(jax.random.key_data(key).tolist())))
         return sampler(self, params, temperature=temperature, key=key)
 
     em = measured.em
+    models = measured.cold_phi.params, measured.phi.params, measured.theta.params
     with jax.set_mesh(MESH), mock.patch.object(generators.Generator, "sampler", spied):
         proposals.draw(
             measured.theta.params,
@@ -200,9 +218,12 @@ def test_q_phi_and_p_theta_draw_by_noise_of_their_own(measured):
             em.prompt_model,
             em.rationale_model,
             cold_phi=lambda: measured.cold_phi.params,
-            em_round=Round(1, em.directory, em.config),
+            em_round=Round(1, epath.Path(tmp_path), em.config),
         )
-    assert len(keys) == len({*keys}) == 2  # the cold start's samples lie there
+    assert [role for role, *_ in drawn] == ["phi", "phi", "theta"]
+    assert all(params is own for (_, params, *_), own in zip(drawn, models, strict=True))
+    assert [temperature for *_, temperature, _ in drawn] == [1.0] * 3
+    assert len({key for *_, key in drawn}) == 3
 
 
 def test_the_figure_given_p_reads_c_alone(measured):
@@ -225,6 +246,75 @@ def test_the_figure_given_p_reads_c_alone(measured):
     np.testing.assert_allclose(
         measured.figures["nll_x_given_p"], -total / num_x_tokens(em.held_out_pairs), atol=1e-3
     )
+
+
+def pairs_of_unlike_lengths(cold):
+    """The third is the longest by far; greedy rationales do not depend on it."""
+    problems = ("0+1", "2+2", "1+2, and then 2+1, and then 0+0", "1+1 or 2")
+    triples = [
+        records.Triple(id=f"u{i}", concepts=("c0",), rationale="add a", problem=problem)
+        for i, problem in enumerate(problems)
+    ]
+    return pairs_lib.tokenize_pairs(cold.tokenizer, triples)
+
+
+def test_each_pairs_nats_go_with_its_own_tokens(measured, cold, tmp_path):
+    pairs = pairs_of_unlike_lengths(cold)
+    em = dataclasses.replace(measured.em, held_out_pairs=pairs, directory=epath.Path(tmp_path))
+    em_round = Round(1, em.directory, em.config)
+    with jax.set_mesh(MESH):
+        figures = measure(em, measured.theta.params, measured.phi.params, em_round, measured.cold_phi.params)
+    tokens = [len(pair.problem_ids) for pair in pairs]
+    assert len({*tokens}) > 2
+    assert figures["held_out_by_pair"]["x_tokens"] == tokens
+    nats = figures["held_out_by_pair"]["bound"]
+    assert len(nats) == figures["bound_pairs"] == 3
+    np.testing.assert_allclose(figures["nll_bound"], sum(nats) / sum(tokens[:3]), rtol=1e-6)
+
+
+def test_the_model_without_rationale_reads_its_own_prompt(measured, cold):
+    model = load.LoadedModel(cold.lm, measured.theta.params, cold.tokenizer, "toy")
+    pairs = pairs_of_unlike_lengths(cold)
+    with jax.set_mesh(MESH):
+        found = held_out.direct_nll(model, pairs, toy_em.SIZES)
+    by_pair = [
+        -measured.theta.log_probs(
+            cold.tokenizer.prompt_ids(examples.direct_prompt(pair.triple)), pair.problem_ids
+        ).sum()
+        for pair in pairs
+    ]
+    np.testing.assert_allclose(found["direct_by_pair"], by_pair, rtol=1e-4)
+    np.testing.assert_allclose(found["nll_direct"], sum(by_pair) / num_x_tokens(pairs), rtol=1e-4)
+
+
+def test_problems_that_p_theta_writes_have_room_for_z_and_x_and_count_once(measured, cold):
+    em, pairs = measured.em, pairs_of_unlike_lengths(cold)
+    block = templates.rationale_block("add a") + "{}"
+    texts = [block.format(templates.problem_block(x)) for x in ("1 + 1", "1 +  1", "2")] + ["no block"]
+    seen = []
+
+    def complete(self, draws, prompt_ids):
+        seen.append((self.sampling, self.key))
+        return [
+            completions_lib.Completion(
+                token_ids=(*cold.tokenizer.encode(text), cold.tokenizer.eos_id),
+                log_probs=np.zeros(0),
+                sampler_log_probs=np.zeros(0),
+                finish_reason="stop",
+                has_end=True,
+            )
+            for text in texts
+        ]
+
+    key = prng.stream_key(0, "held_out")
+    with jax.set_mesh(MESH), mock.patch.object(rollouts.Sampler, "complete", complete):
+        sampler = em.prompt_model.sampler(measured.theta.params, temperature=1.0, key=key)
+        found = held_out._distinct_problems(cold.tokenizer, sampler, pairs, em.held_out, 0)
+    assert found == {"problems_parsed_share": 3 / 4, "problems_distinct_share": 2 / 3}
+    ((sampling, used),) = seen
+    assert sampling.max_new_tokens == BUDGET + max(len(pair.problem_ids) for pair in pairs)
+    assert sampling.temperature == 1.0
+    assert not np.array_equal(jax.random.key_data(used), jax.random.key_data(key))
 
 
 def test_rounds_are_measured_with_the_same_noise(measured, cold):
@@ -381,12 +471,90 @@ def test_equal_rounds_hardly_ever_lose_the_last():
         assert np.mean(taken) < 0.07, num_pairs
 
 
-def test_a_loose_bound_concludes_nothing():
+@pytest.mark.parametrize("loose", [range(4), range(1), range(1, 4)])
+def test_a_loose_bound_concludes_nothing(loose):
+    """Of either of the rounds that are compared."""
     rows = curves([-0.02, -0.02, -0.02], 0.01, 0)
-    for row in rows:
-        row["nll_bound_slack"] = 0.1
-    assert history.best_round(rows) == 2
+    for i in loose:
+        rows[i]["nll_bound_slack"] = 0.1
+    assert history.change_of_bound(rows[3], rows[0])[1] > 0.1
+    assert history.change_of_bound(rows[0], rows[3])[1] > 0.1
     assert first_stop(rows) is None
+
+
+def rows_by_weights(deviations, num_samples, seed, num_pairs=32):
+    """Rounds of one and the same p(x | c), whose log weights have these deviations."""
+    rng, rows = np.random.default_rng(seed), []
+    for i, deviation in enumerate(deviations):
+        log_weights = rng.normal(-(deviation**2) / 2, deviation, (num_pairs, num_samples))
+        nats, errors = -bounds.importance_bound(log_weights), bounds.importance_bound_error(log_weights)
+        (row,) = rows_of([nats], [40] * num_pairs)
+        rows.append(
+            row
+            | {
+                "round": i - 1,
+                "nll_bound_slack": (errors**2).sum() / 2 / (40 * num_pairs),
+                "held_out_effective_samples": bounds.effective_sample_size(log_weights).mean(),
+                "held_out_samples": num_samples * num_pairs,
+                "bound_pairs": num_pairs,
+            }
+        )
+    return rows
+
+
+@pytest.mark.parametrize("num_samples", [96, 512])
+@pytest.mark.parametrize("deviation", [0.5, 1.0, 1.5, 2.0, 3.0, 4.0])
+def test_slack_alone_makes_no_round_better_or_worse(num_samples, deviation):
+    """As EM sharpens q_phi the weights spread, and the bound rises though p(x | c) stays as it was."""
+    spreads = (deviation, deviation + 0.5)
+    found = [history.best_round(rows_by_weights(spreads, num_samples, seed)) for seed in range(100)]
+    assert np.mean(np.array(found) < 0) <= 0.07  # 0.025 by chance, where the slack is told exactly
+
+
+def test_a_bound_that_rests_on_few_samples_is_said_to_and_compares_nothing(tmp_path, caplog):
+    rows = rows_by_weights((1.0, 4.0), 96, 0)
+    assert not np.isfinite(history.change_of_bound(rows[1], rows[0])[1])
+    recorded = history.History(epath.Path(tmp_path), CONFIG)
+    recorded.rows = rows
+    recorded.record()
+    assert "effective samples of a pair's 96" in caplog.text
+    assert "HELD_OUT_SAMPLES" in caplog.text
+    assert "bound_change" not in toy_em.rows_in(tmp_path / "nll.jsonl")[1]
+
+
+def test_a_record_adds_tokens_up_and_warns_of_a_round_that_is_surely_worse(tmp_path, caplog):
+    recorded = history.History(epath.Path(tmp_path), CONFIG)
+    rows = curves([-0.02, -0.02], 0.01, 0)
+    recorded.rows = [row | {"theta_tokens": 10 * i} for i, row in enumerate(rows)]
+    recorded.rows[0]["direct_by_pair"] = [nats - 40 for nats in rows[0]["held_out_by_pair"]["bound"]]
+    recorded.record()
+    assert "EM round 1 (e_step): its held-out bound is surely above the cold start's" in caplog.text
+    assert "'synthesize' will write problems with the cold-started p_theta" in caplog.text
+    written = toy_em.rows_in(tmp_path / "nll.jsonl")
+    assert [row["theta_tokens_seen"] for row in written] == [0, 10, 30]
+    # The model without rationale is a nat per token below the cold start, with the same pairs.
+    np.testing.assert_allclose(written[0]["bound_above_direct"], 1.0)
+    np.testing.assert_allclose(written[0]["bound_above_direct_half_width"], 0.0, atol=1e-9)
+    np.testing.assert_allclose(written[2]["bound_above_direct"], 1.04, atol=0.01)
+
+
+def test_an_arm_to_compare_with_is_named_and_says_nothing_of_synthesize(tmp_path, caplog):
+    config = dataclasses.replace(CONFIG, arm="fixed")
+    recorded = history.History(epath.Path(tmp_path) / "fixed", config)
+    recorded.rows = curves([-0.02, -0.02], 0.01, 0)
+    recorded.record()
+    assert "EM round 1 (fixed): its held-out bound is surely above" in caplog.text
+    assert "synthesize" not in caplog.text
+
+
+def test_a_run_that_its_pairs_cannot_end_says_how_many_would(tmp_path, caplog):
+    caplog.set_level("INFO")
+    recorded = history.History(epath.Path(tmp_path), dataclasses.replace(CONFIG, max_rounds=2))
+    recorded.rows = [row | {"bound_pairs": 32} for row in curves([0.0, 0.0], 2.0, 0)]
+    recorded.record()
+    width = history.change_of_bound(recorded.rows[2], recorded.rows[0])[1]
+    assert 5 * CONFIG.tolerance < width
+    assert f"About {round(32 * (width / CONFIG.tolerance) ** 2, -1):.0f} pairs would do" in caplog.text
 
 
 def test_the_count_begins_anew_with_a_round_that_surely_is_better():

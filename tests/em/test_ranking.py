@@ -193,9 +193,25 @@ def test_figures_say_whether_r_or_q_chose():
         "log_q_agreement_chance": (1 / 2 + 1 / 3) / 2,
         "log_q_agreement_all": 2 / 3,
         "close_share": 1 / 2,
-        "distinct_rationales": (3 + 3 + 1 + 4) / 16,
+        "distinct_rationales": (1 / 2 + 2 / 3 + 0) / 3,  # of the valid ones but the first
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EStepConfig(group_size=4, max_rationale_tokens=5, num_winners=2),
+        EStepConfig(group_size=4, max_rationale_tokens=5, objective="reward_weighted"),
+    ],
+)
+def test_what_stands_in_for_an_invalid_rationale_is_the_best_sample_whatever_phi_learns(config):
+    _, candidates = candidates_of(SAMPLES_OF_PAIRS, config)
+    assert sum(c.weight > 0 for c in candidates) > 3
+    found = ranking.winners(candidates)
+    assert {pair_id: z.token_ids[0] for pair_id, z in found.items()} == {
+        candidates[4 * i].pair_id: z for i, z in enumerate((0, 1, 3))
+    }
 
 
 def test_there_are_no_figures_of_choices_where_there_was_nothing_to_choose():

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from promptcot_jax.core import jsonl, records
+from promptcot_jax.core import jsonl, prng, records
 from promptcot_jax.data import examples
 from promptcot_jax.em import e_step, generators, m_step, pairs, rounds
 from promptcot_jax.em.generators import Round
-from promptcot_jax.em.settings import Role, role_seed
+from promptcot_jax.em.settings import EmConfig, Role, role_seed
 from promptcot_jax.models import language_model
 from promptcot_jax.trainers import loop
 from tests.em import toy_em
@@ -234,7 +234,8 @@ def test_rationales_are_sampled_at_the_temperature_that_is_set(cold, tmp_path, c
     with mock.patch.object(generators.Generator, "fit", return_value=(phi, {})):
         _, candidates = e_step_of(em, theta, phi, config, Round(0, em.directory, em.config))
     assert len({(c.pair_id, c.token_ids) for c in candidates}) == 4
-    assert "EM round 0: q_phi has collapsed: only 25 % of a pair's rationales are distinct" in caplog.text
+    assert "EM round 0 (e_step): q_phi has collapsed: only 0 % of a pair's further" in caplog.text
+    assert "Raise EM_TEMPERATURE, EM_COLD_SAMPLES or EM_NUM_WINNERS, lower" in caplog.text
 
 
 def test_grpo_is_given_standardized_rewards_and_the_log_probs_of_the_phi_that_sampled(cold, unsure, tmp_path):
@@ -329,6 +330,44 @@ def test_each_round_has_its_own_noise_and_the_same_when_it_is_run_again(cold, tm
     some = rationales_of(0, "c", em.pairs[:3:-1])
     assert some.items() < first.items()
     assert "collapsed" not in caplog.text
+
+
+def test_the_noise_of_a_round_is_that_of_the_runs_seed(tmp_path):
+    keys = [
+        jax.random.key_data(Round(index, tmp_path, EmConfig(max_rounds=9, seed=seed)).key("propose")).tolist()
+        for seed, index in ((3, 1), (4, 1), (3, 2))
+    ]
+    assert keys[0] == jax.random.key_data(prng.stream_key(3, "propose", 1)).tolist()
+    assert len({*map(tuple, keys)}) == 3
+
+
+def test_a_fit_measures_the_held_out_pairs_that_its_rows_have_room_for(cold, tmp_path):
+    """Of the M-step's model, given phi's greedy rationales: NLL per token of z and x together."""
+    em = toy_em.make_em(cold, tmp_path, max_rounds=1)
+    fitter = em.prompt_model.fitter
+    measuring = dataclasses.replace(fitter, loop=dataclasses.replace(fitter.loop, eval_every=100))
+    overlong = records.Triple(id="long", concepts=("c0",), rationale="add a", problem="1+1 " * 80)
+    held_out_pairs = [*em.held_out_pairs, *pairs.tokenize_pairs(cold.tokenizer, [overlong])]
+    assert len(held_out_pairs[-1].problem_ids) > toy_em.FIT.row_length
+    em = dataclasses.replace(
+        em,
+        prompt_model=dataclasses.replace(em.prompt_model, fitter=measuring),
+        held_out_pairs=[dataclasses.replace(pair, index=i) for i, pair in enumerate(held_out_pairs)],
+    )
+    toy_em.run(cold, em)
+    metrics = toy_em.rows_in(em.directory / "round_000" / "theta_training" / "metrics.jsonl")
+    (measured,) = [row["eval/nll"] for row in metrics if "eval/nll" in row][-1:]
+    theta, phi = (
+        ByHand(cold.lm, toy_em.params_of(em.directory / "round_000" / role)) for role in ("theta", "phi")
+    )
+    eos_id, nats, tokens = cold.tokenizer.eos_id, 0.0, 0
+    for pair in em.held_out_pairs[:-1]:
+        z = phi.greedy(pair.phi_prompt_ids, E_STEP.max_rationale_tokens, lambda ids: ids[-1:] == [eos_id])
+        assert z[-1] == eos_id
+        completion = (*z[:-1], *pair.problem_ids)
+        nats -= theta.log_probs(pair.theta_prompt_ids, completion).sum()
+        tokens += len(completion)
+    np.testing.assert_allclose(measured, nats / tokens, rtol=1e-3)
 
 
 def test_the_first_token_of_x_is_no_part_of_log_p_z(cold, tmp_path):

@@ -1,6 +1,7 @@
 """EM on a toy decoder: its data, its models and their settings, shared by the tests of this folder."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from etils import epath
 from promptcot_jax.checkpoints import load
 from promptcot_jax.core import records
 from promptcot_jax.data import example_sets, examples, templates, tokenizer_training
-from promptcot_jax.em import e_step, generators, pairs, rounds
+from promptcot_jax.em import generators, pairs, rounds
 from promptcot_jax.em.cold_start import cold_start
 from promptcot_jax.em.settings import BatchSizes, EmConfig, EStepConfig, HeldOutConfig, role_seed
 from promptcot_jax.models.causal_lm import CausalLM
@@ -115,7 +116,6 @@ def make_em(cold, directory, mesh=MESH, *, e_step_config=E_STEP, phi_learning_ra
         rationale_model=generators.RationaleModel(
             **shared,
             fitter=fitter(role_seed(1, "phi"), mesh, phi_learning_rate),
-            loss=e_step.phi_loss(e_step_config),
             style_of=lambda rationale: rationale[-1:],
         ),
         pairs=pairs.tokenize_pairs(cold.tokenizer, TRIPLES[:10]),
@@ -142,6 +142,11 @@ def params_of(directory):
     """A model's parameters as a round wrote them."""
     with jax.set_mesh(MESH):
         return jax.tree.map(np.asarray, load.load_model(directory, mesh=MESH).params)
+
+
+def rows_in(path):
+    """The objects of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 class ByHand:

@@ -109,7 +109,7 @@ def test_of_a_result(tmp_path, changes, said):
     ("row", "said"),
     [
         ({"close_share": 0.6}, "Round 3: 60.0% of the choices were nearly even"),
-        ({"distinct_rationales": 0.2}, "Round 3: only 20.0% of a pair's rationales were distinct"),
+        ({"distinct_rationales": 0.1}, "Round 3: only 10.0% of a pair's further rationales differed"),
         ({"unfinished_share": 0.5}, "50.0% of the rationales were cut off"),
         ({"pairs": 10, "skipped_pairs": 1}, "10.0% of the pairs had no valid rationale"),
         ({"reward_length_correlation": -0.7}, "short rationales win"),

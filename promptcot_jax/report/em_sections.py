@@ -127,6 +127,7 @@ def _likelihood_charts(rows: Sequence[Row]) -> list[charts.LineChart | None]:
     ]
     gap = [
         charts.line_of_rows(rows, "z_gap", "against like concepts", 5),
+        charts.line_of_rows(rows, "z_gap_cold", "against like concepts, with the cold start\u2019s z", 2),
         charts.line_of_rows(rows, "z_gap_other", "against the next pair", 6, True),
     ]
     joint = [
@@ -145,7 +146,8 @@ def _likelihood_charts(rows: Sequence[Row]) -> list[charts.LineChart | None]:
             "What its own rationale is worth (z gap)",
             gap,
             x_label=_EM_ROUND,
-            note="Nats per token of x that another pair\u2019s z costs; at 0 p\u03b8 does not read z. "
+            note="Nats per token of x that another pair\u2019s z costs; at 0 p\u03b8 does not read z, or z "
+            "says nothing of x. The cold start\u2019s z are the same in all rounds. "
             "The next pair may be of another kind altogether, which any z would show.",
         ),
         charts.line_chart(

@@ -144,8 +144,8 @@ def _of_em(workdir: epath.Path) -> Iterator[str]:
     share, least = min(distinct, key=lambda found: found[0], default=(1.0, {}))
     if share < _COLLAPSED:
         yield (
-            f"Round {least['round']}: only {share:.1%} of a pair's further rationales differed, so that R had "
-            "next to nothing to choose from: q\u03c6 has collapsed. EM_TEMPERATURE, "
+            f"Round {least['round']}: only {share:.1%} of a pair's further rationales differed, so that R "
+            "had next to nothing to choose from: q\u03c6 has collapsed. EM_TEMPERATURE, "
             "EM_COLD_SAMPLES or EM_NUM_WINNERS may be too low, EM_LEARNING_RATE or MAX_ROUNDS too high."
         )
     if rows:
@@ -166,9 +166,11 @@ def _of_rounds(workdir: epath.Path) -> Iterator[str]:
     share = settings.get("em.em_config.z_gap_share", 0.7)
     floor = paired.CONFIDENT * (last.get("z_gap_error") or 0.0)
     if gap is not None and (gap <= floor or (before is not None and gap < share * before)):
+        cold = last.get("z_gap_cold")
+        with_cold = "" if cold is None else f", {number(cold)} with those of the cold start"
         yield (
-            f"p\u03b8 uses its rationale little at the end (z gap {number(gap)} nats a token of x): "
-            "posterior collapse, which no bound shows."
+            f"At the end q\u03c6\u2019s rationales are worth little to p\u03b8 (z gap {number(gap)} nats a "
+            f"token of x{with_cold}): they say less of x, or p\u03b8 ignores them, which no bound shows."
         )
     bounds = [row["nll_bound"] for row in rounds if row.get("nll_bound") is not None]
     limit = settings.get("em.em_config.max_rounds")

@@ -228,6 +228,18 @@ def test_a_share_of_training_rationales_is_swapped_within_families():
     assert of_family[0] == of_family[1]  # passed round in the family, none lost
 
 
+def test_only_the_first_rows_swap_where_a_number_is_set():
+    config = generator.CorpusConfig(num_train=600, num_heldout=0, num_novel=0)
+    right = generator.generate(config).train
+    swapped = dataclasses.replace(config, swapped_share=0.5, swapped_rows=300)
+    mixed = generator.generate(swapped).train
+    changed = [i for i, (a, b) in enumerate(zip(right, mixed, strict=True)) if a != b]
+    assert 100 < len(changed) < 160
+    assert max(changed) < 300
+    texts = sorted(row.rationale for row in right[:300])
+    assert sorted(row.rationale for row in mixed[:300]) == texts
+
+
 def test_chosen_families_and_styles_alone_are_used():
     config = generator.CorpusConfig(
         num_train=30, num_heldout=0, num_novel=10, families=("crt", "sieve"), styles=("plan", "exact")

@@ -272,6 +272,24 @@ def test_each_pairs_nats_go_with_its_own_tokens(measured, cold, tmp_path):
     np.testing.assert_allclose(figures["nll_bound"], sum(nats) / sum(tokens[:3]), rtol=1e-6)
 
 
+def test_the_rationales_of_the_cold_start_are_its_own_and_drawn_once(measured, cold, tmp_path):
+    em = dataclasses.replace(measured.em, directory=epath.Path(tmp_path))
+    drawn, sampler = [], generators.Generator.sampler
+
+    def spied(self, params, *, temperature, key):
+        if self.role == "phi" and temperature == 0.0:
+            drawn.append(params)
+        return sampler(self, params, temperature=temperature, key=key)
+
+    given = measured.theta.params, measured.phi.params
+    cold_phi = measured.cold_phi.params
+    with jax.set_mesh(MESH), mock.patch.object(generators.Generator, "sampler", spied):
+        for index in (1, 2):
+            measure(em, *given, Round(index, em.directory, em.config), cold_phi)
+    assert [params is cold_phi for params in drawn] == [False, True, False]
+    assert all(params is measured.phi.params for params in (drawn[0], drawn[2]))
+
+
 def test_the_model_without_rationale_reads_its_own_prompt(measured, cold):
     model = load.LoadedModel(cold.lm, measured.theta.params, cold.tokenizer, "toy")
     pairs = pairs_of_unlike_lengths(cold)
@@ -493,8 +511,8 @@ def rows_by_weights(deviations, num_samples, seed, num_pairs=32):
             row
             | {
                 "round": i - 1,
-                "nll_bound_slack": (errors**2).sum() / 2 / (40 * num_pairs),
-                "held_out_effective_samples": bounds.effective_sample_size(log_weights).mean(),
+                "nll_bound_slack": float((errors**2).sum()) / 2 / (40 * num_pairs),
+                "held_out_effective_samples": float(bounds.effective_sample_size(log_weights).mean()),
                 "held_out_samples": num_samples * num_pairs,
                 "bound_pairs": num_pairs,
             }

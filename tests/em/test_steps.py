@@ -17,7 +17,7 @@ from promptcot_jax.em import e_step, generators, m_step, pairs, rounds
 from promptcot_jax.em.generators import Round
 from promptcot_jax.em.settings import EmConfig, Role, role_seed
 from promptcot_jax.models import language_model
-from promptcot_jax.trainers import loop
+from promptcot_jax.trainers import grpo, loop, sft
 from tests.em import toy_em
 from tests.em.toy_em import E_STEP, MESH, UNSURE, ByHand
 
@@ -236,6 +236,19 @@ def test_rationales_are_sampled_at_the_temperature_that_is_set(cold, tmp_path, c
     assert len({(c.pair_id, c.token_ids) for c in candidates}) == 4
     assert "EM round 0 (e_step): q_phi has collapsed: only 0 % of a pair's further" in caplog.text
     assert "Raise EM_TEMPERATURE, EM_COLD_SAMPLES or EM_NUM_WINNERS, lower" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("objective", "loss"),
+    [("best_of_g", sft.SftLoss), ("reward_weighted", sft.WeightedSftLoss), ("grpo", grpo.GrpoLoss)],
+)
+def test_phi_is_fitted_by_the_loss_of_the_objective(cold, tmp_path, objective, loss):
+    em = toy_em.make_em(cold, tmp_path)
+    theta, phi = cold.params("theta"), cold.params("phi", sharpness=UNSURE)
+    config = dataclasses.replace(E_STEP, objective=objective)
+    with mock.patch.object(generators.Generator, "fit", return_value=(phi, {})) as fit:
+        e_step_of(em, theta, phi, config, Round(0, em.directory, em.config))
+    assert type(fit.call_args.kwargs["loss"]) is loss
 
 
 def test_grpo_is_given_standardized_rewards_and_the_log_probs_of_the_phi_that_sampled(cold, unsure, tmp_path):

@@ -10,6 +10,7 @@ from unittest import mock
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from promptcot_jax.core import jsonl, prng, records
 from promptcot_jax.data import examples
@@ -347,7 +348,9 @@ def test_each_round_has_its_own_noise_and_the_same_when_it_is_run_again(cold, tm
 
 def test_the_noise_of_a_round_is_that_of_the_runs_seed(tmp_path):
     keys = [
-        jax.random.key_data(Round(index, tmp_path, EmConfig(max_rounds=9, seed=seed)).key("propose")).tolist()
+        jax.random.key_data(
+            Round(index, epath.Path(tmp_path), EmConfig(max_rounds=9, seed=seed)).key("propose")
+        ).tolist()
         for seed, index in ((3, 1), (4, 1), (3, 2))
     ]
     assert keys[0] == jax.random.key_data(prng.stream_key(3, "propose", 1)).tolist()

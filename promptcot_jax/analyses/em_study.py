@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
@@ -25,6 +26,8 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.report import workdir_files
 
 Row = Mapping[str, Any]
+
+_SHARES = (0.25, 0.5, 0.75, 1.0)  # of a round, at which its fit is drawn
 
 # Names of the curves in `nll.jsonl` rows, which are those of the arms, their label, colour and dash.
 CURVES: dict[str, tuple[str, str, str]] = {
@@ -226,7 +229,7 @@ def _of_all_seeds(statistics: Sequence[Row]) -> list[Row]:
 
 @figures.drawing()
 def draw_nll(
-    statistics: Sequence[Row], label: str = "held-out NLL, nats per token of the problem"
+    statistics: Sequence[Row], label: str = "held-out NLL per token of x (nats)"
 ) -> mpl_figure.Figure:
     """The figure of the study's numbers, see `nll_statistics`; of each curve the rounds of all its seeds.
 
@@ -240,16 +243,19 @@ def draw_nll(
         _draw_curves(axes, rows, "x")
         axes.set_xlabel("EM round (\u22121: cold start)")
         axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    figure.supylabel(label, fontsize=10.5)
-    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False)
+    grid[0].set_ylabel(label)
+    figure.legend(
+        *grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=len(parts), frameon=False
+    )
     return figure
 
 
 def fit_statistics(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
     """Mean and deviation over runs of the held-out NLL that theta's fits measured, by variant and `x`.
 
-    `x` is the round before plus the share of the round's evaluations: 0.5 is in the middle of round 1, and 1
-    its end. Runs whose rounds had other numbers of them have other `x`.
+    `x` is the round before plus a share of the round, in quarters: 0.5 is in the middle of round 1, and 1 its
+    end. Between the evaluations, of which runs have other numbers, it is interpolated; nothing is drawn
+    before a round's first.
     """
     values: dict[tuple[str, float], dict[epath.Path, float]] = collections.defaultdict(dict)
     for run in runs:
@@ -257,8 +263,10 @@ def fit_statistics(runs: Sequence[epath.Path]) -> list[dict[str, Any]]:
         for variant, index in of_rounds:
             rows = workdir_files.rows(run / f"round_{index:03d}" / "theta_training" / "metrics.jsonl")
             measured = [row["eval/nll"] for row in rows if "eval/nll" in row]
-            for number, nll in enumerate(measured, start=1):
-                values[variant, index - 1 + number / len(measured)][run] = nll
+            shares = np.arange(1, len(measured) + 1) / max(len(measured), 1)
+            for share in _SHARES:
+                if measured and share >= shares[0]:
+                    values[variant, index - 1 + share][run] = float(np.interp(share, shares, measured))
     return _statistics(values, ("variant", "x"), list(CURVES))
 
 
@@ -275,7 +283,7 @@ def _within_rounds(runs: Sequence[epath.Path]) -> list[AnalysisResult]:
             "M-steps; z is what q_phi writes greedily in that round, so that curves begin anew with each; "
             f"mean and deviation over {_numbers(statistics, 'run')}.{_stopped(statistics, 'run')}",
             rows=statistics,
-            figure=draw_nll(statistics, "held-out NLL, nats per token of z and x"),
+            figure=draw_nll(statistics, "held-out NLL per token of z and x (nats)"),
         )
     ]
 

@@ -29,6 +29,7 @@ SETTINGS = [
     "--gin.EM_GROUP_SIZE=2",
     "--gin.MAX_RATIONALE_TOKENS=160",
     "--gin.HELD_OUT_PAIRS=4",
+    "--gin.HELD_OUT_SAMPLES=12",
     "--gin.settings.EmConfig.pairs_per_shard=8",
     "--gin.EM_BATCH=4",
 ]

@@ -19,6 +19,7 @@ SMALL = {
     "COLD_START_EPOCHS": 12,  # q_phi must learn to end its rationales
     "EM_PAIRS_PER_ROUND": 16,
     "HELD_OUT_PAIRS": 4,
+    "HELD_OUT_SAMPLES": 12,
     "EM_GROUP_SIZE": 2,
     "MAX_RATIONALE_TOKENS": 160,
     "NUM_CONCEPT_SETS": 8,

@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Callable
 
-from promptcot_jax.corpus.families import MathEnding, ProgramEnding, Values, texts_of
+from promptcot_jax.corpus.families import MathEnding, ProgramEnding, Values, texts_of, worked_solutions
 
 
 def prime_factors(number: int) -> list[tuple[int, int]]:
@@ -81,9 +81,9 @@ def _at_least(least: int, most: int = 1_000_000) -> Callable[[random.Random, int
 @functools.cache
 def math_endings() -> tuple[MathEnding, ...]:
     """The plain question first."""
-    texts = texts_of("math_endings")
+    texts, works = texts_of("math_endings"), worked_solutions("endings")
     return tuple(
-        MathEnding(name=name, draw=draw, solve=solve, **texts[name])
+        MathEnding(name=name, draw=draw, solve=solve, work=works[name], **texts[name])
         for name, draw, solve in (
             ("plain", lambda draw, value: {}, lambda value: {"result": value}),
             ("remainder", _draw_divisor, _remainder),

@@ -5,8 +5,9 @@ general to exact, the worked solution. Two small functions supply the numbers. A
 put to the family's result ("the remainder on division by 7"), and brings a concept of its own: family times
 ending gives the concept pairs, of which some are held out.
 
-Texts are `str.format` templates over the parameters (and, in a worked solution, over the derived values); the
-files of `texts/` hold them, under the names of the fields.
+Texts are templates: `[a|b]` leaves a choice of wording (`corpus/wording.py`), and `str.format` fills the gaps
+with the parameters (in a worked solution, with the derived values too). The files of `texts/` hold them,
+under the names of the fields.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import importlib.resources
 import random
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 Values = Mapping[str, int | str]  # what fills the gaps of a text, by name
 
@@ -100,9 +101,18 @@ class ProgramEnding(Ending):
 
 def texts_of(file: str) -> dict[str, dict[str, Any]]:
     """What `texts/FILE.toml` says of each family or ending, by its name: fields of its class."""
-    path = importlib.resources.files("promptcot_jax.corpus") / "texts" / f"{file}.toml"
-    texts = tomllib.loads(path.read_text(encoding="utf-8"))
+    texts = _toml(file)
     for fields in texts.values():
         if "scenes" in fields:
             fields["scenes"] = tuple(Scene(**scene) for scene in fields["scenes"])
     return texts
+
+
+def worked_solutions(kind: Literal["families", "endings"]) -> dict[str, str]:
+    """The template of the worked solution of each mathematics family or ending, by its name."""
+    return _toml("worked_solutions")[kind]
+
+
+def _toml(file: str) -> dict[str, Any]:
+    path = importlib.resources.files("promptcot_jax.corpus") / "texts" / f"{file}.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))

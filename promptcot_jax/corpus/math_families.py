@@ -1,6 +1,6 @@
 """Mathematics families: the numbers of a problem, and its result with what the worked solution shows.
 
-Their texts are in `texts/math_families.toml`.
+Their texts are in `texts/math_families.toml` and `texts/worked_solutions.toml`.
 """
 
 import functools
@@ -8,7 +8,7 @@ import math
 import random
 
 from promptcot_jax.corpus.endings import factored
-from promptcot_jax.corpus.families import MathFamily, Values, texts_of
+from promptcot_jax.corpus.families import MathFamily, Values, texts_of, worked_solutions
 
 
 def _draw_crt(draw: random.Random) -> Values:
@@ -308,9 +308,9 @@ def _solve_triangle(leg: int, hypotenuse: int, wanted: str) -> Values:
 @functools.cache
 def families() -> tuple[MathFamily, ...]:
     """All of them, in the order in which rows go through them."""
-    texts = texts_of("math_families")
+    texts, works = texts_of("math_families"), worked_solutions("families")
     return tuple(
-        MathFamily(name=name, draw=draw, solve=solve, **texts[name])
+        MathFamily(name=name, draw=draw, solve=solve, work=works[name], **texts[name])
         for name, draw, solve in (
             ("crt", _draw_crt, _solve_crt),
             ("modular_power", _draw_power, _solve_power),

@@ -16,6 +16,7 @@ from promptcot_jax.corpus.families import (
     Scene,
     Values,
 )
+from promptcot_jax.corpus.wording import filled
 
 NAMES = ("Amara", "Bruno", "Chen", "Dalia", "Emil", "Farid", "Greta", "Hana", "Ivo", "Jonas", "Kira", "Lena")
 
@@ -38,6 +39,10 @@ def _level(family: Family, ending: Ending) -> str:
 def _setting(draw: random.Random, scene: Scene) -> Values:
     needs_name = "{name}" in scene.facts + scene.quantity
     return {"setting": scene.label, "name": draw.choice(NAMES) if needs_name else ""}
+
+
+def _quantity(scene: Scene, draw: random.Random, values: Values) -> dict[str, str]:
+    return {"quantity": filled(scene.quantity, draw, values)}
 
 
 def _capitalized(text: str) -> str:
@@ -64,9 +69,7 @@ def math_row(
     rationale = styles.write_rationale(style, draw, family, ending, values)
     if shows_answer(rationale, answer):
         return None
-    question = draw.choice(ending.questions).format(
-        quantity=scene.quantity.format(**values), **ending_parameters
-    )
+    question = filled(draw.choice(ending.questions), draw, values | _quantity(scene, draw, values))
     work = family.work.format(**parameters, **solved)
     last = ending.work.format(value=solved["value"], **ending_parameters, **finished)
     return MathCorpusRow(
@@ -76,7 +79,7 @@ def math_row(
         concepts=_draw_concepts(draw, family, ending),
         level=_level(family, ending),
         rationale=rationale,
-        problem=f"{scene.facts.format(**values)} {question}",
+        problem=f"{filled(scene.facts, draw, values)} {question}",
         answer=answer,
         solution=" ".join(filter(None, (work, last, f"The answer is \\boxed{{{answer}}}"))),
     )
@@ -99,11 +102,8 @@ def program_row(
     ending_parameters = ending.draw(draw, [result for group in results for result in group])
     scene = draw.choice(family.scenes)
     values = {**parameters, **ending_parameters, **_setting(draw, scene)}
-    question = ending.question.format(
-        reads=family.input_format.format(**values),
-        quantity=scene.quantity.format(**values),
-        **ending_parameters,
-    )
+    reads = {"reads": filled(family.input_format, draw, values)}
+    question = filled(ending.question, draw, values | reads | _quantity(scene, draw, values))
     body = textwrap.indent(family.program.format(**parameters), "    ")
     program = f"{_PROGRAM_HEAD}{body}\n\n\n{ending.program.format(**ending_parameters)}"
     return ProgramCorpusRow(
@@ -113,7 +113,7 @@ def program_row(
         concepts=_draw_concepts(draw, family, ending),
         level=_level(family, ending),
         rationale=styles.write_rationale(style, draw, family, ending, values),
-        problem=f"{scene.facts.format(**values)} {question}".strip(),
+        problem=f"{filled(scene.facts, draw, values)} {question}".strip(),
         tests=tuple(
             StdioTest(
                 input="\n".join(([str(len(group))] if ending.has_cases else []) + group) + "\n",
@@ -121,7 +121,7 @@ def program_row(
             )
             for group, outcome in zip(groups, results, strict=True)
         ),
-        solution=f"{_capitalized(family.reason)}.\n```python\n{program}\n```",
+        solution=f"{_capitalized(filled(family.reason, draw, values))}.\n```python\n{program}\n```",
     )
 
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 
 from promptcot_jax.corpus.families import Ending, Family, Values
+from promptcot_jax.corpus.wording import filled
 
 _VAGUE_OPENINGS = (
     "I want a problem that",
@@ -46,30 +47,37 @@ _PLAN_HARDNESS = ("The hard part is that {difficulty}.", "It is demanding since 
 
 
 def _vague(draw: random.Random, family: Family, ending: Ending, values: Values) -> str:
-    goal = draw.choice(family.goals) + (f", and that {ending.goal}" if ending.goal else "")
-    hardness = draw.choice(_VAGUE_HARDNESS).format(difficulty=draw.choice(family.difficulties))
+    goal = filled(draw.choice(family.goals), draw, values)
+    if ending.goal:
+        goal += f", and that {filled(ending.goal, draw, values)}"
+    hardness = draw.choice(_VAGUE_HARDNESS).format(difficulty=_difficulty(draw, family, values))
     kind = "bare" if str(values["setting"]).startswith("bare") else "story"
     remark = draw.choice(draw.choice((_VAGUE_REMARKS, _VAGUE_SETTINGS[kind])))
     return " ".join(filter(None, (f"{draw.choice(_VAGUE_OPENINGS)} {goal}.", hardness, remark)))
 
 
+def _difficulty(draw: random.Random, family: Family, values: Values) -> str:
+    return filled(draw.choice(family.difficulties), draw, values)
+
+
 def _plan(draw: random.Random, family: Family, ending: Ending, values: Values) -> str:
-    structure = f"Plan: build on {family.skeleton.format(**values)}, then {ending.skeleton}."
-    reason = draw.choice(_PLAN_REASONS).format(reason=family.reason)
-    hardness = draw.choice(_PLAN_HARDNESS).format(difficulty=draw.choice(family.difficulties))
-    return f"{structure} {draw.choice((reason, hardness))}"
+    skeleton, last = (filled(text, draw, values) for text in (family.skeleton, ending.skeleton))
+    reason = draw.choice(_PLAN_REASONS).format(reason=filled(family.reason, draw, values))
+    hardness = draw.choice(_PLAN_HARDNESS).format(difficulty=_difficulty(draw, family, values))
+    return f"Plan: build on {skeleton}, then {last}. {draw.choice((reason, hardness))}"
 
 
 def _stepwise(draw: random.Random, family: Family, ending: Ending, values: Values) -> str:
-    steps = [step.format(**values) for step in (*family.steps, ending.step)]
+    steps = [filled(step, draw, values) for step in (*family.steps, ending.step)]
     return " ".join(f"Step {number}: {step}" for number, step in enumerate(steps, start=1))
 
 
 def _exact(draw: random.Random, family: Family, ending: Ending, values: Values) -> str:
     entries = ["setting {setting}", *(["name {name}"] if values["name"] else [])]
-    entries += [*family.blueprint, ending.blueprint]
-    listed = "; ".join(entry.format(**values) for entry in entries)
-    return f"Blueprint: {listed}. Sound because {family.reason}."
+    listed = "; ".join(
+        filled(entry, draw, values) for entry in (*entries, *family.blueprint, ending.blueprint)
+    )
+    return f"Blueprint: {listed}. Sound because {filled(family.reason, draw, values)}."
 
 
 _WRITERS: dict[str, Callable[[random.Random, Family, Ending, Values], str]] = {

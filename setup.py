@@ -88,6 +88,7 @@ setuptools.setup(
     python_requires=">=3.11",
     packages=setuptools.find_packages(include=["promptcot_jax", "promptcot_jax.*"]),
     package_data={
+        "promptcot_jax": ["packaged_models/*/*"],
         "promptcot_jax.corpus": ["texts/*"],
         "promptcot_jax.report": ["paper.toml", "assets/*", "templates/*", "templates/sections/*"],
         "promptcot_jax.synthesis": ["templates/*"],

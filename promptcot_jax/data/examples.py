@@ -7,6 +7,7 @@ is part of what a model writes. Rows that are too long are dropped or cut by a s
 
 import dataclasses
 import itertools
+import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -216,7 +217,8 @@ def solver_prompt_ids(tokenizer: Tokenizer, prompts: Sequence[records.Prompt]) -
 
 
 def solution_text(
-    row: records.SolvedMathProblem | records.SolvedProgramProblem | records.SftTrace, tokenizer: Tokenizer
+    row: records.SolvedMathProblem | records.SolvedProgramProblem | records.CorpusRow | records.SftTrace,
+    tokenizer: Tokenizer,
 ) -> TextExample:
     """x -> worked solution, or a trace's prompt -> completion; thinking that the prompt opens is opened once.
 
@@ -226,13 +228,39 @@ def solution_text(
     if isinstance(row, records.SftTrace):
         domain, problem, solution = row.domain, row.prompt, row.completion
     else:
-        domain = "math" if isinstance(row, records.SolvedMathProblem) else "code"
+        solved_math = isinstance(row, records.SolvedMathProblem | records.MathCorpusRow)
+        domain = "math" if solved_math else "code"
         problem, solution = row.problem, row.solution
     prompt = stated_solver_prompt(tokenizer, row.id, problem, domain)
     solution = _stated(solution, f"Row '{row.id}': the solution")
     if prompt.rstrip().endswith("<think>"):  # the chat template opens the thinking: not a second time
         solution = solution.removeprefix("<think>").removeprefix("\n" if prompt.endswith("\n") else "")
     return TextExample(row_id=row.id, prompt=prompt, blocks=(solution,))
+
+
+_DOCUMENTS = 8  # of which one reads plan, problem and one problem, plan; the others are solutions
+
+
+def document_text(row: records.CorpusRow, tokenizer: Tokenizer) -> TextExample:
+    """What a base model is pretrained on, as a text of which each token but the first word is trained on.
+
+    Problem and worked solution in six of eight rows; in one each the designer's plan and then the problem,
+    and the problem and then the plan. None has the markers of the two generators, which a cold start teaches.
+
+    Raises:
+        WrongUse: a text of the row is empty; the message names the row.
+    """
+    where = f"Row '{row.id}'"
+    kind = zlib.crc32(row.id.encode()) % _DOCUMENTS
+    if kind < 2:
+        problem, plan = _stated(row.problem, f"{where}: the problem"), _stated(row.rationale, f"{where}: z")
+        first, second = (plan, problem) if kind else (problem, plan)
+        start, rest = f"{first}\n\n", second
+    else:
+        solved = solution_text(row, tokenizer)
+        start, (rest,) = solved.prompt, solved.blocks
+    word, space, others = start.partition(" ")
+    return TextExample(row_id=row.id, prompt=word, blocks=(space + others, rest))
 
 
 def pair_texts(row: records.PreferencePair, tokenizer: Tokenizer) -> tuple[TextExample, TextExample]:

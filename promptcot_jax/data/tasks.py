@@ -8,6 +8,7 @@
 | `NAME_math`, `NAME_code` | triples | the rows of one domain |
 | `NAME_by_domain` | triples | a mixture of these two by rate |
 | `sft_traces` | worked solutions | x -> solution (section 3.5) |
+| `documents` | rows of the seed corpus | all of their text, to pretrain a base model |
 
 Here is the path from files to token ids, without TensorFlow: rows are read one by one, rendered, and
 tokenized a few hundred at a time. `training_sets` keeps the ids for the stages; `seqio_tasks` registers the
@@ -84,6 +85,7 @@ TASKS: dict[str, Task] = {
         record_type=records.SolvedMathProblem | records.SolvedProgramProblem | records.SftTrace,
         to_text=examples.solution_text,
     ),
+    "documents": Task(record_type=records.CorpusRow, to_text=examples.document_text),
 }
 MIXTURES: dict[str, dict[str, str]] = {  # what its rates are called by -> task
     f"{name}_by_domain": {domain: f"{name}_{domain}" for domain in DOMAINS} for name in _ROLES

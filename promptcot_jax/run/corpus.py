@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.core.records import Triple
+from promptcot_jax.core.records import CorpusRow, Triple
 from promptcot_jax.corpus import generator, plans
-from promptcot_jax.corpus.generator import CorpusRow
 from promptcot_jax.data import templates, tokenizer_training
 from promptcot_jax.run import stage
 

@@ -117,7 +117,7 @@ def test_parameters_belong_to_one_split_and_every_split_has_plenty(family):
     splits = collections.defaultdict(set)
     for _ in range(3000):
         parameters = family.draw(draw)
-        splits[generator.split_of(family, parameters, 0)].add(tuple(sorted(parameters.items())))
+        splits[generator.split_of(family, parameters)].add(tuple(sorted(parameters.items())))
     assert not splits["train"] & splits["heldout"]
     assert not splits["train"] & splits["novel"]
     assert min(len(splits["heldout"]), len(splits["novel"])) >= 40

@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Callable
 
+from promptcot_jax.corpus import written_out
 from promptcot_jax.corpus.families import MathEnding, ProgramEnding, Values, texts_of, worked_solutions
 
 
@@ -39,8 +40,7 @@ def in_base(number: int, base: int) -> str:
 
 
 def _remainder(value: int, divisor: int) -> Values:
-    quotient, result = divmod(value, divisor)
-    return {"result": result, "quotient": quotient}
+    return {"result": value % divisor, "chunks": written_out.chunks(value, divisor)}
 
 
 def _draw_divisor(draw: random.Random, value: int) -> Values | None:
@@ -48,25 +48,31 @@ def _draw_divisor(draw: random.Random, value: int) -> Values | None:
 
 
 def _digit_sum(value: int) -> Values:
-    return {"result": sum(map(int, str(value))), "digits": " + ".join(str(value))}
+    digits = [int(digit) for digit in str(value)]
+    return {"result": sum(digits), "totals": written_out.running_totals(digits)}
 
 
 def _divisor_count(value: int) -> Values:
-    exponents = [exponent + 1 for _, exponent in prime_factors(value)]
+    choices = [exponent + 1 for _, exponent in prime_factors(value)]
     return {
-        "result": math.prod(exponents),
-        "factored": factored(value),
-        "product": " * ".join(map(str, exponents)),
+        "result": math.prod(choices),
+        "divisions": written_out.factorization(value),
+        "powers": " * ".join(f"{prime}^{exponent}" for prime, exponent in prime_factors(value)),
+        "choices": written_out.products(choices),
     }
 
 
 def _largest_prime(value: int) -> Values:
-    return {"result": prime_factors(value)[-1][0], "factored": factored(value)}
+    return {"result": prime_factors(value)[-1][0], "divisions": written_out.factorization(value)}
 
 
 def _next_square(value: int) -> Values:
-    root = math.isqrt(value) + 1
-    return {"result": root * root - value, "root": root, "below": root - 1, "square": root * root}
+    square = (math.isqrt(value) + 1) ** 2
+    return {"result": square - value, "square": square, "squares": written_out.next_square(value)}
+
+
+def _base(value: int, radix: int) -> Values:
+    return {"result": in_base(value, radix), "digits": written_out.base_digits(value, radix)}
 
 
 def _draw_radix(draw: random.Random, value: int) -> Values | None:
@@ -91,7 +97,7 @@ def math_endings() -> tuple[MathEnding, ...]:
             ("divisor_count", _at_least(12), _divisor_count),
             ("largest_prime", _at_least(12), _largest_prime),
             ("next_square", _at_least(12), _next_square),
-            ("base", _draw_radix, lambda value, radix: {"result": in_base(value, radix)}),
+            ("base", _draw_radix, _base),
         )
     )
 

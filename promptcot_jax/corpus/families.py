@@ -51,7 +51,7 @@ class Family:
 class MathFamily(Family):
     """Problems whose result is a positive integer."""
 
-    work: str  # worked solution up to `{value}`
+    work: str  # worked solution up to `{value}`, with every step of the arithmetic
     solve: Callable[..., Values]  # parameters by name -> "value" and whatever else `work` shows
 
 

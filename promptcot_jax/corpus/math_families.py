@@ -7,6 +7,7 @@ import functools
 import math
 import random
 
+from promptcot_jax.corpus import written_out
 from promptcot_jax.corpus.endings import factored
 from promptcot_jax.corpus.families import MathFamily, Values, texts_of, worked_solutions
 
@@ -55,8 +56,15 @@ def _draw_meetings(draw: random.Random) -> Values:
 
 
 def _solve_meetings(first: int, second: int, total: int) -> Values:
-    lcm = math.lcm(first, second)
-    return {"value": total // lcm, "gcd": math.gcd(first, second), "lcm": lcm}
+    gcd, lcm = math.gcd(first, second), math.lcm(first, second)
+    return {
+        "value": total // lcm,
+        "gcd": written_out.common_divisor(first, second),
+        "share": f"{second} / {gcd} = {second // gcd}",
+        "lcm": lcm,
+        "times": written_out.product(first, second // gcd),
+        "division": written_out.quotient(total, lcm),
+    }
 
 
 def _draw_divisors(draw: random.Random) -> Values:
@@ -122,8 +130,22 @@ def _draw_series(draw: random.Random) -> Values:
 
 
 def _solve_series(start: int, step: int, terms: int) -> Values:
-    last = start + (terms - 1) * step
-    return {"value": terms * (start + last) // 2, "last": last, "gaps": terms - 1, "ends": start + last}
+    gaps = terms - 1
+    last = start + gaps * step
+    ends = start + last
+    if terms % 2:
+        half, product = f"{ends} / 2 = {ends // 2}", written_out.product(ends // 2, terms)
+    else:
+        half, product = f"{terms} / 2 = {terms // 2}", written_out.product(ends, terms // 2)
+    return {
+        "value": terms * ends // 2,
+        "gaps": gaps,
+        "growth": written_out.product(step, gaps),
+        "last": f"{start} + {gaps * step} = {last}",
+        "ends": f"{start} + {last} = {ends}",
+        "half": half,
+        "product": product,
+    }
 
 
 def _draw_growth(draw: random.Random) -> Values:
@@ -159,11 +181,14 @@ def _draw_system(draw: random.Random) -> Values:
 
 
 def _solve_system(high: int, low: int, count: int, sum: int) -> Values:
+    base, gap = low * count, high - low
     return {
-        "value": (sum - low * count) // (high - low),
-        "base": low * count,
-        "excess": sum - low * count,
-        "gap": high - low,
+        "value": (sum - base) // gap,
+        "base": written_out.product(count, low),
+        "missing": f"{sum} - {base} = {sum - base}",
+        "excess": sum - base,
+        "gap": gap,
+        "division": written_out.quotient(sum - base, gap),
     }
 
 
@@ -172,7 +197,13 @@ def _draw_vieta(draw: random.Random) -> Values:
 
 
 def _solve_vieta(sum: int, product: int) -> Values:
-    return {"value": sum * sum - 2 * product, "square": sum * sum, "twice": 2 * product}
+    square = sum * sum
+    return {
+        "value": square - 2 * product,
+        "square": written_out.product(sum, sum),
+        "twice": f"2 * {product} = {2 * product}",
+        "difference": f"{square} - {2 * product} = {square - 2 * product}",
+    }
 
 
 def _draw_mixture(draw: random.Random) -> Values:
@@ -183,7 +214,13 @@ def _draw_mixture(draw: random.Random) -> Values:
 
 def _solve_mixture(weak: int, strong: int, target: int, volume: int) -> Values:
     up, down = strong - target, target - weak
-    return {"value": volume * up // down, "up": up, "down": down}
+    return {
+        "value": volume * up // down,
+        "up": up,
+        "down": down,
+        "division": written_out.quotient(volume, down),
+        "product": written_out.product(volume // down, up),
+    }
 
 
 def _draw_tank(draw: random.Random) -> Values:
@@ -262,12 +299,15 @@ def _draw_border(draw: random.Random) -> Values:
 
 def _solve_border(length: int, width: int, border: int) -> Values:
     outer_length, outer_width = length + 2 * border, width + 2 * border
+    outer, inner = outer_length * outer_width, length * width
     return {
-        "value": outer_length * outer_width - length * width,
+        "value": outer - inner,
+        "twice": 2 * border,
         "outer_length": outer_length,
         "outer_width": outer_width,
-        "outer": outer_length * outer_width,
-        "inner": length * width,
+        "outer": written_out.product(outer_length, outer_width),
+        "inner": written_out.product(length, width),
+        "difference": f"{outer} - {inner} = {outer - inner}",
     }
 
 
@@ -278,10 +318,14 @@ def _draw_box(draw: random.Random) -> Values:
 
 def _solve_box(length: int, width: int, cut: int) -> Values:
     inside_length, inside_width = length - 2 * cut, width - 2 * cut
+    base = inside_length * inside_width
     return {
-        "value": inside_length * inside_width * cut,
+        "value": base * cut,
+        "twice": 2 * cut,
         "inside_length": inside_length,
         "inside_width": inside_width,
+        "base": written_out.product(inside_length, inside_width),
+        "volume": written_out.product(base, cut),
     }
 
 
@@ -297,12 +341,37 @@ def _draw_triangle(draw: random.Random) -> Values:
 
 
 def _solve_triangle(leg: int, hypotenuse: int, wanted: str) -> Values:
-    other = math.isqrt(hypotenuse * hypotenuse - leg * leg)
+    shared = math.gcd(leg, hypotenuse)
+    short, long = leg // shared, hypotenuse // shared
+    root = math.isqrt(long * long - short * short)
+    other = shared * root
+    scaled, back = "", ""
+    if shared > 1:
+        scaled = (
+            f"{written_out.common_divisor(hypotenuse, leg)}. Divided by {shared}, "
+            f"the sides are {hypotenuse} / {shared} = {long} and {leg} / {shared} = {short}. "
+        )
+        back = f" and {written_out.product(shared, root)}"
     if wanted == "area":
-        value, formula = leg * other // 2, f"{leg} * {other} / 2"
+        value = leg * other // 2
+        halved, whole = (leg, other) if leg % 2 == 0 else (other, leg)
+        last = f"{leg} * {other} / 2: {halved} / 2 = {halved // 2}, {written_out.product(halved // 2, whole)}"
     else:
-        value, formula = leg + other + hypotenuse, f"{leg} + {other} + {hypotenuse}"
-    return {"value": value, "formula": formula, "other": other, "square": other * other}
+        value = leg + other + hypotenuse
+        last = written_out.joined_sum([leg, other, hypotenuse])
+    return {
+        "value": value,
+        "scaled": scaled,
+        "short": short,
+        "long": long,
+        "less": f"{long} - {short} = {long - short}",
+        "more": f"{long} + {short} = {long + short}",
+        "square": written_out.product(long - short, long + short),
+        "root": f"{root} * {root} = {root * root}",
+        "back": back,
+        "other": other,
+        "last": last,
+    }
 
 
 @functools.cache

@@ -70,16 +70,19 @@ def math_row(
     if shows_answer(rationale, answer):
         return None
     question = filled(draw.choice(ending.questions), draw, values | _quantity(scene, draw, values))
-    work = family.work.format(**parameters, **solved)
-    last = ending.work.format(value=solved["value"], **ending_parameters, **finished)
+    problem = f"{filled(scene.facts, draw, values)} {question}"
+    concepts = _draw_concepts(draw, family, ending)
+    # The wording of the solution is drawn last, so that no other text of the row depends on it.
+    work = filled(family.work, draw, {**parameters, **solved})
+    last = filled(ending.work, draw, {"value": solved["value"], **ending_parameters, **finished})
     return MathCorpusRow(
         id=row_id,
         family=family.name,
         style=style,
-        concepts=_draw_concepts(draw, family, ending),
+        concepts=concepts,
         level=_level(family, ending),
         rationale=rationale,
-        problem=f"{filled(scene.facts, draw, values)} {question}",
+        problem=problem,
         answer=answer,
         solution=" ".join(filter(None, (work, last, f"The answer is \\boxed{{{answer}}}"))),
     )

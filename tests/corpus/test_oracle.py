@@ -1,0 +1,192 @@
+"""The oracle reads every statement of the generator, refuses damaged ones, and is right where it answers."""
+
+import itertools
+import math
+import random
+import time
+
+import pytest
+
+from promptcot_jax.corpus import conditions, generator, oracle, wording
+
+SEEDS = (1, 2)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    corpora = [
+        generator.generate(generator.CorpusConfig(seed=seed, num_train=900, num_heldout=90, num_novel=90))
+        for seed in SEEDS
+    ]
+    return [row for corpus in corpora for row in (*corpus.train, *corpus.heldout, *corpus.novel)]
+
+
+def test_it_reads_every_statement_of_the_generator_and_solves_it(rows):
+    for row in rows:
+        reading = oracle.read(row.problem)
+        assert reading is not None, row.problem
+        assert (reading.family, str(reading.level)) == (row.family, row.level)
+        assert reading.answer == (row.answer if row.domain == "math" else None)
+        lead, last = oracle.concepts_of(reading)
+        assert lead in row.concepts
+        assert not last or last in row.concepts
+
+
+def test_white_space_does_not_count(rows):
+    text = rows[0].problem
+    assert oracle.read("\n " + text.replace(" ", "  ") + "\n") == oracle.read(text)
+
+
+def test_a_word_that_is_wrong_or_missing_or_twice_is_noticed(rows):
+    draw = random.Random(0)
+    for row in draw.sample(rows, 200):
+        words = row.problem.split()
+        place = draw.randrange(len(words))
+        for damaged in (
+            [*words[:place], "plum", *words[place:]],
+            [*words[:place], words[place] + "#", *words[place + 1 :]],
+            [*words, *words],
+            words[: len(words) // 2],
+        ):
+            assert oracle.read(" ".join(damaged)) is None, " ".join(damaged)
+
+
+def test_scenes_of_two_problems_do_not_mix(rows):
+    by_family = {row.family: row.problem for row in rows if row.domain == "math"}
+    for first, second in itertools.permutations(by_family.values(), 2):
+        facts, question = first.rsplit(". ", 1)[0], second.rsplit(". ", 1)[-1]
+        assert oracle.read(f"{facts}. {question}") is None
+
+
+def stated(family: str, **values: int | str) -> str:
+    """A statement of the family that asks for the value itself."""
+    of = generator.families()[family]
+    for scene in of.scenes:
+        text = f"{scene.facts} Find {scene.quantity}."
+        text = wording.draw_wording(text, random.Random(0))
+        try:
+            text = text.format(name="Zoe", **values)
+        except KeyError:
+            continue
+        if "Zoe" in text or scene is of.scenes[-1]:
+            return text
+    raise AssertionError(family)
+
+
+SENSELESS = [
+    ("crt", {"first": 6, "second": 9, "r": 2, "s": 4, "bound": 100}),  # no number has both residues
+    ("crt", {"first": 5, "second": 7, "r": 5, "s": 4, "bound": 100}),  # a residue as large as its modulus
+    ("mixture", {"weak": 30, "strong": 50, "target": 20, "volume": 40}),  # not between
+    ("mixture", {"weak": 30, "strong": 130, "target": 40, "volume": 40}),
+    ("mixture", {"weak": 10, "strong": 35, "target": 28, "volume": 7}),  # no whole number of cups
+    ("linear_system", {"high": 9, "low": 4, "count": 20, "sum": 97}),  # no whole number of the dearer kind
+    ("linear_system", {"high": 9, "low": 4, "count": 20, "sum": 400}),  # more than all of them
+    ("open_box", {"length": 20, "width": 8, "cut": 4}),  # nothing is left of the width
+    ("right_triangle", {"leg": 8, "hypotenuse": 11, "wanted": "area"}),
+    ("right_triangle", {"leg": 10, "hypotenuse": 6, "wanted": "area"}),
+    ("vieta", {"sum": 4, "product": 20}),  # no real numbers
+    ("filling_rates", {"fast": 5, "slow": 4, "leak": 9, "wait": 3, "capacity": 200}),  # runs empty
+    ("divisors", {"p": 4, "q": 5, "r": 7, "a": 2, "b": 2, "c": 2, "factor": 4}),  # 4 is no prime
+    ("divisors", {"p": 2, "q": 5, "r": 7, "a": 2, "b": 2, "c": 2, "factor": 11}),
+    ("committees", {"left": 3, "right": 3, "size": 7, "least": 2}),
+    ("arithmetic_series", {"start": 5, "step": 2, "terms": 0}),
+    ("lattice_paths", {"across": 4, "up": 4, "x": 5, "y": 1}),
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "values"), SENSELESS, ids=[f"{i}-{f}" for i, (f, _) in enumerate(SENSELESS)]
+)
+def test_numbers_without_sense_are_no_problem(family, values):
+    assert not conditions.OF_FAMILY[family](**values)
+    assert oracle.read(stated(family, **values)) is None
+
+
+def filled_glasses(weak: int, strong: int, target: int, volume: int) -> list[int]:
+    if not weak < target < strong <= 100:
+        return []
+    return [w for w in range(1, 4000) if volume * strong + w * weak == target * (volume + w)]
+
+
+def kinds(high: int, low: int, count: int, sum: int) -> list[int]:
+    return [x for x in range(1, count) if x * high + (count - x) * low == sum]
+
+
+def third_sides(leg: int, hypotenuse: int, wanted: str) -> list[float]:
+    others = [b for b in range(1, hypotenuse) if leg * leg + b * b == hypotenuse * hypotenuse]
+    values = [leg * b / 2 if wanted == "area" else leg + b + hypotenuse for b in others]
+    return [value for value in values if value == int(value)]
+
+
+def minutes(fast: int, slow: int, leak: int, wait: int, capacity: int) -> list[int]:
+    level, full = 0, []
+    if fast <= leak:
+        return []
+    for minute in range(1, 2000):
+        level += fast - leak + (slow if minute > wait else 0)
+        if level == capacity and minute > wait:
+            full.append(minute)
+    return full
+
+
+def coincidences(first: int, second: int, r: int, s: int, bound: int) -> list[int]:
+    if math.gcd(first, second) > 1 or r >= first or s >= second:
+        return []
+    found = (n for n in itertools.count(bound + 1) if n % first == r and n % second == s)
+    return [next(found)]
+
+
+SEARCHES = {
+    "mixture": (filled_glasses, {"weak": (0, 40), "strong": (5, 110), "target": (0, 60), "volume": (1, 30)}),
+    "linear_system": (kinds, {"high": (1, 9), "low": (1, 9), "count": (1, 30), "sum": (1, 120)}),
+    "right_triangle": (third_sides, {"leg": (1, 40), "hypotenuse": (1, 50), "wanted": ("area", "perimeter")}),
+    "filling_rates": (
+        minutes,
+        {"fast": (1, 9), "slow": (1, 9), "leak": (1, 9), "wait": (1, 6), "capacity": (1, 90)},
+    ),
+    "crt": (coincidences, {"first": (2, 9), "second": (2, 9), "r": (0, 9), "s": (0, 9), "bound": (0, 99)}),
+}
+
+
+@pytest.mark.parametrize("family", SEARCHES)
+def test_conditions_hold_exactly_where_a_search_finds_one_answer(family):
+    search, ranges = SEARCHES[family]
+    solve = generator.families()[family].solve
+    draw, sound = random.Random(0), 0
+    for _ in range(6000):
+        values = {
+            name: draw.choice(of) if isinstance(of[0], str) else draw.randint(*of)
+            for name, of in ranges.items()
+        }
+        found = search(**values)
+        holds = conditions.OF_FAMILY[family](**values)
+        assert holds == (len(found) == 1), (values, found)
+        if holds:
+            sound += 1
+            assert solve(**values)["value"] == found[0], values
+    assert sound >= 50
+
+
+def test_conditions_hold_for_all_that_the_generator_draws():
+    draw = random.Random(1)
+    for family in generator.families().values():
+        parameters = conditions.OF_FAMILY[family.name].__code__.co_varnames
+        for _ in range(300):
+            drawn = {name: value for name, value in family.draw(draw).items() if name in parameters}
+            assert conditions.OF_FAMILY[family.name](**drawn), (family.name, drawn)
+
+
+def test_long_and_odd_texts_are_refused_at_once(rows):
+    start = time.process_time()
+    for text in (
+        "",
+        "1" * 1900,
+        "Find " * 390,
+        rows[0].problem + " and" * 300,
+        rows[0].problem * 200,
+        "[a|b]{n}" * 200,
+        "Let N = 9" + "9" * 1500,
+        *(row.problem[:-1] + " " + "9" * 1200 for row in rows[:40]),
+    ):
+        assert oracle.read(text) is None
+    assert time.process_time() - start < 5.0

@@ -155,10 +155,10 @@ def way_of_theta() -> list[str]:
         return fit(*args, **kwargs)  # type: ignore[arg-type]
 
     with tempfile.TemporaryDirectory() as workdir:
-        api.run_stage("run", ("runs/quickstart.gin",), tuple(bindings), workdir)
+        api.run_stage("run", ("runs/from_scratch.gin",), tuple(bindings), workdir)
         fit, loop.fit = loop.fit, watched
         try:
-            api.run_stage("em", ("runs/quickstart.gin",), tuple(bindings[1:]), workdir)
+            api.run_stage("em", ("runs/from_scratch.gin",), tuple(bindings[1:]), workdir)
         except _Arrived:
             pass
         finally:

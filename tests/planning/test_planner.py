@@ -21,7 +21,7 @@ from promptcot_jax.run import cli, configuration, plan, stages
 from promptcot_jax.sources.model_source import Pretrained
 
 V5E = hardware.HARDWARE["TPU v5 lite"]
-GIN = ("runs/quickstart.gin", "stages/plan.gin")
+GIN = ("runs/from_scratch.gin", "stages/plan.gin")
 
 
 @pytest.fixture

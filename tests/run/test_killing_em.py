@@ -8,7 +8,7 @@ import pytest
 from tests.run import killing
 
 SETTINGS = [
-    "--gin_file=runs/quickstart.gin",
+    "--gin_file=runs/from_scratch.gin",
     "--gin.FAMILIES=('arithmetic_series',)",
     "--gin.NUM_TRAIN=96",
     "--gin.NUM_HELDOUT=8",

@@ -15,7 +15,7 @@ from tests.run import killing
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
-FILES = ["--gin_file=runs/quickstart.gin", "--gin_file=t5x_decoder.gin"]
+FILES = ["--gin_file=runs/from_scratch.gin", "--gin_file=t5x_decoder.gin"]
 SMALL = [
     "--gin.FAMILIES=('arithmetic_series',)",
     "--gin.NUM_TRAIN=96",
@@ -57,7 +57,7 @@ def promptcot(*arguments: str, directory: Path = EXAMPLES) -> subprocess.Complet
 
 def test_the_gin_file_builds_the_model_of_its_class(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(EXAMPLES)
-    configuration.load(["runs/quickstart.gin", "t5x_decoder.gin"])
+    configuration.load(["runs/from_scratch.gin", "t5x_decoder.gin"])
     model = gin.get_configurable(model_source.FromScratch)().model
     assert (type(model).__module__, type(model).__qualname__) == ("t5x_decoder", "T5xDecoder")
     assert model.config.vocab_size == 1024

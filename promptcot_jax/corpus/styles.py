@@ -24,6 +24,9 @@ _VAGUE_OPENINGS = (
     "My intention is a question that",
     "Let us have a task that",
     "The aim is an exercise that",
+    "We are looking for a problem that",
+    "I am after a question that",
+    "What I have in mind is a task that",
 )
 _VAGUE_HARDNESS = (
     "The difficulty should be that {difficulty}.",
@@ -31,19 +34,36 @@ _VAGUE_HARDNESS = (
     "It stays interesting because {difficulty}.",
     "The catch is that {difficulty}.",
     "What separates strong solvers is that {difficulty}.",
+    "It should be hard because {difficulty}.",
+    "What makes it tricky is that {difficulty}.",
+    "Many will fail at first because {difficulty}.",
 )
 _VAGUE_REMARKS = (
     "",
     "The wording should stay short.",
     "No special trick should be needed.",
     "A single careless moment should cost the answer.",
+    "The statement should leave no doubt about what is asked.",
+    "It should be easy to read and hard to rush.",
+    "Nobody should need to look anything up.",
 )
 _VAGUE_SETTINGS = {
     "bare": ("No story is needed around it.", "It can be stated without any setting."),
     "story": ("A small story should carry it.", "Some everyday setting should dress it up."),
 }
-_PLAN_REASONS = ("This works because {reason}.", "I choose it because {reason}.")
-_PLAN_HARDNESS = ("The hard part is that {difficulty}.", "It is demanding since {difficulty}.")
+_PLAN_REASONS = (
+    "This works because {reason}.",
+    "I choose it because {reason}.",
+    "The parts fit together because {reason}.",
+    "The plan is sound because {reason}.",
+    "It rests on the fact that {reason}.",
+)
+_PLAN_HARDNESS = (
+    "The hard part is that {difficulty}.",
+    "It is demanding since {difficulty}.",
+    "The challenge is that {difficulty}.",
+    "Solvers have to see that {difficulty}.",
+)
 
 
 def _vague(draw: random.Random, family: Family, ending: Ending, values: Values) -> str:

@@ -25,11 +25,6 @@ def prime_factors(number: int) -> list[tuple[int, int]]:
     return factors + ([(number, 1)] if number > 1 else [])
 
 
-def factored(number: int) -> str:
-    """Prime factorization as text, such as `2^3 * 5`."""
-    return " * ".join(f"{p}^{e}" if e > 1 else str(p) for p, e in prime_factors(number))
-
-
 def in_base(number: int, base: int) -> str:
     """Digits of `number` in a base of at most ten."""
     digits = ""

@@ -8,7 +8,7 @@ import math
 import random
 
 from promptcot_jax.corpus import written_out
-from promptcot_jax.corpus.endings import factored
+from promptcot_jax.corpus.endings import prime_factors
 from promptcot_jax.corpus.families import MathFamily, Values, texts_of, worked_solutions
 
 
@@ -26,15 +26,36 @@ def _draw_crt(draw: random.Random) -> Values:
 
 
 def _solve_crt(first: int, second: int, r: int, s: int, bound: int) -> Values:
-    start = next(n for n in range(s, first * second, second) if n % first == r)
-    period = first * second
-    return {"value": start + period * (-(-(bound + 1 - start) // period)), "start": start, "period": period}
+    tried = [s]
+    while tried[-1] % first != r:
+        tried.append(tried[-1] + second)
+    start, period = tried[-1], first * second
+    if bound < start:
+        value, climb = start, f"{start} is already above {bound}"
+    else:
+        times = (bound - start) // period + 1
+        value = start + times * period
+        climb = (
+            f"{bound} - {start} = {bound - start}, {written_out.quotient(bound - start, period)}. "
+            f"One more is needed: {written_out.product(period, times)}, "
+            f"{start} + {times * period} = {value}"
+        )
+    return {
+        "value": value,
+        "tried": ", ".join(f"{number} leaves {number % first}" for number in tried),
+        "start": start,
+        "period": written_out.product(first, second),
+        "climb": climb,
+    }
 
 
 def _solve_power(base: int, exponent: int, modulus: int) -> Values:
-    half = pow(base, exponent // 2, modulus)
-    odd = f" and multiplying by {base}" if exponent % 2 else ""
-    return {"value": pow(base, exponent, modulus), "middle": exponent // 2, "half": half, "odd": odd}
+    halves = [exponent >> shift for shift in range(exponent.bit_length())]
+    return {
+        "value": pow(base, exponent, modulus),
+        "halves": ", ".join(map(str, halves)),
+        "squarings": written_out.modular_power(base, exponent, modulus),
+    }
 
 
 def _draw_power(draw: random.Random) -> Values:
@@ -71,22 +92,24 @@ def _draw_divisors(draw: random.Random) -> Values:
     p, q, r = sorted(draw.sample((2, 3, 5, 7, 11), 3))
     a, b, c = draw.randint(3, 9), draw.randint(2, 7), draw.randint(2, 5)
     i, j = draw.randint(1, a - 1), draw.randint(0, b - 1)
+    while p**i * q**j > 10**6:
+        i, j = draw.randint(1, a - 1), draw.randint(0, b - 1)
     return {"p": p, "q": q, "r": r, "a": a, "b": b, "c": c, "factor": p**i * q**j}
 
 
 def _solve_divisors(p: int, q: int, r: int, a: int, b: int, c: int, factor: int) -> Values:
-    left = []
-    for prime, exponent in ((p, a), (q, b), (r, c)):
-        rest = factor
-        while rest % prime == 0:
-            rest, exponent = rest // prime, exponent - 1
-        left.append(exponent + 1)
+    needed = dict(prime_factors(factor))
+    choices, pieces = [], []
+    for prime, most in ((p, a), (q, b), (r, c)):
+        least = needed.get(prime, 0)
+        choices.append(most - least + 1)
+        pieces.append(f"{prime} from {least} to {most}, {most} - {least} + 1 = {choices[-1]} choices")
     return {
-        "value": math.prod(left),
-        "factored": factored(factor),
-        "x": left[0],
-        "y": left[1],
-        "z": left[2],
+        "value": math.prod(choices),
+        "divisions": written_out.factorization(factor),
+        "powers": " * ".join(f"{prime}^{exponent}" for prime, exponent in needed.items()),
+        "exponents": "; ".join(pieces),
+        "product": written_out.products(choices),
     }
 
 
@@ -96,19 +119,37 @@ def _draw_codes(draw: random.Random) -> Values:
 
 
 def _solve_codes(length: int, top: int, total: int) -> Values:
-    terms, pieces = [], []
-    for over in range(total // (top + 1) + 1):
-        rest = total - over * (top + 1)
-        if over > length:
-            break
-        terms.append((-1) ** over * math.comb(length, over) * math.comb(rest + length - 1, length - 1))
-        pieces.append(f"{'-' if over % 2 else '+'} {abs(terms[-1])}")
+    mirrored = length * top - total
+    least = min(total, mirrored)
+    mirror = ""
+    if mirrored < total:
+        mirror = (
+            f"Taking every digit from {top} turns the sum into {written_out.product(length, top)} "
+            f"minus {total}: {length * top} - {total} = {mirrored}, with as many codes. "
+        )
+    lines, value = [], 0
+    for over in range(least // (top + 1) + 1):
+        rest = least - over * (top + 1)
+        free = (rest + length - 1, length - 1)
+        term = math.comb(length, over) * math.comb(*free)
+        bars = f"{rest} + {length - 1} = {rest + length - 1}"
+        if over:
+            lines.append(
+                f"{over} digit{'s' if over > 1 else ''} too large: "
+                f"{least} - {least - rest} = {rest}, {bars}, "
+                f"{written_out.binomials((length, over), free)}, "
+                f"{value} {'-' if over % 2 else '+'} {term} = {value + (-1) ** over * term}"
+            )
+        else:
+            lines.append(f"Without the limit: {bars}, {written_out.binomials(free)}")
+        value += (-1) ** over * term
     return {
-        "value": sum(terms),
-        "sum": " ".join(pieces).removeprefix("+ "),
+        "value": value,
+        "mirror": mirror,
+        "least": least,
         "bars": length - 1,
         "excess": top + 1,
-        "all": terms[0],
+        "cases": ". ".join(lines),
     }
 
 
@@ -120,9 +161,20 @@ def _draw_lockers(draw: random.Random) -> Values:
 
 
 def _solve_lockers(first: int, second: int, total: int) -> Values:
-    lcm = math.lcm(first, second)
+    gcd, lcm = math.gcd(first, second), math.lcm(first, second)
     a, b, both = total // first, total // second, total // lcm
-    return {"value": total - a - b + both, "a": a, "b": b, "both": both, "lcm": lcm}
+    return {
+        "value": total - a - b + both,
+        "gcd": written_out.common_divisor(first, second),
+        "share": f"{second} / {gcd} = {second // gcd}",
+        "times": written_out.product(first, second // gcd),
+        "lcm": lcm,
+        "of_first": written_out.quotient(total, first),
+        "of_second": written_out.quotient(total, second),
+        "of_both": written_out.quotient(total, lcm),
+        "left": f"{total} - {a} = {total - a}, {total - a} - {b} = {total - a - b}, "
+        f"{total - a - b} + {both} = {total - a - b + both}",
+    }
 
 
 def _draw_series(draw: random.Random) -> Values:
@@ -153,8 +205,12 @@ def _draw_growth(draw: random.Random) -> Values:
 
 
 def _solve_growth(start: int, ratio: int, terms: int) -> Values:
-    power = ratio**terms
-    return {"value": start * (power - 1) // (ratio - 1), "power": power, "less": ratio - 1}
+    powers = [ratio**i for i in range(terms)]
+    return {
+        "value": start * sum(powers),
+        "totals": written_out.running_totals(powers),
+        "product": written_out.product(sum(powers), start),
+    }
 
 
 def _draw_recurrence(draw: random.Random) -> Values:
@@ -168,10 +224,15 @@ def _draw_recurrence(draw: random.Random) -> Values:
 
 
 def _solve_recurrence(p: int, q: int, first: int, second: int, index: int) -> Values:
-    terms = [first, second]
-    while len(terms) < index:
-        terms.append(p * terms[-1] + q * terms[-2])
-    return {"value": terms[-1], "terms": ", ".join(map(str, terms))}
+    before, latest, lines = first, second, []
+    for position in range(3, index + 1):
+        term = p * latest + q * before
+        lines.append(
+            f"Term {position}: {written_out.product(latest, p)}, {written_out.product(before, q)}, "
+            f"{p * latest} + {q * before} = {term}"
+        )
+        before, latest = latest, term
+    return {"value": latest, "terms": ". ".join(lines)}
 
 
 def _draw_system(draw: random.Random) -> Values:
@@ -238,14 +299,16 @@ def _draw_tank(draw: random.Random) -> Values:
 
 def _solve_tank(fast: int, slow: int, leak: int, wait: int, capacity: int) -> Values:
     alone, joint = fast - leak, fast + slow - leak
-    rest = capacity - wait * alone
+    early = wait * alone
+    later = (capacity - early) // joint
     return {
-        "value": wait + rest // joint,
-        "alone": alone,
-        "early": wait * alone,
-        "rest": rest,
-        "joint": joint,
-        "later": rest // joint,
+        "value": wait + later,
+        "alone": f"{fast} - {leak} = {alone}",
+        "early": written_out.product(alone, wait),
+        "rest": f"{capacity} - {early} = {capacity - early}",
+        "joint": f"{alone} + {slow} = {joint}",
+        "division": written_out.quotient(capacity - early, joint),
+        "minutes": f"{wait} + {later} = {wait + later}",
     }
 
 
@@ -256,13 +319,10 @@ def _draw_committee(draw: random.Random) -> Values:
 
 
 def _solve_committee(left: int, right: int, size: int, least: int) -> Values:
-    cases = [math.comb(left, k) * math.comb(right, size - k) for k in range(least, size + 1)]
-    return {
-        "value": sum(cases),
-        "cases": " + ".join(map(str, cases)),
-        "number": len(cases),
-        "other": size - least,
-    }
+    numbers = [k for k in range(least, size + 1) if k <= left and size - k <= right]
+    cases = [math.comb(left, k) * math.comb(right, size - k) for k in numbers]
+    lines = [written_out.binomials((left, k), (right, size - k)) for k in numbers]
+    return {"value": sum(cases), "cases": "; ".join(lines), "sum": written_out.joined_sum(cases)}
 
 
 def _draw_paths(draw: random.Random) -> Values:
@@ -273,7 +333,15 @@ def _draw_paths(draw: random.Random) -> Values:
 def _solve_paths(across: int, up: int, x: int, y: int) -> Values:
     total = math.comb(across + up, up)
     through = math.comb(x + y, y) * math.comb(across + up - x - y, up - y)
-    return {"value": total - through, "total": total, "through": through}
+    return {
+        "value": total - through,
+        "steps": f"{across} + {up} = {across + up}",
+        "total": written_out.binomials((across + up, up)),
+        "before": f"{x} + {y} = {x + y}",
+        "after": f"{across + up} - {x + y} = {across + up - x - y}",
+        "through": written_out.binomials((x + y, y), (across + up - x - y, up - y)),
+        "difference": f"{total} - {through} = {total - through}",
+    }
 
 
 def _draw_urn(draw: random.Random) -> Values:
@@ -285,12 +353,28 @@ def _draw_urn(draw: random.Random) -> Values:
 
 
 def _solve_urn(red: int, blue: int, event: str) -> Values:
-    mixed = red * blue
-    all_pairs = math.comb(red + blue, 2)
+    balls, mixed = red + blue, red * blue
+    half, other = (balls // 2, balls - 1) if balls % 2 == 0 else ((balls - 1) // 2, balls)
+    all_pairs = half * other
     good = mixed if event == "different" else all_pairs - mixed
     shared = math.gcd(good, all_pairs)
     m, n = good // shared, all_pairs // shared
-    return {"value": m + n, "m": m, "n": n, "good": good, "all_pairs": all_pairs, "sum": red + blue}
+    reduced = ""
+    if shared > 1:
+        reduced = f"{written_out.quotient(good, shared)}. {written_out.quotient(all_pairs, shared)}. "
+    return {
+        "value": m + n,
+        "sum": f"{red} + {blue} = {balls}",
+        "balls": balls,
+        "less": balls - 1,
+        "half": f"{2 * half} / 2 = {half}",
+        "all_pairs": written_out.product(other, half),
+        "mixed": written_out.product(red, blue),
+        "same": "" if event == "different" else f"Equal ones: {all_pairs} - {mixed} = {good}. ",
+        "gcd": written_out.common_divisor(all_pairs, good),
+        "reduced": reduced,
+        "added": f"{m} + {n} = {m + n}",
+    }
 
 
 def _draw_border(draw: random.Random) -> Values:
@@ -348,8 +432,8 @@ def _solve_triangle(leg: int, hypotenuse: int, wanted: str) -> Values:
     scaled, back = "", ""
     if shared > 1:
         scaled = (
-            f"{written_out.common_divisor(hypotenuse, leg)}. Divided by {shared}, "
-            f"the sides are {hypotenuse} / {shared} = {long} and {leg} / {shared} = {short}. "
+            f"{written_out.common_divisor(hypotenuse, leg)}: "
+            f"{hypotenuse} = {shared} * {long}, {leg} = {shared} * {short}. "
         )
         back = f" and {written_out.product(shared, root)}"
     if wanted == "area":
@@ -362,11 +446,9 @@ def _solve_triangle(leg: int, hypotenuse: int, wanted: str) -> Values:
     return {
         "value": value,
         "scaled": scaled,
-        "short": short,
-        "long": long,
-        "less": f"{long} - {short} = {long - short}",
-        "more": f"{long} + {short} = {long + short}",
-        "square": written_out.product(long - short, long + short),
+        "square": written_out.leading_to(
+            f"({long} - {short}) * ({long} + {short})", [long - short, long + short]
+        ),
         "root": f"{root} * {root} = {root * root}",
         "back": back,
         "other": other,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 
-def place_parts(number: int) -> list[int]:
+def _places(number: int) -> list[int]:
     """The digits that are not 0, each at its place: 307 -> 300, 7."""
     digits = str(number)
     return [int(d) * 10 ** (len(digits) - 1 - i) for i, d in enumerate(digits) if d != "0"]
@@ -33,32 +33,21 @@ def running_totals(terms: Iterable[int]) -> str:
 def product(left: int, right: int) -> str:
     """A product, split by the places of its factors: `37 * 24 = 600 + 140 + 120 + 28 = 740 + 148 = 888`.
 
-    Where that would need many partial products at once, one factor is split in a line of its own.
+    Where these would be many partial products, each place of one factor gets an equation of its own.
     """
     task = f"{left} * {right}"
-    many, few = (left, right) if len(place_parts(left)) >= len(place_parts(right)) else (right, left)
+    many, few = (left, right) if len(_places(left)) >= len(_places(right)) else (right, left)
     if min(left, right) <= 1:
         return f"{task} = {left * right}"
-    rows = [[part * by for part in place_parts(many)] for by in place_parts(few)]
+    rows = [[part * by for part in _places(many)] for by in _places(few)]
     if len(rows) == 1:
-        terms = rows[0]
-        carries = any(term >= 10 * part * place_unit(few) for term, part in _with_unit(terms, many))
-        return f"{task} = {joined_sum(terms) if carries else left * right}"
+        carries = any(int(digit) * int(str(few)[0]) >= 10 for digit in str(many))
+        return f"{task} = {joined_sum(rows[0]) if carries else left * right}"
     if len(rows) == 2 and len(rows[0]) == 2:
         flat = " + ".join(str(term) for row in rows for term in row)
         return f"{task} = {flat} = {joined_sum([sum(row) for row in rows])}"
-    lines = [product(many, by) for by in place_parts(few)]
+    lines = [product(many, by) for by in _places(few) if by > 1]
     return f"{', '.join(lines)}, {task} = {joined_sum([sum(row) for row in rows])}"
-
-
-def place_unit(number: int) -> int:
-    """The power of ten at the first digit: 37 -> 10."""
-    return 10 ** (len(str(number)) - 1)
-
-
-def _with_unit(terms: Sequence[int], number: int) -> list[tuple[int, int]]:
-    """Each partial product with the power of ten of the digit that it came from."""
-    return [(term, place_unit(part)) for term, part in zip(terms, place_parts(number), strict=True)]
 
 
 def products(factors: Sequence[int]) -> str:
@@ -71,13 +60,30 @@ def products(factors: Sequence[int]) -> str:
     return ", ".join(lines) or str(first)
 
 
+def binomials(*pairs: tuple[int, int]) -> str:
+    """A product of at most two binomial coefficients, each taken from the table.
+
+    `C(9, 2) * C(7, 1) = 36 * 7 = 210 + 42 = 252`.
+    """
+    task = " * ".join(f"C({n}, {k})" for n, k in pairs)
+    return leading_to(task, [math.comb(n, k) for n, k in pairs])
+
+
+def leading_to(task: str, factors: Sequence[int]) -> str:
+    """A task that is the product of these factors, and the product: `(9 - 2) * (9 + 2) = 7 * 11 = 77`."""
+    worked = products(factors)
+    return (
+        f"{task} = {worked}" if ", " not in worked else f"{task} = {' * '.join(map(str, factors))}, {worked}"
+    )
+
+
 def chunks(number: int, divisor: int) -> str:
     """What a division takes away, place by place: `12 * 70 = 840, 17 left; 12 * 1 = 12, 5 left`.
 
     The last number is the remainder.
     """
     written, rest = [], number
-    for part in place_parts(number // divisor):
+    for part in _places(number // divisor):
         rest -= divisor * part
         written.append(f"{divisor} * {part} = {divisor * part}, {rest} left")
     return "; ".join(written) or f"{divisor} * 0 = 0, {number} left"
@@ -85,6 +91,8 @@ def chunks(number: int, divisor: int) -> str:
 
 def quotient(number: int, divisor: int) -> str:
     """The whole part of a quotient: `857 / 12: 12 * 70 = 840, 17 left; 12 * 1 = 12, 5 left; so 71`."""
+    if divisor == 1:
+        return f"{number} / 1 = {number}"
     return f"{number} / {divisor}: {chunks(number, divisor)}; so {number // divisor}"
 
 
@@ -97,6 +105,21 @@ def common_divisor(left: int, right: int) -> str:
         lines.append(f"{high} = {times} * {low}" + (f" + {rest}" if rest else ""))
         high, low = low, rest
     return f"{', '.join(lines)}, so the greatest common divisor is {high}"
+
+
+def modular_power(base: int, exponent: int, modulus: int) -> str:
+    """A power modulo a number, by squaring from the first binary digit of the exponent on.
+
+    `12^2: 12 * 12 = 100 + 20 + 20 + 4 = 120 + 24 = 144; 101 * 1 = 101, 43 left`.
+    """
+    lines, rest, reached = [], base % modulus, 1
+    for bit in bin(exponent)[3:]:
+        for factor, power in ((rest, 2 * reached), (base, 2 * reached + 1))[: 1 + int(bit)]:
+            whole, reached = rest * factor, power
+            reduction = f"; {chunks(whole, modulus)}" if whole >= modulus else ""
+            lines.append(f"{base}^{power}: {product(rest, factor)}{reduction}")
+            rest = whole % modulus
+    return ". ".join(lines)
 
 
 def factorization(number: int) -> str:
@@ -127,10 +150,12 @@ def base_digits(number: int, base: int) -> str:
 def next_square(number: int) -> str:
     """The first square above a number, from a root that ends in 0 or 5 upwards by adding odd numbers.
 
-    `10 * 10 = 100, 11 * 11 = 100 + 21 = 121, 12 * 12 = 121 + 23 = 144`.
+    `10 * 10 = 100, 11 * 11 = 100 + 21 = 121, 12 * 12 = 121 + 23 = 144`; up to 100 the table is known.
     """
     last = math.isqrt(number) + 1
-    start = (last - 1) // 5 * 5 or 1
+    if last <= 10:
+        return f"{last - 1} * {last - 1} = {(last - 1) ** 2}, {last} * {last} = {last * last}"
+    start = (last - 1) // 5 * 5
     lines = [f"{start} * {start} = {start * start}"]
     for root in range(start + 1, last + 1):
         before = (root - 1) ** 2

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from promptcot_jax.corpus import endings, written_out
+from promptcot_jax.corpus import endings, math_families, rows, styles, written_out
 
 TIMES = 2000
 
@@ -66,6 +66,14 @@ def test_calculations_with_several_numbers(write, result):
         assert_true(write(numbers), result(numbers))
 
 
+def test_a_task_leads_to_the_product_of_its_factors():
+    assert written_out.leading_to("(9 - 2) * (9 + 2)", [7, 11]) == "(9 - 2) * (9 + 2) = 7 * 11 = 77"
+    draw = random.Random(9)
+    for _ in range(TIMES):
+        a, b = number(draw), number(draw)
+        assert_true(written_out.leading_to(f"{a + 1} * {b} - {b}", [a, b]), a * b)
+
+
 def test_running_totals_are_those_of_the_terms():
     assert written_out.running_totals([5, 6, 8]) == "5 + 6 + 8: 5, 11, 19"
 
@@ -79,6 +87,32 @@ def test_factorizations_end_in_the_largest_prime_and_name_every_prime():
         assert_true(text, factors[-1][0])
         divided = [int(p) for p in re.findall(r"= (\d+) \*", text)]
         assert divided + [factors[-1][0]] == [p for p, exponent in factors for _ in range(exponent)]
+
+
+def test_binomials():
+    draw = random.Random(7)
+    for _ in range(TIMES):
+        pairs = [(n, draw.randint(0, n)) for n in (draw.randint(1, 18), draw.randint(1, 18))]
+        pairs = pairs[: draw.randint(1, 2)]
+        text = written_out.binomials(*pairs)
+        table = re.sub(r"C\((\d+), (\d+)\)", lambda c: str(math.comb(int(c[1]), int(c[2]))), text)
+        assert_true(table, math.prod(math.comb(n, k) for n, k in pairs))
+
+
+def test_modular_powers_name_the_power_of_every_step():
+    draw = random.Random(8)
+    for _ in range(300):
+        base, exponent, modulus = draw.randint(2, 19), draw.randint(2, 60), draw.randint(101, 499)
+        text = written_out.modular_power(base, exponent, modulus)
+        lines = text.split(". ")
+        for line in lines:
+            power, _, steps = line.partition(": ")
+            base_too, reached = map(int, power.split("^"))
+            assert base_too == base
+            left = int(re.findall(r"\d+", steps)[-1])
+            assert_true(steps.replace(";", ","), pow(base, reached, modulus))
+            assert left < modulus
+        assert reached == exponent
 
 
 def test_base_digits():
@@ -101,3 +135,14 @@ def test_how_products_are_split():
     assert written_out.product(12, 30) == "12 * 30 = 360"  # no carry
     assert written_out.product(37, 24) == "37 * 24 = 600 + 140 + 120 + 28 = 740 + 148 = 888"
     assert written_out.product(24, 237).endswith(", 24 * 237 = 4740 + 948 = 5688")
+
+
+@pytest.mark.parametrize("family", math_families.families(), ids=lambda family: family.name)
+def test_solutions_end_in_the_answer(family):
+    draw = random.Random(family.name)
+    for ending in itertools.islice(itertools.cycle(endings.math_endings()), 70):
+        row = rows.math_row(draw, "row", styles.STYLES[0], family, ending, family.draw(draw))
+        if row is not None:
+            work, _, last = row.solution.partition(" The answer is ")
+            assert last == f"\\boxed{{{row.answer}}}"
+            assert re.findall(r"\d+", work)[-1] == row.answer, row.solution

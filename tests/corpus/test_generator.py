@@ -19,7 +19,7 @@ from promptcot_jax.corpus import generator, math_families, program_families, row
 
 @pytest.fixture(scope="module")
 def corpus():
-    return generator.generate(generator.CorpusConfig(seed=7, num_train=1200, num_heldout=240, num_novel=120))
+    return generator.generate(generator.CorpusConfig(seed=7, num_train=2400, num_heldout=240, num_novel=120))
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_exact_tells_more_of_the_problem_than_stepwise_than_plan_than_vague(all_
 
 
 def test_a_share_of_training_rationales_is_swapped_within_families():
-    config = generator.CorpusConfig(seed=7, num_train=1200, num_heldout=240, num_novel=120)
+    config = generator.CorpusConfig(seed=7, num_train=2400, num_heldout=240, num_novel=120)
     right = generator.generate(config)
     mixed = generator.generate(dataclasses.replace(config, swapped_share=1 / 3))
     assert (mixed.heldout, mixed.novel) == (right.heldout, right.novel)

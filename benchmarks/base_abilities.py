@@ -4,8 +4,8 @@
 
 Held-out rows of seed 21, which no run of the project trains on. Perplexity of a token of the statement (after
 its first word), and of one of the worked solution; share of the statements' first five words that the model,
-at temperature 0.7, continues to a well-posed problem (`promptcot_jax/corpus/oracle.py`); share of the problems
-that it solves greedily, and on average over samples at temperature 1.
+at temperature 0.7, continues to a well-posed problem (`promptcot_jax/corpus/oracle.py`); share of the
+problems that it solves greedily, and on average over samples at temperature 1.
 """
 
 import argparse
@@ -79,10 +79,8 @@ def main() -> None:
         continued = continued_share(model, rows)
         greedy = solved_share(model, rows, 1, 0.0)
         sampled = solved_share(model, rows, arguments.attempts, 1.0)
-        print(
-            f"| {name} | {of_problem:.2f} | {of_solution:.3f} | {continued:.2f} | {greedy:.2f} | {sampled:.2f} |",
-            flush=True,
-        )
+        shares = " | ".join(f"{share:.2f}" for share in (continued, greedy, sampled))
+        print(f"| {name} | {of_problem:.2f} | {of_solution:.3f} | {shares} |", flush=True)
     print(f"\n{arguments.rows} rows of each family, {time.monotonic() - start:.0f} s")
 
 

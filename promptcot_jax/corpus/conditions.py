@@ -1,8 +1,8 @@
 """When the numbers of a statement make sense, family by family: it has one answer, a positive integer.
 
 The generator draws from narrow ranges, where all of this holds. A model may write any numbers; these
-conditions say of which the family's closed form is right. Where a problem could be solved by other means (congruences of
-moduli that share a factor), it is refused all the same.
+conditions say of which the family's closed form is right. Where a problem could be solved by other means
+(congruences of moduli that share a factor), it is refused all the same.
 """
 
 import math

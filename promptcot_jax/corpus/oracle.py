@@ -2,9 +2,9 @@
 
 A statement is well-posed if each of its words fits one wording of one scene, with one last question, and its
 numbers make sense there: moduli are coprime, a triangle closes, a mixture lies between its parts. The
-templates of `texts/` are the grammar, so any mixture of their wordings is understood, also with names and numbers that
-the generator never draws. Anything else counts as not well-posed, though a person might make sense of it:
-shares of well-posed problems are lower bounds.
+templates of `texts/` are the grammar, so any mixture of their wordings is understood, also with names and
+numbers that the generator never draws. Anything else counts as not well-posed, though a person might make
+sense of it: shares of well-posed problems are lower bounds.
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
 """Token boundaries, what is trained on, and what happens to rows that are too long."""
 
+import collections
 import dataclasses
 
 import pytest
@@ -86,6 +87,34 @@ def test_solver_examples_end_and_use_the_chat_template_where_there_is_one():
     chat = toys.byte_tokenizer("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]")
     prompt = chat.decode(example_of(chat, examples.solution_text(row, chat)).prompt_ids)
     assert prompt == f"[user]{templates.solver_messages('1+1?', 'math')[0]['content']}[assistant]"
+
+
+def test_documents_are_trained_on_whole_and_have_no_markers():
+    """Of eight rows six are problem and solution, one begins with the plan and one with the problem."""
+    texts = collections.Counter()
+    for number in range(400):
+        row = records.MathCorpusRow(
+            id=f"train-{number:06d}",
+            family="sums",
+            style="plan",
+            concepts=("sums", "digits"),
+            level="1",
+            rationale="Plan: add two numbers.",
+            problem="What is one and one?",
+            answer="2",
+            solution="It is \\boxed{2}",
+        )
+        example = example_of(TOKENIZER, examples.document_text(row, TOKENIZER))
+        text = TOKENIZER.decode([*example.prompt_ids, *example.completion_ids])
+        assert TOKENIZER.decode(example.prompt_ids) == text.partition(" ")[0]
+        texts[text] += 1
+    solved = f"{templates.solver_prompt(row.problem, 'math')}{row.solution}<|endoftext|>"
+    assert set(texts) == {
+        solved,
+        f"{row.problem}\n\n{row.rationale}<|endoftext|>",
+        f"{row.rationale}\n\n{row.problem}<|endoftext|>",
+    }
+    assert 270 < texts[solved] < 330
 
 
 def test_thinking_is_opened_once_by_the_chat_template_or_by_the_trace():

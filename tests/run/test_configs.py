@@ -240,10 +240,12 @@ def is_plain(value: Any) -> bool:
     )
 
 
-def test_quickstart_model_has_the_size_that_is_claimed():
-    configuration.load(["runs/quickstart.gin"])
-    built = gin.get_configurable(model_config.DecoderConfig)()
-    assert 300_000 < built.parameter_count() < 400_000
+@pytest.mark.parametrize(
+    ("file", "claimed"), [("runs/from_scratch.gin", 375_360), ("runs/tiny_base.gin", 2_009_504)]
+)
+def test_a_model_has_the_size_that_is_claimed(file: str, claimed: int):
+    configuration.load([file])
+    assert gin.get_configurable(model_config.DecoderConfig)().parameter_count() == claimed
 
 
 def test_what_only_says_how_names_fields_that_exist():

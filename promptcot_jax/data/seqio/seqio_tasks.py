@@ -94,7 +94,7 @@ def register_tasks(
         vocabulary = TokenizerVocabulary.from_path(vocabulary)
     setting = _Setting(vocabulary.tokenizer, rules, overlong, collections.Counter())
     for name, task in tasks.TASKS.items():
-        paths = triples if task.record_type is records.Triple else sft_traces
+        paths = sft_traces if name == "sft_traces" else triples
         if paths is not None:
             _register(name, _kind_of(task), paths, setting)
     if triples is not None:

@@ -1,9 +1,9 @@
 """How many synthesized problems are sound, and how many of their labels right: of runs on the seed corpus.
 
 No model judges here. `corpus.oracle` reads a statement back to the family, the ending and the numbers that it
-was made of, and solves it exactly; what it cannot read is no problem of the corpus, or none with one answer.
-So the rates that the paper can only estimate, by models and by people, are counted. A problem of another
-corpus, however good, cannot be read: there the analysis is left out.
+was made of, and solves it exactly. What it cannot read counts as not well-posed, so that these shares are
+lower bounds. Rates that the paper can only estimate, by models and by people, are counted here. A problem of
+another corpus, however good, cannot be read: there the analysis is left out.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -153,7 +153,8 @@ def figures_of(
     )
     caption = (
         f"{counted(len(problems), 'synthesized problem')} and {counted(len(verified), 'verified prompt')}, "
-        "each read back and solved exactly. New: against the training rows, of which "
+        "each read back and solved exactly; what cannot be read counts as not well-posed. New: against the "
+        "training rows, of which "
         f"{readable['count']:,} of {readable['of']:,} can be read. Shares of the second to the last line are "
         f"of the well-posed ones. Bars: 95 % intervals (Wilson). Mean levels: {levels or 'none'}."
     )

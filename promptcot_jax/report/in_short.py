@@ -169,8 +169,14 @@ def _before_and_after(workdir: epath.Path) -> Point | None:
         return None
     counts = _counts(workdir, "self_play")
     kept = counts.get("policy_of_iteration", max(steps))
-    if kept not in steps or kept == min(steps):
+    if kept not in steps:
         return None
+    if kept == min(steps):  # chosen by KEEP_BEST
+        return Point(
+            "Self-play kept the solver as it began: on held-out problems none of its "
+            f"{len(steps) - 1} later evaluations was better.",
+            NOT_BETTER,
+        )
     first, second = (jsonl.read_file(steps[step], AttemptRecord) for step in (min(steps), kept))
     one = comparing.compare([first], [second])
     when = "after it" if "iterations" in counts else f"after {_counted(kept, 'iteration')} of it"

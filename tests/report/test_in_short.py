@@ -153,6 +153,10 @@ def test_of_the_best_policy_its_own_evaluation_counts_and_the_page_says_so(tmp_p
     (point,) = points(tmp_path)
     assert "to 80.0% after it" in point.text
     assert "best of 3 evaluations" in point.text
+    stage(tmp_path, "self_play", iterations=30, policy_of_iteration=0)
+    (point,) = points(tmp_path)
+    assert "none of its 2 later evaluations was better" in point.text
+    assert point.advice == in_short.NOT_BETTER
 
 
 def test_without_evaluations_a_comparison_or_the_results_are_told(tmp_path: pathlib.Path):

@@ -18,6 +18,7 @@ from promptcot_jax.report import page
 
 TITLES = {
     "em_study": "EM study",
+    "well_posed": "Well-posed problems",
     "difficulty": "Difficulty",
     "distribution": "Distribution",
     "scaling": "Scaling",

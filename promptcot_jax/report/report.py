@@ -19,6 +19,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.report import (
     data_sections,
     em_sections,
+    in_short,
     page,
     paper,
     result_sections,
@@ -62,11 +63,13 @@ def render(workdir: epath.PathLike) -> str:
     for section in _sections(found):
         (there if _is_there(section, workdir) else absent).append(section)
     anchors = [section.anchor for section in there]
+    opening = [_OPENING] if _is_there(_OPENING, workdir) else []
     return page.render(
         "report.html",
         name=workdir.name or os.fspath(workdir),
         tiles=run_sections.tiles(workdir),
         has_em="likelihood" in anchors,
+        opening=[(section, _data(section, workdir)) for section in opening],
         sections=[(section, _data(section, workdir)) for section in there],
         absent=[section.label.lower() for section in absent],
         scripts=("paging.js", "report.js") if found else (),
@@ -74,8 +77,11 @@ def render(workdir: epath.PathLike) -> str:
     )
 
 
+_OPENING = Section("in-short", "In short", in_short.in_short, in_short.has_figures)  # above the tiles
+
+
 def _sections(found: Mapping[str, samples.Found]) -> Sequence[Section]:
-    """All that the page may have, in its order."""
+    """All that the page may have below its tiles, in its order."""
 
     def of_samples(data: Callable[..., Mapping[str, Any]]) -> Callable[[epath.Path], Mapping[str, Any]]:
         return functools.partial(data, found=found)

@@ -20,12 +20,15 @@ from promptcot_jax.analyses import (
     problem_sets,
     scaling,
     subsets,
+    well_posed,
 )
 from promptcot_jax.analyses.case_studies import CaseConfig
 from promptcot_jax.analyses.distribution import DistributionConfig
 from promptcot_jax.analyses.figures import AnalysisResult, NoRecords
 from promptcot_jax.analyses.subsets import SubsetConfig
+from promptcot_jax.core import jsonl
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.records import Triple
 from promptcot_jax.core.settings import settings
 from promptcot_jax.core.workdir import InputPath, as_given, in_workdir
 from promptcot_jax.data import decontamination, rows
@@ -131,6 +134,21 @@ class _Study:
     def em_study(self) -> list[AnalysisResult]:
         with _may_be_left_out(self.config.em_workdirs == _DEFAULTS.em_workdirs):
             return em_study.study([self._place(path) for path in self.config.em_workdirs])
+
+    def well_posed(self) -> list[AnalysisResult]:
+        files = problem_sets.own_files(self.workdir)
+        if well_posed.TRIPLES not in files:
+            raise NoRecords("triples.jsonl is not there; what is new is told from the training rows.")
+        with _may_be_left_out(True):
+            triples = jsonl.read_records(files[well_posed.TRIPLES], Triple)
+            new = {
+                name: self._read({name: files[name]})[name]
+                for name in (well_posed.PROBLEMS, well_posed.VERIFIED)
+                if name in files and any(jsonl.iter_rows(files[name]))  # verify may have kept none
+            }
+            return well_posed.figures_of(
+                triples, new.get(well_posed.PROBLEMS, []), new.get(well_posed.VERIFIED, [])
+            )
 
     def difficulty(self) -> list[AnalysisResult]:
         with _may_be_left_out(not self.config.sets):

@@ -10,7 +10,17 @@ from promptcot_jax.report import charts, em_sections, page, report
 from tests.report import outline, workdirs
 
 ANCHORS = [
-    *("what-was-run", "warnings", "flow", "data", "annotate", "likelihood", "e-step", "candidates"),
+    *(
+        "in-short",
+        "what-was-run",
+        "warnings",
+        "flow",
+        "data",
+        "annotate",
+        "likelihood",
+        "e-step",
+        "candidates",
+    ),
     *("problems", "verify", "distill", "self-play", "solver", "paper", "training", "analyses"),
     *("samples", "settings"),
 ]

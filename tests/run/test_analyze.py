@@ -63,10 +63,11 @@ def test_all_that_there_are_records_for_is_made_and_the_rest_is_named(written: p
         "case_studies": ["case_studies"],
     }
     left_out = listed(written)["left_out"]
-    assert list(left_out) == ["scaling", "ablations", "subsets"]
+    assert list(left_out) == ["well_posed", "scaling", "ablations", "subsets"]
+    assert "not of the project's own seed corpus" in left_out["well_posed"]
     assert "RUNS is empty" in left_out["scaling"]
     entry = manifest.read(written)["analyze"]
-    assert (entry.status, entry.counts) == ("complete", {"analyses": 5, "figures": 10, "left_out": 3})
+    assert (entry.status, entry.counts) == ("complete", {"analyses": 5, "figures": 10, "left_out": 4})
 
 
 @pytest.mark.parametrize(("place", "named"), [("q.jsonl", "q.jsonl"), ("q/test.jsonl", "q")])

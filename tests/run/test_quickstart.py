@@ -8,23 +8,24 @@ import pytest
 from promptcot_jax.run import cli
 
 SMALL = {
-    "FAMILIES": "('arithmetic_series',)",
-    "NUM_TRAIN": 96,
+    "FAMILIES": "('border_area', 'linear_system')",
+    "NUM_TRAIN": 160,
     "NUM_HELDOUT": 8,
     "NUM_NOVEL": 4,
-    "VOCAB_SIZE": 512,
-    "ROW_LENGTH": 384,
-    "COLD_START_ROWS": 64,
-    "EM_FIRST_TRIPLE": 64,
-    "COLD_START_EPOCHS": 12,  # q_phi must learn to end its rationales
+    "COLD_START_ROWS": 128,
+    "EM_FIRST_TRIPLE": 128,
     "EM_PAIRS_PER_ROUND": 16,
     "HELD_OUT_PAIRS": 4,
+    "HELD_OUT_BOUND_PAIRS": 2,
     "HELD_OUT_SAMPLES": 12,
     "EM_GROUP_SIZE": 2,
-    "MAX_RATIONALE_TOKENS": 160,
-    "NUM_CONCEPT_SETS": 8,
-    "SFT_EPOCHS": 1,
-    "MAX_SOLUTION_TOKENS": 64,
+    "NUM_CONCEPT_SETS": 16,
+    "VOTE_GROUP_SIZE": 4,
+    "MIN_AGREEMENT": 0.5,
+    "NUM_ITERATIONS": 2,
+    "PROMPTS_PER_ITERATION": 2,
+    "GROUP_SIZE": 4,
+    "EVAL_SAMPLES": 2,
 }
 
 
@@ -34,8 +35,11 @@ def test_every_stage_runs_and_the_pages_are_there(tmp_path: Path):
     assert cli.main(["run", "--gin_file=runs/quickstart.gin", *settings, f"--workdir={tmp_path}"]) == 0
     index = json.loads((tmp_path / "analyses" / "index.json").read_text())
     made = {one["name"] for entry in index["analyses"].values() for one in entry["made"]}
-    assert {"em_study_nll_bound", "em_study_rounds", "difficulty", "case_studies"} <= made
+    assert {"em_study_nll_bound", "em_study_rounds", "difficulty", "case_studies", "well_posed"} <= made
     report = (tmp_path / "report.html").read_text()
     assert 'id="analyses"' in report
     assert "This part could not be made" not in report
+    first_screen = report.partition('id="in-short"')[2].partition("</section>")[0]
+    for told in ("new problem", "well-posed", "verified answer", "before self-play", "surprise"):
+        assert told in first_screen
     assert (tmp_path / "export" / "browse.html").exists()

@@ -1,9 +1,10 @@
 """The paper's ablation rows in kind, on the seed corpus: full, no cold start, no EM; seed problems alone.
 
-    python benchmarks/ablations.py runs/ablations [--seeds=0,1,2]
+    python benchmarks/ablations.py runs/ablations [--seeds=0,1,2,3,4]
 
-Base models (p_theta, q_phi and a solver, as the paper's Qwen2.5 bases) know two families of the corpus. The
-third is the target: 500 of its triples are the seeds of everything. For each seed of the draws:
+All begin with promptcot-tiny. Its base generators are cold-started on two of the families that it knows, so
+that they have the form of rationales and problems; its base solver is itself. A family that it does not know
+is the target: 500 of its triples are the seeds of everything. For each seed of the draws:
 
 * full: cold start on the seeds from the base models, then EM rounds on them;
 * no cold start: the same EM rounds straight from the base models;
@@ -13,7 +14,7 @@ third is the target: 500 of its triples are the seeds of everything. For each se
 Each generator writes as many drafts from the seeds' concept lists; up to NUM_PROBLEMS of those that pass the
 filters stand for it. A teacher, the solver after SFT on other problems of the target, answers each arm's
 problems until there are NUM_TRACES traces with a boxed answer (as in the paper nobody asks whether it is
-right), and the base solver is fitted to them: equal traces, equal passes. Accuracy is avg@4 on problems that
+right), and promptcot-tiny is fitted to them: equal traces, equal passes. Accuracy is avg@4 on problems that
 no model has seen, and every figure is paired by problem and seed. What is complete is not done again.
 """
 
@@ -23,15 +24,16 @@ from pathlib import Path
 
 from flows import GinText, promptcot, rows_of, write_rows
 
-TARGET = "vieta"
+BASE = "models/promptcot_tiny.gin"
+TARGET = "mixture"
 NUM_SEEDS, NUM_PROBLEMS, NUM_TRACES = 500, 1000, 2400
-SOLUTION_TOKENS, SLOTS = 224, 256
+SOLUTION_TOKENS, SLOTS = 256, 256
 ARMS = ("full", "no_cold_start", "no_em", "seed_problems")
 SETTINGS = "runs/ablations.gin"
 
 
 def make_start(workdir: Path) -> None:
-    """The corpus, the base models, the teacher and the problems to measure on."""
+    """The corpus, the base generators, the teacher and the problems to measure on."""
     start, teacher = workdir / "start", workdir / "teacher"
     promptcot("corpus", start, SETTINGS)
     rows = rows_of(start / "triples.jsonl")
@@ -48,27 +50,22 @@ def make_start(workdir: Path) -> None:
     }
     for name, some in sets.items():
         write_rows(workdir / f"{name}.jsonl", some)
-    base = {"TRIPLES": str(workdir / "others.jsonl"), "SOLVED": str(workdir / "others.jsonl")}
-    promptcot("cold_start", start, SETTINGS, **base)
-    size = {"embed_dim": 128, "mlp_dim": 512, "num_layers": 4, "head_dim": 32}
-    shape = {f"config.DecoderConfig.{name}": value for name, value in size.items()}
-    promptcot("sft", start, SETTINGS, **base, **shape, SFT_EPOCHS=2)
+    promptcot("cold_start", start, SETTINGS, TRIPLES=str(workdir / "others.jsonl"))
     promptcot(
         "sft",
         teacher,
         SETTINGS,
-        "models/pretrained.gin",
-        MODEL_PATH=str(start / "policy"),
+        BASE,
         SOLVED=str(workdir / "for_the_teacher.jsonl"),
         SOLVED_HELDOUT=str(start / "triples_heldout.jsonl"),
         SFT_EPOCHS=4,
-        SFT_LEARNING_RATE=2e-3,
+        SFT_LEARNING_RATE=1e-3,
     )
-    for measured in (start, teacher):
-        evaluate(measured, workdir)
+    evaluate(start, workdir, SOLVER="promptcot-tiny")
+    evaluate(teacher, workdir)
 
 
-def evaluate(arm: Path, workdir: Path) -> None:
+def evaluate(arm: Path, workdir: Path, **model: object) -> None:
     """4 attempts at each held-out problem, with the same noise for every arm."""
     promptcot(
         "evaluate",
@@ -80,6 +77,7 @@ def evaluate(arm: Path, workdir: Path) -> None:
         ATTEMPT_TEMPERATURE=0.6,
         MAX_SOLUTION_TOKENS=SOLUTION_TOKENS,
         NUM_SLOTS=SLOTS,
+        **model,
     )
 
 
@@ -97,7 +95,6 @@ def cold_started(workdir: Path, seed: int) -> dict[str, str]:
             TRIPLES=str(workdir / "seeds.jsonl"),
             TRIPLES_HELDOUT=str(workdir / "held_out.jsonl"),
             COLD_START_EPOCHS=4,
-            COLD_START_LEARNING_RATE=1e-3,
             SEED=seed,
         )
         paths[role] = str(run / "cold_start" / role)
@@ -171,8 +168,7 @@ def train(workdir: Path, arm: str, seed: int) -> None:
         "sft",
         run,
         SETTINGS,
-        "models/pretrained.gin",
-        MODEL_PATH=str(workdir / "start" / "policy"),
+        BASE,
         SOLVED=str(run / "traces.jsonl"),
         SOLVED_HELDOUT=str(workdir / "held_out.jsonl"),
         SFT_EPOCHS=3,
@@ -185,7 +181,7 @@ def train(workdir: Path, arm: str, seed: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("workdir", type=Path)
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", default="0,1,2,3,4")
     arguments = parser.parse_args()
     workdir = arguments.workdir
     workdir.mkdir(parents=True, exist_ok=True)

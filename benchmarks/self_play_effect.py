@@ -3,10 +3,10 @@
     python benchmarks/self_play_effect.py runs/effect [--seeds=0,1,2,3,4] [--figure=FILE.svg]
 
 Each seed has a flow of its own up to `verify` (configs/runs/self_play_study.gin): new problems with answers
-by promptcot-tiny's votes. As many seed problems stand beside them with their true answers. Each arm post-trains
-promptcot-tiny on one of the two sets, with as many rollouts: GRPO, DPO and rejection sampling by `self_play`,
-iteration by iteration, and SFT on a teacher's completions that the answers confirm (`distill`, `sft`); the
-teacher is promptcot-tiny after SFT on the seed problems' worked solutions. Each policy is measured by
+by promptcot-tiny's votes. As many seed problems stand beside them with their true answers. Each arm
+post-trains promptcot-tiny on one of the two sets, with as many rollouts: GRPO, DPO and rejection sampling by
+`self_play`, iteration by iteration, and SFT on a teacher's completions that the answers confirm (`distill`,
+`sft`); the teacher is promptcot-tiny after SFT on the corpus' worked solutions. Each policy is measured by
 `evaluate` on the same held-out problems: avg@8 before and after, differences paired by problem, intervals by
 bootstrap over problems and seeds. What is complete is not done again.
 """

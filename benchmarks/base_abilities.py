@@ -25,8 +25,15 @@ MAX_NEW_TOKENS = 256
 
 
 def perplexity(model: api.Model, prompts: Sequence[str], texts: Sequence[str]) -> float:
-    """Per token of the texts, their end not counted."""
-    scores = model.score(prompts, texts)
+    """Per token of the texts, their end not counted; texts beyond the model's positions are left out."""
+    fitting = [
+        (prompt, text)
+        for prompt, text in zip(prompts, texts, strict=True)
+        if len(model.tokenizer.encode(prompt + text)) < model.config.max_positions
+    ]
+    if not fitting:
+        return math.nan
+    scores = model.score(*zip(*fitting, strict=True))
     return math.exp(-sum(s.log_prob for s in scores) / sum(len(s.token_log_probs) for s in scores))
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 
 from promptcot_jax.corpus.endings import prime_factors
 
-_MOST = 60  # of what a closed form counts up to: terms, people, steps
+_MOST = 60  # of what a closed form counts up to: people, steps, digits
+_FEW = 20  # terms of what grows by a factor
 
 
 def _crt(first: int, second: int, r: int, s: int, bound: int) -> bool:
@@ -33,8 +34,8 @@ def _digit_codes(length: int, top: int, total: int) -> bool:
 
 
 def _linear_system(high: int, low: int, count: int, sum: int) -> bool:
-    excess, gap = sum - low * count, high - low
-    return min(high, low, count) >= 1 and gap != 0 and excess % gap == 0 and 0 < excess // gap < count
+    excess, gap = sum - low * count, high - low  # `high` is asked for, as the dearer kind
+    return min(low, count) >= 1 and gap > 0 and excess % gap == 0 and 0 < excess // gap < count
 
 
 def _mixture(weak: int, strong: int, target: int, volume: int) -> bool:
@@ -50,7 +51,7 @@ def _filling(fast: int, slow: int, leak: int, wait: int, capacity: int) -> bool:
 
 def _committees(left: int, right: int, size: int, least: int) -> bool:
     people = all(1 <= number <= _MOST for number in (left, right, size))
-    return people and 0 <= least <= size and size <= left + right
+    return people and any(k <= left and size - k <= right for k in range(max(least, 0), size + 1))
 
 
 def _lattice_paths(across: int, up: int, x: int, y: int) -> bool:
@@ -81,8 +82,10 @@ OF_FAMILY: Mapping[str, Callable[..., bool]] = {
     "digit_codes": _digit_codes,
     "sieve_counting": lambda first, second, total: min(first, second) >= 2 and total >= 1,
     "arithmetic_series": lambda start, step, terms: min(start, step) >= 1 and terms >= 2,
-    "geometric_series": lambda start, ratio, terms: start >= 1 and ratio >= 2 and 2 <= terms <= _MOST,
-    "recurrence": lambda p, q, first, second, index: min(p, q, first, second) >= 1 and 3 <= index <= _MOST,
+    "geometric_series": lambda start, ratio, terms: start >= 1 and ratio >= 2 and 2 <= terms <= _FEW,
+    "recurrence": lambda p, q, first, second, index: (
+        min(p, q, first, second) >= 1 and max(p, q, first, second) <= 1000 and 3 <= index <= _FEW
+    ),
     "linear_system": _linear_system,
     "vieta": lambda sum, product: sum >= 1 and product >= 1 and sum * sum >= 4 * product,  # both are real
     "mixture": _mixture,
@@ -113,7 +116,7 @@ OF_ENDING: Mapping[str, Callable[..., bool]] = {
     "plain": lambda value: True,
     "remainder": lambda value, divisor: divisor >= 2,
     "digit_sum": lambda value: True,
-    "divisor_count": lambda value: True,
+    "divisor_count": lambda value: value >= 2,
     "largest_prime": lambda value: value >= 2,
     "next_square": lambda value: True,
     "base": lambda value, radix: 2 <= radix <= 9,

@@ -118,14 +118,14 @@ def _problems(workdir: epath.Path) -> Iterator[Point]:
     if sound.get("value") is None:
         return
     yield Point(
-        f"{_share(sound)} are well-posed: read back exactly, each is a whole problem with one answer.",
+        f"{_share(sound)} are well-posed: read back word by word, each makes sense and can be solved.",
         ILL_POSED if sound["value"] < FEW_WELL_POSED else "",
     )
     numbers, pairs = (exact.get(("problems", name), {}) for name in ("new_numbers", "new_pairs"))
     if numbers.get("value") is not None and pairs.get("value") is not None:
         yield Point(
             f"Of the well-posed problems {percent(numbers['value'])} have numbers that no training "
-            f"problem has, and {percent(pairs['value'])} join concepts that none joins."
+            f"problem has, and {percent(pairs['value'])} ask of a kind of problem what none there asks."
         )
 
 
@@ -173,8 +173,8 @@ def _before_and_after(workdir: epath.Path) -> Point | None:
         return None
     if kept == min(steps):  # chosen by KEEP_BEST
         return Point(
-            "Self-play kept the solver as it began: on held-out problems none of its "
-            f"{len(steps) - 1} later evaluations was better.",
+            "Self-play kept the solver as it began: by the figure that KEEP_BEST names, none of its "
+            f"{len(steps) - 1} later evaluations on held-out problems was better.",
             NOT_BETTER,
         )
     first, second = (jsonl.read_file(steps[step], AttemptRecord) for step in (min(steps), kept))
@@ -186,8 +186,11 @@ def _before_and_after(workdir: epath.Path) -> Point | None:
         f"{_points(one.difference, one.interval)}."
     )
     if "policy_of_iteration" in counts:
-        text += f" It is the best of {len(steps)} evaluations on these problems, which flatters it."
-    return Point(text, _of_difference(one.interval))
+        text += (
+            f" It is what KEEP_BEST chose of {len(steps)} evaluations on these problems, which flatters it."
+        )
+    advice = NOT_BETTER if one.is_within_noise else WORSE if one.difference < 0 else ""
+    return Point(text, advice)
 
 
 def _compared(workdir: epath.Path) -> Point | None:
@@ -223,6 +226,11 @@ def _likelihoods(workdir: epath.Path) -> Iterator[Point]:
     """What EM did to the held-out likelihoods, in the round that is used."""
     first, *rounds = workdir_files.rows(workdir / "em" / "nll.jsonl") or [{}]
     if not rounds:
+        return
+    if rounds[-1].get("best_round") == -1:
+        yield Point(
+            "After no round of EM were held-out problems surely likelier: the cold start is used.", LOSS_BY_EM
+        )
         return
     best = next((row for row in rounds if row["round"] == rounds[-1].get("best_round")), rounds[-1])
     before, after = first.get("nll_bound"), best.get("nll_bound")

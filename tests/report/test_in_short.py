@@ -105,7 +105,7 @@ def test_problems_are_counted_as_analyze_counted_them(tmp_path: pathlib.Path, nu
     assert written.text == "The prompt model wrote 20 new problems, the ones kept of 30 drafts."
     assert f"{20 - num_bad} of 20 ({100 - 5 * num_bad}.0%; 95 % interval" in well.text
     assert well.advice == advice
-    assert f"{1 - 1 / len(sound):.1%} have numbers that no training problem has, and 0.0% join" in new.text
+    assert f"{1 - 1 / len(sound):.1%} have numbers that no training problem has, and 0.0% ask of" in new.text
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_of_the_best_policy_its_own_evaluation_counts_and_the_page_says_so(tmp_p
         evaluated(tmp_path, step, [i < count for i in range(40)])
     (point,) = points(tmp_path)
     assert "to 80.0% after it" in point.text
-    assert "best of 3 evaluations" in point.text
+    assert "chose of 3 evaluations" in point.text
     stage(tmp_path, "self_play", iterations=30, policy_of_iteration=0)
     (point,) = points(tmp_path)
     assert "none of its 2 later evaluations was better" in point.text

@@ -97,9 +97,10 @@ def open_end(text: str) -> str | None:
 
 _ASKING = re.compile(
     r"(?:^|[;:,]\s|\b(?:and|then|also)\s)(?:(?:please|also|now|then|finally|next)[,\s]+)?"
-    r"(?:find|determine|compute|calculate|evaluate|what|how (?:many|much|long|far|old|often|tall|fast))\b"
+    r"(?:find|determine|compute|calculate|evaluate|work out|what"
+    r"|(?:by )?how (?:many|much|large|long|far|old|often|tall|fast))\b"
     # "Write your answer as a fraction" asks for nothing more, and stories have people who give and write.
-    r"|^(?:(?:please|also|now|then|finally|next)[,\s]+)?(?:write|give)\s+"
+    r"|^(?:(?:please|also|now|then|finally|next)[,\s]+)?(?:which|write|give|express|convert)\s+"
     r"(?!your|down|it\b|them\b|(?:the |an? )?(?:\w+ )?(?:answer|result))",
     re.IGNORECASE,
 )
@@ -293,8 +294,8 @@ def gap(problem: str, domain: Domain) -> Finding | None:
 _COMMANDS: Mapping[Domain, re.Pattern[str]] = {
     "math": re.compile(
         r"(?:^|[^\w\s]\s*|\b(?:and|then|please|now|to|completely)\s+)(?:find|determine|compute|calculate|evaluate"
-        r"|simplify|factor|expand|express|solve|give|state|name|list|write|enter|convert|round|estimate"
-        r"|rationalize|order|count|identify|graph|what|how|which|who|when|where)\b",
+        r"|work out|simplify|factor|expand|express|solve|give|state|name|list|write|enter|convert|round"
+        r"|estimate|rationalize|order|count|identify|graph|what|how|which|who|when|where)\b",
         re.IGNORECASE,
     ),
     "code": re.compile(

@@ -112,7 +112,7 @@ RECALL = {
     ("missing_quantity", "gap"): (0.98, 1.0, {"gap"}),
     ("contradictory_data", "retold"): (0.95, 1.0, {"contradictory"}),
     ("two_questions", "sentence"): (0.98, 1.0, {"several_questions"}),
-    ("two_questions", "clause"): (0.98, 1.0, {"several_questions"}),
+    ("two_questions", "clause"): (0.97, 1.0, {"several_questions"}),
     ("two_questions", "request"): (0.98, 1.0, {"several_questions"}),
     ("no_question", "dropped"): (0.93, 1.0, {"no_question"}),
     ("missing_context", "figure"): (0.98, 1.0, {"missing_figure"}),

@@ -155,7 +155,7 @@ def test_of_the_best_policy_its_own_evaluation_counts_and_the_page_says_so(tmp_p
     assert "chose of 3 evaluations" in point.text
     stage(tmp_path, "self_play", iterations=30, policy_of_iteration=0)
     (point,) = points(tmp_path)
-    assert "none of its 2 later evaluations was better" in point.text
+    assert "none of its 2 later evaluations on held-out problems was better" in point.text
     assert point.advice == in_short.NOT_BETTER
 
 

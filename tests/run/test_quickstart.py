@@ -8,11 +8,13 @@ import pytest
 from promptcot_jax.run import cli
 
 SMALL = {
-    "FAMILIES": "('border_area', 'linear_system')",
+    "FAMILIES": "('border_area', 'vieta')",
     "NUM_TRAIN": 160,
     "NUM_HELDOUT": 8,
     "NUM_NOVEL": 4,
     "COLD_START_ROWS": 128,
+    "COLD_START_BATCH": 1,  # steps enough to learn the markers
+    "COLD_START_EPOCHS": 4,
     "EM_FIRST_TRIPLE": 128,
     "EM_PAIRS_PER_ROUND": 16,
     "HELD_OUT_PAIRS": 4,

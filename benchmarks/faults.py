@@ -32,6 +32,7 @@ ILL_POSED: tuple[FaultKind, ...] = (
 
 _SENTENCE = re.compile(r"(?<=[.?!])\s+")
 _NUMBER = re.compile(r"\d+")
+_COMMAND = re.compile(r"(?:Write|Consider|Factor|Express|Convert|Add|Divide|Split)\b")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,12 @@ def _denied(text: _Text, draw: random.Random) -> _Text:
     return text.with_fact(i, text.facts[i], f"Note that {number} is in truth {number + draw.randint(1, 9)}.")
 
 
+def _without_question(text: _Text, draw: random.Random) -> _Text:
+    """Nothing asked: a command that leads up to the question goes with it."""
+    facts = text.facts[:-1] if _COMMAND.match(text.facts[-1]) else text.facts
+    return dataclasses.replace(text, facts=facts, question="")
+
+
 def _second_clause(text: _Text, draw: random.Random) -> _Text:
     more = ", and what is its last digit?" if text.question.endswith("?") else ", and find its last digit."
     return dataclasses.replace(text, question=text.question[:-1] + more)
@@ -145,7 +152,7 @@ _FORMS: Mapping[FaultKind, Mapping[str, _Form]] = {
         "request": _asks_also("Give its number of digits too."),
         "wish": _asks_also("Its last digit is wanted as well."),
     },
-    "no_question": {"dropped": lambda text, draw: dataclasses.replace(text, question="")},
+    "no_question": {"dropped": _without_question},
     "missing_context": {
         "figure": _points_elsewhere("The sizes are those of the figure below."),
         "earlier": _points_elsewhere("Everything else is as in the previous problem."),

@@ -114,7 +114,7 @@ RECALL = {
     ("two_questions", "sentence"): (0.98, 1.0, {"several_questions"}),
     ("two_questions", "clause"): (0.97, 1.0, {"several_questions"}),
     ("two_questions", "request"): (0.98, 1.0, {"several_questions"}),
-    ("no_question", "dropped"): (0.85, 1.0, {"no_question"}),  # of two sentences that ask, one is left
+    ("no_question", "dropped"): (0.93, 1.0, {"no_question"}),
     ("missing_context", "figure"): (0.98, 1.0, {"missing_figure"}),
     ("missing_context", "earlier"): (0.98, 1.0, {"missing_part"}),
     # ---

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from promptcot_jax.corpus import written_out
 from promptcot_jax.corpus.families import MathEnding, ProgramEnding, Values, texts_of, worked_solutions
 
+_SMALL = 600  # up to which a result is factored, or written in another base, in a few steps
+
 
 def prime_factors(number: int) -> list[tuple[int, int]]:
     """Primes of `number` in increasing order, each with its exponent."""
@@ -39,7 +41,7 @@ def _remainder(value: int, divisor: int) -> Values:
 
 
 def _draw_divisor(draw: random.Random, value: int) -> Values | None:
-    return {"divisor": draw.randint(7, min(97, value // 2))} if value >= 20 else None
+    return {"divisor": draw.randint(3, 12)} if value >= 20 else None
 
 
 def _digit_sum(value: int) -> Values:
@@ -52,7 +54,7 @@ def _divisor_count(value: int) -> Values:
     return {
         "result": math.prod(choices),
         "divisions": written_out.factorization(value),
-        "powers": " * ".join(f"{prime}^{exponent}" for prime, exponent in prime_factors(value)),
+        "powers": "*".join(f"{prime}^{exponent}" for prime, exponent in prime_factors(value)),
         "choices": written_out.products(choices),
     }
 
@@ -63,7 +65,11 @@ def _largest_prime(value: int) -> Values:
 
 def _next_square(value: int) -> Values:
     square = (math.isqrt(value) + 1) ** 2
-    return {"result": square - value, "square": square, "squares": written_out.next_square(value)}
+    return {
+        "result": square - value,
+        "rest": written_out.difference(square, value),
+        "squares": written_out.next_square(value),
+    }
 
 
 def _base(value: int, radix: int) -> Values:
@@ -71,10 +77,10 @@ def _base(value: int, radix: int) -> Values:
 
 
 def _draw_radix(draw: random.Random, value: int) -> Values | None:
-    return {"radix": draw.randint(3, 9)} if 10 <= value < 100_000 else None
+    return {"radix": draw.randint(3, 9)} if 10 <= value <= _SMALL else None
 
 
-def _at_least(least: int, most: int = 1_000_000) -> Callable[[random.Random, int], Values | None]:
+def _between(least: int, most: int = 1_000_000) -> Callable[[random.Random, int], Values | None]:
     """Draws nothing, but accepts only results between the limits."""
     return lambda draw, value: {} if least <= value <= most else None
 
@@ -88,10 +94,10 @@ def math_endings() -> tuple[MathEnding, ...]:
         for name, draw, solve in (
             ("plain", lambda draw, value: {}, lambda value: {"result": value}),
             ("remainder", _draw_divisor, _remainder),
-            ("digit_sum", _at_least(20), _digit_sum),
-            ("divisor_count", _at_least(12), _divisor_count),
-            ("largest_prime", _at_least(12), _largest_prime),
-            ("next_square", _at_least(12), _next_square),
+            ("digit_sum", _between(20), _digit_sum),
+            ("divisor_count", _between(12, _SMALL), _divisor_count),
+            ("largest_prime", _between(12, _SMALL), _largest_prime),
+            ("next_square", _between(12), _next_square),
             ("base", _draw_radix, _base),
         )
     )

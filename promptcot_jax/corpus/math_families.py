@@ -36,9 +36,9 @@ def _solve_crt(first: int, second: int, r: int, s: int, bound: int) -> Values:
         times = (bound - start) // period + 1
         value = start + times * period
         climb = (
-            f"{bound} - {start} = {bound - start}, {written_out.quotient(bound - start, period)}. "
+            f"{written_out.difference(bound, start)}, {written_out.quotient(bound - start, period)}. "
             f"One more is needed: {written_out.product(period, times)}, "
-            f"{start} + {times * period} = {value}"
+            f"{start}+{times * period} = {value}"
         )
     return {
         "value": value,
@@ -61,19 +61,19 @@ def _solve_power(base: int, exponent: int, modulus: int) -> Values:
 def _draw_power(draw: random.Random) -> Values:
     while True:
         values = {
-            "base": draw.randint(2, 19),
-            "exponent": draw.randint(12, 60),
-            "modulus": draw.randint(101, 499),
+            "base": draw.randint(2, 12),
+            "exponent": draw.randint(8, 40),
+            "modulus": draw.randint(31, 99),
         }
         if pow(values["base"], values["exponent"], values["modulus"]) >= 20:
             return values
 
 
 def _draw_meetings(draw: random.Random) -> Values:
-    common = draw.randint(2, 6)
+    common = draw.randint(2, 4)
     left, right = draw.choice(((2, 3), (3, 4), (2, 5), (3, 5), (4, 5), (1, 3), (1, 4), (5, 6)))
     first, second = common * left, common * right
-    return {"first": first, "second": second, "total": 60 * draw.randint(15, 90)}
+    return {"first": first, "second": second, "total": 20 * draw.randint(10, 60)}
 
 
 def _solve_meetings(first: int, second: int, total: int) -> Values:
@@ -81,7 +81,7 @@ def _solve_meetings(first: int, second: int, total: int) -> Values:
     return {
         "value": total // lcm,
         "gcd": written_out.common_divisor(first, second),
-        "share": f"{second} / {gcd} = {second // gcd}",
+        "share": f"{second}/{gcd} = {second // gcd}",
         "lcm": lcm,
         "times": written_out.product(first, second // gcd),
         "division": written_out.quotient(total, lcm),
@@ -103,11 +103,11 @@ def _solve_divisors(p: int, q: int, r: int, a: int, b: int, c: int, factor: int)
     for prime, most in ((p, a), (q, b), (r, c)):
         least = needed.get(prime, 0)
         choices.append(most - least + 1)
-        pieces.append(f"{prime} from {least} to {most}, {most} - {least} + 1 = {choices[-1]} choices")
+        pieces.append(f"{prime} from {least} to {most}, {most}-{least}+1 = {choices[-1]} choices")
     return {
         "value": math.prod(choices),
         "divisions": written_out.factorization(factor),
-        "powers": " * ".join(f"{prime}^{exponent}" for prime, exponent in needed.items()),
+        "powers": "*".join(f"{prime}^{exponent}" for prime, exponent in needed.items()),
         "exponents": "; ".join(pieces),
         "product": written_out.products(choices),
     }
@@ -125,20 +125,20 @@ def _solve_codes(length: int, top: int, total: int) -> Values:
     if mirrored < total:
         mirror = (
             f"Taking every digit from {top} turns the sum into {written_out.product(length, top)} "
-            f"minus {total}: {length * top} - {total} = {mirrored}, with as many codes. "
+            f"minus {total}: {length * top}-{total} = {mirrored}, with as many codes. "
         )
     lines, value = [], 0
     for over in range(least // (top + 1) + 1):
         rest = least - over * (top + 1)
         free = (rest + length - 1, length - 1)
         term = math.comb(length, over) * math.comb(*free)
-        bars = f"{rest} + {length - 1} = {rest + length - 1}"
+        bars = f"{rest}+{length - 1} = {rest + length - 1}"
         if over:
             lines.append(
                 f"{over} digit{'s' if over > 1 else ''} too large: "
-                f"{least} - {least - rest} = {rest}, {bars}, "
+                f"{least}-{least - rest} = {rest}, {bars}, "
                 f"{written_out.binomials((length, over), free)}, "
-                f"{value} {'-' if over % 2 else '+'} {term} = {value + (-1) ** over * term}"
+                f"{value}{'-' if over % 2 else '+'}{term} = {value + (-1) ** over * term}"
             )
         else:
             lines.append(f"Without the limit: {bars}, {written_out.binomials(free)}")
@@ -166,19 +166,19 @@ def _solve_lockers(first: int, second: int, total: int) -> Values:
     return {
         "value": total - a - b + both,
         "gcd": written_out.common_divisor(first, second),
-        "share": f"{second} / {gcd} = {second // gcd}",
+        "share": f"{second}/{gcd} = {second // gcd}",
         "times": written_out.product(first, second // gcd),
         "lcm": lcm,
         "of_first": written_out.quotient(total, first),
         "of_second": written_out.quotient(total, second),
         "of_both": written_out.quotient(total, lcm),
-        "left": f"{total} - {a} = {total - a}, {total - a} - {b} = {total - a - b}, "
-        f"{total - a - b} + {both} = {total - a - b + both}",
+        "left": f"{written_out.difference(total, a)}, {written_out.difference(total - a, b)}, "
+        f"{total - a - b}+{both} = {total - a - b + both}",
     }
 
 
 def _draw_series(draw: random.Random) -> Values:
-    return {"start": draw.randint(5, 60), "step": draw.randint(2, 12), "terms": draw.randint(8, 40)}
+    return {"start": draw.randint(3, 45), "step": draw.randint(2, 9), "terms": draw.randint(8, 30)}
 
 
 def _solve_series(start: int, step: int, terms: int) -> Values:
@@ -186,15 +186,15 @@ def _solve_series(start: int, step: int, terms: int) -> Values:
     last = start + gaps * step
     ends = start + last
     if terms % 2:
-        half, product = f"{ends} / 2 = {ends // 2}", written_out.product(ends // 2, terms)
+        half, product = f"{ends}/2 = {ends // 2}", written_out.product(ends // 2, terms)
     else:
-        half, product = f"{terms} / 2 = {terms // 2}", written_out.product(ends, terms // 2)
+        half, product = f"{terms}/2 = {terms // 2}", written_out.product(ends, terms // 2)
     return {
         "value": terms * ends // 2,
         "gaps": gaps,
         "growth": written_out.product(step, gaps),
-        "last": f"{start} + {gaps * step} = {last}",
-        "ends": f"{start} + {last} = {ends}",
+        "last": written_out.joined_sum([gaps * step, start]),
+        "ends": written_out.joined_sum([last, start]),
         "half": half,
         "product": product,
     }
@@ -229,7 +229,7 @@ def _solve_recurrence(p: int, q: int, first: int, second: int, index: int) -> Va
         term = p * latest + q * before
         lines.append(
             f"Term {position}: {written_out.product(latest, p)}, {written_out.product(before, q)}, "
-            f"{p * latest} + {q * before} = {term}"
+            f"{p * latest}+{q * before} = {term}"
         )
         before, latest = latest, term
     return {"value": latest, "terms": ". ".join(lines)}
@@ -246,7 +246,7 @@ def _solve_system(high: int, low: int, count: int, sum: int) -> Values:
     return {
         "value": (sum - base) // gap,
         "base": written_out.product(count, low),
-        "missing": f"{sum} - {base} = {sum - base}",
+        "missing": written_out.difference(sum, base),
         "excess": sum - base,
         "gap": gap,
         "division": written_out.quotient(sum - base, gap),
@@ -254,7 +254,7 @@ def _solve_system(high: int, low: int, count: int, sum: int) -> Values:
 
 
 def _draw_vieta(draw: random.Random) -> Values:
-    return {"sum": draw.randint(9, 99), "product": draw.randint(2, 20)}
+    return {"sum": draw.randint(9, 75), "product": draw.randint(2, 20)}
 
 
 def _solve_vieta(sum: int, product: int) -> Values:
@@ -262,8 +262,8 @@ def _solve_vieta(sum: int, product: int) -> Values:
     return {
         "value": square - 2 * product,
         "square": written_out.product(sum, sum),
-        "twice": f"2 * {product} = {2 * product}",
-        "difference": f"{square} - {2 * product} = {square - 2 * product}",
+        "twice": f"2*{product} = {2 * product}",
+        "difference": written_out.difference(square, 2 * product),
     }
 
 
@@ -303,12 +303,12 @@ def _solve_tank(fast: int, slow: int, leak: int, wait: int, capacity: int) -> Va
     later = (capacity - early) // joint
     return {
         "value": wait + later,
-        "alone": f"{fast} - {leak} = {alone}",
+        "alone": f"{fast}-{leak} = {alone}",
         "early": written_out.product(alone, wait),
-        "rest": f"{capacity} - {early} = {capacity - early}",
-        "joint": f"{alone} + {slow} = {joint}",
+        "rest": written_out.difference(capacity, early),
+        "joint": f"{alone}+{slow} = {joint}",
         "division": written_out.quotient(capacity - early, joint),
-        "minutes": f"{wait} + {later} = {wait + later}",
+        "minutes": f"{wait}+{later} = {wait + later}",
     }
 
 
@@ -335,12 +335,12 @@ def _solve_paths(across: int, up: int, x: int, y: int) -> Values:
     through = math.comb(x + y, y) * math.comb(across + up - x - y, up - y)
     return {
         "value": total - through,
-        "steps": f"{across} + {up} = {across + up}",
+        "steps": f"{across}+{up} = {across + up}",
         "total": written_out.binomials((across + up, up)),
-        "before": f"{x} + {y} = {x + y}",
-        "after": f"{across + up} - {x + y} = {across + up - x - y}",
+        "before": f"{x}+{y} = {x + y}",
+        "after": f"{across + up}-{x + y} = {across + up - x - y}",
         "through": written_out.binomials((x + y, y), (across + up - x - y, up - y)),
-        "difference": f"{total} - {through} = {total - through}",
+        "difference": written_out.difference(total, through),
     }
 
 
@@ -364,16 +364,16 @@ def _solve_urn(red: int, blue: int, event: str) -> Values:
         reduced = f"{written_out.quotient(good, shared)}. {written_out.quotient(all_pairs, shared)}. "
     return {
         "value": m + n,
-        "sum": f"{red} + {blue} = {balls}",
+        "sum": f"{red}+{blue} = {balls}",
         "balls": balls,
         "less": balls - 1,
-        "half": f"{2 * half} / 2 = {half}",
+        "half": f"{2 * half}/2 = {half}",
         "all_pairs": written_out.product(other, half),
         "mixed": written_out.product(red, blue),
-        "same": "" if event == "different" else f"Equal ones: {all_pairs} - {mixed} = {good}. ",
+        "same": "" if event == "different" else f"Equal ones: {written_out.difference(all_pairs, mixed)}. ",
         "gcd": written_out.common_divisor(all_pairs, good),
         "reduced": reduced,
-        "added": f"{m} + {n} = {m + n}",
+        "added": f"{m}+{n} = {m + n}",
     }
 
 
@@ -382,16 +382,13 @@ def _draw_border(draw: random.Random) -> Values:
 
 
 def _solve_border(length: int, width: int, border: int) -> Values:
-    outer_length, outer_width = length + 2 * border, width + 2 * border
-    outer, inner = outer_length * outer_width, length * width
+    twice = 2 * border
+    around = length + width + twice
     return {
-        "value": outer - inner,
-        "twice": 2 * border,
-        "outer_length": outer_length,
-        "outer_width": outer_width,
-        "outer": written_out.product(outer_length, outer_width),
-        "inner": written_out.product(length, width),
-        "difference": f"{outer} - {inner} = {outer - inner}",
+        "value": twice * around,
+        "twice": twice,
+        "around": written_out.joined_sum([length, width, twice]),
+        "product": written_out.product(around, twice),
     }
 
 
@@ -433,23 +430,21 @@ def _solve_triangle(leg: int, hypotenuse: int, wanted: str) -> Values:
     if shared > 1:
         scaled = (
             f"{written_out.common_divisor(hypotenuse, leg)}: "
-            f"{hypotenuse} = {shared} * {long}, {leg} = {shared} * {short}. "
+            f"{hypotenuse} = {shared}*{long}, {leg} = {shared}*{short}. "
         )
         back = f" and {written_out.product(shared, root)}"
     if wanted == "area":
         value = leg * other // 2
         halved, whole = (leg, other) if leg % 2 == 0 else (other, leg)
-        last = f"{leg} * {other} / 2: {halved} / 2 = {halved // 2}, {written_out.product(halved // 2, whole)}"
+        last = f"{leg}*{other}/2: {halved}/2 = {halved // 2}, {written_out.product(halved // 2, whole)}"
     else:
         value = leg + other + hypotenuse
         last = written_out.joined_sum([leg, other, hypotenuse])
     return {
         "value": value,
         "scaled": scaled,
-        "square": written_out.leading_to(
-            f"({long} - {short}) * ({long} + {short})", [long - short, long + short]
-        ),
-        "root": f"{root} * {root} = {root * root}",
+        "square": written_out.leading_to(f"({long}-{short})*({long}+{short})", [long - short, long + short]),
+        "root": f"{root}*{root} = {root * root}",
         "back": back,
         "other": other,
         "last": last,

@@ -67,7 +67,7 @@ def test_calculations_with_several_numbers(write, result):
 
 
 def test_a_task_leads_to_the_product_of_its_factors():
-    assert written_out.leading_to("(9 - 2) * (9 + 2)", [7, 11]) == "(9 - 2) * (9 + 2) = 7 * 11 = 77"
+    assert written_out.leading_to("(9-2)*(9+2)", [7, 11]) == "(9-2)*(9+2) = 7*11 = 77"
     draw = random.Random(9)
     for _ in range(TIMES):
         a, b = number(draw), number(draw)
@@ -75,7 +75,7 @@ def test_a_task_leads_to_the_product_of_its_factors():
 
 
 def test_running_totals_are_those_of_the_terms():
-    assert written_out.running_totals([5, 6, 8]) == "5 + 6 + 8: 5, 11, 19"
+    assert written_out.running_totals([5, 6, 8]) == "5+6+8: 5, 11, 19"
 
 
 def test_factorizations_end_in_the_largest_prime_and_name_every_prime():
@@ -85,7 +85,7 @@ def test_factorizations_end_in_the_largest_prime_and_name_every_prime():
         text = written_out.factorization(n)
         factors = endings.prime_factors(n)
         assert_true(text, factors[-1][0])
-        divided = [int(p) for p in re.findall(r"= (\d+) \*", text)]
+        divided = [int(p) for p in re.findall(r"= (\d+)\*", text)]
         assert divided + [factors[-1][0]] == [p for p, exponent in factors for _ in range(exponent)]
 
 
@@ -129,12 +129,25 @@ def test_next_square():
         assert_true(written_out.next_square(n), (math.isqrt(n) + 1) ** 2)
 
 
-def test_how_products_are_split():
-    assert written_out.product(7, 8) == "7 * 8 = 56"
-    assert written_out.product(37, 20) == "37 * 20 = 600 + 140 = 740"
-    assert written_out.product(12, 30) == "12 * 30 = 360"  # no carry
-    assert written_out.product(37, 24) == "37 * 24 = 600 + 140 + 120 + 28 = 740 + 148 = 888"
-    assert written_out.product(24, 237).endswith(", 24 * 237 = 4740 + 948 = 5688")
+def test_how_products_and_differences_are_split():
+    assert written_out.product(7, 8) == "7*8 = 56"
+    assert written_out.product(37, 20) == "37*20 = 600+140 = 740"
+    assert written_out.product(12, 30) == "12*30 = 360"  # no carry
+    assert written_out.product(37, 24) == "37*24 = 600+140+120+28 = 740+148 = 888"
+    assert written_out.product(24, 237).endswith(", 24*237 = 4740+948 = 5688")
+    assert written_out.difference(787, 62) == "787-62 = 725"  # nothing to borrow
+    assert written_out.difference(752, 388) == "752-388 = 452-88 = 372-8 = 364"
+    assert (
+        written_out.quotient(857, 12)
+        == "857/12: 12*70 = 840, 857-840 = 17; 12*1 = 12, 17-12 = 5; so 70+1 = 71"
+    )
+
+
+def test_differences():
+    draw = random.Random(10)
+    for _ in range(TIMES):
+        part, rest = number(draw), draw.randint(0, 9999)
+        assert_true(written_out.difference(part + rest, part), rest)
 
 
 @pytest.mark.parametrize("family", math_families.families(), ids=lambda family: family.name)

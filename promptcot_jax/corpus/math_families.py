@@ -31,7 +31,7 @@ def _solve_crt(first: int, second: int, r: int, s: int, bound: int) -> Values:
         tried.append(tried[-1] + second)
     start, period = tried[-1], first * second
     if bound < start:
-        value, climb = start, f"{start} is already above {bound}"
+        value, climb = start, f"{bound} is already below {start}"
     else:
         times = (bound - start) // period + 1
         value = start + times * period

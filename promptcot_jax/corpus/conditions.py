@@ -67,10 +67,9 @@ def _right_triangle(leg: int, hypotenuse: int, wanted: str) -> bool:
     return other * other == square and (wanted == "perimeter" or leg * other % 2 == 0)
 
 
-def _bracket_depth(depth: int, most: int, kind: str = "", open: str = "", close: str = "") -> bool:
-    known = {"round": "()", "square": "[]", "angle": "<>"}
-    pair = {known[kind]} if kind else set(known.values())  # a scene may name the kind, show both, or both
-    return (not open or open + close in pair) and bool(kind or open) and 1 <= depth <= most
+def _run_lengths(letters: str, least: int, most: int) -> bool:
+    named = letters.replace(" and ", ", ").split(", ")
+    return len(set(named)) == len(named) and 1 <= least <= most
 
 
 # A condition takes the parameters of `solve` or, of a programming family, all that its statements fix.
@@ -100,12 +99,12 @@ OF_FAMILY: Mapping[str, Callable[..., bool]] = {
     "right_triangle": _right_triangle,
     "prefix_sums": lambda most, low, high, target: most >= 1 and low <= high,
     "sliding_window": lambda most, low, high, width: 1 <= width <= most and low <= high,
-    "frequencies": lambda most, low, high, least: min(most, least) >= 1 and low <= high,
+    "frequencies": lambda most, low, high, least: 1 <= least <= most and low <= high,
     "binary_search": lambda most, low, high, pieces: min(most, pieces) >= 1 and 1 <= low <= high,
-    "gcd_neighbours": lambda most, high, least: min(most, high, least) >= 1,
-    "sieve": lambda modulus, residue, top: 0 <= residue < modulus and top >= 1,
-    "run_lengths": lambda letters, least, most: min(least, most) >= 1,
-    "bracket_depth": _bracket_depth,
+    "gcd_neighbours": lambda most, high, least: most >= 2 and 1 <= least <= high,
+    "sieve": lambda modulus, residue, top: 0 <= residue < modulus and modulus >= 2 and top >= 1,
+    "run_lengths": _run_lengths,
+    "bracket_depth": lambda depth, most, kind: 1 <= depth <= most // 2,
     "grid_paths": lambda most, top, fee: min(most, top, fee) >= 1,
     "coin_change": lambda a, b, c, most: 1 <= a < b < c and most >= 1,
     "stair_steps": lambda short, long, bad, most: 1 <= short < long and bad >= 2 and most >= 1,
@@ -125,7 +124,7 @@ PROGRAM_ENDINGS: Mapping[str, Callable[..., bool]] = {
     "single": lambda: True,
     "cases": lambda limit: limit >= 1,
     "total": lambda limit: limit >= 1,
-    "decision": lambda threshold: True,
+    "decision": lambda threshold: threshold >= 1,
     "modulo": lambda divisor: divisor >= 2,
     "best": lambda limit: limit >= 1,
 }

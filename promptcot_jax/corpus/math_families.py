@@ -1,5 +1,8 @@
 """Mathematics families: the numbers of a problem, and its result with what the worked solution shows.
 
+Where two numbers play the same part (length and width, colours of balls), one order alone is drawn: splits are
+by numbers, and the mirrored problem of a training row must not be held out.
+
 Their texts are in `texts/math_families.toml` and `texts/worked_solutions.toml`.
 """
 
@@ -254,7 +257,11 @@ def _solve_system(high: int, low: int, count: int, sum: int) -> Values:
 
 
 def _draw_vieta(draw: random.Random) -> Values:
-    return {"sum": draw.randint(9, 75), "product": draw.randint(2, 20)}
+    while True:
+        sum, product = draw.randint(9, 75), draw.randint(2, 20)
+        discriminant = sum * sum - 4 * product
+        if math.isqrt(discriminant) ** 2 != discriminant:  # else the roots are no radicals
+            return {"sum": sum, "product": product}
 
 
 def _solve_vieta(sum: int, product: int) -> Values:
@@ -326,7 +333,8 @@ def _solve_committee(left: int, right: int, size: int, least: int) -> Values:
 
 
 def _draw_paths(draw: random.Random) -> Values:
-    across, up = draw.randint(4, 9), draw.randint(4, 9)
+    up = draw.randint(4, 8)
+    across = draw.randint(up + 1, 9)
     return {"across": across, "up": up, "x": draw.randint(1, across - 1), "y": draw.randint(1, up - 1)}
 
 
@@ -345,11 +353,8 @@ def _solve_paths(across: int, up: int, x: int, y: int) -> Values:
 
 
 def _draw_urn(draw: random.Random) -> Values:
-    return {
-        "red": draw.randint(3, 24),
-        "blue": draw.randint(3, 24),
-        "event": draw.choice(("equal", "different")),
-    }
+    red, blue = sorted(draw.sample(range(3, 25), 2))
+    return {"red": red, "blue": blue, "event": draw.choice(("equal", "different"))}
 
 
 def _solve_urn(red: int, blue: int, event: str) -> Values:
@@ -378,7 +383,8 @@ def _solve_urn(red: int, blue: int, event: str) -> Values:
 
 
 def _draw_border(draw: random.Random) -> Values:
-    return {"length": draw.randint(12, 60), "width": draw.randint(8, 40), "border": draw.randint(1, 6)}
+    width = draw.randint(8, 40)
+    return {"length": width + draw.randint(1, 25), "width": width, "border": draw.randint(1, 6)}
 
 
 def _solve_border(length: int, width: int, border: int) -> Values:
@@ -394,7 +400,8 @@ def _solve_border(length: int, width: int, border: int) -> Values:
 
 def _draw_box(draw: random.Random) -> Values:
     cut = draw.randint(2, 6)
-    return {"length": 2 * cut + draw.randint(8, 40), "width": 2 * cut + draw.randint(5, 25), "cut": cut}
+    width = 2 * cut + draw.randint(5, 25)
+    return {"length": width + draw.randint(1, 20), "width": width, "cut": cut}
 
 
 def _solve_box(length: int, width: int, cut: int) -> Values:

@@ -26,15 +26,13 @@ from promptcot_jax.corpus.families import (
 _MAX_STATEMENT = 2000  # characters; the longest of the generator has under 600
 _LARGEST = 10**6  # of the numbers in a statement
 _LARGEST_RESULT = 10**12  # of a family: a larger one takes long to factor
-_NUMBER = r"-?(?:0|[1-9]\d*)"
+_NUMBER = r"(?:0|-?[1-9][0-9]*)"
 _GAPS = {  # of gaps that hold no number
-    "name": "[A-Z][a-z]+",
+    "name": "(?!(?:Nobody|Everybody|Nothing|Somebody|Anybody|Everyone|Someone|Anyone)\\b)[A-Z][a-z]+",
     "event": "equal|different",
     "wanted": "perimeter|area",
     "letters": "[a-z](?:, [a-z])* and [a-z]",
     "kind": "round|square|angle",
-    "open": r"[(\[<]",
-    "close": r"[)\]>]",
 }
 _ENDING_GAPS = ("divisor", "radix", "threshold", "limit")
 

@@ -1,7 +1,7 @@
 """Mathematics families: the numbers of a problem, and its result with what the worked solution shows.
 
-Where two numbers play the same part (length and width, colours of balls), one order alone is drawn: splits are
-by numbers, and the mirrored problem of a training row must not be held out.
+Where two numbers play the same part (length and width, colours of balls), one order alone is drawn: splits
+are by numbers, and the mirrored problem of a training row must not be held out.
 
 Their texts are in `texts/math_families.toml` and `texts/worked_solutions.toml`.
 """

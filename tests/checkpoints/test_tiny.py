@@ -4,18 +4,13 @@ The fixture is written by `tests/fixtures/make_tiny_fixture.py`.
 """
 
 import hashlib
-import json
-import pathlib
 
-import numpy as np
 import pytest
 
 from promptcot_jax.checkpoints import load
-from promptcot_jax.core import prng
-from promptcot_jax.sampling import generation, scoring, token_choice
+from tests.checkpoints import recorded
 
-FIXTURE = json.loads((pathlib.Path(__file__).parents[1] / "fixtures" / "promptcot_tiny.json").read_text())
-ROWS = FIXTURE["rows"]
+ROWS = recorded.document("promptcot_tiny.json")["rows"]
 
 
 @pytest.fixture(scope="module")
@@ -34,31 +29,12 @@ def test_the_card_names_the_digest_and_the_size_of_the_weights(model):
 
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
 def test_texts_have_the_token_ids_of_transformers(model, row):
-    assert model.tokenizer.encode(row["text"]) == row["token_ids"]
-    assert model.tokenizer.decode(row["token_ids"]) == row["text"]
+    recorded.check_ids(model, row)
 
 
 def test_log_probs_are_those_of_transformers(model):
-    found = scoring.score(
-        model.lm,
-        model.params,
-        [row["token_ids"][:1] for row in ROWS],
-        [row["token_ids"][1:] + row["continuation_ids"] for row in ROWS],
-        pad_id=model.tokenizer.pad_id,
-    )
-    for row, log_probs in zip(ROWS, found, strict=True):
-        expected = np.array(row["log_probs"] + row["continuation_log_probs"])
-        np.testing.assert_allclose(log_probs, expected, atol=2e-4, rtol=0)
+    recorded.check_log_probs(model, ROWS)
 
 
 def test_greedy_continuations_are_those_of_transformers(model):
-    completions = generation.generate(
-        model.lm,
-        model.lm.decoding_layout(model.params),
-        [row["token_ids"] for row in ROWS],
-        sampling=token_choice.SamplingConfig(temperature=0.0, max_new_tokens=24),
-        stop_ids=model.tokenizer.stop_ids,
-        key=prng.stream_key(0, "rollout"),
-    )
-    for row, completion in zip(ROWS, completions, strict=True):
-        assert list(completion.token_ids) == row["continuation_ids"]
+    recorded.check_greedy_continuations(model, ROWS)

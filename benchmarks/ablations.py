@@ -4,7 +4,7 @@
 
 All begin with promptcot-tiny. Its base generators are cold-started on two of the families that it knows, so
 that they have the form of rationales and problems; its base solver is itself. A family that it does not know
-is the target: 500 of its triples are the seeds of everything. For each seed of the draws:
+is the target: 300 of its triples are the seeds of everything. For each seed of the draws:
 
 * full: cold start on the seeds from the base models, then EM rounds on them;
 * no cold start: the same EM rounds straight from the base models;
@@ -26,7 +26,7 @@ from flows import GinText, promptcot, rows_of, write_rows
 
 BASE = "models/promptcot_tiny.gin"
 TARGET = "mixture"
-NUM_SEEDS, NUM_PROBLEMS, NUM_TRACES = 500, 1000, 2400
+NUM_SEEDS, NUM_PROBLEMS, NUM_TRACES = 300, 600, 1000
 SOLUTION_TOKENS, SLOTS = 256, 256
 ARMS = ("full", "no_cold_start", "no_em", "seed_problems")
 SETTINGS = "runs/ablations.gin"
@@ -126,7 +126,7 @@ def problems_of(workdir: Path, arm: str, seed: int) -> list[dict]:
     run = workdir / f"{arm}_{seed}"
     if arm == "seed_problems":
         return rows_of(workdir / "seeds.jsonl")
-    lists = rows_of(workdir / "seeds.jsonl")[:200]
+    lists = rows_of(workdir / "seeds.jsonl")[:120]
     names = ("id", "domain", "concepts", "level")
     write_rows(run / "concept_sets.jsonl", [{name: row[name] for name in names} for row in lists])
     promptcot(
@@ -171,7 +171,7 @@ def train(workdir: Path, arm: str, seed: int) -> None:
         BASE,
         SOLVED=str(run / "traces.jsonl"),
         SOLVED_HELDOUT=str(workdir / "held_out.jsonl"),
-        SFT_EPOCHS=3,
+        SFT_EPOCHS=2,
         SFT_LEARNING_RATE=1e-3,
         SEED=seed,
     )

@@ -23,7 +23,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 BASE = "promptcot-tiny"
-ITERATIONS, PROMPTS_PER_ITERATION, GROUP_SIZE, SOLUTION_TOKENS, SLOTS = 12, 32, 8, 256, 128
+ITERATIONS, PROMPTS_PER_ITERATION, GROUP_SIZE, SOLUTION_TOKENS, SLOTS = 8, 24, 8, 256, 128
 ROLLOUTS = ITERATIONS * PROMPTS_PER_ITERATION * GROUP_SIZE  # of each arm
 SETS = ("synthesized", "seed")
 METHODS = ("grpo", "dpo", "rejection", "sft")

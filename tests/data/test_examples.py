@@ -5,8 +5,10 @@ import dataclasses
 
 import pytest
 
+from promptcot_jax.checkpoints import load
 from promptcot_jax.core import records
 from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.corpus import generator
 from promptcot_jax.data import examples, templates
 from tests import toys
 
@@ -115,6 +117,19 @@ def test_documents_are_trained_on_whole_and_have_no_markers():
         f"{row.rationale}\n\n{row.problem}<|endoftext|>",
     }
     assert 270 < texts[solved] < 330
+
+
+def test_documents_of_the_packaged_base_keep_their_text_and_end():
+    tokenizer = load.load_model("promptcot-tiny").tokenizer
+    corpus = generator.generate(generator.CorpusConfig(num_train=40, num_heldout=0, num_novel=0))
+    for row in corpus.train:
+        if not isinstance(row, records.MathCorpusRow):
+            continue
+        text = examples.document_text(row, tokenizer)
+        example = example_of(tokenizer, text)
+        ids = [*example.prompt_ids, *example.completion_ids]
+        assert ids[-1] == tokenizer.eos_id
+        assert tokenizer.decode(ids[:-1]) == text.prompt + "".join(text.blocks)
 
 
 def test_thinking_is_opened_once_by_the_chat_template_or_by_the_trace():

@@ -4,6 +4,7 @@ import html
 import pathlib
 import re
 
+import numpy as np
 import pytest
 from etils import epath
 
@@ -13,6 +14,7 @@ from promptcot_jax.core import jsonl, manifest
 from promptcot_jax.core.records import AttemptRecord, Triple
 from promptcot_jax.corpus import generator, oracle
 from promptcot_jax.corpus.oracle import Reading
+from promptcot_jax.evaluation import comparing
 from promptcot_jax.report import in_short, in_short_samples, report
 from promptcot_jax.run import gin_files
 from tests.report import outline, workdirs
@@ -96,7 +98,7 @@ def test_without_any_figure_it_is_not_there(tmp_path: pathlib.Path):
     assert "in-short" not in outline.sections(outline.elements(report.render(tmp_path)))
 
 
-@pytest.mark.parametrize(("num_bad", "advice"), [(1, ""), (3, in_short.ILL_POSED)])
+@pytest.mark.parametrize(("num_bad", "advice"), [(1, ""), (2, ""), (3, in_short.ILL_POSED)])
 def test_problems_are_counted_as_analyze_counted_them(tmp_path: pathlib.Path, num_bad: int, advice: str):
     stage(tmp_path, "synthesize", **{"in": 30, "out": 20})
     sound = [f"{FAMILIES[0]} {n}" for n in range(1, 21 - num_bad)]
@@ -142,7 +144,10 @@ def test_self_play_is_told_by_its_paired_evaluations(
     (point,) = points(tmp_path)
     assert said in point.text
     assert point.text.startswith("On 40 held-out problems")
-    assert "paired 95 % interval" in point.text
+    one = comparing.of_shares(*(np.array([[float(i < n) for i in range(40)]]) for n in (before, after)))
+    low, high = (f"{100 * end:+.1f}".replace("-", "\u2212") for end in one.interval)
+    assert low != high
+    assert f"(paired 95 % interval {low} to {high})" in point.text
     assert point.advice == advice
 
 
@@ -164,6 +169,9 @@ def test_without_evaluations_a_comparison_or_the_results_are_told(tmp_path: path
     jsonl.write_json(tmp_path / "results.json", {"results": {"held": result}})
     (point,) = points(tmp_path)
     assert point.text == "The solver solves 50.0% (95 % interval 35.0% to 65.0%) of 40 problems of held."
+    sets = {f"set {i}": result for i in range(5)}
+    jsonl.write_json(tmp_path / "results.json", {"results": sets})
+    assert len(points(tmp_path)) == 3
     found = {"first": 0.4, "second": 0.5, "difference": 0.1, "interval": [-0.02, 0.2], "num_problems": 40}
     compared = {"baseline": ["runs/sft"], "other": ["runs/grpo"]} | found
     jsonl.write_json(tmp_path / "comparisons" / "sft.json", compared)

@@ -1,13 +1,12 @@
 """Verification on problems whose truth is known: what each check finds, and how often it is wrong.
 
-    python benchmarks/verification.py votes WORKDIR [--problems=120] [--figure=FILE.svg]
+    python benchmarks/verification.py votes WORKDIR [--problems=240] [--figure=FILE.svg]
     python benchmarks/verification.py judge MODEL [--problems=16]  # a model in JAX, by path or name
     python benchmarks/verification.py programs [--problems=24]
 
 The problems are the corpus's own, whose generator knows every answer, and copies with planted faults
-(`faults.py`), one kind each; what rules find of these is `planted_faults.py`'s. `votes` wants a
-workdir of the stages `corpus` and `sft`: its solver votes, through `promptcot verify`, in
-WORKDIR/verification. `judge` shows sound and faulty problems to a model. In `programs` no model is asked: the
+(`faults.py`), one kind each; what rules find of these is `planted_faults.py`'s. In `votes` promptcot-tiny
+votes, through `promptcot verify`, on families that it knows. `judge` shows sound and faulty problems to a model. In `programs` no model is asked: the
 solutions of a problem are its reference program in two texts and, in place of some, programs with a planted
 fault. Figures go to standard output as tables.
 """
@@ -47,6 +46,7 @@ from promptcot_jax.verify import math_answers, mutants
 from promptcot_jax.verify.programs import ProgramSettings
 
 SEED = 11  # of the corpus here and of the faults; training corpora have others
+KNOWN_FAMILIES = ("arithmetic_series", "border_area", "common_multiples", "vieta")  # to promptcot-tiny
 KINDS: tuple[faults.FaultKind, ...] = typing.get_args(faults.FaultKind)
 THRESHOLDS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
@@ -65,13 +65,12 @@ def table(headings: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
         )
 
 
-def votes(workdir: Path, num_problems: int, figure: str | None) -> None:
+def votes(place: Path, num_problems: int, figure: str | None) -> None:
     """Label accuracy by agreement, what wrong answers and ill-posed statements do to the votes."""
-    rows = [
-        row
-        for row in jsonl.read_records(workdir / "triples_heldout.jsonl", MathCorpusRow | ProgramCorpusRow)
-        if row.domain == "math"
-    ][:num_problems]
+    corpus = generator.CorpusConfig(
+        seed=SEED, num_train=0, num_heldout=num_problems, num_novel=0, families=KNOWN_FAMILIES
+    )
+    rows = [row for row in generator.generate(corpus).heldout if isinstance(row, MathCorpusRow)]
     truth = {row.id: row.answer for row in rows}
     planted = [faults.plant(row, kind, SEED) for kind in KINDS for row in rows[: num_problems // 3]]
     kind_of = {one.row.id: one.kind for one in planted}
@@ -84,11 +83,11 @@ def votes(workdir: Path, num_problems: int, figure: str | None) -> None:
     for one in planted:
         own = {"id": one.row.id, "problem": one.row.problem}
         lines.append(own | ({"answer": one.row.answer} if one.kind == "wrong_answer" else {}))
-    place = workdir / "verification"
     jsonl.write_records(place / "problems.jsonl", lines)
     bindings = (
-        f"VOTER='{workdir / 'policy'}'",
-        "MAX_VOTE_TOKENS=224",
+        "VOTER='promptcot-tiny'",
+        "MAX_VOTE_TOKENS=256",
+        "NUM_SLOTS=128",
         "verifying.VerifyConfig.statement_rules=False",  # so that all kinds come to the votes
     )
     started = time.monotonic()
@@ -286,7 +285,7 @@ def main() -> None:
     parser.add_argument("--figure")
     given = parser.parse_args()
     if given.what == "votes":
-        votes(Path(given.arguments[0]), given.problems or 120, given.figure)
+        votes(Path(given.arguments[0]), given.problems or 240, given.figure)
     elif given.what == "judge":
         judge(given.arguments[0], given.problems or 16)
     else:

@@ -6,9 +6,9 @@
 
 The problems are the corpus's own, whose generator knows every answer, and copies with planted faults
 (`faults.py`), one kind each; what rules find of these is `planted_faults.py`'s. In `votes` promptcot-tiny
-votes, through `promptcot verify`, on families that it knows. `judge` shows sound and faulty problems to a model. In `programs` no model is asked: the
-solutions of a problem are its reference program in two texts and, in place of some, programs with a planted
-fault. Figures go to standard output as tables.
+votes, through `promptcot verify`, on families that it knows. `judge` shows sound and faulty problems to a
+model. In `programs` no model is asked: the solutions of a problem are its reference program in two texts and,
+in place of some, programs with a planted fault. Figures go to standard output as tables.
 """
 
 import argparse

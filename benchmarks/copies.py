@@ -19,33 +19,64 @@ COPIES: tuple[Edit, ...] = ("none", "framed", "two_words", "words", "all", "numb
 _SENTENCE = re.compile(r"(?<=[.?!])\s+")
 _NUMBER = re.compile(r"\d+")
 
+_DO = "(?:Find|Determine|Compute|Calculate|Work out|Give)"
 _QUESTIONS = (  # the first that fits
-    (r"What remainder does (.+) leave on division by (\d+)\?", r"Divide \1 by \2 and find the remainder."),
     (
-        r"Find the remainder when (.+) is divided by (\d+)\.",
+        r"What remainder does (.+) leave (?:on division by|when divided by) (\d+)\?",
+        r"Divide \1 by \2 and find the remainder.",
+    ),
+    (
+        rf"{_DO} the remainder when (.+) is divided by (\d+)\.",
         r"How much is left over if \1 gets divided by \2?",
     ),
-    (r"Find the sum of the decimal digits of (.+)\.", r"What is the digit sum of \1?"),
-    (r"What do the digits of (.+) add up to\?", r"Compute the sum of all digits of \1."),
+    (r"What (?:remains|is left over) when (.+) is divided by (\d+)\?", r"Reduce \1 modulo \2."),
+    (rf"{_DO} the sum of the (?:decimal )?digits of (.+)\.", r"What is the digit sum of \1?"),
+    (r"What do the (?:decimal )?digits of (.+) add up to\?", r"Compute the sum of all digits of \1."),
+    (r"(?:What is the total|Which sum results)\?", r"How much does that give?"),
     (r"How many positive divisors does (.+) have\?", r"Count the positive divisors of \1."),
-    (r"Find the number of positive divisors of (.+)\.", r"By how many positive integers is \1 divisible?"),
-    (r"What is the largest prime factor of (.+)\?", r"Which prime is the largest that \1 can be divided by?"),
+    (rf"{_DO} the number of positive divisors of (.+)\.", r"By how many positive integers is \1 divisible?"),
+    (r"By how many positive integers is (.+) divisible\?", r"Find how many positive divisors \1 has."),
+    (r"How many positive integers (?:exactly )?divide (.+)\?", r"Find how many positive divisors \1 has."),
     (
-        r"Find the greatest prime that divides (.+)\.",
-        r"Among the prime factors of \1, which is the greatest?",
+        r"What is the (largest|greatest) prime (?:factor|divisor) of (.+)\?",
+        r"Which prime is the \1 that \2 can be divided by?",
     ),
     (
-        r"What is the least positive integer that must be added to (.+) to make a perfect square\?",
+        rf"{_DO} the (largest|greatest) prime that divides (.+)\.",
+        r"Among the prime factors of \2, which is the \1?",
+    ),
+    (
+        r"Which is the (largest|greatest) prime number that divides (.+)\?",
+        r"Among the prime factors of \2, find the \1.",
+    ),
+    (r"(?:Which prime factor|Which of them) is the (largest|greatest)\?", r"Name the \1 of these."),
+    (
+        r"What is the (?:least|smallest) positive integer that must be added to (.+) to (?:make|get) a "
+        r"perfect square\?",
         r"How much does \1 lack to the next larger perfect square?",
     ),
     (
-        r"Find the smallest positive integer whose sum with (.+) is a perfect square\.",
-        r"Which least positive summand turns \1 into a perfect square?",
+        rf"{_DO} the (least|smallest) positive integer whose sum with (.+) is a perfect square\.",
+        r"Which \1 positive summand turns \2 into a perfect square?",
     ),
-    (r"Write (.+) in base (\d+)\.", r"What does \1 look like in base \2?"),
+    (
+        r"Which is the (least|smallest) positive integer that turns (.+) into a perfect square when added "
+        r"to it\?",
+        r"Find the \1 positive integer whose sum with \2 is a perfect square.",
+    ),
+    (
+        r"By how much does the next larger perfect square exceed (.+)\?",
+        r"How far below the next larger perfect square is \1?",
+    ),
+    (
+        r"How far is it from (.+) up to the next larger perfect square\?",
+        r"How much does \1 lack to the next larger perfect square?",
+    ),
+    (r"(?:Write|Express|Convert) (.+) (?:in|to|into) base (\d+)\.", r"What does \1 look like in base \2?"),
+    (r"How is (.+) (?:written|expressed) in base (\d+)\?", r"What does \1 look like in base \2?"),
     (r"What are the base (\d+) digits of (.+), written as one number\?", r"Give \2 in base \1."),
-    (r"What is (.+)\?", r"Determine \1."),
-    (r"(?:Find|Determine) (.+)\.", r"What is \1?"),
+    (r"(?:What|How large) is (.+)\?", r"State \1."),
+    (rf"{_DO} (.+)\.", r"What is \1?"),
 )
 
 _OTHERWISE = {

@@ -27,15 +27,15 @@ _NUM_SETS = 3  # of results that have a sentence
 _EVALUATIONS = ("self_play", "evaluations")
 
 ILL_POSED = (
-    "That is little. The prompt model may have learned too little of what a problem must say (raise "
+    "That is low. The prompt model may have learned too little of what a problem must say (raise "
     "COLD_START_EPOCHS or NUM_TRAIN), or its texts may be drawn too freely (lower PROBLEM_TEMPERATURE)."
 )
 UNVERIFIED = (
-    "That is little. The solver may be too weak for its votes to agree (name a better one with VOTER), may "
+    "That is low. The solver may be too weak for its votes to agree (name a better one with VOTER), may "
     "run out of tokens (raise MAX_VOTE_TOKENS), or be asked to agree too well (lower MIN_AGREEMENT)."
 )
 WRONG_LABELS = (
-    "That is little: self-play would learn from wrong answers. Ask for more agreement (raise MIN_AGREEMENT "
+    "That is low: self-play would learn from wrong answers. Ask for more agreement (raise MIN_AGREEMENT "
     "or VOTE_GROUP_SIZE), or for a better solver (VOTER)."
 )
 NOT_BETTER = (
@@ -47,7 +47,7 @@ WORSE = (
     "(raise MIN_AGREEMENT); KEEP_BEST keeps the best policy instead of the last."
 )
 NO_GAIN_OF_EM = (
-    "So EM shows no gain. Its steps may be too small or its pairs too few (raise EM_LEARNING_RATE or "
+    "So no gain by EM is shown. Its steps may be too small or its pairs too few (raise EM_LEARNING_RATE or "
     "EM_PAIRS_PER_ROUND), or too few held-out problems were measured to tell (raise HELD_OUT_BOUND_PAIRS)."
 )
 LOSS_BY_EM = (
@@ -111,7 +111,7 @@ def _problems(workdir: epath.Path) -> Iterator[Point]:
         written = workdir_files.count_rows(workdir / "problems.jsonl")
     if written is None:
         return
-    drafts = f", the ones kept of {number(counts['in'])} drafts" if "in" in counts else ""
+    drafts = f"; the other drafts of {number(counts['in'])} were refused" if "in" in counts else ""
     yield Point(f"The prompt model wrote {_counted(written, 'new problem')}{drafts}.")
     exact = _counted_exactly(workdir)
     sound = exact.get(("problems", "well_posed"), {})
@@ -125,7 +125,8 @@ def _problems(workdir: epath.Path) -> Iterator[Point]:
     if numbers.get("value") is not None and pairs.get("value") is not None:
         yield Point(
             f"Of the well-posed problems {percent(numbers['value'])} have numbers that no training "
-            f"problem has, and {percent(pairs['value'])} ask of a kind of problem what none there asks."
+            f"problem has, and {percent(pairs['value'])} join a topic to a last question "
+            "that none joins to it."
         )
 
 
@@ -243,13 +244,14 @@ def _likelihoods(workdir: epath.Path) -> Iterator[Point]:
         advice = LOSS_BY_EM if change > reach else NO_GAIN_OF_EM if change + reach >= 0 else ""
     given, given_after = first.get("nll_x_given_q"), best.get("nll_x_given_q")
     rationale = (
-        f", and where it is shown a rationale from {number(given)} to {number(given_after)}"
+        f"; when shown a rationale, from {number(given)} to {number(given_after)}"
         if given is not None and given_after is not None
         else ""
     )
     yield Point(
-        "EM took the surprise of held-out problems to the prompt model (a bound on \u2212log p, nats per "
-        f"token; lower is better) from {number(before)} to {number(after)}{told}{rationale}.",
+        "By EM, which betters rationales and prompt model in turn, the prompt model\u2019s surprise at "
+        "held-out problems (an upper bound on \u2212log p, nats per token; lower is better) went from "
+        f"{number(before)} to {number(after)}{told}{rationale}.",
         advice,
     )
 

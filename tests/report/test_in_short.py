@@ -84,7 +84,7 @@ def test_it_opens_the_page_and_the_navigation(tmp_path: pathlib.Path):
     links = [one for one in outline.named(found, "a") if "nav" in one.inside]
     assert (links[0].attrs["href"], links[0].text) == ("#in-short", "In short")
     told = outline.told(found, "in-short")
-    assert "wrote 201 new problems, the ones kept of 256 drafts." in told
+    assert "wrote 201 new problems; the other drafts of 256 were refused." in told
     assert "9 of 24 problems (37.5%) got a verified answer" in told
     assert "well-posed:" not in told  # the corpus of that run is another one
     assert told.count("Problem drawn-") == 5
@@ -104,10 +104,11 @@ def test_problems_are_counted_as_analyze_counted_them(tmp_path: pathlib.Path, nu
     sound = [f"{FAMILIES[0]} {n}" for n in range(1, 21 - num_bad)]
     analyzed(tmp_path, [*sound, *["not a problem"] * num_bad], {})
     written, well, new = points(tmp_path)
-    assert written.text == "The prompt model wrote 20 new problems, the ones kept of 30 drafts."
+    assert written.text == "The prompt model wrote 20 new problems; the other drafts of 30 were refused."
     assert f"{20 - num_bad} of 20 ({100 - 5 * num_bad}.0%; 95 % interval" in well.text
     assert well.advice == advice
-    assert f"{1 - 1 / len(sound):.1%} have numbers that no training problem has, and 0.0% ask of" in new.text
+    assert f"{1 - 1 / len(sound):.1%} have numbers that no training problem has" in new.text
+    assert "and 0.0% join a topic to a last question" in new.text
 
 
 @pytest.mark.parametrize(
@@ -200,8 +201,8 @@ def test_em_is_told_by_its_bound(tmp_path: pathlib.Path, change: dict, advice: s
     ]
     jsonl.write_records(tmp_path / "em" / "nll.jsonl", rows)
     (point,) = points(tmp_path)
-    assert "lower is better) from 0.7 to 0.5" in point.text
-    assert "shown a rationale from 0.4 to 0.3" in point.text
+    assert "lower is better) went from 0.7 to 0.5" in point.text
+    assert "shown a rationale, from 0.4 to 0.3" in point.text
     assert ("\u22120.2000 \u00b1 0.1000, a 95 % interval" in point.text) == (advice == "")
     assert point.advice == advice
 

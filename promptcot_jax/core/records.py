@@ -347,7 +347,7 @@ class Rollout:
     prompt_ids: tuple[int, ...]
     token_ids: tuple[int, ...]  # as sampled, the end token included when it came
     sampler_log_probs: str  # of each token at the temperature; float32 bits, see `journal.float_text`
-    completion: str  # the text, without end token
+    completion: str  # the text without end token, with the tag of thinking that the prompt opened
     finish_reason: Literal["stop", "length"]
     graded: bool  # False: no verdict, for a reason that is not the completion's; no reward then
     correct: bool  # the raw verdict: groups are compared and filtered by it

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from promptcot_jax.core import thinking
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import ConceptSet, Domain, StdioTest
 from promptcot_jax.data import rows, templates
@@ -231,7 +232,7 @@ def listed_concepts(prompt: str, where: str) -> ConceptSet:
 
 def domain_of_completion(completion: str) -> Domain | None:
     """Math if the answer's part has a box, code if it has a fenced program of a named language."""
-    answer = completion.rpartition("</think>")[2]
+    answer = thinking.answer_part(completion)
     if "\\boxed" in answer:
         return "math"
     return "code" if _PROGRAM.search(answer) else None

@@ -192,11 +192,6 @@ def solver_messages(problem: str, domain: Domain, tests: Sequence[ProgramTest] =
     return [{"role": "user", "content": solver_prompt(problem, domain, tests).rstrip("\n")}]
 
 
-def answer_part(text: str) -> str:
-    """A solver's output after its thinking part (everything, where there is none)."""
-    return text.rpartition("</think>")[2]
-
-
 def last_code_fence(text: str) -> str | None:
     """The program in the last closed code fence: the one that is graded."""
     fences = _CODE_FENCE.findall(text)

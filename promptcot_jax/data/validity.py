@@ -1,15 +1,15 @@
 """Which traces and problems are fit to train on: the paper's rules, and those of its released scripts.
 
-The paper keeps a teacher's trace if it has a boxed answer or a program to run (section 3.5). The scripts ask
-more of a trace, one block of thinking with an answer after it that holds no Chinese, Japanese or Korean, and
-of a problem: a finished statement that asks for no proof, and an answer that cannot be guessed. Each fault
-has a name, under which it is counted.
+The paper keeps a teacher's trace if it has a boxed answer or a program to run (section 3.5), after its
+thinking if it thinks. The scripts ask more of a trace, that it thinks and that its answer holds no Chinese,
+Japanese or Korean, and of a problem: a finished statement that asks for no proof, and an answer that cannot
+be guessed. Each fault has a name, under which it is counted.
 """
 
 import re
 from typing import Any, Literal
 
-from promptcot_jax.core import records
+from promptcot_jax.core import records, thinking
 from promptcot_jax.data import statement_rules, templates
 
 Validity = Literal["off", "paper", "release"]
@@ -34,16 +34,15 @@ def fault_of(row: Any, rules: Validity) -> str | None:
 
 
 def trace_fault(completion: str, domain: records.Domain, rules: Validity) -> str | None:
-    """The rule that a trace breaks: `no_answer`, or in the released scripts also one of its form."""
+    """The rule that a trace breaks: `no_answer`, a fault of its thinking, or one of the scripts' own."""
+    if fault := thinking.fault_of(completion):
+        return fault
+    answer = thinking.answer_part(completion)
     if rules == "release":
-        thinking, ended, answer = completion.partition("</think>")
-        if not ended or "</think>" in answer or completion.count("<think>") > 1 or "<think>" in answer:
+        if thinking.CLOSE not in completion:
             return "not_one_thinking_block"
-        if not thinking.replace("<think>", "").strip() or not answer.strip():
-            return "empty_part"
         if _EAST_ASIAN.search(answer):
             return "east_asian_answer"
-    answer = templates.answer_part(completion)
     has_answer = "\\boxed{" in answer if domain == "math" else templates.last_code_fence(answer) is not None
     return None if has_answer else "no_answer"
 

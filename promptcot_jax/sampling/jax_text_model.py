@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from etils import epath
 
-from promptcot_jax.core import jsonl, prng
+from promptcot_jax.core import jsonl, prng, thinking
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.settings import PositiveInt, settings
 from promptcot_jax.data.tokenizer import Message, Tokenizer
@@ -94,7 +94,7 @@ class JaxTextModel:
 
         def reply(i: int, completion: Completion) -> Reply:
             reason = completion.finish_reason
-            return self._reply(requests[i], len(prompts[i]), completion.token_ids, reason)
+            return self._reply(requests[i], prompts[i], completion.token_ids, reason)
 
         if budget is None:
             drawn = self._draw(path, prompts, fitting, requests, reply, Reply, most)
@@ -102,7 +102,7 @@ class JaxTextModel:
             drawn = self._think_first(path, prompts, fitting, requests, closing, budget)
         by_index = dict(zip(fitting, drawn, strict=True))
         return [
-            by_index[i] if i in by_index else self._reply(request, len(prompts[i]), (), "too_long")
+            by_index[i] if i in by_index else self._reply(request, prompts[i], (), "too_long")
             for i, request in enumerate(requests)
         ]
 
@@ -138,7 +138,7 @@ class JaxTextModel:
 
         def go_on(i: int, completion: Completion) -> Reply:
             ids = (*so_far[i], *completion.token_ids)
-            return self._reply(requests[i], len(prompts[i]), ids, completion.finish_reason)
+            return self._reply(requests[i], prompts[i], ids, completion.finish_reason)
 
         longer = [(*ids, *so_far.get(i, ())) for i, ids in enumerate(prompts)]
         rest = self._config.sampling.max_new_tokens - budget
@@ -147,15 +147,14 @@ class JaxTextModel:
             zip(open_ones, self._draw(second, longer, open_ones, requests, go_on, Reply, rest), strict=True)
         )
         replies = [
-            ended.get(i) or self._reply(requests[i], len(prompts[i]), parts[i].token_ids, "stop")
-            for i in fitting
+            ended.get(i) or self._reply(requests[i], prompts[i], parts[i].token_ids, "stop") for i in fitting
         ]
         hosts.wait_for_first(f"write {path.name}", lambda: jsonl.write_records(path, replies))
         return replies
 
     def _is_thinking(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> bool:
-        text = self._tokenizer.decode([*prompt_ids[-8:], *token_ids])
-        return "<think>" in text and "</think>" not in text.rpartition("<think>")[2]
+        text = completion_text(self._tokenizer, prompt_ids, token_ids)
+        return thinking.fault_of(text) == "unfinished_thinking"
 
     def _draw(
         self,
@@ -193,14 +192,20 @@ class JaxTextModel:
         return self._tokenizer.prompt_ids(f"{contents}\n")  # one question ends like `templates.solver_prompt`
 
     def _reply(
-        self, request: TextRequest, prompt_tokens: int, token_ids: Sequence[int], finish_reason: Any
+        self, request: TextRequest, prompt_ids: Sequence[int], token_ids: Sequence[int], finish_reason: Any
     ) -> Reply:
         has_end = finish_reason == "stop" and token_ids and token_ids[-1] in self._tokenizer.stop_ids
         return Reply(
             id=request.id,
             sample=request.sample,
-            text=self._tokenizer.decode(token_ids[:-1] if has_end else token_ids),
+            text=completion_text(self._tokenizer, prompt_ids, token_ids[:-1] if has_end else token_ids),
             finish_reason=finish_reason,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=len(prompt_ids),
             completion_tokens=len(token_ids),
         )
+
+
+def completion_text(tokenizer: Tokenizer, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
+    """A completion without its end token, with the tag of thinking that its prompt opened."""
+    tail = tokenizer.decode(prompt_ids[-thinking.TAIL_TOKENS :])
+    return thinking.restored(tail, tokenizer.decode(token_ids))

@@ -6,6 +6,7 @@ fence, the rationale after its heading. An answer in another form is refused, wi
 
 from collections.abc import Sequence
 
+from promptcot_jax.core import thinking
 from promptcot_jax.core.records import Domain
 from promptcot_jax.data import templates
 from promptcot_jax.synthesis.teacher_replies import Unusable
@@ -61,7 +62,7 @@ def read_concepts(text: str, count: int) -> tuple[str, ...]:
     Raises:
         Unusable: it has no list of so many different texts in a code fence.
     """
-    found = templates.last_fenced_list(templates.answer_part(text))
+    found = templates.last_fenced_list(thinking.answer_part(text))
     if found is None:
         raise Unusable("no_list", "there is no Python list in a code fence")
     if not all(isinstance(item, str) for item in found):
@@ -83,7 +84,7 @@ def read_rationale(text: str) -> str:
     Raises:
         Unusable: its heading is missing, or nothing comes after it.
     """
-    _, heading, after = templates.answer_part(text).partition(RATIONALE_HEADING)
+    _, heading, after = thinking.answer_part(text).partition(RATIONALE_HEADING)
     if not heading:
         raise Unusable("no_heading", f"the line '{RATIONALE_HEADING}' is missing")
     if not (rationale := after.lstrip("*").strip()):  # the heading may be bold

@@ -13,11 +13,11 @@ from typing import Any, Literal, get_args
 
 from etils import epath
 
-from promptcot_jax.core import prng, shards
+from promptcot_jax.core import prng, shards, thinking
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import DistilledTrace, Domain, MathPrompt, ProgramPrompt, Prompt
 from promptcot_jax.core.settings import PositiveInt, ShareBelowOne, settings
-from promptcot_jax.data import decontamination, templates, validity
+from promptcot_jax.data import decontamination, validity
 from promptcot_jax.data.validity import Validity
 from promptcot_jax.sampling.text_model import Reply
 from promptcot_jax.synthesis import outcomes, teacher_replies
@@ -273,7 +273,7 @@ def report(
         "characters": {
             "prompt": spread([len(trace.prompt) for trace in kept]),
             "completion": spread([len(trace.completion) for trace in kept]),
-            "answer_part": spread([len(templates.answer_part(trace.completion)) for trace in kept]),
+            "answer_part": spread([len(thinking.answer_part(trace.completion)) for trace in kept]),
         },
     }
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from promptcot_jax.core import thinking
 from promptcot_jax.core.records import Domain
 from promptcot_jax.data import templates, validity
 from promptcot_jax.data.validity import Validity
@@ -27,6 +28,7 @@ _MESSAGE = re.compile(r"<\|message\|>(.*?)(?:<\|end\|>|\Z)", re.DOTALL)
 _END_OF_ANSWER = re.compile(r"<\|(?:return|end)\|>\s*\Z")
 _MESSAGES = {
     "no_answer": "there is no boxed answer, or no program in a closed code fence, after the thinking",
+    "unfinished_thinking": "the block of thinking is not closed",
     "not_one_thinking_block": "there is not exactly one block of thinking",
     "empty_part": "the thinking, or what follows it, is empty",
     "east_asian_answer": "there is Chinese, Japanese or Korean in the answer",
@@ -61,7 +63,7 @@ def fenced_json(text: str) -> Any:
     Raises:
         Unusable: there is no fence, or no JSON in it.
     """
-    if (written := templates.last_code_fence(templates.answer_part(text))) is None:
+    if (written := templates.last_code_fence(thinking.answer_part(text))) is None:
         raise Unusable("no_fence", "there is no closed code fence")
     try:
         return json.loads(written)
@@ -75,7 +77,7 @@ def fenced_program(text: str) -> str:
     Raises:
         Unusable: there is none.
     """
-    program = templates.last_code_fence(templates.answer_part(text))
+    program = templates.last_code_fence(thinking.answer_part(text))
     if not program or not program.strip():
         raise Unusable("no_program", "there is no closed code fence with a program")
     return program
@@ -99,13 +101,9 @@ def read_trace(text: str, domain: Domain, rules: Validity) -> str:
         return completion
     if fault := validity.trace_fault(completion, domain, rules):
         raise Unusable(fault, _MESSAGES[fault])
-    if "<think>" in templates.answer_part(completion):
-        raise Unusable("unfinished_thinking", "the block of thinking is not closed")
     if domain == "math" and not boxes.extract_answer(completion):
         raise Unusable("no_answer", "the box is empty, or not closed")
-    if domain == "code" and not _is_python(
-        templates.last_code_fence(templates.answer_part(completion)) or ""
-    ):
+    if domain == "code" and not _is_python(templates.last_code_fence(thinking.answer_part(completion)) or ""):
         raise Unusable("syntax_error", "the program is empty, or not valid Python")
     return completion
 
@@ -120,9 +118,9 @@ def _in_tags(text: str) -> str:
         if text.count(_FINAL) != 1:
             raise Unusable("not_one_final_channel", f"there is not exactly one {_FINAL}")
         before, _, answer = text.partition(_FINAL)
-        thinking = "\n\n".join(message.strip() for message in _MESSAGE.findall(before))
+        thoughts = "\n\n".join(message.strip() for message in _MESSAGE.findall(before))
         answer = _END_OF_ANSWER.sub("", answer).strip()
-        return f"<think>\n{thinking}\n</think>\n\n{answer}" if thinking else answer
+        return f"<think>\n{thoughts}\n</think>\n\n{answer}" if thoughts else answer
     if "</think>" in text and "<think>" not in text:  # the teacher's chat template opens it
         return f"<think>\n{text.lstrip()}"
     return text

@@ -29,6 +29,11 @@ class Group:
         return [rollout for rollout in self.rollouts if rollout.graded]
 
     @property
+    def right_and_ended(self) -> list[Rollout]:
+        """Those to imitate: right, and not cut off at the most tokens."""
+        return [rollout for rollout in self.graded if rollout.correct and rollout.finish_reason == "stop"]
+
+    @property
     def pass_share(self) -> float:
         """Share of the graded samples that are right; 0 without any."""
         return _mean([float(rollout.correct) for rollout in self.graded])

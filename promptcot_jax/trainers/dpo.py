@@ -58,13 +58,13 @@ class Dpo(Algorithm):
     def _pairs(self, group: Group) -> list[tuple[Rollout, Rollout]]:
         """The first right completion with the first wrong one, and so on.
 
-        One that came out both right and wrong, as a program near its time limit may, says nothing.
+        One that came out both right and wrong, as a program near its time limit may, says nothing. One that
+        was cut off is never preferred.
         """
         right = {rollout.token_ids for rollout in group.graded if rollout.correct}
         wrong = {rollout.token_ids for rollout in group.graded if not rollout.correct}
-        consistent = [r for r in group.graded if r.token_ids not in right & wrong]
-        chosen = [rollout for rollout in consistent if rollout.correct]
-        rejected = [rollout for rollout in consistent if not rollout.correct]
+        chosen = [rollout for rollout in group.right_and_ended if rollout.token_ids not in wrong]
+        rejected = [r for r in group.graded if not r.correct and r.token_ids not in right]
         return list(zip(chosen, rejected, strict=False))[: self.pairs_per_prompt or None]
 
     def loss(self, temperature: float) -> Loss:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from promptcot_jax.core import thinking
 from promptcot_jax.core.records import MathPrompt, ProgramPrompt, Prompt, Rollout
-from promptcot_jax.data import templates
+from promptcot_jax.data import templates, validity
 from promptcot_jax.data.prompt_stream import Task
 from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.sampling import journal
@@ -29,12 +30,12 @@ def answer_of(prompt: Prompt, text: str) -> str:
     """What of a completion is graded: the boxed answer or the last program; empty where there is none."""
     if isinstance(prompt, MathPrompt):
         return math_answers.extract_answer(text) or ""
-    return templates.last_code_fence(templates.answer_part(text)) or ""
+    return templates.last_code_fence(thinking.answer_part(text)) or ""
 
 
 def _program_of(prompt: ProgramPrompt, text: str) -> str | None:
     """What is run of a completion; None where it has no program."""
-    program = templates.last_code_fence(templates.answer_part(text))
+    program = templates.last_code_fence(thinking.answer_part(text))
     return None if program is None else programs.with_prelude(prompt.prelude, program)
 
 
@@ -45,9 +46,19 @@ def graded(
     config: RewardConfig,
     run_many: RunMany,
 ) -> list[Reward | Ungraded]:
-    """The verdict on a completion of each prompt; `run_many` as in `Grader`."""
-    math = [(i, p) for i, p in enumerate(prompts) if isinstance(p, MathPrompt)]
-    code = [(i, p) for i, p in enumerate(prompts) if isinstance(p, ProgramPrompt)]
+    """The verdict on a completion of each prompt; `run_many` as in `Grader`.
+
+    One that breaks a rule of `config.validity` has the rule's name as status and is graded no further; where
+    it only lacks an answer, the graders say so.
+    """
+    faults: dict[int, str] = {}
+    for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        if config.validity != "off":
+            fault = validity.trace_fault(text, prompt.domain, config.validity)
+            if fault is not None and fault != "no_answer":
+                faults[i] = fault
+    math = [(i, p) for i, p in enumerate(prompts) if isinstance(p, MathPrompt) and i not in faults]
+    code = [(i, p) for i, p in enumerate(prompts) if isinstance(p, ProgramPrompt) and i not in faults]
     of_math = rewards.math_rewards(
         [prompt.answer for _, prompt in math],
         [texts[i] for i, _ in math],
@@ -62,6 +73,9 @@ def graded(
         run_many=run_many,
     )
     verdicts = {i: verdict for (i, _), verdict in zip((*math, *code), (*of_math, *of_code), strict=True)}
+    for i, fault in faults.items():
+        length = rewards.length_term(num_tokens[i], config)
+        verdicts[i] = Reward(correct=0.0, format=0.0, length=length, status=fault)
     return [verdicts[i] for i in range(len(prompts))]
 
 
@@ -84,7 +98,7 @@ class Grader:
         policy_digest: str,
     ) -> list[Rollout]:
         """The records of some draws, in order; draw `index` is of group `index // group_size`."""
-        texts = self.tokenizer.decode_many([completion.ids_without_end for completion in completions])
+        texts = self._texts(draws, completions)
         verdicts = self._verdicts(draws, texts, [len(completion.token_ids) for completion in completions])
         return [
             Rollout(
@@ -96,6 +110,12 @@ class Grader:
             )
             for draw, completion, text, verdict in zip(draws, completions, texts, verdicts, strict=True)
         ]
+
+    def _texts(self, draws: Sequence[Draw[Task]], completions: Sequence[Completion]) -> list[str]:
+        """The completions, with the tag of thinking that their prompts opened."""
+        tails = self.tokenizer.decode_many([draw.row.prompt_ids[-thinking.TAIL_TOKENS :] for draw in draws])
+        written = self.tokenizer.decode_many([completion.ids_without_end for completion in completions])
+        return [thinking.restored(tail, text) for tail, text in zip(tails, written, strict=True)]
 
     def _verdicts(
         self, draws: Sequence[Draw[Task]], texts: Sequence[str], num_tokens: Sequence[int]

@@ -24,13 +24,13 @@ class RejectionSampling(Algorithm):
 
     def is_of_use(self, group: Group) -> bool:
         """Whether a prompt gives a completion to train on."""
-        return 0 < group.pass_share < self.solved_below
+        return bool(group.right_and_ended) and group.pass_share < self.solved_below
 
     def units_of(self, groups: Sequence[Group], *, num_groups: int) -> list[Unit]:
-        """The right completions, each once."""
+        """The right completions that ended, each once."""
         units = []
         for group in groups:
-            right = {rollout.token_ids: rollout for rollout in group.graded if rollout.correct}
+            right = {rollout.token_ids: rollout for rollout in group.right_and_ended}
             units += [
                 (TokenExample(prompt_ids=rollout.prompt_ids, completion_ids=rollout.token_ids),)
                 for rollout in list(right.values())[: self.completions_per_prompt or None]

@@ -3,6 +3,8 @@ r"""Takes the boxed answer out of a solver's response, in time linear in the res
 import re
 from typing import NamedTuple
 
+from promptcot_jax.core import thinking
+
 _BOX_OR_BRACE = re.compile(r"\\\\?(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 # What instructions put into the box that they ask for: "put your final answer in \boxed{answer}".
@@ -32,13 +34,13 @@ class _Box(NamedTuple):
 
 
 def extract_answer(text: str) -> str | None:
-    r"""The content of the last balanced `\boxed{...}` or `\fbox{...}` outside the thinking part, or None.
+    r"""The content of the last balanced `\boxed{...}` or `\fbox{...}` after the thinking, or None.
 
-    The thinking part ends at the last `</think>`; a `<think>` that never closes hides all that follows it.
+    Where thinking is not finished, or has another fault (`core.thinking`), there is no answer.
     A box around nothing but a box gives the inner one's content. A box that echoes the instruction
     (`\boxed{}`, `\boxed{answer}`, `\boxed{...}`) counts only where there is no other.
     """
-    text = _outside_thinking(text)
+    text = thinking.answer_part(text)
     boxes = _closed_boxes(text)
     return text[boxes[-1].begin : boxes[-1].end].strip() if boxes else None
 
@@ -49,7 +51,7 @@ def answer_parts(text: str) -> list[str]:
     One part as a rule, which is `extract_answer`'s. Boxes with nothing but commas, "and" or "or" between the
     last of them (`\boxed{2} or \boxed{3}`) are one answer.
     """
-    text = _outside_thinking(text)
+    text = thinking.answer_part(text)
     parts: list[_Box] = []
     for box in reversed(_closed_boxes(text)):
         if parts:
@@ -58,10 +60,6 @@ def answer_parts(text: str) -> list[str]:
                 break
         parts.append(box)
     return list(dict.fromkeys(text[box.begin : box.end].strip() for box in reversed(parts)))
-
-
-def _outside_thinking(text: str) -> str:
-    return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def _closed_boxes(text: str) -> list[_Box]:

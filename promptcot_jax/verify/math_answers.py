@@ -8,8 +8,9 @@ are killed when their time is up (`grading_pool`).
 
 Conventions, where public graders disagree:
 
-* Boxes. The last box counts, after the last `</think>`; boxes with only commas, "and" or "or" between them
-  are one answer of several values. Empty equals nothing, another empty one included.
+* Boxes. The last box after the thinking counts, and none where the thinking is not finished; boxes with only
+  commas, "and" or "or" between them are one answer of several values. Empty equals nothing, another empty one
+  included.
 * Several values. One value never equals two (`2 or 3` is wrong for 2); "or", "and", commas, semicolons and
   `\pm` all make lists. A bare list is compared in any order, each value as often as it is written; a set in
   any order and without counting; coordinates in their order. `1, 2` equals `\{1, 2\}`, and 5 equals `\{5\}`.

@@ -8,6 +8,7 @@ the response's has no reward at all and is to be dropped from the batch.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from promptcot_jax.core.records import ProgramTest
 from promptcot_jax.core.settings import NonNegativeFloat, NonNegativeInt, settings
@@ -23,7 +24,11 @@ UNGRADED = frozenset({"sandbox_error", "error"})  # statuses that say nothing of
 
 @settings
 class RewardConfig:
-    """Weights of the terms beside correctness; the paper has none."""
+    """Which completions can be right, and weights of the terms beside correctness; the paper has none."""
+
+    # Rules of `data.validity` that a completion must keep, as a teacher's trace must; "off": those of answers
+    # alone, by which unfinished thinking has none.
+    validity: Literal["off", "paper", "release"] = "paper"
 
     format_weight: NonNegativeFloat = 0.0
     length_weight: NonNegativeFloat = 0.0

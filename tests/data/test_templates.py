@@ -150,11 +150,6 @@ def test_the_last_closed_fence_is_graded():
     assert templates.last_code_fence("no fence, ```inline``` only") is None
 
 
-def test_the_answer_comes_after_the_thinking_part():
-    assert templates.answer_part("<think>\n\\boxed{1}</think>\n\\boxed{2}") == "\n\\boxed{2}"
-    assert templates.answer_part("plain") == "plain"
-
-
 @pytest.mark.parametrize("triple", toys.toy_triples(), ids=lambda triple: triple.id)
 def test_conditions_are_read_back_from_every_prompt(triple):
     written = templates.level_text(triple.level, triple.domain)

@@ -7,7 +7,7 @@ import zlib
 import jax
 import pytest
 
-from promptcot_jax.core import jsonl, prng, records
+from promptcot_jax.core import jsonl, prng, records, thinking
 from promptcot_jax.data import examples, templates
 from promptcot_jax.models import causal_lm
 from promptcot_jax.sampling import engine, jax_text_model, rollouts, text_model, token_choice
@@ -136,7 +136,7 @@ def test_thinking_ends_at_its_budget_and_the_rest_is_for_the_answer(tmp_path, mo
     parts = jsonl.read_records(tmp_path / "replies-thinking.jsonl", jax_text_model._ThinkingPart)
     for reply, one in zip(replies, parts, strict=True):
         assert reply not in cut or len(one.token_ids) == 8
-        assert reply.text.startswith(THINKING.decode(one.token_ids[:7]))
+        assert reply.text.startswith(thinking.restored("<think>", THINKING.decode(one.token_ids[:7])))
     monkeypatch.setattr(engine.Engine, "stream", None)  # nothing may be drawn again
     assert thinker(8).complete(REQUESTS, tmp_path / "replies.jsonl") == replies
 

@@ -28,7 +28,7 @@ CASES = (
         (r"<think>\boxed{1}</think> the answer is 1", None),
         (r"\boxed{1}</think> thus \boxed{2}", "2"),
         (r"<think> it may be \boxed{1}, wait", None),
-        (r"\boxed{1} <think> or \boxed{2}", "1"),
+        (r"\boxed{1} <think> or \boxed{2}", None),
         (r"a set { and then \boxed{3}", "3"),
         (r"closed } too early \boxed{3} }", "3"),
         (r"\boxed{5} and again \boxed{5", "5"),
@@ -79,7 +79,7 @@ def test_an_echo_of_the_instruction_is_no_answer_where_there_is_one(echo):
         (r"\boxed{2}, \boxed{2}", ["2"]),
         (r"\boxed{2}, then \boxed{3}", ["3"]),
         (r"\boxed{2}. \boxed{3}", ["3"]),
-        (r"\boxed{2} <think> \boxed{3}", ["2"]),
+        (r"\boxed{2} <think> \boxed{3}", []),
         ("2", []),
     ],
 )

@@ -65,14 +65,20 @@ def clipped_surrogate(
     *,
     clip_low: float,
     clip_high: float,
+    dual_clip: float = 0.0,
 ) -> Float[Array, "B T"]:
     """-min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A) (PPO, arXiv 1707.06347, equation 7).
 
-    With `clip_high` above `clip_low` it is DAPO's "clip higher" (arXiv 2503.14476, equation 8).
+    With `clip_high` above `clip_low` it is DAPO's "clip higher" (arXiv 2503.14476, equation 8). Where A < 0
+    it grows with the ratio without bound; `dual_clip` holds the ratio there at that value, beyond which no
+    gradient flows (dual-clip PPO, arXiv 1912.09729, equation 5). 0: it does not.
     """
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
-    return -jnp.minimum(ratio * advantages, clipped * advantages)
+    surrogate = jnp.minimum(ratio * advantages, clipped * advantages)
+    if dual_clip:
+        surrogate = jnp.where(advantages < 0, jnp.maximum(surrogate, dual_clip * advantages), surrogate)
+    return -surrogate
 
 
 def cispo(

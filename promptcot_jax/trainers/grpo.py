@@ -51,6 +51,9 @@ class Grpo(Algorithm):
     surrogate: Surrogate = "clip"
     clip_low: Share = 0.2
     clip_high: NonNegativeFloat = 0.28
+    # With surrogate = "clip", the most that a ratio counts where the advantage is negative; dual-clip PPO has
+    # 3. 0: it is not bounded.
+    dual_clip: NonNegativeFloat = 0.0
     aggregation: Aggregation = "token"
     # What aggregation = "constant" divides by: the longest completion allowed.
     constant_length: NonNegativeInt = 0
@@ -71,6 +74,11 @@ class Grpo(Algorithm):
             raise ValueError(
                 f"constant_length={self.constant_length} with aggregation={self.aggregation!r}: it must be "
                 "positive for 'constant', and 0 otherwise."
+            )
+        if self.dual_clip and (self.surrogate != "clip" or self.dual_clip <= 1.0 + self.clip_high):
+            raise ValueError(
+                f"dual_clip={self.dual_clip} with surrogate={self.surrogate!r}: it is a part of 'clip', and "
+                f"must be 0 or above 1 + clip_high ({1.0 + self.clip_high})."
             )
         if self.kl_beta and self.kl_estimator == "k1":
             raise ValueError(
@@ -252,7 +260,7 @@ def token_losses(
     log_ratio = policy_gradient.log_ratios(log_probs, old, segment_ids, is_label, level=config.ratio)
     clips = {"clip_low": config.clip_low, "clip_high": config.clip_high}
     if config.surrogate == "clip":
-        losses = policy_gradient.clipped_surrogate(log_ratio, advantages, **clips)
+        losses = policy_gradient.clipped_surrogate(log_ratio, advantages, **clips, dual_clip=config.dual_clip)
     else:
         losses = policy_gradient.cispo(log_probs, log_ratio, advantages, **clips)
     is_low, is_high = policy_gradient.clipped_where(log_ratio, advantages, **clips)

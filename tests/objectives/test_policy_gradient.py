@@ -74,6 +74,26 @@ def test_the_surrogate_clips_only_what_went_the_advantages_way(ratio, advantage,
     assert (bool(found[0][0, 0]), bool(found[1][0, 0])) == clipped
 
 
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    [
+        (2.0, -2.0, 4.0, 4.0),  # below the cap: as without it
+        (5.0, -2.0, 6.0, 0.0),
+        (0.5, -2.0, 1.6, 0.0),
+        (5.0, 2.0, -3.0, 0.0),  # of positive advantages it says nothing
+        (1.2, 2.0, -2.4, -2.4),
+    ],
+)
+def test_the_dual_clip_bounds_what_rose_though_it_was_bad(ratio, advantage, loss, slope):
+    def of(log_ratio):
+        return policy_gradient.clipped_surrogate(
+            log_ratio[None, None], jnp.array([[advantage]]), clip_low=0.2, clip_high=0.5, dual_clip=3.0
+        )[0, 0]
+
+    value, gradient = jax.value_and_grad(of)(jnp.log(ratio))
+    np.testing.assert_allclose((value, gradient), (loss, slope), rtol=1e-5)
+
+
 def test_cispo_bounds_the_weight_of_a_token_and_never_drops_its_gradient():
     def of(log_prob):
         log_prob = log_prob[None, None]

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -330,8 +331,23 @@ def test_figures_of_steps_are_means_over_all_their_tokens():
         ({"constant_length": 8}, "constant_length=8"),
         ({"clip_low": 1.5}, "clip_low"),
         ({"sampler_cap": 0.0}, "sampler_cap"),
+        ({"dual_clip": 1.28}, "above 1"),
+        ({"dual_clip": 3.0, "surrogate": "cispo"}, "part of 'clip'"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         grpo.Grpo(**settings)
+
+
+def test_the_dual_clip_reaches_the_loss():
+    ones = jnp.ones((1, 2))
+    values = {"advantages": -ones, "old_log_probs": -5.0 * ones, "sampler_log_probs": -5.0 * ones}
+    of = [
+        grpo.token_losses(
+            -ones, values, jnp.ones((1, 2), jnp.int32), jnp.ones((1, 2), bool), config=grpo.Grpo(dual_clip=c)
+        )[0]
+        for c in (0.0, 3.0)
+    ]
+    np.testing.assert_allclose(of[0], math.exp(4.0), rtol=1e-5)
+    np.testing.assert_allclose(of[1], 3.0)

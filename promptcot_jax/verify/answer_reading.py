@@ -55,8 +55,8 @@ def read(text: str) -> Reading:
         return Reading("value", text, (text,))
     if matrix := _MATRIX.fullmatch(text):
         return _read_matrix(matrix)
-    if OR in text and (union := _union_of_inequalities(text)):
-        return union
+    if region := _region(text):
+        return region
     items = _items(text)
     if len(items) > 1 or r"\pm" in text:
         return _read_list(items)
@@ -64,8 +64,6 @@ def read(text: str) -> Reading:
     name, value = named(text)
     if name:
         return dataclasses.replace(read(value), name=name)
-    if interval := _interval(text):
-        return interval
     if len(split(text, *_RELATIONS)) > 1:
         return Reading("relation", text)
     if len(split(text, r"\cap", r"\setminus")) > 1 or _NUMBER_SET.fullmatch(text):
@@ -88,6 +86,8 @@ def read(text: str) -> Reading:
 def named(text: str) -> tuple[str, str]:
     r"""("x", "5") of `x=5` or `x\in 5`; ("", text) where nothing is named."""
     sides = split(text, *_EQUALS)
+    if len(sides) == 2 and "=" in text and not _is_name(sides[0]) and _is_name(sides[1]):
+        return sides[1], sides[0]
     if 1 < len(sides) <= MAX_SIDES and _is_name(sides[0]):
         return sides[0], text[len(sides[0]) :].removeprefix("=").removeprefix(r"\in").strip()
     return "", text
@@ -184,8 +184,29 @@ def _exact_side(text: str) -> str:
     return f"{exact}={rounded[0]}" if len(rounded) == 1 and "=" not in exact and _is_name(exact) else exact
 
 
+def _region(text: str) -> Reading | None:
+    r"""What inequalities in one variable describe: `1\leq x<2`; `x>3`; `x<1` or `x>2`; `x\neq 1,2`."""
+    items = split(text, ",", AND)
+    name, *excluded = split(items[0], r"\neq")
+    if len(excluded) == 1 and re.fullmatch(_SYMBOL, name):
+        points = [*excluded, *(item.removeprefix(rf"{name}\neq") for item in items[1:])]
+        return Reading("sets", rf"\mathbb{{R}}\setminus\{{{','.join(points)}\}}", name=name)
+    items = items if len(items) > 1 else split(text, OR)
+    intervals = [interval for item in items if (interval := _interval(item))]
+    if len(intervals) != len(items) or len({interval.name for interval in intervals}) != 1:
+        return None
+    if len(items) == 1:
+        return intervals[0]
+    if OR in text and "," not in text and AND not in text:
+        texts = tuple(interval.text for interval in intervals)
+        return Reading("union", r"\cup".join(texts), texts, intervals[0].name)
+    above, below = sorted(intervals, key=lambda interval: interval.items[0] == r"-\infty")[:: len(items) - 1]
+    if len(items) > 2 or above.items[1] != r"\infty" or below.items[0] != r"-\infty":
+        return None
+    return _between(above.items[0], below.items[1], above.form[0] + below.form[1], above.name)
+
+
 def _interval(text: str) -> Reading | None:
-    r"""The interval that an inequality in one variable describes: `1\leq x<2`, `x>3`."""
     terms = split(text, *_ORDERS)
     signs = [mark[0] for mark in _MARK.finditer(text) if mark[0] in _ORDERS]
     if len(terms) not in (2, 3) or len(signs) != len(terms) - 1:
@@ -199,18 +220,17 @@ def _interval(text: str) -> Reading | None:
     elif len(terms) == 2:  # low < x
         terms, signs = [*terms, r"\infty"], [*signs, "<"]
     low, variable, high = terms
-    if not re.fullmatch(_SYMBOL, variable) or variable in low + high or not set(signs) <= {"<", r"\leq"}:
+    is_variable = re.fullmatch(_SYMBOL, variable) or _CALL.fullmatch(variable)
+    bounds = (low + high).replace(r"\infty", "")
+    if not is_variable or variable in bounds or not set(signs) <= {"<", r"\leq"}:
         return None
-    form = ("(" if signs[0] == "<" else "[") + (")" if signs[1] == "<" else "]")
-    return Reading("tuple", f"{form[0]}{low},{high}{form[1]}", (low, high), variable, form)
+    return _between(
+        low, high, ("(" if signs[0] == "<" else "[") + (")" if signs[1] == "<" else "]"), variable
+    )
 
 
-def _union_of_inequalities(text: str) -> Reading | None:
-    pieces = [interval for part in split(text, OR) if (interval := _interval(part))]
-    if len(pieces) < 2 or len(pieces) != len(split(text, OR)) or len({piece.name for piece in pieces}) > 1:
-        return None
-    intervals = tuple(piece.text for piece in pieces)
-    return Reading("union", r"\cup".join(intervals), intervals, pieces[0].name)
+def _between(low: str, high: str, form: str, name: str) -> Reading:
+    return Reading("tuple", f"{form[0]}{low},{high}{form[1]}", (low, high), name, form)
 
 
 def _inside(text: str, opening: str, closing: str) -> str:

@@ -30,6 +30,7 @@ class Reading:
 
 _SYMBOL = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:[0-9A-Za-z]|\{[^{}]*\}))?'*"
 _CALL = re.compile(rf"{_SYMBOL}\([^()=]*\)")
+_BOUNDED = re.compile(rf"{_SYMBOL}(?:\([^()=]*\))?|\|{_SYMBOL}\|")  # x, f(x), |x|
 _CALL_OF_VARIABLE = re.compile(r"[A-Za-z]\([A-Za-z]\)")
 _TUPLE_OF_NAMES = re.compile(r"\((?:[A-Za-z_0-9]+,)*[A-Za-z][A-Za-z_0-9]*\)")
 _CONSTANTS = re.compile(r"(?:e|i|\\pi|\\infty|\\emptyset)+")
@@ -197,6 +198,8 @@ def _region(text: str) -> Reading | None:
         return None
     if len(items) == 1:
         return intervals[0]
+    if any(interval.kind != "tuple" for interval in intervals):
+        return None
     if OR in text and "," not in text and AND not in text:
         texts = tuple(interval.text for interval in intervals)
         return Reading("union", r"\cup".join(texts), texts, intervals[0].name)
@@ -211,7 +214,7 @@ def _interval(text: str) -> Reading | None:
     signs = [mark[0] for mark in _MARK.finditer(text) if mark[0] in _ORDERS]
     if len(terms) not in (2, 3) or len(signs) != len(terms) - 1:
         return None
-    if len(terms) == 2 and re.fullmatch(_SYMBOL, terms[0]):
+    if len(terms) == 2 and _BOUNDED.fullmatch(terms[0]):
         terms, signs = [terms[1], terms[0]], [_ORDERS[signs[0]]]
     if signs[0] in (">", r"\geq"):
         terms, signs = terms[::-1], [_ORDERS[sign] for sign in signs[::-1]]
@@ -220,13 +223,20 @@ def _interval(text: str) -> Reading | None:
     elif len(terms) == 2:  # low < x
         terms, signs = [*terms, r"\infty"], [*signs, "<"]
     low, variable, high = terms
-    is_variable = re.fullmatch(_SYMBOL, variable) or _CALL.fullmatch(variable)
-    bounds = (low + high).replace(r"\infty", "")
-    if not is_variable or variable in bounds or not set(signs) <= {"<", r"\leq"}:
+    bounds = f"{low}{high}".replace(r"-\infty", "").replace(r"\infty", "")
+    name = variable.strip("|")
+    if not _BOUNDED.fullmatch(variable) or name in bounds or not set(signs) <= {"<", r"\leq"}:
         return None
-    return _between(
-        low, high, ("(" if signs[0] == "<" else "[") + (")" if signs[1] == "<" else "]"), variable
-    )
+    form = ("(" if signs[0] == "<" else "[") + (")" if signs[1] == "<" else "]")
+    if name == variable:
+        return _between(low, high, form, name)
+    if re.search("[+-]", bounds):
+        return None
+    mirror = {"(": ")", "[": "]", ")": "(", "]": "["}
+    if low == r"-\infty":
+        return _between(f"-{high}", high, mirror[form[1]] + form[1], name)
+    texts = (f"{mirror[form[1]]}-{high},-{low}{mirror[form[0]]}", f"{form[0]}{low},{high}{form[1]}")
+    return Reading("union", r"\cup".join(texts), texts, name)
 
 
 def _between(low: str, high: str, form: str, name: str) -> Reading:

@@ -9,6 +9,13 @@ stages read.
 import re
 import unicodedata
 
+# Words that deny or doubt what they stand beside, or make it one of several.
+DENYING = frozenset(
+    "about almost although approximately around assume at because but doubt either else except false hardly"
+    " if impossible incorrect instead least less maybe more most nearly neither never no none nor not or"
+    " perhaps possibly rather roughly some suppose than then unless unlike unlikely until what when where"
+    " whether which without wrong".split()
+)
 AND, OR, ROW = "\u2227", "\u2228", "\u2424"
 
 _CHARACTERS = str.maketrans(

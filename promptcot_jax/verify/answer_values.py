@@ -11,6 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from promptcot_jax.verify.answer_text import DENYING
+
 MAX_NUMBER_CHARACTERS = 400  # Python refuses to read integers beyond 4,300 digits, and no answer has as many
 MAX_POWER_OF_TEN = 400
 
@@ -42,19 +44,16 @@ _MEASURES = (
     "mm millimeter millimetre|cm centimeter centimetre|dm|km kilometer kilometre|m meter metre|mi mile"
     "|ft foot feet|inch inches in|yd yard|mg|kg kilogram|g gram|lb pound|oz ounce|ton tonne|ml milliliter"
     "|l liter litre|gallon|quart|pint|cup|s sec second|min minute|h hr hour|day|week|month|year|rad radian"
-    "|hz|khz|mhz|kj|kw|cent|dollar usd|euro|rupee|yuan|people person|% pct percent|° degree deg"
+    "|hz|khz|mhz|kj|kw|cent|dollar usd|euro|rupee|yuan|people person|% pct percent percentage|° degree deg"
 )
 _SPELLINGS = {word: unit.split()[0] for unit in _MEASURES.split("|") for word in unit.split()} | {
     "mph": "mi per h", "kph": "km per h", "kmh": "km per h", "unit": "",
 }  # fmt: skip
-# Words that may not stand in a unit, since behind them the number is denied, doubted, one of several, or
-# reckoned with.
-_NO_UNIT_WORDS = frozenset(
-    "about above almost although and approximately around at because below but choose cubed divided double"
-    " dozen either else except factorial false greater half halve if incorrect instead is least less maybe"
-    " minus mod modulo more most nearly neither never no none nor not or over perhaps plus possibly quarter"
-    " rather root roughly some squared than then third twice under unless unlike until wrong when where"
-    " without one two three four five six seven eight nine ten eleven twelve twenty thirty".split()
+# Words that may not stand in a unit, since they deny, doubt, choose or reckon.
+_NO_UNIT_WORDS = DENYING | frozenset(
+    "above and below choose cubed divided double dozen factorial greater half halve is minus mod modulo over"
+    " plus quarter root squared third twice under one two three four five six seven eight nine ten eleven"
+    " twelve twenty thirty".split()
 )
 _MAX_UNIT_WORDS = 6
 _WORD_POWER = r"(?:\^(?:[0-9]|\{-?[0-9]\}))?"

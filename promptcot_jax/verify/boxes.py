@@ -3,6 +3,8 @@ r"""Takes the answer out of a solver's response, in time linear in the response.
 import re
 from typing import NamedTuple
 
+from promptcot_jax.verify.answer_text import DENYING
+
 _BOX_OR_BRACE = re.compile(r"\\\\?(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 # What instructions put into the box that they ask for: "put your final answer in \boxed{answer}".
@@ -33,6 +35,11 @@ _AFTERWORD = re.compile(
     r"(?:[\s.,!*]+(?:I hope it is correct|(?:is|are) (?:the|our) (?:final |correct )?(?:answer|solution)s?))+"
     r"[\s.!*]*(?:<\|.*)?$",
     re.IGNORECASE,
+)
+# `We find that $x<3$.`: plain words, and mathematics at their end.
+_SENTENCE = re.compile(
+    r"(?:^|[.!\n])\s*([A-Za-z, ]+(?:(?<= is)|(?<= are)|(?<= that)|:))\s*"
+    r"(\$+[^$]+\$+|\\\([^$]+\\\)|\\\[[^$]+\\\])[.\s]*$"
 )
 _MAX_ANNOUNCEMENT = 2_000  # characters from the end of the text
 
@@ -78,11 +85,15 @@ def answer_parts(text: str) -> list[str]:
 def announced(text: str) -> str:
     """What is announced: `$9$` of "The final answer is $9$. I hope it is correct."; any other text as it is.
 
-    All that follows the last announcement, which must be a sentence's beginning, is the answer.
+    All that follows the last announcement, which must be a sentence's beginning, is the answer. Otherwise
+    it is what stands in dollars at the end of a sentence of words that neither deny nor doubt.
     """
     end = _outside_thinking(text)[-_MAX_ANNOUNCEMENT:]
     for announcement in _ANNOUNCEMENT.finditer(end):
         text = end[announcement.end() :]
+    sentence = _SENTENCE.search(end)
+    if sentence and not DENYING & set(re.findall("[a-z]+", sentence[1].lower())):
+        text = sentence[2]
     return _AFTERWORD.sub("", text) if len(text) <= _MAX_ANNOUNCEMENT else text
 
 

@@ -27,8 +27,8 @@ Conventions, where public graders disagree:
   doubt, choose or reckon (`5 dozen`, `5 or so`). Without a space only known ones are (`10cm`); a bare letter
   is a variable, so that `10m` is not 10. Currency signs do not matter.
 * Regions. `x<3` equals `(-\infty,3)`; a bound below and one above, with "and" or a comma, make an interval,
-  inequalities with "or" a union; `x\neq 2` is all reals but 2. Only a variable that stands alone is bounded:
-  `2x<6` is a relation, and not its solution.
+  inequalities with "or" a union; `x\neq 2` is all reals but 2. Only a variable that stands alone, or its
+  absolute value, is bounded: `2x<6` is a relation, and not its solution.
 * Equations. `x=5`, `x\in\{5\}` and `f(x)=5` equal 5; `x=5` is not `y=5`, but `f(x)=2x` is `y=2x`. `2+3=5`
   equals 5, `2+2=5` does not. Two equations are equal if one is a multiple of the other. Of `a \approx b`
   only a counts.

@@ -119,6 +119,8 @@ EQUAL = {
         9 == We add them. So the answer is 9.
         x \geq 5 == Therefore $x \geq 5$ is the solution.
         9 == **Final Answer:** \(9\)
+        x < 3 == We find that $x \lt 3$.
+        \frac{1}{2} == The slope of the line is $\frac{1}{2}$.
         """,
     "several values": r"""
         1, 2, 3 == 3, 2, 1
@@ -157,6 +159,9 @@ EQUAL = {
         x \geq 2 == 2 \leq x
         (-\infty, 5) == t < 5
         (0, 1) == 0 < f(x) < 1
+        (-2, 2) == |x| < 2
+        [-3, -1] \cup [1, 3] == 1 \le |x| \le 3
+        (-\infty, -2) \cup (2, \infty) == |x| > 2
         [2, 5) == x \ge 2 \text{ and } x < 5
         [2, 5) == 2 \le x, x < 5
         (-\infty,2)\cup(2,\infty) == x \neq 2
@@ -336,9 +341,17 @@ DIFFERENT = {
         9 != The answer is 9. No, the answer is 10.
         9 != The wrong answer is 9.
         1 != it + 1
+        x < 3 != We doubt that $x < 3$.
+        x < 3 != It is wrong that $x < 3$.
+        x < 3 != If we suppose that $x < 3$.
+        x < 3 != We find that $x < 3$ or $x > 4$.
         """,
     "regions": r"""
         (0, 5) != x > 0 \text{ or } x < 5
+        (-2, 2) != |x| \leq 2
+        (-2, 2) != |x| > 2
+        (-2, 2) != |x| < 3
+        (-2, 2) != |x - 1| < 2
         (0, 5) != x > 5 \text{ and } x < 0
         (0, 5) != 0 \leq x, x < 5
         (0, 5) != x > 0, y < 5

@@ -52,9 +52,15 @@ _SPELLINGS = {word: unit.split()[0] for unit in _MEASURES.split("|") for word in
 # Words that may not stand in a unit, since they deny, doubt, choose or reckon.
 _NO_UNIT_WORDS = DENYING | frozenset(
     "above and below choose cubed divided double dozen factorial greater half halve is minus mod modulo over"
-    " plus quarter root squared third twice under one two three four five six seven eight nine ten eleven"
-    " twelve twenty thirty".split()
+    " plus quarter root sometimes squared third times twice under one two three four five six seven eight"
+    " nine ten eleven twelve twenty thirty".split()
 )
+# Words of number, which make another value of it: 5 tenths, 5 hundreds, 5 dozens.
+_NUMBER_WORDS = re.compile(
+    r"(?:hundred|thousand|[mbtr]+illion)s|.*(?:half|halves|quarters?|thirds?|ths?)|dozens?|gross|scores?"
+    r"|pairs?|lakhs?|crores?|couples?|triples?|ones|twos|threes|fours|fives|sixes|sevens|eights|nines|tens"
+)
+_PLURAL = re.compile(r"(?:[a-z]+[^ius]s|children|men|women|mice|sheep|dice)(?:\^.*)?")
 _MAX_UNIT_WORDS = 6
 _WORD_POWER = r"(?:\^(?:[0-9]|\{-?[0-9]\}))?"
 _KNOWN = sorted((word for word in (*_SPELLINGS, *_FACTORS) if len(word) > 1 and word != "in"), key=len)
@@ -137,8 +143,8 @@ def split_unit(text: str) -> Quantity:
     r"""A normalised answer parted from the unit at its end.
 
     `5\text{ million dollars}` gives ("5", "dollar", 10**6), `10\%` gives ("10", "%", 1); "units" are no unit.
-    Any words are one, but for those that say more of the number than what it counts; without a space before
-    them only known ones, so that `10ab` stays a product. A bare letter is never one.
+    Words are one if one of them is known or a plural, and none says more of the number than what it counts;
+    without a space before them only known ones, so that `10ab` stays a product. A bare letter is never one.
     """
     match = _UNIT.search(text)
     body = text[: match.start()] if match else ""
@@ -149,8 +155,9 @@ def split_unit(text: str) -> Quantity:
     written = (match["text"] or match["bare"] or "°" + (match["scale"] or "")).lower()
     written = re.sub(r"\\text|\\cdot|[{}]", " ", written).replace("/", " per ").replace("per cent", "percent")
     words = written.replace(" ^", "^").replace("° ", "°").split()
-    is_product = match["bare"] and words and _is_product(words[0])
-    if is_product or len(words) > _MAX_UNIT_WORDS or not all(map(_may_be_in_a_unit, words)):
+    is_other = match["bare"] and words and (_is_product(words[0]) or not any(map(_counts, words)))
+    is_other = is_other and words[0] != "of"  # of the cake
+    if is_other or len(words) > _MAX_UNIT_WORDS or not all(map(_may_be_in_a_unit, words)):
         return Quantity(text)
     factor = ONE
     while words and words[0] in _FACTORS:
@@ -160,7 +167,21 @@ def split_unit(text: str) -> Quantity:
 
 def _may_be_in_a_unit(word: str) -> bool:
     name = word.partition("^")[0]
-    return name not in _NO_UNIT_WORDS and not re.search("[0-9]", name)
+    is_known = _spelling(name) is not None
+    is_number = bool(_NUMBER_WORDS.fullmatch(name)) and not is_known
+    return name not in _NO_UNIT_WORDS and not is_number and not re.search("[0-9]", name)
+
+
+def _counts(word: str) -> bool:
+    """Whether a bare word is what a number may count: a known unit, or the plural of a noun."""
+    name = word.partition("^")[0]
+    return name in _FACTORS or _spelling(name) is not None or bool(_PLURAL.fullmatch(name))
+
+
+def _spelling(name: str) -> str | None:
+    """The one spelling of a known unit, singular or plural."""
+    forms = (name, name.removesuffix("s"), name.removesuffix("es"))
+    return next((_SPELLINGS[form] for form in forms if form in _SPELLINGS), None)
 
 
 def _is_product(word: str) -> bool:
@@ -201,9 +222,8 @@ def _one_spelling(words: Sequence[str]) -> str:
         if name in ("sq", "sq.", "square", "cubic"):
             power = "^3" if name == "cubic" else "^2"
             continue
-        forms = (name, name.removesuffix("s"), name.removesuffix("es"))
-        spelling = next((_SPELLINGS[form] for form in forms if form in _SPELLINGS), None)
-        name = forms[1 if len(name) > 3 else 0] if spelling is None else spelling
+        spelling = _spelling(name)
+        name = (name.removesuffix("s") if len(name) > 3 else name) if spelling is None else spelling
         unit += [name + (caret + of or power)] if name else []
         power = ""
     return " ".join(unit)

@@ -599,3 +599,18 @@ def test_the_public_cases_are_right_with_no_false_accept():
     graded = list(zip(scored, grades, strict=True))
     assert not [row for row, grade in graded if grade.match and not row["match"]]
     assert sum(grade.match == row["match"] for row, grade in graded) / len(scored) >= 0.985
+
+
+@pytest.mark.parametrize(
+    "words",
+    "tenths hundreds halves thirds dozens pairs negative repeating infinite undefined guess invalid times"
+    " doubled lakh scores".split(),
+)
+def test_words_that_make_another_value_are_no_unit(words):
+    assert not math_answers.grade_math("5", f"5 {words}")
+    assert not math_answers.grade_math(f"5 {words}", "5")
+
+
+@pytest.mark.parametrize("words", ["chickens", "real roots", "children", "light years", "pieces of fruit"])
+def test_what_a_number_counts_is_its_unit(words):
+    assert math_answers.grade_math("5", f"5 {words}")

@@ -91,6 +91,8 @@ class _Comparison:
             return is_same_form and self._same_in_order(one.items, two.items)
         if kinds == {"tuple", "list"}:
             return self._same_coordinates(one.items, two.items, one.form or two.form)
+        if kinds == {"tuple", "matrix"} and "()" in (one.form, two.form):
+            return self._same_in_order(one.items, two.items)  # a column
         if kinds == {"matrix"}:
             return one.form == two.form and self._same_matrices(one.items, two.items)
         if kinds == {"union"} and self._same_in_any_order(one.items, two.items):
@@ -153,9 +155,15 @@ class _Comparison:
             return _same_number(
                 number.scaled(first.factor), first.unit, other.scaled(second.factor), second.unit
             )
-        if first.factor != second.factor or "%" in (first.unit, second.unit):
+        if first.factor != second.factor:
             return False
-        return _may_be_symbolic(first.body, second.body) and self._symbolic(first.body, second.body)
+        bodies = [(first.body, second.body)]
+        if (first.unit == "%") != (second.unit == "%"):
+            one, two = (
+                rf"\frac{{{each.body}}}{{100}}" if each.unit == "%" else each.body for each in (first, second)
+            )
+            bodies.append((one, two))
+        return any(_may_be_symbolic(*pair) and self._symbolic(*pair) for pair in bodies)
 
     def _related(self, first: str, second: str) -> bool:
         """Whether two equations or inequalities have the same solutions."""

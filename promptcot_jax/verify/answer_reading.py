@@ -30,6 +30,7 @@ class Reading:
 
 _SYMBOL = r"(?:[A-Za-z]|\\[A-Za-z]+)(?:_(?:[0-9A-Za-z]|\{[^{}]*\}))?'*"
 _CALL = re.compile(rf"{_SYMBOL}\([^()=]*\)")
+_BOUNDED = re.compile(rf"{_SYMBOL}(?:\([^()=]*\))?|\|{_SYMBOL}\|")  # x, f(x), |x|
 _CALL_OF_VARIABLE = re.compile(r"[A-Za-z]\([A-Za-z]\)")
 _TUPLE_OF_NAMES = re.compile(r"\((?:[A-Za-z_0-9]+,)*[A-Za-z][A-Za-z_0-9]*\)")
 _CONSTANTS = re.compile(r"(?:e|i|\\pi|\\infty|\\emptyset)+")
@@ -55,8 +56,8 @@ def read(text: str) -> Reading:
         return Reading("value", text, (text,))
     if matrix := _MATRIX.fullmatch(text):
         return _read_matrix(matrix)
-    if OR in text and (union := _union_of_inequalities(text)):
-        return union
+    if region := _region(text):
+        return region
     items = _items(text)
     if len(items) > 1 or r"\pm" in text:
         return _read_list(items)
@@ -64,8 +65,6 @@ def read(text: str) -> Reading:
     name, value = named(text)
     if name:
         return dataclasses.replace(read(value), name=name)
-    if interval := _interval(text):
-        return interval
     if len(split(text, *_RELATIONS)) > 1:
         return Reading("relation", text)
     if len(split(text, r"\cap", r"\setminus")) > 1 or _NUMBER_SET.fullmatch(text):
@@ -88,6 +87,8 @@ def read(text: str) -> Reading:
 def named(text: str) -> tuple[str, str]:
     r"""("x", "5") of `x=5` or `x\in 5`; ("", text) where nothing is named."""
     sides = split(text, *_EQUALS)
+    if len(sides) == 2 and "=" in text and not _is_name(sides[0]) and _is_name(sides[1]):
+        return sides[1], sides[0]
     if 1 < len(sides) <= MAX_SIDES and _is_name(sides[0]):
         return sides[0], text[len(sides[0]) :].removeprefix("=").removeprefix(r"\in").strip()
     return "", text
@@ -184,13 +185,36 @@ def _exact_side(text: str) -> str:
     return f"{exact}={rounded[0]}" if len(rounded) == 1 and "=" not in exact and _is_name(exact) else exact
 
 
+def _region(text: str) -> Reading | None:
+    r"""What inequalities in one variable describe: `1\leq x<2`; `x>3`; `x<1` or `x>2`; `x\neq 1,2`."""
+    items = split(text, ",", AND)
+    name, *excluded = split(items[0], r"\neq")
+    if len(excluded) == 1 and re.fullmatch(_SYMBOL, name):
+        points = [*excluded, *(item.removeprefix(rf"{name}\neq") for item in items[1:])]
+        return Reading("sets", rf"\mathbb{{R}}\setminus\{{{','.join(points)}\}}", name=name)
+    items = items if len(items) > 1 else split(text, OR)
+    intervals = [interval for item in items if (interval := _interval(item))]
+    if len(intervals) != len(items) or len({interval.name for interval in intervals}) != 1:
+        return None
+    if len(items) == 1:
+        return intervals[0]
+    if any(interval.kind != "tuple" for interval in intervals):
+        return None
+    if OR in text and "," not in text and AND not in text:
+        texts = tuple(interval.text for interval in intervals)
+        return Reading("union", r"\cup".join(texts), texts, intervals[0].name)
+    above, below = sorted(intervals, key=lambda interval: interval.items[0] == r"-\infty")[:: len(items) - 1]
+    if len(items) > 2 or above.items[1] != r"\infty" or below.items[0] != r"-\infty":
+        return None
+    return _between(above.items[0], below.items[1], above.form[0] + below.form[1], above.name)
+
+
 def _interval(text: str) -> Reading | None:
-    r"""The interval that an inequality in one variable describes: `1\leq x<2`, `x>3`."""
     terms = split(text, *_ORDERS)
     signs = [mark[0] for mark in _MARK.finditer(text) if mark[0] in _ORDERS]
     if len(terms) not in (2, 3) or len(signs) != len(terms) - 1:
         return None
-    if len(terms) == 2 and re.fullmatch(_SYMBOL, terms[0]):
+    if len(terms) == 2 and _BOUNDED.fullmatch(terms[0]):
         terms, signs = [terms[1], terms[0]], [_ORDERS[signs[0]]]
     if signs[0] in (">", r"\geq"):
         terms, signs = terms[::-1], [_ORDERS[sign] for sign in signs[::-1]]
@@ -199,18 +223,24 @@ def _interval(text: str) -> Reading | None:
     elif len(terms) == 2:  # low < x
         terms, signs = [*terms, r"\infty"], [*signs, "<"]
     low, variable, high = terms
-    if not re.fullmatch(_SYMBOL, variable) or variable in low + high or not set(signs) <= {"<", r"\leq"}:
+    bounds = f"{low}{high}".replace(r"-\infty", "").replace(r"\infty", "")
+    name = variable.strip("|")
+    if not _BOUNDED.fullmatch(variable) or name in bounds or not set(signs) <= {"<", r"\leq"}:
         return None
     form = ("(" if signs[0] == "<" else "[") + (")" if signs[1] == "<" else "]")
-    return Reading("tuple", f"{form[0]}{low},{high}{form[1]}", (low, high), variable, form)
-
-
-def _union_of_inequalities(text: str) -> Reading | None:
-    pieces = [interval for part in split(text, OR) if (interval := _interval(part))]
-    if len(pieces) < 2 or len(pieces) != len(split(text, OR)) or len({piece.name for piece in pieces}) > 1:
+    if name == variable:
+        return _between(low, high, form, name)
+    if re.search("[+-]", bounds):
         return None
-    intervals = tuple(piece.text for piece in pieces)
-    return Reading("union", r"\cup".join(intervals), intervals, pieces[0].name)
+    mirror = {"(": ")", "[": "]", ")": "(", "]": "["}
+    if low == r"-\infty":
+        return _between(f"-{high}", high, mirror[form[1]] + form[1], name)
+    texts = (f"{mirror[form[1]]}-{high},-{low}{mirror[form[0]]}", f"{form[0]}{low},{high}{form[1]}")
+    return Reading("union", r"\cup".join(texts), texts, name)
+
+
+def _between(low: str, high: str, form: str, name: str) -> Reading:
+    return Reading("tuple", f"{form[0]}{low},{high}{form[1]}", (low, high), name, form)
 
 
 def _inside(text: str, opening: str, closing: str) -> str:

@@ -9,6 +9,13 @@ stages read.
 import re
 import unicodedata
 
+# Words that deny or doubt what they stand beside, or make it one of several.
+DENYING = frozenset(
+    "about almost although approximately around assume at because but doubt either else except false hardly"
+    " if impossible incorrect instead least less maybe more most nearly neither never no none nor not or"
+    " perhaps possibly rather roughly some suppose than then unless unlike unlikely until what when where"
+    " whether which without wrong".split()
+)
 AND, OR, ROW = "\u2227", "\u2228", "\u2424"
 
 _CHARACTERS = str.maketrans(
@@ -42,6 +49,7 @@ _CONSTANTS = {name: name for name in ("infty", "pi", "theta", "alpha", "beta", "
 }
 _COMMANDS = _FUNCTIONS | _CONSTANTS
 
+_WORD = "[A-Za-z]{2}"
 _BRACED = r"\{((?:[^{}]|\{[^{}]*\})*)\}"  # one level of braces inside
 
 
@@ -65,7 +73,8 @@ _LAYOUT = _compiled(
     (_command("langle"), "("),
     (_command("rangle"), ")"),
     (r"\{\\(?:rm|bf|it|sf)\s+([^{}]*)\}", r"\\text{\1}"),
-    (r"\{\s*,\s*\}", ","),
+    (r"(?<![A-Za-z])\{\s*([,:])\s*\}", r"\1"),
+    (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
     (_command("[dtc]frac"), r"\\frac "),
     (_command("geqslant|geq|ge") + "|>=", r"\\geq "),
     (_command("leqslant|leq|le") + "|<=", r"\\leq "),
@@ -79,6 +88,9 @@ _LAYOUT = _compiled(
     (_command("bmod"), r"\\mod "),
     (_command("imath"), "i"),
     (_command("mathbb") + r"\s*([A-Z])", r"\\mathbb{\1}"),
+    (r"(?:\\text\s*\{\s*)?(?<![A-Za-z])all real(?: number)?s(?![A-Za-z])(?:\s*\})?", r"\\mathbb{R}"),
+    (r"\s*\(([A-Za-z]\s*\\in[^()]*)\)\s*$", r",\1"),  # 2k\pi (k \in \mathbb{Z})
+    (r"\\mathbb\s*\{R\}\s*[_^]\s*(?:\+|\{\s*(?:\+|>\s*0)\s*\})", r"(0,\\infty)"),
     (_command("log") + r"\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln "),
     (rf"(?:\^\s*)?(?:\{{\s*{_DEGREE}\s*\}}|{_DEGREE})", r"^\\circ "),
     (r"\*\*", "^"),
@@ -98,9 +110,9 @@ _OPERANDS = _compiled(
 _SPACES = _compiled(
     (r"\s+", " "),
     # A space between two digits or two letters separates, and so does one after a comma between digits
-    # (`1, 234` is a list); any other is typesetting.
-    (r"(?<![0-9A-Za-z,]) | (?![0-9A-Za-z])|(?<=,)(?<![0-9],) |(?<=,) (?![0-9])", ""),
-    (r"(?<=[0-9]) (?=[A-Za-z])|(?<=[A-Za-z]) (?=[0-9])", ""),
+    # (`1, 234` is a list), or before a word behind a value (`24 chickens`); any other is typesetting.
+    (r"(?<![0-9A-Za-z,)}]) | (?![0-9A-Za-z])|(?<=,)(?<![0-9],) |(?<=,) (?![0-9])", ""),
+    (rf"(?<=[0-9)}}]) (?=[A-Za-z])(?!{_WORD})|(?<=[)}}]) (?=[0-9])|(?<=[A-Za-z]) (?=[0-9])", ""),
     (r"[.,;:\\]+$", ""),
 )
 

@@ -8,7 +8,10 @@ unit behind any of them.
 import dataclasses
 import fractions
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from promptcot_jax.verify.answer_text import DENYING
 
 MAX_NUMBER_CHARACTERS = 400  # Python refuses to read integers beyond 4,300 digits, and no answer has as many
 MAX_POWER_OF_TEN = 400
@@ -36,38 +39,43 @@ _FORMS = (
 _NUMBER = re.compile(rf"(?P<sign>[+-]?)(?:{'|'.join(_FORMS)})")
 
 _FACTORS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_HEDGES = frozenset(
-    "about almost and approximately around at but either else except if least less maybe more most nearly nor"
-    " not or perhaps plus possibly roughly some than unless without wrong".split()
+# Each unit's spellings, the first of which stands for them all; a plural needs none of its own.
+_MEASURES = (
+    "mm millimeter millimetre|cm centimeter centimetre|dm|km kilometer kilometre|m meter metre|mi mile"
+    "|ft foot feet|inch inches in|yd yard|mg|kg kilogram|g gram|lb pound|oz ounce|ton tonne|ml milliliter"
+    "|l liter litre|gallon|quart|pint|cup|s sec second|min minute|h hr hour|day|week|month|year|rad radian"
+    "|hz|khz|mhz|kj|kw|cent|dollar usd|euro|rupee|yuan|people person|% pct percent percentage|° degree deg"
 )
-_UNIT_WORDS = (
-    "mm cm dm km mi ft yd inch inches feet foot yard mile meter metre centimeter centimetre millimeter"
-    " kilometer kilometre mg kg lb oz gram kilogram pound ounce ton tonne ml liter litre gallon quart pint"
-    " cup sec min hr second minute hour day week month year mph kmh kph km/h m/s cm/s ft/s deg degree radian"
-    " rad hz khz mhz kj kw cent dollar euro rupee yuan usd unit people person student way time step point"
-    " item piece coin ball card apple book page percent"
-).split()
-_UNIT_WORD = "(?:" + "|".join(sorted(map(re.escape, _UNIT_WORDS), key=len, reverse=True)) + ")(?:s|es)?"
-_FACTOR_WORD = f"(?:{'|'.join(_FACTORS)})"
-_POWER = r"(?:\^(?:[0-9]|\{-?[0-9]\}))?"
+_SPELLINGS = {word: unit.split()[0] for unit in _MEASURES.split("|") for word in unit.split()} | {
+    "mph": "mi per h", "kph": "km per h", "kmh": "km per h", "unit": "",
+}  # fmt: skip
+# Words that may not stand in a unit, since they deny, doubt, choose or reckon.
+_NO_UNIT_WORDS = DENYING | frozenset(
+    "above and below choose cubed divided double dozen factorial greater half halve is minus mod modulo over"
+    " plus quarter root sometimes squared third times twice under one two three four five six seven eight"
+    " nine ten eleven twelve twenty thirty".split()
+)
+# Words of number, which make another value of it: 5 tenths, 5 hundreds, 5 dozens.
+_NUMBER_WORDS = re.compile(
+    r"(?:hundred|thousand|[mbtr]+illion)s|.*(?:half|halves|quarters?|thirds?|ths?)|dozens?|gross|scores?"
+    r"|pairs?|lakhs?|crores?|couples?|triples?|ones|twos|threes|fours|fives|sixes|sevens|eights|nines|tens"
+)
+_PLURAL = re.compile(r"(?:[a-z]+[^ius]s|children|men|women|mice|sheep|dice)(?:\^.*)?")
+_MAX_UNIT_WORDS = 6
+_WORD_POWER = r"(?:\^(?:[0-9]|\{-?[0-9]\}))?"
+_KNOWN = sorted((word for word in (*_SPELLINGS, *_FACTORS) if len(word) > 1 and word != "in"), key=len)
+_GLUED = rf"(?:{'|'.join(reversed(_KNOWN))})(?:s|es)?(?![a-z])"
+_BARE = rf"(?:{_GLUED}|(?:sq\.?|of|an|[a-z]{{3,}})(?![a-z]))"
 _UNIT = re.compile(
     r"(?:(?<=[0-9)}.|!])|(?<=\\pi))(?:"
-    r"(?P<percent>\\?%)"
+    r" ?(?P<percent>\\?%)"
     r"|(?P<degree>\^\\circ)(?P<scale>[CF]|\\text\{ ?[CF] ?\})?"
-    rf"|(?P<text>(?:(?:sq |square |cubic )?\\text\{{[^{{}}]*\}}{_POWER}(?:/|\\cdot)?)+)"
-    rf"|(?P<bare>{_FACTOR_WORD}|(?:{_FACTOR_WORD} )?(?:sq\.? ?|square |cubic )?{_UNIT_WORD}{_POWER}"
-    rf"(?:(?:/| per ){_UNIT_WORD}{_POWER})?)"
+    rf"| ?(?P<text>(?:(?:sq |square |cubic )?\\text\{{[^{{}}]*\}}{_WORD_POWER}(?:/|\\cdot)?)+)"
+    rf"|(?P<bare>(?: ?{_GLUED}| {_BARE}){_WORD_POWER}(?:[ /](?:{_BARE}|in|to|a){_WORD_POWER})*)"
     r")$",
     re.IGNORECASE,
 )
 _ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")  # its degree sign makes a difference
-_SPELLINGS = {
-    "centimeter": "cm", "centimetre": "cm", "millimeter": "mm", "kilometer": "km", "kilometre": "km",
-    "meter": "m", "metre": "m", "inches": "inch", "in": "inch", "foot": "ft", "feet": "ft", "yard": "yd",
-    "mile": "mi", "gram": "g", "kilogram": "kg", "pound": "lb", "lbs": "lb", "ounce": "oz", "liter": "l",
-    "litre": "l", "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "person": "people",
-    "usd": "dollar", "percent": "%", "degree": "", "deg": "", "unit": "", "square": "", "cubic": "",
-}  # fmt: skip
 
 
 class Quantity(NamedTuple):
@@ -134,9 +142,9 @@ def is_float_of(decimal: Number, value: fractions.Fraction) -> bool:
 def split_unit(text: str) -> Quantity:
     r"""A normalised answer parted from the unit at its end.
 
-    `5\text{ million dollars}` gives ("5", "dollar", 10**6), `10\%` gives ("10", "%", 1). A degree sign and
-    "units" are no unit. Bare words are units only where they are known ones, so that `10ab` stays a product,
-    and a bare letter is never one.
+    `5\text{ million dollars}` gives ("5", "dollar", 10**6), `10\%` gives ("10", "%", 1); "units" are no unit.
+    Words are one if one of them is known or a plural, and none says more of the number than what it counts;
+    without a space before them only known ones, so that `10ab` stays a product. A bare letter is never one.
     """
     match = _UNIT.search(text)
     body = text[: match.start()] if match else ""
@@ -144,14 +152,42 @@ def split_unit(text: str) -> Quantity:
         return Quantity(text)
     if match["percent"]:
         return Quantity(body, "%")
-    written = match["text"] or match["bare"] or match["scale"] or ""
-    words = re.sub(r"\\text|\\cdot|[{}]", " ", written.lower()).replace(" ^", "^").split()
-    if any(word in _HEDGES or re.search("[0-9]", word.partition("^")[0]) for word in words):
+    written = (match["text"] or match["bare"] or "°" + (match["scale"] or "")).lower()
+    written = re.sub(r"\\text|\\cdot|[{}]", " ", written).replace("/", " per ").replace("per cent", "percent")
+    words = written.replace(" ^", "^").replace("° ", "°").split()
+    is_other = match["bare"] and words and (_is_product(words[0]) or not any(map(_counts, words)))
+    is_other = is_other and words[0] != "of"  # of the cake
+    if is_other or len(words) > _MAX_UNIT_WORDS or not all(map(_may_be_in_a_unit, words)):
         return Quantity(text)
     factor = ONE
     while words and words[0] in _FACTORS:
         factor *= _FACTORS[words.pop(0)]
-    return Quantity(body, " ".join(filter(None, map(_one_spelling, words))), factor)
+    return Quantity(body, _one_spelling(words), factor)
+
+
+def _may_be_in_a_unit(word: str) -> bool:
+    name = word.partition("^")[0]
+    is_known = _spelling(name) is not None
+    is_number = bool(_NUMBER_WORDS.fullmatch(name)) and not is_known
+    return name not in _NO_UNIT_WORDS and not is_number and not re.search("[0-9]", name)
+
+
+def _counts(word: str) -> bool:
+    """Whether a bare word is what a number may count: a known unit, or the plural of a noun."""
+    name = word.partition("^")[0]
+    return name in _FACTORS or _spelling(name) is not None or bool(_PLURAL.fullmatch(name))
+
+
+def _spelling(name: str) -> str | None:
+    """The one spelling of a known unit, singular or plural."""
+    forms = (name, name.removesuffix("s"), name.removesuffix("es"))
+    return next((_SPELLINGS[form] for form in forms if form in _SPELLINGS), None)
+
+
+def _is_product(word: str) -> bool:
+    """Whether a bare word is rather the product of its letters, as in `24 abcd`."""
+    name = word.partition("^")[0]
+    return len(name) > 2 and list(name) == sorted(name) and name not in _SPELLINGS
 
 
 def _size(match: re.Match[str]) -> tuple[fractions.Fraction | None, int | None, int]:
@@ -178,15 +214,19 @@ def _is_decimal(value: fractions.Fraction) -> bool:
     return rest == 1
 
 
-def _one_spelling(word: str) -> str:
-    name, caret, power = word.partition("^")
-    for form in (name, name.removesuffix("s"), name.removesuffix("es")):
-        if form in _SPELLINGS:
-            name = _SPELLINGS[form]
-            break
-    else:
-        name = name.removesuffix("s") if len(name) > 3 else name
-    return f"{name}{caret}{power}" if name else ""
+def _one_spelling(words: Sequence[str]) -> str:
+    """`square feet` and `ft^2` as `ft^2`, `mph` and `miles per hour` as `mi per h`."""
+    power, unit = "", []
+    for word in words:
+        name, caret, of = word.partition("^")
+        if name in ("sq", "sq.", "square", "cubic"):
+            power = "^3" if name == "cubic" else "^2"
+            continue
+        spelling = _spelling(name)
+        name = (name.removesuffix("s") if len(name) > 3 else name) if spelling is None else spelling
+        unit += [name + (caret + of or power)] if name else []
+        power = ""
+    return " ".join(unit)
 
 
 def _ratio(over: str, under: str) -> fractions.Fraction | None:

@@ -1,9 +1,10 @@
-r"""Takes the boxed answer out of a solver's response, in time linear in the response."""
+r"""Takes the answer out of a solver's response, in time linear in the response."""
 
 import re
 from typing import NamedTuple
 
 from promptcot_jax.core import thinking
+from promptcot_jax.verify.answer_text import DENYING
 
 _BOX_OR_BRACE = re.compile(r"\\\\?(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
@@ -22,6 +23,26 @@ _JOINT = re.compile(
     r"|\\(?:text|mathrm)\s*\{[\s,]*(?:and|or)?[\s,]*\})*"
 )
 _MAX_JOINT = 48  # characters
+
+# How an answer without a box is announced; none of these words denies, doubts, or is mathematics.
+_KEY = r"(?:answers?|solutions?|results?|therefore|thus|hence|finally)"
+_ANNOUNCEMENT = re.compile(
+    r"(?:^|[.!\n])[\s#*]*(?:(?:so|and|the|our|my|final|correct|required)[\s,:*]+)*"
+    rf"{_KEY}(?:[\s,:*]+(?:{_KEY}|the|final|is|are|equals?(?: to)?|must be|we (?:have|get|find)|that"
+    r"|to (?:the|this) (?:problem|question)))*(?:[\s,:*]+(?=\S)|(?=\\[(\[]|\$))",
+    re.IGNORECASE,
+)
+_AFTERWORD = re.compile(
+    r"(?:[\s.,!*]+(?:I hope it is correct|(?:is|are) (?:the|our) (?:final |correct )?(?:answer|solution)s?))+"
+    r"[\s.!*]*(?:<\|.*)?$",
+    re.IGNORECASE,
+)
+# `We find that $x<3$.`: plain words, and mathematics at their end.
+_SENTENCE = re.compile(
+    r"(?:^|[.!\n])\s*([A-Za-z, ]+(?:(?<= is)|(?<= are)|(?<= that)|:))\s*"
+    r"(\$+[^$]+\$+|\\\([^$]+\\\)|\\\[[^$]+\\\])[.\s]*$"
+)
+_MAX_ANNOUNCEMENT = 2_000  # characters from the end of the text
 
 
 class _Box(NamedTuple):
@@ -60,6 +81,22 @@ def answer_parts(text: str) -> list[str]:
                 break
         parts.append(box)
     return list(dict.fromkeys(text[box.begin : box.end].strip() for box in reversed(parts)))
+
+
+def announced(text: str) -> str:
+    """What is announced: `$9$` of "The final answer is $9$. I hope it is correct."; any other text as it is.
+
+    All that follows the last announcement, which must be a sentence's beginning, is the answer. Otherwise
+    it is what stands in dollars at the end of a sentence of words that neither deny nor doubt.
+    """
+    text = thinking.answer_part(text)
+    end = text[-_MAX_ANNOUNCEMENT:]
+    for announcement in _ANNOUNCEMENT.finditer(end):
+        text = end[announcement.end() :]
+    sentence = _SENTENCE.search(end)
+    if sentence and not DENYING & set(re.findall("[a-z]+", sentence[1].lower())):
+        text = sentence[2]
+    return _AFTERWORD.sub("", text) if len(text) <= _MAX_ANNOUNCEMENT else text
 
 
 def _closed_boxes(text: str) -> list[_Box]:

@@ -14,7 +14,8 @@ from promptcot_jax.verify.worker_pool import WorkerFailed, WorkerPool
 
 Verdict = Literal["match", "mismatch", "timeout", "error"]
 
-TIME_LIMIT_S = 3.0
+TIME_LIMIT_S = 2.0  # of processor time, so that a busy machine changes no verdict
+MAX_WALL_FACTOR = 15.0  # by the clock, a worker may take this much longer: it is one of many, or hangs
 MAX_PAIRS_A_WORKER = 1_000  # then a fresh one takes over: sympy and the parser cache what they have seen
 _VERDICTS: dict[bytes | None, Verdict] = {b"true": "match", b"false": "mismatch"}
 
@@ -24,7 +25,7 @@ class GradingPool(WorkerPool):
 
     Args:
         size: most workers at once. None: the cores that this process may use.
-        time_limit_s: for one pair, by the clock on the wall.
+        time_limit_s: for one pair, of processor time.
     """
 
     def __init__(self, size: int | None = None, time_limit_s: float = TIME_LIMIT_S):
@@ -32,11 +33,14 @@ class GradingPool(WorkerPool):
         self._time_limit_s = time_limit_s
 
     def compare(self, reference: str, candidate: str) -> Verdict:
-        """Whether two normalised answers are the same; a worker that is slow, or ends, is a time-out."""
+        """Whether two normalised answers are the same; a worker that is slow, or ends, is a time-out.
+
+        Where none can start, the verdict is "error": nothing is raised.
+        """
         request = {"reference": reference, "candidate": candidate, "seconds": self._time_limit_s}
         try:
-            reply = self.ask(json.dumps(request).encode(), self._time_limit_s)
-        except WorkerFailed as failure:
+            reply = self.ask(json.dumps(request).encode(), MAX_WALL_FACTOR * self._time_limit_s)
+        except (WorkerFailed, OSError) as failure:
             logging.error("No worker for math answers; %s", failure)
             return "error"
         return _VERDICTS.get(reply, "timeout")

@@ -2,16 +2,17 @@
 
 A request is a JSON object `{"reference", "candidate", "seconds"}` of normalised answers and the processor
 time allowed for them; a reply is `true` or `false`. What cannot be compared, because it is no mathematics or
-because its value would be larger than any answer, is false; running out of memory ends the process, which the
-parent takes for a time-out.
+because its value would be larger than any answer, is false; running out of memory or of processor time ends
+the process, which the parent takes for a time-out.
 
-The limits are set here, so that they hold however the parent starts: RLIMIT_AS, no file may be written, no
-core dumped, and RLIMIT_CPU ends a computation whose parent died.
+The limits are set here, so that they hold however the parent starts, and after it has died: RLIMIT_AS, no
+file may be written, no core dumped, and a timer of processor time, whose signal ends the process.
 """
 
 import json
 import os
 import resource
+import signal
 
 from promptcot_jax.verify import worker_pool
 
@@ -26,7 +27,7 @@ def main() -> None:
 
     def answer(request: bytes) -> bytes:
         pair = json.loads(request)
-        _limit_cpu(pair["seconds"])
+        signal.setitimer(signal.ITIMER_PROF, pair["seconds"])
         try:
             is_match = answer_equivalence.equivalent(
                 pair["reference"], pair["candidate"], symbolic.same_expression
@@ -39,13 +40,6 @@ def main() -> None:
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     worker_pool.serve(answer)
-
-
-def _limit_cpu(seconds: float) -> None:
-    """Lets the process use this much more processor time before SIGXCPU ends it."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(used.ru_utime + used.ru_stime + seconds) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 if __name__ == "__main__":

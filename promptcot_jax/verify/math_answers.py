@@ -9,8 +9,9 @@ are killed when their time is up (`grading_pool`).
 Conventions, where public graders disagree:
 
 * Boxes. The last box after the thinking counts, and none where the thinking is not finished; boxes with only
-  commas, "and" or "or" between them are one answer of several values. Empty equals nothing, another empty one
-  included.
+  commas, "and" or "or" between them are one answer of several values. Of a text without a box, what "The
+  final answer is" or another plain announcement introduces counts, all of it. Empty equals nothing, another
+  empty one included.
 * Several values. One value never equals two (`2 or 3` is wrong for 2); "or", "and", commas, semicolons and
   `\pm` all make lists. A bare list is compared in any order, each value as often as it is written; a set in
   any order and without counting; coordinates in their order. `1, 2` equals `\{1, 2\}`, and 5 equals `\{5\}`.
@@ -23,12 +24,15 @@ Conventions, where public graders disagree:
   `1, 234` and `1,23` are lists. `4210_7` and `3:4` equal only themselves.
 * Percent. `10\%` equals 10, and also 0.1; but 10 and 0.1 are not equal.
 * Units. A unit behind a number does not matter, unless both have one and they differ (`5 cm`, `5 m`); nothing
-  is converted. Words in `\text{}` are units whatever they are; bare words only if they are known units,
-  spaced or glued (`10cm`); a bare letter is a variable, so that `10m` is not 10. Degree and currency signs do
-  not matter.
+  is converted. Words behind a number are its unit if one is known or a plural (`12 chickens`), but for those
+  that deny, doubt, choose or reckon (`5 dozen`, `5 or so`, `5 tenths`). Without a space only known ones are
+  (`10cm`); a bare letter is a variable, so that `10m` is not 10. Currency signs do not matter.
+* Regions. `x<3` equals `(-\infty,3)`; a bound below and one above, with "and" or a comma, make an interval,
+  inequalities with "or" a union; `x\neq 2` is all reals but 2. Only a variable that stands alone, or its
+  absolute value, is bounded: `2x<6` is a relation, and not its solution.
 * Equations. `x=5`, `x\in\{5\}` and `f(x)=5` equal 5; `x=5` is not `y=5`, but `f(x)=2x` is `y=2x`. `2+3=5`
-  equals 5, `2+2=5` does not. Two equations are equal if one is a multiple of the other. `x<3` equals
-  `(-\infty,3)`. Of `a \approx b` only a counts.
+  equals 5, `2+2=5` does not. Two equations are equal if one is a multiple of the other. Of `a \approx b`
+  only a counts.
 * Letters. `X` is not `x`, but whole words may differ in their capital, and the choice C is `c`, `(C)` or
   `(C) 5`. i is the imaginary unit, e is Euler's number, and `\log` without a base has base 10. Symbols are
   real, so that `\sqrt{x^2}` is `|x|` and not x.
@@ -56,8 +60,9 @@ extract_answer = boxes.extract_answer
 class MathGrade:
     """Whether an answer is right, and how that was found.
 
-    `no_answer`: the candidate is empty or its box is. `timeout`: the comparison took too long or too much
-    memory. `error`: there is no reference, or no worker could start; neither says anything of the candidate.
+    `no_answer`: the candidate is empty, or its box is, or it is no text. `timeout`: the comparison took too
+    much processor time or memory. `error`: there is no reference, or no worker could start. The last two say
+    nothing of the candidate.
     """
 
     match: bool
@@ -67,15 +72,20 @@ class MathGrade:
 def grade_math(reference: str | int | float, candidate: str | int | float) -> bool:
     r"""Whether a candidate answer equals the reference; see the module's conventions.
 
-    Of a text with a box, the boxed answer counts; numbers are taken as their text. Never raises, runs no
-    code, and takes at most `grading_pool.TIME_LIMIT_S` for the comparison.
+    Of a text with a box, the boxed answer counts; numbers are taken as their text, and what is neither text
+    nor number (None, bytes) is no answer. Never raises, runs no code, and takes at most
+    `grading_pool.TIME_LIMIT_S` of processor time for the comparison.
     """
     return grade_many([(reference, candidate)])[0].match
 
 
 def grade_many(pairs: Iterable[tuple[str | int | float, str | int | float]]) -> list[MathGrade]:
-    """The grade of each (reference, candidate), in order, on all cores."""
-    grades = [_graded_at_once(str(reference), str(candidate)) for reference, candidate in pairs]
+    """The grade of each (reference, candidate), in order, on all cores; of what `grade_math` takes.
+
+    Raises:
+        TypeError, ValueError: `pairs` are no pairs.
+    """
+    grades = [_graded_at_once(reference, candidate) for reference, candidate in pairs]
     open_pairs = [(grade.reference, grade.candidate) for grade in grades if isinstance(grade, _OpenPair)]
     verdicts = iter(grading_pool.shared_pool().compare_many(open_pairs))
     return [_grade(next(verdicts)) if isinstance(grade, _OpenPair) else grade for grade in grades]
@@ -93,15 +103,16 @@ class _Undecided(Exception):
     """A comparison came to something that is more than numbers."""
 
 
-def _graded_at_once(reference: str, candidate: str) -> MathGrade | _OpenPair:
-    wanted, given = _answer(reference), _answer(candidate)
-    if not wanted:
-        return _grade("error")
-    if not given:
-        return _grade("no_answer")
-    if not _is_comparable(wanted) or not _is_comparable(given):
-        return _grade("match" if wanted == given else "mismatch")
+def _graded_at_once(reference: object, candidate: object) -> MathGrade | _OpenPair:
+    wanted = given = ""
     try:
+        wanted, given = _answer(reference), _answer(candidate)
+        if not wanted:
+            return _grade("error")
+        if not given:
+            return _grade("no_answer")
+        if not _is_comparable(wanted) or not _is_comparable(given):
+            return _grade("match" if wanted == given else "mismatch")
         wanted, given = normalise_answer(wanted), normalise_answer(given)
         is_match = answer_equivalence.equivalent(wanted, given, _leave_open)
     except _Undecided:
@@ -109,16 +120,19 @@ def _graded_at_once(reference: str, candidate: str) -> MathGrade | _OpenPair:
     except answer_equivalence.TooMany:
         is_match = False
     except Exception:  # a text that this code was not written for must not end a training run
-        logging.exception("Grading failed on %r against %r.", candidate, reference)
+        logging.exception("Grading failed on %r against %r.", given, wanted)
         return _grade("error")
     return _grade("match" if is_match else "mismatch")
 
 
-def _answer(text: str) -> str:
+def _answer(given: object) -> str:
     r"""The boxed answer of a text that has a box (closed or not), otherwise the text itself."""
+    if not isinstance(given, str | int | float) or isinstance(given, bool):
+        return ""
+    text = str(given)
     if "\\boxed" in text or "\\fbox" in text:
-        return ", ".join(boxes.answer_parts(text))
-    return text.strip()
+        text = ", ".join(boxes.answer_parts(text))
+    return boxes.announced(text).strip()
 
 
 def _is_comparable(answer: str) -> bool:

@@ -19,7 +19,10 @@ from promptcot_jax.verify.programs import TestReport
 
 GradeMany = Callable[[Sequence[tuple[str, str]]], Sequence[MathGrade]]  # (reference, response) pairs
 RunMany = Callable[[Sequence[Job]], Sequence[TestReport]]
-UNGRADED = frozenset({"sandbox_error", "error"})  # statuses that say nothing of the response
+# Statuses that say nothing of the response. A program that is too slow is wrong; an answer that takes long to
+# compare may be right.
+UNGRADED = frozenset({"sandbox_error", "error"})
+UNGRADED_ANSWER = UNGRADED | {"timeout"}
 
 
 @settings
@@ -81,7 +84,9 @@ def math_rewards(
     unboxed = MathGrade(False, "no_answer")
     of_all = [next(grades) if is_boxed else unboxed for is_boxed in boxed]
     return [
-        _reward(grade.status, grade.match, grade.status != "no_answer", length, config)
+        Ungraded(status=grade.status)
+        if grade.status in UNGRADED_ANSWER
+        else _reward(grade.status, grade.match, grade.status != "no_answer", length, config)
         for grade, length in zip(of_all, num_tokens, strict=True)
     ]
 

@@ -9,6 +9,7 @@ only if one is a constant multiple of the other, and sets are compared as sets.
 """
 
 import fractions
+import functools
 import math
 import random
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import sympy
 from latex2sympy2_extended import latex2sympy2
 from math_verify import grader
+from sympy.concrete.expr_with_limits import ExprWithLimits
 from sympy.core.relational import Relational
 
 from promptcot_jax.verify import answer_values
@@ -106,6 +108,7 @@ def _to_latex(text: str) -> str:
     return text
 
 
+@functools.lru_cache(maxsize=256)  # in a list, each item is compared with many
 def _parsed(text: str, is_real: bool) -> Any:
     expression = _ExactParser(is_real=is_real, convert_degrees=True, config=_PARSING).parse(text)
     _log10(expression)
@@ -113,6 +116,7 @@ def _parsed(text: str, is_real: bool) -> Any:
 
 
 def _same_values(first: sympy.Expr, second: sympy.Expr) -> bool:
+    first, second = _in_closed_form(first), _in_closed_form(second)
     if first.has(*_NO_VALUES) or second.has(*_NO_VALUES):
         return first == second == sympy.oo or first == second == -sympy.oo
     first, second = _evaluated(first), _evaluated(second)
@@ -171,6 +175,15 @@ def _evaluated(expression: Any) -> Any:
     return expression.func(*map(_evaluated, expression.args)) if expression.args else expression
 
 
+def _in_closed_form(expression: Any) -> Any:
+    """Sums, products and integrals worked out, where sympy can."""
+    if not expression.has(ExprWithLimits):
+        return expression
+    if isinstance(expression, ExprWithLimits):
+        return _evaluated(expression).doit()
+    return expression.func(*map(_in_closed_form, expression.args))
+
+
 def _sampled(expression: sympy.Expr, point: int) -> Any:
     """The value where each symbol has a number that follows from its name; None where there is no value."""
     values = {
@@ -197,7 +210,7 @@ def _log10(expression: Any) -> float:
         size = sizes[0] * (1.0 if exponent.free_symbols else _checked_exponent(exponent))
     elif isinstance(expression, sympy.Sum | sympy.Product):
         _, low, high = expression.limits[0]
-        if (high - low).is_finite and high - low > MAX_TERMS:
+        if (high - low).is_number and MAX_TERMS < high - low < sympy.oo:
             raise _TooLarge
         size = _log10(expression.function)
     else:

@@ -67,7 +67,7 @@ class WorkerPool:
                 if reply is None or worker.num_requests == self.max_requests:
                     worker.kill()
                     self._workers.discard(worker)
-                    with contextlib.suppress(WorkerFailed):
+                    with contextlib.suppress(WorkerFailed, OSError):
                         self._idle.append(self._start())  # ready when the next request comes
                 else:
                     self._idle.append(worker)

@@ -92,12 +92,25 @@ def test_a_worker_has_its_limits(pool):
     assert int(soft["Max address space"]) == grading_worker.MEMORY_LIMIT < 2**30
     assert soft["Max file size"] == "0"
     assert soft["Max core file size"] == "0"
-    assert int(soft["Max cpu time"]) < 30
+
+
+def test_only_processor_time_counts(pool):
+    """A worker that waits for the processor far longer than its time limit still gives its verdict."""
+    assert pool.compare("x", "x+0") == "match"
+    (worker,) = worker_ids()
+    os.kill(worker, signal.SIGSTOP)
+    going_on = threading.Timer(2 * pool._time_limit_s, os.kill, (worker, signal.SIGCONT))
+    going_on.start()
+    assert pool.compare("x^2-1", "(x-1)(x+1)") == "match"
+    going_on.join()
 
 
 def test_a_worker_that_cannot_start_is_an_error(pool, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert pool.compare("x", "x+0") == "error"
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with grading_pool.GradingPool(size=1) as another:
+        assert another.compare("x", "x+0") == "error"
     monkeypatch.undo()
     with grading_pool.GradingPool(size=1) as another:
         assert another.compare("x", "x+0") == "match"

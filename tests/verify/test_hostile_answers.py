@@ -2,7 +2,9 @@
 
 import os
 import pathlib
+import random
 import time
+from typing import Any
 
 import pytest
 
@@ -29,6 +31,17 @@ def test_code_in_disguise_and_strange_texts_do_not_match(canary):
 
 def test_large_texts_and_towers_do_not_match(canary):
     _assert_plain_non_matches(hostile_answers.LARGE + hostile_answers.TOWERS)
+
+
+def test_random_bytes_do_not_match(canary):
+    draw = random.Random(0)
+    texts: list[Any] = [draw.randbytes(draw.randint(1, 60)) for _ in range(10_000)]
+    assert not any(math_answers.grade_math("3", text) for text in texts)
+    as_texts = [text.decode("latin-1" if i % 2 else "utf-8", "replace") for i, text in enumerate(texts)]
+    begun = time.monotonic()
+    grades = math_answers.grade_many([("x+3", text) for text in as_texts])
+    assert time.monotonic() - begun < 100.0
+    assert {grade.status for grade in grades} <= {"mismatch", "no_answer"}
 
 
 @pytest.mark.slow

@@ -6,11 +6,13 @@ import pathlib
 import random
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from promptcot_jax.verify import math_answers, symbolic
 from promptcot_jax.verify.math_answers import grade_many, grade_math
+from tests.verify import rewritten_answers
 from tests.verify.hostile_answers import hostile_answers
 
 CASES = (
@@ -85,6 +87,9 @@ EQUAL = {
         25\% == \frac{1}{4}
         12.5\% == 12.5 percent
         0.25 == 25\%
+        28\% == 28 pct
+        28\% == 28 per cent
+        \sqrt{2}\% == \frac{\sqrt{2}}{100}
         """,
     "degrees, currency, units": r"""
         90 == 90^\circ
@@ -102,11 +107,26 @@ EQUAL = {
         36\pi == 36\pi \text{ cm}^3
         17 == \text{17 minutes}
         17\text{ any text} == 17
+        12 == 12 chickens
+        12 == 12 marbles in the box
+        24\pi == 24\pi square inches
+        35\text{ cm}^2 == 35 square centimeters
+        60 mph == 60 \text{ miles per hour}
+        $\frac{7}{12}$ of the cake == 7/12
+        """,
+    "announced without a box": r"""
+        9 == The final answer is $9$. I hope it is correct.
+        9 == We add them. So the answer is 9.
+        x \geq 5 == Therefore $x \geq 5$ is the solution.
+        9 == **Final Answer:** \(9\)
+        x < 3 == We find that $x \lt 3$.
+        \frac{1}{2} == The slope of the line is $\frac{1}{2}$.
         """,
     "several values": r"""
         1, 2, 3 == 3, 2, 1
         7, -2, \text{ and } -5 == -5,-2,7
         2, 3 == 2 or 3
+        -1, 0, 1 == -1 \text{, } 0 \text{, and } 1
         2, 3 == \boxed{2} and \boxed{3}
         \{1, 2\} == 2, 1
         \{1, 2\} == \{2, 1, 2\}
@@ -137,6 +157,18 @@ EQUAL = {
         [1,4) == 1 \le x < 4
         (3,\infty) == x > 3
         x \geq 2 == 2 \leq x
+        (-\infty, 5) == t < 5
+        (0, 1) == 0 < f(x) < 1
+        (-2, 2) == |x| < 2
+        [-3, -1] \cup [1, 3] == 1 \le |x| \le 3
+        (-\infty, -2) \cup (2, \infty) == |x| > 2
+        [2, 5) == x \ge 2 \text{ and } x < 5
+        [2, 5) == 2 \le x, x < 5
+        (-\infty,2)\cup(2,\infty) == x \neq 2
+        x \neq -1, 1 == \mathbb{R} \setminus \{1, -1\}
+        (0, \infty) == \mathbb{R}^+
+        \text{all real numbers} == \mathbb{R}
+        (3, 4) == \begin{pmatrix} 3 \\ 4 \end{pmatrix}
         (3,\infty) == \{x \mid x > 3\}
         1 \leq x < 4 == \{ x \in \mathbb{R} : 1 \le x < 4 \}
         (-\infty, \infty) == \mathbb{R}
@@ -151,6 +183,7 @@ EQUAL = {
         5 == x=5
         x=5 == 5
         7 == n=\frac{14}{2}=7
+        7 == 7=n
         7 == x+y=7
         9 == f(2)=9
         \frac{1}{3} == P(A) = 1/3
@@ -186,6 +219,10 @@ EQUAL = {
         \frac{n(n+1)}{2} == \frac{n^2+n}{2}
         n == \frac{n!}{(n-1)!}
         55 == \sum_{k=1}^{10} k
+        \frac{n(n+1)}{2} == \sum_{k=1}^{n} k
+        \frac{\pi^2}{6} == \sum_{n=1}^{\infty} \frac{1}{n^2}
+        120 == {16 \choose 2}
+        \frac{\pi}{2}+k\pi, k \in \mathbb{Z} == k\pi + \frac{\pi}{2} (k \in \mathbb{Z})
         1/3 == \int_0^1 x^2 dx
         e^2 == \exp(2)
         \begin{pmatrix} \frac{x}{2} \\ 3 \end{pmatrix} == \begin{bmatrix} 0.5x \\ 3.0 \end{bmatrix}
@@ -199,6 +236,7 @@ EQUAL = {
         (D) Alina == D
         4210_{7} == 4210_7
         3:4 == 3 : 4
+        7:30 == 7{:}30
         """,
 }
 DIFFERENT = {
@@ -246,6 +284,11 @@ DIFFERENT = {
         5\text{ cm} != 5\text{ m}
         10\text{ cm}^2 != 10\text{ cm}^3
         60\text{ minutes} != 1\text{ hour}
+        40\text{ points} != 40^\circ
+        75\% != 75^\circ
+        60\text{ mph} != 60 km/h
+        35\text{ cm}^2 != 35 square meters
+        12\text{ red balls} != 12 blue balls
         90 != \frac{\pi}{2}
         """,
     "hedged and contradictory": r"""
@@ -273,6 +316,53 @@ DIFFERENT = {
         A != (A), (B)
         A != (A) but maybe (B)
         yes != yes and no
+        """,
+    "words behind a number that are no unit": r"""
+        5 != 5 dozen
+        5 != 5 \text{ dozen}
+        5 != 5 squared
+        5 != 5 less than x
+        5 != 5 factorial
+        5 != 5 mod 7
+        5 != 5 choose 2
+        5 != 5 and a half
+        5 != 5 is wrong
+        5 != 5 \text{ if } x = 2
+        24 != 24 abcd
+        24 != 24 xyz
+        """,
+    "announcements that deny, doubt or add": r"""
+        9 != The answer is not $9$.
+        9 != $9$ is the wrong answer.
+        9 != I doubt that the answer is 9.
+        9 != It is false that the answer is 9.
+        9 != The answer is $9$ or $10$.
+        9 != The answer is 9? No.
+        9 != The answer is 9. No, the answer is 10.
+        9 != The wrong answer is 9.
+        1 != it + 1
+        x < 3 != We doubt that $x < 3$.
+        x < 3 != It is wrong that $x < 3$.
+        x < 3 != If we suppose that $x < 3$.
+        x < 3 != We find that $x < 3$ or $x > 4$.
+        """,
+    "regions": r"""
+        (0, 5) != x > 0 \text{ or } x < 5
+        (-2, 2) != |x| \leq 2
+        (-2, 2) != |x| > 2
+        (-2, 2) != |x| < 3
+        (-2, 2) != |x - 1| < 2
+        (0, 5) != x > 5 \text{ and } x < 0
+        (0, 5) != 0 \leq x, x < 5
+        (0, 5) != x > 0, y < 5
+        (0, 5) != x > 0, x > 5
+        x < 1 \text{ and } x > 2 != x < 0 \text{ and } x > 5
+        x \neq 0 != x \neq 1
+        x \neq 0 != x = 0
+        x \neq -1, 1 != \mathbb{R} \setminus \{-1\}
+        (-\infty,2)\cup(2,\infty) != x \neq 3
+        (3, 4) != \begin{pmatrix} 4 \\ 3 \end{pmatrix}
+        [3, 4] != \begin{pmatrix} 3 \\ 4 \end{pmatrix}
         """,
     "several values": r"""
         1, 2, 3 != 1, 2
@@ -337,6 +427,8 @@ DIFFERENT = {
         \infty != 2\infty+x
         \frac{a+b}{c} != a+b/c
         \sum_{k=1}^n k != \sum_{k=0}^{n-1} k
+        \sum_{k=1}^n k != \frac{n(n-1)}{2}
+        \sum_{k=0}^{\infty} 2^{-k} != 1
         x+1 != not math
         """,
     "words and choices": r"""
@@ -378,6 +470,32 @@ def test_empty_equals_nothing(empty):
         assert not grade_math(empty, other)
 
 
+@pytest.mark.parametrize("kind", rewritten_answers.KINDS)
+def test_answers_rewritten_by_chance_are_right_with_no_false_accept(kind):
+    pairs = rewritten_answers.pairs(kind, 60, seed=0)
+    grades = grade_many([(pair.reference, pair.candidate) for pair in pairs])
+    wrong = [pair for pair, grade in zip(pairs, grades, strict=True) if grade.match != pair.is_match]
+    assert not [pair for pair in wrong if not pair.is_match]
+    assert len(wrong) <= 0.015 * len(pairs)
+
+
+@pytest.mark.parametrize("other", [None, b"3", bytearray(b"3"), True, ["3"], {}, object(), 3 + 0j, "\ud800"])
+def test_what_is_neither_text_nor_number_is_no_answer(other):
+    assert not grade_math("3", other)
+    assert not grade_math(other, "3")
+
+
+def test_the_name_of_what_is_no_text_is_no_answer():
+    pairs: list[Any] = [("True", True), ("None", None), (None, None)]
+    assert [grade.status for grade in grade_many(pairs)] == ["no_answer", "no_answer", "error"]
+
+
+def test_numbers_are_taken_as_their_text():
+    assert grade_math(3, 3)
+    assert grade_math(0.5, r"\frac{1}{2}")
+    assert not grade_math("3", float("nan"))
+
+
 @pytest.mark.slow
 def test_the_status_says_why_there_is_no_match():
     pairs = [
@@ -407,6 +525,8 @@ def test_no_text_reaches_the_parsers_that_evaluate_python(monkeypatch, tmp_path)
     import sympy.parsing.sympy_parser
     import sympy.physics.units  # `simplify` would, which sympifies the names of its own units
 
+    sympy.hyperexpand(sympy.hyper([1], [2], sympy.Symbol("x")))  # and infinite sums the numbers of its tables
+
     def evaluated(text, *args, **kwargs):
         raise SystemExit(f"parse_expr was given {text!r}")  # no grader catches this
 
@@ -423,7 +543,8 @@ def test_no_text_reaches_the_parsers_that_evaluate_python(monkeypatch, tmp_path)
     canary = tmp_path / "canary"
     hostile = [text for text in hostile_answers(str(canary)) if "__" in text or "canary" in text]
     assert len(hostile) > 80
-    assert all(grade.match for grade in grade_many(_pairs(EQUAL, " == ")))
+    equal = _pairs(EQUAL, " == ")
+    assert not [pair for pair, grade in zip(equal, grade_many(equal), strict=True) if not grade.match]
     assert not any(grade.match for grade in grade_many(_pairs(DIFFERENT, " != ")))
     assert not any(grade.match for grade in grade_many([("x+1", text) for text in hostile]))
     assert not canary.exists()
@@ -477,4 +598,19 @@ def test_the_public_cases_are_right_with_no_false_accept():
     grades = grade_many([(row["gold"], row["pred"]) for row in scored])
     graded = list(zip(scored, grades, strict=True))
     assert not [row for row, grade in graded if grade.match and not row["match"]]
-    assert sum(grade.match == row["match"] for row, grade in graded) / len(scored) >= 0.97
+    assert sum(grade.match == row["match"] for row, grade in graded) / len(scored) >= 0.985
+
+
+@pytest.mark.parametrize(
+    "words",
+    "tenths hundreds halves thirds dozens pairs negative repeating infinite undefined guess invalid times"
+    " doubled lakh scores".split(),
+)
+def test_words_that_make_another_value_are_no_unit(words):
+    assert not math_answers.grade_math("5", f"5 {words}")
+    assert not math_answers.grade_math(f"5 {words}", "5")
+
+
+@pytest.mark.parametrize("words", ["chickens", "real roots", "children", "light years", "pieces of fruit"])
+def test_what_a_number_counts_is_its_unit(words):
+    assert math_answers.grade_math("5", f"5 {words}")

@@ -24,22 +24,24 @@ def run_many(jobs):
 
 
 def test_mathematics_is_right_or_not():
-    responses = [r"\boxed{right}", r"\boxed{wrong}", r"\boxed{slow}", r"\boxed{}"]
-    found = rewards.math_rewards(["7"] * 4, responses, [10, 90, 100, 1000], SHAPED, grade_many=grade_many)
-    assert [r.correct for r in found] == [1.0, 0.0, 0.0, 0.0]
-    assert [r.format for r in found] == [1.0, 1.0, 1.0, 0.0]
-    assert [r.length for r in found] == [0.0, -0.5, -1.0, -1.0]
-    assert [r.status for r in found] == ["match", "mismatch", "timeout", "no_answer"]
-    assert [r.total(SHAPED) for r in found] == pytest.approx([1.1, -0.15, -0.4, -0.5])
-    assert [r.total(rewards.RewardConfig()) for r in found] == [1.0, 0.0, 0.0, 0.0]
+    responses = [r"\boxed{right}", r"\boxed{wrong}", r"\boxed{}"]
+    found = rewards.math_rewards(["7"] * 3, responses, [10, 90, 1000], SHAPED, grade_many=grade_many)
+    assert [r.correct for r in found] == [1.0, 0.0, 0.0]
+    assert [r.format for r in found] == [1.0, 1.0, 0.0]
+    assert [r.length for r in found] == [0.0, -0.5, -1.0]
+    assert [r.status for r in found] == ["match", "mismatch", "no_answer"]
+    assert [r.total(SHAPED) for r in found] == pytest.approx([1.1, -0.15, -0.5])
+    assert [r.total(rewards.RewardConfig()) for r in found] == [1.0, 0.0, 0.0]
 
 
 def test_only_a_box_is_paid_for_and_a_failure_of_the_grader_is_no_zero():
-    responses = ["7", r"\boxed{broken}", r"It is \boxed{7}.", r"\boxed{7} or \boxed{8}"]
-    unboxed, broken, *_ = rewards.math_rewards(["7"] * 4, responses, [1] * 4, SHAPED, grade_many=grade_many)
+    responses = ["7", r"\boxed{broken}", r"It is \boxed{7}.", r"\boxed{7} or \boxed{8}", r"\boxed{slow}"]
+    found = rewards.math_rewards(["7"] * 5, responses, [1] * 5, SHAPED, grade_many=grade_many)
+    unboxed, broken, *_, slow = found
     assert (unboxed.status, unboxed.correct) == ("no_answer", 0.0)
     assert broken == rewards.Ungraded(status="error")
-    graded = rewards.math_rewards(["7"] * 2, responses[2:], [1] * 2, SHAPED)
+    assert slow == rewards.Ungraded(status="timeout")
+    graded = rewards.math_rewards(["7"] * 2, responses[2:4], [1] * 2, SHAPED)
     assert [(r.status, r.correct) for r in graded] == [("match", 1.0), ("mismatch", 0.0)]
 
 

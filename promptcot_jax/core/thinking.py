@@ -35,7 +35,9 @@ def fault_of(text: str) -> Fault | None:
         return "unfinished_thinking"
     if CLOSE in answer or OPEN in answer or thinking.count(OPEN) > 1:
         return "not_one_thinking_block"
-    return None if thinking.replace(OPEN, "").strip() and answer.strip() else "empty_part"
+    # Before a closing tag alone the thinking may have been cut away, by a server or a log.
+    is_empty = OPEN in thinking and not thinking.replace(OPEN, "").strip()
+    return "empty_part" if is_empty or not answer.strip() else None
 
 
 def answer_part(text: str) -> str:

@@ -39,8 +39,11 @@ def trace_fault(completion: str, domain: records.Domain, rules: Validity) -> str
         return fault
     answer = thinking.answer_part(completion)
     if rules == "release":
-        if thinking.CLOSE not in completion:
+        thoughts, ended, _ = completion.partition(thinking.CLOSE)
+        if not ended:
             return "not_one_thinking_block"
+        if not thoughts.strip():
+            return "empty_part"
         if _EAST_ASIAN.search(answer):
             return "east_asian_answer"
     has_answer = "\\boxed{" in answer if domain == "math" else templates.last_code_fence(answer) is not None

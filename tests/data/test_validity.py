@@ -22,6 +22,7 @@ BOX, FENCE = "so \\boxed{2}.", "```python\nprint(1)\n```"
         (f"<think> </think>{BOX}", "math", "empty_part", "empty_part"),
         ("<think>\\boxed{2}</think> ", "math", "empty_part", "empty_part"),
         (f"<think>a</think>答案 {BOX}", "math", None, "east_asian_answer"),
+        (f"</think>{BOX}", "math", None, "empty_part"),  # cut away by whoever sent it
         (f"<think>a{BOX}", "math", "unfinished_thinking", "unfinished_thinking"),
         (f"<think>答案</think>{BOX}", "math", None, None),
         ("<think>a</think>```python\nprint(1)", "code", "no_answer", "no_answer"),  # cut off

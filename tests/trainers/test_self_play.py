@@ -55,7 +55,7 @@ def test_a_rollout_says_where_it_comes_from(whole):
     assert digests[0] == store.params_digest(lm.init(jax.random.key(0)))
     assert len({*digests.values()}) == CONFIG.num_iterations  # the policy changes from iteration to iteration
     for rollout in found:
-        ended = rollout.finish_reason == "stop"
+        ended = rollout.token_ids[-1] in TOKENIZER.stop_ids
         assert rollout.completion == TOKENIZER.decode(rollout.token_ids[: -1 if ended else None])
         assert rollout.correct == by_bytes("", rollout.completion) == rollout.reward
         assert (rollout.token_ids[-1] in TOKENIZER.stop_ids) == ended

@@ -63,6 +63,10 @@ class ToyGrader(Grader):
 
     verdict: Callable[[str, str], bool | str]
 
+    def _facts(self, draw, completion, text, verdict):
+        """A toy's text of three tokens counts as ended, so that it may be preferred and imitated."""
+        return super()._facts(draw, completion, text, verdict) | {"finish_reason": "stop"}
+
     def _verdicts(self, draws, texts, num_tokens):
         found = [self.verdict(draw.row.prompt.answer, text) for draw, text in zip(draws, texts, strict=True)]
         return [

@@ -4,15 +4,25 @@ Alternatives may nest and may be empty. A template can be drawn from, for a new 
 regular expression that knows every text which it can give, with the numbers in its gaps.
 """
 
+import dataclasses
+import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 _PARTS = re.compile(r"[\[\]|]|[^\[\]|]+")
 _GAP = re.compile(r"\{(\w+)\}")
 
-# A template in pieces: a text, or the alternatives at that place, each again in pieces.
-Pieces = list["str | list[Pieces]"]
+
+@dataclasses.dataclass
+class _Choice:
+    """The alternatives at one place of a template, each in pieces."""
+
+    alternatives: list["_Pieces"] = dataclasses.field(default_factory=lambda: [[]])
+
+
+# A template in pieces: texts and the choices between them.
+_Pieces = list[str | _Choice]
 
 
 def draw_wording(template: str, draw: random.Random) -> str:
@@ -49,9 +59,11 @@ def pattern(template: str, gaps: Mapping[str, str], number: str = r"\d+") -> str
             start = end
         return written
 
-    def of_pieces(pieces: Pieces) -> str:
+    def of_pieces(pieces: _Pieces) -> str:
         return "".join(
-            of_text(piece) if isinstance(piece, str) else f"(?:{'|'.join(map(of_pieces, piece))})"
+            of_text(piece)
+            if isinstance(piece, str)
+            else f"(?:{'|'.join(map(of_pieces, piece.alternatives))})"
             for piece in pieces
         )
 
@@ -73,34 +85,32 @@ def num_wordings(template: str) -> int:
     return _count(_pieces(template))
 
 
-def _pieces(template: str) -> Pieces:
+def _pieces(template: str) -> _Pieces:
     """Raises ValueError where brackets do not match."""
-    stack: list[list[Pieces]] = [[[]]]
+    stack = [_Choice()]
     for part in _PARTS.findall(template):
         match part:
             case "[":
-                stack.append([[]])
+                stack.append(_Choice())
             case "|" if len(stack) > 1:
-                stack[-1].append([])
+                stack[-1].alternatives.append([])
             case "]" if len(stack) > 1:
-                alternatives = stack.pop()
-                stack[-1][-1].append(alternatives)
+                choice = stack.pop()
+                stack[-1].alternatives[-1].append(choice)
             case "]" | "|":
                 raise ValueError(f"'{part}' outside of brackets in the template {template!r}.")
             case _:
-                stack[-1][-1].append(part)
+                stack[-1].alternatives[-1].append(part)
     if len(stack) > 1:
         raise ValueError(f"A bracket is not closed in the template {template!r}.")
-    return stack[0][0]
+    return stack[0].alternatives[0]
 
 
-def _drawn(pieces: Pieces, draw: random.Random) -> str:
-    return "".join(piece if isinstance(piece, str) else _drawn(draw.choice(piece), draw) for piece in pieces)
+def _drawn(pieces: _Pieces, draw: random.Random) -> str:
+    return "".join(
+        piece if isinstance(piece, str) else _drawn(draw.choice(piece.alternatives), draw) for piece in pieces
+    )
 
 
-def _count(pieces: Sequence["str | list[Pieces]"]) -> int:
-    total = 1
-    for piece in pieces:
-        if not isinstance(piece, str):
-            total *= sum(_count(alternative) for alternative in piece)
-    return total
+def _count(pieces: _Pieces) -> int:
+    return math.prod(sum(map(_count, piece.alternatives)) for piece in pieces if isinstance(piece, _Choice))

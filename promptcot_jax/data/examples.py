@@ -241,11 +241,14 @@ def solution_text(
 _DOCUMENTS = 8  # of which one reads plan, problem and one problem, plan; the others are solutions
 
 
-def document_text(row: records.CorpusRow, tokenizer: Tokenizer) -> TextExample:
+def document_text(row: records.CorpusRow, tokenizer: Tokenizer, answers_alone: int = 0) -> TextExample:
     """What a base model is pretrained on, as a text of which each token but the first word is trained on.
 
     Problem and worked solution in six of eight rows; in one each the designer's plan and then the problem,
     and the problem and then the plan. None has the markers of the two generators, which a cold start teaches.
+
+    Args:
+        answers_alone: so many of the six have the answer in place of the solution, if it is mathematics.
 
     Raises:
         WrongUse: a text of the row is empty; the message names the row.
@@ -259,8 +262,15 @@ def document_text(row: records.CorpusRow, tokenizer: Tokenizer) -> TextExample:
     else:
         solved = solution_text(row, tokenizer)
         start, (rest,) = solved.prompt, solved.blocks
+        if kind >= _DOCUMENTS - answers_alone and isinstance(row, records.MathCorpusRow):
+            rest = f"The answer is \\boxed{{{row.answer}}}"
     word, space, others = start.partition(" ")
     return TextExample(row_id=row.id, prompt=word, blocks=(space + others, rest))
+
+
+def mixed_document_text(row: records.CorpusRow, tokenizer: Tokenizer) -> TextExample:
+    """As `document_text`; half of the solutions are the answer alone, as many texts on the web give it."""
+    return document_text(row, tokenizer, answers_alone=3)
 
 
 def pair_texts(row: records.PreferencePair, tokenizer: Tokenizer) -> tuple[TextExample, TextExample]:

@@ -86,6 +86,7 @@ TASKS: dict[str, Task] = {
         to_text=examples.solution_text,
     ),
     "documents": Task(record_type=records.CorpusRow, to_text=examples.document_text),
+    "mixed_documents": Task(record_type=records.CorpusRow, to_text=examples.mixed_document_text),
 }
 MIXTURES: dict[str, dict[str, str]] = {  # what its rates are called by -> task
     f"{name}_by_domain": {domain: f"{name}_{domain}" for domain in DOMAINS} for name in _ROLES

@@ -91,32 +91,57 @@ def test_solver_examples_end_and_use_the_chat_template_where_there_is_one():
     assert prompt == f"[user]{templates.solver_messages('1+1?', 'math')[0]['content']}[assistant]"
 
 
-def test_documents_are_trained_on_whole_and_have_no_markers():
-    """Of eight rows six are problem and solution, one begins with the plan and one with the problem."""
+ROW = records.MathCorpusRow(
+    id="train-000000",
+    family="sums",
+    style="plan",
+    concepts=("sums", "digits"),
+    level="1",
+    rationale="Plan: add two numbers.",
+    problem="What is one and one?",
+    answer="2",
+    solution="So it is \\boxed{2}",
+)
+SOLVED_TEXT = f"{templates.solver_prompt(ROW.problem, 'math')}{ROW.solution}<|endoftext|>"
+PLAN_TEXTS = (
+    f"{ROW.problem}\n\n{ROW.rationale}<|endoftext|>",
+    f"{ROW.rationale}\n\n{ROW.problem}<|endoftext|>",
+)
+
+
+def _texts_of_documents(to_text) -> collections.Counter[str]:
+    """What 400 rows that differ in their names become; the first word of each is not trained on."""
     texts = collections.Counter()
     for number in range(400):
-        row = records.MathCorpusRow(
-            id=f"train-{number:06d}",
-            family="sums",
-            style="plan",
-            concepts=("sums", "digits"),
-            level="1",
-            rationale="Plan: add two numbers.",
-            problem="What is one and one?",
-            answer="2",
-            solution="It is \\boxed{2}",
-        )
-        example = example_of(TOKENIZER, examples.document_text(row, TOKENIZER))
+        row = dataclasses.replace(ROW, id=f"train-{number:06d}")
+        example = example_of(TOKENIZER, to_text(row, TOKENIZER))
         text = TOKENIZER.decode([*example.prompt_ids, *example.completion_ids])
         assert TOKENIZER.decode(example.prompt_ids) == text.partition(" ")[0]
         texts[text] += 1
-    solved = f"{templates.solver_prompt(row.problem, 'math')}{row.solution}<|endoftext|>"
-    assert set(texts) == {
-        solved,
-        f"{row.problem}\n\n{row.rationale}<|endoftext|>",
-        f"{row.rationale}\n\n{row.problem}<|endoftext|>",
-    }
-    assert 270 < texts[solved] < 330
+    return texts
+
+
+def test_documents_are_trained_on_whole_and_have_no_markers():
+    """Of eight rows six are problem and solution, one begins with the plan and one with the problem."""
+    counts = _texts_of_documents(examples.document_text)
+    assert set(counts) == {SOLVED_TEXT, *PLAN_TEXTS}
+    assert 270 < counts[SOLVED_TEXT] < 330
+
+
+def test_half_of_the_solutions_in_mixed_documents_are_the_answer_alone():
+    counts = _texts_of_documents(examples.mixed_document_text)
+    answer_alone = f"{templates.solver_prompt(ROW.problem, 'math')}The answer is \\boxed{{2}}<|endoftext|>"
+    assert set(counts) == {SOLVED_TEXT, answer_alone, *PLAN_TEXTS}
+    assert 125 < counts[SOLVED_TEXT] < 175
+    assert 125 < counts[answer_alone] < 175
+
+
+def test_programs_are_solved_in_mixed_documents():
+    corpus = generator.generate(generator.CorpusConfig(num_train=200, num_heldout=0, num_novel=0))
+    of_code = [row for row in corpus.train if row.domain == "code"]
+    assert len(of_code) > 20
+    for row in of_code:
+        assert examples.mixed_document_text(row, TOKENIZER) == examples.document_text(row, TOKENIZER)
 
 
 def test_documents_of_the_packaged_base_keep_their_text_and_end():

@@ -56,7 +56,7 @@ def _assert_plain_non_matches(answers):
         (grade,) = math_answers.grade_many([("3", answer)])
         assert not grade.match, answer[:100]
         assert grade.status in ("mismatch", "no_answer", "timeout"), answer[:100]
-        assert time.monotonic() - start < 5.0, answer[:100]
+        assert time.monotonic() - start < 15.0, answer[:100]  # of 2 s of processor time, on a busy machine
     for worker in grading_pool.shared_pool()._workers:
         status = pathlib.Path(f"/proc/{worker._process.pid}/status").read_text()
         assert int(status.partition("VmPeak:")[2].split()[0]) * 1_024 < 2**30

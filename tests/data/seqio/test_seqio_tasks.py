@@ -57,6 +57,9 @@ def text_of(ids: np.ndarray) -> str:
     return VOCABULARY.decode(ids.tolist())
 
 
+DOCUMENTS = {"documents", "mixed_documents"}  # triples without solutions are none
+
+
 def all_examples(name: str, split: str = "train") -> list[examples.TokenExample]:
     return [example for batch in seqio_registry.task_examples(name, split) for example in batch]
 
@@ -69,9 +72,7 @@ def elements(name: str, **options) -> list[dict]:
 
 @pytest.mark.parametrize(
     "name",
-    some_fast(
-        [name for name in tasks.TASKS if name not in ("sft_traces", "documents")], fast=range(0, 99, 2)
-    ),
+    some_fast([name for name in tasks.TASKS if name not in ("sft_traces", *DOCUMENTS)], fast=range(0, 99, 2)),
 )
 def test_tasks_give_the_examples_of_the_stages(triples_file, tmp_path, name):
     config = training_sets.DataConfig(cache_dir=str(tmp_path / "cache"))
@@ -126,8 +127,7 @@ EXPECTED_ELSEWHERE = {
 }
 
 
-# Triples without solutions are no documents.
-@pytest.mark.parametrize("name", sorted({*tasks.TASKS, *EXPECTED_ELSEWHERE} - {"documents"}))
+@pytest.mark.parametrize("name", sorted({*tasks.TASKS, *EXPECTED_ELSEWHERE} - DOCUMENTS))
 def test_seqio_asserts_what_each_task_gives(triples_file, tmp_path, name):
     paths = {}
     for kind, some in {"traces": (SOLVED, TRACE), "prompts": PROMPTS, "pairs": (PAIR,)}.items():

@@ -111,7 +111,7 @@ def _problems(workdir: epath.Path) -> Iterator[Point]:
         written = workdir_files.count_rows(workdir / "problems.jsonl")
     if written is None:
         return
-    drafts = f"; the other drafts of {number(counts['in'])} were refused" if "in" in counts else ""
+    drafts = f"; {number(counts['in'] - written)} other drafts were refused" if "in" in counts else ""
     yield Point(f"The prompt model wrote {_counted(written, 'new problem')}{drafts}.")
     exact = _counted_exactly(workdir)
     sound = exact.get(("problems", "well_posed"), {})
@@ -125,8 +125,8 @@ def _problems(workdir: epath.Path) -> Iterator[Point]:
     if numbers.get("value") is not None and pairs.get("value") is not None:
         yield Point(
             f"Of the well-posed problems {percent(numbers['value'])} have numbers that no training "
-            f"problem has, and {percent(pairs['value'])} join a topic to a last question "
-            "that none joins to it."
+            f"problem has, and {percent(pairs['value'])} end a topic with a kind of question with which "
+            "no training problem ends it."
         )
 
 
@@ -249,7 +249,7 @@ def _likelihoods(workdir: epath.Path) -> Iterator[Point]:
         else ""
     )
     yield Point(
-        "By EM, which betters rationales and prompt model in turn, the prompt model\u2019s surprise at "
+        "By EM, which improves rationales and prompt model in turn, the prompt model\u2019s surprise at "
         "held-out problems (an upper bound on \u2212log p, nats per token; lower is better) went from "
         f"{number(before)} to {number(after)}{told}{rationale}.",
         advice,

@@ -40,6 +40,7 @@ BEFORE = {
     "stages/self_play_dpo.gin": ("stages/self_play.gin",),
     "stages/self_play_rejection.gin": ("stages/self_play.gin",),
     "stages/self_play_measure.gin": ("stages/self_play.gin",),
+    "stages/self_play_sampled.gin": ("stages/self_play.gin",),
     "stages/plan.gin": ("stages/cold_start.gin",),
 }
 AFTER = {
@@ -50,6 +51,7 @@ AFTER = {
     "stages/self_play_dpo.gin": ("models/smollm2_135m.gin",),
     "stages/self_play_rejection.gin": ("models/smollm2_135m.gin",),
     "stages/self_play_measure.gin": ("models/smollm2_135m.gin",),
+    "stages/self_play_sampled.gin": ("models/smollm2_135m.gin",),
     "data/tasks.gin": ("models/smollm2_135m.gin",),
     "models/lora.gin": ("models/smollm2_135m.gin",),
     "stages/plan.gin": ("models/smollm2_135m.gin",),

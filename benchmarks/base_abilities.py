@@ -21,7 +21,7 @@ from promptcot_jax.verify import boxes
 
 SEED = 21
 FIRST_WORDS = 5
-MAX_NEW_TOKENS = 256
+MAX_NEW_TOKENS = 320
 
 
 def perplexity(model: api.Model, prompts: Sequence[str], texts: Sequence[str]) -> float:

@@ -29,7 +29,7 @@ SETS = ("synthesized", "seed")
 METHODS = ("grpo", "dpo", "rejection", "sft")
 SETTINGS = {
     "grpo": {"SELF_PLAY_LEARNING_RATE": 3e-4, "MINIBATCHES": 2},
-    "dpo": {"SELF_PLAY_LEARNING_RATE": 1e-4, "MINIBATCHES": 2, "ROLLOUTS_SOLVED_BELOW": 1.01},
+    "dpo": {"SELF_PLAY_LEARNING_RATE": 3e-4, "MINIBATCHES": 2, "ROLLOUTS_SOLVED_BELOW": 1.01},
     "rejection": {"SELF_PLAY_LEARNING_RATE": 3e-4, "MINIBATCHES": 2, "ROLLOUTS_SOLVED_BELOW": 1.01},
 }
 NUM_RESAMPLES = 10_000

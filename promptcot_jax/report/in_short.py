@@ -111,7 +111,7 @@ def _problems(workdir: epath.Path) -> Iterator[Point]:
         written = workdir_files.count_rows(workdir / "problems.jsonl")
     if written is None:
         return
-    drafts = f"; {number(counts['in'] - written)} other drafts were refused" if "in" in counts else ""
+    drafts = f", from {_counted(counts['in'], 'draft')}; rules refused the others" if "in" in counts else ""
     yield Point(f"The prompt model wrote {_counted(written, 'new problem')}{drafts}.")
     exact = _counted_exactly(workdir)
     sound = exact.get(("problems", "well_posed"), {})
@@ -125,8 +125,8 @@ def _problems(workdir: epath.Path) -> Iterator[Point]:
     if numbers.get("value") is not None and pairs.get("value") is not None:
         yield Point(
             f"Of the well-posed problems {percent(numbers['value'])} have numbers that no training "
-            f"problem has, and {percent(pairs['value'])} end a topic with a kind of question with which "
-            "no training problem ends it."
+            f"problem has, and {percent(pairs['value'])} ask a kind of question that their topic never has "
+            "in training."
         )
 
 

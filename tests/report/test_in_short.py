@@ -84,7 +84,7 @@ def test_it_opens_the_page_and_the_navigation(tmp_path: pathlib.Path):
     links = [one for one in outline.named(found, "a") if "nav" in one.inside]
     assert (links[0].attrs["href"], links[0].text) == ("#in-short", "In short")
     told = outline.told(found, "in-short")
-    assert "wrote 201 new problems; 55 other drafts were refused." in told
+    assert "wrote 201 new problems, from 256 drafts; rules refused the others." in told
     assert "9 of 24 problems (37.5%) got a verified answer" in told
     assert "well-posed:" not in told  # the corpus of that run is another one
     assert told.count("Problem drawn-") == 5
@@ -104,11 +104,11 @@ def test_problems_are_counted_as_analyze_counted_them(tmp_path: pathlib.Path, nu
     sound = [f"{FAMILIES[0]} {n}" for n in range(1, 21 - num_bad)]
     analyzed(tmp_path, [*sound, *["not a problem"] * num_bad], {})
     written, well, new = points(tmp_path)
-    assert written.text == "The prompt model wrote 20 new problems; 10 other drafts were refused."
+    assert written.text == "The prompt model wrote 20 new problems, from 30 drafts; rules refused the others."
     assert f"{20 - num_bad} of 20 ({100 - 5 * num_bad}.0%; 95 % interval" in well.text
     assert well.advice == advice
     assert f"{1 - 1 / len(sound):.1%} have numbers that no training problem has" in new.text
-    assert "and 0.0% end a topic with a kind of question" in new.text
+    assert "and 0.0% ask a kind of question" in new.text
 
 
 @pytest.mark.parametrize(

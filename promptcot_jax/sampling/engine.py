@@ -83,12 +83,12 @@ class Engine:
         self.metrics = metrics.Metrics()
         num_shards = batching.num_data_shards(lm.rules)
         slots_of_shard = -(-config.num_slots // num_shards)
-        width = batching.few_counts(-(-max_tokens // config.page_size))
+        most_pages = -(-max_tokens // config.page_size)  # of a request
         # One page more than a request's own, for what its prompt leaves of a page that others share.
-        pages = slots_of_shard * (width + 1)
+        least = most_pages + 1
+        pages = slots_of_shard * least
         if config.cache_tokens:
             pages = min(pages, config.cache_tokens // num_shards // config.page_size)
-        least = -(-max_tokens // config.page_size) + 1
         if pages < least:
             raise ValueError(
                 f"cache_tokens={config.cache_tokens} holds {pages} pages of {config.page_size} tokens on "
@@ -100,7 +100,7 @@ class Engine:
             num_slots=num_shards * slots_of_shard,
             num_pages=num_shards * (pages + 1),  # page 0 of each shard belongs to no request
             page_size=config.page_size,
-            width=width,
+            width=batching.few_counts(most_pages),
             num_blocks=num_shards * config.prefill_blocks,
             burst_steps=config.burst_steps,
         )

@@ -427,7 +427,7 @@ def test_a_pool_for_all_slots_at_their_longest_never_leaves_a_slot_idle(params):
     serve(roomy, params, requests)
     assert roomy.metrics.queued_busy_slot_steps == roomy.metrics.queued_slot_steps > 0
     assert roomy.metrics.restarts == 0
-    assert roomy.metrics.most_pages_used <= roomy.metrics.pages == 8 * 13
+    assert roomy.metrics.most_pages_used <= roomy.metrics.pages == 8 * 12  # 11 of its own, and one
 
 
 def test_samples_of_a_prompt_need_room_for_it_once(params, tight):

@@ -24,9 +24,7 @@ def product() -> Callable[[], float]:
     import jax
     import numpy as np
 
-    matrix = jax.device_put(
-        np.random.default_rng(0).standard_normal((PRODUCT, PRODUCT)).astype(np.float32)
-    )
+    matrix = jax.device_put(np.random.default_rng(0).standard_normal((PRODUCT, PRODUCT)).astype(np.float32))
     multiply = jax.jit(jax.numpy.matmul)
 
     def work() -> float:

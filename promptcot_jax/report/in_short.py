@@ -118,9 +118,12 @@ def _problems(workdir: epath.Path) -> Iterator[Point]:
     if sound.get("value") is None:
         return
     yield Point(
-        f"{_share(sound)} are well-posed: read back word by word, each makes sense and can be solved.",
+        f"{_share(sound)} are well-posed: a program that knows the corpus could read and solve them.",
         ILL_POSED if sound["value"] < FEW_WELL_POSED else "",
     )
+    asked = exact.get(("problems", "own_concepts"), {})
+    if asked.get("value") is not None:
+        yield Point(f"{_share(asked)} are about the first concept of the list that they were written from.")
     numbers, pairs = (exact.get(("problems", name), {}) for name in ("new_numbers", "new_pairs"))
     if numbers.get("value") is not None and pairs.get("value") is not None:
         yield Point(
@@ -137,8 +140,8 @@ def _verified(workdir: epath.Path) -> Iterator[Point]:
         share = counts["out"] / counts["in"]
         yield Point(
             f"{number(counts['out'])} of {_counted(counts['in'], 'problem')} ({percent(share)}) got a "
-            "verified answer: one that the solver\u2019s own solutions agree on, or tests that its programs "
-            "agree on.",
+            "verified answer: one that enough of the solver\u2019s own solutions agree on, or tests that its "
+            "programs agree on.",
             UNVERIFIED if share < FEW_VERIFIED else "",
         )
     labels = _counted_exactly(workdir).get(("verified_prompts", "right_labels"), {})
@@ -182,8 +185,8 @@ def _before_and_after(workdir: epath.Path) -> Point | None:
     one = comparing.compare([first], [second])
     when = "after it" if "iterations" in counts else f"after {_counted(kept, 'iteration')} of it"
     text = (
-        f"On {_counted(one.num_problems, 'held-out problem')} the solver\u2019s accuracy went from "
-        f"{percent(one.first)} before self-play to {percent(one.second)} {when}: "
+        f"On {_counted(one.num_problems, 'held-out problem')} the solver\u2019s share of right attempts went "
+        f"from {percent(one.first)} before self-play to {percent(one.second)} {when}: "
         f"{_points(one.difference, one.interval)}."
     )
     if "policy_of_iteration" in counts:

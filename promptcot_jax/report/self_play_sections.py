@@ -94,21 +94,25 @@ _TOTALS = {  # field of a metrics row -> what its sum over the iterations is
 
 def self_play(workdir: epath.Path) -> Data:
     """Curves and counts of the iterations."""
-    rows = _iterations(workdir)
+    rows = _rows(workdir)
     if not rows:
         raise Missing("self_play/metrics.jsonl is not there: self_play has not run in this workdir.")
     directory = workdir / _DIRECTORY
     has_page = (directory / samples_page.FILE).exists()
     prefix = "reward/status/"
+    iterations = [row for row in rows if row["step"] > 0]  # without the evaluation before the first
     return {
         "charts": _charts(rows),
-        "counts": _counts(workdir, rows),
+        "counts": _counts(workdir, iterations),
         "verdicts": [
             [
                 label(name.removeprefix(prefix)),
-                *map(percent, (_sum(rows[:1], name), _sum(rows[-1:], name), _sum(rows, name) / len(rows))),
+                *(
+                    percent(_sum(some, name) / len(some))
+                    for some in (iterations[:1], iterations[-1:], iterations)
+                ),
             ]
-            for name in sorted({name for row in rows for name in row if name.startswith(prefix)})
+            for name in sorted({name for row in iterations for name in row if name.startswith(prefix)})
         ],
         "has_samples": workdir_files.exists(directory / "samples.jsonl"),
         "page": f"{_DIRECTORY}/{samples_page.FILE}" if has_page else "",
@@ -117,7 +121,7 @@ def self_play(workdir: epath.Path) -> Data:
 
 def tiles(workdir: epath.Path) -> Iterator[tuple[str, str]]:
     """Headline figures: held-out accuracy where it was measured, else the reward."""
-    rows = _iterations(workdir)
+    rows = _rows(workdir)
     for field, name in ((_ACCURACY, "held-out accuracy"), ("reward", "reward")):
         values = [row[field] for row in rows if isinstance(row.get(field), int | float)]
         if len(values) > 1:
@@ -126,7 +130,8 @@ def tiles(workdir: epath.Path) -> Iterator[tuple[str, str]]:
             return
 
 
-def _iterations(workdir: epath.Path) -> list[Row]:
+def _rows(workdir: epath.Path) -> list[Row]:
+    """Of the iterations, and of the evaluation at step 0 where there was one."""
     rows = workdir_files.rows(workdir / _DIRECTORY / "metrics.jsonl")
     return [row for row in rows if isinstance(row.get("step"), int | float)]
 

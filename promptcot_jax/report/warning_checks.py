@@ -188,6 +188,7 @@ def _of_rounds(workdir: epath.Path) -> Iterator[str]:
 def _of_self_play(workdir: epath.Path) -> Iterator[str]:
     """Cut-offs, ungraded completions, prompts without contrast, iterations that were not made."""
     rows = workdir_files.rows(workdir / "self_play" / "metrics.jsonl")
+    rows = [row for row in rows if row.get("step")]  # without the evaluation before the first iteration
     last = rows[-_LAST_ITERATIONS:]
     for field, limit, said in (
         ("completions/clipped_ratio", _CUT_OFF, "of the completions were cut off by their budget of tokens"),

@@ -8,7 +8,7 @@ and notes a limit of 2 or 4 where the answer was voted.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 
@@ -27,8 +27,10 @@ from promptcot_jax.trainers.train_step import Loss, LossFigures, LossSums
 
 @settings
 class Dpo(Algorithm):
-    """Pairs and loss. The reference is the policy as it is before the iteration's first update."""
+    """Pairs and loss, by default with a reference that each iteration takes anew."""
 
+    # "iteration": the policy before the iteration's first update; "start": that before the first of all.
+    reference: Literal["iteration", "start"] = "iteration"
     beta: PositiveFloat = 0.1
     label_smoothing: Annotated[float, Range(at_least=0, below=0.5)] = 0.0
     length_normalized: bool = False  # compares means over tokens, not sums; beta is then larger, 2 to 10
@@ -42,6 +44,10 @@ class Dpo(Algorithm):
     @property
     def value_names(self) -> tuple[str, ...]:
         return ("reference_log_probs",)
+
+    @property
+    def keeps_reference(self) -> bool:
+        return self.reference == "start"
 
     def most_units(self, group_size: int) -> int:
         pairs = [min(n, group_size - n) for n in range(group_size) if n / group_size < self.solved_below]

@@ -103,10 +103,11 @@ def test_problems_are_counted_as_analyze_counted_them(tmp_path: pathlib.Path, nu
     stage(tmp_path, "synthesize", **{"in": 30, "out": 20})
     sound = [f"{FAMILIES[0]} {n}" for n in range(1, 21 - num_bad)]
     analyzed(tmp_path, [*sound, *["not a problem"] * num_bad], {})
-    written, well, new = points(tmp_path)
+    written, well, asked, new = points(tmp_path)
     assert written.text == "The prompt model wrote 20 new problems, from 30 drafts; rules refused the others."
     assert f"{20 - num_bad} of 20 ({100 - 5 * num_bad}.0%; 95 % interval" in well.text
     assert well.advice == advice
+    assert "are about the first concept of the list that they were written from" in asked.text
     assert f"{1 - 1 / len(sound):.1%} have numbers that no training problem has" in new.text
     assert "and 0.0% ask a kind of question" in new.text
 

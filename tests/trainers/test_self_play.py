@@ -426,6 +426,45 @@ def test_the_reference_of_a_kl_term_is_the_policy_at_the_start(tmp_path):
     assert kl[10.0][2] < 0.5 * kl[1e-9][2]
 
 
+def test_dpo_takes_its_reference_anew_in_each_iteration_or_keeps_the_first(tmp_path):
+    config = dataclasses.replace(CONFIG, num_iterations=2)
+    rows = {}
+    for reference in ("iteration", "start"):
+        algorithm = Dpo(solved_below=1.0, reference=reference)
+        toy_self_play.run(tmp_path / reference, algorithm=algorithm, config=config)
+        rows[reference] = metrics_of(tmp_path / reference)
+    assert rows["start"][0] == rows["iteration"][0]
+    # To the policy before the second iteration the log-ratios begin at 0; to the first they hold more.
+    for name in ("rewards/chosen", "rewards/rejected"):
+        assert abs(rows["start"][1][name]) > abs(rows["iteration"][1][name])
+
+
+@pytest.mark.slow
+def test_dpo_with_the_first_reference_does_not_drift_as_with_a_moving_one(tmp_path):
+    """KL of the next byte after each prompt, to the policy at the start, after 20 and 60 iterations."""
+    lm = toy_self_play.toy_lm()
+    prompts = [list(TOKENIZER.encode(f"{i}=")) for i in range(10)]
+
+    def log_probs(params):
+        rows = [(prompt, [byte]) for prompt in prompts for byte in range(256)]
+        return np.concatenate(scoring.score(lm, params, *zip(*rows, strict=True))).reshape(10, 256)
+
+    first = log_probs(lm.init(jax.random.key(0)))
+    drift = {}
+    for reference in ("iteration", "start"):
+        for num_iterations in (20, 60):
+            outcome = toy_self_play.run(
+                tmp_path / f"{reference}_{num_iterations}",
+                algorithm=Dpo(solved_below=1.0, reference=reference, beta=20.0),
+                config=dataclasses.replace(CONFIG, num_iterations=num_iterations),
+            )
+            last = log_probs(outcome.params)
+            drift[reference, num_iterations] = float((np.exp(last) * (last - first)).sum(1).mean())
+    assert drift["iteration", 60] > 1.5 * drift["iteration", 20]
+    assert drift["start", 60] < 1.3 * drift["start", 20]
+    assert drift["start", 60] < 0.7 * drift["iteration", 60]
+
+
 @pytest.mark.slow
 def test_an_adapter_is_trained_beside_a_frozen_base_and_resumes(tmp_path, monkeypatch):
     settings = {

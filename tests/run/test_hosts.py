@@ -16,7 +16,7 @@ from promptcot_jax.checkpoints import huggingface, load
 from promptcot_jax.core import jsonl, records
 from tests.checkpoints import conftest as checkpoint_toys
 from tests.run import killing, watched
-from tests.run.test_killing_em import SETTINGS, writing_settings
+from tests.run.test_killing_em import SETTINGS
 
 ON_MESH = [*SETTINGS, "--gin_file=meshes/fsdp.gin", "--gin.COLD_START_EPOCHS=2", "--gin.MAX_ROUNDS=1"]
 
@@ -99,10 +99,10 @@ def test_cold_start_em_and_a_resume_equal_one_process(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_hosts_write_the_problems_that_one_writes_and_the_first_alone_does(undisturbed, tmp_path):
+def test_two_hosts_write_the_problems_that_one_writes_and_the_first_alone_does(writing_settings, tmp_path):
     """In iterations: how many lists the second takes follows from what the first host keeps of the first."""
     limits = ["--gin.TARGET=8", "--gin.MAX_CONCEPT_SETS=16"]
-    arguments = [*writing_settings(undisturbed), "--gin_file=meshes/fsdp.gin", *limits]
+    arguments = [*writing_settings, "--gin_file=meshes/fsdp.gin", *limits]
     one, two = tmp_path / "one", tmp_path / "two"
     run_hosts([*arguments, f"--workdir={two}"], module="tests.run.watched", as_here=True)
     killing.run_to_end([*arguments, f"--workdir={one}"], num_devices=4, as_here=True)

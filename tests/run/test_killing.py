@@ -6,7 +6,6 @@ import pytest
 
 from promptcot_jax.core import jsonl, records
 from tests.run import killing
-from tests.run.test_killing_em import writing_settings
 
 SMALL_SOLVER = [
     "--gin_file=stages/corpus.gin",
@@ -50,10 +49,10 @@ def test_corpus(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_synthesize(undisturbed: Path, tmp_path: Path):
+def test_synthesize(writing_settings: list[str], tmp_path: Path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     settings = [
-        *writing_settings(undisturbed),
+        *writing_settings,
         "--gin.TARGET=24",  # of which this model keeps some: two iterations, of 12 lists and of the other 8
         "--gin.MAX_CONCEPT_SETS=20",
         "--gin.SAMPLES_PER_SET=4",

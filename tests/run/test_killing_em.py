@@ -7,27 +7,31 @@ import pytest
 
 from tests.run import killing
 
-SETTINGS = [  # so much cold start teaches promptcot-tiny to end its blocks in most samples
-    "--gin_file=runs/quickstart.gin",
+SETTINGS = [
+    "--gin_file=runs/from_scratch.gin",
     "--gin.FAMILIES=('arithmetic_series',)",
-    "--gin.NUM_TRAIN=160",
+    "--gin.NUM_TRAIN=96",
     "--gin.NUM_HELDOUT=8",
     "--gin.NUM_NOVEL=4",
-    "--gin.COLD_START_ROWS=128",
-    "--gin.COLD_START_BATCH=4",  # a row for each of four devices
-    "--gin.COLD_START_EPOCHS=6",
+    "--gin.VOCAB_SIZE=512",
+    "--gin.config.DecoderConfig.embed_dim=48",
+    "--gin.config.DecoderConfig.mlp_dim=64",
+    "--gin.config.DecoderConfig.num_layers=2",
+    "--gin.ROW_LENGTH=384",
+    "--gin.COLD_START_ROWS=64",
+    "--gin.COLD_START_EPOCHS=20",
+    "--gin.COLD_START_BATCH=8",
     "--gin.COLD_START_ROLES=('theta','phi')",
     "--gin.loop.LoopConfig.checkpoint_every=3",
-    "--gin.EM_FIRST_TRIPLE=128",
+    "--gin.EM_FIRST_TRIPLE=64",
     "--gin.EM_PAIRS_PER_ROUND=24",
     "--gin.MAX_ROUNDS=2",
-    "--gin.EM_BATCH=4",
     "--gin.EM_GROUP_SIZE=2",
+    "--gin.MAX_RATIONALE_TOKENS=160",
     "--gin.HELD_OUT_PAIRS=4",
-    "--gin.HELD_OUT_BOUND_PAIRS=4",
     "--gin.HELD_OUT_SAMPLES=12",
-    "--gin.NUM_SLOTS=16",
     "--gin.settings.EmConfig.pairs_per_shard=8",
+    "--gin.EM_BATCH=4",
 ]
 COLD_START_MOMENTS = (
     ("cold_start/theta_training/checkpoints/step_*", 2),
@@ -41,20 +45,6 @@ EM_MOMENTS = (
     ("em/round_001/candidates-*.jsonl", 1),
     ("em/round_001/theta.part", 1),  # while a model is written
 )
-
-
-def writing_settings(undisturbed: Path) -> list[str]:
-    """`synthesize` by the small run's p_theta; some of its problems are kept, most are refused."""
-    return [
-        "synthesize",
-        *SETTINGS,
-        f"--gin.PROMPT_MODEL='{undisturbed / 'cold_start' / 'theta'}'",
-        f"--gin.TRIPLES='{undisturbed / 'triples.jsonl'}'",
-        "--gin.NUM_CONCEPT_SETS=0",
-        "--gin.PROBLEM_TEMPERATURE=1.3",
-        "--gin.filters.FilterConfig.max_seed_similarity=None",
-        "--gin.near_duplicates.DuplicateConfig.embedding_threshold=None",
-    ]
 
 
 @pytest.mark.slow

@@ -128,8 +128,8 @@ def _problems(workdir: epath.Path) -> Iterator[Point]:
     if numbers.get("value") is not None and pairs.get("value") is not None:
         yield Point(
             f"Of the well-posed problems {percent(numbers['value'])} have numbers that no training "
-            f"problem has, and {percent(pairs['value'])} ask a kind of question that their topic never has "
-            "in training."
+            f"problem of this run has, and {percent(pairs['value'])} ask a kind of question that their "
+            "topic never has in training."
         )
 
 
@@ -252,7 +252,7 @@ def _likelihoods(workdir: epath.Path) -> Iterator[Point]:
         else ""
     )
     yield Point(
-        "By EM, which improves rationales and prompt model in turn, the prompt model\u2019s surprise at "
+        "By EM, which updates rationales and prompt model in turn, the prompt model\u2019s surprise at "
         "held-out problems (an upper bound on \u2212log p, nats per token; lower is better) went from "
         f"{number(before)} to {number(after)}{told}{rationale}.",
         advice,

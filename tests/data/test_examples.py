@@ -9,7 +9,7 @@ from promptcot_jax.checkpoints import load
 from promptcot_jax.core import records
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.corpus import generator
-from promptcot_jax.data import examples, templates
+from promptcot_jax.data import examples, tasks, templates
 from tests import toys
 
 TOKENIZER = toys.byte_tokenizer()
@@ -242,3 +242,8 @@ def test_the_leading_rationale_is_the_z_block_of_what_p_theta_writes(special_mar
     cut_off = tuple(tokenizer.encode("<!-- BEGIN RATIONALE -->\na pl"))
     assert examples.leading_rationale(tokenizer, cut_off) == (cut_off, False)
     assert examples.leading_rationale(tokenizer, ()) == ((), False)
+
+
+def test_the_tasks_of_documents_make_what_they_are_named_for():
+    assert tasks.TASKS["documents"].to_text is examples.document_text
+    assert tasks.TASKS["mixed_documents"].to_text is examples.mixed_document_text

@@ -108,7 +108,7 @@ def test_problems_are_counted_as_analyze_counted_them(tmp_path: pathlib.Path, nu
     assert f"{20 - num_bad} of 20 ({100 - 5 * num_bad}.0%; 95 % interval" in well.text
     assert well.advice == advice
     assert "are about the first concept of the list that they were written from" in asked.text
-    assert f"{1 - 1 / len(sound):.1%} have numbers that no training problem has" in new.text
+    assert f"{1 - 1 / len(sound):.1%} have numbers that no training problem of this run has" in new.text
     assert "and 0.0% ask a kind of question" in new.text
 
 

@@ -21,7 +21,7 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import topologies
 from promptcot_jax.run import cli, configuration, gin_files, stages
 from promptcot_jax.sampling import engine
-from promptcot_jax.trainers import loop
+from promptcot_jax.trainers import loop, self_play_config
 from tests.run import test_commands
 
 CONFIGS = Path(gin_files.packaged_configs())
@@ -261,3 +261,23 @@ def test_a_packaged_file_is_found_by_its_path_in_a_checkout_too(
     monkeypatch.chdir(tmp_path)  # as on a machine of a slice, where only the package is
     configuration.load(["configs/runs/quickstart.gin", "configs/meshes/fsdp.gin"])
     assert gin.get_configurable(mesh_lib.MeshConfig)().fsdp == -1
+
+
+def test_each_part_of_the_bases_pretraining_reads_its_own_documents_and_rows():
+    found = {}
+    for file in ("runs/tiny_base.gin", "runs/tiny_base_mixed.gin"):
+        configuration.load([file], [])
+        found[file] = [gin.query_parameter(f"%{name}") for name in ("MIXTURE_OR_TASK_NAME", "SEED")]
+    assert found == {
+        "runs/tiny_base.gin": ["documents", 20],
+        "runs/tiny_base_mixed.gin": ["mixed_documents", 22],
+    }
+
+
+def test_grpo_takes_the_samplers_log_probs_where_it_is_told_to():
+    configuration.load(
+        ["stages/self_play.gin", "stages/self_play_sampled.gin", "models/smollm2_135m.gin"],
+        ["NUM_ITERATIONS=1"],
+    )
+    config = gin.get_configurable(self_play_config.SelfPlayConfig)()
+    assert config.old_log_probs == "sampled"

@@ -28,6 +28,22 @@ SHAPE_135M = {
 }
 
 
+def random_batch(rows: int, length: int, vocab_size: int):
+    """A packed batch of ours whose every token is trained, a text a row."""
+    import numpy as np
+
+    from promptcot_jax.data import packing
+
+    token_ids = np.random.default_rng(0).integers(0, vocab_size, (rows, length), np.int32)
+    return packing.PackedBatch(
+        token_ids=token_ids,
+        segment_ids=np.ones_like(token_ids),
+        positions=np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        loss_mask=np.ones_like(token_ids, bool),
+        values={},
+    )
+
+
 def torch_model(max_positions: int = 2048):
     """The same shape in `transformers`, float32, random weights."""
     import torch

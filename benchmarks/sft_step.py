@@ -20,9 +20,7 @@ LEARNING_RATE = 1e-4
 
 def ours(rows: int, length: int, remat: bool) -> Callable[[], float]:
     import jax
-    import numpy as np
 
-    from promptcot_jax.data import packing
     from promptcot_jax.models import causal_lm, config
     from promptcot_jax.parallel import mesh as mesh_lib
     from promptcot_jax.parallel import rules
@@ -33,14 +31,7 @@ def ours(rows: int, length: int, remat: bool) -> Callable[[], float]:
         causal_lm.CausalLM(model_config, rules.DEFAULT_RULES),
         mesh_lib.make_mesh(mesh_lib.MeshConfig()),
     )
-    token_ids = np.random.default_rng(0).integers(0, model_config.vocab_size, (rows, length), np.int32)
-    batch = packing.PackedBatch(
-        token_ids=token_ids,
-        segment_ids=np.ones_like(token_ids),
-        positions=np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
-        loss_mask=np.ones_like(token_ids, bool),
-        values={},
-    )
+    batch = pairs.random_batch(rows, length, model_config.vocab_size)
     settings = optimizer.OptimizerConfig(learning_rate=LEARNING_RATE)
     with jax.set_mesh(mesh):
         step = train_step.make_train_step(

@@ -38,24 +38,15 @@ def product() -> Callable[[], float]:
 
 def training(queries_of_block: int) -> Callable[[], float]:
     import jax
-    import numpy as np
 
     from promptcot_jax import api
-    from promptcot_jax.data import packing
     from promptcot_jax.models import attention
     from promptcot_jax.parallel import mesh as mesh_lib
     from promptcot_jax.trainers import optimizer, sft, train_step
 
     attention._QUERY_BLOCK = queries_of_block
     model, mesh = api.load_model("promptcot-tiny"), mesh_lib.make_mesh(mesh_lib.MeshConfig())
-    token_ids = np.random.default_rng(0).integers(3, model.config.vocab_size, (ROWS, LENGTH), np.int32)
-    batch = packing.PackedBatch(
-        token_ids=token_ids,
-        segment_ids=np.ones_like(token_ids),
-        positions=np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1)),
-        loss_mask=np.ones_like(token_ids, bool),
-        values={},
-    )
+    batch = pairs.random_batch(ROWS, LENGTH, model.config.vocab_size)
     config = train_step.StepConfig(
         loss=sft.SftLoss(), optimizer=optimizer.OptimizerConfig(learning_rate=1e-4)
     )

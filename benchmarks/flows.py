@@ -1,6 +1,7 @@
 """What benchmarks of whole flows share: stages by the command line, rows of GSM8K as worked solutions."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -24,9 +25,11 @@ def promptcot(stage: str, workdir: Path, *files: str, **settings: object) -> Non
     command += [f"--gin.{name}={value!r}" for name, value in settings.items()]
     started = time.perf_counter()
     print("promptcot", stage, *command, f"--workdir={workdir}", flush=True)
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # of reward functions
     subprocess.run(
         [sys.executable, "-m", "promptcot_jax", stage, *command, f"--workdir={workdir}"],
         check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )
     print(f"{time.perf_counter() - started:,.0f} s", flush=True)
 

@@ -6,15 +6,18 @@ Each seed has a flow of its own up to `verify` (configs/runs/self_play_study.gin
 by promptcot-tiny's votes. As many seed problems stand beside them with their true answers. Each arm
 post-trains promptcot-tiny on one of the two sets, with as many rollouts: GRPO, DPO and rejection sampling by
 `self_play`, iteration by iteration, and SFT on a teacher's completions that the answers confirm (`distill`,
-`sft`); the teacher is promptcot-tiny after SFT on the corpus' worked solutions. Each policy is measured by
-`evaluate` on the same held-out problems: avg@8 before and after, differences paired by problem, intervals by
-bootstrap over problems and seeds. What is complete is not done again.
+`sft`); the teacher is promptcot-tiny after SFT on the corpus' worked solutions. Two controls are GRPO on the
+synthesized problems with rewards that know no answer: 1 for work, right or wrong, and 1 by chance. Each
+policy is measured by `evaluate` on the same held-out problems: avg@8 before and after, and the share of right
+ones among the attempts with work; differences paired by problem, intervals by bootstrap over problems and
+seeds. What is complete is not done again.
 """
 
 import argparse
 import random
 from pathlib import Path
 
+import control_rewards
 import matplotlib
 import numpy as np
 from flows import GinText, promptcot, rows_of, write_rows
@@ -27,8 +30,20 @@ ITERATIONS, PROMPTS_PER_ITERATION, GROUP_SIZE, SOLUTION_TOKENS, SLOTS = 6, 16, 8
 ROLLOUTS = ITERATIONS * PROMPTS_PER_ITERATION * GROUP_SIZE  # of each arm
 SETS = ("synthesized", "seed")
 METHODS = ("grpo", "dpo", "rejection", "sft")
+CONTROLS = ("work", "chance")
+ARMS = tuple((method, name) for method in METHODS for name in SETS) + tuple(
+    (control, "synthesized") for control in CONTROLS
+)
 SETTINGS = {
     "grpo": {"SELF_PLAY_LEARNING_RATE": 3e-4, "MINIBATCHES": 2},
+    **{
+        control: {
+            "SELF_PLAY_LEARNING_RATE": 3e-4,
+            "MINIBATCHES": 2,
+            "REWARD_FUNCTION": f"control_rewards:{control}",
+        }
+        for control in CONTROLS
+    },
     "dpo": {"SELF_PLAY_LEARNING_RATE": 3e-4, "MINIBATCHES": 2, "ROLLOUTS_SOLVED_BELOW": 1.01},
     "rejection": {"SELF_PLAY_LEARNING_RATE": 3e-4, "MINIBATCHES": 2, "ROLLOUTS_SOLVED_BELOW": 1.01},
 }
@@ -116,7 +131,7 @@ def play(workdir: Path, method: str, name: str, seed: int) -> Path:
             SFT_LEARNING_RATE=1e-4,
         )
     else:
-        extra = () if method == "grpo" else (f"stages/self_play_{method}.gin",)
+        extra = (f"stages/self_play_{method}.gin",) if method in ("dpo", "rejection") else ()
         settings = {
             "NUM_ITERATIONS": ITERATIONS,
             "PROMPTS_PER_ITERATION": PROMPTS_PER_ITERATION,
@@ -141,64 +156,86 @@ def play(workdir: Path, method: str, name: str, seed: int) -> Path:
     return arm
 
 
-def shares_right(workdir: Path) -> dict[str, float]:
-    """Share of right attempts by problem."""
+def shares_right(workdir: Path, *, of_worked: bool = False) -> np.ndarray:
+    """Share of right attempts by problem, [problems]; of those with work, NaN where there is none."""
     right: dict[str, list[bool]] = {}
     for row in rows_of(workdir / "evaluate" / "attempts.jsonl"):
-        right.setdefault(row["problem_id"], []).append(row["correct"])
-    return {problem: float(np.mean(verdicts)) for problem, verdicts in sorted(right.items())}
+        verdicts = right.setdefault(row["problem_id"], [])
+        if not of_worked or control_rewards.has_work(row["completion"]):
+            verdicts.append(row["correct"])
+    return np.array([np.mean(verdicts) if verdicts else np.nan for _, verdicts in sorted(right.items())])
 
 
-def interval(differences: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of [seeds, problems], both resampled."""
+def share_with_work(workdir: Path) -> float:
+    rows = rows_of(workdir / "evaluate" / "attempts.jsonl")
+    return float(np.mean([control_rewards.has_work(row["completion"]) for row in rows]))
+
+
+def interval(differences: np.ndarray) -> tuple[float, float, float]:
+    """The mean of [seeds, problems] and its 95 % bootstrap interval, both resampled; NaN is left out."""
     random_state = np.random.default_rng(0)
     num_seeds, num_problems = differences.shape
     means = [
-        differences[random_state.integers(num_seeds, size=num_seeds)][
-            :, random_state.integers(num_problems, size=num_problems)
-        ].mean()
+        np.nanmean(
+            differences[random_state.integers(num_seeds, size=num_seeds)][
+                :, random_state.integers(num_problems, size=num_problems)
+            ]
+        )
         for _ in range(NUM_RESAMPLES)
     ]
     low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
+    return float(np.nanmean(differences)), float(low), float(high)
 
 
 def compare(workdir: Path, seeds: list[int], figure: str | None) -> None:
     """Prints the table of arms, and draws it."""
-    before = np.array(list(shares_right(workdir / "base").values()))
-    teachers = [np.mean(list(shares_right(workdir / f"start_{seed}").values())) for seed in seeds]
-    print(f"\nbase {before.mean():.4f}, teachers {np.round(teachers, 4)}, {len(before)} problems\n")
-    print("| method | problems | after, by seed | after - before | 95 % | synthesized - seed | 95 % |")
+    base = workdir / "base"
+    before = shares_right(base)
+    before_of_worked = shares_right(base, of_worked=True)
+    teachers = [shares_right(workdir / f"start_{seed}").mean() for seed in seeds]
+    print(f"\nbase {before.mean():.4f}, with work {share_with_work(base):.3f}, {len(before)} problems")
+    print(f"teachers {np.round(teachers, 4)}\n")
+    print(
+        "| method | problems | after, by seed | after - before | with work | right of those with work, "
+        "after - before | synthesized - seed |"
+    )
     print("|" + " --- |" * 7)
-    gains = {}
-    for method in METHODS:
-        after = {
-            name: np.array(
-                [list(shares_right(workdir / f"{method}_{name}_{seed}").values()) for seed in seeds]
-            )
-            for name in SETS
-        }
-        between = after["synthesized"] - after["seed"]
-        low, high = interval(between)
-        for name in SETS:
-            gain = after[name] - before
-            gains[method, name] = (gain.mean(), *interval(gain))
-            by_seed = ", ".join(f"{x:.3f}" for x in after[name].mean(axis=1))
-            print(
-                f"| {method} | {name} | {by_seed} | {gain.mean():+.3f} | "
-                f"{gains[method, name][1]:+.3f} to {gains[method, name][2]:+.3f} | "
-                + (f"{between.mean():+.3f} | {low:+.3f} to {high:+.3f} |" if name == SETS[0] else " | |")
-            )
+    after, gains = {}, {}
+    for method, name in ARMS:
+        runs = [workdir / f"{method}_{name}_{seed}" for seed in seeds]
+        after[method, name] = np.array([shares_right(run) for run in runs])
+        gains[method, name] = interval(after[method, name] - before)
+    for method, name in ARMS:
+        runs = [workdir / f"{method}_{name}_{seed}" for seed in seeds]
+        of_worked = np.array([shares_right(run, of_worked=True) for run in runs]) - before_of_worked
+        between = ""
+        if method in METHODS and name == SETS[0]:
+            between = in_words(interval(after[method, SETS[0]] - after[method, SETS[1]]))
+        by_seed = ", ".join(f"{x:.3f}" for x in after[method, name].mean(axis=1))
+        with_work = np.mean([share_with_work(run) for run in runs])
+        print(
+            f"| {method} | {name} | {by_seed} | {in_words(gains[method, name])} | {with_work:.3f} | "
+            f"{in_words(interval(of_worked))} | {between} |"
+        )
+    for control in CONTROLS:
+        difference = interval(after["grpo", "synthesized"] - after[control, "synthesized"])
+        print(f"\nGRPO less its control by {control}: {in_words(difference)}")
     if figure:
         draw(gains, float(before.mean()), figure)
 
 
+def in_words(estimate: tuple[float, float, float]) -> str:
+    return "{:+.3f} ({:+.3f} to {:+.3f})".format(*estimate)
+
+
 def draw(gains: dict, before: float, figure: str) -> None:
     axes = pyplot.figure(figsize=(7, 3.4), layout="constrained").subplots()
+    methods = (*METHODS, *CONTROLS)
     for offset, name in zip((-0.12, 0.12), SETS, strict=True):
-        means, lows, highs = np.array([gains[method, name] for method in METHODS]).T
+        shown = [method for method in methods if (method, name) in gains]
+        means, lows, highs = np.array([gains[method, name] for method in shown]).T
         axes.errorbar(
-            np.arange(len(METHODS)) + offset,
+            [methods.index(method) + offset for method in shown],
             means,
             yerr=(means - lows, highs - means),
             fmt="o" if name == SETS[0] else "s",
@@ -207,7 +244,8 @@ def draw(gains: dict, before: float, figure: str) -> None:
         )
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_xticks(
-        range(len(METHODS)), [{"grpo": "GRPO", "dpo": "DPO", "sft": "SFT"}.get(m, m) for m in METHODS]
+        range(len(methods)),
+        ["GRPO", "DPO", "rejection", "SFT", "GRPO, reward\nfor work alone", "GRPO, reward\nby chance"],
     )
     axes.set_ylabel(f"change of avg@8 (start {before:.3f})")
     axes.legend(frameon=False)
@@ -226,9 +264,8 @@ def main() -> None:
     evaluate(workdir / "base", workdir, SOLVER=BASE)
     for seed in seeds:
         evaluate(make_start(workdir, seed), workdir)
-        for method in METHODS:
-            for name in SETS:
-                play(workdir, method, name, seed)
+        for method, name in ARMS:
+            play(workdir, method, name, seed)
     compare(workdir, seeds, arguments.figure)
 
 

@@ -350,7 +350,8 @@ class Rollout:
     completion: str  # the text without end token, with the tag of thinking that the prompt opened
     finish_reason: Literal["stop", "length"]
     graded: bool  # False: no verdict, for a reason that is not the completion's; no reward then
-    correct: bool  # the raw verdict: groups are compared and filtered by it
+    correct: bool  # the raw verdict
+    score: float  # 1.0 or 0.0 as `correct` is, or between by a user's own reward; groups are filtered by it
     reward: float  # correctness and the weighted terms beside it
     format: float  # these terms by themselves, see `rewards.Reward`
     length: float

@@ -37,7 +37,7 @@ from promptcot_jax.trainers.held_out import HeldOut, HeldOutConfig
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.self_play import Outcome, SelfPlay
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
-from promptcot_jax.verify import program_pool, sandbox_host
+from promptcot_jax.verify import program_pool, sandbox_host, user_rewards
 from promptcot_jax.verify.programs import ProgramSettings
 from promptcot_jax.verify.rewards import RewardConfig
 
@@ -69,9 +69,12 @@ def self_play(
         held_out: what the policy is evaluated on between iterations, where it names a file.
 
     Raises:
-        WrongUse: a row is no verified prompt, none is left, or programs cannot be run in isolation.
+        WrongUse: a row is no verified prompt, none is left, programs cannot be run in isolation, or there is
+            no such reward function.
     """
     model_source.check_adapter(model, lora)
+    if rewards.function is not None:
+        user_rewards.load(rewards.function)
     policy = os.path.join(workdir, "policy")
     directory = os.path.join(workdir, self_play_lib.DIRECTORY)
     devices = mesh_lib.make_mesh(mesh)
@@ -87,7 +90,7 @@ def self_play(
         unseen, of_held_out = [], {}
         if held_out is not None and held_out.prompts is not None:
             unseen, of_held_out = _unseen(held_out, base, tasks, prompts.bad_rows)
-        if any(task.prompt.domain == "code" for task in (*tasks, *unseen)):
+        if rewards.function is None and any(task.prompt.domain == "code" for task in (*tasks, *unseen)):
             hosts.wait_for_first("sandbox", lambda: sandbox_host.find_host(programs.allow_weak_sandbox))
         grader = Grader(
             tokenizer=base.tokenizer,

@@ -41,10 +41,10 @@ class Group:
     @property
     def verdicts(self) -> Verdicts:
         """What the verdicts say; `ungraded` where fewer than two samples have one."""
-        found = [rollout.correct for rollout in self.graded]
+        found = [rollout.score for rollout in self.graded]
         if len(found) < 2:
             return "ungraded"
-        return "mixed" if len({*found}) == 2 else "all_right" if found[0] else "all_wrong"
+        return "mixed" if len({*found}) > 1 else "all_right" if found[0] == 1.0 else "all_wrong"
 
 
 class Algorithm(abc.ABC):
@@ -121,7 +121,7 @@ def figures_of(groups: Sequence[Group]) -> dict[str, float]:
         "reward": _mean([rollout.reward for rollout in graded]),
         "reward_std": _mean([_std(group) for group in groups if group.verdicts != "ungraded"]),
         "frac_reward_zero_std": (kinds["all_right"] + kinds["all_wrong"]) / len(groups),
-        "reward/correct": _mean([float(rollout.correct) for rollout in graded]),
+        "reward/correct": _mean([rollout.score for rollout in graded]),
         "reward/format": _mean([rollout.format for rollout in graded]),
         "reward/length": _mean([rollout.length for rollout in graded]),
         "reward/ungraded": 1 - len(graded) / len(rollouts),

@@ -1,7 +1,8 @@
 """Completions of verified prompts become `Rollout`s: verdict, reward and its terms, all by themselves.
 
-Mathematics by the boxed answer, programs by their tests (`verify.rewards`). What could not be graded for a
-reason that is not the completion's is marked so and has no part in anything that follows.
+Mathematics by the boxed answer, programs by their tests (`verify.rewards`), or both by a user's own
+function (`verify.user_rewards`). What could not be graded for a reason that is not the completion's is marked
+so and has no part in anything that follows.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.sampling import journal
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.rollouts import Draw
-from promptcot_jax.verify import math_answers, programs, rewards
+from promptcot_jax.verify import math_answers, programs, rewards, user_rewards
 from promptcot_jax.verify.rewards import Reward, RewardConfig, RunMany, Ungraded
 
 # Statuses of completions that nothing can be learned from, whatever their verdict.
@@ -57,8 +58,13 @@ def graded(
             fault = validity.trace_fault(text, prompt.domain, config.validity)
             if fault is not None and fault != "no_answer":
                 faults[i] = fault
-    math = [(i, p) for i, p in enumerate(prompts) if isinstance(p, MathPrompt) and i not in faults]
-    code = [(i, p) for i, p in enumerate(prompts) if isinstance(p, ProgramPrompt) and i not in faults]
+    rest = [(i, prompt) for i, prompt in enumerate(prompts) if i not in faults]
+    own = rest if config.function is not None else []
+    math = [] if own else [(i, prompt) for i, prompt in rest if isinstance(prompt, MathPrompt)]
+    code = [] if own else [(i, prompt) for i, prompt in rest if isinstance(prompt, ProgramPrompt)]
+    of_own = user_rewards.user_rewards(
+        [prompt for _, prompt in own], [texts[i] for i, _ in own], [num_tokens[i] for i, _ in own], config
+    )
     of_math = rewards.math_rewards(
         [prompt.answer for _, prompt in math],
         [texts[i] for i, _ in math],
@@ -72,7 +78,8 @@ def graded(
         config,
         run_many=run_many,
     )
-    verdicts = {i: verdict for (i, _), verdict in zip((*math, *code), (*of_math, *of_code), strict=True)}
+    graded = zip((*own, *math, *code), (*of_own, *of_math, *of_code), strict=True)
+    verdicts = {i: verdict for (i, _), verdict in graded}
     for i, fault in faults.items():
         length = rewards.length_term(num_tokens[i], config)
         verdicts[i] = Reward(correct=0.0, format=0.0, length=length, status=fault)
@@ -143,6 +150,7 @@ class Grader:
             "finish_reason": completion.finish_reason,
             "graded": is_graded,
             "correct": is_graded and verdict.correct == 1.0,
+            "score": verdict.correct if is_graded else 0.0,
             "reward": verdict.total(self.config) if is_graded else 0.0,
             "format": verdict.format if is_graded else 0.0,
             "length": verdict.length if is_graded else 0.0,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from promptcot_jax.core.records import ProgramTest
-from promptcot_jax.core.settings import NonNegativeFloat, NonNegativeInt, settings
+from promptcot_jax.core.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, settings
 from promptcot_jax.verify import math_answers
 from promptcot_jax.verify.math_answers import MathGrade
 from promptcot_jax.verify.program_pool import Job
@@ -39,6 +39,10 @@ class RewardConfig:
     length_limit: NonNegativeInt = 0
     length_buffer: NonNegativeInt = 0  # tokens before the limit over which it falls from 0 to -1
 
+    # 'module:function' of (prompt, completion), in place of the graders: see `user_rewards`.
+    function: str | None = None
+    function_seconds: PositiveFloat = 60.0  # for one completion, by the clock
+
     def __post_init__(self) -> None:
         if self.length_buffer > self.length_limit:
             raise ValueError(
@@ -52,7 +56,7 @@ class RewardConfig:
 class Reward:
     """One response's reward: correctness and the other terms, each by itself."""
 
-    correct: float  # 0.0 or 1.0
+    correct: float  # 0.0 or 1.0; of a user's own reward, anything between too
     format: float  # 1.0 where there is an answer, or a program, to grade; else 0.0
     length: float  # 0.0 for a short response down to -1.0 for one at the limit
     status: str  # of the verdict

@@ -27,6 +27,7 @@ def rollout(prompt_id: str, text: str, *, correct: bool, index: int = 0, graded:
         finish_reason="stop",
         graded=graded,
         correct=correct,
+        score=float(correct),
         reward=float(correct),
         format=1.0,
         length=0.0,

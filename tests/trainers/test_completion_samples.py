@@ -37,6 +37,7 @@ def rollout(group: int, sample: int, reward: float, **changes) -> Rollout:
         "finish_reason": "stop",
         "graded": True,
         "correct": reward > 0,
+        "score": float(reward > 0),
         "reward": reward,
         "format": 1.0,
         "length": 0.0,

@@ -181,6 +181,7 @@ def _group(verdicts, tokens=None, finish_reasons=None):
                 finish_reason="stop" if finish_reasons is None else finish_reasons[i],
                 graded=verdict is not None,
                 correct=bool(verdict),
+                score=float(bool(verdict)),
                 reward=float(bool(verdict)),
                 format=0.0,
                 length=0.0,

@@ -31,6 +31,7 @@ NLL_FIELDS = (
     "nll_x_given_like",
     "nll_x_given_other",
     "nll_direct",
+    "bound_pairs",
     "held_out_effective_samples",
     "z_gap",
     "z_gap_error",

@@ -23,6 +23,7 @@ from promptcot_jax.report.workdir_files import Missing, Row
 T = TypeVar("T")
 
 FEW_WELL_POSED, FEW_VERIFIED, FEW_RIGHT = 0.9, 1 / 3, 0.95  # below these the page says what to change
+LONGER = 1.25  # times as long after self-play: the page says what that may mean
 _NUM_SETS = 3  # of results that have a sentence
 _EVALUATIONS = ("self_play", "evaluations")
 
@@ -183,12 +184,17 @@ def _before_and_after(workdir: epath.Path) -> Point | None:
         )
     first, second = (jsonl.read_file(steps[step], AttemptRecord) for step in (min(steps), kept))
     one = comparing.compare([first], [second])
+    attempts = _counted(round(len(first) / one.num_problems), "attempt")
+    before, after = (round(sum(row.num_tokens for row in rows) / len(rows)) for rows in (first, second))
     when = "after it" if "iterations" in counts else f"after {_counted(kept, 'iteration')} of it"
     text = (
-        f"On {_counted(one.num_problems, 'held-out problem')} the solver\u2019s share of right attempts went "
-        f"from {percent(one.first)} before self-play to {percent(one.second)} {when}: "
-        f"{_points(one.difference, one.interval)}."
+        f"On {_counted(one.num_problems, 'held-out problem')} ({attempts} at each) the solver\u2019s share of "
+        f"right attempts went from {percent(one.first)} before self-play to {percent(one.second)} "
+        f"{when}: {_points(one.difference, one.interval)}. An attempt has {number(after)} tokens on average, "
+        f"before self-play {number(before)}."
     )
+    if after > LONGER * before:
+        text += " So a part of this, or all, may be that it writes out its work more often."
     if "policy_of_iteration" in counts:
         text += (
             f" It is what KEEP_BEST chose of {len(steps)} evaluations on these problems, which flatters it."
@@ -243,7 +249,8 @@ def _likelihoods(workdir: epath.Path) -> Iterator[Point]:
     change, reach = best.get("bound_change"), best.get("bound_change_half_width")
     told, advice = "", NOT_TOLD
     if change is not None and reach is not None:
-        told = f" (change {_signed(change, 4)} \u00b1 {reach:.4f}, a 95 % interval)"
+        of = f" over {_counted(best['bound_pairs'], 'problem')}" if "bound_pairs" in best else ""
+        told = f" (change {_signed(change, 4)} \u00b1 {reach:.4f}, a 95 % interval{of})"
         advice = LOSS_BY_EM if change > reach else NO_GAIN_OF_EM if change + reach >= 0 else ""
     given, given_after = first.get("nll_x_given_q"), best.get("nll_x_given_q")
     rationale = (

@@ -1,8 +1,9 @@
-"""Five problems for the report's first screen, the same ones for the same files.
+"""Five problems for the report's first screen and one that was refused, the same ones for the same files.
 
 Verified prompts where there are any, else new problems; those that are read back as well-posed first, and of
 these the first of each family. A label is shown as it was voted, with what the exact solver says of it: none
-is left out for being wrong.
+is left out for being wrong. Beside verified prompts stands the first new problem without an answer, an
+ill-posed one before others.
 """
 
 import dataclasses
@@ -43,18 +44,21 @@ class Sample:
 
 
 def choose(workdir: epath.Path, is_own_corpus: bool) -> list[Sample]:
-    """At most five problems of different families.
+    """At most five problems of different families, and one without a verified answer.
 
     Args:
         is_own_corpus: whether statements are of the seed corpus, and can be read back.
     """
-    for name in ("verified_prompts.jsonl", "problems.jsonl"):
-        rows = _rows(workdir / name)
-        if rows:
-            read = oracle.read if is_own_corpus else lambda _: None
-            found = [(row, read(str(row["problem"]))) for row in rows]
-            return [_sample(row, reading, is_own_corpus) for row, reading in _chosen(found)]
-    return []
+    verified, written = (
+        [(row, oracle.read(str(row["problem"])) if is_own_corpus else None) for row in _rows(workdir / name)]
+        for name in ("verified_prompts.jsonl", "problems.jsonl")
+    )
+    chosen = _chosen(verified or written)
+    if verified:
+        answered = {row.get("id") for row, _ in verified}
+        refused = [(row, reading) for row, reading in written if row.get("id") not in answered]
+        chosen += sorted(refused, key=lambda one: one[1] is not None)[:1]
+    return [_sample(row, reading, is_own_corpus) for row, reading in chosen]
 
 
 def _rows(path: epath.Path) -> list[Row]:

@@ -53,7 +53,7 @@ def analyzed(workdir: pathlib.Path, problems: list[str], labels: dict[str, str])
     index.write(workdir / "analyses", {"well_posed": made}, {}, {"well_posed": "promptcot analyze"})
 
 
-def evaluated(workdir: pathlib.Path, step: int, right: list[bool]):
+def evaluated(workdir: pathlib.Path, step: int, right: list[bool], num_tokens: int = 5):
     attempts = [
         AttemptRecord(
             problem_id=f"p{i}",
@@ -64,7 +64,7 @@ def evaluated(workdir: pathlib.Path, step: int, right: list[bool]):
             correct=is_right,
             status="match" if is_right else "mismatch",
             finish_reason="stop",
-            num_tokens=5,
+            num_tokens=num_tokens,
         )
         for i, is_right in enumerate(right)
     ]
@@ -141,11 +141,13 @@ def test_self_play_is_told_by_its_paired_evaluations(
 ):
     stage(tmp_path, "self_play", iterations=30)
     jsonl.write_json(tmp_path / "results.json", {"results": {"held": {"accuracy": 0.5, "problems": 40}}})
-    for step, count in ((0, before), (10, 40), (30, after)):
-        evaluated(tmp_path, step, [i < count for i in range(40)])
+    for step, count, num_tokens in ((0, before, 5), (10, 40, 6), (30, after, 7)):
+        evaluated(tmp_path, step, [i < count for i in range(40)], num_tokens)
     (point,) = points(tmp_path)
     assert said in point.text
-    assert point.text.startswith("On 40 held-out problems")
+    assert point.text.startswith("On 40 held-out problems (1 attempt at each)")
+    assert "An attempt has 7 tokens on average, before self-play 5." in point.text
+    assert "writes out its work" in point.text
     one = comparing.of_shares(*(np.array([[float(i < n) for i in range(40)]]) for n in (before, after)))
     low, high = (f"{100 * end:+.1f}".replace("-", "\u2212") for end in one.interval)
     assert low != high
@@ -159,6 +161,7 @@ def test_of_the_best_policy_its_own_evaluation_counts_and_the_page_says_so(tmp_p
         evaluated(tmp_path, step, [i < count for i in range(40)])
     (point,) = points(tmp_path)
     assert "to 80.0% after it" in point.text
+    assert "writes out its work" not in point.text
     assert "chose of 3 evaluations" in point.text
     stage(tmp_path, "self_play", iterations=30, policy_of_iteration=0)
     (point,) = points(tmp_path)
@@ -197,14 +200,14 @@ def test_without_evaluations_a_comparison_or_the_results_are_told(tmp_path: path
 def test_em_is_told_by_its_bound(tmp_path: pathlib.Path, change: dict, advice: str):
     rows = [
         {"round": -1, "nll_bound": 0.7, "nll_x_given_q": 0.4, "best_round": -1},
-        {"round": 0, "nll_bound": 0.5, "nll_x_given_q": 0.3, "best_round": 0} | change,
+        {"round": 0, "nll_bound": 0.5, "nll_x_given_q": 0.3, "best_round": 0, "bound_pairs": 8} | change,
         {"round": 1, "nll_bound": 0.6, "nll_x_given_q": 0.3, "best_round": 0},
     ]
     jsonl.write_records(tmp_path / "em" / "nll.jsonl", rows)
     (point,) = points(tmp_path)
     assert "lower is better) went from 0.7 to 0.5" in point.text
     assert "shown a rationale, from 0.4 to 0.3" in point.text
-    assert ("\u22120.2000 \u00b1 0.1000, a 95 % interval" in point.text) == (advice == "")
+    assert ("\u22120.2000 \u00b1 0.1000, a 95 % interval over 8 problems)" in point.text) == (advice == "")
     assert point.advice == advice
 
 
@@ -259,6 +262,25 @@ def test_samples_are_well_posed_and_of_different_families_first(
     chosen = in_short_samples.choose(epath.Path(tmp_path), is_own_corpus=False)
     assert [one.id for one in chosen] == ["r0", "r1", "r2", "r3", "r4"]
     assert {one.verdict for one in chosen} == {""}
+
+
+def test_a_problem_without_an_answer_is_shown_last_an_ill_posed_one_first(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(oracle, "read", read)
+    texts = [f"{FAMILIES[0]} {n}" for n in range(8)] + ["no problem"]
+    written = [row(i, text) | {"answer": None} for i, text in enumerate(texts)]
+    verified = [row(i, texts[i]) for i in (0, 1, 2, 3, 4, 5)]
+    jsonl.write_records(tmp_path / "problems.jsonl", written)
+    jsonl.write_records(tmp_path / "verified_prompts.jsonl", verified)
+    *_, last = chosen = in_short_samples.choose(epath.Path(tmp_path), is_own_corpus=True)
+    assert len(chosen) == 6
+    assert (last.id, last.answer, last.verdict) == ("r8", "", "not well-posed")
+    jsonl.write_records(tmp_path / "problems.jsonl", written[:-1])
+    last = in_short_samples.choose(epath.Path(tmp_path), is_own_corpus=True)[-1]
+    assert (last.id, last.answer, last.verdict) == ("r6", "", "well-posed")
+    jsonl.write_records(tmp_path / "problems.jsonl", written[:6])
+    assert len(in_short_samples.choose(epath.Path(tmp_path), is_own_corpus=True)) == 5
 
 
 def test_samples_have_concepts_rationale_and_answer_and_are_clamped(tmp_path: pathlib.Path):

@@ -188,8 +188,8 @@ def _before_and_after(workdir: epath.Path) -> Point | None:
     before, after = (round(sum(row.num_tokens for row in rows) / len(rows)) for rows in (first, second))
     when = "after it" if "iterations" in counts else f"after {_counted(kept, 'iteration')} of it"
     text = (
-        f"On {_counted(one.num_problems, 'held-out problem')} ({attempts} at each) the solver\u2019s share of "
-        f"right attempts went from {percent(one.first)} before self-play to {percent(one.second)} "
+        f"On {_counted(one.num_problems, 'held-out problem')} ({attempts} at each) the solver\u2019s share "
+        f"of right attempts went from {percent(one.first)} before self-play to {percent(one.second)} "
         f"{when}: {_points(one.difference, one.interval)}. An attempt has {number(after)} tokens on average, "
         f"before self-play {number(before)}."
     )

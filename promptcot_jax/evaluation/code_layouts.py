@@ -27,21 +27,9 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AssertTest, CallTest, ProgramTest, StdioTest
 from promptcot_jax.data import columns, rows
 from promptcot_jax.data.columns import COLUMNS
+from promptcot_jax.verify import programs
 
 _MAX_UNPACKED = 2 << 30  # bytes of one problem's private tests; more is a bomb
-_JUDGE_MODULES = (
-    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io "
-    "sys json"
-).split()
-# What LiveCodeBench's judge has before a program: the names of these modules, and the modules themselves.
-JUDGE_PRELUDE = "".join(
-    [
-        *(f"from {module} import *\n" for module in (*_JUDGE_MODULES, "builtins", "typing")),
-        *(f"import {module}\n" for module in _JUDGE_MODULES),
-        "sys.setrecursionlimit(50000)\n",
-    ]
-)
-
 Fields = dict[str, Any]  # of a `ProgramPrompt`: problem, tests, and prelude where there is one
 
 
@@ -84,7 +72,7 @@ def livecodebench(row: rows.Row) -> Fields:
         raise WrongUse(
             f"{row.where}: some tests read input and some call a function; no program passes both."
         )
-    return {"problem": problem, "tests": tuple(tests), "prelude": JUDGE_PRELUDE}
+    return {"problem": problem, "tests": tuple(tests), "prelude": programs.JUDGE_PRELUDE}
 
 
 def _with_starter_code(row: rows.Row, problem: str) -> str:
@@ -152,7 +140,7 @@ def stated(row: rows.Row, problem: str) -> Fields:
         return {"problem": shown, "tests": tests, "prelude": prelude}
     if any(isinstance(test, dict) and "testtype" in test for test in value):
         judged = tuple(_judged_tests(value, _function_name(row), where))
-        return {"problem": problem, "tests": judged, "prelude": prelude or JUDGE_PRELUDE}
+        return {"problem": problem, "tests": judged, "prelude": prelude or programs.JUDGE_PRELUDE}
     tests = tuple(_own_test(test, f"{where}[{i}]") for i, test in enumerate(value))
     return {"problem": problem, "tests": tests, "prelude": prelude}
 

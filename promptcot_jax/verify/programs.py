@@ -40,6 +40,19 @@ Status = Literal[
     "sandbox_error",
 ]
 
+_JUDGE_MODULES = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io "
+    "sys json"
+).split()
+# What LiveCodeBench's judge has before a program: the names of these modules, and the modules themselves.
+JUDGE_PRELUDE = "".join(
+    [
+        *(f"from {module} import *\n" for module in (*_JUDGE_MODULES, "builtins", "typing")),
+        *(f"import {module}\n" for module in _JUDGE_MODULES),
+        "sys.setrecursionlimit(50000)\n",
+    ]
+)
+
 SANDBOX_TRIES = 3
 TESTS_IN_TOTAL_TIME = 10  # the time of a program's tests together, in time limits of one
 _PAUSE_SECONDS = 0.5  # before another try
@@ -99,6 +112,9 @@ class ProgramSettings(Limits):
     # Of a program's tests together; None: ten times that of one.
     total_time_limit_s: Annotated[int | float, Range(above=0)] | None = None
     stop_at_first_failure: bool = False
+    # Programs of call tests stand behind JUDGE_PRELUDE, since a class in LeetCode's form says `List[int]`
+    # without an import.
+    call_prelude: bool = True
     allow_weak_sandbox: bool = False  # where bubblewrap does not work, a separate uid (as root) and limits do
 
     @property
@@ -154,6 +170,8 @@ def grade_program(
 ) -> TestReport:
     """`run_tests` with a host that was found before."""
     results: list[TestResult] = []
+    if settings.call_prelude and any(isinstance(test, CallTest) for test in tests):
+        program = with_prelude(JUDGE_PRELUDE, program)
     with _Grader(host, program, settings) as grader:
         for test in tests:
             results.append(grader.grade(test))
@@ -187,7 +205,7 @@ def _status_of(results: Sequence[TestResult]) -> Status:
 
 def with_prelude(prelude: str, program: str) -> str:
     """A program behind what its judge puts before it; the program's imports from `__future__` stay first."""
-    if not prelude:
+    if not prelude or prelude in program:
         return program
     lines = program.splitlines(keepends=True)
     future = [line for line in lines if line.startswith("from __future__ import")]

@@ -261,8 +261,19 @@ def _load(program: bytes, name: str) -> dict[str, Any]:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(EXIT_SYNTAX_ERROR)
     sys.modules[name] = sys.modules["program"] = module
+    _keep_own_modules(module)
     exec(code, module.__dict__)
     return module.__dict__
+
+
+def _keep_own_modules(program: types.ModuleType) -> None:
+    """Gives the program its own `builtins`, `json` and `__main__`: to patch them changes no result."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "json"]:
+        del sys.modules[name]  # imported anew by a program that wants it
+    sys.modules["__main__"] = program
+    own = types.ModuleType("builtins", builtins.__doc__)
+    vars(own).update(vars(builtins))
+    sys.modules["builtins"] = vars(program)["__builtins__"] = own
 
 
 def _resolve(namespace: dict[str, Any], name: str) -> Any:

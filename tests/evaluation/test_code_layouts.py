@@ -13,6 +13,7 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import AssertTest, CallTest, StdioTest
 from promptcot_jax.data import examples, templates
 from promptcot_jax.evaluation import benchmarks, code_layouts
+from promptcot_jax.verify import programs
 from tests import toys
 from tests.evaluation import benchmark_rows
 from tests.evaluation.benchmark_rows import call_problem, packed, stdin_problem, write
@@ -194,7 +195,7 @@ def test_tests_of_input_and_output_read_in_the_forms_of_other_sets(tmp_path, col
     problem = read_one(tmp_path, {"question": "Echo.", "difficulty": "hard"} | columns)
     assert problem.tests == (StdioTest("1", "1"), StdioTest("2", "2"))
     assert problem.level == "hard"
-    assert problem.prelude == (code_layouts.JUDGE_PRELUDE if "metadata" in columns else "")
+    assert problem.prelude == (programs.JUDGE_PRELUDE if "metadata" in columns else "")
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ def test_starter_code_and_prelude_count_in_every_layout(tmp_path):
     problem = read_one(tmp_path, {"problem": "Which?", "starter_code": starter, "tests": [test]})
     assert problem.tests == (CallTest("above", ([1, 3], 2), [3]),)
     assert starter in problem.problem
-    assert problem.prelude == code_layouts.JUDGE_PRELUDE
+    assert problem.prelude == programs.JUDGE_PRELUDE
     columns = {"input_output": {"inputs": ["1"], "outputs": ["1"]}, "prelude": "import math\n"}
     problem = read_one(tmp_path, {"problem": "Echo.", "starter_code": "n = input()"} | columns)
     assert "n = input()" in problem.problem

@@ -281,3 +281,11 @@ def test_grpo_takes_the_samplers_log_probs_where_it_is_told_to():
     )
     config = gin.get_configurable(self_play_config.SelfPlayConfig)()
     assert config.old_log_probs == "sampled"
+
+
+def test_more_than_half_of_the_quickstarts_votes_must_agree():
+    """Half of them are guesses without work."""
+    configuration.load(["runs/quickstart.gin"], [])
+    votes, share = (gin.query_parameter(f"%{name}") for name in ("VOTE_GROUP_SIZE", "MIN_AGREEMENT"))
+    assert math.ceil(votes * share) == 9
+    assert votes == 16

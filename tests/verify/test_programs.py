@@ -215,6 +215,53 @@ def test_a_method_is_called_on_a_new_instance():
     assert programs.run_tests(program, [CallTest("Solution.f", (1,), 2), CallTest("f", (1,), 2)]).passed
 
 
+LEETCODE = """class Solution:
+    def longest(self, words: List[str]) -> Optional[str]:
+        return max(words, key=len) if words else None
+"""
+
+
+def test_a_class_in_leetcodes_form_needs_no_imports():
+    test = CallTest("Solution.longest", (["a", "bcd", "ef"],), "bcd")
+    assert programs.run_tests(LEETCODE, [test]).passed
+    assert programs.run_tests("from __future__ import annotations\n" + LEETCODE, [test]).passed
+    settings = programs.ProgramSettings(call_prelude=False)
+    (report,) = program_pool.run_many([(LEETCODE, [test])], settings, num_workers=1)
+    assert report.status == "runtime_error"
+    assert "List" in report.results[0].detail
+
+
+def test_the_judges_imports_shadow_no_builtin():
+    program = "def f(x):\n    return [pow(x, 2, 7), sum([x]), open is not None, round(2.5)]"
+    assert call(program, [2, 3, True, 2], 3) == "passed"
+
+
+def test_a_program_of_input_and_output_has_no_prelude():
+    report = programs.run_tests("print(floor(2.5))", [StdioTest("", "2")])
+    assert report.status == "runtime_error"
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "import json\njson.dumps = lambda *_, **__: '7'",
+        "import json\njson.JSONEncoder.encode = json.JSONEncoder.iterencode = lambda *_, **__: '7'",
+        "import __main__\n__main__.encode = lambda *_: 7",
+        "import builtins\nbuiltins.int = lambda *_: 7",
+        "import builtins\nbuiltins.isinstance = lambda value, kind: kind is str\nbuiltins.str = lambda _: 7",
+        "__builtins__['int'] = lambda _: 7",
+    ],
+)
+def test_a_value_is_written_by_the_drivers_own_modules(patch):
+    program = f"{patch}\ndef f():\n    return 3"
+    for prelude in (True, False):
+        settings = programs.ProgramSettings(call_prelude=prelude)
+        jobs = [(program, [CallTest("f", (), value)]) for value in (7, 3)]
+        fake, own = program_pool.run_many(jobs, settings)
+        assert not fake.passed
+        assert own.passed or own.status == "runtime_error"  # the last patch needs a dict
+
+
 def test_a_value_without_json_is_a_wrong_answer():
     assert call("def f():\n    return object()", 1) == "wrong_answer"
     assert call("def f():\n    x = []\n    x.append(x)\n    return x", []) == "wrong_answer"

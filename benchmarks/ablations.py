@@ -82,9 +82,12 @@ def evaluate(arm: Path, workdir: Path, **model: object) -> None:
 
 
 def cold_started(workdir: Path, seed: int) -> dict[str, str]:
-    """Both roles after the cold start on the seeds, each from its own base (a stage starts both from one)."""
+    """Both roles after the cold start on the seeds, each from its own base (a stage starts both from one).
+
+    The other role of each stage is not used, and gets a few rows only.
+    """
     paths = {}
-    for role in ("theta", "phi"):
+    for role, other in (("theta", "phi"), ("phi", "theta")):
         run = workdir / f"cold_{seed}" / role
         promptcot(
             "cold_start",
@@ -94,6 +97,7 @@ def cold_started(workdir: Path, seed: int) -> dict[str, str]:
             MODEL_PATH=str(workdir / "start" / "cold_start" / role),
             TRIPLES=str(workdir / "seeds.jsonl"),
             TRIPLES_HELDOUT=str(workdir / "held_out.jsonl"),
+            COLD_START_ROWS={other: 8},
             COLD_START_EPOCHS=4,
             SEED=seed,
         )

@@ -137,17 +137,23 @@ def sampler_weights(
     *,
     level: RatioLevel,
     cap: float,
+    is_masked: bool = False,
 ) -> Float[Array, "B T"]:
     """min(p_old / p_sampler, cap), which corrects for a sampler that rounds otherwise than the trainer.
 
     A constant of the loss. `token`: of each token; `sequence`: the product over the whole sequence (truncated
     importance sampling, as verl and TRL have it). 1 where there is no label.
+
+    Args:
+        is_masked: 0 in place of `cap` where the ratio is above it (masked importance sampling).
     """
     difference = jnp.where(is_label, old_log_probs - sampler_log_probs, 0.0)
     if level == "sequence":
         difference = sequence_sums(difference, segment_ids, is_label)
     difference = jnp.clip(difference, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    return lax.stop_gradient(jnp.minimum(jnp.exp(difference), cap))
+    ratio = jnp.exp(difference)
+    bounded = jnp.where(ratio > cap, 0.0, ratio) if is_masked else jnp.minimum(ratio, cap)
+    return lax.stop_gradient(bounded)
 
 
 def aggregation_weights(

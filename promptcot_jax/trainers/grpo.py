@@ -63,6 +63,9 @@ class Grpo(Algorithm):
     kl_estimator: KlEstimator = "k3"
     sampler_correction: SamplerCorrection = "token"  # weigh tokens or sequences by p_old / p_sampler
     sampler_cap: PositiveFloat = 2.0  # that ratio is at most
+    # What is above the cap trains nothing instead: for mixtures of experts, where sampler and trainer may
+    # have routed a token to different ones.
+    sampler_mask: bool = False
     # An iteration makes one update, so that old log-probabilities are those of its own pass: ratios are 1,
     # and no pass is spent on them. Self-play sets it where it is so.
     single_update: bool = False
@@ -274,7 +277,13 @@ def token_losses(
     if config.sampler_correction != "none":
         sampler = values["sampler_log_probs"]
         weights = policy_gradient.sampler_weights(
-            old, sampler, segment_ids, is_label, level=config.sampler_correction, cap=config.sampler_cap
+            old,
+            sampler,
+            segment_ids,
+            is_label,
+            level=config.sampler_correction,
+            cap=config.sampler_cap,
+            is_masked=config.sampler_mask,
         )
         losses = losses * weights
         gap = jnp.abs(jnp.where(is_label, old - sampler, 0.0))

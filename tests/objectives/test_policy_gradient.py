@@ -143,6 +143,11 @@ def test_weights_for_the_sampler_with_a_pencil():
     of_sequences = policy_gradient.sampler_weights(old, jnp.zeros((2, 6)), **settings, level="sequence")
     np.testing.assert_allclose(of_sequences[LABELS], [3, 3, 0.5, 3, 3, 3], rtol=1e-6)
     assert np.all(np.asarray(of_tokens)[~LABELS] == 1)
+    for level, masked in (("token", [2, 2, 0.5, 1, 1, 0]), ("sequence", [0, 0, 0.5, 0, 0, 0])):
+        found = policy_gradient.sampler_weights(
+            old, jnp.zeros((2, 6)), **settings, level=level, is_masked=True
+        )
+        np.testing.assert_allclose(found[LABELS], masked, rtol=1e-6)
     slope = jax.grad(
         lambda x: jnp.sum(policy_gradient.sampler_weights(x, jnp.zeros((2, 6)), **settings, level="token"))
     )(jnp.zeros((2, 6)))

@@ -207,10 +207,19 @@ def with_prelude(prelude: str, program: str) -> str:
     """A program behind what its judge puts before it; the program's imports from `__future__` stay first."""
     if not prelude or prelude in program:
         return program
-    lines = program.splitlines(keepends=True)
-    future = [line for line in lines if line.startswith("from __future__ import")]
-    rest = [line for line in lines if line not in future]
-    return "".join([*future, prelude.rstrip("\n"), "\n", *rest])
+    text = program.replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # which running it will tell
+        return f"{prelude.rstrip()}\n{program}"
+    of_future: set[int] = set()
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            of_future.update(range(node.lineno - 1, (node.end_lineno or node.lineno)))
+    lines = text.split("\n")
+    first = [line for number, line in enumerate(lines) if number in of_future]
+    rest = [line for number, line in enumerate(lines) if number not in of_future]
+    return "\n".join([*first, prelude.rstrip(), *rest])
 
 
 def call_test_of(test: AssertTest) -> CallTest | None:

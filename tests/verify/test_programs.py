@@ -231,6 +231,16 @@ def test_a_class_in_leetcodes_form_needs_no_imports():
     assert "List" in report.results[0].detail
 
 
+def test_imports_from_the_future_stay_first_and_texts_stay_whole():
+    program = (
+        "# -*- coding: utf-8 -*-\r\n'''\nfrom __future__ import none\n'''\n"
+        "from __future__ import (\n    annotations,\n)\nfrom __future__ import division\n"
+        "def f(x: Later) -> List[Later]:\n    return ['''\nfrom __future__ import none\n'''[1:5], x]\n"
+    )
+    assert call(program, ["from", 3], 3) == "passed"
+    assert call("def f(:\n    pass", 3) == "syntax_error"
+
+
 def test_the_judges_imports_shadow_no_builtin():
     program = "def f(x):\n    return [pow(x, 2, 7), sum([x]), open is not None, round(2.5)]"
     assert call(program, [2, 3, True, 2], 3) == "passed"

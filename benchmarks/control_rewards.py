@@ -20,5 +20,5 @@ def work(prompt: object, completion: str) -> Reward:
 
 
 def chance(prompt: object, completion: str) -> float:
-    """1 for half of all completions, by their text alone."""
-    return float(random.Random(completion).random() < 0.5)
+    """1 for half of all completions; equal ones of a prompt share it."""
+    return float(random.Random(f"{prompt}|{completion}").random() < 0.5)

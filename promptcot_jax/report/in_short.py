@@ -193,8 +193,8 @@ def _before_and_after(workdir: epath.Path) -> Point | None:
         f"{when}: {_points(one.difference, one.interval)}. An attempt has {number(after)} tokens on average, "
         f"before self-play {number(before)}."
     )
-    if after > LONGER * before:
-        text += " So a part of this, or all, may be that it writes out its work more often."
+    if after > LONGER * before and one.difference > 0 and not one.is_within_noise:
+        text += " So a part of the gain, or all, may be that it writes out more of its work."
     if "policy_of_iteration" in counts:
         text += (
             f" It is what KEEP_BEST chose of {len(steps)} evaluations on these problems, which flatters it."

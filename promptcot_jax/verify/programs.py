@@ -113,8 +113,8 @@ class ProgramSettings(Limits):
     total_time_limit_s: Annotated[int | float, Range(above=0)] | None = None
     stop_at_first_failure: bool = False
     # Programs of call tests stand behind JUDGE_PRELUDE, since a class in LeetCode's form says `List[int]`
-    # without an import.
-    call_prelude: bool = True
+    # without an import. Off: a test of a bare name such as `gcd` would find the prelude's.
+    call_prelude: bool = False
     allow_weak_sandbox: bool = False  # where bubblewrap does not work, a separate uid (as root) and limits do
 
     @property

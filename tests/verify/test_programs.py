@@ -223,12 +223,21 @@ LEETCODE = """class Solution:
 
 def test_a_class_in_leetcodes_form_needs_no_imports():
     test = CallTest("Solution.longest", (["a", "bcd", "ef"],), "bcd")
-    assert programs.run_tests(LEETCODE, [test]).passed
-    assert programs.run_tests("from __future__ import annotations\n" + LEETCODE, [test]).passed
-    settings = programs.ProgramSettings(call_prelude=False)
-    (report,) = program_pool.run_many([(LEETCODE, [test])], settings, num_workers=1)
+    settings = programs.ProgramSettings(call_prelude=True)
+    texts = (LEETCODE, "from __future__ import annotations\n" + LEETCODE)
+    assert all(
+        report.passed for report in program_pool.run_many([(text, [test]) for text in texts], settings)
+    )
+    report = programs.run_tests(LEETCODE, [test])
     assert report.status == "runtime_error"
     assert "List" in report.results[0].detail
+
+
+def test_by_default_no_name_of_a_prelude_answers_for_the_program():
+    assert call("pass", 7) == "runtime_error"
+    assert not programs.run_tests("pass", [CallTest("gcd", (4, 6), 2)]).passed
+    search = "class Solution:\n    def search(self, x):\n        return x"
+    assert programs.run_tests(search, [CallTest("search", (3,), 3)]).passed
 
 
 def test_imports_from_the_future_stay_first_and_texts_stay_whole():
@@ -237,13 +246,16 @@ def test_imports_from_the_future_stay_first_and_texts_stay_whole():
         "from __future__ import (\n    annotations,\n)\nfrom __future__ import division\n"
         "def f(x: Later) -> List[Later]:\n    return ['''\nfrom __future__ import none\n'''[1:5], x]\n"
     )
-    assert call(program, ["from", 3], 3) == "passed"
-    assert call("def f(:\n    pass", 3) == "syntax_error"
+    settings = programs.ProgramSettings(call_prelude=True)
+    jobs = [(program, [CallTest("f", (3,), ["from", 3])]), ("def f(:\n    pass", [CallTest("f", (), 3)])]
+    assert [report.status for report in program_pool.run_many(jobs, settings)] == ["passed", "syntax_error"]
 
 
 def test_the_judges_imports_shadow_no_builtin():
     program = "def f(x):\n    return [pow(x, 2, 7), sum([x]), open is not None, round(2.5)]"
-    assert call(program, [2, 3, True, 2], 3) == "passed"
+    settings = programs.ProgramSettings(call_prelude=True)
+    (report,) = program_pool.run_many([(program, [CallTest("f", (3,), [2, 3, True, 2])])], settings)
+    assert report.passed
 
 
 def test_a_program_of_input_and_output_has_no_prelude():

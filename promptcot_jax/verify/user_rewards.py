@@ -9,6 +9,7 @@ import atexit
 import functools
 import importlib
 import logging
+import math
 import pickle
 import traceback
 from collections.abc import Callable, Sequence
@@ -98,19 +99,24 @@ def _answer(request: bytes) -> bytes:
     name, prompt, text = pickle.loads(request)  # noqa: S301 - from `user_rewards`
     try:
         return pickle.dumps(_checked(_loaded(name)(prompt, text)))
-    except Exception:
+    except (Exception, SystemExit):
         return pickle.dumps(traceback.format_exc(limit=-3))
 
 
 def _checked(value: Any) -> float | Reward | Ungraded:
+    """The value in plain types, so that records of it can be written and read back."""
+    if isinstance(value, Reward | Ungraded) and (not isinstance(value.status, str) or not value.status):
+        raise ValueError(f"the status of a reward is a text, not {value.status!r}.")
     if isinstance(value, Ungraded):
         return value
     correct = value.correct if isinstance(value, Reward) else value
-    if not isinstance(correct, int | float) or not 0 <= correct <= 1:
+    number = math.nan if isinstance(correct, str | bytes) else float(correct)
+    if not 0 <= number <= 1:
         raise ValueError(f"a reward is a number from 0 to 1 or a `rewards.Reward` with such, not {value!r}.")
     if isinstance(value, Reward):
-        return value
-    return float(correct)
+        terms = {"format": float(value.format), "length": float(value.length)}
+        return Reward(correct=number, status=value.status, **terms)
+    return number
 
 
 if __name__ == "__main__":

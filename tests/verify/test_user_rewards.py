@@ -31,6 +31,18 @@ def test_values_become_rewards_in_order():
         Reward(correct=0.0, format=1.0, length=0.0, status="mismatch"),
     ]
     assert true == whole
+    half32, nearly = rewards_of(["float32", "nearly"])
+    assert half32 == half
+    assert nearly.status == "partial"
+
+
+def test_each_completion_is_held_to_its_own_prompt():
+    prompts = [MathPrompt(id=str(i), problem="?", answer=str(i)) for i in range(4)]
+    config = RewardConfig(
+        function=f"{FUNCTIONS}:of_prompt", length_weight=1.0, length_limit=20, length_buffer=20
+    )
+    found = user_rewards.user_rewards(prompts, ["0", "2", "2", "0"], [0, 5, 10, 20], config)
+    assert [(one.correct, one.length) for one in found] == [(1, 0), (0, -0.25), (1, -0.5), (0, -1)]
 
 
 def test_a_rewards_own_terms_and_status_stay():
@@ -39,13 +51,16 @@ def test_a_rewards_own_terms_and_status_stay():
     assert skipped == Ungraded(status="judge_away")
 
 
-@pytest.mark.parametrize("text", ["nan", "2", "text", "raises"])
+@pytest.mark.parametrize(
+    "text", ["nan", "2", "text", "raises", "negative", "none", "exits", "no status", "no format", "too much"]
+)
 def test_no_value_is_an_error_without_reward_and_the_log_says_why(text, caplog):
     verdicts = rewards_of([text, "1"])
     assert verdicts[0] == Ungraded(status="error")
     assert isinstance(verdicts[1], Reward)
     assert "1 of 2 completions" in caplog.text
-    assert ("KeyError" if text == "raises" else "0 to 1") in caplog.text
+    said = {"raises": "KeyError", "exits": "SystemExit", "no status": "is a text"}
+    assert said.get(text, "0 to 1" if text not in ("none", "no format") else "TypeError") in caplog.text
 
 
 def test_what_is_slow_or_dies_is_killed_and_the_rest_is_graded():

@@ -78,8 +78,8 @@ def graded(
         config,
         run_many=run_many,
     )
-    graded = zip((*own, *math, *code), (*of_own, *of_math, *of_code), strict=True)
-    verdicts = {i: verdict for (i, _), verdict in graded}
+    found = zip((*own, *math, *code), (*of_own, *of_math, *of_code), strict=True)
+    verdicts = {i: verdict for (i, _), verdict in found}
     for i, fault in faults.items():
         length = rewards.length_term(num_tokens[i], config)
         verdicts[i] = Reward(correct=0.0, format=0.0, length=length, status=fault)

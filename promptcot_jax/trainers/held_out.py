@@ -137,7 +137,17 @@ def _attempt(draw: Draw[Task], rollout: Rollout) -> AttemptRecord:
         answer=grading.answer_of(prompt, rollout.completion),
         reference=prompt.answer if isinstance(prompt, MathPrompt) else "",
         correct=rollout.correct,
-        status=rollout.status,
+        status=_status(rollout),
         finish_reason=rollout.finish_reason,
         num_tokens=len(rollout.token_ids),
     )
+
+
+def _status(rollout: Rollout) -> str:
+    """The verdict's; `error`, which no accuracy counts, where a grader gave none for another reason.
+
+    An attempt without a token, or with a log-probability that is no number, is the policy's own fault.
+    """
+    if rollout.graded or rollout.status in (grading.EMPTY, grading.NOT_FINITE, *UNGRADED):
+        return rollout.status
+    return "error"

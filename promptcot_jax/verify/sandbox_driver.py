@@ -279,10 +279,12 @@ def _keep_own_modules(program: types.ModuleType) -> None:
 def _resolve(namespace: dict[str, Any], name: str) -> Any:
     """What a dotted name stands for; a class in front of a dot stands for a new instance of it.
 
-    A name that the program does not have is looked for in its class Solution, where some judges want it.
+    A single name is looked for in the program's class Solution first, where some judges want it: a judge's
+    imports before the program may have it too, such as `search` and `merge`.
     """
     first, *attributes = name.split(".")
-    if first not in namespace and "Solution" in namespace:
+    solution = namespace.get("Solution")
+    if isinstance(solution, type) and not attributes and (first not in namespace or hasattr(solution, first)):
         first, attributes = "Solution", [first, *attributes]
     target = namespace[first]
     for attribute in attributes:

@@ -14,8 +14,9 @@ from promptcot_jax.objectives import advantages, token_log_probs
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.sampling import scoring
-from promptcot_jax.trainers import grpo, optimizer, train_step
+from promptcot_jax.trainers import algorithm, grpo, optimizer, train_step
 from tests.cases import some_fast
+from tests.data import rollouts
 from tests.trainers import toy_fit
 from tests.trainers.test_sft import BIGRAM, TABLE
 
@@ -351,3 +352,24 @@ def test_the_dual_clip_reaches_the_loss():
     ]
     np.testing.assert_allclose(of[0], math.exp(4.0), rtol=1e-5)
     np.testing.assert_allclose(of[1], 3.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "verdicts"),
+    [
+        ((0.2, 0.7), "mixed"),
+        ((1.0, 0.7), "mixed"),
+        ((0.7, 0.7), "all_wrong"),
+        ((1.0, 1.0), "all_right"),
+        ((0.0, 0.0), "all_wrong"),
+    ],
+)
+def test_a_group_is_of_use_where_the_scores_of_a_users_reward_differ(scores, verdicts):
+    samples = [
+        dataclasses.replace(rollouts.rollout("p", "x", correct=score == 1.0), score=score, reward=score)
+        for score in scores
+    ]
+    group = algorithm.Group(tuple(samples))
+    assert group.verdicts == verdicts
+    assert grpo.Grpo().is_of_use(group) == (verdicts == "mixed")
+    assert algorithm.figures_of([group])["reward/correct"] == pytest.approx(sum(scores) / 2)

@@ -9,10 +9,13 @@ import pytest
 from etils import epath
 
 from promptcot_jax.core import jsonl
-from promptcot_jax.core.records import AttemptRecord
+from promptcot_jax.core.records import AttemptRecord, MathPrompt
+from promptcot_jax.data.prompt_stream import Task
 from promptcot_jax.sampling import engine
+from promptcot_jax.sampling.rollouts import Draw
 from promptcot_jax.trainers import held_out, self_play
 from tests.cases import some_fast
+from tests.data import rollouts
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import CONFIG, Killed, by_bytes, kill_at, metrics_of
 
@@ -119,6 +122,27 @@ def test_lengths_cut_off_and_what_could_not_be_graded_are_told():
     assert (found["eval/mean_length"], found["eval/clipped_ratio"]) == (3.5, 0.25)
     assert (found["eval/ungraded"], found["eval/num_problems"]) == (0.25, 1)
     assert np.isnan(found["eval/standard_error"])  # of one problem
+
+
+@pytest.mark.parametrize(
+    ("status", "kept"),
+    [
+        ("timeout", "error"),
+        ("judge_away", "error"),
+        ("sandbox_error", "sandbox_error"),
+        ("empty", "empty"),
+        ("not_finite", "not_finite"),
+    ],
+)
+def test_an_attempt_that_a_grader_left_without_a_verdict_is_not_wrong(status, kept):
+    prompt = MathPrompt(id="p", problem="?", answer="1")
+    draw = Draw(row=Task(prompt=prompt, prompt_ids=(1,)), sample=0, index=0)
+    ungraded = dataclasses.replace(rollouts.rollout("p", "x", correct=False, graded=False), status=status)
+    right = dataclasses.replace(rollouts.rollout("p", "x", correct=True), status="match")
+    attempts = [held_out._attempt(draw, one) for one in (right, ungraded)]
+    assert [attempt.status for attempt in attempts] == ["match", kept]
+    is_policys_fault = kept in ("empty", "not_finite")
+    assert held_out.figures_of(attempts)["eval/avg_at_k"] == (0.5 if is_policys_fault else 1.0)
 
 
 def drawn_in(patch):

@@ -233,6 +233,17 @@ def test_a_class_in_leetcodes_form_needs_no_imports():
     assert "List" in report.results[0].detail
 
 
+@pytest.mark.parametrize("name", ["search", "merge", "gcd", "own"])
+def test_a_method_of_solution_goes_before_a_name_of_the_judges_imports(name):
+    program = f"class Solution:\n    def {name}(self, x):\n        return [x, 7]"
+    for prelude in (True, False):
+        jobs = [(program, [CallTest(name, (3,), [3, 7])])]
+        (report,) = program_pool.run_many(jobs, programs.ProgramSettings(call_prelude=prelude))
+        assert report.passed
+    helper = "class Solution:\n    pass\ndef f(x):\n    return x"
+    assert call(helper, 3, 3) == "passed"
+
+
 def test_by_default_no_name_of_a_prelude_answers_for_the_program():
     assert call("pass", 7) == "runtime_error"
     assert not programs.run_tests("pass", [CallTest("gcd", (4, 6), 2)]).passed

@@ -65,7 +65,6 @@ def main() -> None:
         NUM_ITERATIONS=arguments.iterations,
         PROMPTS_PER_ITERATION=4,
         MAX_TRIES=1,
-        MINIBATCHES=1,
         MAX_SOLUTION_TOKENS=80,
         NUM_SLOTS=32,
         SELF_PLAY_LEARNING_RATE=5e-6,

@@ -111,7 +111,7 @@ def run(
         config=SelfPlayConfig(
             num_iterations=num_iterations,
             prompts_per_iteration=prompts_per_iteration,
-            minibatches_per_iteration=1,
+            units_per_update=prompts_per_iteration * samples,
             checkpoint_every=num_iterations,
             tensorboard=False,
             remat=remat,

@@ -35,17 +35,16 @@ ARMS = tuple((method, name) for method in METHODS for name in SETS) + tuple(
     (control, "synthesized") for control in CONTROLS
 )
 SETTINGS = {
-    "grpo": {"SELF_PLAY_LEARNING_RATE": 3e-4, "MINIBATCHES": 2},
+    "grpo": {"SELF_PLAY_LEARNING_RATE": 3e-4},
     **{
         control: {
             "SELF_PLAY_LEARNING_RATE": 3e-4,
-            "MINIBATCHES": 2,
             "REWARD_FUNCTION": f"control_rewards:{control}",
         }
         for control in CONTROLS
     },
-    "dpo": {"SELF_PLAY_LEARNING_RATE": 3e-4, "MINIBATCHES": 2, "ROLLOUTS_SOLVED_BELOW": 1.01},
-    "rejection": {"SELF_PLAY_LEARNING_RATE": 3e-4, "MINIBATCHES": 2, "ROLLOUTS_SOLVED_BELOW": 1.01},
+    "dpo": {"SELF_PLAY_LEARNING_RATE": 3e-4, "ROLLOUTS_SOLVED_BELOW": 1.01},
+    "rejection": {"SELF_PLAY_LEARNING_RATE": 3e-4, "ROLLOUTS_SOLVED_BELOW": 1.01},
 }
 NUM_RESAMPLES = 10_000
 

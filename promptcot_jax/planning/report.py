@@ -23,7 +23,6 @@ _IN_GIN = {
     "rollouts.engine.num_slots": "NUM_SLOTS",
     "config.micro_batches": "iterations.SelfPlayConfig.micro_batches",
     "config.remat": "iterations.SelfPlayConfig.remat",
-    "config.score_tokens": "iterations.SelfPlayConfig.score_tokens",
     "batch_sizes.score_tokens": "settings.BatchSizes.score_tokens",
 }
 

@@ -3,6 +3,7 @@
 # What gin files of version 0.1 may say: macros, parameters, classes, modules.
 NAMES = {
     "METHOD": "ALGORITHM",
+    "MINIBATCHES": "UNITS_PER_UPDATE, the size of an update instead of their number",
     "NUM_CANDIDATES": "EM_GROUP_SIZE",
     "NUM_SAMPLES": "DISTILL_GROUP_SIZE",
     "NUM_SOLUTIONS": "VOTE_GROUP_SIZE",
@@ -11,7 +12,8 @@ NAMES = {
     "PROMPTS_PER_WAVE": "PROMPTS_PER_ITERATION",
     "WITHOUT_E_STEP_TOO": "EM_ARMS",
     "method": "algorithm",
-    "minibatches_per_wave": "minibatches_per_iteration",
+    "minibatches_per_iteration": "units_per_update, the size of an update instead of their number",
+    "minibatches_per_wave": "units_per_update, the size of an update instead of their number",
     "num_samples": "group_size",
     "num_waves": "num_iterations",
     "passes_per_wave": "passes_per_iteration",

@@ -5,17 +5,21 @@ update, which is DPO's reference too. They are not those of the policy that drew
 an older one (`rollout_collector`): `sampler_correction` makes up for what lies between that policy's
 log-probabilities and these.
 
-An iteration's units are shuffled and cut into minibatches, each packed into rows. A minibatch has its share
-of the units, however long they are, so that an iteration makes the same number of updates whatever was drawn.
-Its rows are as many as the fullest minibatch needs, rounded up to one of a few counts: an iteration's shape
-is one of a few, and a function of the iteration alone.
+An iteration's units are shuffled and dealt out evenly to as few minibatches as hold them all at
+`units_per_update` each, which are packed into rows: a few units are one update, not many of one unit. None
+is left over for the next iteration, where its old log-probabilities would be another policy's. The rows are
+as many as the fullest minibatch needs, rounded up to one of a few counts: an iteration's shape is one of a
+few, and a function of the iteration alone.
+
+Old and reference log-probabilities are computed on the minibatches of the first pass (`packed_scores`), so
+that before the first update a ratio is 1 and a margin of DPO 0.
 """
 
 import dataclasses
-import itertools
+import functools
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -28,7 +32,8 @@ from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import placing
-from promptcot_jax.sampling import batching, scoring
+from promptcot_jax.sampling import batching
+from promptcot_jax.trainers import packed_scores
 from promptcot_jax.trainers.algorithm import Algorithm, Group, Unit
 from promptcot_jax.trainers.nonfinite_batches import StepsInFlight
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
@@ -46,6 +51,7 @@ class PolicyUpdates:
         temperature: of the sampling.
         directory: for the batches of skipped updates.
         seed: of the order within iterations.
+        schedule_end: update at which the learning rate's schedule ends.
     """
 
     lm: LanguageModel
@@ -57,6 +63,7 @@ class PolicyUpdates:
     pad_id: int
     directory: epath.Path
     seed: int
+    schedule_end: int
 
     def units(
         self, iteration: int, groups: Sequence[Group], params: Params, reference_params: Params
@@ -70,22 +77,24 @@ class PolicyUpdates:
             reference_params: of the reference.
         """
         units = self.algorithm.units_of(groups, num_groups=self.config.prompts_per_iteration)
-        rows, names = [row for unit in units for row in unit], self.algorithm.value_names
-        if not rows:
+        names = self.algorithm.value_names
+        if not units:
             return []
-        columns = {name: [row.token_values[name] for row in rows] for name in rows[0].token_values}
-        if "reference_log_probs" in names:
-            columns["reference_log_probs"] = self._scores(rows, reference_params)
-        if "old_log_probs" in names:
-            is_sampled = self.config.old_log_probs == "sampled"
-            columns["old_log_probs"] = (
-                columns["sampler_log_probs"] if is_sampled else self._scores(rows, params)
-            )
-        scored = iter(
-            dataclasses.replace(row, token_values={name: columns[name][i] for name in names})
-            for i, row in enumerate(rows)
-        )
-        complete = [tuple(itertools.islice(scored, len(unit))) for unit in units]
+        is_sampled = self.config.old_log_probs == "sampled"
+        policies = {} if is_sampled else {"old_log_probs": params}
+        policies["reference_log_probs"] = reference_params
+        scores = self._scores(iteration, units, {name: policies[name] for name in names if name in policies})
+
+        def with_values(row: TokenExample, scored: Mapping[str, np.ndarray]) -> TokenExample:
+            values = {**row.token_values, **scored}
+            if is_sampled and "old_log_probs" in names:
+                values["old_log_probs"] = values["sampler_log_probs"]
+            return dataclasses.replace(row, token_values={name: values[name] for name in names})
+
+        complete = [
+            tuple(with_values(row, scored) for row, scored in zip(unit, of_unit, strict=True))
+            for unit, of_unit in zip(units, scores, strict=True)
+        ]
         finite = [unit for unit in complete if all(_is_finite(row) for row in unit)]
         if len(finite) < len(units):
             log.warning(
@@ -97,17 +106,47 @@ class PolicyUpdates:
             )
         return finite
 
-    def _scores(self, rows: Sequence[TokenExample], params: Params) -> list[np.ndarray]:
-        """Log-probabilities of the completions' tokens."""
-        return scoring.score(
+    def _scores(
+        self, iteration: int, units: Sequence[Unit], policies: Mapping[str, Params]
+    ) -> list[list[dict[str, np.ndarray]]]:
+        """For each sequence of each unit the log-probabilities of its completion under the policies."""
+        scores: list[list[dict[str, np.ndarray]]] = [[{} for _ in unit] for unit in units]
+        if not policies:
+            return scores
+        minibatches, step_config = self._minibatches(iteration, units, value_names=()), self.step.config
+        score = functools.partial(
+            packed_scores.score,
             self.lm,
-            params,
-            [row.prompt_ids.tolist() for row in rows],
-            [row.completion_ids.tolist() for row in rows],
             temperature=self.algorithm.scoring_temperature(self.temperature),
-            batch_tokens=self.config.score_tokens,
+            micro_batches=step_config.micro_batches,
+            remat=step_config.remat,
+            sharding=self.step.batch_sharding,
+        )
+        pending = []
+        for i in range(minibatches.steps_of_pass):
+            placed = self.step.place(minibatches.batch(i), minibatches)
+            pending.append({name: score(params=params, batch=placed) for name, params in policies.items()})
+        for i, found in enumerate(jax.device_get(pending)):
+            for unit, sequence, row, where in minibatches.places(i):
+                scores[unit][sequence] = {name: values[row, where] for name, values in found.items()}
+        return scores
+
+    def _minibatches(
+        self, iteration: int, units: Sequence[Unit], value_names: Sequence[str]
+    ) -> "Minibatches":
+        """The same ones whatever values come with the tokens."""
+        batches = Minibatches(
+            units,
+            num_minibatches=self.config.num_minibatches(len(units)),
+            num_passes=self.config.passes_per_iteration,
+            row_length=self.row_length,
+            rows_multiple=self.step.rows_multiple,
+            seed=prng.derived_seed(self.seed, iteration),
+            value_names=value_names,
             pad_id=self.pad_id,
         )
+        batches.own_rows = placing.own_rows(self.step.batch_sharding, batches.rows_per_batch)
+        return batches
 
     def update(
         self, iteration: int, units: Sequence[Unit], state: TrainState, frozen: Params
@@ -118,21 +157,11 @@ class PolicyUpdates:
             nonfinite_batches.TooManySkippedUpdates: more than `max_skipped` updates were not finite.
         """
         step, config = self.step, self.config
-        batches = Minibatches(
-            units,
-            num_minibatches=config.minibatches_per_iteration,
-            num_passes=config.passes_per_iteration,
-            row_length=self.row_length,
-            rows_multiple=step.rows_multiple,
-            seed=prng.derived_seed(self.seed, iteration),
-            value_names=self.algorithm.value_names,
-            pad_id=self.pad_id,
-        )
-        batches.own_rows = placing.own_rows(step.batch_sharding, batches.rows_per_batch)
+        batches = self._minibatches(iteration, units, self.algorithm.value_names)
         in_flight = StepsInFlight(
             self.directory, num_skipped=int(state.num_skipped), max_skipped=config.max_skipped
         )
-        schedule_end = np.int32(config.num_iterations * config.updates_per_iteration)
+        schedule_end = np.int32(self.schedule_end)
         first, pending = int(state.step) + 1, []
         for i in range(batches.num_steps):
             batch = batches.batch(i)
@@ -161,9 +190,10 @@ def _is_finite(row: TokenExample) -> bool:
 
 
 class Minibatches:
-    """A `BatchSource` of `num_passes` over the units in `num_minibatches` each, fewer where units are few.
+    """A `BatchSource` of `num_passes` over the units in `num_minibatches` each, none of them empty.
 
     Attributes:
+        steps_of_pass: updates of one pass.
         rows_per_batch: a multiple of `rows_multiple`.
         own_rows: all of them, until a host sets its own.
     """
@@ -183,13 +213,13 @@ class Minibatches:
         """Draws the orders and packs the lengths.
 
         Raises:
-            ValueError: there are no units, or one is longer than a row.
+            ValueError: there are fewer units than minibatches, or one is longer than a row.
         """
-        if not units:
-            raise ValueError("There is nothing to train on.")
+        if not 0 < num_minibatches <= len(units):
+            raise ValueError(f"{len(units)} units do not make {num_minibatches} minibatches.")
         self._units, self._row_length = units, row_length
         self._value_names, self._pad_id = value_names, pad_id
-        num_minibatches = min(num_minibatches, len(units))
+        self.steps_of_pass = num_minibatches
         self._members: list[np.ndarray] = []
         for number in range(num_passes):
             order = prng.stream_generator(seed, "order", number).permutation(len(units))
@@ -220,6 +250,15 @@ class Minibatches:
             value_names=self._value_names,
             pad_id=self._pad_id,
         )
+
+    def places(self, step: int) -> Iterator[tuple[int, int, int, slice]]:
+        """Unit, sequence of it, row of the whole minibatch, and the positions that predict its completion."""
+        members, filled = self._members[step], [0] * self.rows_per_batch
+        for i, row in zip(members, self._rows_of(members), strict=True):
+            for sequence, example in enumerate(self._units[i]):
+                end = filled[row] + example.length - 1
+                yield int(i), sequence, int(row), slice(end - len(example.completion_ids), end)
+                filled[row] += example.length
 
 
 def most_rows(num_units: int, unit_length: int, *, row_length: int, rows_multiple: int) -> int:

@@ -170,7 +170,8 @@ class _Iterations(driver.Run[IterationState]):
         self.checkpoints = TrainingCheckpoints(directory / "checkpoints", keep=config.keep)
         self.best = _best_policy(settings.held_out, directory)
         self._settings, self._params, self._directory = settings, params, directory
-        self._algorithm = config.resolved(settings.algorithm)
+        group_size = settings.rollouts.group_size
+        self._algorithm = config.resolved(settings.algorithm, group_size)
         temperature = settings.rollouts.sampling.temperature
         step_config = config.step_config(
             self._algorithm,
@@ -189,6 +190,7 @@ class _Iterations(driver.Run[IterationState]):
             pad_id=settings.tokenizer.pad_id,
             directory=directory,
             seed=settings.seed,
+            schedule_end=config.num_iterations * config.most_updates(self._algorithm, group_size),
         )
         self._samples = SampleLog(
             directory,

@@ -18,12 +18,13 @@ from promptcot_jax.trainers.train_step import StepConfig
 class SelfPlayConfig(driver.RunConfig):
     """The iterations; how many samples a prompt gets is `RolloutConfig.group_size`."""
 
-    EXECUTION_ONLY: ClassVar = driver.RunConfig.EXECUTION_ONLY | {"samples_every", "score_tokens"}
+    EXECUTION_ONLY: ClassVar = driver.RunConfig.EXECUTION_ONLY | {"samples_every"}
 
     num_iterations: PositiveInt
     prompts_per_iteration: PositiveInt = 16
-    # Updates of one pass over an iteration, each on its share of the sequences.
-    minibatches_per_iteration: PositiveInt = 2
+    # What one update learns from at most: completions, or pairs by DPO. An iteration's are dealt out evenly
+    # to as many updates as that takes.
+    units_per_update: PositiveInt = 64
     passes_per_iteration: PositiveInt = 1  # how often an iteration's sequences are gone through
     max_tries: PositiveInt = 4  # draws of prompts for an iteration at most, until enough of them are of use
     # "scored": computed by the trainer before the updates, so that ratios begin at 1; with a single update
@@ -34,7 +35,6 @@ class SelfPlayConfig(driver.RunConfig):
     row_length: NonNegativeInt = 0
     checkpoint_every: PositiveInt = 10  # iterations; a killed run makes at most the updates of so many again
     samples_every: NonNegativeInt = 10  # iterations, from one with samples to read to the next; 0: none
-    score_tokens: PositiveInt = 16384  # padded tokens that are scored at once
     # 1: sampled by the policy of one iteration earlier, while that iteration's updates are made
     # (`rollout_collector`); 0: on-policy.
     max_staleness: Literal[0, 1] = 0
@@ -49,24 +49,27 @@ class SelfPlayConfig(driver.RunConfig):
     def __post_init__(self):
         _ = self.goal  # refuses what is none
 
-    @property
-    def updates_per_iteration(self) -> int:
-        """At most: of few sequences come fewer."""
-        return self.minibatches_per_iteration * self.passes_per_iteration
+    def num_minibatches(self, num_units: int) -> int:
+        """Of one pass over so many units."""
+        return -(-num_units // self.units_per_update)
+
+    def most_updates(self, algorithm: Algorithm, group_size: int) -> int:
+        """Of an iteration that has as many units as there may be."""
+        num_units = self.prompts_per_iteration * algorithm.most_units(group_size)
+        return self.num_minibatches(num_units) * self.passes_per_iteration
 
     def most_units(self, algorithm: Algorithm, group_size: int) -> int:
         """What the algorithm learns from in one update at most."""
-        num_units = self.prompts_per_iteration * algorithm.most_units(group_size)
-        return -(-num_units // self.minibatches_per_iteration)
+        return min(self.units_per_update, self.prompts_per_iteration * algorithm.most_units(group_size))
 
-    def resolved(self, algorithm: Algorithm) -> Algorithm:
+    def resolved(self, algorithm: Algorithm, group_size: int) -> Algorithm:
         """The algorithm as these iterations run it.
 
         Raises:
             WrongUse: they do not go together.
         """
         return algorithm.for_iterations(
-            num_updates=self.updates_per_iteration,
+            num_updates=self.most_updates(algorithm, group_size),
             old_log_probs=self.old_log_probs,
             max_staleness=self.max_staleness,
         )
@@ -115,7 +118,7 @@ class SelfPlayConfig(driver.RunConfig):
                 "Self-play draws from the whole distribution: with top_p, top_k or min_p the policy that is "
                 "trained would not be the one that was sampled. Set them to 1, 0 and 0."
             )
-        self.resolved(algorithm)
+        self.resolved(algorithm, rollouts.group_size)
         if self.max_staleness and hosts.count() > 1:
             raise WrongUse(
                 f"max_staleness = 1 is for one process, and this run has {hosts.count()}: programs of two "

@@ -19,9 +19,9 @@ from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import rules
 from promptcot_jax.parallel.programs import Program
-from promptcot_jax.sampling import engine, scoring
+from promptcot_jax.sampling import engine
 from promptcot_jax.sampling.rollouts import RolloutConfig
-from promptcot_jax.trainers import policy_updates, train_step
+from promptcot_jax.trainers import packed_scores, policy_updates, train_step
 from promptcot_jax.trainers.algorithm import Algorithm
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
@@ -46,7 +46,7 @@ def programs(
     Raises:
         WrongUse: a row of the updates is too short for what must share one, or no prompt can be of use.
     """
-    algorithm = config.resolved(algorithm)
+    algorithm = config.resolved(algorithm, rollouts.group_size)
     longest, loaded = prompt_tokens + rollouts.sampling.max_new_tokens, lm.config.dtype
     policy = lora.abstract_params(lm, mesh, "float32" if adapter is None else loaded, adapter)
     reference = lora.abstract_params(lm, mesh, loaded, adapter)
@@ -80,7 +80,13 @@ def programs(
         params_name="the policy as trained",
     )
     score = functools.partial(
-        scoring.program, lm=lm, mesh=mesh, length=longest, batch_tokens=config.score_tokens
+        packed_scores.program,
+        lm=lm,
+        mesh=mesh,
+        num_rows=num_rows,
+        row_length=row_length,
+        micro_batches=config.micro_batches,
+        remat=config.remat,
     )
     names, scores = algorithm.value_names, []
     is_reference_scored = "reference_log_probs" in names

@@ -160,6 +160,7 @@ class TrainStep:
     abstract_state: TrainState
     batch_sharding: NamedSharding
     rows_multiple: int  # the rows of a batch must be a multiple of this
+    config: StepConfig
 
     @property
     def shardings(self) -> TrainState:
@@ -242,7 +243,7 @@ def make_train_step(lm: LanguageModel, config: StepConfig, mesh: Mesh) -> TrainS
         """Totals, counts and gradients of the totals, over all micro-batches."""
         if num_micro_batches == 1:
             return gradient_of(params, frozen, batch)
-        micro_batches = _split(batch, num_micro_batches, batch_sharding)
+        micro_batches = in_micro_batches(batch, num_micro_batches, batch_sharding)
 
         def add(sums: tuple[LossSums, Params], micro_batch: PackedBatch):
             (before, gradient), (more, more_gradient) = sums, gradient_of(params, frozen, micro_batch)
@@ -297,6 +298,7 @@ def make_train_step(lm: LanguageModel, config: StepConfig, mesh: Mesh) -> TrainS
         abstract_state=like,
         batch_sharding=batch_sharding,
         rows_multiple=num_micro_batches * rules_lib.num_shards(mesh, "batch", rules),
+        config=config,
     )
 
 
@@ -344,7 +346,7 @@ def program(
     dtype = "float32" if adapter is None else lm.config.param_dtype
     trained, frozen = lora.split(lora.abstract_params(lm, mesh, dtype, adapter))
     state = step.abstract_state
-    batch = _batch_shapes(num_rows, row_length, token_values, step.batch_sharding)
+    batch = batch_shapes(num_rows, row_length, token_values, step.batch_sharding)
     end = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
     rows_of_shard = num_rows // step.rows_multiple
     length_of_shard = row_length // rules_lib.num_shards(mesh, "length", lm.rules)
@@ -369,9 +371,11 @@ def program(
     )
 
 
-def _batch_shapes(
+def batch_shapes(
     num_rows: int, length: int, token_values: tuple[str, ...], sharding: NamedSharding
 ) -> PackedBatch:
+    """Shapes of a batch, with the names of its numbers by token."""
+
     def array(dtype: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((num_rows, length), dtype, sharding=sharding)
 
@@ -419,7 +423,7 @@ def _tokens(lm: LanguageModel, batch: PackedBatch) -> Metrics:
     return {"tokens": jnp.sum(is_token, dtype=jnp.float32), "tokens_seen": jnp.sum(seen, dtype=jnp.float32)}
 
 
-def _split(batch: PackedBatch, num_micro_batches: int, sharding: NamedSharding) -> PackedBatch:
+def in_micro_batches(batch: PackedBatch, num_micro_batches: int, sharding: NamedSharding) -> PackedBatch:
     """[B, T] -> [micro-batches, B / micro-batches, T]; each takes rows of every device."""
 
     def split(x: Array) -> Array:

@@ -130,10 +130,10 @@ def test_self_play_scores_what_its_method_needs():
         assert names[-1] == "self_play: update"
         return [name.removeprefix("self_play: score under ") for name in names[2:-1]]
 
-    assert scored("MINIBATCHES=2") == ["the policy"]
-    assert scored("MINIBATCHES=1") == []  # ratios of the update's own pass
-    assert scored("MINIBATCHES=1", "self_play/grpo.Grpo.kl_beta=0.1") == ["the reference"]
-    assert scored("MINIBATCHES=2", "self_play/grpo.Grpo.kl_beta=0.1") == ["the policy", "the reference"]
+    assert scored("UNITS_PER_UPDATE=64") == ["the policy"]
+    assert scored("UNITS_PER_UPDATE=128") == []  # ratios of the update's own pass
+    assert scored("UNITS_PER_UPDATE=128", "self_play/grpo.Grpo.kl_beta=0.1") == ["the reference"]
+    assert scored("UNITS_PER_UPDATE=64", "self_play/grpo.Grpo.kl_beta=0.1") == ["the policy", "the reference"]
     assert scored(algorithm="dpo") == ["the policy"]
     assert scored(algorithm="rejection") == []
 
@@ -146,13 +146,14 @@ def batch_of(arguments: dict) -> tuple[int, ...]:
 
 def test_updates_of_self_play_have_the_most_rows_that_there_may_be():
     # Prompts of 64 tokens and completions of 192.
-    assert batch_of(self_play("PROMPTS_PER_ITERATION=16", "GROUP_SIZE=8", "MINIBATCHES=2")) == (64, 256)
-    dpo = ("PROMPTS_PER_ITERATION=32", "GROUP_SIZE=8", "MINIBATCHES=4")
-    assert batch_of(self_play(*dpo, "PAIRS_PER_PROMPT=2", algorithm="dpo")) == (16, 512)
-    assert batch_of(self_play(*dpo, algorithm="dpo")) == (24, 512)  # three of eight right, at most
+    assert batch_of(self_play("PROMPTS_PER_ITERATION=16", "GROUP_SIZE=8", "UNITS_PER_UPDATE=64")) == (64, 256)
+    dpo = ("PROMPTS_PER_ITERATION=32", "GROUP_SIZE=8", "UNITS_PER_UPDATE=24")
+    assert batch_of(self_play(*dpo, "PAIRS_PER_PROMPT=2", algorithm="dpo")) == (24, 512)
+    few = ("PROMPTS_PER_ITERATION=8", "GROUP_SIZE=8", "UNITS_PER_UPDATE=64")
+    assert batch_of(self_play(*few, algorithm="dpo")) == (24, 512)  # three of eight right, at most
     longer = "iterations.SelfPlayConfig.row_length=1024"
     assert batch_of(self_play(*dpo, longer, "PAIRS_PER_PROMPT=4", algorithm="dpo")) == (16, 1024)
-    rejection = ("PROMPTS_PER_ITERATION=32", "GROUP_SIZE=8", "MINIBATCHES=4")
+    rejection = ("PROMPTS_PER_ITERATION=32", "GROUP_SIZE=8", "UNITS_PER_UPDATE=24")
     assert batch_of(self_play(*rejection, "COMPLETIONS_PER_PROMPT=0", algorithm="rejection")) == (24, 256)
     with pytest.raises(WrongUse, match="may have 512 tokens"):
         batch_of(self_play(*dpo, "iterations.SelfPlayConfig.row_length=256", algorithm="dpo"))
@@ -175,7 +176,7 @@ def test_only_the_adapter_of_self_play_has_optimizer_state():
 
 
 def test_self_play_that_does_not_fit_is_advised_by_gins_names():
-    arguments = self_play("PROMPTS_PER_ITERATION=16", "GROUP_SIZE=8", "MINIBATCHES=2")
+    arguments = self_play("PROMPTS_PER_ITERATION=16", "GROUP_SIZE=8", "UNITS_PER_UPDATE=64")
 
     def planned(needs) -> planner.StagePlan:
         compile_program, _ = fake_compiler(needs)
@@ -202,12 +203,9 @@ def test_self_play_that_does_not_fit_is_advised_by_gins_names():
     plan = planned(lambda p: 20e9 if p.name.endswith("decode") and p.work.tokens > 32 else 1e9)
     assert plan.advice is not None
     advised = report.in_gin("self_play", plan.advice.change)
-    assert advised == {
-        "NUM_SLOTS": 32,
-        "iterations.SelfPlayConfig.score_tokens": 8192,
-    }
+    assert advised == {"NUM_SLOTS": 32}
     taken = self_play(*(f"{name}={value!r}" for name, value in advised.items()))
-    assert (taken["rollouts"].engine.num_slots, taken["config"].score_tokens) == (32, 8192)
+    assert taken["rollouts"].engine.num_slots == 32
 
 
 def test_a_teacher_in_jax_is_planned_and_one_behind_an_endpoint_is_not():

@@ -16,8 +16,9 @@ from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.parallel import rules
 from promptcot_jax.planning import measures
 from promptcot_jax.run import plan
-from promptcot_jax.sampling import scoring, slots
+from promptcot_jax.sampling import slots
 from promptcot_jax.sources.model_source import FromScratch
+from promptcot_jax.trainers import packed_scores
 from promptcot_jax.trainers.dpo import Dpo
 from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.rejection import RejectionSampling
@@ -76,7 +77,11 @@ def measured():
 
         return call
 
-    wrapped = ((slots, "decode_burst", "decode"), (scoring, "score", "score"), (TrainStep, "place", "update"))
+    wrapped = (
+        (slots, "decode_burst", "decode"),
+        (packed_scores, "score", "score"),
+        (TrainStep, "place", "update"),
+    )
     with contextlib.ExitStack() as stack:
         for owner, name, label in wrapped:
             stack.enter_context(mock.patch.object(owner, name, look(label, getattr(owner, name))))

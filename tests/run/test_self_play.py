@@ -103,7 +103,7 @@ def test_classes_default_to_what_the_macros_say(name: str, algorithm: Algorithm)
     ]
     configuration.load(files, ["NUM_ITERATIONS=7"])
     found = configuration.arguments_of("self_play", stages.stage_function("self_play"))
-    sizes = {} if not name else {"prompts_per_iteration": 256, "minibatches_per_iteration": 32}
+    sizes = {} if not name else {"prompts_per_iteration": 256, "units_per_update": 16}
     assert found["config"] == SelfPlayConfig(num_iterations=7, **sizes)
     assert found["algorithm"] == algorithm
     assert found["prompts"] == PromptConfig()
@@ -119,7 +119,7 @@ def play(workdir: Path, policy: str, **changes):
         "config": SelfPlayConfig(
             num_iterations=3,
             prompts_per_iteration=NUMBER,
-            minibatches_per_iteration=2,
+            units_per_update=NUMBER * 4,
             checkpoint_every=2,
             tensorboard=False,
         ),
@@ -174,9 +174,7 @@ def test_what_is_trained_on_is_not_evaluated_on(guesser: str, tmp_path: Path, ca
     again = MathPrompt(id="again", problem=" 0+1=\n", answer="1")
     unseen = [MathPrompt(id=f"u{i}", problem=f"{i}+2=", answer=str(i + 2)) for i in range(3)]
     jsonl.write_records(tmp_path / "unseen.jsonl", [again, *unseen])
-    config = SelfPlayConfig(
-        num_iterations=1, prompts_per_iteration=2, minibatches_per_iteration=1, tensorboard=False
-    )
+    config = SelfPlayConfig(num_iterations=1, prompts_per_iteration=2, units_per_update=64, tensorboard=False)
     with caplog.at_level("WARNING", "promptcot_jax"):
         counts = play(tmp_path, guesser, held_out=EVALUATION, config=config).counts
     assert "1 of 4 problems are trained on" in caplog.text
@@ -224,7 +222,7 @@ def test_self_play_learns_sums_from_sparse_reward(
     config = SelfPlayConfig(
         num_iterations=num_iterations,
         prompts_per_iteration=NUMBER,
-        minibatches_per_iteration=2,
+        units_per_update=NUMBER * 4,
         checkpoint_every=100,
         tensorboard=False,
     )
@@ -253,7 +251,7 @@ def test_math_and_code_are_mixed_by_rate_and_graded_each_in_its_way(guesser: str
         config=SelfPlayConfig(
             num_iterations=2,
             prompts_per_iteration=6,
-            minibatches_per_iteration=1,
+            units_per_update=64,
             max_tries=1,
             tensorboard=False,
         ),
@@ -358,7 +356,7 @@ def command_of(directory: Path, policy: str, *more: str) -> list[str]:
         "--gin.NUM_ITERATIONS=4",
         "--gin.PROMPTS_PER_ITERATION=8",
         "--gin.GROUP_SIZE=8",
-        "--gin.MINIBATCHES=2",
+        "--gin.UNITS_PER_UPDATE=32",
         "--gin.MAX_SOLUTION_TOKENS=12",
         "--gin.SELF_PLAY_LEARNING_RATE=1e-3",
         "--gin.CHECKPOINT_EVERY=2",

@@ -13,7 +13,7 @@ from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import CONFIG, Killed, kill_at
 
 METRIC = "eval/avg_at_k"
-CONFIG = dataclasses.replace(CONFIG, num_iterations=3, minibatches_per_iteration=1, checkpoint_every=2)
+CONFIG = dataclasses.replace(CONFIG, num_iterations=3, units_per_update=16, checkpoint_every=2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from promptcot_jax.trainers.watching import PreemptionGuard, WatchConfig
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import CONFIG, Killed, files_of, kill_at, metrics_of
 
-CONFIG = dataclasses.replace(CONFIG, num_iterations=4, minibatches_per_iteration=1, checkpoint_every=3)
+CONFIG = dataclasses.replace(CONFIG, num_iterations=4, units_per_update=16, checkpoint_every=3)
 AT_ONCE = dataclasses.replace(CONFIG, stop_at="num_skipped <= 0")  # so says the row of the first iteration
 
 

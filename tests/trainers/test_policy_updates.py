@@ -1,4 +1,5 @@
 import collections
+import itertools
 
 import jax
 import numpy as np
@@ -95,12 +96,42 @@ def test_the_sequences_of_a_unit_share_a_row_in_order():
                 assert partner[0] == prompt
 
 
-def test_few_units_make_fewer_updates_and_none_are_refused():
-    source = _source(_units([3, 4]))
-    assert source.num_steps == 4  # two of each pass
-    assert all(sum(_members(source.batch(i)).values()) == 1 for i in range(4))
-    with pytest.raises(ValueError, match="nothing to train on"):
+@pytest.mark.parametrize(
+    ("num_units", "num_updates"),
+    [(1, 1), (5, 1), (8, 1), (16, 1), (17, 2), (130, 9), (512, 32), (10_000, 625)],
+)
+def test_an_update_is_of_its_size_however_many_there_are(num_units, num_updates):
+    """Never many updates of few: where there are several, each has at least half of what one may have."""
+    config = SelfPlayConfig(num_iterations=1, units_per_update=16)
+    number = config.num_minibatches(num_units)
+    assert number == num_updates
+    source = _source(_units([2] * num_units), num_minibatches=number, num_passes=1)
+    sizes = [sum(_members(source.batch(i)).values()) for i in range(source.num_steps)]
+    assert sum(sizes) == num_units
+    assert max(sizes) <= 16
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 8 or num_units < 16
+
+
+def test_minibatches_without_units_are_refused():
+    with pytest.raises(ValueError, match="0 units do not make 4 minibatches"):
         _source([])
+
+
+def test_places_are_where_a_batch_predicts_the_completions():
+    units = [one + other for one, other in itertools.pairwise(_units([5, 2, 7, 4, 6]))]
+    source = _source(units, num_minibatches=2, num_passes=1, row_length=24)
+    found = []
+    for step in range(2):
+        batch = source.batch(step)
+        for unit, sequence, row, where in source.places(step):
+            example = units[unit][sequence]
+            after = slice(where.start + 1, where.stop + 1)
+            np.testing.assert_array_equal(batch.token_ids[row, after], example.completion_ids)
+            assert batch.loss_mask[row, after].all()
+            assert not batch.loss_mask[row, where.start]
+            found.append((unit, sequence))
+    assert sorted(found) == [(unit, sequence) for unit in range(4) for sequence in range(2)]
 
 
 def test_a_host_gets_its_own_rows():
@@ -126,7 +157,7 @@ def test_the_most_rows_are_those_of_units_that_are_all_as_long_as_may_be():
 def updated(tmp_path_factory):
     """Figures and batches of two iterations of two passes, both over the same units."""
     lm, mesh, batches = toy_fit.toy_lm(), mesh_lib.make_mesh(mesh_lib.MeshConfig()), []
-    config = SelfPlayConfig(num_iterations=2, minibatches_per_iteration=2, passes_per_iteration=2)
+    config = SelfPlayConfig(num_iterations=2, units_per_update=6, passes_per_iteration=2)
     step_config = config.step_config(
         RejectionSampling(),
         temperature=1.0,
@@ -144,6 +175,7 @@ def updated(tmp_path_factory):
         pad_id=0,
         directory=epath.Path(tmp_path_factory.mktemp("updated")),
         seed=0,
+        schedule_end=8,
     )
     place, figures = train_step.TrainStep.place, []
 

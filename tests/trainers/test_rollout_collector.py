@@ -18,7 +18,7 @@ from promptcot_jax.models import causal_lm, lora
 from promptcot_jax.parallel import hosts, rules
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import engine, journal, rollouts, scoring
-from promptcot_jax.trainers import policy_updates, self_play, train_step
+from promptcot_jax.trainers import nonfinite_batches, policy_updates, self_play
 from promptcot_jax.trainers.dpo import Dpo
 from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.rejection import RejectionSampling
@@ -112,7 +112,7 @@ def test_old_log_probs_are_the_current_policys_and_the_samplers_those_of_what_dr
 
 def test_importance_weights_make_up_for_staleness_where_a_iteration_has_one_update(tmp_path):
     """No pass is spent on old log-probabilities: the update's own are the current policy's."""
-    play(tmp_path, config=dataclasses.replace(AHEAD, num_iterations=3, minibatches_per_iteration=1))
+    play(tmp_path, config=dataclasses.replace(AHEAD, num_iterations=3, units_per_update=16))
     first, *stale = metrics_of(tmp_path)
     assert first["sampling/sampling_logp_difference/max"] < 1e-4
     for row in stale:
@@ -202,9 +202,9 @@ def test_a_checkpoint_comes_after_the_rollouts_that_a_resumed_run_begins_with(wh
             (toy_self_play.ToyGrader, "_verdicts", 2),  # in the first iteration, which nothing runs beside
             (toy_self_play.ToyGrader, "_verdicts", 9),  # in the thread
             (engine.Engine, "stream", 4),
-            (train_step.TrainStep, "place", 2),  # between updates, the thread at work
-            (train_step.TrainStep, "place", 6),  # after a checkpoint
-            (train_step.TrainStep, "place", 10),
+            (nonfinite_batches.StepsInFlight, "add", 2),  # between updates, the thread at work
+            (nonfinite_batches.StepsInFlight, "add", 6),  # after a checkpoint
+            (nonfinite_batches.StepsInFlight, "add", 10),
             (self_play.MetricsLog, "write", 3),
             (self_play.TrainingCheckpoints, "save", 1),
             (self_play.TrainingCheckpoints, "save", 2),
@@ -239,10 +239,10 @@ def test_a_killed_run_ends_in_the_same_bits(whole, tmp_path, monkeypatch, owner,
     ids=["dpo", "rejection", "adapter"],
 )
 def test_every_method_runs_ahead_and_resumes(tmp_path, monkeypatch, changes):
-    config = dataclasses.replace(AHEAD, num_iterations=3, checkpoint_every=1)
+    config = dataclasses.replace(AHEAD, num_iterations=3, checkpoint_every=1, units_per_update=4)
     undisturbed = play(tmp_path / "whole", config=config, **changes)
     with monkeypatch.context() as patch:
-        kill_at(patch, train_step.TrainStep, "place", 4)
+        kill_at(patch, nonfinite_batches.StepsInFlight, "add", 4)
         with pytest.raises(Killed):
             play(tmp_path / "killed", config=config, **changes)
     again = play(tmp_path / "killed", config=config, **changes)
@@ -314,7 +314,7 @@ def test_an_error_of_the_updates_does_not_wait_for_what_is_still_to_be_graded(tm
 
 def test_rollouts_that_no_policy_can_draw_again_are_missed(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        kill_at(patch, train_step.TrainStep, "place", 6)
+        kill_at(patch, nonfinite_batches.StepsInFlight, "add", 6)
         with pytest.raises(Killed):
             play(tmp_path)
     (tmp_path / "rollouts" / "iteration_00002_try_00.jsonl").unlink()
@@ -329,7 +329,7 @@ def test_rollouts_that_no_policy_can_draw_again_are_missed(tmp_path, monkeypatch
         (
             {
                 "algorithm": Grpo(sampler_correction="none", single_update=True),
-                "config": dataclasses.replace(AHEAD, old_log_probs="sampled", minibatches_per_iteration=1),
+                "config": dataclasses.replace(AHEAD, old_log_probs="sampled", units_per_update=16),
             },
             "another policy draws",
         ),
@@ -346,9 +346,7 @@ def test_ratios_may_refer_to_the_policy_that_drew(tmp_path):
     play(
         tmp_path,
         algorithm=Grpo(sampler_correction="none"),
-        config=dataclasses.replace(
-            AHEAD, num_iterations=2, minibatches_per_iteration=1, old_log_probs="sampled"
-        ),
+        config=dataclasses.replace(AHEAD, num_iterations=2, units_per_update=16, old_log_probs="sampled"),
     )
     first, stale = metrics_of(tmp_path)
     assert max(first["ratio/max"] - 1, 1 - first["ratio/min"]) < 1e-3

@@ -91,8 +91,14 @@ class _Comparison:
             return is_same_form and self._same_in_order(one.items, two.items)
         if kinds == {"tuple", "list"}:
             return self._same_coordinates(one.items, two.items, one.form or two.form)
-        if kinds == {"tuple", "matrix"} and "()" in (one.form, two.form):
-            return self._same_in_order(one.items, two.items)  # a column
+        if kinds == {"tuple", "matrix"}:
+            matrix, other = (one, two) if one.kind == "matrix" else (two, one)
+            if "()" in (one.form, two.form):
+                return self._same_in_order(one.items, two.items)  # a column
+            rows = [answer_reading.read(item) for item in other.items if item]
+            is_matrix = matrix.form == "matrix" and all(row.kind == "tuple" for row in rows)
+            cells = ["&".join(row.items) for row in rows]
+            return is_matrix and self._same_matrices(matrix.items, cells)
         if kinds == {"matrix"}:
             return one.form == two.form and self._same_matrices(one.items, two.items)
         if kinds == {"union"} and self._same_in_any_order(one.items, two.items):
@@ -213,7 +219,8 @@ def _as_list(reading: Reading, other: Reading) -> Reading:
 
 def _letters(text: str) -> str:
     r"""A text without the `\text` around words and without spaces but for those between digits."""
-    return re.sub(r"(?<![0-9]) | (?![0-9])", "", re.sub(r"\\text\{([^{}]*)\}", r"\1", text))
+    words = re.sub(r"\\(?:text|operatorname)\{([^{}]*)\}", r"\1", text)
+    return re.sub(r"(?<![0-9]) | (?![0-9])", "", words)
 
 
 def _same_text(one: str, two: str) -> bool:
@@ -225,7 +232,8 @@ def _same_text(one: str, two: str) -> bool:
 
 
 def _is_word(text: str) -> bool:
-    return text.isalpha() and (text.islower() or text.istitle()) and (len(text) > 2 or text.lower() == "no")
+    is_long = len(text) > 3 or text.lower() in ("yes", "no") or (len(text) == 3 and not text.isupper())
+    return text.isalpha() and (text.islower() or text.istitle() or text.isupper()) and is_long
 
 
 def _same_option(reference: str, candidate: str) -> bool:

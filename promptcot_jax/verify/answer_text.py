@@ -6,6 +6,7 @@ commands, and "and", "or" and the end of a matrix row are the signs AND, OR and 
 stages read.
 """
 
+import functools
 import re
 import unicodedata
 
@@ -22,16 +23,16 @@ _CHARACTERS = str.maketrans(
     {
         "\u2212": "-", "\u2013": "-", "\u2010": "-", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ",
         "\u00d7": r"\times ", "\u00f7": "/", "\u2044": "/", "\u2215": "/", "\u2217": "*",
-        "\u03c0": r"\pi ", "\u03b8": r"\theta ", "\u03b1": r"\alpha ", "\u03b2": r"\beta ",
-        "\u221e": r"\infty ", "\u2074": "^{4}", "\u2075": "^{5}", "\u2076": "^{6}",
-        "\u2264": r"\leq ", "\u2265": r"\geq ", "\u2260": r"\neq ", "\u2248": r"\approx ",
-        "\u00b1": r"\pm ", "\u2213": r"\mp ", "\u222a": r"\cup ", "\u2229": r"\cap ", "\u2208": r"\in ",
-        "\u2205": r"\emptyset ", "\u2216": r"\setminus ", "\u211d": r"\mathbb{R}", "\u00b0": r"^\circ ",
-        "\u00b2": "^{2}", "\u00b3": "^{3}", "\u00bd": r"\frac{1}{2}", "\u00bc": r"\frac{1}{4}",
-        "\u00be": r"\frac{3}{4}", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u20ac": "", "\u00a3": "",
-        "\u2018": "'", "\u2019": "'", "\u2032": "'", AND: r"\wedge ", OR: r"\vee ", ROW: " ",
+        "\u221e": r"\infty ", "\u2264": r"\leq ", "\u2265": r"\geq ", "\u2260": r"\neq ",
+        "\u2248": r"\approx ", "\u00b1": r"\pm ", "\u2213": r"\mp ", "\u222a": r"\cup ", "\u2229": r"\cap ",
+        "\u2208": r"\in ", "\u2205": r"\emptyset ", "\u2216": r"\setminus ", "\u00b0": r"^\circ ",
+        "\u00a2": " cents", "\u5143": "", "\u5186": "", "\uc6d0": "", "\u2018": "'", "\u2019": "'", "\u2032": "'",
+        "\u3001": ",", "\u3002": ".", "\u53c8": " ", "\u6216": " or ", "\u548c": " and ", "\u4e0e": " and ",
+        AND: r"\wedge ", OR: r"\vee ", ROW: " ",
     }
 )  # fmt: skip
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
+_RAISED_RUN = re.compile(r"(?:\^\{[^{}]*\}){2,}|(?:_\{[^{}]*\}){2,}")  # each of its characters by itself
 
 # Functions that people also write as plain words or in a font, with the one name that each gets here.
 _FUNCTIONS = {
@@ -41,7 +42,11 @@ _FUNCTIONS = {
         " min max gcd lcm"
     ).split()
 } | {"arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos"}
-_CONSTANTS = {name: name for name in ("infty", "pi", "theta", "alpha", "beta", "gamma", "lambda")} | {
+_GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi"
+    " psi omega"
+).split()
+_CONSTANTS = {name: name for name in (*_GREEK, "infty")} | {
     "infinity": "infty",
     "Infinity": "infty",
     "inf": "infty",
@@ -87,21 +92,27 @@ _LAYOUT = _compiled(
     (_command("div"), "/"),
     (_command("bmod"), r"\\mod "),
     (_command("imath"), "i"),
+    (r"\\var(epsilon|theta|phi|rho|sigma|kappa|pi)(?![A-Za-z])", r"\\\1 "),
     (_command("mathbb") + r"\s*([A-Z])", r"\\mathbb{\1}"),
     (r"(?:\\text\s*\{\s*)?(?<![A-Za-z])all real(?: number)?s(?![A-Za-z])(?:\s*\})?", r"\\mathbb{R}"),
     (r"\s*\(([A-Za-z]\s*\\in[^()]*)\)\s*$", r",\1"),  # 2k\pi (k \in \mathbb{Z})
     (r"\\mathbb\s*\{R\}\s*[_^]\s*(?:\+|\{\s*(?:\+|>\s*0)\s*\})", r"(0,\\infty)"),
     (_command("log") + r"\s*_\s*(?:e(?![A-Za-z])|\{\s*e\s*\})", r"\\ln "),
     (rf"(?:\^\s*)?(?:\{{\s*{_DEGREE}\s*\}}|{_DEGREE})", r"^\\circ "),
+    (r"^\s*\*\*([^*]+)\*\*\s*$", r"\1"),  # bold type of Markdown
     (r"\*\*", "^"),
+    (r"([\^_])\s*([+-][0-9]+)", r"\1{\2}"),
     (r"\u221a\s*([0-9]+)", r"\\sqrt{\1}"),
     (r"\u221a", r"\\sqrt "),
+    (r"\u221b", r"\\sqrt[3] "),
+    (r"\u221c", r"\\sqrt[4] "),
 )
 
 _OPERANDS = _compiled(
     (r"\\sqrt\s*\{\s*\}\s*\{", r"\\sqrt{"),
-    (r"\\(frac|sqrt)\s*([0-9A-Za-z])", r"\\\1{\2}"),  # \frac12, \frac1{2}, \sqrt3
-    (rf"(\\frac\s*{_BRACED})\s*([0-9A-Za-z])", r"\1{\3}"),
+    (r"\\(frac|sqrt)\s*([0-9A-Za-z]|\\pi(?![A-Za-z]))", r"\\\1{\2}"),  # \frac12, \frac1{2}, \sqrt3
+    (rf"(\\frac\s*{_BRACED})\s*([0-9A-Za-z]|\\pi(?![A-Za-z]))", r"\1{\3}"),
+    (r"(\\sqrt\s*\[[^\[\]]*\])\s*([0-9A-Za-z])", r"\1{\2}"),  # \sqrt[3]2
     (r"\\(frac|sqrt)\s*\{", r"\\\1{"),
     (r"([\^_])\s*\{\s*([0-9A-Za-z])\s*\}", r"\1\2"),
     (r"\{\s*\{([^{}]*)\}\s*\}", r"{\1}"),
@@ -125,9 +136,12 @@ _SYMBOL_FONTS = ("mathbf", "mathit", "mathnormal", "boldsymbol", "bm")
 _CONJUNCTION = r"[,;]?\s*(?:\\text\{{\s*[,;]?\s*{0}\s*\}}|(?<![A-Za-z\\]){0}(?![A-Za-z]))\s*"
 _AND = re.compile(_CONJUNCTION.format("and"), re.IGNORECASE)
 _OR = re.compile(_CONJUNCTION.format("or"), re.IGNORECASE)
-_PLAIN_WORD = re.compile(r"\\text\{[^{}]*\}|\\operatorname\{[^{}]*\}|(?<![A-Za-z\\])[A-Za-z]+(?![A-Za-z])")
+_PLAIN_WORD = re.compile(
+    r"\\text\{[^{}]*\}|(?<=[0-9]) *min(?![A-Za-z( _{])|\\operatorname\{[^{}]*\}|(?<![A-Za-z\\])[A-Za-z]+(?![A-Za-z])"
+)
 _ROW_END = re.compile(r"\\\\(?:\[[^\[\]]*\])?|\\cr(?![A-Za-z])|\\hline(?![A-Za-z])")
-_BEFORE_PARENTHESIS = re.compile(r"(?:\^|\\sqrt)\s*\(")
+_BEFORE_PARENTHESIS = re.compile(r"(?:\^|\\sqrt|(?<![A-Za-z\\])[Aa]bs)\s*\(")
+_OPTION_WORD = re.compile(r"^\s*(?:option|choice)\s*(?=\(?[A-J0-9]\)?\s*$)", re.IGNORECASE)
 
 
 def is_plain(text: str) -> bool:
@@ -140,12 +154,51 @@ def is_plain(text: str) -> bool:
 
 def normalise_answer(text: str) -> str:
     """The one spelling of an answer. Quadratic in its length at worst, so cap that first."""
-    text = _rewritten(_single_backslashes(text.translate(_CHARACTERS)), _LAYOUT)
+    text = _OPTION_WORD.sub("", _in_latex(text.translate(_CHARACTERS)))
+    text = _rewritten(_single_backslashes(text), _LAYOUT)
     text = _FONT_GROUP.sub(_without_font, text)
     text = _OR.sub(OR, _AND.sub(AND, text))
     text = _PLAIN_WORD.sub(lambda word: rf"\{_COMMANDS[word[0]]} " if word[0] in _COMMANDS else word[0], text)
     text = _rewritten(_braced_parentheses(text), _OPERANDS)
     return _rewritten(text.strip(), _SPACES).strip()
+
+
+def _in_latex(text: str) -> str:
+    """Characters beyond ASCII as LaTeX, by what Unicode says of them: raised ones, fractions, wide forms, Greek."""
+
+    def of_run(found: re.Match[str]) -> str:
+        latex = "".join(map(_one_in_latex, found[0]))
+        return _RAISED_RUN.sub(lambda run: run[0].replace("}^{", "").replace("}_{", ""), latex)
+
+    return _NOT_ASCII.sub(of_run, text)
+
+
+@functools.cache
+def _one_in_latex(character: str) -> str:
+    kind, *codes = unicodedata.decomposition(character).split() or [""]
+    plain = "".join(chr(int(code, 16)) for code in codes).translate(_CHARACTERS)
+    if unicodedata.category(character) == "Sc":
+        return ""  # of a currency
+    if kind == "<super>":
+        return f"^{{{plain}}}"
+    if kind == "<sub>":
+        return f"_{{{plain}}}"
+    if kind == "<fraction>":
+        over, _, under = plain.partition("/")
+        return rf"\frac{{{over}}}{{{under or 1}}}"
+    if kind in ("<wide>", "<narrow>", "<square>", "<noBreak>", "<compat>"):
+        return _in_latex(plain)
+    if kind == "<font>":
+        return (
+            rf"\mathbb{{{plain}}}"
+            if "DOUBLE-STRUCK CAPITAL" in unicodedata.name(character)
+            else _in_latex(plain)
+        )
+    _, _, letter = unicodedata.name(character, "").rpartition(" LETTER ")
+    name = letter.lower().replace("lamda", "lambda")
+    if name not in _GREEK:
+        return character
+    return rf"\{name} " if character.islower() else rf"\{name.capitalize()} "
 
 
 def _rewritten(text: str, rewrites: tuple[tuple[re.Pattern[str], str], ...]) -> str:
@@ -177,7 +230,7 @@ def _without_font(group: re.Match[str]) -> str:
 
 
 def _braced_parentheses(text: str) -> str:
-    r"""`2^(x+1)` and `\sqrt(x)` with the braces that LaTeX wants."""
+    r"""`2^(x+1)`, `\sqrt(x)` and `Abs(x)` as LaTeX has them."""
     place = 0
     while found := _BEFORE_PARENTHESIS.search(text, place):
         place = found.end()
@@ -185,7 +238,8 @@ def _braced_parentheses(text: str) -> str:
         for end in range(place, len(text)):
             depth += {"(": 1, ")": -1}.get(text[end], 0)
             if depth == 0:
-                operator = found[0][:-1].rstrip()
-                text = f"{text[: found.start()]}{operator}{{{text[place:end]}}}{text[end + 1 :]}"
+                operator, inner = found[0][:-1].rstrip(), text[place:end]
+                latex = f"|{inner}|" if operator.lower() == "abs" else f"{operator}{{{inner}}}"
+                text = f"{text[: found.start()]}{latex}{text[end + 1 :]}"
                 break
     return text

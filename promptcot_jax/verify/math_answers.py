@@ -33,7 +33,8 @@ Conventions, where public graders disagree:
 * Equations. `x=5`, `x\in\{5\}` and `f(x)=5` equal 5; `x=5` is not `y=5`, but `f(x)=2x` is `y=2x`. `2+3=5`
   equals 5, `2+2=5` does not. Two equations are equal if one is a multiple of the other. Of `a \approx b`
   only a counts.
-* Letters. `X` is not `x`, but whole words may differ in their capital, and the choice C is `c`, `(C)` or
+* Letters. What is not ASCII is read by what Unicode says of it: `x²`, `½`, `２`, `𝑥`, `α`; currency signs are
+  dropped. `X` is not `x`, but whole words may differ in their capitals, and the choice C is `c`, `(C)` or
   `(C) 5`. i is the imaginary unit, e is Euler's number, and `\log` without a base has base 10. Symbols are
   real, so that `\sqrt{x^2}` is `|x|` and not x.
 """

@@ -21,6 +21,39 @@ CASES = (
 
 # One line a pair; the first is the reference.
 EQUAL = {
+    "characters": r"""
+        x^{-2} == x⁻²
+        x^{12} == x¹²
+        \frac{x^2}{2} == ½x²
+        3/2 == 1½
+        1/3 == ⅓
+        2x+2 == ２x＋２
+        (3/2, 0) == （1.5，0）
+        C == （C）
+        x == 𝑥
+        \mathbb{Q} == ℚ
+        \mu == μ
+        \varepsilon_0 == epsilon_0
+        x_{10} == x₁₀
+        \sqrt[3]{5} == ∛5
+        3/2 == 1又1/2
+        2, 3 == 2或3
+        1000 == ¥1,000
+        5 cents == 5¢
+        42 == **42**
+        """,
+    "plain text": r"""
+        10^{-2} == 10^-2
+        \sqrt[3]{2} == \sqrt[3]2
+        \frac{\pi}{2} == \frac\pi 2
+        \ln|x-1| == ln(Abs(x-1))
+        \frac{q}{4\pi\varepsilon_0 r^2} == q/(4*pi*epsilon_0*r**2)
+        (2) == Option 2
+        even == \operatorname{even}
+        yes == YES
+        30 \text{ minutes} == 30 min
+        \begin{pmatrix}1&2\\3&4\end{pmatrix} == [[1,2],[3,4]]
+        """,
     "typesetting": r"""
         42 == The answer is \boxed{042}.
         \frac{1}{2} == \dfrac12
@@ -240,6 +273,30 @@ EQUAL = {
         """,
 }
 DIFFERENT = {
+    "characters": r"""
+        2 != ²
+        2 != ½
+        x^2 != x³
+        x^{12} != x¹³
+        ２ != 3
+        \alpha != β
+        \varepsilon != η
+        x_1 != x₂
+        x != 𝑦
+        ℝ != ℤ
+        \sqrt[3]{5} != √5
+        1又1/2 != 1/2
+        """,
+    "plain text": r"""
+        10^-2 != 10^2
+        \sqrt[3]2 != \sqrt 2
+        |x-1| != x-1
+        Option 2 != 3
+        ABC != abc
+        \min(2,3) != 2 min 3
+        \begin{pmatrix}1&2\\3&4\end{pmatrix} != [[1,3],[2,4]]
+        \begin{pmatrix}1&2\\3&4\end{pmatrix} != [1,2,3,4]
+        """,
     "numbers": r"""
         11/2 != 1 1/2
         10/3 != 2\frac{5}{3}

@@ -63,6 +63,11 @@ class ShardedRecords(Generic[Record]):
         """Whether all records are there, in one file."""
         return self._path.exists()
 
+    @property
+    def num_shards(self) -> int:
+        """Of all requests."""
+        return len(self._files)
+
     def to_do(self) -> list[int]:
         """The shards that are not there."""
         if self.is_whole:
@@ -80,10 +85,20 @@ class ShardedRecords(Generic[Record]):
         jsonl.write_atomically(self._files[shard], data.encode())
         log.info("%s: shard %d of %d", self._name, shard + 1, len(self._files))
 
-    def put_together(self) -> None:
-        """Makes one file of the shards, which must all be there, and removes them."""
+    def read_shard(self, shard: int) -> list[Record]:
+        """The records of a shard that is there."""
+        return jsonl.read_file(self._files[shard], self._record_type)
+
+    def put_together(self, num_requests: int | None = None) -> None:
+        """Makes one file of the shards, which must all be there, and removes them.
+
+        Args:
+            num_requests: of the first ones only, at the end of a shard; the others were never begun.
+        """
         if not self.is_whole:
-            records = [record for file in self._files for record in jsonl.read_file(file, self._record_type)]
+            count = self._num_requests if num_requests is None else num_requests
+            num_shards = max(-(-count // self._shard_size), 1)
+            records = [record for shard in range(num_shards) for record in self.read_shard(shard)]
             jsonl.write_records(self._path, records)  # and removes the shards
         for file in self._files:  # killed between writing the whole file and removing its shards
             file.unlink(missing_ok=True)

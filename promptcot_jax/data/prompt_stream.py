@@ -83,11 +83,27 @@ class PromptStream:
             rates,
         )
         self._tasks = [task for domain in self._order.parts for task in by_domain[domain]]
+        self._index_of = {task.prompt.id: i for i, task in enumerate(self._tasks)}
         self._epoch = (-1, np.zeros(0, np.int64))
 
     def take(self, first: int, count: int) -> list[Task]:
         """The tasks `first`, `first + 1`, ... of the stream."""
-        return [self._task(number) for number in range(first, first + count)]
+        return [self.task(number) for number in range(first, first + count)]
+
+    def task(self, number: int) -> Task:
+        """The task of this number in the stream."""
+        return self._tasks[self.index_at(number)]
+
+    def index_at(self, number: int) -> int:
+        """Which of the `len(self)` prompts has a number in the stream."""
+        epoch, place = divmod(number, len(self._order))
+        if epoch != self._epoch[0]:
+            self._epoch = (epoch, self._order.order(self._seed, epoch))
+        return int(self._epoch[1][place])
+
+    def index_of(self, prompt_id: str) -> int:
+        """Which of the prompts has an id."""
+        return self._index_of[prompt_id]
 
     @property
     def longest_prompt(self) -> int:
@@ -101,12 +117,6 @@ class PromptStream:
 
     def __len__(self) -> int:
         return len(self._tasks)
-
-    def _task(self, number: int) -> Task:
-        epoch, place = divmod(number, len(self._order))
-        if epoch != self._epoch[0]:
-            self._epoch = (epoch, self._order.order(self._seed, epoch))
-        return self._tasks[int(self._epoch[1][place])]
 
 
 class _Numbered(example_sets.ExampleSet):

@@ -1,7 +1,7 @@
 """The rollouts of a policy in self-play: their files, how often prompts were solved, right completions.
 
-`rollouts/iteration_WWWWW_try_TT.jsonl` holds the `Rollout`s that were drawn together, with log-probabilities,
-verdict and reward. A file that is whole is never written again.
+`rollouts/iteration_WWWWW.jsonl` holds the `Rollout`s that an iteration drew, with log-probabilities, verdict
+and reward. A file that is whole is never written again.
 
 Two uses: prompts are left out by what the policy itself made of them (the paper's offline filter, see
 `prompt_stream.PromptConfig`), and another fit is trained on the right completions (`rollout_tasks`).
@@ -19,12 +19,12 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Rollout
 
 DIRECTORY = "rollouts"  # in a workdir
-FILES = "iteration_?????_try_??.jsonl"
+FILES = "iteration_?????.jsonl"
 
 
-def file_of(directory: epath.PathLike, iteration: int, attempt: int) -> epath.Path:
-    """Where the rollouts of one try of an iteration are."""
-    return epath.Path(directory) / f"iteration_{iteration:05d}_try_{attempt:02d}.jsonl"
+def file_of(directory: epath.PathLike, iteration: int) -> epath.Path:
+    """Where the rollouts of an iteration are."""
+    return epath.Path(directory) / f"iteration_{iteration:05d}.jsonl"
 
 
 def read(directory: epath.PathLike) -> Iterator[Rollout]:

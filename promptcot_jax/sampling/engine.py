@@ -109,7 +109,7 @@ class Engine:
     def stream(
         self,
         params: Params,
-        requests: Iterable[Request],
+        requests: Iterable[Request | None],
         key: jax.Array,
         decode_text: DecodeText | None = None,
         after_burst: Callable[[], None] | None = None,
@@ -120,6 +120,8 @@ class Engine:
         waiting. Closing the iterator drops what is unfinished.
 
         Args:
+            requests: None among them stands for "none at present": another is asked for after the next burst,
+                if rows are under way.
             params: in `lm.decoding_layout`, or as the trainer has them.
             decode_text: turns token ids into text; needed where a request has stop texts.
             after_burst: called after every burst, whether a row has ended or not.
@@ -200,7 +202,7 @@ class _RequestStream:
         self,
         engine: Engine,
         params: Params,
-        requests: Iterable[Request],
+        requests: Iterable[Request | None],
         key: jax.Array,
         decode_text: DecodeText | None,
     ):
@@ -240,13 +242,11 @@ class _RequestStream:
 
     def _is_queued(self) -> bool:
         """Whether a request is waiting; looks one ahead."""
-        if not self._put_back:
-            for request in self._source:
-                self._engine.check(request)
-                if request.stop_texts and self._decode_text is None:
-                    raise ValueError(f"Request {request.id} has stop texts, which need `decode_text`.")
-                self._put_back.append(request)
-                break
+        if not self._put_back and (request := next(self._source, None)) is not None:
+            self._engine.check(request)
+            if request.stop_texts and self._decode_text is None:
+                raise ValueError(f"Request {request.id} has stop texts, which need `decode_text`.")
+            self._put_back.append(request)
         return bool(self._put_back)
 
     # Prompts

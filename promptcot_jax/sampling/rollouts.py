@@ -172,6 +172,7 @@ def map_draws(
     beside: bool = False,
     times: "Times | None" = None,
     check: Callable[[], None] = lambda: None,
+    how_many: Callable[[Sequence[Record]], int] | None = None,
 ) -> list[Record]:
     """Draws everything and makes records of it, in order, also written to `path` (ending in `.jsonl`).
 
@@ -183,6 +184,9 @@ def map_draws(
         times: gets what was drawn and how long it took added.
         check: called between bursts of decoding and between shards; what it raises ends the work, and what
             was drawn by then is kept.
+        how_many: of the draws are drawn, by the records of the first ones: whole shards, and no fewer by more
+            records. Asked whenever the next shard in order has its records, so that the queue grows while it
+            runs, and what is drawn depends on neither speed nor number of slots. None: all.
 
     Raises:
         WrongUse: shards of other settings are in the way; a prompt and the budget exceed the model's
@@ -192,20 +196,18 @@ def map_draws(
     directory = path.parent / f"{path.name.removesuffix('.jsonl')}-drawn"
     hosts.barrier(f"before {name}")  # all hosts see the same files, and none changes before all have looked
     sharded = shards.ShardedRecords(path, len(draws), record_type, shard_size=shard_size, name=name)
-    waiting = {shard: [draws[i] for i in sharded.requests_of(shard)] for shard in sharded.to_do()}
-    drawn = journal.Journal(directory)
+    drawing = _Drawing(draws, sharded, journal.Journal(directory), how_many, name)
     hosts.barrier(f"begin {name}")
-    if waiting:
+    if not sharded.is_whole:
         try:
-            made = sampler if isinstance(sampler, Sampler) else sampler()
             with _Worker(work, beside) as worker:
-                _draw_shards(waiting, sharded, worker, made, prompt_ids, drawn, name, times or Times(), check)
+                drawing.run(worker, sampler, prompt_ids, times or Times(), check)
         finally:
             if hosts.is_first():
-                drawn.flush()
+                drawing.journal.flush()
 
     def finish() -> None:
-        sharded.put_together()
+        sharded.put_together(drawing.num_wanted)
         journal.remove(directory)
 
     hosts.wait_for_first(f"end {name}", finish)
@@ -253,80 +255,144 @@ class _Worker(Generic[Row, Record]):
             yield shard, self._under_way.pop(shard).result()
 
 
-def _draw_shards(
-    waiting: dict[int, list[Draw[Row]]],
-    sharded: shards.ShardedRecords[Record],
-    worker: _Worker[Row, Record],
-    sampler: Sampler,
-    prompt_ids: Callable[[Row], Sequence[int]],
-    drawn: journal.Journal,
-    name: str,
-    times: Times,
-    check: Callable[[], None],
-) -> None:
-    """Draws what is missing of the waiting shards; a shard is written with its last completion."""
-    shard_of = {draw.index: shard for shard, members in waiting.items() for draw in members}
-    completions = {index: c for index, c in drawn.completions.items() if index in shard_of}
-    writes = hosts.is_first()  # all hosts draw and make the same, in step
-    if writes:
-        drawn.forget(drawn.completions.keys() - completions.keys())
-    num_missing = collections.Counter(shard_of[index] for index in shard_of.keys() - completions.keys())
-    to_draw = [draw for members in waiting.values() for draw in members if draw.index not in completions]
-    if completions:
-        log.info("%s: %d of %d completions were drawn before", name, len(completions), len(shard_of))
+class _Drawing(Generic[Row, Record]):
+    """What is missing of a file: which draws, how far they are, and how many more there will be."""
 
-    def begin(shard: int) -> None:
-        worker.begin(shard, waiting[shard], [completions.pop(draw.index) for draw in waiting[shard]])
-        write()
+    def __init__(
+        self,
+        draws: Sequence[Draw[Row]],
+        sharded: shards.ShardedRecords[Record],
+        drawn: journal.Journal,
+        how_many: Callable[[Sequence[Record]], int] | None,
+        name: str,
+    ):
+        """Looks at what earlier attempts left."""
+        self.journal = drawn
+        self._sharded, self._how_many, self._name = sharded, how_many, name
+        self._place_of = {draw.index: place for place, draw in enumerate(draws)}
+        self._waiting = {shard: [draws[i] for i in sharded.requests_of(shard)] for shard in sharded.to_do()}
+        self._shard_of = {draw.index: shard for shard, some in self._waiting.items() for draw in some}
+        self._completions = {i: c for i, c in drawn.completions.items() if i in self._shard_of}
+        self._writes = hosts.is_first()  # all hosts draw and make the same, in step
+        if self._writes:
+            drawn.forget(drawn.completions.keys() - self._completions.keys())
+        # The records of the first shards, as far as all before them have theirs; for `how_many`.
+        self._first: list[Record] = []
+        self._next_shard, self._made = 0, dict[int, list[Record]]()
+        self._num_under_way = 0
+        self.num_wanted = 0 if how_many else len(draws)
+        if how_many is not None and not sharded.is_whole:
+            there = set(range(sharded.num_shards)) - self._waiting.keys()
+            self._made = {shard: sharded.read_shard(shard) for shard in there}
 
-    def write(*, wait: bool = False) -> None:
-        check()
-        for shard, records in worker.finished(wait=wait):
-            members = waiting.pop(shard)
-            if writes:
-                sharded.write(shard, records)
-                drawn.forget([draw.index for draw in members])
-            check()
-
-    def write_rest() -> None:
+    def run(
+        self,
+        worker: _Worker[Row, Record],
+        sampler: Sampler | Callable[[], Sampler],
+        prompt_ids: Callable[[Row], Sequence[int]],
+        times: "Times",
+        check: Callable[[], None],
+    ) -> None:
+        """Draws what is missing; a shard is written as soon as it has its records."""
+        self._worker, self._check = worker, check
+        missing = collections.Counter(self._shard_of[i] for i in self._shard_of.keys() - self._completions)
+        if self._completions:
+            log.info("%s: %d completions were drawn before", self._name, len(self._completions))
+        for shard in [shard for shard in self._waiting if not missing[shard]]:
+            self._begin(shard)
+        self._write_rest(times)
+        to_draw = [draw for some in self._waiting.values() for draw in some]
+        to_draw = [draw for draw in to_draw if draw.index not in self._completions]
+        if not to_draw or not self._is_wanted(to_draw[0]):
+            return
+        made = sampler if isinstance(sampler, Sampler) else sampler()
         began = time.monotonic()
-        write(wait=True)
+        partial = self.journal.partial if made.continue_partial else {}
+        engine, requests = made.prepare(to_draw, prompt_ids, partial)
+        metrics, num_continued, num_before = engine.metrics, 0, len(self._place_of) - len(to_draw)
+        waited_before = times.waited_seconds
+        total = None if self._how_many else len(self._place_of)
+        with Progress(self._name, unit="completion", start=num_before, total=total) as progress:
+
+            def after_burst() -> None:
+                progress.update(num_before + metrics.requests, *metrics.figures())
+                self._write()
+                self._decide()
+                if self._writes and self.journal.is_due():
+                    self.journal.flush(engine.under_way() if made.continue_partial else None)
+
+            queue = self._queue(to_draw, requests, times)
+            for request, completion in engine.stream(made.params, queue, made.key, after_burst=after_burst):
+                self._num_under_way -= 1
+                self._completions[request.id] = completion
+                if self._writes:
+                    self.journal.add(request.id, completion)
+                num_continued += completion.num_continued > 0
+                shard = self._shard_of[request.id]
+                missing[shard] -= 1
+                if not missing[shard]:
+                    self._begin(shard)
+        times.sampling_seconds += time.monotonic() - began - (times.waited_seconds - waited_before)
+        times.new_tokens += metrics.new_tokens
+        self._write_rest(times)
+        log.info("%s: %s", self._name, metrics.text())
+        if num_continued:
+            log.warning(
+                "%s: %d completions were continued where an interrupted run had left them "
+                "(continue_partial); their distribution is right, but they are not those of an "
+                "uninterrupted run",
+                self._name,
+                num_continued,
+            )
+
+    def _queue(
+        self, to_draw: Sequence[Draw[Row]], requests: Sequence[Request], times: "Times"
+    ) -> Iterator[Request | None]:
+        """The requests, in order, that are wanted; for `Engine.stream`."""
+        for draw, request in zip(to_draw, requests, strict=True):
+            while not self._is_wanted(draw) and self._num_under_way:
+                yield None
+            if not self._is_wanted(draw):
+                self._write_rest(times)  # the last word on how many there are
+                if not self._is_wanted(draw):
+                    return
+            self._num_under_way += 1
+            yield request
+
+    def _begin(self, shard: int) -> None:
+        some = self._waiting[shard]
+        self._worker.begin(shard, some, [self._completions.pop(draw.index) for draw in some])
+        self._write()
+
+    def _write(self, *, wait: bool = False) -> None:
+        self._check()
+        for shard, records in self._worker.finished(wait=wait):
+            some = self._waiting.pop(shard)
+            if self._writes:
+                self._sharded.write(shard, records)
+                self.journal.forget([draw.index for draw in some])
+            if self._how_many is not None:
+                self._made[shard] = list(records)
+            self._check()
+
+    def _write_rest(self, times: "Times") -> None:
+        began = time.monotonic()
+        self._write(wait=True)
         times.waited_seconds += time.monotonic() - began
+        self._decide()
 
-    for shard in [shard for shard in waiting if not num_missing[shard]]:
-        begin(shard)
-    if not to_draw:
-        write_rest()
-        return
-    began = time.monotonic()
-    engine, requests = sampler.prepare(to_draw, prompt_ids, drawn.partial if sampler.continue_partial else {})
-    num_drawn_before, metrics, num_continued = len(shard_of) - len(to_draw), engine.metrics, 0
-    with Progress(name, unit="completion", start=num_drawn_before, total=len(shard_of)) as progress:
+    def _decide(self) -> None:
+        """How many draws there are by the records of the first shards; all hosts go by the first one's."""
+        if (how_many := self._how_many) is None:
+            return
 
-        def after_burst() -> None:
-            progress.update(num_drawn_before + metrics.requests, *metrics.figures())
-            write()
-            if writes and drawn.is_due():
-                drawn.flush(engine.under_way() if sampler.continue_partial else None)
+        def decided() -> int:
+            while (records := self._made.pop(self._next_shard, None)) is not None:
+                self._first += records
+                self._next_shard += 1
+            return how_many(self._first)
 
-        stream = engine.stream(sampler.params, requests, sampler.key, after_burst=after_burst)
-        for request, completion in stream:
-            completions[request.id] = completion
-            if writes:
-                drawn.add(request.id, completion)
-            num_continued += completion.num_continued > 0
-            shard = shard_of[request.id]
-            num_missing[shard] -= 1
-            if not num_missing[shard]:
-                begin(shard)
-    times.sampling_seconds += time.monotonic() - began
-    times.new_tokens += metrics.new_tokens
-    write_rest()
-    log.info("%s: %s", name, metrics.text())
-    if num_continued:
-        log.warning(
-            "%s: %d completions were continued where an interrupted run had left them (continue_partial); "
-            "their distribution is right, but they are not those of an uninterrupted run",
-            name,
-            num_continued,
-        )
+        self.num_wanted = hosts.decided_by_first(f"draws of {self._name}", decided)
+
+    def _is_wanted(self, draw: Draw[Row]) -> bool:
+        return self._place_of[draw.index] < self.num_wanted

@@ -76,6 +76,10 @@ class Algorithm(abc.ABC):
         """
         return self  # without ratios
 
+    def takes_older_rollouts(self, old_log_probs: OldLogProbs) -> bool:
+        """Whether what an older policy drew may be learned from."""
+        return True  # without ratios
+
     @abc.abstractmethod
     def most_units(self, group_size: int) -> int:
         """Of one prompt."""

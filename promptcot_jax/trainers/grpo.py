@@ -104,8 +104,7 @@ class Grpo(Algorithm):
     def for_iterations(self, *, num_updates: int, old_log_probs: OldLogProbs, max_staleness: int) -> "Grpo":
         """See `Algorithm`; a single update needs no old log-probabilities."""
         is_sampled = old_log_probs == "sampled"
-        is_corrected = self.sampler_correction != "none"
-        if is_sampled and is_corrected:
+        if is_sampled and self.sampler_correction != "none":
             raise WrongUse(
                 "With old_log_probs = 'sampled' there is nothing to correct by; set sampler_correction to "
                 "'none'."
@@ -115,8 +114,7 @@ class Grpo(Algorithm):
                 f"single_update is set, but an iteration makes {num_updates} updates; leave it unset: ratios "
                 "need the log-probabilities from before the first."
             )
-        is_ratio_to_sampler = is_sampled and not self.single_update
-        if max_staleness and not (is_corrected or is_ratio_to_sampler):
+        if max_staleness and not self.takes_older_rollouts(old_log_probs):
             raise WrongUse(
                 "With max_staleness = 1 another policy draws than the one that is trained, and "
                 "sampler_correction = 'none' would take its rollouts for the policy's own; set it to 'token' "
@@ -124,6 +122,11 @@ class Grpo(Algorithm):
             )
         is_single = num_updates == 1 and not is_sampled
         return dataclasses.replace(self, single_update=self.single_update or is_single)
+
+    def takes_older_rollouts(self, old_log_probs: OldLogProbs) -> bool:
+        """Whether weights correct for their age, or ratios refer to what drew them."""
+        is_ratio_to_sampler = old_log_probs == "sampled" and not self.single_update
+        return self.sampler_correction != "none" or is_ratio_to_sampler
 
     def most_units(self, group_size: int) -> int:
         return group_size

@@ -1,8 +1,11 @@
 """What an iteration of self-play draws: prompts, G completions each, graded, until enough prompts are of use.
 
 A prompt may teach nothing, such as one whose samples are all right; further prompts are drawn in its place,
-in as many tries as it takes up to a limit. Grading runs beside decoding. Finished tries are files of the
-rollout store, and are read from there ever after.
+up to a limit. All join one queue of the engine while others are under way. How many there are is decided by
+the finished prompts in the order of the stream, so that neither speed nor number of slots has a say. Groups
+of use beyond an iteration's size are left over for the next one, where `sampler_correction` makes up for
+their age. Grading runs beside decoding. Finished iterations are files of the rollout store, and are read from
+there ever after.
 
 `RunAhead` draws one iteration ahead, in a thread, while the updates before it are made, by the policy from
 before these updates. By which policy an iteration is drawn is fixed, and not by who is faster, so the outcome
@@ -14,17 +17,21 @@ orders (`parallel.launching`): one process only.
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import math
+import os
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
 from promptcot_jax.checkpoints import store
-from promptcot_jax.core import prng
+from promptcot_jax.core import jsonl, prng
 from promptcot_jax.core.arrays import Params
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.records import Rollout
@@ -41,7 +48,34 @@ from promptcot_jax.trainers.algorithm import Algorithm, Group
 from promptcot_jax.trainers.grading import Grader
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 
-_LEAST_SHARE = 0.25  # of the prompts of a further try that are taken to be of use
+_LEAST_SHARE = 0.25  # of further prompts that are taken to be of use
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("next_prompt", "num_left_over", "share", "streaks"),
+    meta_fields=(),
+)
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where an iteration begins to draw; a part of checkpoints.
+
+    Attributes:
+        next_prompt: its number in the stream (int32).
+        num_left_over: groups of use that iterations before have not used (int32).
+        share: of prompts that is of use, by the iterations before (float32).
+        streaks: how often in a row all samples of each prompt were right ([prompts] int32).
+    """
+
+    next_prompt: Any
+    num_left_over: Any
+    share: Any
+    streaks: Any
+
+    @classmethod
+    def first(cls, stream: PromptStream) -> "Position":
+        """Of a new run."""
+        return cls(np.int32(0), np.int32(0), np.float32(1.0), np.zeros(len(stream), np.int32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +84,10 @@ class RolloutBatch:
 
     groups: list[Group]  # all of them
     used: list[Group]
-    num_tries: int
+    num_older: int  # of those used, which iterations before had left over
+    num_retired: int  # prompts that are no longer drawn
     times: Times
+    after: Position
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,33 +120,106 @@ class RolloutCollector:
         self,
         iteration: int,
         snapshot: Callable[[], PolicySnapshot],
-        first_prompt: int,
+        position: Position,
         *,
         check: Callable[[], None] = lambda: None,
     ) -> RolloutBatch:
-        """Draws the prompts from `first_prompt` on, as many as the iteration takes.
-
-        A further try takes as many as are likely to fill the iteration, by the share that was of use so far;
-        what is of use beyond the iteration's size is left out.
+        """Draws prompts from a position on, until enough of them are of use.
 
         Args:
             snapshot: gives what draws; called where rollouts are missing, for stored ones need none.
             check: see `rollouts.map_draws`.
+
+        Raises:
+            WrongUse: a file of the store that holds what was left over is gone.
         """
+        older = self._left_over(iteration, int(position.num_left_over))
+        tasks = self._tasks(position)
+        times = Times()
+        rolled = self._rollouts(
+            iteration, tasks, functools.cache(snapshot), self._how_many(position), times, check
+        )
+        groups = algorithm_lib.groups_of(rolled)
+        of_use = [*older, *filter(self.algorithm.is_of_use, groups)]
+        used = of_use[: self.iterations.prompts_per_iteration]
+        after = Position(
+            next_prompt=np.int32(tasks[len(groups) - 1][0] + 1),
+            num_left_over=np.int32(len(of_use) - len(used) if self._keeps_left_over else 0),
+            share=np.float32(self._share(position, len(groups), len(of_use) - len(older))),
+            streaks=self._streaks(position, groups),
+        )
+        num_retired = int(self._is_retired(after).sum())
+        return RolloutBatch(groups, used, min(len(older), len(used)), num_retired, times, after)
+
+    @property
+    def _keeps_left_over(self) -> bool:
+        return self.algorithm.takes_older_rollouts(self.iterations.old_log_probs)
+
+    def _left_over(self, iteration: int, count: int) -> list[Group]:
+        """The last groups of use before an iteration; read back, so that a resumed run has the same ones."""
         groups: list[Group] = []
-        used: list[Group] = []
-        times, num_tries = Times(), 0
-        snapshot = functools.cache(snapshot)
-        wanted = self.iterations.prompts_per_iteration
-        while len(used) < wanted and num_tries < self.iterations.max_tries:
-            share = max(len(used) / len(groups), _LEAST_SHARE) if groups else 1.0
-            count = min(wanted, math.ceil((wanted - len(used)) / share))
-            first = first_prompt + len(groups)
-            rolled = self._rollouts(iteration, num_tries, first, count, snapshot, times, check)
-            groups += algorithm_lib.groups_of(rolled)
-            used = [group for group in groups if self.algorithm.is_of_use(group)]
-            num_tries += 1
-        return RolloutBatch(groups, used[:wanted], num_tries, times)
+        while len(groups) < count:
+            iteration -= 1
+            file = rollout_sets.file_of(self.directory, iteration)
+            if not file.exists():
+                raise WrongUse(
+                    f"{os.fspath(file)}: the rollouts that iteration {iteration} left over are missing; put the "
+                    "file back, or delete self_play/checkpoints to begin anew from the rollouts that are there."
+                )
+            stored = algorithm_lib.groups_of(jsonl.read_file(file, Rollout))
+            groups = [*filter(self.algorithm.is_of_use, stored), *groups]
+        return groups[len(groups) - count :]
+
+    def _tasks(self, position: Position) -> list[tuple[int, Task]]:
+        """The prompts that the iteration draws at most, each with its number in the stream."""
+        most = self.iterations.max_tries * self.iterations.prompts_per_iteration
+        is_retired = self._is_retired(position)
+        numbers = (
+            number
+            for number in itertools.count(int(position.next_prompt))
+            if not is_retired[self.stream.index_at(number)]
+        )
+        return [(number, self.stream.task(number)) for number in itertools.islice(numbers, most)]
+
+    def _is_retired(self, position: Position) -> np.ndarray:
+        """By prompt; none where fewer than an iteration takes would stay."""
+        retire_after, streaks = self.iterations.retire_after, np.asarray(position.streaks)
+        is_retired = (streaks >= retire_after) & (retire_after > 0)
+        least = min(self.iterations.prompts_per_iteration, len(streaks))
+        return is_retired & (np.sum(~is_retired) >= least)
+
+    def _streaks(self, position: Position, groups: Sequence[Group]) -> np.ndarray:
+        streaks = np.array(position.streaks)
+        for group in groups:
+            if group.verdicts != "ungraded":
+                prompt = self.stream.index_of(group.rollouts[0].prompt_id)
+                streaks[prompt] = streaks[prompt] + 1 if group.verdicts == "all_right" else 0
+        return streaks
+
+    def _share(self, position: Position, num_groups: int, num_of_use: int) -> float:
+        """Of prompts that are of use: what the iterations before say counts as much as a full iteration."""
+        weight = self.iterations.prompts_per_iteration
+        return (num_of_use + weight * float(position.share)) / (num_groups + weight)
+
+    def _how_many(self, position: Position) -> Callable[[Sequence[Rollout]], int]:
+        """How many samples an iteration draws, by the rollouts of its first prompts (`rollouts.map_draws`).
+
+        As many prompts as are likely to do, by the share that was of use so far. The answer is the largest
+        over the first 0, 1, 2, ... prompts, whichever have come in together.
+        """
+        wanted = self.iterations.prompts_per_iteration - int(position.num_left_over)
+        most = self.iterations.max_tries * self.iterations.prompts_per_iteration
+
+        def how_many(rolled: Sequence[Rollout]) -> int:
+            num_of_use, num_prompts, groups = 0, 1, algorithm_lib.groups_of(rolled)
+            for count in range(len(groups) + 1):
+                num_of_use += count > 0 and self.algorithm.is_of_use(groups[count - 1])
+                share = max(self._share(position, count, num_of_use), _LEAST_SHARE)
+                missing = max(wanted - num_of_use, 0)
+                num_prompts = max(num_prompts, count + math.ceil(missing / share) if missing else 0)
+            return min(num_prompts, most) * self.config.group_size
+
+        return how_many
 
     def snapshot(self, iteration: int, params: Params) -> PolicySnapshot:
         """What draws an iteration with a policy."""
@@ -128,15 +237,19 @@ class RolloutCollector:
     def _rollouts(
         self,
         iteration: int,
-        attempt: int,
-        first_prompt: int,
-        count: int,
+        tasks: Sequence[tuple[int, Task]],
         snapshot: Callable[[], PolicySnapshot],
+        how_many: Callable[[Sequence[Rollout]], int],
         times: Times,
         check: Callable[[], None],
     ) -> list[Rollout]:
-        """The graded rollouts of one try: read where they are stored, else drawn."""
+        """The graded rollouts: read where they are stored, else drawn."""
         group_size = self.config.group_size
+        draws = [
+            Draw(index=number * group_size + sample, row=task, sample=sample)
+            for number, task in tasks
+            for sample in range(group_size)
+        ]
 
         def grade(some: Sequence[Draw[Task]], completions: Sequence[Completion]) -> list[Rollout]:
             if not hosts.is_first():  # time limits would make verdicts differ; all read what the first wrote
@@ -151,19 +264,18 @@ class RolloutCollector:
             )
 
         return rollouts.map_draws(
-            rollout_sets.file_of(self.directory, iteration, attempt),
-            rollouts.draws_of(
-                self.stream.take(first_prompt, count), group_size, first=first_prompt * group_size
-            ),
+            rollout_sets.file_of(self.directory, iteration),
+            draws,
             grade,
             Rollout,
             sampler=lambda: snapshot().sampler,
             prompt_ids=lambda task: task.prompt_ids,
-            shard_size=self.config.requests_per_shard,
-            name=f"iteration {iteration}, try {attempt}",
+            shard_size=group_size,
+            name=f"iteration {iteration}",
             beside=True,
             times=times,
             check=check,
+            how_many=how_many,
         )
 
 
@@ -204,13 +316,13 @@ class RunAhead:
         """How many iterations of updates the policy that draws is behind the one that is trained."""
         return min(iteration, self._max_staleness)
 
-    def draw(self, iteration: int, params: Params, trained: Params, first_prompt: int) -> RolloutBatch:
+    def draw(self, iteration: int, params: Params, trained: Params, position: Position) -> RolloutBatch:
         """The rollouts of an iteration, and with staleness those of the next one begun.
 
         Args:
             params: of the policy before the iteration's updates.
             trained: what the updates will donate of them.
-            first_prompt: the iteration's position in the stream of prompts.
+            position: where the iteration begins.
 
         Raises:
             WrongUse: the run was resumed, and rollouts are missing that it must find in the store.
@@ -226,13 +338,12 @@ class RunAhead:
                 if self.staleness(iteration)
                 else lambda: self._collector.snapshot(iteration, params)
             )
-            drawn = self._collector.collect(iteration, make, first_prompt)
+            drawn = self._collector.collect(iteration, make, position)
         if self._thread is not None and iteration + 1 < self._num_iterations:
             own = with_own_arrays(self._collector.snapshot(iteration + 1, params), trained)
-            next_prompt = first_prompt + len(drawn.groups)
             self._next = (
                 iteration + 1,
-                self._thread.submit(self._draw_ahead, iteration + 1, own, next_prompt),
+                self._thread.submit(self._draw_ahead, iteration + 1, own, drawn.after),
             )
         return drawn
 
@@ -241,13 +352,13 @@ class RunAhead:
         if self._next is not None:
             self._next[1].result()
 
-    def _draw_ahead(self, iteration: int, snapshot: PolicySnapshot, first_prompt: int) -> RolloutBatch:
+    def _draw_ahead(self, iteration: int, snapshot: PolicySnapshot, position: Position) -> RolloutBatch:
         def check() -> None:
             if self._is_over.is_set():
                 raise _Cancelled
 
         with jax.set_mesh(self._mesh):
-            return self._collector.collect(iteration, lambda: snapshot, first_prompt, check=check)
+            return self._collector.collect(iteration, lambda: snapshot, position, check=check)
 
     def _refuse(self, iteration: int) -> Callable[[], PolicySnapshot]:
         def refuse() -> PolicySnapshot:

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -46,7 +45,7 @@ from promptcot_jax.trainers.held_out import HeldOut
 from promptcot_jax.trainers.metrics import MetricsLog
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.policy_updates import PolicyUpdates
-from promptcot_jax.trainers.rollout_collector import RolloutCollector, RunAhead
+from promptcot_jax.trainers.rollout_collector import Position, RolloutCollector, RunAhead
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.trainers.train_step import Trainable, delete_arrays, make_train_step
 from promptcot_jax.trainers.watching import PreemptionGuard
@@ -144,19 +143,19 @@ class SelfPlay:
             params=parts.model(trained),
             best=None if best is None else best.best,
             num_iterations=num_iterations,
-            num_prompts=int(position.num_prompts),
+            num_prompts=int(position.position.next_prompt),
             num_updates=num_updates,
             num_skipped=num_skipped,
         )
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=("state", "num_prompts"), meta_fields=())
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("state", "position"), meta_fields=())
 @dataclasses.dataclass(frozen=True)
 class IterationState:
     """What a run carries from iteration to iteration."""
 
     state: Any  # TrainState
-    num_prompts: Any  # int32: position in the stream of prompts
+    position: Position
 
 
 class _Iterations(driver.Run[IterationState]):
@@ -207,9 +206,10 @@ class _Iterations(driver.Run[IterationState]):
         """From the newest checkpoint; what is trained of the first policy stays where it is the reference."""
         step, trained = self._train_step, self._params.trained
         whole = NamedSharding(self._settings.mesh, PartitionSpec())
-        num_prompts = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
-        restored = self.checkpoints.restore_latest(IterationState(step.abstract_state, num_prompts))
-        position = restored or (0, IterationState(step.first_state(trained), np.int32(0)))
+        first = Position.first(self._settings.stream)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), first)
+        restored = self.checkpoints.restore_latest(IterationState(step.abstract_state, abstract))
+        position = restored or (0, IterationState(step.first_state(trained), first))
         if not self._algorithm.keeps_reference:
             delete_arrays(trained)
         return position
@@ -266,14 +266,16 @@ class _Iterations(driver.Run[IterationState]):
         iteration, train_state, config = step - 1, state.state, self._settings.config
         clock = _Clock()
         params = self._params.model(train_state.params)
-        drawn = self._ahead.draw(iteration, params, train_state.params, int(state.num_prompts))
+        drawn = self._ahead.draw(iteration, params, train_state.params, jax.device_get(state.position))
         drawing = {"sampling": drawn.times.sampling_seconds, "grading": drawn.times.waited_seconds}
         seconds = {"waiting": clock.lap()} if config.max_staleness else dict(drawing)
         row = algorithm_lib.figures_of(drawn.groups) | {
             "staleness": self._ahead.staleness(iteration),
-            "tries": drawn.num_tries,
             "groups/drawn": len(drawn.groups),
             "groups/used": len(drawn.used),
+            "groups/older": drawn.num_older,
+            "groups/left_over": int(drawn.after.num_left_over),
+            "prompts/retired": drawn.num_retired,
         }
         self._samples.add(iteration, drawn.groups)
         clock.lap()
@@ -289,7 +291,7 @@ class _Iterations(driver.Run[IterationState]):
             log.info("iteration %d: no update; %s", iteration, _why_not(drawn.groups))
         seconds["training"] = clock.lap()
         self._row = row | clock.figures(seconds, drawing, drawn.times.new_tokens, row.get("num_tokens", 0.0))
-        return IterationState(train_state, np.int32(int(state.num_prompts) + len(drawn.groups)))
+        return IterationState(train_state, drawn.after)
 
     def record(self, step: int, state: IterationState) -> bool:
         """The iteration's row, with an evaluation where one is due; the last policy always has one."""

@@ -26,7 +26,9 @@ class SelfPlayConfig(driver.RunConfig):
     # to as many updates as that takes.
     units_per_update: PositiveInt = 64
     passes_per_iteration: PositiveInt = 1  # how often an iteration's sequences are gone through
-    max_tries: PositiveInt = 4  # draws of prompts for an iteration at most, until enough of them are of use
+    max_tries: PositiveInt = 4  # an iteration draws so many times `prompts_per_iteration` prompts at most
+    # A prompt whose samples were all right so many times in a row is no longer drawn; 0: all stay.
+    retire_after: NonNegativeInt = 0
     # "scored": computed by the trainer before the updates, so that ratios begin at 1; with a single update
     # they come from the update's own forward pass, for free. "sampled": the sampler's, which saves the
     # scoring pass; for sampling in float32.

@@ -26,7 +26,8 @@ _CHARACTERS = str.maketrans(
         "\u221e": r"\infty ", "\u2264": r"\leq ", "\u2265": r"\geq ", "\u2260": r"\neq ",
         "\u2248": r"\approx ", "\u00b1": r"\pm ", "\u2213": r"\mp ", "\u222a": r"\cup ", "\u2229": r"\cap ",
         "\u2208": r"\in ", "\u2205": r"\emptyset ", "\u2216": r"\setminus ", "\u00b0": r"^\circ ",
-        "\u00a2": " cents", "\u5143": "", "\u5186": "", "\uc6d0": "", "\u2018": "'", "\u2019": "'", "\u2032": "'",
+        "\u00a2": " cents", "\u5143": "", "\u5186": "", "\uc6d0": "",
+        "\u2018": "'", "\u2019": "'", "\u2032": "'",
         "\u3001": ",", "\u3002": ".", "\u53c8": " ", "\u6216": " or ", "\u548c": " and ", "\u4e0e": " and ",
         AND: r"\wedge ", OR: r"\vee ", ROW: " ",
     }
@@ -43,8 +44,8 @@ _FUNCTIONS = {
     ).split()
 } | {"arsinh": "arcsinh", "arcosh": "arccosh", "artanh": "arctanh", "asin": "arcsin", "acos": "arccos"}
 _GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi"
-    " psi omega"
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi"
+    " chi psi omega"
 ).split()
 _CONSTANTS = {name: name for name in (*_GREEK, "infty")} | {
     "infinity": "infty",
@@ -137,7 +138,8 @@ _CONJUNCTION = r"[,;]?\s*(?:\\text\{{\s*[,;]?\s*{0}\s*\}}|(?<![A-Za-z\\]){0}(?![
 _AND = re.compile(_CONJUNCTION.format("and"), re.IGNORECASE)
 _OR = re.compile(_CONJUNCTION.format("or"), re.IGNORECASE)
 _PLAIN_WORD = re.compile(
-    r"\\text\{[^{}]*\}|(?<=[0-9]) *min(?![A-Za-z( _{])|\\operatorname\{[^{}]*\}|(?<![A-Za-z\\])[A-Za-z]+(?![A-Za-z])"
+    r"\\text\{[^{}]*\}|\\operatorname\{[^{}]*\}|(?<=[0-9]) *min(?![A-Za-z( _{])"
+    r"|(?<![A-Za-z\\])[A-Za-z]+(?![A-Za-z])"
 )
 _ROW_END = re.compile(r"\\\\(?:\[[^\[\]]*\])?|\\cr(?![A-Za-z])|\\hline(?![A-Za-z])")
 _BEFORE_PARENTHESIS = re.compile(r"(?:\^|\\sqrt|(?<![A-Za-z\\])[Aa]bs)\s*\(")
@@ -164,7 +166,7 @@ def normalise_answer(text: str) -> str:
 
 
 def _in_latex(text: str) -> str:
-    """Characters beyond ASCII as LaTeX, by what Unicode says of them: raised ones, fractions, wide forms, Greek."""
+    """Characters beyond ASCII as LaTeX, by what Unicode says of them."""
 
     def of_run(found: re.Match[str]) -> str:
         latex = "".join(map(_one_in_latex, found[0]))

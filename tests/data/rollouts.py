@@ -38,5 +38,5 @@ def rollout(prompt_id: str, text: str, *, correct: bool, index: int = 0, graded:
 def store(directory: Path, *iterations: list[Rollout]) -> Path:
     """The store of some iterations."""
     for number, iteration in enumerate(iterations):
-        jsonl.write_records(directory / f"iteration_{number:05d}_try_00.jsonl", iteration)
+        jsonl.write_records(directory / f"iteration_{number:05d}.jsonl", iteration)
     return directory

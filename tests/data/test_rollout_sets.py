@@ -52,7 +52,7 @@ def test_right_completions_come_once_and_of_prompts_that_are_hard_enough(directo
 
 def test_files_that_are_not_finished_are_not_read(directory):
     jsonl.write_records(
-        directory / "iteration_00002_try_00-00000-of-00002.jsonl", [rollout("new", "a", correct=True)]
+        directory / "iteration_00002-00000-of-00002.jsonl", [rollout("new", "a", correct=True)]
     )
     assert "new" not in rollout_sets.tries_by_prompt(directory)
 

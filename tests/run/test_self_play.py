@@ -389,10 +389,10 @@ def test_kill_9_in_sampling_grading_update_and_evaluation_and_a_notice(guesser: 
         (
             "self_play/evaluations/step_00000-0*.jsonl",
             "self_play/best/*/COMPLETE",
-            "rollouts/iteration_00000_try_00-0*.jsonl",  # while others are drawn and graded
+            "rollouts/iteration_00000-0*.jsonl",  # while others are drawn and graded
         ),
         (
-            "rollouts/iteration_00001_try_00.jsonl",  # before the updates of the second iteration
+            "rollouts/iteration_00001.jsonl",  # before the updates of the second iteration
             "self_play/evaluations/step_00002.jsonl",
             "self_play/checkpoints/step_00000002/COMPLETE",
             "policy*",  # while the policy is written
@@ -401,7 +401,7 @@ def test_kill_9_in_sampling_grading_update_and_evaluation_and_a_notice(guesser: 
     for pattern in before:
         killing.kill_when([*command, f"--workdir={killed}"], killed, pattern)
     process = killing.start([*command, f"--workdir={killed}"])
-    killing.wait_for(killed, "rollouts/iteration_00000_try_00.jsonl", 1, [process])
+    killing.wait_for(killed, "rollouts/iteration_00000.jsonl", 1, [process])
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=killing.DEADLINE_SECONDS)
     assert process.returncode == 75, errors
@@ -411,7 +411,7 @@ def test_kill_9_in_sampling_grading_update_and_evaluation_and_a_notice(guesser: 
     killing.run_to_end([*command, f"--workdir={killed}"])
     killing.run_to_end([*command, f"--workdir={undisturbed}"])
     killing.assert_same_outcome(killed, undisturbed)
-    assert jsonl.read_records(killed / "rollouts" / "iteration_00003_try_00.jsonl", Rollout)
+    assert jsonl.read_records(killed / "rollouts" / "iteration_00003.jsonl", Rollout)
 
 
 @pytest.mark.slow
@@ -429,7 +429,7 @@ def test_two_hosts_play_as_one_process_and_the_first_alone_writes(guesser: str, 
         (r.token_ids, r.status, r.reward) for r in drawn[1]
     ]
     for ours, theirs in zip(metrics_of(two), metrics_of(one), strict=True):
-        for name in ("loss", "grad_norm", "updates", "sequences", "tries", "reward"):
+        for name in ("loss", "grad_norm", "updates", "sequences", "groups/drawn", "reward"):
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
     policies = [jax.tree.leaves(load.load_model(workdir / "policy").params) for workdir in (two, one)]
     for ours, theirs in zip(*policies, strict=True):

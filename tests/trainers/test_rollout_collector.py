@@ -22,7 +22,7 @@ from promptcot_jax.trainers import nonfinite_batches, policy_updates, self_play
 from promptcot_jax.trainers.dpo import Dpo
 from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.rejection import RejectionSampling
-from promptcot_jax.trainers.rollout_collector import RolloutBatch, RolloutCollector, RunAhead
+from promptcot_jax.trainers.rollout_collector import Position, RolloutBatch, RolloutCollector, RunAhead
 from tests.cases import some_fast
 from tests.trainers import toy_self_play
 from tests.trainers.toy_self_play import (
@@ -148,9 +148,9 @@ def test_what_draws_beside_the_updates_shares_no_array_with_what_they_donate(tmp
     lm = causal_lm.CausalLM(toy_self_play.toy_lm().config, rules.DEFAULT_RULES)
     mesh, drew = mesh_lib.make_mesh(mesh_lib.MeshConfig()), []
 
-    def collect(self, iteration, snapshot, first_prompt, **_):
+    def collect(self, iteration, snapshot, position, **_):
         drew.append({id(leaf) for leaf in jax.tree.leaves(snapshot().sampler.params)})
-        return RolloutBatch([], [], 0, rollouts.Times())
+        return RolloutBatch([], [], 0, 0, rollouts.Times(), position)
 
     monkeypatch.setattr(RolloutCollector, "collect", collect)
     collector = RolloutCollector(
@@ -165,7 +165,7 @@ def test_what_draws_beside_the_updates_shares_no_array_with_what_they_donate(tmp
     )
     with jax.set_mesh(mesh), RunAhead(collector, mesh, num_iterations=2, max_staleness=1) as ahead:
         params = lm.init(jax.random.key(0))
-        ahead.draw(0, params, params, 0)
+        ahead.draw(0, params, params, Position.first(collector.stream))
     trained, (at_once, beside) = {id(leaf) for leaf in jax.tree.leaves(params)}, drew
     assert at_once == trained
     assert not beside & trained
@@ -275,7 +275,7 @@ def test_eight_devices_draw_what_one_does(whole, tmp_path):
 
 def test_an_error_in_the_thread_ends_the_run_and_shows_where_it_was_raised(tmp_path):
     def verdict(answer, text):
-        if (tmp_path / "rollouts" / "iteration_00001_try_00.jsonl").exists():
+        if (tmp_path / "rollouts" / "iteration_00001.jsonl").exists():
             raise ZeroDivisionError("a grader's own")
         return toy_self_play.by_bytes(answer, text)
 
@@ -317,7 +317,7 @@ def test_rollouts_that_no_policy_can_draw_again_are_missed(tmp_path, monkeypatch
         kill_at(patch, nonfinite_batches.StepsInFlight, "add", 6)
         with pytest.raises(Killed):
             play(tmp_path)
-    (tmp_path / "rollouts" / "iteration_00002_try_00.jsonl").unlink()
+    (tmp_path / "rollouts" / "iteration_00002.jsonl").unlink()
     with pytest.raises(WrongUse, match="rollouts of iteration 2 are missing, .* begin anew"):
         play(tmp_path)
 

@@ -259,7 +259,7 @@ def test_prompts_without_contrast_leave_and_others_take_their_place(tmp_path):
     toy_self_play.run(tmp_path, verdict=verdict, config=config)
     rows = metrics_of(tmp_path)
     assert all(row["groups/used"] == 3 for row in rows)
-    assert any(row["tries"] > 1 for row in rows)
+    assert any(row["groups/drawn"] > 3 for row in rows)
     assert sum(row["groups/all_right"] for row in rows) > 0
     for row in rows:
         shares = [row[f"groups/{kind}"] for kind in ("mixed", "all_right", "all_wrong", "ungraded")]
@@ -294,7 +294,7 @@ def test_a_iteration_without_use_leaves_the_policy_and_says_why(tmp_path, caplog
     assert (outcome.num_updates, outcome.num_prompts) == (0, 2 * 2 * 4)
     assert "no update; of 8 prompts all samples are right for 8, all wrong for 0" in caplog.text
     for row in metrics_of(tmp_path):
-        assert (row["tries"], row["groups/used"], row["frac_reward_zero_std"]) == (2, 0, 1.0)
+        assert (row["groups/drawn"], row["groups/used"], row["frac_reward_zero_std"]) == (8, 0, 1.0)
         assert "loss" not in row
 
 

@@ -71,7 +71,8 @@ def assert_same_run(directory: Path, params, expected):
         assert one[0] == two[0]
         np.testing.assert_allclose(one[1], two[1], atol=1e-4)
     rows, other_rows = metrics_of(directory), metrics_of(other)
-    assert max(row["tries"] for row in other_rows) > 1
+    most = toy_self_play.SHORT.prompts_per_iteration
+    assert max(row["groups/drawn"] for row in other_rows) > most
     for row, theirs in zip(rows, other_rows, strict=True):
         assert row.keys() == theirs.keys()
         for name, value in theirs.items():
@@ -127,7 +128,7 @@ def test_when_one_of_two_hosts_is_killed_the_other_ends_and_the_run_goes_on_to_t
 
     how = {"module": "tests.trainers.self_play_host", "as_here": True}
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
-    moments = ((1, "rollouts/iteration_00001_try_00.jsonl"), (0, "self_play/checkpoints/*/COMPLETE"))
+    moments = ((1, "rollouts/iteration_00001.jsonl"), (0, "self_play/checkpoints/*/COMPLETE"))
     for index, pattern in moments:
         processes = test_hosts.start_hosts(command(killed), **how)
         killing.wait_for(killed / "grpo", pattern, 1, processes)

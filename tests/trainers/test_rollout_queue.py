@@ -1,0 +1,205 @@
+"""The queue of an iteration: how many prompts are drawn, what is left over, which leave the stream."""
+
+import dataclasses
+import time
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from promptcot_jax.core import shards
+from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.data.prompt_stream import PromptStream
+from promptcot_jax.sampling import engine, journal
+from promptcot_jax.trainers import nonfinite_batches, self_play
+from promptcot_jax.trainers.grpo import Grpo
+from promptcot_jax.trainers.rollout_collector import Position, RolloutCollector
+from tests.trainers import toy_self_play
+from tests.trainers.toy_self_play import (
+    CONFIG,
+    SAMPLING,
+    Killed,
+    by_bytes,
+    files_of,
+    kill_at,
+    metrics_of,
+    rollouts_of,
+)
+
+
+def collector_of(directory, *, verdict=by_bytes, grader=None, slots=16, lm=None, **changes):
+    """Of one iteration's rollouts by itself."""
+    config = dataclasses.replace(CONFIG, **({"prompts_per_iteration": 6, "max_tries": 4} | changes))
+    return RolloutCollector(
+        lm=lm or toy_self_play.toy_lm(),
+        tokenizer=toy_self_play.TOKENIZER,
+        stream=PromptStream(toy_self_play.tasks(), seed=0),
+        grader=grader or toy_self_play.graded_by(verdict),
+        config=dataclasses.replace(SAMPLING, engine=engine.EngineConfig(num_slots=slots, page_size=8)),
+        iterations=config,
+        algorithm=Grpo(),
+        directory=epath.Path(directory) / "rollouts",
+    )
+
+
+def collect(collector, iteration=0, position=None):
+    params = collector.lm.init(jax.random.key(0))
+    position = position or Position.first(collector.stream)
+    return collector.collect(iteration, lambda: collector.snapshot(iteration, params), position)
+
+
+def drawn_of(batch):
+    return [
+        (rollout.index, rollout.token_ids, rollout.correct) for g in batch.groups for rollout in g.rollouts
+    ]
+
+
+class SlowGrader(toy_self_play.ToyGrader):
+    """The first prompts of a try take longest."""
+
+    def _verdicts(self, draws, texts, num_tokens):
+        time.sleep(max(0.3 - 0.02 * (draws[0].index // SAMPLING.group_size), 0.0))
+        return super()._verdicts(draws, texts, num_tokens)
+
+
+def test_what_is_drawn_depends_on_neither_the_number_of_slots_nor_the_speed_of_grading(tmp_path):
+    slow = SlowGrader(
+        tokenizer=toy_self_play.TOKENIZER,
+        config=toy_self_play.graded_by(by_some).config,
+        run_many=lambda jobs: [],
+        verdict=by_some,
+    )
+    batches = [
+        collect(collector_of(tmp_path / "4", verdict=by_some, slots=4)),
+        collect(collector_of(tmp_path / "64", verdict=by_some, slots=64)),
+        collect(collector_of(tmp_path / "slow", grader=slow, slots=64)),
+    ]
+    first = batches[0]
+    assert 6 < len(first.groups) < 24
+    assert len(first.used) == 6
+    assert first.used == [group for group in first.groups if group.verdicts == "mixed"][:6]
+    for other in batches[1:]:
+        assert drawn_of(other) == drawn_of(first)
+        jax.tree.map(np.testing.assert_array_equal, other.after, first.after)
+    assert files_of(tmp_path / "slow") == files_of(
+        tmp_path / "64"
+    )  # 4 slots round log-probabilities otherwise
+
+
+def by_some(answer, text):
+    """Half of the prompts are always right."""
+    return answer < "5" or by_bytes(answer, text)
+
+
+def test_further_prompts_join_the_queue_while_others_are_under_way(tmp_path, monkeypatch):
+    """One stream of the engine draws them all, although an iteration draws more than it began with."""
+    streams, stream = [], engine.Engine.stream
+
+    def watched(self, *args, **kwargs):
+        streams.append(0)
+        for ended in stream(self, *args, **kwargs):
+            streams[-1] += 1
+            yield ended
+
+    monkeypatch.setattr(engine.Engine, "stream", watched)
+    batch = collect(collector_of(tmp_path, verdict=by_some, slots=4))
+    assert streams == [len(batch.groups) * SAMPLING.group_size]
+    assert len(batch.groups) > 6
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_how_many_are_drawn_is_the_same_whichever_prompts_come_in_together(tmp_path, share):
+    batch = collect(collector_of(tmp_path, verdict=by_some))
+    collector = collector_of(tmp_path)
+    position = dataclasses.replace(Position.first(collector.stream), share=np.float32(share))
+    how_many, rolled = collector._how_many(position), [r for g in batch.groups for r in g.rollouts]
+    size = SAMPLING.group_size
+    counts = [how_many(rolled[: size * count]) for count in range(len(batch.groups) + 1)]
+    assert counts[0] == size * 6 / share
+    assert counts == sorted(counts)
+    assert counts[-1] <= size * 24
+    # None of use: as many as may be.
+    right = [dataclasses.replace(rollout, correct=True, score=1.0) for rollout in rolled]
+    assert how_many(right) == size * 24
+    # All of use: as many as are wanted, and no more than were begun with.
+    mixed = [
+        dataclasses.replace(rollout, correct=rollout.index % 2 == 0, score=float(rollout.index % 2 == 0))
+        for rollout in rolled
+    ]
+    assert how_many(mixed) == counts[0]
+
+
+def test_groups_left_over_are_the_next_iterations_first_ones(tmp_path):
+    collector = collector_of(tmp_path, verdict=by_some)
+    half = dataclasses.replace(Position.first(collector.stream), share=np.float32(0.3))
+    first = collect(collector, 0, half)
+    of_use = [group for group in first.groups if group.verdicts == "mixed"]
+    assert first.after.num_left_over == len(of_use) - 6 > 0
+    assert first.after.next_prompt == len(first.groups)
+    second = collect(collector, 1, first.after)
+    assert second.num_older == first.after.num_left_over
+    assert second.used[: second.num_older] == of_use[6:]
+    own = [group for group in second.groups if group.verdicts == "mixed"]
+    assert second.used[second.num_older :] == own[: 6 - second.num_older]
+    assert second.groups[0].rollouts[0].index == len(first.groups) * SAMPLING.group_size
+    (tmp_path / "rollouts" / "iteration_00000.jsonl").unlink()
+    with pytest.raises(WrongUse, match="iteration_00000"):
+        collect(collector, 1, first.after)
+
+
+def test_nothing_is_left_over_where_no_weight_makes_up_for_its_age(tmp_path):
+    collector = collector_of(tmp_path, verdict=by_some)
+    collector = dataclasses.replace(collector, algorithm=Grpo(sampler_correction="none"))
+    half = dataclasses.replace(Position.first(collector.stream), share=np.float32(0.3))
+    batch = collect(collector, 0, half)
+    assert sum(group.verdicts == "mixed" for group in batch.groups) > 6
+    assert batch.after.num_left_over == 0
+
+
+def test_prompts_that_are_always_solved_leave_the_stream(tmp_path):
+    """0 to 3 are always right: after two rounds they are drawn no more, and their numbers stay unused."""
+    config = dataclasses.replace(CONFIG, num_iterations=6, retire_after=2)
+    outcome = toy_self_play.run(tmp_path, config=config, verdict=toy_self_play.some_are_easy)
+    rows, found = metrics_of(tmp_path), rollouts_of(tmp_path)
+    for prompt in ("p0", "p1", "p2", "p3"):
+        groups = {rollout.group: rollout.iteration for rollout in found if rollout.prompt_id == prompt}
+        second = sorted(groups.values())[1]
+        assert max(groups.values()) == second < config.num_iterations - 1
+    assert rows[-1]["prompts/retired"] >= 4
+    assert rows[0]["prompts/retired"] == 0
+    assert outcome.num_prompts > len(
+        {rollout.group for rollout in found}
+    )  # of the stream, some were left out
+
+
+def test_no_prompt_leaves_where_too_few_would_stay(tmp_path):
+    config = dataclasses.replace(CONFIG, num_iterations=3, retire_after=1, max_tries=3)
+    toy_self_play.run(tmp_path, config=config, verdict=lambda answer, text: answer < "8")
+    assert {row["groups/drawn"] for row in metrics_of(tmp_path)} == {12}
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [
+        (toy_self_play.ToyGrader, "_verdicts", 7),
+        (shards.ShardedRecords, "write", 9),
+        (journal.Journal, "forget", 12),
+        (shards.ShardedRecords, "put_together", 2),
+        (nonfinite_batches.StepsInFlight, "add", 4),
+        (self_play.TrainingCheckpoints, "save", 1),
+    ],
+)
+def test_a_run_killed_in_its_queue_ends_in_the_same_bits(tmp_path, monkeypatch, owner, name, call):
+    config = dataclasses.replace(CONFIG, num_iterations=4, retire_after=2, checkpoint_every=1)
+    settings = {"config": config, "verdict": toy_self_play.some_are_easy}
+    whole = toy_self_play.run(tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        kill_at(patch, owner, name, call)
+        with pytest.raises(Killed):
+            toy_self_play.run(tmp_path / "killed", **settings)
+    again = toy_self_play.run(tmp_path / "killed", **settings)
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
+    assert any(row["groups/older"] for row in metrics_of(tmp_path / "whole"))

@@ -209,6 +209,7 @@ class _RequestStream:
         self._engine, self._params, self._key, self._decode_text = engine, params, key, decode_text
         self._lm, self._config, self._metrics = engine.lm, engine.config, engine.metrics
         self._source, self._put_back = iter(requests), collections.deque[Request]()
+        self._is_exhausted = False  # nothing more comes from the source
         self._schedulers = engine._new_schedulers()
         self._shapes = shapes = engine.shapes
         self._cache = slots.empty_cache(self._lm, shapes.num_pages, shapes.page_size)
@@ -242,11 +243,17 @@ class _RequestStream:
 
     def _is_queued(self) -> bool:
         """Whether a request is waiting; looks one ahead."""
-        if not self._put_back and (request := next(self._source, None)) is not None:
-            self._engine.check(request)
-            if request.stop_texts and self._decode_text is None:
-                raise ValueError(f"Request {request.id} has stop texts, which need `decode_text`.")
-            self._put_back.append(request)
+        if not self._put_back:
+            for request in self._source:
+                if request is None:
+                    return False
+                self._engine.check(request)
+                if request.stop_texts and self._decode_text is None:
+                    raise ValueError(f"Request {request.id} has stop texts, which need `decode_text`.")
+                self._put_back.append(request)
+                break
+            else:
+                self._is_exhausted = True
         return bool(self._put_back)
 
     # Prompts
@@ -298,7 +305,8 @@ class _RequestStream:
             return
         is_queued, num_slots = self._is_queued(), self._shapes.num_slots
         # A look at the rows costs about a step's time where steps are short: wait for a sixteenth to end.
-        enough_done = max(1, num_slots // 16) if is_queued else num_slots
+        # None queued at present: more may come of what ends.
+        enough_done = num_slots if self._is_exhausted and not is_queued else max(1, num_slots // 16)
         start = time.perf_counter()
         burst, self._cache = slots.decode_burst(
             self._lm,

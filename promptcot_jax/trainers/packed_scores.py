@@ -2,7 +2,8 @@
 
 Old and reference log-probabilities from other rows, or from a program with padding of its own, differ from
 the update's in the last bits of bfloat16. Clipping sees that: the band of a sequence's ratio is a few 1e-4
-(GSPO, arXiv 2507.18071, section 5.1), and would be left before anything was learned.
+(GSPO, arXiv 2507.18071, section 5.1), and would be left before anything was learned. Both programs round to
+bfloat16 where they are written to (`train_step.ROUND_AS_WRITTEN`), wherever the compiler fuses.
 """
 
 import functools
@@ -44,7 +45,11 @@ def label_log_probs(
 
 
 @launching.serialized
-@functools.partial(jax.jit, static_argnames=("lm", "temperature", "micro_batches", "remat", "sharding"))
+@functools.partial(
+    jax.jit,
+    static_argnames=("lm", "temperature", "micro_batches", "remat", "sharding"),
+    compiler_options=train_step.ROUND_AS_WRITTEN,
+)
 def score(
     lm: LanguageModel,
     params: Params,

@@ -51,7 +51,6 @@ class PolicyUpdates:
         temperature: of the sampling.
         directory: for the batches of skipped updates.
         seed: of the order within iterations.
-        schedule_end: update at which the learning rate's schedule ends.
     """
 
     lm: LanguageModel
@@ -63,7 +62,6 @@ class PolicyUpdates:
     pad_id: int
     directory: epath.Path
     seed: int
-    schedule_end: int
 
     def units(
         self, iteration: int, groups: Sequence[Group], params: Params, reference_params: Params
@@ -78,16 +76,19 @@ class PolicyUpdates:
         """
         units = self.algorithm.units_of(groups, num_groups=self.config.prompts_per_iteration)
         names = self.algorithm.value_names
+        policies = {} if self.config.old_log_probs == "sampled" else {"old_log_probs": params}
+        policies["reference_log_probs"] = reference_params
+        return self._scored(iteration, units, {name: policies[name] for name in names if name in policies})
+
+    def _scored(self, iteration: int, units: list[Unit], policies: Mapping[str, Params]) -> list[Unit]:
+        """The units with their log-probabilities under the policies."""
         if not units:
             return []
-        is_sampled = self.config.old_log_probs == "sampled"
-        policies = {} if is_sampled else {"old_log_probs": params}
-        policies["reference_log_probs"] = reference_params
-        scores = self._scores(iteration, units, {name: policies[name] for name in names if name in policies})
+        names, scores = self.algorithm.value_names, self._scores(iteration, units, policies)
 
         def with_values(row: TokenExample, scored: Mapping[str, np.ndarray]) -> TokenExample:
             values = {**row.token_values, **scored}
-            if is_sampled and "old_log_probs" in names:
+            if "old_log_probs" in names and "old_log_probs" not in policies:
                 values["old_log_probs"] = values["sampler_log_probs"]
             return dataclasses.replace(row, token_values={name: values[name] for name in names})
 
@@ -95,16 +96,19 @@ class PolicyUpdates:
             tuple(with_values(row, scored) for row, scored in zip(unit, of_unit, strict=True))
             for unit, of_unit in zip(units, scores, strict=True)
         ]
-        finite = [unit for unit in complete if all(_is_finite(row) for row in unit)]
-        if len(finite) < len(units):
-            log.warning(
-                "iteration %d: %d of %d %s left out, with a log-probability that is no number",
-                iteration,
-                len(units) - len(finite),
-                len(units),
-                self.algorithm.unit_name,
-            )
-        return finite
+        finite = [all(map(_is_finite, unit)) for unit in complete]
+        if all(finite):
+            return complete
+        log.warning(
+            "iteration %d: %d of %d %s left out, with a log-probability that is no number",
+            iteration,
+            len(units) - sum(finite),
+            len(units),
+            self.algorithm.unit_name,
+        )
+        # The others are dealt anew, and scored in the rows in which they will be learned from.
+        rest = [unit for unit, is_finite in zip(units, finite, strict=True) if is_finite]
+        return self._scored(iteration, rest, policies)
 
     def _scores(
         self, iteration: int, units: Sequence[Unit], policies: Mapping[str, Params]
@@ -161,7 +165,9 @@ class PolicyUpdates:
         in_flight = StepsInFlight(
             self.directory, num_skipped=int(state.num_skipped), max_skipped=config.max_skipped
         )
-        schedule_end = np.int32(self.schedule_end)
+        # Of the learning rate: the last update, if later iterations make as many as those so far on average.
+        so_far = int(state.step) + batches.num_steps
+        schedule_end = np.int32(math.ceil(so_far * config.num_iterations / (iteration + 1)))
         first, pending = int(state.step) + 1, []
         for i in range(batches.num_steps):
             batch = batches.batch(i)

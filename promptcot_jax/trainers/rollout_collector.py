@@ -141,11 +141,14 @@ class RolloutCollector:
         )
         groups = algorithm_lib.groups_of(rolled)
         of_use = [*older, *filter(self.algorithm.is_of_use, groups)]
-        used = of_use[: self.iterations.prompts_per_iteration]
+        wanted = self.iterations.prompts_per_iteration
+        used = of_use[:wanted]
         after = Position(
             next_prompt=np.int32(tasks[len(groups) - 1][0] + 1),
             num_left_over=np.int32(len(of_use) - len(used) if self._keeps_left_over else 0),
-            share=np.float32(self._share(position, len(groups), len(of_use) - len(older))),
+            share=np.float32(
+                share_of_use(len(groups), len(of_use) - len(older), float(position.share), wanted)
+            ),
             streaks=self._streaks(position, groups),
         )
         num_retired = int(self._is_retired(after).sum())
@@ -163,8 +166,8 @@ class RolloutCollector:
             file = rollout_sets.file_of(self.directory, iteration)
             if not file.exists():
                 raise WrongUse(
-                    f"{os.fspath(file)}: the rollouts that iteration {iteration} left over are missing; put the "
-                    "file back, or delete self_play/checkpoints to begin anew from the rollouts that are there."
+                    f"{os.fspath(file)}: what iteration {iteration} left over is missing; put "
+                    "it back, or delete self_play/checkpoints to begin anew from the rollouts there are."
                 )
             stored = algorithm_lib.groups_of(jsonl.read_file(file, Rollout))
             groups = [*filter(self.algorithm.is_of_use, stored), *groups]
@@ -196,28 +199,19 @@ class RolloutCollector:
                 streaks[prompt] = streaks[prompt] + 1 if group.verdicts == "all_right" else 0
         return streaks
 
-    def _share(self, position: Position, num_groups: int, num_of_use: int) -> float:
-        """Of prompts that are of use: what the iterations before say counts as much as a full iteration."""
-        weight = self.iterations.prompts_per_iteration
-        return (num_of_use + weight * float(position.share)) / (num_groups + weight)
-
     def _how_many(self, position: Position) -> Callable[[Sequence[Rollout]], int]:
-        """How many samples an iteration draws, by the rollouts of its first prompts (`rollouts.map_draws`).
-
-        As many prompts as are likely to do, by the share that was of use so far. The answer is the largest
-        over the first 0, 1, 2, ... prompts, whichever have come in together.
-        """
-        wanted = self.iterations.prompts_per_iteration - int(position.num_left_over)
-        most = self.iterations.max_tries * self.iterations.prompts_per_iteration
+        """How many samples an iteration draws, by the rollouts of its first prompts."""
+        size = self.iterations.prompts_per_iteration
 
         def how_many(rolled: Sequence[Rollout]) -> int:
-            num_of_use, num_prompts, groups = 0, 1, algorithm_lib.groups_of(rolled)
-            for count in range(len(groups) + 1):
-                num_of_use += count > 0 and self.algorithm.is_of_use(groups[count - 1])
-                share = max(self._share(position, count, num_of_use), _LEAST_SHARE)
-                missing = max(wanted - num_of_use, 0)
-                num_prompts = max(num_prompts, count + math.ceil(missing / share) if missing else 0)
-            return min(num_prompts, most) * self.config.group_size
+            num_prompts = prompts_to_draw(
+                [self.algorithm.is_of_use(group) for group in algorithm_lib.groups_of(rolled)],
+                wanted=size - int(position.num_left_over),
+                share=float(position.share),
+                weight=size,
+                most=self.iterations.max_tries * size,
+            )
+            return num_prompts * self.config.group_size
 
         return how_many
 
@@ -277,6 +271,33 @@ class RolloutCollector:
             check=check,
             how_many=how_many,
         )
+
+
+def prompts_to_draw(of_use: Sequence[bool], *, wanted: int, share: float, weight: int, most: int) -> int:
+    """How many prompts an iteration draws, by those that are finished, in the order of the stream.
+
+    As many as are likely to do, by the share that was of use so far. It is the largest such number over the
+    first 0, 1, 2, ... finished prompts, so that it is the same whichever come in together.
+
+    Args:
+        of_use: whether each finished prompt is of use.
+        wanted: prompts of use.
+        share: of prompts that is of use, by the iterations before, which counts as much as `weight` prompts.
+        most: prompts at most.
+    """
+    num_of_use, num_prompts = 0, 1
+    for count in range(len(of_use) + 1):
+        num_of_use += count > 0 and of_use[count - 1]
+        missing = wanted - num_of_use
+        if missing > 0:
+            so_far = max(share_of_use(count, num_of_use, share, weight), _LEAST_SHARE)
+            num_prompts = max(num_prompts, count + math.ceil(missing / so_far))
+    return min(num_prompts, most)
+
+
+def share_of_use(num_prompts: int, num_of_use: int, before: float, weight: int) -> float:
+    """The share of prompts that is of use, where the share before counts as much as `weight` prompts."""
+    return (num_of_use + weight * before) / (num_prompts + weight)
 
 
 class _Cancelled(Exception):

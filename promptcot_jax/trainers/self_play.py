@@ -189,7 +189,6 @@ class _Iterations(driver.Run[IterationState]):
             pad_id=settings.tokenizer.pad_id,
             directory=directory,
             seed=settings.seed,
-            schedule_end=config.num_iterations * config.most_updates(self._algorithm, group_size),
         )
         self._samples = SampleLog(
             directory,

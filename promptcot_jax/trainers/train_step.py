@@ -60,6 +60,11 @@ def over_steps(steps: Sequence[LossFigures]) -> tuple[dict[str, float], dict[str
 LossSums = tuple[Array, Array, *tuple[RouterTotals | LossFigures, ...]]
 
 
+# XLA may keep float32 inside a fusion where the program says bfloat16. Two programs fuse differently, so that
+# a forward pass by itself would differ from that of a step, which has to store what its gradient needs.
+ROUND_AS_WRITTEN = {"xla_allow_excess_precision": False}
+
+
 @runtime_checkable
 class Loss(Protocol):
     """A loss with its settings: a frozen dataclass, since a step is compiled once for equal ones."""
@@ -292,6 +297,7 @@ def make_train_step(lm: LanguageModel, config: StepConfig, mesh: Mesh) -> TrainS
                 in_shardings=(shardings, batch_sharding, whole, frozen_shardings),
                 out_shardings=(shardings, whole),
                 donate_argnums=0,
+                compiler_options=ROUND_AS_WRITTEN,
             )
         ),
         start=jax.jit(start, out_shardings=shardings),

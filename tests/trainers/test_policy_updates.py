@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 import itertools
 
 import jax
@@ -10,6 +11,7 @@ from promptcot_jax.data import examples
 from promptcot_jax.parallel import mesh as mesh_lib
 from promptcot_jax.sampling import batching
 from promptcot_jax.trainers import optimizer, train_step
+from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.policy_updates import Minibatches, PolicyUpdates, most_rows
 from promptcot_jax.trainers.rejection import RejectionSampling
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
@@ -156,8 +158,13 @@ def test_the_most_rows_are_those_of_units_that_are_all_as_long_as_may_be():
 @pytest.fixture(scope="module")
 def updated(tmp_path_factory):
     """Figures and batches of two iterations of two passes, both over the same units."""
+    return _updates_of(tmp_path_factory.mktemp("updated"), [12, 12])
+
+
+def _updates_of(directory, numbers):
+    """Of iterations of so many units, two passes each."""
     lm, mesh, batches = toy_fit.toy_lm(), mesh_lib.make_mesh(mesh_lib.MeshConfig()), []
-    config = SelfPlayConfig(num_iterations=2, units_per_update=6, passes_per_iteration=2)
+    config = SelfPlayConfig(num_iterations=len(numbers), units_per_update=6, passes_per_iteration=2)
     step_config = config.step_config(
         RejectionSampling(),
         temperature=1.0,
@@ -173,9 +180,8 @@ def updated(tmp_path_factory):
         row_length=12,
         temperature=1.0,
         pad_id=0,
-        directory=epath.Path(tmp_path_factory.mktemp("updated")),
+        directory=epath.Path(directory),
         seed=0,
-        schedule_end=8,
     )
     place, figures = train_step.TrainStep.place, []
 
@@ -186,11 +192,19 @@ def updated(tmp_path_factory):
     with jax.set_mesh(mesh), pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_step.TrainStep, "place", watched)
         state = step.first_state(lm.init(jax.random.key(0)))
-        for iteration in range(2):
-            units = [(example,) for example in toy_fit.toy_examples(12)]
+        for iteration, number in enumerate(numbers):
+            units = [(example,) for example in toy_fit.toy_examples(number)]
             state, of_iteration = updates.update(iteration, units, state, {})
             figures.append(of_iteration)
     return figures, batches
+
+
+def test_a_cosine_ends_with_the_last_update_however_many_each_iteration_makes(tmp_path):
+    """An iteration of 12 units, then one of 5: four updates and two."""
+    figures, _ = _updates_of(tmp_path, [12, 5])
+    assert [row["updates"] for row in figures] == [4, 2]
+    rates = [RATE * (1 + np.cos(np.pi * update / end)) / 2 for update, end in ((3, 8), (5, 6))]
+    np.testing.assert_allclose([row["learning_rate"] for row in figures], rates, rtol=1e-5)
 
 
 def test_a_cosine_ends_with_the_last_pass_of_the_last_iteration(updated):
@@ -205,3 +219,14 @@ def test_each_iteration_has_orders_of_its_own(updated):
     assert len(batches) == 8
     orders = [tuple(map(tuple, batch.tolist())) for batch in batches]
     assert not {*orders[:4]} & {*orders[4:]}
+
+
+def test_the_most_updates_of_an_iteration_count_its_passes():
+    """One minibatch gone through twice is two updates, the second of which is not on policy."""
+    config = SelfPlayConfig(
+        num_iterations=1, prompts_per_iteration=4, units_per_update=64, passes_per_iteration=2
+    )
+    assert config.most_updates(Grpo(), 8) == 2
+    assert "old_log_probs" in config.resolved(Grpo(), 8).value_names
+    once = dataclasses.replace(config, passes_per_iteration=1)
+    assert "old_log_probs" not in once.resolved(Grpo(), 8).value_names

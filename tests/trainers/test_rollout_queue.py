@@ -1,6 +1,7 @@
 """The queue of an iteration: how many prompts are drawn, what is left over, which leave the stream."""
 
 import dataclasses
+import math
 import time
 
 import jax
@@ -12,7 +13,7 @@ from promptcot_jax.core import shards
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data.prompt_stream import PromptStream
 from promptcot_jax.sampling import engine, journal
-from promptcot_jax.trainers import nonfinite_batches, self_play
+from promptcot_jax.trainers import nonfinite_batches, rollout_collector, self_play
 from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.rollout_collector import Position, RolloutCollector
 from tests.trainers import toy_self_play
@@ -109,25 +110,23 @@ def test_further_prompts_join_the_queue_while_others_are_under_way(tmp_path, mon
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
-def test_how_many_are_drawn_is_the_same_whichever_prompts_come_in_together(tmp_path, share):
-    batch = collect(collector_of(tmp_path, verdict=by_some))
-    collector = collector_of(tmp_path)
-    position = dataclasses.replace(Position.first(collector.stream), share=np.float32(share))
-    how_many, rolled = collector._how_many(position), [r for g in batch.groups for r in g.rollouts]
-    size = SAMPLING.group_size
-    counts = [how_many(rolled[: size * count]) for count in range(len(batch.groups) + 1)]
-    assert counts[0] == size * 6 / share
+def test_how_many_are_drawn_is_the_same_whichever_prompts_come_in_together(share):
+    settings = {"wanted": 6, "share": share, "weight": 6, "most": 24}
+    of_use = [False, False, False, True, True, True, True, True, False, True]
+    counts = [rollout_collector.prompts_to_draw(of_use[:n], **settings) for n in range(len(of_use) + 1)]
+    assert counts[0] == 6 / share
     assert counts == sorted(counts)
-    assert counts[-1] <= size * 24
-    # None of use: as many as may be.
-    right = [dataclasses.replace(rollout, correct=True, score=1.0) for rollout in rolled]
-    assert how_many(right) == size * 24
-    # All of use: as many as are wanted, and no more than were begun with.
-    mixed = [
-        dataclasses.replace(rollout, correct=rollout.index % 2 == 0, score=float(rollout.index % 2 == 0))
-        for rollout in rolled
-    ]
-    assert how_many(mixed) == counts[0]
+    assert counts[-1] > counts[0]
+    # The three that came first were of no use, and what they asked for stays, whatever comes later.
+    assert counts[3] == 3 + math.ceil(6 / ((6 * share) / 9))
+    assert counts[-1] == counts[3]
+
+
+def test_no_more_are_drawn_than_there_may_be_nor_fewer_than_one():
+    settings = {"share": 1.0, "weight": 6, "most": 24}
+    assert rollout_collector.prompts_to_draw([False] * 24, wanted=6, **settings) == 24
+    assert rollout_collector.prompts_to_draw([True] * 6, wanted=6, **settings) == 6
+    assert rollout_collector.prompts_to_draw([], wanted=-2, **settings) == 1
 
 
 def test_groups_left_over_are_the_next_iterations_first_ones(tmp_path):

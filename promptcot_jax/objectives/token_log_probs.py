@@ -75,11 +75,16 @@ def chunked_log_probs_and_entropies(
     is_label: Bool[Array, "B T"] | None = None,
     temperature: float | Float[Array, ""] = 1.0,
     soft_cap: float | None = None,
+    entropy_gradient: bool = False,
     chunk: int = CHUNK_TOKENS,
     rules: rules_lib.LogicalRules = (),
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
-    """`chunked_label_log_probs`, and the entropy of each softmax in nats, through which no gradient flows."""
-    settings = _Settings(soft_cap, chunk, rules)
+    """`chunked_label_log_probs`, and the entropy of each softmax in nats.
+
+    Args:
+        entropy_gradient: whether a gradient flows through the entropies.
+    """
+    settings = _Settings(soft_cap, chunk, rules, entropy_gradient)
     log_probs, entropies = _over_tokens(
         settings, True, hidden, output_embedding, labels, is_label, temperature
     )
@@ -128,7 +133,7 @@ def _label_log_probs(
         logits = _capped(logits, settings.soft_cap) / temperature
         found = [label_log_probs(logits[None], chunk_labels.reshape(1, -1))]
         if with_entropies:
-            found.append(_entropies(lax.stop_gradient(logits)))
+            found.append(_entropies(logits if settings.entropy_gradient else lax.stop_gradient(logits)))
         return tuple(values.reshape(chunk_labels.shape) for values in found)
 
     def nothing(chunk_hidden: Array, chunk_labels: Array) -> tuple[Array, ...]:
@@ -203,6 +208,7 @@ class _Settings(NamedTuple):
     soft_cap: float | None
     chunk: int
     rules: rules_lib.LogicalRules
+    entropy_gradient: bool = False
 
 
 class _Split(NamedTuple):

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 
 from promptcot_jax.core.arrays import Array, Params
 from promptcot_jax.core.records import Rollout
-from promptcot_jax.core.settings import NonNegativeInt, PositiveFloat, Range, settings
+from promptcot_jax.core.settings import NonNegativeFloat, NonNegativeInt, PositiveFloat, Range, settings
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.data.packing import PackedBatch
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.objectives import preference, token_log_probs
+from promptcot_jax.objectives.preference import PreferenceLoss
 from promptcot_jax.trainers import sft, train_step
 from promptcot_jax.trainers.algorithm import Algorithm, Group, Unit
 from promptcot_jax.trainers.train_step import Loss, LossFigures, LossSums
@@ -27,12 +28,24 @@ from promptcot_jax.trainers.train_step import Loss, LossFigures, LossSums
 
 @settings
 class Dpo(Algorithm):
-    """Pairs and loss, by default with a reference that each iteration takes anew."""
+    """Pairs and loss, by default DPO's with a reference that each iteration takes anew.
 
-    # "iteration": the policy before the iteration's first update; "start": that before the first of all.
-    reference: Literal["iteration", "start"] = "iteration"
+    | published as | settings |
+    |---|---|
+    | DPO | reference="start" |
+    | IPO | loss="ipo", length_normalized=True, as TRL has it |
+    | SimPO | reference="none", length_normalized=True, beta=2.0, target_margin=1.0 |
+    | RPO | nll_weight=1.0 |
+    """
+
+    # "iteration": the policy before the iteration's first update; "start": that before the first of all;
+    # "none": the log-probabilities of the policy stand in the place of its ratios to one.
+    reference: Literal["iteration", "start", "none"] = "iteration"
+    loss_type: PreferenceLoss = "sigmoid"
     beta: PositiveFloat = 0.1
-    label_smoothing: Annotated[float, Range(at_least=0, below=0.5)] = 0.0
+    target_margin: NonNegativeFloat = 0.0  # that beta times the difference is to have; of "sigmoid"
+    nll_weight: NonNegativeFloat = 0.0  # of -log p of the preferred completion, by token
+    label_smoothing: Annotated[float, Range(at_least=0, below=0.5)] = 0.0  # of "sigmoid"
     length_normalized: bool = False  # compares means over tokens, not sums; beta is then larger, 2 to 10
     # Prompts solved in this share of their samples, or more, are of no use (the paper: half of 8).
     solved_below: float = 0.5
@@ -41,9 +54,16 @@ class Dpo(Algorithm):
     unit_name = "pairs"
     sequences_per_unit = 2
 
+    def __post_init__(self):
+        if self.loss_type == "ipo" and (self.target_margin or self.label_smoothing):
+            raise ValueError(
+                "target_margin and label_smoothing are of loss_type 'sigmoid'; set them to 0 with 'ipo', "
+                "whose margin is 1 / (2 beta)."
+            )
+
     @property
     def value_names(self) -> tuple[str, ...]:
-        return ("reference_log_probs",)
+        return () if self.reference == "none" else ("reference_log_probs",)
 
     @property
     def keeps_reference(self) -> bool:
@@ -90,7 +110,7 @@ class DpoLoss:
     """Sum of the losses of the pairs, their number, and figures.
 
     `batch.values["reference_log_probs"]` holds the log-probability of each completion token under the
-    reference.
+    reference, where there is one.
     """
 
     config: Dpo
@@ -110,29 +130,35 @@ class DpoLoss:
             rules=lm.rules,
         )
         segment_ids = jnp.asarray(batch.segment_ids)
-        reference = sft.of_next_token(batch.values["reference_log_probs"])
+        reference = 0.0
+        if config.reference != "none":
+            reference = sft.of_next_token(batch.values["reference_log_probs"])
         lengths = _by_pair(jnp.ones_like(log_probs), segment_ids, is_label)  # two [B, pairs] each
+        log_ps = _by_pair(log_probs, segment_ids, is_label)
         log_ratios = _by_pair(log_probs - reference, segment_ids, is_label)
         if config.length_normalized:
             log_ratios = tuple(x / jnp.maximum(n, 1.0) for x, n in zip(log_ratios, lengths, strict=True))
         chosen, rejected = log_ratios
         is_pair = (lengths[0] > 0) & (lengths[1] > 0)
-        losses = preference.dpo_losses(
-            chosen, rejected, beta=config.beta, label_smoothing=config.label_smoothing
+        losses = preference.preference_losses(
+            chosen,
+            rejected,
+            beta=config.beta,
+            loss=config.loss_type,
+            target_margin=config.target_margin,
+            label_smoothing=config.label_smoothing,
         )
+        nll = -log_ps[0] / jnp.maximum(lengths[0], 1.0)
+        losses = losses + config.nll_weight * nll
         of_each = {
             "pairs": jnp.ones_like(chosen),
             "rewards/chosen": config.beta * chosen,
             "rewards/rejected": config.beta * rejected,
             "rewards/margins": config.beta * (chosen - rejected),
             "rewards/accuracies": (chosen > rejected).astype(jnp.float32),
-            **dict(
-                zip(
-                    ("logps/chosen", "logps/rejected"),
-                    _by_pair(log_probs, segment_ids, is_label),
-                    strict=True,
-                )
-            ),
+            "logps/chosen": log_ps[0],
+            "logps/rejected": log_ps[1],
+            "nll_loss": nll,
         }
         sums = {name: token_log_probs.masked_total(value, is_pair)[0] for name, value in of_each.items()}
         return *token_log_probs.masked_total(losses, is_pair), *routers, LossFigures(sums, {})

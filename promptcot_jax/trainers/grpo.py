@@ -61,6 +61,9 @@ class Grpo(Algorithm):
     kl_beta: NonNegativeFloat = 0.0
     # k2 or k3; k1's gradient has mean 0, and k2's is the one that k1 has within the reward.
     kl_estimator: KlEstimator = "k3"
+    # Weight of the entropy of the policy at each token, which the loss then rewards; against a policy that
+    # gives up looking for other answers.
+    entropy_coef: NonNegativeFloat = 0.0
     sampler_correction: SamplerCorrection = "token"  # weigh tokens or sequences by p_old / p_sampler
     sampler_cap: PositiveFloat = 2.0  # that ratio is at most
     # What is above the cap trains nothing instead: for mixtures of experts, where sampler and trainer may
@@ -203,6 +206,7 @@ class GrpoLoss:
             is_label=is_label,
             temperature=self.temperature,
             soft_cap=lm.config.logit_soft_cap,
+            entropy_gradient=config.entropy_coef > 0,
             rules=lm.rules,
         )
         losses, figures = token_losses(
@@ -218,7 +222,8 @@ class GrpoLoss:
             aggregation=config.aggregation,
             constant_length=config.constant_length,
         )
-        figures.sums["entropy"] = token_log_probs.masked_total(entropies, is_label)[0]
+        figures.sums["entropy"] = token_log_probs.masked_total(lax.stop_gradient(entropies), is_label)[0]
+        losses = losses - config.entropy_coef * entropies
         total = jnp.sum(jnp.where(is_label, weights * losses, 0.0))
         return total, count, *routers, figures
 

@@ -71,6 +71,7 @@ def test_the_loss_with_a_pencil():
         "rewards/accuracies": 1.0,
         "logps/chosen": np.log(6 / 8 * 5 / 8),
         "logps/rejected": np.log(1 / 8),
+        "nll_loss": -np.log(6 / 8 * 5 / 8) / 2,
     }
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -84,9 +85,44 @@ def test_the_loss_with_a_pencil():
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"loss_type": "ipo"}, lambda chosen, rejected: (chosen - rejected - 1 / (2 * 0.5)) ** 2),
+        ({"target_margin": 0.7}, lambda chosen, rejected: np.log1p(np.exp(0.7 - 0.5 * (chosen - rejected)))),
+        (
+            {"nll_weight": 0.3},
+            lambda chosen, rejected: (
+                np.log1p(np.exp(-0.5 * (chosen - rejected))) - 0.3 * np.log(6 / 8 * 5 / 8) / 2
+            ),
+        ),
+    ],
+    ids=["ipo", "margin", "nll"],
+)
+def test_the_other_losses_with_a_pencil(settings, expected):
+    batch = _batch([_unit((0, 1), (2, 0), (1,), (np.log(0.5), np.log(0.25)))])
+    config = dataclasses.replace(CONFIG, **settings)
+    total, count, _ = dpo.DpoLoss(config=config)(BIGRAM, {"table": TABLE}, batch)
+    chosen, rejected = np.log(6 / 8 * 5 / 8 / 0.25), np.log(1 / 8 / 0.25)
+    np.testing.assert_allclose(total, expected(chosen, rejected), rtol=1e-5)
+    assert count == 1
+
+
+def test_simpo_takes_no_reference():
+    """-log sigmoid(beta * (mean log p chosen - mean log p rejected) - margin)."""
+    config = dpo.Dpo(reference="none", length_normalized=True, beta=2.0, target_margin=1.0)
+    assert config.value_names == ()
+    assert not config.keeps_reference
+    chosen, rejected = np.log(6 / 8 * 5 / 8) / 2, np.log(1 / 8)
+    batch = _batch([_unit((0, 1), (2, 0), (1,))])
+    bare = dataclasses.replace(batch, values={})
+    total, *_ = dpo.DpoLoss(config=config)(BIGRAM, {"table": TABLE}, bare)
+    np.testing.assert_allclose(total, np.log1p(np.exp(1.0 - 2.0 * (chosen - rejected))), rtol=1e-5)
+
+
 def test_at_the_reference_the_loss_is_log_2_and_far_from_it_finite():
     far = jnp.array([0.0, 1e6, -1e6])
-    losses = preference.dpo_losses(far, -far, beta=0.1)
+    losses = preference.preference_losses(far, -far, beta=0.1)
     np.testing.assert_allclose(losses[:2], [np.log(2), 0.0], atol=1e-6)
     assert np.isfinite(losses).all()
 
@@ -276,6 +312,8 @@ def test_the_most_units_of_a_prompt_are_what_the_most_fruitful_verdicts_give(sol
         ({"beta": float("nan")}, "beta"),
         ({"label_smoothing": 0.5}, "label_smoothing"),
         ({"pairs_per_prompt": -1}, "pairs"),
+        ({"loss_type": "ipo", "target_margin": 1.0}, "of loss_type 'sigmoid'"),
+        ({"loss_type": "ipo", "label_smoothing": 0.1}, "of loss_type 'sigmoid'"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):

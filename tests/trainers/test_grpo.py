@@ -312,6 +312,53 @@ def test_entropies_do_not_depend_on_chunks_and_pass_no_gradient():
     assert not np.any(slope)
 
 
+@pytest.mark.parametrize("chunk", [3, 1000])
+def test_the_gradient_of_entropies_is_that_of_the_formula(chunk):
+    hidden = jax.random.normal(jax.random.key(0), (3, 7, 4))
+    embedding = jax.random.normal(jax.random.key(1), (4, 11))
+    labels, is_label = jnp.zeros((3, 7), jnp.int32), jax.random.bernoulli(jax.random.key(2), 0.6, (3, 7))
+
+    def chunked(x, matrix):
+        _, entropies = token_log_probs.chunked_log_probs_and_entropies(
+            x, matrix, labels, is_label=is_label, temperature=0.5, chunk=chunk, entropy_gradient=True
+        )
+        return jnp.sum(jnp.where(is_label, entropies, 0.0))
+
+    def plain(x, matrix):
+        log_p = jax.nn.log_softmax(x @ matrix / 0.5)
+        return jnp.sum(jnp.where(is_label, -jnp.sum(jnp.exp(log_p) * log_p, -1), 0.0))
+
+    found, expected = (jax.grad(total, argnums=(0, 1))(hidden, embedding) for total in (chunked, plain))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize("aggregation", ["token", "sequence"])
+def test_an_entropy_bonus_is_the_mean_entropy_off_the_loss_and_spreads_the_policy(aggregation):
+    """Without an advantage nothing else moves a policy: it goes towards the uniform one."""
+    base = grpo.Grpo(sampler_correction="none", single_update=True, aggregation=aggregation)
+    bonus = dataclasses.replace(base, entropy_coef=0.25)
+    rows = [[_rollout((0, 1), (2, 0), 0.0)], [_rollout((2,), (1,), 0.0)]]
+
+    def loss(table, config):
+        batch = _batch(rows, row_length=4, config=config)
+        total, count, _ = grpo.GrpoLoss(config=config)(BIGRAM, {"table": table}, batch)
+        return total / count
+
+    log_p = jax.nn.log_softmax(TABLE)
+    entropies = -jnp.sum(jnp.exp(log_p) * log_p, -1)
+    mean = (
+        jnp.mean(entropies[jnp.array([1, 2, 2])])
+        if aggregation == "token"
+        else (jnp.mean(entropies[jnp.array([1, 2])]) + entropies[2]) / 2
+    )
+    np.testing.assert_allclose(loss(TABLE, base), 0.0, atol=1e-7)
+    np.testing.assert_allclose(loss(TABLE, bonus), -0.25 * mean, rtol=1e-5)
+    table = TABLE
+    for _ in range(200):
+        table = table - 5.0 * jax.grad(loss)(table, bonus)
+    np.testing.assert_allclose(jax.nn.softmax(table)[1:], 1 / 3, atol=0.02)
+
+
 def test_figures_of_steps_are_means_over_all_their_tokens():
     def step(labels, entropy, ratio):
         sums = dict.fromkeys(("clip_low", "clip_high", "policy_kl"), np.float32(0))

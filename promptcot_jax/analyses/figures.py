@@ -210,7 +210,7 @@ def rows_of_sets(axes: mpl_axes.Axes, names: Sequence[str]) -> None:
 
 def percent(share: Number, _: object = None) -> str:
     """A share as axes show it."""
-    return f"{100 * share:.0f} %"
+    return f"{round(100 * share, 1):g} %"
 
 
 def short(name: str, most: int = 28) -> str:

@@ -112,9 +112,9 @@ class ProgramSettings(Limits):
     # Of a program's tests together; None: ten times that of one.
     total_time_limit_s: Annotated[int | float, Range(above=0)] | None = None
     stop_at_first_failure: bool = False
-    # Programs of call tests stand behind JUDGE_PRELUDE, since a class in LeetCode's form says `List[int]`
-    # without an import. Off: a test of a bare name such as `gcd` would find the prelude's.
-    call_prelude: bool = False
+    # Programs of call tests without a prelude of their own stand behind JUDGE_PRELUDE, since a class in
+    # LeetCode's form says `List[int]` without an import.
+    call_prelude: bool = True
     allow_weak_sandbox: bool = False  # where bubblewrap does not work, a separate uid (as root) and limits do
 
     @property
@@ -170,7 +170,8 @@ def grade_program(
 ) -> TestReport:
     """`run_tests` with a host that was found before."""
     results: list[TestResult] = []
-    if settings.call_prelude and any(isinstance(test, CallTest) for test in tests):
+    has_calls = settings.call_prelude and any(isinstance(test, CallTest) for test in tests)
+    if has_calls and sandbox_driver.PRELUDE_END not in program:
         program = with_prelude(JUDGE_PRELUDE, program)
     with _Grader(host, program, settings) as grader:
         for test in tests:
@@ -204,22 +205,8 @@ def _status_of(results: Sequence[TestResult]) -> Status:
 
 
 def with_prelude(prelude: str, program: str) -> str:
-    """A program behind what its judge puts before it; the program's imports from `__future__` stay first."""
-    if not prelude or prelude in program:
-        return program
-    text = program.replace("\r\n", "\n").replace("\r", "\n")
-    try:
-        body = ast.parse(text).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # which running it will tell
-        return f"{prelude.rstrip()}\n{program}"
-    of_future: set[int] = set()
-    for node in body:
-        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
-            of_future.update(range(node.lineno - 1, (node.end_lineno or node.lineno)))
-    lines = text.split("\n")
-    first = [line for number, line in enumerate(lines) if number in of_future]
-    rest = [line for number, line in enumerate(lines) if number not in of_future]
-    return "\n".join([*first, prelude.rstrip(), *rest])
+    """A program behind what its judge puts before it, whose names are there for it, and are not its own."""
+    return f"{prelude.rstrip()}\n{sandbox_driver.PRELUDE_END}{program}" if prelude else program
 
 
 def call_test_of(test: AssertTest) -> CallTest | None:

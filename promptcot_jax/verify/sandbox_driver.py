@@ -36,6 +36,9 @@ PASSED = b"passed"  # what the judge of an assertion writes when it holds
 EXIT_SYNTAX_ERROR = 112
 EXIT_MEMORY = 113
 EXIT_WRONG_ANSWER = 114
+# What stands before the first such line is the judge's: its names are there for the program as builtins are,
+# and are none of the program's own.
+PRELUDE_END = "# end of the judge's prelude\n"
 
 _MAX_DESCRIPTORS = 6
 _JSON_INTEGER_BITS = 63  # beyond them an integer travels in hexadecimal, which has no digit limit
@@ -131,7 +134,9 @@ def main() -> None:
     del sys.argv[1:]
     control = socket.socket(fileno=settings["control_fd"])
     with open(settings["program_fd"], "rb") as file:
-        program = file.read()
+        prelude, end, program = file.read().partition(PRELUDE_END.encode())
+    if not end:
+        prelude, program = b"", prelude
     for name, value in settings["limits"].items():
         _limit(getattr(resource, name), value)
     # Started without site-packages, so that no verdict depends on what is installed; programs do use these.
@@ -139,6 +144,7 @@ def main() -> None:
     # The first process of a namespace gets only those signals from inside that it handles: this was the one.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     gc.freeze()  # a collection in a test's process need not touch what is the driver's
+    _import_before_forks(prelude)
     control.send(READY)
     while True:
         _, descriptors, _, _ = socket.recv_fds(control, 1, _MAX_DESCRIPTORS)
@@ -148,7 +154,7 @@ def main() -> None:
         if child == 0:
             control.close()
             _limit(resource.RLIMIT_CPU, settings["cpu_seconds"])
-            _leave_after(_run_test, program, descriptors)
+            _leave_after(_run_test, prelude, program, descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
         status = _wait_for(child)
@@ -217,7 +223,15 @@ def _leave_after(work: Callable[..., None], *args: Any) -> NoReturn:
     os._exit(code & 0xFF)
 
 
-def _run_test(program: bytes, descriptors: list[int]) -> None:
+def _import_before_forks(prelude: bytes) -> None:
+    """Imports what the judge's prelude does, so that tests find it there."""
+    for line in prelude.decode(errors="replace").splitlines():
+        module = line.partition(" import *")[0].removeprefix("from ").removeprefix("import ").strip()
+        if module in sys.stdlib_module_names:
+            importlib.import_module(module)
+
+
+def _run_test(prelude: bytes, program: bytes, descriptors: list[int]) -> None:
     """Becomes the test's process."""
     request_fd, *standard = descriptors[:4]
     rest = descriptors[4:]  # result pipe, channel
@@ -233,7 +247,7 @@ def _run_test(program: bytes, descriptors: list[int]) -> None:
         if request["kind"] == "assert":
             _judge(request["source"], result_fd=rest[0], channel_fd=rest[1])
             return
-        namespace = _load(program, "__main__" if request["kind"] == "stdio" else "program")
+        namespace, given = _load(prelude, program, "__main__" if request["kind"] == "stdio" else "program")
         if request["kind"] == "call":
             target = _resolve(namespace, request["function"])
             value = target(*[decode(argument) for argument in request["args"]])
@@ -245,42 +259,50 @@ def _run_test(program: bytes, descriptors: list[int]) -> None:
             _write_all(rest[0], result)
         elif request["kind"] == "serve":
             os.close(rest[0])
-            _serve(namespace, channel_fd=rest[1])
+            _serve({**given, **namespace}, channel_fd=rest[1])
     except MemoryError:
         sys.exit(EXIT_MEMORY)
 
 
-def _load(program: bytes, name: str) -> dict[str, Any]:
-    """Runs the program's text as the module `name` and returns its names."""
+def _load(prelude: bytes, program: bytes, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Runs the program's text as the module `name`; its names, and those that the prelude gave it."""
     sys.argv[:] = ["program.py"]
-    module = types.ModuleType(name)
+    module, judge = types.ModuleType(name), types.ModuleType("prelude")
     module.__file__ = "program.py"
     try:
+        first = compile(prelude, "prelude.py", "exec", dont_inherit=True)
         code = compile(program, "program.py", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, OverflowError, RecursionError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(EXIT_SYNTAX_ERROR)
     sys.modules[name] = sys.modules["program"] = module
-    _keep_own_modules(module)
+    own = _keep_own_modules(module)
+    exec(first, vars(judge))
+    given = {key: value for key, value in vars(judge).items() if not key.startswith("__")}
+    vars(own).update(given)
     exec(code, module.__dict__)
-    return module.__dict__
+    return module.__dict__, given
 
 
-def _keep_own_modules(program: types.ModuleType) -> None:
-    """Gives the program its own `builtins`, `json` and `__main__`: to patch them changes no result."""
+def _keep_own_modules(program: types.ModuleType) -> types.ModuleType:
+    """Gives the program its own `builtins`, `json` and `__main__`: to patch them changes no result.
+
+    Its `builtins` come back.
+    """
     for name in [name for name in sys.modules if name.partition(".")[0] == "json"]:
         del sys.modules[name]  # imported anew by a program that wants it
     sys.modules["__main__"] = program
     own = types.ModuleType("builtins", builtins.__doc__)
     vars(own).update(vars(builtins))
     sys.modules["builtins"] = vars(program)["__builtins__"] = own
+    return own
 
 
 def _resolve(namespace: dict[str, Any], name: str) -> Any:
     """What a dotted name stands for; a class in front of a dot stands for a new instance of it.
 
-    A single name is looked for in the program's class Solution first, where some judges want it: a judge's
-    imports before the program may have it too, such as `search` and `merge`.
+    A single name is looked for in the program's class Solution first, where some judges want it: an import of
+    the program's may have it too, such as `search` and `merge`.
     """
     first, *attributes = name.split(".")
     solution = namespace.get("Solution")

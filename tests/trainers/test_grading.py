@@ -38,17 +38,10 @@ def test_a_program_is_run_behind_the_prelude_of_its_problem():
         completions.append(Completion(ids, nothing, nothing, finish_reason="length", has_end=False))
     grader = Grader(tokenizer=TOKENIZER, config=RewardConfig(), run_many=run_many)
     found = grader.rollouts(draws, completions, iteration=0, group_size=1, seed=0, policy_digest="")
-    assert asked == [("import math\nf = abs\n", tests), ("f = abs\n", tests[:1])]
+    behind = programs.with_prelude("import math\n", "f = abs\n")
+    assert asked == [(behind, tests), ("f = abs\n", tests[:1])]
     assert [(one.correct, one.status) for one in found] == [
         (True, "passed"),
         (True, "passed"),
         (False, "no_program"),
     ]
-
-
-def test_imports_from_the_future_stay_first():
-    program = "from __future__ import annotations\n\nx = 1\n"
-    joined = programs.with_prelude("import math", program)
-    assert joined == "from __future__ import annotations\nimport math\n\nx = 1\n"
-    compile(joined, "joined", "exec")
-    assert programs.with_prelude("", program) == program

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from promptcot_jax.core.records import AssertTest, CallTest, StdioTest
-from promptcot_jax.verify import program_pool, programs, sandbox, sandbox_host, worker_pool
+from promptcot_jax.verify import program_pool, programs, sandbox, sandbox_driver, sandbox_host, worker_pool
 from tests.cases import some_fast
 from tests.verify import sandbox_programs as suite
 
@@ -228,7 +228,7 @@ def test_a_class_in_leetcodes_form_needs_no_imports():
     assert all(
         report.passed for report in program_pool.run_many([(text, [test]) for text in texts], settings)
     )
-    report = programs.run_tests(LEETCODE, [test])
+    (report,) = program_pool.run_many([(LEETCODE, [test])], programs.ProgramSettings(call_prelude=False))
     assert report.status == "runtime_error"
     assert "List" in report.results[0].detail
 
@@ -244,9 +244,22 @@ def test_a_method_of_solution_goes_before_a_name_of_the_judges_imports(name):
     assert call(helper, 3, 3) == "passed"
 
 
-def test_by_default_no_name_of_a_prelude_answers_for_the_program():
+def test_no_name_of_a_prelude_answers_for_the_program():
     assert call("pass", 7) == "runtime_error"
-    assert not programs.run_tests("pass", [CallTest("gcd", (4, 6), 2)]).passed
+    gcd = CallTest("gcd", (4, 6), 2)
+    for program, is_right in (
+        ("pass", False),
+        ("global gcd", False),
+        ("class Solution:\n    pass", False),
+        ("from math import gcd", True),  # the program's own
+        ("gcd = gcd", True),
+        ("def gcd(a, b):\n    return math.gcd(a, b)", True),
+    ):
+        for text in (program, programs.with_prelude(programs.JUDGE_PRELUDE, program)):
+            assert programs.run_tests(text, [gcd]).passed == is_right, text
+    assert not programs.run_tests("pass", [AssertTest("assert gcd(4, 6) == 2")]).passed
+    marked = f"from math import gcd\n{sandbox_driver.PRELUDE_END}pass"
+    assert not programs.run_tests(marked, [gcd]).passed  # to say so of one's own names gains nothing
     search = "class Solution:\n    def search(self, x):\n        return x"
     assert programs.run_tests(search, [CallTest("search", (3,), 3)]).passed
 

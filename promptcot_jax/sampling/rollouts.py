@@ -298,6 +298,10 @@ class _Drawing(Generic[Row, Record]):
         missing = collections.Counter(self._shard_of[i] for i in self._shard_of.keys() - self._completions)
         if self._completions:
             log.info("%s: %d completions were drawn before", self._name, len(self._completions))
+        if not self._waiting:
+            self._decide()
+            return
+        made = sampler if isinstance(sampler, Sampler) else sampler()  # here, and not in the worker's thread
         for shard in [shard for shard in self._waiting if not missing[shard]]:
             self._begin(shard)
         self._write_rest(times)
@@ -305,7 +309,6 @@ class _Drawing(Generic[Row, Record]):
         to_draw = [draw for draw in to_draw if draw.index not in self._completions]
         if not to_draw or not self._is_wanted(to_draw[0]):
             return
-        made = sampler if isinstance(sampler, Sampler) else sampler()
         began = time.monotonic()
         partial = self.journal.partial if made.continue_partial else {}
         engine, requests = made.prepare(to_draw, prompt_ids, partial)

@@ -181,16 +181,17 @@ def _one_in_latex(character: str) -> str:
     plain = "".join(chr(int(code, 16)) for code in codes).translate(_CHARACTERS)
     if unicodedata.category(character) == "Sc":
         return ""  # of a currency
-    if kind == "<super>":
+    kind = kind.strip("<>")
+    if kind == "super":
         return f"^{{{plain}}}"
-    if kind == "<sub>":
+    if kind == "sub":
         return f"_{{{plain}}}"
-    if kind == "<fraction>":
+    if kind == "fraction":
         over, _, under = plain.partition("/")
         return rf"\frac{{{over}}}{{{under or 1}}}"
-    if kind in ("<wide>", "<narrow>", "<square>", "<noBreak>", "<compat>"):
+    if kind in ("wide", "narrow", "square", "noBreak", "compat"):
         return _in_latex(plain)
-    if kind == "<font>":
+    if kind == "font":
         return (
             rf"\mathbb{{{plain}}}"
             if "DOUBLE-STRUCK CAPITAL" in unicodedata.name(character)

@@ -210,7 +210,7 @@ def test_manifest_and_provenance_say_which_policy_is_kept_and_that_the_run_stopp
     ("algorithm", "num_iterations", "learning_rate"),
     [
         (Grpo(), 12, 3e-3),
-        (Dpo(beta=0.1, solved_below=1.0), 20, 1e-3),
+        (Dpo(beta=0.1, solved_below=1.0), 30, 1e-3),
         (RejectionSampling(solved_below=1.0), 20, 3e-3),
     ],
     ids=lambda value: type(value).__name__,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import threading
 import time
 
 import jax
@@ -197,7 +198,15 @@ def test_a_run_killed_in_its_queue_ends_in_the_same_bits(tmp_path, monkeypatch, 
         kill_at(patch, owner, name, call)
         with pytest.raises(Killed):
             toy_self_play.run(tmp_path / "killed", **settings)
+    threads, snapshot = [], RolloutCollector.snapshot
+
+    def watched(self, *args):
+        threads.append(threading.current_thread())
+        return snapshot(self, *args)
+
+    monkeypatch.setattr(RolloutCollector, "snapshot", watched)
     again = toy_self_play.run(tmp_path / "killed", **settings)
+    assert {*threads} <= {threading.main_thread()}  # a mesh is entered there alone
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
     assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")

@@ -26,7 +26,7 @@ _CHARACTERS = str.maketrans(
         "\u221e": r"\infty ", "\u2264": r"\leq ", "\u2265": r"\geq ", "\u2260": r"\neq ",
         "\u2248": r"\approx ", "\u00b1": r"\pm ", "\u2213": r"\mp ", "\u222a": r"\cup ", "\u2229": r"\cap ",
         "\u2208": r"\in ", "\u2205": r"\emptyset ", "\u2216": r"\setminus ", "\u00b0": r"^\circ ",
-        "\u00a2": " cents", "\u5143": "", "\u5186": "", "\uc6d0": "",
+        "\u00a2": " cents", "\u5143": " ", "\u5186": " ", "\uc6d0": " ",
         "\u2018": "'", "\u2019": "'", "\u2032": "'",
         "\u3001": ",", "\u3002": ".", "\u53c8": " ", "\u6216": " or ", "\u548c": " and ", "\u4e0e": " and ",
         AND: r"\wedge ", OR: r"\vee ", ROW: " ",
@@ -180,7 +180,7 @@ def _one_in_latex(character: str) -> str:
     kind, *codes = unicodedata.decomposition(character).split() or [""]
     plain = "".join(chr(int(code, 16)) for code in codes).translate(_CHARACTERS)
     if unicodedata.category(character) == "Sc":
-        return ""  # of a currency
+        return " "  # of a currency; 1€50 is not 150
     kind = kind.strip("<>")
     if kind == "super":
         return f"^{{{plain}}}"

@@ -279,6 +279,7 @@ DIFFERENT = {
         x^2 != x³
         x^{12} != x¹³
         ２ != 3
+        150 != 1€50
         \alpha != β
         \varepsilon != η
         x_1 != x₂

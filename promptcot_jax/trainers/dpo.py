@@ -158,7 +158,7 @@ class DpoLoss:
             "rewards/accuracies": (chosen > rejected).astype(jnp.float32),
             "logps/chosen": log_ps[0],
             "logps/rejected": log_ps[1],
-            "nll_loss": nll,
+            **({"nll_loss": nll} if config.nll_weight else {}),
         }
         sums = {name: token_log_probs.masked_total(value, is_pair)[0] for name, value in of_each.items()}
         return *token_log_probs.masked_total(losses, is_pair), *routers, LossFigures(sums, {})

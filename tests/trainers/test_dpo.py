@@ -71,7 +71,6 @@ def test_the_loss_with_a_pencil():
         "rewards/accuracies": 1.0,
         "logps/chosen": np.log(6 / 8 * 5 / 8),
         "logps/rejected": np.log(1 / 8),
-        "nll_loss": -np.log(6 / 8 * 5 / 8) / 2,
     }
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -102,10 +101,13 @@ def test_the_loss_with_a_pencil():
 def test_the_other_losses_with_a_pencil(settings, expected):
     batch = _batch([_unit((0, 1), (2, 0), (1,), (np.log(0.5), np.log(0.25)))])
     config = dataclasses.replace(CONFIG, **settings)
-    total, count, _ = dpo.DpoLoss(config=config)(BIGRAM, {"table": TABLE}, batch)
+    total, count, figures = dpo.DpoLoss(config=config)(BIGRAM, {"table": TABLE}, batch)
     chosen, rejected = np.log(6 / 8 * 5 / 8 / 0.25), np.log(1 / 8 / 0.25)
     np.testing.assert_allclose(total, expected(chosen, rejected), rtol=1e-5)
     assert count == 1
+    if config.nll_weight:
+        found = config.loss(1.0).metrics_of([jax.device_get(figures)])
+        np.testing.assert_allclose(found["nll_loss"], -np.log(6 / 8 * 5 / 8) / 2, rtol=1e-5)
 
 
 def test_simpo_takes_no_reference():

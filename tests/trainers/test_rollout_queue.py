@@ -128,6 +128,7 @@ def test_no_more_are_drawn_than_there_may_be_nor_fewer_than_one():
     assert rollout_collector.prompts_to_draw([False] * 24, wanted=6, **settings) == 24
     assert rollout_collector.prompts_to_draw([True] * 6, wanted=6, **settings) == 6
     assert rollout_collector.prompts_to_draw([], wanted=-2, **settings) == 1
+    assert rollout_collector.prompts_to_draw([], wanted=2, **{**settings, "share": 0.01}) == 8  # of 0.25
 
 
 def test_groups_left_over_are_the_next_iterations_first_ones(tmp_path):
@@ -137,6 +138,10 @@ def test_groups_left_over_are_the_next_iterations_first_ones(tmp_path):
     of_use = [group for group in first.groups if group.verdicts == "mixed"]
     assert first.after.num_left_over == len(of_use) - 6 > 0
     assert first.after.next_prompt == len(first.groups)
+    share = (len(of_use) + 6 * 0.3) / (len(first.groups) + 6)
+    np.testing.assert_allclose(first.after.share, share, rtol=1e-5)
+    missing = 6 - int(first.after.num_left_over)
+    assert collector._how_many(first.after)([]) == SAMPLING.group_size * max(math.ceil(missing / share), 1)
     second = collect(collector, 1, first.after)
     assert second.num_older == first.after.num_left_over
     assert second.used[: second.num_older] == of_use[6:]

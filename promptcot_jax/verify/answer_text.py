@@ -105,7 +105,9 @@ _LAYOUT = _compiled(
     (r"([\^_])\s*([+-][0-9]+)", r"\1{\2}"),
     (r"\u221a\s*([0-9]+)", r"\\sqrt{\1}"),
     (r"\u221a", r"\\sqrt "),
+    (r"\u221b\s*([0-9]+)", r"\\sqrt[3]{\1}"),
     (r"\u221b", r"\\sqrt[3] "),
+    (r"\u221c\s*([0-9]+)", r"\\sqrt[4]{\1}"),
     (r"\u221c", r"\\sqrt[4] "),
 )
 
@@ -115,7 +117,7 @@ _OPERANDS = _compiled(
     (rf"(\\frac\s*{_BRACED})\s*([0-9A-Za-z]|\\pi(?![A-Za-z]))", r"\1{\3}"),
     (r"(\\sqrt\s*\[[^\[\]]*\])\s*([0-9A-Za-z])", r"\1{\2}"),  # \sqrt[3]2
     (r"\\(frac|sqrt)\s*\{", r"\\\1{"),
-    (r"([\^_])\s*\{\s*([0-9A-Za-z])\s*\}", r"\1\2"),
+    (r"([\^_])\s*\{\s*([0-9A-Za-z])\s*\}(?!\s*[0-9])", r"\1\2"),  # 2^{3}3 is not 2^33
     (r"\{\s*\{([^{}]*)\}\s*\}", r"{\1}"),
 )
 
@@ -188,7 +190,7 @@ def _one_in_latex(character: str) -> str:
         return f"_{{{plain}}}"
     if kind == "fraction":
         over, _, under = plain.partition("/")
-        return rf"\frac{{{over}}}{{{under or 1}}}"
+        return rf"\frac{{{over}}}{{{under}}}" if under else f"{over}/"
     if kind in ("wide", "narrow", "square", "noBreak", "compat"):
         return _in_latex(plain)
     if kind == "font":

@@ -109,9 +109,8 @@ def in_a_queue(
     found = left_over + of_use[:num_prompts].sum()
     total.drawn, total.used = total.drawn + num_prompts, total.used + min(found, setting.prompts)
     total.older += left_over
-    return max(found - setting.prompts, 0), share_of_use(
-        num_prompts, found - left_over, share, setting.prompts
-    )
+    kept = min(max(found - setting.prompts, 0), setting.prompts // 2)
+    return kept, share_of_use(num_prompts, found - left_over, share, setting.prompts)
 
 
 def main() -> None:

@@ -178,7 +178,7 @@ class Mixed(ExampleSet):
         """Joins the sets that have examples and a rate.
 
         Raises:
-            WrongUse: a rate is missing or negative, or nothing is left to mix.
+            WrongUse: a rate is missing, negative or too small, or nothing is left to mix.
             ValueError: the sets' `token_values` differ in name, or a set has groups.
         """
         of_all = {name: float(len(examples)) for name, examples in sets.items()} if rates is None else rates
@@ -206,6 +206,12 @@ class Mixed(ExampleSet):
         self.completion_lengths = np.concatenate([examples.completion_lengths for examples in self._sets])
         self._starts = np.cumsum([0, *map(len, self._sets)])
         self._shares = _apportioned(len(self), [of_all[name] for name in self.parts])
+        for name, share in zip(self.parts, self._shares, strict=True):
+            if not share:
+                raise WrongUse(
+                    f"The rate of '{name}', {of_all[name]}, is so small beside the others that none of an "
+                    f"epoch's {len(self)} examples is its; raise it, or set it to 0."
+                )
 
     def __getitem__(self, index: int) -> TokenExample:
         part = int(np.searchsorted(self._starts, index, side="right")) - 1

@@ -320,7 +320,6 @@ class _Drawing(Generic[Row, Record]):
             def after_burst() -> None:
                 progress.update(num_before + metrics.requests, *metrics.figures())
                 self._write()
-                self._decide()
                 if self._writes and self.journal.is_due():
                     self.journal.flush(engine.under_way() if made.continue_partial else None)
 
@@ -354,7 +353,9 @@ class _Drawing(Generic[Row, Record]):
         """The requests, in order, that are wanted; for `Engine.stream`."""
         for draw, request in zip(to_draw, requests, strict=True):
             while not self._is_wanted(draw) and self._num_under_way:
-                yield None
+                self._decide()
+                if not self._is_wanted(draw):
+                    yield None
             if not self._is_wanted(draw):
                 self._write_rest(times)  # the last word on how many there are
                 if not self._is_wanted(draw):

@@ -53,7 +53,7 @@ _LEAST_SHARE = 0.25  # of further prompts that are taken to be of use
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("next_prompt", "num_left_over", "share", "streaks"),
+    data_fields=("next_prompt", "num_drawn", "num_left_over", "share", "streaks"),
     meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +62,14 @@ class Position:
 
     Attributes:
         next_prompt: its number in the stream (int32).
-        num_left_over: groups of use that iterations before have not used (int32).
+        num_drawn: prompts so far, which is less where retired ones were passed over (int32).
+        num_left_over: groups of use that the iteration before has not used (int32).
         share: of prompts that is of use, by the iterations before (float32).
         streaks: how often in a row all samples of each prompt were right ([prompts] int32).
     """
 
     next_prompt: Any
+    num_drawn: Any
     num_left_over: Any
     share: Any
     streaks: Any
@@ -75,7 +77,7 @@ class Position:
     @classmethod
     def first(cls, stream: PromptStream) -> "Position":
         """Of a new run."""
-        return cls(np.int32(0), np.int32(0), np.float32(1.0), np.zeros(len(stream), np.int32))
+        return cls(np.int32(0), np.int32(0), np.int32(0), np.float32(1.0), np.zeros(len(stream), np.int32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +86,7 @@ class RolloutBatch:
 
     groups: list[Group]  # all of them
     used: list[Group]
-    num_older: int  # of those used, which iterations before had left over
+    num_older: int  # of those used, which the iteration before had left over
     num_retired: int  # prompts that are no longer drawn
     times: Times
     after: Position
@@ -140,38 +142,39 @@ class RolloutCollector:
             iteration, tasks, functools.cache(snapshot), self._how_many(position), times, check
         )
         groups = algorithm_lib.groups_of(rolled)
-        of_use = [*older, *filter(self.algorithm.is_of_use, groups)]
-        wanted = self.iterations.prompts_per_iteration
-        used = of_use[:wanted]
+        own, size = [*filter(self.algorithm.is_of_use, groups)], self.iterations.prompts_per_iteration
+        used = [*older, *own][:size]
         after = Position(
             next_prompt=np.int32(tasks[len(groups) - 1][0] + 1),
-            num_left_over=np.int32(len(of_use) - len(used) if self._keeps_left_over else 0),
-            share=np.float32(
-                share_of_use(len(groups), len(of_use) - len(older), float(position.share), wanted)
-            ),
+            num_drawn=np.int32(position.num_drawn + len(groups)),
+            num_left_over=np.int32(self._num_kept(len(older) + len(own) - len(used))),
+            share=np.float32(share_of_use(len(groups), len(own), float(position.share), size)),
             streaks=self._streaks(position, groups),
         )
         num_retired = int(self._is_retired(after).sum())
-        return RolloutBatch(groups, used, min(len(older), len(used)), num_retired, times, after)
+        return RolloutBatch(groups, used, len(older), num_retired, times, after)
 
-    @property
-    def _keeps_left_over(self) -> bool:
-        return self.algorithm.takes_older_rollouts(self.iterations.old_log_probs)
+    def _num_kept(self, num_unused: int) -> int:
+        """Of the groups of use that an iteration does not use, those that it leaves over.
+
+        At most half an iteration's: the next one still draws as many, and uses them all, so that none gets
+        older than that.
+        """
+        takes_older = self.algorithm.takes_older_rollouts(self.iterations.old_log_probs)
+        return min(num_unused, self.iterations.prompts_per_iteration // 2) if takes_older else 0
 
     def _left_over(self, iteration: int, count: int) -> list[Group]:
-        """The last groups of use before an iteration; read back, so that a resumed run has the same ones."""
-        groups: list[Group] = []
-        while len(groups) < count:
-            iteration -= 1
-            file = rollout_sets.file_of(self.directory, iteration)
-            if not file.exists():
-                raise WrongUse(
-                    f"{os.fspath(file)}: what iteration {iteration} left over is missing; put "
-                    "it back, or delete self_play/checkpoints to begin anew from the rollouts there are."
-                )
-            stored = algorithm_lib.groups_of(jsonl.read_file(file, Rollout))
-            groups = [*filter(self.algorithm.is_of_use, stored), *groups]
-        return groups[len(groups) - count :]
+        """The last groups of use of the iteration before; read back, so that a resumed run has the same."""
+        if not count:
+            return []
+        file = rollout_sets.file_of(self.directory, iteration - 1)
+        if not file.exists():
+            raise WrongUse(
+                f"{os.fspath(file)}: what iteration {iteration - 1} left over is missing; put it back, or "
+                "delete self_play/checkpoints to begin anew from the rollouts there are."
+            )
+        stored = algorithm_lib.groups_of(jsonl.read_file(file, Rollout))
+        return [*filter(self.algorithm.is_of_use, stored)][-count:]
 
     def _tasks(self, position: Position) -> list[tuple[int, Task]]:
         """The prompts that the iteration draws at most, each with its number in the stream."""

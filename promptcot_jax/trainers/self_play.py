@@ -143,7 +143,7 @@ class SelfPlay:
             params=parts.model(trained),
             best=None if best is None else best.best,
             num_iterations=num_iterations,
-            num_prompts=int(position.position.next_prompt),
+            num_prompts=int(position.position.num_drawn),
             num_updates=num_updates,
             num_skipped=num_skipped,
         )

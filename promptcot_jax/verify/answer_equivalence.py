@@ -96,7 +96,8 @@ class _Comparison:
             if "()" in (one.form, two.form):
                 return self._same_in_order(one.items, two.items)  # a column
             rows = [answer_reading.read(item) for item in other.items if item]
-            is_matrix = matrix.form == "matrix" and all(row.kind == "tuple" for row in rows)
+            are_rows = all((row.kind, row.form, row.name) == ("tuple", "[]", "") for row in rows)
+            is_matrix = (matrix.form, other.form) == ("matrix", "[]") and are_rows
             cells = ["&".join(row.items) for row in rows]
             return is_matrix and self._same_matrices(matrix.items, cells)
         if kinds == {"matrix"}:
@@ -232,8 +233,9 @@ def _same_text(one: str, two: str) -> bool:
 
 
 def _is_word(text: str) -> bool:
-    is_long = len(text) > 3 or text.lower() in ("yes", "no") or (len(text) == 3 and not text.isupper())
-    return text.isalpha() and (text.islower() or text.istitle() or text.isupper()) and is_long
+    if text in ("YES", "NO", "TRUE", "FALSE"):  # other capitals are rather points and variables
+        return True
+    return text.isalpha() and (text.islower() or text.istitle()) and (len(text) > 2 or text.lower() == "no")
 
 
 def _same_option(reference: str, candidate: str) -> bool:

@@ -140,7 +140,7 @@ _CONJUNCTION = r"[,;]?\s*(?:\\text\{{\s*[,;]?\s*{0}\s*\}}|(?<![A-Za-z\\]){0}(?![
 _AND = re.compile(_CONJUNCTION.format("and"), re.IGNORECASE)
 _OR = re.compile(_CONJUNCTION.format("or"), re.IGNORECASE)
 _PLAIN_WORD = re.compile(
-    r"\\text\{[^{}]*\}|\\operatorname\{[^{}]*\}|(?<=[0-9]) *min(?![A-Za-z( _{])"
+    r"\\text\{[^{}]*\}|\\operatorname\{[^{}]*\}|(?<=[0-9]) *(?P<unit>min|sec)(?![A-Za-z( _{])"
     r"|(?<![A-Za-z\\])[A-Za-z]+(?![A-Za-z])"
 )
 _ROW_END = re.compile(r"\\\\(?:\[[^\[\]]*\])?|\\cr(?![A-Za-z])|\\hline(?![A-Za-z])")
@@ -158,16 +158,16 @@ def is_plain(text: str) -> bool:
 
 def normalise_answer(text: str) -> str:
     """The one spelling of an answer. Quadratic in its length at worst, so cap that first."""
-    text = _OPTION_WORD.sub("", _in_latex(text.translate(_CHARACTERS)))
+    text = _OPTION_WORD.sub("", in_latex(text.translate(_CHARACTERS)))
     text = _rewritten(_single_backslashes(text), _LAYOUT)
     text = _FONT_GROUP.sub(_without_font, text)
     text = _OR.sub(OR, _AND.sub(AND, text))
-    text = _PLAIN_WORD.sub(lambda word: rf"\{_COMMANDS[word[0]]} " if word[0] in _COMMANDS else word[0], text)
+    text = _PLAIN_WORD.sub(_as_command, text)
     text = _rewritten(_braced_parentheses(text), _OPERANDS)
     return _rewritten(text.strip(), _SPACES).strip()
 
 
-def _in_latex(text: str) -> str:
+def in_latex(text: str) -> str:
     """Characters beyond ASCII as LaTeX, by what Unicode says of them."""
 
     def of_run(found: re.Match[str]) -> str:
@@ -192,18 +192,23 @@ def _one_in_latex(character: str) -> str:
         over, _, under = plain.partition("/")
         return rf"\frac{{{over}}}{{{under}}}" if under else f"{over}/"
     if kind in ("wide", "narrow", "square", "noBreak", "compat"):
-        return _in_latex(plain)
+        return in_latex(plain)
     if kind == "font":
         return (
             rf"\mathbb{{{plain}}}"
             if "DOUBLE-STRUCK CAPITAL" in unicodedata.name(character)
-            else _in_latex(plain)
+            else in_latex(plain)
         )
     _, _, letter = unicodedata.name(character, "").rpartition(" LETTER ")
     name = letter.lower().replace("lamda", "lambda")
     if name not in _GREEK:
         return character
     return rf"\{name} " if character.islower() else rf"\{name.capitalize()} "
+
+
+def _as_command(word: re.Match[str]) -> str:
+    """A function's name as its command; that of a unit behind a number stays."""
+    return rf"\{_COMMANDS[word[0]]} " if word[0] in _COMMANDS and not word["unit"] else word[0]
 
 
 def _rewritten(text: str, rewrites: tuple[tuple[re.Pattern[str], str], ...]) -> str:
@@ -244,7 +249,8 @@ def _braced_parentheses(text: str) -> str:
             depth += {"(": 1, ")": -1}.get(text[end], 0)
             if depth == 0:
                 operator, inner = found[0][:-1].rstrip(), text[place:end]
-                latex = f"|{inner}|" if operator.lower() == "abs" else f"{operator}{{{inner}}}"
-                text = f"{text[: found.start()]}{latex}{text[end + 1 :]}"
+                opening, closing = ("|", "|") if operator.lower() == "abs" else (f"{operator}{{", "}")
+                text = f"{text[: found.start()]}{opening}{inner}{closing}{text[end + 1 :]}"
+                place = found.start() + len(opening)
                 break
     return text

@@ -46,7 +46,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from promptcot_jax.verify import answer_equivalence, answer_values, boxes, grading_pool
-from promptcot_jax.verify.answer_text import is_plain, normalise_answer
+from promptcot_jax.verify.answer_text import in_latex, is_plain, normalise_answer
 
 MAX_ANSWER_CHARACTERS = 2_000  # beyond this, or with more digits in a row, only the literal text is compared
 
@@ -137,7 +137,8 @@ def _answer(given: object) -> str:
 
 
 def _is_comparable(answer: str) -> bool:
-    return len(answer) <= MAX_ANSWER_CHARACTERS and is_plain(answer) and not _LONG_NUMBER.search(answer)
+    is_short = len(answer) <= MAX_ANSWER_CHARACTERS and len(in_latex(answer)) <= MAX_ANSWER_CHARACTERS
+    return is_short and is_plain(answer) and not _LONG_NUMBER.search(answer)
 
 
 def _leave_open(reference: str, candidate: str) -> bool:

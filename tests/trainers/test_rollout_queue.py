@@ -132,25 +132,61 @@ def test_no_more_are_drawn_than_there_may_be_nor_fewer_than_one():
 
 
 def test_groups_left_over_are_the_next_iterations_first_ones(tmp_path):
-    collector = collector_of(tmp_path, verdict=by_some)
-    half = dataclasses.replace(Position.first(collector.stream), share=np.float32(0.3))
-    first = collect(collector, 0, half)
-    of_use = [group for group in first.groups if group.verdicts == "mixed"]
-    assert first.after.num_left_over == len(of_use) - 6 > 0
-    assert first.after.next_prompt == len(first.groups)
-    share = (len(of_use) + 6 * 0.3) / (len(first.groups) + 6)
-    np.testing.assert_allclose(first.after.share, share, rtol=1e-5)
-    missing = 6 - int(first.after.num_left_over)
-    assert collector._how_many(first.after)([]) == SAMPLING.group_size * max(math.ceil(missing / share), 1)
-    second = collect(collector, 1, first.after)
-    assert second.num_older == first.after.num_left_over
-    assert second.used[: second.num_older] == of_use[6:]
-    own = [group for group in second.groups if group.verdicts == "mixed"]
-    assert second.used[second.num_older :] == own[: 6 - second.num_older]
-    assert second.groups[0].rollouts[0].index == len(first.groups) * SAMPLING.group_size
+    """Positions over three iterations, by a pencil; at most half an iteration is left over."""
+    collector, before = collector_of(tmp_path, verdict=by_some), None
+    position = dataclasses.replace(Position.first(collector.stream), share=np.float32(0.1))
+    for iteration in range(3):
+        batch = collect(collector, iteration, position)
+        own = [group for group in batch.groups if group.verdicts == "mixed"]
+        older = [] if before is None else before[len(before) - int(position.num_left_over) :]
+        assert batch.num_older == len(older)
+        assert batch.used == [*older, *own][:6]
+        assert batch.groups[0].rollouts[0].index == int(position.next_prompt) * SAMPLING.group_size
+        after = batch.after
+        assert after.num_left_over == min(max(len(older) + len(own) - 6, 0), 3)
+        assert after.next_prompt == after.num_drawn == position.next_prompt + len(batch.groups)
+        share = (len(own) + 6 * float(position.share)) / (len(batch.groups) + 6)
+        np.testing.assert_allclose(after.share, share, rtol=1e-5)
+        missing = 6 - int(after.num_left_over)
+        assert collector._how_many(after)([]) == SAMPLING.group_size * math.ceil(missing / max(share, 0.25))
+        settings = {"wanted": 6 - len(older), "share": float(position.share), "weight": 6, "most": 24}
+        of_use = [group.verdicts == "mixed" for group in batch.groups]
+        for count in range(len(of_use) + 1):
+            rolled = [rollout for group in batch.groups[:count] for rollout in group.rollouts]
+            prompts = rollout_collector.prompts_to_draw(of_use[:count], **settings)
+            assert collector._how_many(position)(rolled) == SAMPLING.group_size * prompts
+        if iteration == 0:
+            assert after.num_left_over == 3 < len(own) - 6
+        position, before = after, own
     (tmp_path / "rollouts" / "iteration_00000.jsonl").unlink()
     with pytest.raises(WrongUse, match="iteration_00000"):
-        collect(collector, 1, first.after)
+        collect(collector, 1, dataclasses.replace(position, num_left_over=np.int32(1)))
+
+
+def test_a_streak_grows_where_all_are_right_ends_where_not_and_waits_for_a_verdict(tmp_path):
+    collector = collector_of(tmp_path)
+    groups = collect(collector).groups[:4]
+
+    def judged(group, correct, graded=True):
+        score = [float(c) for c in correct]
+        rows = [
+            dataclasses.replace(rollout, graded=graded, correct=c, score=s)
+            for rollout, c, s in zip(group.rollouts, correct, score, strict=True)
+        ]
+        return dataclasses.replace(group, rollouts=tuple(rows))
+
+    prompts = [collector.stream.index_of(group.rollouts[0].prompt_id) for group in groups]
+    streaks = np.full(len(collector.stream), 5, np.int32)
+    position = dataclasses.replace(Position.first(collector.stream), streaks=streaks)
+    verdicts = [
+        judged(groups[0], [True] * 4),
+        judged(groups[1], [True, True, True, False]),
+        judged(groups[2], [False] * 4),
+        judged(groups[3], [True] * 4, graded=False),
+    ]
+    found = collector._streaks(position, verdicts)
+    assert found[prompts].tolist() == [6, 0, 0, 5]
+    assert sorted(np.delete(found, prompts).tolist()) == [5] * (len(found) - 4)
 
 
 def test_nothing_is_left_over_where_no_weight_makes_up_for_its_age(tmp_path):
@@ -173,15 +209,13 @@ def test_prompts_that_are_always_solved_leave_the_stream(tmp_path):
         assert max(groups.values()) == second < config.num_iterations - 1
     assert rows[-1]["prompts/retired"] >= 4
     assert rows[0]["prompts/retired"] == 0
-    assert outcome.num_prompts > len(
-        {rollout.group for rollout in found}
-    )  # of the stream, some were left out
+    assert outcome.num_prompts == len({rollout.group for rollout in found})
 
 
 def test_no_prompt_leaves_where_too_few_would_stay(tmp_path):
     config = dataclasses.replace(CONFIG, num_iterations=3, retire_after=1, max_tries=3)
     toy_self_play.run(tmp_path, config=config, verdict=lambda answer, text: answer < "8")
-    assert {row["groups/drawn"] for row in metrics_of(tmp_path)} == {12}
+    assert {(row["groups/drawn"], row["prompts/retired"]) for row in metrics_of(tmp_path)} == {(12, 0)}
 
 
 @pytest.mark.parametrize(

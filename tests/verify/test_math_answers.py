@@ -31,6 +31,7 @@ EQUAL = {
         (3/2, 0) == （1.5，0）
         C == （C）
         x == 𝑥
+        10 == 𝟙𝟘
         \mathbb{Q} == ℚ
         \mu == μ
         \varepsilon_0 == epsilon_0
@@ -55,6 +56,12 @@ EQUAL = {
         even == \operatorname{even}
         yes == YES
         30 \text{ minutes} == 30 min
+        30 == 30min
+        10 == 10sec
+        |x-1| == abs(x-1)
+        |x^{a+b}| == Abs(x^(a+b))
+        |\sqrt{x}| == Abs(sqrt(x))
+        2^{x^{y}} == 2^(x^(y))
         \begin{pmatrix}1&2\\3&4\end{pmatrix} == [[1,2],[3,4]]
         """,
     "typesetting": r"""
@@ -302,6 +309,13 @@ DIFFERENT = {
         |x-1| != x-1
         Option 2 != 3
         ABC != abc
+        ABCD != abcd
+        AABB != aabb
+        YES != NO
+        2 != Option 2, 3
+        \begin{vmatrix}1&2\\3&4\end{vmatrix} != [[1,2],[3,4]]
+        \begin{pmatrix}1&2\\3&4\end{pmatrix} != [[1,2],[3,4))
+        \begin{pmatrix}1&2\\3&4\end{pmatrix} != [1<x<2,3<x<4]
         \min(2,3) != 2 min 3
         \begin{pmatrix}1&2\\3&4\end{pmatrix} != [[1,3],[2,4]]
         \begin{pmatrix}1&2\\3&4\end{pmatrix} != [1,2,3,4]

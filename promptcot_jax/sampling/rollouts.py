@@ -266,7 +266,7 @@ class _Drawing(Generic[Row, Record]):
         how_many: Callable[[Sequence[Record]], int] | None,
         name: str,
     ):
-        """Looks at what earlier attempts left."""
+        """Looks at what earlier attempts left, and changes nothing: other hosts may still be looking."""
         self.journal = drawn
         self._sharded, self._how_many, self._name = sharded, how_many, name
         self._place_of = {draw.index: place for place, draw in enumerate(draws)}
@@ -274,8 +274,6 @@ class _Drawing(Generic[Row, Record]):
         self._shard_of = {draw.index: shard for shard, some in self._waiting.items() for draw in some}
         self._completions = {i: c for i, c in drawn.completions.items() if i in self._shard_of}
         self._writes = hosts.is_first()  # all hosts draw and make the same, in step
-        if self._writes:
-            drawn.forget(drawn.completions.keys() - self._completions.keys())
         # The records of the first shards, as far as all before them have theirs; for `how_many`.
         self._first: list[Record] = []
         self._next_shard, self._made = 0, dict[int, list[Record]]()
@@ -295,11 +293,13 @@ class _Drawing(Generic[Row, Record]):
     ) -> None:
         """Draws what is missing; a shard is written as soon as it has its records."""
         self._worker, self._check = worker, check
+        if self._writes:
+            self.journal.forget(self.journal.completions.keys() - self._completions.keys())
         missing = collections.Counter(self._shard_of[i] for i in self._shard_of.keys() - self._completions)
         if self._completions:
             log.info("%s: %d completions were drawn before", self._name, len(self._completions))
-        if not self._waiting:
-            self._decide()
+        self._decide()
+        if not self._waiting or not self._is_wanted(next(iter(self._waiting.values()))[0]):
             return
         made = sampler if isinstance(sampler, Sampler) else sampler()  # here, and not in the worker's thread
         for shard in [shard for shard in self._waiting if not missing[shard]]:

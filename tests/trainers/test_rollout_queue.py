@@ -189,6 +189,19 @@ def test_a_streak_grows_where_all_are_right_ends_where_not_and_waits_for_a_verdi
     assert sorted(np.delete(found, prompts).tolist()) == [5] * (len(found) - 4)
 
 
+def test_rollouts_that_are_all_there_ask_for_no_policy(tmp_path, monkeypatch):
+    """Killed before its shards were put together, an iteration goes on without one."""
+    collector = collector_of(tmp_path, verdict=by_some)
+    with monkeypatch.context() as patch:
+        kill_at(patch, shards.ShardedRecords, "put_together", 1)
+        with pytest.raises(Killed):
+            collect(collector)
+    batch = collector.collect(
+        0, lambda: pytest.fail("a policy is asked for"), Position.first(collector.stream)
+    )
+    assert drawn_of(batch) == drawn_of(collect(collector_of(tmp_path / "whole", verdict=by_some)))
+
+
 def test_nothing_is_left_over_where_no_weight_makes_up_for_its_age(tmp_path):
     collector = collector_of(tmp_path, verdict=by_some)
     collector = dataclasses.replace(collector, algorithm=Grpo(sampler_correction="none"))

@@ -6,6 +6,12 @@ rows of that batch which its devices hold, so their number is no part of that fu
 packed on its own, first-fit in the epoch's order, from the lengths alone: examples are read when their batch
 is. Examples of a group stay in one batch: where the rest of a batch has no room for all of them, it stays
 empty and the group begins the next one.
+
+Completions of one prompt that follow each other in a row can share it (`prefix_capacity`): such a row begins
+with the prompts' tokens but for their last ones, and each completion comes with that last token, which
+predicts its first. A completion sees its prompt and itself, by `prefix_ids`, so that its labels, positions
+and log-probabilities are those that it has with a prompt of its own.
+
 Reading ahead is Grain's; its packing is not used, which keeps open rows in the state of each host's iterator.
 """
 
@@ -14,8 +20,9 @@ import bisect
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import grain
 import jax
@@ -42,6 +49,9 @@ class PackedBatch:
     loss_mask: Bool[Array | np.ndarray, "B T"]  # True: this token is a trained label
     # The examples' `token_values`; 0 where the mask is False.
     values: dict[str, Float[Array | np.ndarray, "B T"]]
+    # The segment that a token sees beside its own: a shared prompt's, else its own once more. None: no prompt
+    # is shared.
+    prefix_ids: Int[Array | np.ndarray, "B T"] | None = None
 
     def tree_flatten_with_keys(self):
         """The arrays by field name."""
@@ -100,6 +110,7 @@ class PackedEpochs:
 
     The last batch of an epoch is filled up with empty rows. With `pack=False` each example has its own row.
     A group of as many examples as a batch has rows always fits; a larger one only if packing makes it fit.
+    Examples of one group, in one row and of one prompt share it.
     """
 
     def __init__(
@@ -113,12 +124,14 @@ class PackedEpochs:
         pack: bool = True,
         pad_id: int = 0,
         own_rows: Sequence[int] | None = None,
+        prefix_capacity: int = 0,
     ):
         """Checks the examples' lengths; nothing is packed before it is asked for.
 
         Args:
             own_rows: those of a batch's rows that this host wants, where there are several; `batch` then
                 gives only those, in this order.
+            prefix_capacity: of `pack_rows`, for examples in groups that are packed.
 
         Raises:
             ValueError: there are no examples, or one exceeds `row_length`.
@@ -145,6 +158,7 @@ class PackedEpochs:
         self._seed = seed
         self._pack = pack
         self._pad_id = pad_id
+        self._prefix_capacity = prefix_capacity if pack and examples.groups is not None else 0
 
     @functools.cached_property
     def _plans(self) -> list[_EpochPlan]:
@@ -161,7 +175,12 @@ class PackedEpochs:
         order, groups = self._examples.order(self._seed, epoch), self._examples.groups
         if groups is not None:
             lengths = self._lengths[order] if self._pack else np.full(len(order), self._row_length)
-            rows = first_fit_of_groups(lengths, groups[order], self._row_length, self.rows_per_batch)
+            run_of = np.arange(len(order))
+            if self._prefix_capacity:
+                run_of, lengths = self._runs(order)
+            first = np.flatnonzero(np.diff(run_of, prepend=-1))
+            rows = first_fit_of_groups(lengths, groups[order][first], self._row_length, self.rows_per_batch)
+            rows = rows[run_of]
             num_rows = int(rows.max()) + 1
         elif self._pack:
             rows = first_fit(self._lengths[order], self._row_length)
@@ -171,6 +190,18 @@ class PackedEpochs:
             return _EpochPlan(order, np.arange(len(order) + 1))
         starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=num_rows))])
         return _EpochPlan(order[np.argsort(rows, kind="stable")], starts)
+
+    def _runs(self, order: Int[np.ndarray, " N"]) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " R"]]:
+        """Runs of one prompt, within groups: each example's run, and each run's length."""
+        assert self._examples.groups is not None
+        run_of, lengths, num_runs = list[np.ndarray](), list[np.ndarray](), 0
+        for _, group in itertools.groupby(order, key=self._examples.groups.__getitem__):
+            units = [[self._examples[int(i)]] for i in group]
+            found = prompt_runs(units, row_length=self._row_length, prefix_capacity=self._prefix_capacity)
+            run_of.append(num_runs + found[0])
+            lengths.append(found[1])
+            num_runs += len(found[1])
+        return np.concatenate(run_of), np.concatenate(lengths)
 
     @property
     def num_steps(self) -> int:
@@ -210,6 +241,7 @@ class PackedEpochs:
             row_length=self._row_length,
             value_names=self._examples.value_names,
             pad_id=self._pad_id,
+            prefix_capacity=self._prefix_capacity,
         )
 
 
@@ -235,31 +267,139 @@ def pack_rows(
     row_length: int,
     value_names: Sequence[str] = (),
     pad_id: int = 0,
+    prefix_capacity: int = 0,
 ) -> PackedBatch:
-    """Lays examples out in rows, one after another; rows that are not given stay empty."""
+    """Lays examples out in rows, one after another; rows that are not given stay empty.
+
+    Args:
+        prefix_capacity: within so many tokens of a row's beginning prompts lie that examples share, which
+            those of one prompt do that follow each other; 0: each example has its own.
+    """
     shape = (num_rows, row_length)
     token_ids = np.full(shape, pad_id, np.int32)
     segment_ids = np.zeros(shape, np.int32)
     positions = np.zeros(shape, np.int32)
     loss_mask = np.zeros(shape, np.bool_)
+    prefix_ids = np.zeros(shape, np.int32)
     values: dict[str, Array | np.ndarray] = {}
     for name in value_names:
         values[name] = np.zeros(shape, np.float32)
     for row, row_examples in enumerate(rows):
-        start = 0
-        for segment, example in enumerate(row_examples, start=1):
-            middle, end = start + len(example.prompt_ids), start + example.length
-            token_ids[row, start:middle] = example.prompt_ids
-            token_ids[row, middle:end] = example.completion_ids
-            segment_ids[row, start:end] = segment
-            positions[row, start:end] = np.arange(example.length)
-            loss_mask[row, middle:end] = True
+        spans = row_spans(row_examples, row_length=row_length, prefix_capacity=prefix_capacity)
+        for segment, span in enumerate(spans, start=1):
+            example, middle = span.example, span.stop - len(span.example.completion_ids)
+            here, labels = slice(span.start, span.stop), slice(middle, span.stop)
+            token_ids[row, span.start : middle] = example.prompt_ids[span.num_shared :]
+            token_ids[row, labels] = example.completion_ids
+            segment_ids[row, here] = prefix_ids[row, here] = segment
+            positions[row, here] = np.arange(span.num_shared, example.length)
+            loss_mask[row, labels] = True
             for name, value in values.items():
-                value[row, middle:end] = example.token_values[name]
-            start = end
+                value[row, labels] = example.token_values[name]
+        prefixes = {span.prefix_start: span for span in spans if span.num_shared}
+        for segment, (start, span) in enumerate(prefixes.items(), start=len(spans) + 1):
+            here = slice(start, start + span.num_shared)
+            token_ids[row, here] = span.example.prompt_ids[: span.num_shared]
+            segment_ids[row, here] = prefix_ids[row, here] = segment
+            positions[row, here] = np.arange(span.num_shared)
+            for reader in spans:
+                if reader.num_shared and reader.prefix_start == start:
+                    prefix_ids[row, reader.start : reader.stop] = segment
     return PackedBatch(
-        token_ids=token_ids, segment_ids=segment_ids, positions=positions, loss_mask=loss_mask, values=values
+        token_ids=token_ids,
+        segment_ids=segment_ids,
+        positions=positions,
+        loss_mask=loss_mask,
+        values=values,
+        prefix_ids=prefix_ids if prefix_capacity else None,
     )
+
+
+class Span(NamedTuple):
+    """Where one example lies in its row."""
+
+    example: TokenExample
+    start: int  # of its own tokens: the prompt after those it shares, and the completion
+    num_shared: int = 0  # of its prompt, which lie from `prefix_start` on
+    prefix_start: int = 0
+
+    @property
+    def stop(self) -> int:
+        """The end of its completion."""
+        return self.start + self.example.length - self.num_shared
+
+    @property
+    def predictions(self) -> slice:
+        """The positions that predict its completion."""
+        return slice(self.stop - 1 - len(self.example.completion_ids), self.stop - 1)
+
+
+def row_spans(row: Sequence[TokenExample], *, row_length: int, prefix_capacity: int) -> list[Span]:
+    """Where the examples of a row lie: first what runs of one prompt share, then each example's own."""
+    found, start = list[Span](), 0
+    for _, run in itertools.groupby(row, key=_prompt_of):
+        members = list(run)
+        num_shared = len(members[0].prompt_ids) - 1
+        if _shared_length(members, row_length, prefix_capacity) >= _length(members):
+            num_shared = 0
+        found += [Span(example, 0, num_shared, start) for example in members]
+        start += num_shared
+    for i, span in enumerate(found):
+        found[i] = span._replace(start=start)
+        start = found[i].stop
+    return found
+
+
+def prompt_runs(
+    units: Sequence[Sequence[TokenExample]], *, row_length: int, prefix_capacity: int
+) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " R"]]:
+    """Cuts units into runs that share a prompt and fit in a row: each unit's run, and each run's length.
+
+    The lengths are for `first_fit`: a row that it fills has no more shared tokens than `prefix_capacity`.
+
+    Args:
+        units: each one what must share a row; those of one prompt follow each other.
+        prefix_capacity: 0: each unit is a run by itself.
+    """
+    runs: list[list[Sequence[TokenExample]]] = []
+    for unit in units:
+        if runs:
+            longer = [*itertools.chain(*runs[-1]), *unit]
+            if _shared_length(longer, row_length, prefix_capacity) <= row_length:
+                runs[-1].append(unit)
+                continue
+        runs.append([unit])
+    counts, lengths = list[int](), list[int]()
+    for run in runs:
+        examples = [*itertools.chain(*run)]
+        shared_length = _shared_length(examples, row_length, prefix_capacity)
+        if shared_length < _length(examples):
+            counts.append(len(run))
+            lengths.append(int(shared_length))
+        else:
+            counts += [1] * len(run)
+            lengths += map(_length, run)
+    return np.repeat(np.arange(len(counts)), counts), np.array(lengths, np.int64)
+
+
+def _prompt_of(example: TokenExample) -> bytes:
+    return example.prompt_ids.tobytes()
+
+
+def _length(examples: Sequence[TokenExample]) -> int:
+    return sum(example.length for example in examples)
+
+
+def _shared_length(run: Sequence[TokenExample], row_length: int, prefix_capacity: int) -> float:
+    """What examples take of a row if they share a prompt, by tokens or by shared ones; infinity: they cannot.
+
+    They share all of it but the last token, which each one needs as the first of its own.
+    """
+    num_shared = len(run[0].prompt_ids) - 1
+    if num_shared > prefix_capacity or len({*map(_prompt_of, run)}) > 1:
+        return math.inf
+    length = _length(run) - (len(run) - 1) * num_shared
+    return max(length, -(-num_shared * row_length // prefix_capacity)) if num_shared else length
 
 
 def first_fit(lengths: Sequence[int] | Int[np.ndarray, " N"], capacity: int) -> Int[np.ndarray, " N"]:

@@ -137,7 +137,11 @@ class Generator:
                 "The cold start is too short for q_phi to end its rationales, or max_rationale_tokens or "
                 "row_length is small."
             )
-        batches = self.fitter.batches(kept, label=em_round.index + 1)
+        batches = self.fitter.batches(
+            kept,
+            label=em_round.index + 1,
+            prefix_capacity=language_model.prefix_capacity(self.lm, self.fitter.fit.row_length),
+        )
         if store.is_complete_for_all(em_round.directory / self.role):
             params = self.read(params, em_round)
         else:

@@ -3,7 +3,7 @@
 from promptcot_jax.em.e_step import phi_loss
 from promptcot_jax.em.ranking import PHI_TOKEN_VALUES
 from promptcot_jax.em.settings import BatchSizes, EStepConfig
-from promptcot_jax.models import lora
+from promptcot_jax.models import language_model, lora
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.parallel.programs import Program
 from promptcot_jax.sampling import engine, scoring
@@ -66,6 +66,9 @@ def programs(
         lm,
         phi_loss(e_step),
         token_values=PHI_TOKEN_VALUES[e_step.objective],
+        shares_prompts=phi_fitter.fit.pack
+        and e_step.objective != "best_of_g"
+        and language_model.prefix_capacity(lm, phi_fitter.fit.row_length) > 0,
         resident={"theta": own},
     )
     fit_theta = theta_fitter.program("em: fit theta", lm, SftLoss(), resident={"phi": own})

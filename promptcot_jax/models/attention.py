@@ -139,12 +139,19 @@ def _attention_factor(scaling: config_lib.RopeScaling | None) -> float:
     return 0.1 * math.log(max(scaling.factor, 1.0)) + 1.0
 
 
-def segment_mask(segment_ids: Int[Array, "B T"], rules: rules_lib.LogicalRules) -> Bool[Array, "B T T"]:
-    """Which tokens each token of a row sees: those up to itself of its own segment."""
+def segment_mask(
+    segment_ids: Int[Array, "B T"],
+    rules: rules_lib.LogicalRules,
+    prefix_ids: Int[Array, "B T"] | None = None,
+) -> Bool[Array, "B T T"]:
+    """Which tokens each token of a row sees: those up to itself of its own segment and of its prefix."""
     slots = jnp.arange(segment_ids.shape[1])
     is_past = slots[None, :] <= slots[:, None]  # [T, T]
     # Padding sees padding, which keeps its softmax finite; nothing else sees it.
-    mask = is_past & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    is_seen = segment_ids[:, :, None] == segment_ids[:, None, :]
+    if prefix_ids is not None:
+        is_seen |= prefix_ids[:, :, None] == segment_ids[:, None, :]
+    mask = is_past & is_seen
     return constrain(mask, ("batch", "length", None), rules)
 
 
@@ -155,6 +162,7 @@ def attend_in_rows(
     *,
     mask: Bool[Array, "B T T"] | None,
     segment_ids: Int[Array, "B T"] | None,
+    prefix_ids: Int[Array, "B T"] | None = None,
     rule: ScoreRule,
     window: int | None = None,
     rules: rules_lib.LogicalRules = (),
@@ -177,6 +185,7 @@ def attend_in_rows(
         keys,
         values,
         segment_ids,
+        prefix_ids,
         scale=rule.scale,
         window=window,
         soft_cap=rule.soft_cap,

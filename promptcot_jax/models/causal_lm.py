@@ -47,6 +47,11 @@ class CausalLM:
     platform: hardware.Platform | None = None
 
     @property
+    def shares_prompts(self) -> bool:
+        """Whether rows may hold a prompt once for several completions (`hidden_states`)."""
+        return self.config.window is None
+
+    @property
     def axis_rules(self) -> rules_lib.LogicalRules:
         """No axes but those of the table."""
         return ()
@@ -66,6 +71,7 @@ class CausalLM:
         token_ids: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
+        prefix_ids: Int[Array, "B T"] | None = None,
         *,
         remat: Remat = "projections",
     ) -> Float[Array, "B T D"]:
@@ -75,9 +81,11 @@ class CausalLM:
             segment_ids: tokens see earlier tokens of their own segment only; 0 is padding, whose states mean
                 nothing. Segments are contiguous. None: each row is one segment without padding.
             positions: None counts from 0 in each segment.
+            prefix_ids: an earlier segment that a token sees beside its own, which may be any of the first
+                `splash.prefix_capacity` tokens of a row, or its own one. None: no token does.
             remat: what the backward pass keeps of each layer and does not compute again (`decoder.Remat`).
         """
-        inputs = self._of_rows(token_ids, segment_ids, positions)
+        inputs = self._of_rows(token_ids, segment_ids, positions, prefix_ids)
         return _apply(self._decoder(remat), params, token_ids, inputs)
 
     def hidden_states_and_routers(
@@ -86,6 +94,7 @@ class CausalLM:
         token_ids: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"] | None = None,
         positions: Int[Array, "B T"] | None = None,
+        prefix_ids: Int[Array, "B T"] | None = None,
         *,
         remat: Remat = "projections",
     ) -> tuple[Float[Array, "B T D"], layers.RouterTotals]:
@@ -96,7 +105,7 @@ class CausalLM:
         """
         if self.config.experts is None:
             raise ValueError(f"This {self.config.family} decoder has no experts; call hidden_states.")
-        inputs = self._of_rows(token_ids, segment_ids, positions)
+        inputs = self._of_rows(token_ids, segment_ids, positions, prefix_ids)
         applied: Any = self._decoder(remat).apply(
             {"params": params}, token_ids, inputs, mutable=[layers.ROUTERS]
         )
@@ -108,17 +117,21 @@ class CausalLM:
         token_ids: Int[Array, "B T"],
         segment_ids: Int[Array, "B T"] | None,
         positions: Int[Array, "B T"] | None,
+        prefix_ids: Int[Array, "B T"] | None,
     ) -> decoder.LayerInputs:
         """What layers see of whole rows."""
         if segment_ids is None:
             segment_ids = jnp.ones_like(token_ids)
         if positions is None:
             positions = attention.positions_in_segments(segment_ids)
-        mask = attention.segment_mask(segment_ids, self.rules) if self._platform() == "plain" else None
+        if prefix_ids is not None and not self.shares_prompts:
+            raise ValueError("A window counts tokens of a row, so a model with one cannot share prompts.")
+        is_plain = self._platform() == "plain"
+        mask = attention.segment_mask(segment_ids, self.rules, prefix_ids) if is_plain else None
         rotary, local_rotary = _rotations(
             self.config, sequence_shards.as_sequence_shards(positions, self.rules)
         )
-        return decoder.LayerInputs(rotary, local_rotary, segment_ids, mask)
+        return decoder.LayerInputs(rotary, local_rotary, segment_ids, prefix_ids, mask)
 
     def _platform(self) -> hardware.Platform:
         return self.platform or hardware.platform()

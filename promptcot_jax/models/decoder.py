@@ -37,6 +37,7 @@ class LayerInputs(NamedTuple):
     rotary: attention.Rotation  # of sequence shards, where rows are whole
     local_rotary: attention.Rotation | None = None  # of local layers, where these have a base of their own
     segment_ids: Int[Array, "B T"] | None = None  # 0 is padding
+    prefix_ids: Int[Array, "B T"] | None = None  # where prompts are shared
     mask: Bool[Array, "B T S"] | None = None  # plain attention's, made once for all layers
     cache_positions: paged_cache.CachePositions | None = None
 
@@ -155,6 +156,7 @@ class Attention(nn.Module):
             *(queries, keys, values),
             mask=inputs.mask,
             segment_ids=inputs.segment_ids,
+            prefix_ids=inputs.prefix_ids,
             rule=rule,
             rules=self.rules,
         )

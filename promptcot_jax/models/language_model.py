@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from promptcot_jax.core.arrays import Array, Float, Int, Params
-from promptcot_jax.models import paged_cache
+from promptcot_jax.models import paged_cache, splash
 from promptcot_jax.models.config import FloatType, ModelConfig
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.layers import RouterTotals
@@ -111,6 +111,14 @@ class MixtureOfExperts(LanguageModel, Protocol):
 def has_routers(lm: LanguageModel) -> TypeGuard[MixtureOfExperts]:
     """Whether a model is a mixture of experts."""
     return isinstance(lm, MixtureOfExperts) and getattr(lm.config, "experts", None) is not None
+
+
+def prefix_capacity(lm: LanguageModel, row_length: int) -> int:
+    """Within how many tokens of a row's beginning prompts may lie that several completions share.
+
+    0: the model's `hidden_states` takes no `prefix_ids`; one that does says so by `shares_prompts = True`.
+    """
+    return splash.prefix_capacity(row_length) if getattr(lm, "shares_prompts", False) else 0
 
 
 def abstract_params(lm: LanguageModel, mesh: Mesh | None = None, dtype: str | None = None) -> Params:

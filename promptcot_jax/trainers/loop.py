@@ -146,11 +146,14 @@ class Fitter:
         """Applies the length policy; returns what is left and the counts of what was dropped or cut."""
         return example_sets.within_length(examples, self.fit.length_policy)
 
-    def batches(self, examples: example_sets.ExampleSet, *, label: int = 0) -> PackedEpochs:
+    def batches(
+        self, examples: example_sets.ExampleSet, *, label: int = 0, prefix_capacity: int = 0
+    ) -> PackedEpochs:
         """Rows of fixed length in an order that is a function of (seed, label, epoch) alone.
 
         Args:
             label: tells apart the fits of one stage, such as the rounds of EM.
+            prefix_capacity: of `packing.pack_rows`, for examples in groups.
         """
         return PackedEpochs(
             examples,
@@ -162,6 +165,7 @@ class Fitter:
             own_rows=placing.own_rows(
                 rules_lib.batch_sharding(self.mesh, self._table), self.fit.rows_per_batch
             ),
+            prefix_capacity=prefix_capacity,
         )
 
     def held_out_nll(self, lm: LanguageModel, examples: example_sets.ExampleSet | None) -> Evaluate | None:
@@ -201,6 +205,7 @@ class Fitter:
         *,
         resident: Mapping[str, Any],
         token_values: tuple[str, ...] = (),
+        shares_prompts: bool = False,
     ) -> Program:
         """A step of a fit, for the planner; see `train_step.program`."""
         return train_step.program(
@@ -212,6 +217,7 @@ class Fitter:
             row_length=self.fit.row_length,
             resident=resident,
             token_values=token_values,
+            shares_prompts=shares_prompts,
         )
 
     def train(

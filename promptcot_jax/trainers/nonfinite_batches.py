@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 STEPS_IN_FLIGHT = 2  # more would only hold batches in memory
 KEPT = 3  # files, the newest; a run with a high limit must not fill the disk
-_ARRAYS = ("token_ids", "segment_ids", "positions", "loss_mask")
+_ARRAYS = ("token_ids", "segment_ids", "positions", "loss_mask", "prefix_ids")  # the last not of all batches
 _VALUES = "values/"
 
 
@@ -100,9 +100,9 @@ class StepsInFlight:
 def save_batch(directory: epath.PathLike, step: int, batch: PackedBatch) -> str:
     """Writes the batch of one step, whole or not at all, and removes all but the newest; returns its path."""
     path = epath.Path(directory) / f"nonfinite_batch_{step:08d}.npz"
-    arrays: dict[str, Any] = {name: np.asarray(getattr(batch, name)) for name in _ARRAYS} | {
-        f"{_VALUES}{name}": np.asarray(value) for name, value in batch.values.items()
-    }
+    of_rows = {name: getattr(batch, name) for name in _ARRAYS}
+    arrays: dict[str, Any] = {name: np.asarray(rows) for name, rows in of_rows.items() if rows is not None}
+    arrays |= {f"{_VALUES}{name}": np.asarray(value) for name, value in batch.values.items()}
     with jsonl.atomic_stream(path) as file:
         np.savez(file, **arrays)
     for old in saved_batches(directory)[:-KEPT]:
@@ -119,4 +119,4 @@ def load_batch(path: epath.PathLike) -> PackedBatch:
     """Reads what `save_batch` wrote."""
     with epath.Path(path).open("rb") as file, np.load(file) as arrays:
         values = {name.removeprefix(_VALUES): arrays[name] for name in arrays if name.startswith(_VALUES)}
-        return PackedBatch(**{name: arrays[name] for name in _ARRAYS}, values=values)
+        return PackedBatch(**{name: arrays[name] for name in _ARRAYS if name in arrays}, values=values)

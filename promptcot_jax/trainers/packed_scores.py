@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from promptcot_jax.core.arrays import Array, Float, Params
 from promptcot_jax.data.packing import PackedBatch
-from promptcot_jax.models import flops
+from promptcot_jax.models import flops, language_model
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.decoder import Remat
 from promptcot_jax.models.language_model import LanguageModel
@@ -100,7 +100,9 @@ def program(
             score.lower,
             lm,
             params,
-            train_step.batch_shapes(num_rows, row_length, (), sharding),
+            train_step.batch_shapes(
+                num_rows, row_length, (), sharding, language_model.prefix_capacity(lm, row_length) > 0
+            ),
             temperature=1.0,
             micro_batches=micro_batches,
             remat=remat,

@@ -5,11 +5,12 @@ update, which is DPO's reference too. They are not those of the policy that drew
 an older one (`rollout_collector`): `sampler_correction` makes up for what lies between that policy's
 log-probabilities and these.
 
-An iteration's units are shuffled and dealt out evenly to as few minibatches as hold them all at
-`units_per_update` each, which are packed into rows: a few units are one update, not many of one unit. None
-is left over for the next iteration, where its old log-probabilities would be another policy's. The rows are
-as many as the fullest minibatch needs, rounded up to one of a few counts: an iteration's shape is one of a
-few, and a function of the iteration alone.
+An iteration's units are shuffled, prompt by prompt, and dealt out evenly to as few minibatches as hold them
+all at `units_per_update` each, which are packed into rows: a few units are one update, not many of one unit.
+None is left over for the next iteration, where its old log-probabilities would be another policy's. Units of
+one prompt are in one minibatch, or in two that follow each other, and those of a row share that prompt: it is
+computed once (`packing.pack_rows`). The rows are as many as the fullest minibatch needs, rounded up to one of
+a few counts: an iteration's shape is one of a few, and a function of the iteration alone.
 
 Old and reference log-probabilities are computed on the minibatches of the first pass (`packed_scores`), so
 that before the first update a ratio is 1 and a margin of DPO 0.
@@ -30,6 +31,7 @@ from promptcot_jax.core.arrays import Params
 from promptcot_jax.data import packing
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.data.packing import PackedBatch
+from promptcot_jax.models import language_model
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.parallel import placing
 from promptcot_jax.sampling import batching
@@ -147,6 +149,7 @@ class PolicyUpdates:
             rows_multiple=self.step.rows_multiple,
             seed=prng.derived_seed(self.seed, iteration),
             value_names=value_names,
+            prefix_capacity=language_model.prefix_capacity(self.lm, self.row_length),
             pad_id=self.pad_id,
         )
         batches.own_rows = placing.own_rows(self.step.batch_sharding, batches.rows_per_batch)
@@ -214,29 +217,43 @@ class Minibatches:
         rows_multiple: int,
         seed: int,
         value_names: Sequence[str],
+        prefix_capacity: int = 0,
         pad_id: int = 0,
     ):
         """Draws the orders and packs the lengths.
+
+        Args:
+            prefix_capacity: of `packing.pack_rows`.
 
         Raises:
             ValueError: there are fewer units than minibatches, or one is longer than a row.
         """
         if not 0 < num_minibatches <= len(units):
             raise ValueError(f"{len(units)} units do not make {num_minibatches} minibatches.")
-        self._units, self._row_length = units, row_length
+        self._units, self._row_length, self._prefix_capacity = units, row_length, prefix_capacity
         self._value_names, self._pad_id = value_names, pad_id
         self.steps_of_pass = num_minibatches
+        # By its prompt's number, in the order of the prompts' first units.
+        numbers: dict[bytes, int] = {}
+        prompt_of = [numbers.setdefault(unit[0].prompt_ids.tobytes(), len(numbers)) for unit in units]
         self._members: list[np.ndarray] = []
         for number in range(num_passes):
             order = prng.stream_generator(seed, "order", number).permutation(len(units))
+            rank = np.unique(np.array(prompt_of)[order], return_index=True)[1]  # of a prompt: its first place
+            order = order[np.argsort(rank[np.array(prompt_of)[order]], kind="stable")]
             self._members += np.array_split(order, num_minibatches)
-        most_rows = 1 + max(int(self._rows_of(members).max()) for members in self._members)
+        self._rows = [self._rows_of(members) for members in self._members]
+        most_rows = 1 + max(int(rows.max()) for rows in self._rows)
         self.rows_per_batch = _whole(most_rows, rows_multiple)
         self.own_rows: Sequence[int] = range(self.rows_per_batch)
 
     def _rows_of(self, members: np.ndarray) -> np.ndarray:
-        lengths = [sum(example.length for example in self._units[i]) for i in members]
-        return packing.first_fit(lengths, self._row_length)
+        run_of, lengths = packing.prompt_runs(
+            [self._units[i] for i in members],
+            row_length=self._row_length,
+            prefix_capacity=self._prefix_capacity,
+        )
+        return packing.first_fit(lengths, self._row_length)[run_of]
 
     @property
     def num_steps(self) -> int:
@@ -245,26 +262,33 @@ class Minibatches:
 
     def batch(self, step: int) -> PackedBatch:
         """The minibatch of one update, or this host's rows of it."""
-        members = self._members[step]
-        rows: list[list[TokenExample]] = [[] for _ in range(self.rows_per_batch)]
-        for i, row in zip(members, self._rows_of(members), strict=True):
-            rows[row] += self._units[i]
+        rows = [[example for i in row for example in self._units[i]] for row in self._units_by_row(step)]
         return packing.pack_rows(
             [rows[row] for row in self.own_rows],
             num_rows=len(self.own_rows),
             row_length=self._row_length,
             value_names=self._value_names,
             pad_id=self._pad_id,
+            prefix_capacity=self._prefix_capacity,
         )
+
+    def _units_by_row(self, step: int) -> list[list[int]]:
+        rows: list[list[int]] = [[] for _ in range(self.rows_per_batch)]
+        for i, row in zip(self._members[step].tolist(), self._rows[step].tolist(), strict=True):
+            rows[row].append(i)
+        return rows
 
     def places(self, step: int) -> Iterator[tuple[int, int, int, slice]]:
         """Unit, sequence of it, row of the whole minibatch, and the positions that predict its completion."""
-        members, filled = self._members[step], [0] * self.rows_per_batch
-        for i, row in zip(members, self._rows_of(members), strict=True):
-            for sequence, example in enumerate(self._units[i]):
-                end = filled[row] + example.length - 1
-                yield int(i), sequence, int(row), slice(end - len(example.completion_ids), end)
-                filled[row] += example.length
+        for row, units in enumerate(self._units_by_row(step)):
+            sequences = [(i, sequence) for i in units for sequence in range(len(self._units[i]))]
+            spans = packing.row_spans(
+                [self._units[i][j] for i, j in sequences],
+                row_length=self._row_length,
+                prefix_capacity=self._prefix_capacity,
+            )
+            for (i, sequence), span in zip(sequences, spans, strict=True):
+                yield i, sequence, row, span.predictions
 
 
 def most_rows(num_units: int, unit_length: int, *, row_length: int, rows_multiple: int) -> int:

@@ -33,6 +33,7 @@ from promptcot_jax.data.tokenizer import Tokenizer
 from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
+from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.trainers import algorithm as algorithm_lib
 from promptcot_jax.trainers import driver
@@ -119,7 +120,14 @@ class SelfPlay:
     @property
     def row_length(self) -> int:
         """Tokens of a row of the updates."""
-        return self.config.tokens_of_row(self._longest)
+        shards = rules_lib.num_shards(self.mesh, "batch", self.lm.rules or rules_lib.DEFAULT_RULES)
+        return self.config.tokens_of_row(
+            self.lm,
+            self.algorithm,
+            self.rollouts,
+            prompt_tokens=self.stream.longest_prompt,
+            rows_multiple=self.config.micro_batches * shards,
+        )
 
     def run(self, params: Params) -> Outcome:
         """Does all iterations, or those that an earlier attempt did not.

@@ -4,6 +4,8 @@ from typing import ClassVar, Literal
 
 from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.core.settings import NonNegativeInt, PositiveInt, settings
+from promptcot_jax.models import language_model
+from promptcot_jax.models.language_model import LanguageModel
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling.rollouts import RolloutConfig
@@ -12,6 +14,9 @@ from promptcot_jax.trainers.algorithm import Algorithm, OldLogProbs
 from promptcot_jax.trainers.goals import Goal
 from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.train_step import StepConfig
+
+# Beyond it a CPU's attention takes more time than shared prompts save (`benchmarks/shared_prompts.py`).
+LONG_ROW = 768
 
 
 @settings
@@ -33,7 +38,8 @@ class SelfPlayConfig(driver.RunConfig):
     # they come from the update's own forward pass, for free. "sampled": the sampler's, which saves the
     # scoring pass; for sampling in float32.
     old_log_probs: OldLogProbs = "scored"
-    # Tokens of a packed row; 0: those of the longest prompt and completion, rounded up to a multiple of 64.
+    # Tokens of a packed row; 0: those of the longest prompt and completion, rounded up to a multiple of 64,
+    # or up to `LONG_ROW` if more completions fit in with the prompt that they share.
     row_length: NonNegativeInt = 0
     checkpoint_every: PositiveInt = 10  # iterations; a killed run makes at most the updates of so many again
     samples_every: NonNegativeInt = 10  # iterations, from one with samples to read to the next; 0: none
@@ -98,13 +104,32 @@ class SelfPlayConfig(driver.RunConfig):
             remat=self.remat,
         )
 
-    def tokens_of_row(self, longest: int) -> int:
+    def tokens_of_row(
+        self,
+        lm: LanguageModel,
+        algorithm: Algorithm,
+        rollouts: RolloutConfig,
+        *,
+        prompt_tokens: int,
+        rows_multiple: int,
+    ) -> int:
         """Of the updates.
 
         Args:
-            longest: tokens of what must share a row.
+            prompt_tokens: of the longest prompt.
+            rows_multiple: an update's rows are a multiple of it.
         """
-        return self.row_length or -(-longest // 64) * 64
+        if self.row_length:
+            return self.row_length
+        completion_tokens, num_sequences = rollouts.sampling.max_new_tokens, algorithm.sequences_per_unit
+        of_unit = tokens = num_sequences * (prompt_tokens + completion_tokens)
+        if language_model.prefix_capacity(lm, LONG_ROW):
+            # As many units of one prompt as leave enough rows for all devices.
+            of_full_rows = self.most_units(algorithm, rollouts.group_size) * of_unit // rows_multiple
+            room, own = min(LONG_ROW, of_full_rows) - prompt_tokens, num_sequences * (completion_tokens + 1)
+            num_units = min(algorithm.most_units(rollouts.group_size), max(0, room) // own)
+            tokens = max(of_unit, prompt_tokens + num_units * own)
+        return -(-tokens // 64) * 64
 
     def check(self, algorithm: Algorithm, rollouts: RolloutConfig) -> None:
         """Refuses what would train on something else than it samples.

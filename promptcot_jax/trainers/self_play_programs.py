@@ -14,7 +14,7 @@ import functools
 from jax.sharding import Mesh
 
 from promptcot_jax.core.errors import WrongUse
-from promptcot_jax.models import lora
+from promptcot_jax.models import language_model, lora
 from promptcot_jax.models.causal_lm import CausalLM
 from promptcot_jax.models.lora import LoraConfig
 from promptcot_jax.parallel import rules
@@ -55,7 +55,7 @@ def programs(
     own_reference = reference if adapter is None else own
     kept = {"the reference": own_reference} if algorithm.keeps_reference else {}
 
-    num_rows, row_length = _update_shape(lm, mesh, config, algorithm, rollouts.group_size, longest)
+    num_rows, row_length = _update_shape(lm, mesh, config, algorithm, rollouts, prompt_tokens)
     update = train_step.program(
         "self_play: update",
         lm,
@@ -67,6 +67,7 @@ def programs(
         row_length=row_length,
         resident=kept,
         token_values=algorithm.value_names,
+        shares_prompts=language_model.prefix_capacity(lm, row_length) > 0,
     )
     moments = {"optimizer": update.parts["optimizer"]}
     drawing = engine.programs(
@@ -101,20 +102,26 @@ def programs(
 
 
 def _update_shape(
-    lm: CausalLM, mesh: Mesh, config: SelfPlayConfig, algorithm: Algorithm, group_size: int, longest: int
+    lm: CausalLM,
+    mesh: Mesh,
+    config: SelfPlayConfig,
+    algorithm: Algorithm,
+    rollouts: RolloutConfig,
+    prompt_tokens: int,
 ) -> tuple[int, int]:
     """Rows, and their length, of the fullest minibatch that there may be."""
-    of_unit = algorithm.sequences_per_unit * longest
-    row_length = config.tokens_of_row(of_unit)
+    of_unit = algorithm.sequences_per_unit * (prompt_tokens + rollouts.sampling.max_new_tokens)
+    multiple = config.micro_batches * rules.num_shards(mesh, "batch", lm.rules)
+    row_length = config.tokens_of_row(
+        lm, algorithm, rollouts, prompt_tokens=prompt_tokens, rows_multiple=multiple
+    )
     if row_length < of_unit:
         raise WrongUse(
             f"row_length={row_length}, but what must share a row may have {of_unit} tokens; raise it, set it "
             "to 0, or plan for shorter prompts (PROMPT_TOKENS)."
         )
-    num_units = config.most_units(algorithm, group_size)
+    num_units = config.most_units(algorithm, rollouts.group_size)
     if not num_units:
-        raise WrongUse(f"No prompt can be of use with group_size={group_size}.")
-    multiple = config.micro_batches * rules.num_shards(mesh, "batch", lm.rules)
-    return policy_updates.most_rows(
-        num_units, of_unit, row_length=row_length, rows_multiple=multiple
-    ), row_length
+        raise WrongUse(f"No prompt can be of use with group_size={rollouts.group_size}.")
+    rows = policy_updates.most_rows(num_units, of_unit, row_length=row_length, rows_multiple=multiple)
+    return rows, row_length

@@ -100,12 +100,12 @@ def hidden_states(
     lm: LanguageModel, params: Params, batch: PackedBatch, *, remat: Remat
 ) -> tuple[Float[Array, "B T D"], *tuple[RouterTotals, ...]]:
     """States after the final norm of a batch, whose segments do not see each other; and what routers did."""
-    token_ids, segment_ids, positions = map(
-        jnp.asarray, (batch.token_ids, batch.segment_ids, batch.positions)
-    )
+    arguments = [jnp.asarray(x) for x in (batch.token_ids, batch.segment_ids, batch.positions)]
+    if batch.prefix_ids is not None:  # only of models that share prompts
+        arguments.append(jnp.asarray(batch.prefix_ids))
     if has_routers(lm):
-        return lm.hidden_states_and_routers(params, token_ids, segment_ids, positions, remat=remat)
-    return (lm.hidden_states(params, token_ids, segment_ids, positions, remat=remat),)
+        return lm.hidden_states_and_routers(params, *arguments, remat=remat)
+    return (lm.hidden_states(params, *arguments, remat=remat),)
 
 
 def _nll(

@@ -342,17 +342,19 @@ def program(
     row_length: int,
     resident: Mapping[str, Any],
     token_values: tuple[str, ...] = (),
+    shares_prompts: bool = False,
 ) -> Program:
     """One step on full rows, for the planner.
 
     Args:
         token_values: names of a batch's numbers by token, of losses that read some.
+        shares_prompts: completions may share a prompt.
     """
     step, adapter = make_train_step(lm, config, mesh), config.adapter
     dtype = "float32" if adapter is None else lm.config.param_dtype
     trained, frozen = lora.split(lora.abstract_params(lm, mesh, dtype, adapter))
     state = step.abstract_state
-    batch = batch_shapes(num_rows, row_length, token_values, step.batch_sharding)
+    batch = batch_shapes(num_rows, row_length, token_values, step.batch_sharding, shares_prompts)
     end = jax.ShapeDtypeStruct((), jnp.int32, sharding=NamedSharding(mesh, PartitionSpec()))
     rows_of_shard = num_rows // step.rows_multiple
     length_of_shard = row_length // rules_lib.num_shards(mesh, "length", lm.rules)
@@ -378,7 +380,11 @@ def program(
 
 
 def batch_shapes(
-    num_rows: int, length: int, token_values: tuple[str, ...], sharding: NamedSharding
+    num_rows: int,
+    length: int,
+    token_values: tuple[str, ...],
+    sharding: NamedSharding,
+    shares_prompts: bool = False,
 ) -> PackedBatch:
     """Shapes of a batch, with the names of its numbers by token."""
 
@@ -388,7 +394,8 @@ def batch_shapes(
     # Past the checks of the fields, which are for arrays.
     arrays = (array(jnp.int32), array(jnp.int32), array(jnp.int32), array(jnp.bool_))
     values = {name: array(jnp.float32) for name in token_values}
-    return PackedBatch.tree_unflatten(None, (*arrays, values))
+    prefix_ids = array(jnp.int32) if shares_prompts else None
+    return PackedBatch.tree_unflatten(None, (*arrays, values, prefix_ids))
 
 
 def _name_of(report: RouterTotals | LossFigures) -> str:

@@ -33,17 +33,22 @@ def epochs_of(rows: list[examples.TokenExample], **settings) -> packing.PackedEp
 
 
 def unpack(batch: packing.PackedBatch) -> list[examples.TokenExample]:
-    """The examples of a batch, read back by segment."""
+    """The examples of a batch, read back by segment, each with the prompt that it sees."""
     found = []
     for row in range(batch.token_ids.shape[0]):
         for segment in range(1, batch.segment_ids[row].max() + 1):
             inside = batch.segment_ids[row] == segment
+            np.testing.assert_array_equal(np.diff(np.flatnonzero(inside)), 1)
+            if batch.prefix_ids is not None:
+                if not batch.loss_mask[row][inside].any():
+                    continue  # a prompt that others share
+                (prefix,) = {*batch.prefix_ids[row][inside]}
+                inside |= batch.segment_ids[row] == prefix
             ids, labels = batch.token_ids[row][inside], batch.loss_mask[row][inside]
             first_label = int(np.argmax(labels))
             assert not labels[:first_label].any()
             assert labels[first_label:].all()
             np.testing.assert_array_equal(batch.positions[row][inside], np.arange(len(ids)))
-            np.testing.assert_array_equal(np.diff(np.flatnonzero(inside)), 1)
             found.append(
                 examples.TokenExample(
                     prompt_ids=ids[:first_label],
@@ -74,6 +79,87 @@ def test_a_small_row_by_hand():
     np.testing.assert_array_equal(batch.positions, [[0, 1, 2, 0, 1, 2, 0], [0] * 7])
     np.testing.assert_array_equal(batch.loss_mask, [[0, 1, 1, 0, 0, 1, 0], [0] * 7])
     np.testing.assert_array_equal(batch.values["weight"], [[0, 0.5, 2, 0, 0, 3, 0], [0] * 7])
+
+
+def example_of(prompt, completion):
+    return examples.TokenExample(
+        prompt_ids=prompt,
+        completion_ids=completion,
+        token_values={"weight": np.arange(len(completion)) + 1.0},
+    )
+
+
+def test_a_row_that_shares_prompts_by_hand():
+    """Both prompts but for their last tokens, then each completion after its prompt's last token."""
+    one, other = (1, 2, 3), (4, 5)
+    row = [example_of(one, (10, 11)), example_of(one, (12,)), example_of((6,), (13,))]
+    row += [example_of(other, (14,)), example_of(other, (15,))]
+    batch = packing.pack_rows(
+        [row], num_rows=1, row_length=20, value_names=("weight",), pad_id=0, prefix_capacity=10
+    )
+    rows = [
+        (batch.token_ids, [1, 2, 4, 3, 10, 11, 3, 12, 6, 13, 5, 14, 5, 15, 0, 0, 0, 0, 0, 0]),
+        (batch.segment_ids, [6, 6, 7, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 0, 0, 0, 0, 0, 0]),
+        (batch.prefix_ids, [6, 6, 7, 6, 6, 6, 6, 6, 3, 3, 7, 7, 7, 7, 0, 0, 0, 0, 0, 0]),
+        (batch.positions, [0, 1, 0, 2, 3, 4, 2, 3, 0, 1, 1, 2, 1, 2, 0, 0, 0, 0, 0, 0]),
+        (batch.loss_mask, [0, 0, 0, 0, 1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]),
+        (batch.values["weight"], [0, 0, 0, 0, 1, 2, 0, 1, 0, 1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0]),
+    ]
+    for actual, expected in rows:
+        np.testing.assert_array_equal(actual, [expected])
+    spans = packing.row_spans(row, row_length=20, prefix_capacity=10)
+    assert [span.predictions for span in spans] == [
+        slice(3, 5),
+        slice(6, 7),
+        *map(slice, (8, 10, 12), (9, 11, 13)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sizes", "capacity", "counts"),
+    [
+        (9, [3, 3, 3], 8, [3]),  # 8 + 3 * 4
+        (9, [3, 3, 3], 7, [1, 1, 1]),  # one token more than may be shared
+        (9, [3, 3, 3], 0, [1, 1, 1]),
+        (9, [7, 7, 7, 7], 8, [3, 1]),  # the row has room for 8 + 3 * 8
+        (5, [1], 8, [1]),
+        (1, [1, 1], 8, [1, 1]),  # nothing to share
+        (8, [1, 1], 8, [1, 1]),  # a prompt's place takes more of the row than it saves: 7 * 32 / 8 > 18
+    ],
+)
+def test_runs_share_a_prompt_where_that_saves_something(prompt, sizes, capacity, counts):
+    units = [[example_of((1,) * prompt, (2,) * size)] for size in sizes]
+    run_of, lengths = packing.prompt_runs(units, row_length=32, prefix_capacity=capacity)
+    assert [int(n) for n in np.bincount(run_of)] == counts
+    assert len(lengths) == len(counts)
+    assert max(lengths) <= 32
+
+
+def test_rows_hold_every_example_and_no_more_shared_tokens_than_may_be():
+    generator = np.random.default_rng(0)
+    for capacity in (0, 6, 16, 32):
+        units = []
+        for _ in range(12):
+            prompt, num = generator.integers(1, 50, generator.integers(1, 20)), generator.integers(1, 6)
+            for _ in range(num):
+                completions = (generator.integers(1, 50, generator.integers(1, 12)) for _ in range(2))
+                units.append([example_of(prompt, c) for c in completions][: generator.integers(1, 3)])
+        run_of, lengths = packing.prompt_runs(units, row_length=64, prefix_capacity=capacity)
+        row_of = packing.first_fit(lengths, 64)[run_of]
+        rows = [[] for _ in range(int(row_of.max()) + 1)]
+        for unit, row in zip(units, row_of, strict=True):
+            rows[row] += unit
+        batch = packing.pack_rows(
+            rows, num_rows=len(rows), row_length=64, value_names=("weight",), prefix_capacity=capacity
+        )
+        assert content(unpack(batch)) == content([e for unit in units for e in unit])
+        if capacity:
+            is_shared = (batch.segment_ids[:, :, None] == batch.prefix_ids[:, None, :]) & (
+                batch.segment_ids[:, :, None] != batch.segment_ids[:, None, :]
+            )
+            assert not is_shared[:, capacity:].any()
+            assert is_shared.any()
+        assert (batch.prefix_ids is None) == (capacity == 0)
 
 
 @pytest.mark.parametrize("pack", [True, False])
@@ -166,6 +252,29 @@ def test_a_group_stays_in_one_batch(pack):
     if pack:
         filled = sum(epochs.batch(step).loss_mask.any(axis=1).sum() for step in range(epochs.num_steps))
         assert filled < 2 * len(rows)  # several examples share a row
+
+
+def test_examples_of_a_group_share_their_prompt():
+    """Rows are fewer, and hold what they held; a group of two prompts shares neither."""
+    of_group = np.repeat(np.arange(30), 4)
+    rows = [
+        dataclasses.replace(row, prompt_ids=[*range(7), 100 + group + (group == 3) * i % 2], group=int(group))
+        for i, (row, group) in enumerate(zip(make_examples(120), of_group, strict=True))
+    ]
+    settings = {"row_length": 48, "rows_per_batch": 4, "num_epochs": 2, "seed": 3}
+    plain, shared = (epochs_of(rows, prefix_capacity=capacity, **settings) for capacity in (0, 12))
+    assert shared.num_steps < plain.num_steps
+    for epochs in (plain, shared):
+        batches = [unpack(epochs.batch(step)) for step in range(epochs.num_steps)]
+        assert content([row for batch in batches for row in batch]) == content(rows * 2)
+        groups = [{int(row.prompt_ids[-1]) for row in batch} for batch in batches]
+        assert sum(map(len, groups)) == 2 * 31  # none is in two batches
+    assert plain.batch(0).prefix_ids is None
+    assert (shared.batch(0).prefix_ids != shared.batch(0).segment_ids).any()
+    loose = epochs_of(rows, prefix_capacity=12, pack=False, **settings)
+    assert loose.batch(0).prefix_ids is None
+    alone = [dataclasses.replace(row, group=None) for row in rows]
+    assert epochs_of(alone, prefix_capacity=12, **settings).batch(0).prefix_ids is None
 
 
 def test_groups_by_hand():

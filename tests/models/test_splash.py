@@ -23,7 +23,7 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-6}
 pytestmark = pytest.mark.usefixtures("interpreted_kernels")
 
 
-def plain(queries, keys, values, segment_ids, sinks, *, scale, window=None, soft_cap=None):
+def plain(queries, keys, values, segment_ids, sinks, *, scale, window=None, soft_cap=None, prefix_ids=None):
     """Softmax over everything, in float32."""
     batch, length, num_heads, _ = queries.shape
     group = num_heads // keys.shape[1]
@@ -33,7 +33,10 @@ def plain(queries, keys, values, segment_ids, sinks, *, scale, window=None, soft
         scores = soft_cap * jnp.tanh(scores / soft_cap)
     distance = jnp.arange(length)[:, None] - jnp.arange(length)
     mask = (distance >= 0) & (distance < (window or length))
-    mask = mask & (segment_ids[:, :, None] == segment_ids[:, None, :])
+    is_seen = segment_ids[:, :, None] == segment_ids[:, None, :]
+    if prefix_ids is not None:
+        is_seen = is_seen | (prefix_ids[:, :, None] == segment_ids[:, None, :])
+    mask = mask & is_seen
     scores = jnp.where(mask[:, None], scores, -1e30)
     if sinks is not None:
         sink = jnp.broadcast_to(sinks[:, None, None].astype(jnp.float32), (batch, num_heads, length, 1))
@@ -159,6 +162,67 @@ def test_sharded_equals_single_device(sizes, shape):
     with jax.set_mesh(mesh_lib.make_mesh(mesh_lib.MeshConfig(**sizes))):
         actual = outputs_and_gradients(attend, *inputs)
     assert_close(actual, expected, TOLERANCE["float32"])
+
+
+def ids_with_prefixes(batch, length):
+    """Row 0 begins with two prompts, of three completions and of one; row 1 shares none."""
+    segment_ids = np.array(packed_ids(batch, length))
+    prefix_ids = segment_ids.copy()
+    first, second, start = length // 8, length // 4, length // 4 + 5
+    segment_ids[0, :first], segment_ids[0, first:second] = 11, 12
+    prefix_ids[0, :second] = segment_ids[0, :second]
+    segment_ids[0, second:start] = prefix_ids[0, second:start] = 1  # a completion with a prompt of its own
+    ends = np.linspace(start, length - length // 8, 5).astype(int)
+    for number, (begin, end) in enumerate(zip(ends, ends[1:], strict=False), start=2):
+        segment_ids[0, begin:end] = number
+        prefix_ids[0, begin:end] = 12 if number == 4 else 11
+    assert segment_ids[0, -1] == 0
+    return jnp.asarray(segment_ids), jnp.asarray(prefix_ids)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "has_sinks", "sizes"),
+    some_fast(
+        [
+            ("float32", (2, 300, 4, 2, 8), True, {}),
+            ("bfloat16", (2, 520, 2, 1, 128), False, {}),
+            ("float32", (2, 390, 4, 2, 8), True, {"data": 2, "tensor": 2}),
+            ("float32", (2, 390, 3, 3, 8), False, {"fsdp": 2, "sequence": 2}),
+        ],
+        fast=(0,),
+    ),
+    ids=str,
+)
+def test_tokens_see_the_prompt_that_they_share(dtype, shape, has_sinks, sizes):
+    """Values and gradients of one softmax over both; a program that took either part alone is far off."""
+    *arrays, _, sinks = make_inputs(*shape, dtype=dtype, has_sinks=has_sinks)
+    segment_ids, prefix_ids = ids_with_prefixes(*shape[:2])
+    inputs = (*arrays, segment_ids, sinks)
+    settings = {"scale": 0.3, "prefix_ids": prefix_ids, "soft_cap": 5.0}
+    expected = outputs_and_gradients(functools.partial(plain, **settings), *inputs)
+    if sizes:
+        attend = functools.partial(splash_attend, rules=rules.DEFAULT_RULES, **settings)
+        with jax.set_mesh(mesh_lib.make_mesh(mesh_lib.MeshConfig(**sizes))):
+            actual = outputs_and_gradients(attend, *inputs)
+    else:
+        actual = outputs_and_gradients(functools.partial(splash_attend, **settings), *inputs)
+    assert_close(actual, expected, TOLERANCE[dtype])
+
+
+def test_the_second_kernel_is_recomputed_neither_way_in_the_backward_pass():
+    """Its results and normalizers are what `RESIDUALS` names, as the first one's are."""
+    *arrays, _, _ = make_inputs(2, 300, 2, 1, 8)
+    segment_ids, prefix_ids = ids_with_prefixes(2, 300)
+
+    def total(*arrays):
+        return jnp.sum(splash_attend(*arrays, segment_ids, None, scale=0.3, prefix_ids=prefix_ids))
+
+    policy = jax.checkpoint_policies.save_only_these_names(splash.RESIDUALS)
+    kept = jax.make_jaxpr(jax.grad(jax.checkpoint(total, policy=policy)))(*arrays)
+    again = jax.make_jaxpr(jax.grad(jax.checkpoint(total)))(*arrays)
+    # Two forward and four backward kernels; where nothing is kept two forward ones more.
+    assert str(kept).count("pallas_call[") == 6
+    assert str(again).count("pallas_call[") == 8
 
 
 def test_rules_without_a_mesh_are_refused():

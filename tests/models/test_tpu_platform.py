@@ -38,9 +38,11 @@ def make(family):
     return lm, params, token_ids, jnp.asarray(segment_ids)
 
 
-def states_and_gradients(lm, params, token_ids, segment_ids, remat="projections"):
+def states_and_gradients(
+    lm, params, token_ids, segment_ids, positions=None, prefix_ids=None, remat="projections"
+):
     def total(params):
-        states = lm.hidden_states(params, token_ids, segment_ids, remat=remat)
+        states = lm.hidden_states(params, token_ids, segment_ids, positions, prefix_ids, remat=remat)
         states = jnp.where(segment_ids[..., None] != 0, states, 0.0)
         return jnp.sum(jnp.sin(states)), states
 
@@ -60,6 +62,20 @@ def test_kernels_give_what_plain_jax_gives(family):
         states_and_gradients(dataclasses.replace(lm, platform="tpu"), *inputs),
         states_and_gradients(lm, *inputs),
     )
+
+
+def test_a_shared_prompt_is_what_plain_jax_has_of_it():
+    """The first quarter of a row, then two completions; the other rows are packed as before."""
+    lm, params, token_ids, segment_ids = make("llama")
+    segment_ids = segment_ids.at[2].set(jnp.repeat(jnp.asarray([3, 1, 2]), jnp.asarray([6, 8, 10])))
+    prefix_ids = segment_ids.at[2].set(3)
+    positions = jnp.asarray(np.r_[0:6, 6:14, 6:16][None].repeat(4, 0))
+    inputs = params, token_ids, segment_ids, positions, prefix_ids
+    expected = states_and_gradients(lm, *inputs)
+    assert_close(states_and_gradients(dataclasses.replace(lm, platform="tpu"), *inputs), expected)
+    alone, _ = states_and_gradients(lm, params, token_ids, segment_ids, positions)
+    assert np.abs(alone - expected[0])[2, 6:].min(axis=-1).max() > 1e-3  # a prompt that is seen is felt
+    np.testing.assert_array_equal(alone[:2], expected[0][:2])
 
 
 @pytest.mark.parametrize("remat", some_fast(["offload", "full"], fast=()))

@@ -145,8 +145,8 @@ def batch_of(arguments: dict) -> tuple[int, ...]:
 
 
 def test_updates_of_self_play_have_the_most_rows_that_there_may_be():
-    # Prompts of 64 tokens and completions of 192.
-    assert batch_of(self_play("PROMPTS_PER_ITERATION=16", "GROUP_SIZE=8", "UNITS_PER_UPDATE=64")) == (64, 256)
+    # Prompts of 64 tokens and completions of 192; three share a row if they share a prompt, else two do.
+    assert batch_of(self_play("PROMPTS_PER_ITERATION=16", "GROUP_SIZE=8", "UNITS_PER_UPDATE=64")) == (32, 704)
     dpo = ("PROMPTS_PER_ITERATION=32", "GROUP_SIZE=8", "UNITS_PER_UPDATE=24")
     assert batch_of(self_play(*dpo, "PAIRS_PER_PROMPT=2", algorithm="dpo")) == (24, 512)
     few = ("PROMPTS_PER_ITERATION=8", "GROUP_SIZE=8", "UNITS_PER_UPDATE=64")
@@ -154,7 +154,7 @@ def test_updates_of_self_play_have_the_most_rows_that_there_may_be():
     longer = "iterations.SelfPlayConfig.row_length=1024"
     assert batch_of(self_play(*dpo, longer, "PAIRS_PER_PROMPT=4", algorithm="dpo")) == (16, 1024)
     rejection = ("PROMPTS_PER_ITERATION=32", "GROUP_SIZE=8", "UNITS_PER_UPDATE=24")
-    assert batch_of(self_play(*rejection, "COMPLETIONS_PER_PROMPT=0", algorithm="rejection")) == (24, 256)
+    assert batch_of(self_play(*rejection, "COMPLETIONS_PER_PROMPT=0", algorithm="rejection")) == (16, 704)
     with pytest.raises(WrongUse, match="may have 512 tokens"):
         batch_of(self_play(*dpo, "iterations.SelfPlayConfig.row_length=256", algorithm="dpo"))
 

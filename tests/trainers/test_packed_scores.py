@@ -26,18 +26,21 @@ LM = causal_lm.CausalLM(toys.toy_config("qwen3", dtype="bfloat16", num_layers=4)
 
 
 def _units(num_units: int, sequences: int, longest: int):
+    """Four of a prompt, which they share in rows that have room for it."""
     generator = np.random.default_rng(0)
+    prompts = [
+        generator.integers(1, LM.config.vocab_size, generator.integers(3, longest)) for _ in range(num_units)
+    ]
 
-    def example():
-        lengths = generator.integers(3, longest, 2)
-        prompt, completion = (generator.integers(1, LM.config.vocab_size, n) for n in lengths)
+    def example(prompt):
+        completion = generator.integers(1, LM.config.vocab_size, generator.integers(3, longest))
         values = {
             "advantages": generator.normal(size=len(completion)),
             "sampler_log_probs": np.full(len(completion), -1.0),
         }
         return TokenExample(prompt_ids=prompt, completion_ids=completion, token_values=values)
 
-    return [tuple(example() for _ in range(sequences)) for _ in range(num_units)]
+    return [tuple(example(prompts[i // 4]) for _ in range(sequences)) for i in range(num_units)]
 
 
 def _first_figures(

@@ -136,6 +136,73 @@ def test_places_are_where_a_batch_predicts_the_completions():
     assert sorted(found) == [(unit, sequence) for unit in range(4) for sequence in range(2)]
 
 
+def _units_of_prompts(num_prompts, num_units, longest=4):
+    """Units of two sequences, in another order than their prompts'."""
+    generator = np.random.default_rng(0)
+    found = [
+        tuple(
+            examples.TokenExample(
+                prompt_ids=range(p, p + 5),
+                completion_ids=generator.integers(0, 9, generator.integers(1, longest + 1)),
+                token_values={},
+            )
+            for _ in range(2)
+        )
+        for p in range(num_prompts)
+        for _ in range(num_units)
+    ]
+    return [found[i] for i in generator.permutation(len(found))]
+
+
+def test_units_of_a_prompt_are_learned_from_together():
+    """In one minibatch, or the last ones of one and the first ones of the next; passes differ."""
+    units = _units_of_prompts(num_prompts=9, num_units=5)
+    prompts = [int(unit[0].prompt_ids[0]) for unit in units]
+    source = Minibatches(
+        units,
+        num_minibatches=4,
+        num_passes=2,
+        row_length=64,
+        rows_multiple=1,
+        seed=0,
+        value_names=(),
+        prefix_capacity=16,
+    )
+    orders = []
+    for first in (0, 4):
+        steps = [{unit for unit, *_ in source.places(step)} for step in range(first, first + 4)]
+        assert sorted(len(step) for step in steps) == [11, 11, 11, 12]
+        assert set().union(*steps) == set(range(45))
+        for prompt in range(9):
+            found = [i for i, step in enumerate(steps) if any(prompts[unit] == prompt for unit in step)]
+            assert found in ([found[0]], [found[0], found[0] + 1])
+        orders.append([sorted(prompts[unit] for unit in step) for step in steps])
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("prefix_capacity", [0, 10])
+def test_places_of_completions_that_share_a_prompt(prefix_capacity):
+    units = _units_of_prompts(num_prompts=4, num_units=3)
+    source = Minibatches(
+        units,
+        num_minibatches=2,
+        num_passes=1,
+        row_length=40,
+        rows_multiple=1,
+        seed=0,
+        value_names=(),
+        prefix_capacity=prefix_capacity,
+    )
+    for step in range(2):
+        batch = source.batch(step)
+        for unit, sequence, row, where in source.places(step):
+            after, example = slice(where.start + 1, where.stop + 1), units[unit][sequence]
+            np.testing.assert_array_equal(batch.token_ids[row, after], example.completion_ids)
+            assert batch.token_ids[row, where.start] == example.prompt_ids[-1]
+            assert batch.positions[row, where.start] == len(example.prompt_ids) - 1
+            assert len({*batch.segment_ids[row, where.start : where.stop + 1]}) == 1
+
+
 def test_a_host_gets_its_own_rows():
     source = _source(_units(SIZES))
     whole = source.batch(1)

@@ -427,7 +427,7 @@ def test_the_reference_of_a_kl_term_is_the_policy_at_the_start(tmp_path):
         toy_self_play.run(tmp_path / str(beta), algorithm=Grpo(kl_beta=beta), config=config)
         kl[beta] = [row["kl"] for row in metrics_of(tmp_path / str(beta))]
     assert 0 < kl[1e-9][0] < kl[1e-9][1] < kl[1e-9][2]
-    assert kl[10.0][2] < 0.5 * kl[1e-9][2]
+    assert kl[10.0][2] < 0.7 * kl[1e-9][2]
 
 
 def test_dpo_takes_its_reference_anew_in_each_iteration_or_keeps_the_first(tmp_path):

@@ -1,7 +1,7 @@
 """A gradient of GRPO with each prompt computed once for its completions, and once for each of them.
 
-    python benchmarks/shared_prompts.py                 # promptcot-tiny: 8 prompts of 50 to 90 tokens, 8 x 60 to 160
-    python benchmarks/shared_prompts.py --toy           # the decoder of grpo_step.py: 4 x 64 tokens, 8 x 64
+    python benchmarks/shared_prompts.py          # promptcot-tiny: 8 prompts of 50 to 90 tokens, 8 x 60 to 160
+    python benchmarks/shared_prompts.py --toy    # the decoder of grpo_step.py: 4 prompts of 64 tokens, 8 x 64
 
 Rows of several lengths, in turns; made-up tokens. `trainers.self_play_config.LONG_ROW` is chosen by it.
 """

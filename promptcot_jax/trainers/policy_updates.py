@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -40,6 +40,7 @@ from promptcot_jax.trainers.algorithm import Algorithm, Group, Unit
 from promptcot_jax.trainers.nonfinite_batches import StepsInFlight
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
 from promptcot_jax.trainers.train_step import TrainState, TrainStep
+from promptcot_jax.trainers.update_checkpoints import Reported
 
 log = logging.getLogger(__name__)
 
@@ -156,9 +157,20 @@ class PolicyUpdates:
         return batches
 
     def update(
-        self, iteration: int, units: Sequence[Unit], state: TrainState, frozen: Params
+        self,
+        iteration: int,
+        units: Sequence[Unit],
+        state: TrainState,
+        frozen: Params,
+        *,
+        reported: Sequence[Reported] = (),
+        save: Callable[[TrainState, Sequence[Reported]], None] | None = None,
     ) -> tuple[TrainState, dict[str, float]]:
         """The state after the iteration's updates, and their figures.
+
+        Args:
+            reported: by those that an earlier attempt made, with which the state begins.
+            save: called after every `updates_per_checkpoint` updates, but not after the last.
 
         Raises:
             nonfinite_batches.TooManySkippedUpdates: more than `max_skipped` updates were not finite.
@@ -169,17 +181,24 @@ class PolicyUpdates:
             self.directory, num_skipped=int(state.num_skipped), max_skipped=config.max_skipped
         )
         # Of the learning rate: the last update, if later iterations make as many as those so far on average.
-        so_far = int(state.step) + batches.num_steps
+        first, finished = int(state.step) - len(reported), list(reported)
+        so_far = first + batches.num_steps
         schedule_end = np.int32(math.ceil(so_far * config.num_iterations / (iteration + 1)))
-        first, pending = int(state.step) + 1, []
-        for i in range(batches.num_steps):
+        pending, metrics = [], {}
+        for i in range(len(finished), batches.num_steps):
             batch = batches.batch(i)
             placed = step.place(batch, batches)
             state, metrics = step.run(state, placed, schedule_end, frozen)
-            in_flight.add(first + i, batch, metrics["num_skipped"])
-            pending.append(metrics)
+            in_flight.add(first + i + 1, batch, metrics["num_skipped"])
+            pending.append(jax.tree.leaves(metrics))
+            if save is not None and i + 1 < batches.num_steps and self._is_due(i + 1):
+                in_flight.settle()
+                finished += jax.device_get(pending)
+                pending = []
+                save(state, finished)
         in_flight.settle()
-        done = jax.device_get(pending)
+        structure = jax.tree.structure(metrics)
+        done = [jax.tree.unflatten(structure, leaves) for leaves in finished + jax.device_get(pending)]
         total, count = (sum(float(metrics[name]) for metrics in done) for name in ("total", "count"))
         return state, {
             "loss": total / count if count else math.nan,
@@ -192,6 +211,14 @@ class PolicyUpdates:
                 [metrics["figures"] for metrics in done if "figures" in metrics]
             ),
         }
+
+    def num_updates(self, num_units: int) -> int:
+        """Of an iteration with so many units."""
+        return self.config.num_minibatches(num_units) * self.config.passes_per_iteration
+
+    def _is_due(self, num_done: int) -> bool:
+        every = self.config.updates_per_checkpoint
+        return every > 0 and num_done % every == 0
 
 
 def _is_finite(row: TokenExample) -> bool:

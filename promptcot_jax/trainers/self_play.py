@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from promptcot_jax.checkpoints.training import TrainingCheckpoints
 from promptcot_jax.core.arrays import Params
-from promptcot_jax.core.errors import WrongUse
+from promptcot_jax.core.errors import Interrupted, WrongUse
 from promptcot_jax.core.progress import Progress
 from promptcot_jax.core.records import CompletionSample
 from promptcot_jax.data import rollout_sets
@@ -36,9 +36,9 @@ from promptcot_jax.parallel import hosts
 from promptcot_jax.parallel import rules as rules_lib
 from promptcot_jax.sampling.rollouts import RolloutConfig
 from promptcot_jax.trainers import algorithm as algorithm_lib
-from promptcot_jax.trainers import driver
+from promptcot_jax.trainers import driver, update_checkpoints
 from promptcot_jax.trainers import held_out as held_out_lib
-from promptcot_jax.trainers.algorithm import Algorithm, Group
+from promptcot_jax.trainers.algorithm import Algorithm, Group, Unit
 from promptcot_jax.trainers.completion_samples import SampleLog
 from promptcot_jax.trainers.goals import Best, BestPolicy
 from promptcot_jax.trainers.grading import Grader
@@ -48,12 +48,14 @@ from promptcot_jax.trainers.optimizer import OptimizerConfig
 from promptcot_jax.trainers.policy_updates import PolicyUpdates
 from promptcot_jax.trainers.rollout_collector import Position, RolloutCollector, RunAhead
 from promptcot_jax.trainers.self_play_config import SelfPlayConfig
-from promptcot_jax.trainers.train_step import Trainable, delete_arrays, make_train_step
+from promptcot_jax.trainers.train_step import Trainable, TrainState, delete_arrays, make_train_step
+from promptcot_jax.trainers.update_checkpoints import Reported, UpdateCheckpoints
 from promptcot_jax.trainers.watching import PreemptionGuard
 
 log = logging.getLogger(__name__)
 
 DIRECTORY = "self_play"
+UPDATES = "updates"  # in it: checkpoints within an iteration's updates
 TABLE_COLUMNS = (
     *("reward", "frac_reward_zero_std", "completions/mean_length", "loss", "entropy", "grad_norm"),
     *("eval/avg_at_k", "seconds"),
@@ -142,8 +144,9 @@ class SelfPlay:
         """
         parts = Trainable.adapted(self.lm, params, self.adapter, seed=self.seed, mesh=self.mesh)
         run = _Iterations(self, parts)
-        with contextlib.closing(run.checkpoints), jax.set_mesh(self.mesh):
+        with contextlib.closing(run), jax.set_mesh(self.mesh):
             num_iterations, position = driver.drive(run)
+        update_checkpoints.remove(self.directory / DIRECTORY / UPDATES)
         state, best = position.state, run.best
         num_updates, num_skipped = int(state.step), int(state.num_skipped)
         trained = state.params if best is None else best.chosen(num_iterations, state)
@@ -175,6 +178,8 @@ class _Iterations(driver.Run[IterationState]):
         config, directory = settings.config, settings.directory / DIRECTORY
         self.num_steps, self.checkpoint_every = config.num_iterations, config.checkpoint_every
         self.checkpoints = TrainingCheckpoints(directory / "checkpoints", keep=config.keep)
+        self._within: UpdateCheckpoints | None = None  # of the iteration whose updates are being made
+        self._under_way: tuple[list[Unit], list[Reported]] | None = None  # as an earlier attempt left it
         self.best = _best_policy(settings.held_out, directory)
         self._settings, self._params, self._directory = settings, params, directory
         group_size = settings.rollouts.group_size
@@ -215,8 +220,16 @@ class _Iterations(driver.Run[IterationState]):
         whole = NamedSharding(self._settings.mesh, PartitionSpec())
         first = Position.first(self._settings.stream)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), first)
-        restored = self.checkpoints.restore_latest(IterationState(step.abstract_state, abstract))
-        position = restored or (0, IterationState(step.first_state(trained), first))
+        like = IterationState(step.abstract_state, abstract)
+        within = UpdateCheckpoints.newest(self._directory / UPDATES)
+        done = hosts.decided_by_first("complete iterations", self.checkpoints.complete_steps)
+        if within is not None and within.iteration >= max(done, default=0):
+            state, units, reported = within.restore(like)
+            position = within.iteration, state
+            self._within, self._under_way = within, (units, reported)
+        else:
+            restored = self.checkpoints.restore_latest(like)
+            position = restored or (0, IterationState(step.first_state(trained), first))
         if not self._algorithm.keeps_reference:
             delete_arrays(trained)
         return position
@@ -238,7 +251,8 @@ class _Iterations(driver.Run[IterationState]):
         with (
             MetricsLog(
                 self._directory,
-                resume_step=step or -1,  # a new run has a row before its first iteration
+                # A new run has a row before its first iteration.
+                resume_step=-1 if step == 0 and self._under_way is None else step,
                 tensorboard=config.tensorboard,
                 writes=hosts.is_first(),
                 watch=config.watch,
@@ -256,9 +270,16 @@ class _Iterations(driver.Run[IterationState]):
             yield self._guard
         self.checkpoints.wait()
 
+    def close(self) -> None:
+        """Waits for checkpoints under way, and ends their threads."""
+        self.checkpoints.close()
+        if self._within is not None:
+            self._within.close()
+
     def begin(self, step: int, state: IterationState) -> bool:
         """A new run evaluates the policy that it begins with; the run may be at its goal already."""
-        if step == 0 and self._settings.held_out is not None:
+        is_new = step == 0 and self._under_way is None
+        if is_new and self._settings.held_out is not None:
             row = self._evaluate(self._settings.held_out, 0, state)
             self._log.write(0, row)
         else:
@@ -288,11 +309,23 @@ class _Iterations(driver.Run[IterationState]):
         clock.lap()
         reference_is_initial = self._algorithm.keeps_reference
         reference_params = self._params.model(self._params.trained) if reference_is_initial else params
-        units = self._updates.units(iteration, drawn.used, params, reference_params)
+        reported: list[Reported] = []
+        if self._under_way is not None:
+            (units, reported), self._under_way = self._under_way, None
+        else:
+            units = self._updates.units(iteration, drawn.used, params, reference_params)
+            self._begin_updates(iteration, units)
         row["sequences"] = sum(map(len, units))
         seconds["scoring"] = clock.lap()
         if units:
-            train_state, figures = self._updates.update(iteration, units, train_state, self._params.frozen)
+            train_state, figures = self._updates.update(
+                iteration,
+                units,
+                train_state,
+                self._params.frozen,
+                reported=reported,
+                save=functools.partial(self._save_updates, step, state.position),
+            )
             row |= figures
         else:
             log.info("iteration %d: no update; %s", iteration, _why_not(drawn.groups))
@@ -310,6 +343,33 @@ class _Iterations(driver.Run[IterationState]):
         self._log.write(step, row)
         self._progress.update(step, f"reward {row['reward']:.3f}")
         return is_last or self._is_goal_reached(step, row)
+
+    def _begin_updates(self, iteration: int, units: Sequence[Unit]) -> None:
+        """Stores the units where there will be checkpoints within their updates."""
+        if not 0 < self._settings.config.updates_per_checkpoint < self._updates.num_updates(len(units)):
+            return
+        if self._within is not None:
+            self._within.close()
+        self._within = UpdateCheckpoints(self._directory / UPDATES, iteration)
+        self._within.begin(units)
+
+    def _save_updates(
+        self, step: int, position: Position, state: TrainState, reported: Sequence[Reported]
+    ) -> None:
+        """Within the iteration that is step `step`; leaves where the run has to.
+
+        Raises:
+            Interrupted: the run left here.
+        """
+        assert self._within is not None
+        self._ahead.settle()
+        self._within.save(IterationState(state, position), reported)
+        reason = self._guard.reason()
+        if reason:
+            raise Interrupted(
+                f"left after update {len(reported)} of {self.unit} {step} for {reason}, with a checkpoint; "
+                "the same command goes on"
+            )
 
     def save(self, step: int, state: IterationState) -> None:
         """Once rollouts under way are stored: a resumed run no longer has the policy that draws them."""

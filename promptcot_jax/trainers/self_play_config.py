@@ -23,7 +23,7 @@ LONG_ROW = 768
 class SelfPlayConfig(driver.RunConfig):
     """The iterations; how many samples a prompt gets is `RolloutConfig.group_size`."""
 
-    EXECUTION_ONLY: ClassVar = driver.RunConfig.EXECUTION_ONLY | {"samples_every"}
+    EXECUTION_ONLY: ClassVar = driver.RunConfig.EXECUTION_ONLY | {"samples_every", "updates_per_checkpoint"}
 
     num_iterations: PositiveInt
     prompts_per_iteration: PositiveInt = 16
@@ -42,6 +42,8 @@ class SelfPlayConfig(driver.RunConfig):
     # or up to `LONG_ROW` if more completions fit in with the prompt that they share.
     row_length: NonNegativeInt = 0
     checkpoint_every: PositiveInt = 10  # iterations; a killed run makes at most the updates of so many again
+    # Updates from one checkpoint within an iteration to the next, for iterations of very many; 0: none.
+    updates_per_checkpoint: NonNegativeInt = 0
     samples_every: NonNegativeInt = 10  # iterations, from one with samples to read to the next; 0: none
     # 1: sampled by the policy of one iteration earlier, while that iteration's updates are made
     # (`rollout_collector`); 0: on-policy.

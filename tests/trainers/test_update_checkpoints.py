@@ -1,0 +1,139 @@
+"""A run that is killed between two updates of an iteration goes on after the last one that was saved."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from promptcot_jax.core.errors import Interrupted
+from promptcot_jax.data.examples import TokenExample
+from promptcot_jax.trainers import nonfinite_batches, self_play, update_checkpoints
+from promptcot_jax.trainers.dpo import Dpo
+from promptcot_jax.trainers.grpo import Grpo
+from promptcot_jax.trainers.policy_updates import PolicyUpdates
+from promptcot_jax.trainers.update_checkpoints import UpdateCheckpoints
+from promptcot_jax.trainers.watching import PreemptionGuard
+from tests.trainers import toy_self_play
+from tests.trainers.toy_self_play import CONFIG, Killed, files_of, kill_at, metrics_of
+
+# One checkpoint at the end of the run: what is saved before is saved within iterations.
+MANY = dataclasses.replace(
+    CONFIG, num_iterations=2, units_per_update=2, updates_per_checkpoint=3, checkpoint_every=10
+)
+
+
+def updates_of(patch):
+    """Filled with the policy's update number before each update."""
+    found, run = [], nonfinite_batches.StepsInFlight.add
+
+    def add(self, step, *rest):
+        found.append(step)
+        return run(self, step, *rest)
+
+    patch.setattr(nonfinite_batches.StepsInFlight, "add", add)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "update", "expected_first"),
+    [
+        (Grpo(kl_beta=0.05), {}, 6, 4),
+        (Grpo(kl_beta=0.05), {}, 3, 1),  # before the first checkpoint
+        (Dpo(solved_below=1.0), {"units_per_update": 1, "updates_per_checkpoint": 1}, 4, 4),
+        (Grpo(ratio="sequence"), {"passes_per_iteration": 2}, 10, 10),
+        (Grpo(), {"max_staleness": 1}, 6, 4),
+    ],
+    ids=["grpo", "none yet", "dpo", "two passes", "drawn ahead"],
+)
+def test_a_run_killed_within_an_iteration_ends_in_the_same_bits(
+    tmp_path, monkeypatch, algorithm, changes, update, expected_first
+):
+    config = dataclasses.replace(MANY, **changes)
+    settings = {"algorithm": algorithm, "config": config}
+    whole = toy_self_play.run(tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        kill_at(patch, nonfinite_batches.StepsInFlight, "add", update)
+        with pytest.raises(Killed):
+            toy_self_play.run(tmp_path / "killed", **settings)
+    with monkeypatch.context() as patch:
+        updates = updates_of(patch)
+        if expected_first > 1:  # units are not scored again, by a policy that is gone
+            scored, score = [], PolicyUpdates.units
+            patch.setattr(PolicyUpdates, "units", lambda *args: scored.append(args[1]) or score(*args))
+        again = toy_self_play.run(tmp_path / "killed", **settings)
+    assert updates == list(range(expected_first, whole.num_updates + 1))
+    if expected_first > 1:
+        assert scored == [1]
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+    for name in ("whole", "killed"):
+        assert not (tmp_path / name / self_play.DIRECTORY / self_play.UPDATES).exists()
+
+
+def test_a_run_that_has_to_leave_does_so_between_updates(tmp_path, monkeypatch):
+    whole = toy_self_play.run(tmp_path / "whole", config=MANY)
+    with monkeypatch.context() as patch:
+        patch.setattr(PreemptionGuard, "reason", lambda self: "SIGTERM")
+        patch.setattr(self_play.driver, "leave_for", lambda *args: None)  # between iterations
+        with pytest.raises(Interrupted, match="left after update 3 of iteration 1 for SIGTERM"):
+            toy_self_play.run(tmp_path / "left", config=MANY)
+    with monkeypatch.context() as patch:
+        updates = updates_of(patch)
+        again = toy_self_play.run(tmp_path / "left", config=MANY)
+    assert updates[0] == 4
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+    assert metrics_of(tmp_path / "left") == metrics_of(tmp_path / "whole")
+
+
+def test_an_iteration_that_is_done_is_not_gone_back_to(tmp_path, monkeypatch):
+    """Killed in the second iteration before its first checkpoint, with one of the first iteration's end."""
+    config = dataclasses.replace(MANY, checkpoint_every=1)
+    whole = toy_self_play.run(tmp_path / "whole", config=config)
+    first = int(metrics_of(tmp_path / "whole")[0]["updates"])
+    with monkeypatch.context() as patch:
+        kill_at(patch, nonfinite_batches.StepsInFlight, "add", first + 2)
+        with pytest.raises(Killed):
+            toy_self_play.run(tmp_path / "killed", config=config)
+    with monkeypatch.context() as patch:
+        updates = updates_of(patch)
+        again = toy_self_play.run(tmp_path / "killed", config=config)
+    assert updates[0] == first + 1
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+
+
+def test_units_come_back_as_they_were(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def example(size):
+        values = {name: rng.normal(size=size) for name in ("advantages", "old_log_probs")}
+        return TokenExample(prompt_ids=rng.integers(0, 9, 3), completion_ids=range(size), token_values=values)
+
+    units = [(example(2), example(5)), (example(1), example(3)), (example(4),)]
+    directory = epath.Path(tmp_path) / "updates"
+    kept = UpdateCheckpoints(directory, 7)
+    kept.begin(units)
+    kept.save({"a": np.float32(3)}, [[np.arange(2.0), np.float32(1)], [np.arange(2.0), np.float32(2)]])
+    kept.close()
+    found = UpdateCheckpoints.newest(directory)
+    assert found is not None
+    state, again, reported = found.restore({"a": jax.ShapeDtypeStruct((), np.float32)})
+    assert found.iteration == 7
+    assert float(state["a"]) == 3
+    assert [float(leaves[1]) for leaves in reported] == [1.0, 2.0]
+    assert [len(unit) for unit in again] == [2, 2, 1]
+    for one, other in zip(sum(units, ()), sum(again, ()), strict=True):
+        np.testing.assert_array_equal(one.prompt_ids, other.prompt_ids)
+        np.testing.assert_array_equal(one.completion_ids, other.completion_ids)
+        assert one.token_values.keys() == other.token_values.keys()
+        for name, values in one.token_values.items():
+            np.testing.assert_array_equal(values, other.token_values[name])
+    found.close()
+    later = UpdateCheckpoints(directory, 8)
+    later.begin(units[:1])
+    assert UpdateCheckpoints.newest(directory) is None  # the older ones are gone
+    later.close()
+    update_checkpoints.remove(directory)
+    assert not directory.exists()

@@ -30,11 +30,8 @@ from tests.trainers.toy_self_play import (
     kill_at,
     metrics_of,
     rollouts_of,
+    samples_of,
 )
-
-
-def samples_of(directory):
-    return (directory / "self_play" / "samples.jsonl").read_bytes()
 
 
 @pytest.fixture(scope="module")

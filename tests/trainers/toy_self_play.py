@@ -170,6 +170,10 @@ def metrics_of(directory, *, with_times=False):
     ]
 
 
+def samples_of(directory):
+    return (directory / "self_play" / "samples.jsonl").read_bytes()
+
+
 def rollouts_of(directory):
     return list(rollout_sets.read(directory / "rollouts"))
 

@@ -280,7 +280,11 @@ class Minibatches:
             row_length=self._row_length,
             prefix_capacity=self._prefix_capacity,
         )
-        return packing.first_fit(lengths, self._row_length)[run_of]
+        shared = packing.first_fit(lengths, self._row_length)[run_of]
+        lengths = [sum(example.length for example in self._units[i]) for i in members]
+        apart = packing.first_fit(lengths, self._row_length)
+        # Runs are larger pieces, and may leave more of each row empty. What lies in one row is shared anyway.
+        return apart if apart.max() < shared.max() else shared
 
     @property
     def num_steps(self) -> int:

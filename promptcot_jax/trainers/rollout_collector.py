@@ -340,13 +340,23 @@ class RunAhead:
         """How many iterations of updates the policy that draws is behind the one that is trained."""
         return min(iteration, self._max_staleness)
 
-    def draw(self, iteration: int, params: Params, trained: Params, position: Position) -> RolloutBatch:
+    def draw(
+        self,
+        iteration: int,
+        params: Params,
+        trained: Params,
+        position: Position,
+        *,
+        is_under_way: bool = False,
+    ) -> RolloutBatch:
         """The rollouts of an iteration, and with staleness those of the next one begun.
 
         Args:
             params: of the policy before the iteration's updates.
             trained: what the updates will donate of them.
             position: where the iteration begins.
+            is_under_way: an earlier attempt drew all this and made some of the updates; the policy before
+                them is gone.
 
         Raises:
             WrongUse: the run was resumed, and rollouts are missing that it must find in the store.
@@ -359,15 +369,18 @@ class RunAhead:
         else:
             make = (
                 self._refuse(iteration)
-                if self.staleness(iteration)
+                if self.staleness(iteration) or is_under_way
                 else lambda: self._collector.snapshot(iteration, params)
             )
             drawn = self._collector.collect(iteration, make, position)
         if self._thread is not None and iteration + 1 < self._num_iterations:
-            own = with_own_arrays(self._collector.snapshot(iteration + 1, params), trained)
+            make = self._refuse(iteration + 1)
+            if not is_under_way:
+                own = with_own_arrays(self._collector.snapshot(iteration + 1, params), trained)
+                make = functools.partial(_itself, own)
             self._next = (
                 iteration + 1,
-                self._thread.submit(self._draw_ahead, iteration + 1, own, drawn.after),
+                self._thread.submit(self._draw_ahead, iteration + 1, make, drawn.after),
             )
         return drawn
 
@@ -376,23 +389,30 @@ class RunAhead:
         if self._next is not None:
             self._next[1].result()
 
-    def _draw_ahead(self, iteration: int, snapshot: PolicySnapshot, position: Position) -> RolloutBatch:
+    def _draw_ahead(
+        self, iteration: int, make: Callable[[], PolicySnapshot], position: Position
+    ) -> RolloutBatch:
         def check() -> None:
             if self._is_over.is_set():
                 raise _Cancelled
 
         with jax.set_mesh(self._mesh):
-            return self._collector.collect(iteration, lambda: snapshot, position, check=check)
+            return self._collector.collect(iteration, make, position, check=check)
 
     def _refuse(self, iteration: int) -> Callable[[], PolicySnapshot]:
         def refuse() -> PolicySnapshot:
             raise WrongUse(
                 f"{self._collector.directory}: rollouts of iteration {iteration} are missing, "
                 "from which this run goes on, and the policy that drew them is gone. Put the files back, or "
-                "delete self_play/checkpoints to begin anew from the rollouts that are there."
+                "delete self_play/checkpoints and self_play/updates to begin anew from the rollouts that are "
+                "there."
             )
 
         return refuse
+
+
+def _itself(snapshot: PolicySnapshot) -> PolicySnapshot:
+    return snapshot
 
 
 def with_own_arrays(snapshot: PolicySnapshot, donated: Params) -> PolicySnapshot:

@@ -294,7 +294,13 @@ class _Iterations(driver.Run[IterationState]):
         iteration, train_state, config = step - 1, state.state, self._settings.config
         clock = _Clock()
         params = self._params.model(train_state.params)
-        drawn = self._ahead.draw(iteration, params, train_state.params, jax.device_get(state.position))
+        drawn = self._ahead.draw(
+            iteration,
+            params,
+            train_state.params,
+            jax.device_get(state.position),
+            is_under_way=self._under_way is not None,
+        )
         drawing = {"sampling": drawn.times.sampling_seconds, "grading": drawn.times.waited_seconds}
         seconds = {"waiting": clock.lap()} if config.max_staleness else dict(drawing)
         row = algorithm_lib.figures_of(drawn.groups) | {

@@ -7,7 +7,9 @@ them.
 """
 
 import functools
+import logging
 import re
+import zipfile
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +22,8 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.parallel import hosts
 from promptcot_jax.trainers.algorithm import Unit
+
+log = logging.getLogger(__name__)
 
 State = TypeVar("State")
 Reported = Sequence[np.ndarray]  # leaves of an update's metrics
@@ -37,29 +41,39 @@ class UpdateCheckpoints:
 
     def __init__(self, directory: epath.Path, iteration: int):
         self.iteration = iteration
-        self._all, self._directory = directory, directory / f"iteration_{iteration:05d}"
+        self._all, self._directory = directory, directory / _name(iteration)
         self._checkpoints = TrainingCheckpoints(self._directory / CHECKPOINTS, keep=1)
 
     @classmethod
     def newest(cls, directory: epath.Path) -> "UpdateCheckpoints | None":
-        """Those of the newest iteration that has a complete one, under a run's directory for them."""
+        """Those of the newest iteration that has a complete one, under a run's directory for them.
 
-        def find() -> int:
-            found = [match for path in _entries(directory) if (match := _ITERATION.match(path.name))]
-            for iteration in sorted((int(match[1]) for match in found), reverse=True):
-                if cls(directory, iteration)._checkpoints.complete_steps():
-                    return iteration
-            return -1
-
-        iteration = hosts.decided_by_first("updates under way", find)
+        What is damaged is passed over with a warning: then more updates are made again.
+        """
+        iteration = hosts.decided_by_first("updates under way", functools.partial(_newest_whole, directory))
         return cls(directory, iteration) if iteration >= 0 else None
 
+    def is_whole(self) -> bool:
+        """Whether there is a complete checkpoint, with its files as they were written; warns where not."""
+        steps = self._checkpoints.complete_steps()
+        if not steps:
+            return False
+        step = self._directory / CHECKPOINTS / f"step_{steps[-1]:08d}"
+        damaged = store.damaged_file(step)
+        if damaged is None:
+            files = (self._units_path, self._reported_path(steps[-1]))
+            damaged = next((path for path in files if not _is_readable(path)), None)
+        if damaged is not None:
+            log.warning("%s: damaged; goes on from an earlier checkpoint", damaged)
+        return damaged is None
+
     def begin(self, units: Sequence[Unit]) -> None:
-        """Writes the units, and removes what there is of other iterations and of earlier attempts."""
+        """Writes the units, and removes all but the newest checkpoint of an iteration before."""
 
         def act() -> None:
-            _remove_all(self._all)
-            _write_units(self._directory / "units.npz", units)
+            newest = _newest_whole(self._all)
+            _remove_all(self._all, but=newest if newest < self.iteration else -1)
+            _write_units(self._units_path, units)
 
         hosts.wait_for_first(f"begin the updates of iteration {self.iteration}", act)
 
@@ -78,11 +92,15 @@ class UpdateCheckpoints:
         reported: list[list[np.ndarray]] = [[] for _ in range(num_done)]
         for name, leaf in _read(self._reported_path(num_done)).items():  # as they were written
             reported[int(name.split("/")[0])].append(leaf)
-        return state, _read_units(self._directory / "units.npz"), [*reported]
+        return state, _read_units(self._units_path), [*reported]
 
     def close(self) -> None:
         """Waits for a save under way, and ends the threads."""
         self._checkpoints.close()
+
+    @property
+    def _units_path(self) -> epath.Path:
+        return self._directory / "units.npz"
 
     def _reported_path(self, num_done: int) -> epath.Path:
         return self._directory / f"reported_{num_done:05d}.npz"
@@ -95,13 +113,28 @@ def remove(directory: epath.Path) -> None:
     )
 
 
-def _remove_all(directory: epath.Path) -> None:
+def _remove_all(directory: epath.Path, but: int = -1) -> None:
     """Checkpoints first, each with its marker first: a kill leaves none that looks whole."""
-    for iteration in _entries(directory):
-        for step in _entries(iteration / CHECKPOINTS):
-            store.remove(step)
-    if directory.exists():
-        directory.rmtree()
+    for path in _entries(directory):
+        if but < 0 or path.name != _name(but):
+            for step in _entries(path / CHECKPOINTS):
+                store.remove(step)
+            path.rmtree()
+    if directory.exists() and not _entries(directory):
+        directory.rmdir()
+
+
+def _name(iteration: int) -> str:
+    return f"iteration_{iteration:05d}"
+
+
+def _newest_whole(directory: epath.Path) -> int:
+    """The newest iteration with a complete checkpoint whose files are as they were written; -1: none."""
+    found = [match for path in _entries(directory) if (match := _ITERATION.match(path.name))]
+    for iteration in sorted((int(match[1]) for match in found), reverse=True):
+        if UpdateCheckpoints(directory, iteration).is_whole():
+            return iteration
+    return -1
 
 
 def _entries(directory: epath.Path) -> list[epath.Path]:
@@ -140,6 +173,15 @@ def _read_units(path: epath.Path) -> list[Unit]:
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
     )
     return [tuple(next(examples) for _ in range(size)) for size in arrays["unit_sizes"]]
+
+
+def _is_readable(path: epath.Path) -> bool:
+    """By the checksums of its arrays."""
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as arrays:
+            return arrays.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _write(path: epath.Path, arrays: dict[str, np.ndarray]) -> None:

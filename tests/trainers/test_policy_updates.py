@@ -222,6 +222,45 @@ def test_the_most_rows_are_those_of_units_that_are_all_as_long_as_may_be():
                 assert _source(units, **sizes).rows_per_batch <= bound
 
 
+def test_the_most_rows_hold_units_that_share_prompts_too():
+    """Runs of three take 51 of 100 places, two of which fit in no row, but four units apart do."""
+    generator = np.random.default_rng(0)
+    for row_length in (20, 40, 100):
+        for _ in range(60):
+            num_prompt, longest = generator.integers(1, row_length // 3), row_length // 4
+            units = [
+                (
+                    examples.TokenExample(
+                        prompt_ids=[p + 1] * num_prompt,
+                        completion_ids=[0] * int(generator.integers(1, longest + 1)),
+                        token_values={},
+                    ),
+                )
+                for p in range(12)
+                for _ in range(generator.integers(1, 5))
+            ]
+            of_unit = max(unit[0].length for unit in units)
+            source = Minibatches(
+                units,
+                num_minibatches=1,
+                num_passes=1,
+                row_length=row_length,
+                rows_multiple=1,
+                seed=0,
+                value_names=(),
+                prefix_capacity=row_length // 4,
+            )
+            bound = most_rows(len(units), of_unit, row_length=row_length, rows_multiple=1)
+            assert source.rows_per_batch <= bound
+            batch = source.batch(0)
+            assert batch.loss_mask.sum() == sum(len(unit[0].completion_ids) for unit in units)
+            if batch.prefix_ids is not None:
+                is_shared = (batch.segment_ids[:, :, None] == batch.prefix_ids[:, None, :]) & (
+                    batch.segment_ids[:, :, None] != batch.segment_ids[:, None, :]
+                )
+                assert not is_shared[:, row_length // 4 :].any()
+
+
 @pytest.fixture(scope="module")
 def updated(tmp_path_factory):
     """Figures and batches of two iterations of two passes, both over the same units."""

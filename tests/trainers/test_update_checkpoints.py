@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from promptcot_jax.core.errors import Interrupted
+from promptcot_jax.core.errors import Interrupted, WrongUse
 from promptcot_jax.data.examples import TokenExample
 from promptcot_jax.trainers import nonfinite_batches, self_play, update_checkpoints
 from promptcot_jax.trainers.dpo import Dpo
@@ -106,6 +106,59 @@ def test_an_iteration_that_is_done_is_not_gone_back_to(tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
 
 
+def _killed(directory, monkeypatch, update, config=MANY):
+    with monkeypatch.context() as patch:
+        kill_at(patch, nonfinite_batches.StepsInFlight, "add", update)
+        with pytest.raises(Killed):
+            toy_self_play.run(directory, config=config)
+    return directory / self_play.DIRECTORY / self_play.UPDATES
+
+
+def _gone_on(directory, monkeypatch, config=MANY):
+    """The update that it begins with, and the outcome."""
+    with monkeypatch.context() as patch:
+        updates = updates_of(patch)
+        return updates, toy_self_play.run(directory, config=config)
+
+
+def test_a_new_iteration_leaves_the_checkpoint_of_the_one_before(tmp_path, monkeypatch):
+    """Killed at its second update, it goes on within the first iteration, not from the start of the run."""
+    whole = toy_self_play.run(tmp_path / "whole", config=MANY)
+    first = int(metrics_of(tmp_path / "whole")[0]["updates"])
+    _killed(tmp_path / "killed", monkeypatch, first + 2)
+    updates, again = _gone_on(tmp_path / "killed", monkeypatch)
+    assert updates[0] == first - first % 3 + 1 > 1
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["units.npz", "reported_00003.npz", "checkpoints/step_00000003/state"])
+def test_a_damaged_checkpoint_costs_updates_and_no_more(tmp_path, monkeypatch, caplog, name):
+    whole = toy_self_play.run(tmp_path / "whole", config=MANY)
+    (iteration,) = _killed(tmp_path / "killed", monkeypatch, 6).iterdir()
+    path = iteration / name
+    if path.is_dir():
+        path = max((file for file in path.rglob("*") if file.is_file()), key=lambda file: file.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    updates, again = _gone_on(tmp_path / "killed", monkeypatch)
+    assert updates[0] == 1
+    assert "damaged; goes on from an earlier checkpoint" in caplog.text
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+
+
+@pytest.mark.parametrize(("max_staleness", "lost"), [(0, 0), (1, 0), (1, 1)])
+def test_rollouts_that_are_gone_are_not_drawn_by_a_policy_between_updates(
+    tmp_path, monkeypatch, max_staleness, lost
+):
+    config = dataclasses.replace(MANY, max_staleness=max_staleness)
+    _killed(tmp_path, monkeypatch, 6, config)
+    (tmp_path / "rollouts" / f"iteration_{lost:05d}.jsonl").unlink()
+    with pytest.raises(WrongUse, match=f"rollouts of iteration {lost} are missing"):
+        toy_self_play.run(tmp_path, config=config)
+
+
 def test_units_come_back_as_they_were(tmp_path):
     rng = np.random.default_rng(0)
 
@@ -135,7 +188,9 @@ def test_units_come_back_as_they_were(tmp_path):
     found.close()
     later = UpdateCheckpoints(directory, 8)
     later.begin(units[:1])
-    assert UpdateCheckpoints.newest(directory) is None  # the older ones are gone
+    newest = UpdateCheckpoints.newest(directory)
+    assert newest is not None
+    assert newest.iteration == 7  # until the later one has a checkpoint
     later.close()
     update_checkpoints.remove(directory)
     assert not directory.exists()

@@ -4,8 +4,8 @@ The batch of a step is a pure function of (examples, settings, seed, step): a re
 first one would have read, and the position to keep is the number of the step. Of several hosts each makes the
 rows of that batch which its devices hold, so their number is no part of that function either. Each epoch is
 packed on its own, first-fit in the epoch's order, from the lengths alone: examples are read when their batch
-is. Examples of a group stay in one batch: where the rest of a batch has no room for all of them, it stays
-empty and the group begins the next one.
+is, but for groups that share prompts. Examples of a group stay in one batch: where the rest of a batch has no
+room for all of them, it stays empty and the group begins the next one.
 
 Completions of one prompt that follow each other in a row can share it (`prefix_capacity`): such a row begins
 with the prompts' tokens but for their last ones, and each completion comes with that last token, which
@@ -192,15 +192,23 @@ class PackedEpochs:
         return _EpochPlan(order[np.argsort(rows, kind="stable")], starts)
 
     def _runs(self, order: Int[np.ndarray, " N"]) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " R"]]:
-        """Runs of one prompt, within groups: each example's run, and each run's length."""
+        """Runs of one prompt, within groups: each example's run, and each run's length.
+
+        Each example is one where the group's runs would not fit in a batch. Reads the examples.
+        """
         assert self._examples.groups is not None
         run_of, lengths, num_runs = list[np.ndarray](), list[np.ndarray](), 0
         for _, group in itertools.groupby(order, key=self._examples.groups.__getitem__):
-            units = [[self._examples[int(i)]] for i in group]
-            found = prompt_runs(units, row_length=self._row_length, prefix_capacity=self._prefix_capacity)
-            run_of.append(num_runs + found[0])
-            lengths.append(found[1])
-            num_runs += len(found[1])
+            members = [*group]
+            units = [[self._examples[int(i)]] for i in members]
+            of_group, found = prompt_runs(
+                units, row_length=self._row_length, prefix_capacity=self._prefix_capacity
+            )
+            if _rows_within([self._row_length] * self.rows_per_batch, found) is None:
+                of_group, found = np.arange(len(members)), self._lengths[members]
+            run_of.append(num_runs + of_group)
+            lengths.append(found)
+            num_runs += len(found)
         return np.concatenate(run_of), np.concatenate(lengths)
 
     @property
@@ -459,7 +467,7 @@ def first_fit_of_groups(
     return np.array(rows, np.int64)
 
 
-def _rows_within(room: Sequence[int], lengths: Sequence[int]) -> list[int] | None:
+def _rows_within(room: Sequence[int], lengths: Sequence[int] | Int[np.ndarray, " N"]) -> list[int] | None:
     """First fit into rows with so much room; None where one does not fit."""
     left, rows = list(room), list[int]()
     for length in lengths:

@@ -272,9 +272,10 @@ class _Iterations(driver.Run[IterationState]):
 
     def close(self) -> None:
         """Waits for checkpoints under way, and ends their threads."""
-        self.checkpoints.close()
-        if self._within is not None:
-            self._within.close()
+        with contextlib.ExitStack() as closing:
+            closing.callback(self.checkpoints.close)
+            if self._within is not None:
+                closing.callback(self._within.close)
 
     def begin(self, step: int, state: IterationState) -> bool:
         """A new run evaluates the policy that it begins with; the run may be at its goal already."""

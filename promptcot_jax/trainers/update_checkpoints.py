@@ -80,8 +80,10 @@ class UpdateCheckpoints:
     def save(self, state: Any, reported: Sequence[Reported]) -> None:
         """A checkpoint of the run after so many updates of the iteration as have reported."""
         if hosts.is_first():
-            arrays = {f"{i}/{j}": leaf for i, leaves in enumerate(reported) for j, leaf in enumerate(leaves)}
-            _write(self._reported_path(len(reported)), arrays)
+            of_leaves = {f"{i:03d}": np.stack(leaf) for i, leaf in enumerate(zip(*reported, strict=True))}
+            _write(self._reported_path(len(reported)), of_leaves)
+            for path in sorted(self._directory.glob("reported_*.npz"))[:-2]:
+                path.unlink()
         self._checkpoints.save(len(reported), state)
 
     def restore(self, like: State) -> tuple[State, list[Unit], list[Reported]]:
@@ -89,9 +91,8 @@ class UpdateCheckpoints:
         found = self._checkpoints.restore_latest(like)
         assert found is not None, "newest() gives none without a checkpoint"
         num_done, state = found
-        reported: list[list[np.ndarray]] = [[] for _ in range(num_done)]
-        for name, leaf in _read(self._reported_path(num_done)).items():  # as they were written
-            reported[int(name.split("/")[0])].append(leaf)
+        of_leaves = _read(self._reported_path(num_done))
+        reported = [*zip(*(of_leaves[name] for name in sorted(of_leaves)), strict=True)]
         return state, _read_units(self._units_path), [*reported]
 
     def close(self) -> None:

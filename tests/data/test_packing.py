@@ -277,6 +277,46 @@ def test_examples_of_a_group_share_their_prompt():
     assert epochs_of(alone, prefix_capacity=12, **settings).batch(0).prefix_ids is None
 
 
+def test_examples_that_a_run_did_not_join_share_only_where_that_takes_less_of_a_row():
+    """Else prompts of lone pairs would fill more of a row's beginning than a kernel reads."""
+    pairs = [example_of((prompt,) * 5, (9,)) for prompt in (1, 1, 2, 2, 3, 3)]  # 4 * 40 / 5 > 12
+    spans = packing.row_spans(pairs, row_length=40, prefix_capacity=5)
+    assert [span.num_shared for span in spans] == [0] * 6
+    middle = [example_of((prompt,) * 5, (9,) * 9) for prompt in (1, 2, 1)]
+    run_of, lengths = packing.prompt_runs([middle, middle], row_length=90, prefix_capacity=30)
+    assert run_of.tolist() == [0, 1]
+    assert lengths.tolist() == [42, 42]
+
+
+def test_groups_of_one_prompt_are_packed_each_by_itself():
+    """Two groups of one prompt, four examples each, which fill a batch; together they would not be cut."""
+    rows = [
+        dataclasses.replace(row, prompt_ids=range(9), group=i // 4) for i, row in enumerate(make_examples(8))
+    ]
+    epochs = epochs_of(rows, row_length=64, rows_per_batch=4, num_epochs=1, seed=0, prefix_capacity=16)
+    run_of, _ = epochs._runs(np.arange(8))
+    assert run_of[3] < run_of[4]
+
+
+def test_a_group_whose_runs_do_not_fit_is_packed_without():
+    """50 + 50 and 60 + 40 fill two rows of 100; runs in order are 50, 60 and 50 + 40 less a token."""
+    rows = [
+        examples.TokenExample(
+            prompt_ids=(1, 2),
+            completion_ids=(3,) * (size - 2),
+            token_values={"weight": (1.0,) * (size - 2)},
+            group=0,
+        )
+        for size in (50, 60, 50, 40)
+    ]
+    for capacity in (0, 25):
+        epochs = epochs_of(
+            rows, row_length=100, rows_per_batch=2, num_epochs=1, seed=0, prefix_capacity=capacity
+        )
+        assert epochs.num_steps == 1
+        assert content(unpack(epochs.batch(0))) == content(rows)
+
+
 def test_groups_by_hand():
     """Rows of 10, two a batch: a and b fill one, c leaves a hole and has the next, d fits beside it."""
     lengths, groups = [6, 6, 4, 4, 4, 6, 6, 4], [7, 7, 3, 3, 9, 9, 9, 1]

@@ -13,6 +13,7 @@ from promptcot_jax.trainers import nonfinite_batches, self_play, update_checkpoi
 from promptcot_jax.trainers.dpo import Dpo
 from promptcot_jax.trainers.grpo import Grpo
 from promptcot_jax.trainers.policy_updates import PolicyUpdates
+from promptcot_jax.trainers.rollout_collector import RunAhead
 from promptcot_jax.trainers.update_checkpoints import UpdateCheckpoints
 from promptcot_jax.trainers.watching import PreemptionGuard
 from tests.trainers import toy_self_play
@@ -157,6 +158,51 @@ def test_rollouts_that_are_gone_are_not_drawn_by_a_policy_between_updates(
     (tmp_path / "rollouts" / f"iteration_{lost:05d}.jsonl").unlink()
     with pytest.raises(WrongUse, match=f"rollouts of iteration {lost} are missing"):
         toy_self_play.run(tmp_path, config=config)
+
+
+def test_the_newer_of_both_kinds_of_checkpoints_is_gone_on_from(tmp_path, monkeypatch):
+    config = dataclasses.replace(MANY, checkpoint_every=1)
+    whole = toy_self_play.run(tmp_path / "whole", config=config)
+    first = int(metrics_of(tmp_path / "whole")[0]["updates"])
+    # After the end of the first iteration, before the second one has units.
+    with monkeypatch.context() as patch:
+        kill_at(patch, PolicyUpdates, "units", 2)
+        with pytest.raises(Killed):
+            toy_self_play.run(tmp_path / "between", config=config)
+    updates, again = _gone_on(tmp_path / "between", monkeypatch, config)
+    assert updates[0] == first + 1
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+    # Within the second, whose first policy has a checkpoint as well.
+    _killed(tmp_path / "within", monkeypatch, first + 5, config)
+    updates, again = _gone_on(tmp_path / "within", monkeypatch, config)
+    assert updates[0] == first + 4
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+
+
+def test_the_first_policy_is_not_evaluated_again_within_the_first_iteration(tmp_path, monkeypatch):
+    def settings(name):
+        return {"config": MANY, "held_out": toy_self_play.held_out(tmp_path / name, every=1)}
+
+    whole = toy_self_play.run(tmp_path / "whole", **settings("whole"))
+    with monkeypatch.context() as patch:
+        kill_at(patch, nonfinite_batches.StepsInFlight, "add", 6)
+        with pytest.raises(Killed):
+            toy_self_play.run(tmp_path / "killed", **settings("killed"))
+    again = toy_self_play.run(tmp_path / "killed", **settings("killed"))
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
+    assert len(metrics_of(tmp_path / "whole")) == 3
+
+
+def test_rollouts_under_way_are_stored_before_a_checkpoint(tmp_path, monkeypatch):
+    """A resumed run has no policy to draw the rest with."""
+    calls = []
+    for owner, name in ((RunAhead, "settle"), (UpdateCheckpoints, "save")):
+        function = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, f=function, name=name: calls.append(name) or f(*args))
+    toy_self_play.run(tmp_path, config=dataclasses.replace(MANY, max_staleness=1))
+    assert "save" in calls
+    assert all(calls[i - 1] == "settle" for i, name in enumerate(calls) if name == "save")
 
 
 def test_units_come_back_as_they_were(tmp_path):

@@ -146,10 +146,10 @@ def test_sigterm_leaves_a_checkpoint_and_the_resumed_run_has_the_same_bits(whole
     """In the updates of the second iteration, off the usual checkpoints; nothing is done again."""
     update, before = policy_updates.PolicyUpdates.update, signal.getsignal(signal.SIGTERM)
 
-    def told(self, iteration, *args):
+    def told(self, iteration, *args, **settings):
         if iteration == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return update(self, iteration, *args)
+        return update(self, iteration, *args, **settings)
 
     with monkeypatch.context() as patch:
         patch.setattr(policy_updates.PolicyUpdates, "update", told)

@@ -53,9 +53,9 @@ def whole(tmp_path_factory):
     directory, digests = tmp_path_factory.mktemp("ahead"), []
     update = policy_updates.PolicyUpdates.update
 
-    def watched(self, iteration, units, state, frozen):
+    def watched(self, iteration, units, state, frozen, **settings):
         digests.append(store.params_digest(lora.join(state.params, frozen)))
-        return update(self, iteration, units, state, frozen)
+        return update(self, iteration, units, state, frozen, **settings)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(policy_updates.PolicyUpdates, "update", watched)
@@ -126,11 +126,11 @@ def test_drawing_and_updates_run_side_by_side(tmp_path, monkeypatch):
     grading, updating = threading.Event(), threading.Event()
     update, verdicts = policy_updates.PolicyUpdates.update, toy_self_play.ToyGrader._verdicts
 
-    def watched_update(self, iteration, units, state, frozen):
+    def watched_update(self, iteration, units, state, frozen, **settings):
         if iteration == 0:
             updating.set()
             assert grading.wait(60)
-        return update(self, iteration, units, state, frozen)
+        return update(self, iteration, units, state, frozen, **settings)
 
     def watched_verdicts(self, draws, texts, num_tokens):
         if draws[0].index >= _SAMPLES:
@@ -296,7 +296,7 @@ def test_an_error_of_the_updates_does_not_wait_for_what_is_still_to_be_graded(tm
             graded.append(draws[0].index)
         return verdicts(self, draws, texts, num_tokens)
 
-    def failing(self, iteration, units, state, frozen):
+    def failing(self, iteration, units, state, frozen, **settings):
         assert is_grading.wait(60)
         raise ArithmeticError("no update")
 

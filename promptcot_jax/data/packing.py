@@ -218,7 +218,7 @@ class PackedEpochs:
 
     @functools.cached_property
     def num_tokens(self) -> int:
-        """Tokens of all epochs, prompts included."""
+        """Tokens of all epochs, prompts included, one for each example also where they are shared."""
         return sum(int(self._lengths[plan.members].sum()) for plan in self._plans)
 
     @functools.cached_property
@@ -229,7 +229,7 @@ class PackedEpochs:
 
     @property
     def fill_share(self) -> float:
-        """Share of the positions of all batches that hold a token."""
+        """Tokens by positions of all batches; above 1 it may be where prompts are shared."""
         return self.num_tokens / (self.num_steps * self.rows_per_batch * self._row_length)
 
     def batch(self, step: int) -> PackedBatch:
@@ -305,6 +305,8 @@ def pack_rows(
             for name, value in values.items():
                 value[row, labels] = example.token_values[name]
         prefixes = {span.prefix_start: span for span in spans if span.num_shared}
+        # A token beyond it would not be seen where a kernel reads no further.
+        assert all(start + span.num_shared <= prefix_capacity for start, span in prefixes.items())
         for segment, (start, span) in enumerate(prefixes.items(), start=len(spans) + 1):
             here = slice(start, start + span.num_shared)
             token_ids[row, here] = span.example.prompt_ids[: span.num_shared]
@@ -398,7 +400,7 @@ def _length(examples: Sequence[TokenExample]) -> int:
     return sum(example.length for example in examples)
 
 
-def _shared_length(run: Sequence[TokenExample], row_length: int, prefix_capacity: int) -> float:
+def _shared_length(run: Sequence[TokenExample], row_length: int, prefix_capacity: int) -> int | float:
     """What examples take of a row if they share a prompt, by tokens or by shared ones; infinity: they cannot.
 
     They share all of it but the last token, which each one needs as the first of its own.

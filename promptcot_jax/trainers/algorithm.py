@@ -55,6 +55,9 @@ class Algorithm(abc.ABC):
 
     unit_name: ClassVar[str] = "completions"  # for messages
     sequences_per_unit: ClassVar[int] = 1
+    # Whether an update has all units of its prompts. So a group's advantages, which add up to 0, meet in one
+    # update; where units have no such sum, fewer prompts an update only make its gradient noisier.
+    keeps_prompts_together: ClassVar[bool] = False
 
     @property
     def value_names(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ values of a batch must hold follows from the switches (`value_names`).
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +45,8 @@ class Grpo(Algorithm):
     | GSPO | ratio="sequence", aggregation="sequence", clip_low=3e-4, clip_high=4e-4 |
     | CISPO | surrogate="cispo", clip_low=1.0, clip_high=2.0 |
     """
+
+    keeps_prompts_together: ClassVar[bool] = True
 
     baseline: Baseline = "mean_and_std"
     ratio: RatioLevel = "token"

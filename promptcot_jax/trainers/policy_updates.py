@@ -5,12 +5,12 @@ update, which is DPO's reference too. They are not those of the policy that drew
 an older one (`rollout_collector`): `sampler_correction` makes up for what lies between that policy's
 log-probabilities and these.
 
-An iteration's units are shuffled, prompt by prompt, and dealt out evenly to as few minibatches as hold them
-all at `units_per_update` each, which are packed into rows: a few units are one update, not many of one unit.
-None is left over for the next iteration, where its old log-probabilities would be another policy's. Units of
-one prompt are in one minibatch, or in two that follow each other, and those of a row share that prompt: it is
-computed once (`packing.pack_rows`). The rows are as many as the fullest minibatch needs, rounded up to one of
-a few counts: an iteration's shape is one of a few, and a function of the iteration alone.
+An iteration's units are shuffled, by GRPO prompt by prompt, and dealt out evenly to as few minibatches as
+hold them all at `units_per_update` each, which are packed into rows: a few units are one update, not many of
+one unit. None is left over for the next iteration, where its old log-probabilities would be another policy's.
+Units that lie in one row and have one prompt share it: it is computed once (`packing.pack_rows`). The rows
+are as many as the fullest minibatch needs, rounded up to one of a few counts: an iteration's shape is one of
+a few, and a function of the iteration alone.
 
 Old and reference log-probabilities are computed on the minibatches of the first pass (`packed_scores`), so
 that before the first update a ratio is 1 and a margin of DPO 0.
@@ -150,6 +150,7 @@ class PolicyUpdates:
             rows_multiple=self.step.rows_multiple,
             seed=prng.derived_seed(self.seed, iteration),
             value_names=value_names,
+            keeps_prompts_together=self.algorithm.keeps_prompts_together,
             prefix_capacity=language_model.prefix_capacity(self.lm, self.row_length),
             pad_id=self.pad_id,
         )
@@ -221,6 +222,10 @@ class PolicyUpdates:
         return every > 0 and num_done % every == 0
 
 
+def _prompt(unit: Unit) -> bytes:
+    return unit[0].prompt_ids.tobytes()
+
+
 def _is_finite(row: TokenExample) -> bool:
     return all(np.isfinite(numbers).all() for numbers in row.token_values.values())
 
@@ -244,12 +249,14 @@ class Minibatches:
         rows_multiple: int,
         seed: int,
         value_names: Sequence[str],
+        keeps_prompts_together: bool = False,
         prefix_capacity: int = 0,
         pad_id: int = 0,
     ):
         """Draws the orders and packs the lengths.
 
         Args:
+            keeps_prompts_together: units of one prompt are in one minibatch, or in two in a row.
             prefix_capacity: of `packing.pack_rows`.
 
         Raises:
@@ -262,13 +269,18 @@ class Minibatches:
         self.steps_of_pass = num_minibatches
         # By its prompt's number, in the order of the prompts' first units.
         numbers: dict[bytes, int] = {}
-        prompt_of = [numbers.setdefault(unit[0].prompt_ids.tobytes(), len(numbers)) for unit in units]
+        prompt_of = np.array([numbers.setdefault(_prompt(unit), len(numbers)) for unit in units], np.int64)
+
+        def by_prompt(order: np.ndarray) -> np.ndarray:
+            """Units of one prompt together, prompts in the order of their first units."""
+            first = np.unique(prompt_of[order], return_index=True, return_inverse=True)
+            return order[np.argsort(first[1][first[2]], kind="stable")]
+
         self._members: list[np.ndarray] = []
         for number in range(num_passes):
             order = prng.stream_generator(seed, "order", number).permutation(len(units))
-            rank = np.unique(np.array(prompt_of)[order], return_index=True)[1]  # of a prompt: its first place
-            order = order[np.argsort(rank[np.array(prompt_of)[order]], kind="stable")]
-            self._members += np.array_split(order, num_minibatches)
+            order = by_prompt(order) if keeps_prompts_together else order
+            self._members += map(by_prompt, np.array_split(order, num_minibatches))
         self._rows = [self._rows_of(members) for members in self._members]
         most_rows = 1 + max(int(rows.max()) for rows in self._rows)
         self.rows_per_batch = _whole(most_rows, rows_multiple)
@@ -282,6 +294,8 @@ class Minibatches:
         )
         shared = packing.first_fit(lengths, self._row_length)[run_of]
         lengths = [sum(example.length for example in self._units[i]) for i in members]
+        if max(lengths) > self._row_length:  # fits where it shares
+            return shared
         apart = packing.first_fit(lengths, self._row_length)
         # Runs are larger pieces, and may leave more of each row empty. What lies in one row is shared anyway.
         return apart if apart.max() < shared.max() else shared

@@ -125,12 +125,14 @@ class SelfPlayConfig(driver.RunConfig):
             return self.row_length
         completion_tokens, num_sequences = rollouts.sampling.max_new_tokens, algorithm.sequences_per_unit
         of_unit = tokens = num_sequences * (prompt_tokens + completion_tokens)
-        if language_model.prefix_capacity(lm, LONG_ROW):
-            # As many units of one prompt as leave enough rows for all devices.
-            of_full_rows = self.most_units(algorithm, rollouts.group_size) * of_unit // rows_multiple
+        if algorithm.keeps_prompts_together and language_model.prefix_capacity(lm, LONG_ROW):
+            # As many units of one prompt as leave rows for all devices, if completions are half as long too.
+            of_full_rows = self.most_units(algorithm, rollouts.group_size) * of_unit // (2 * rows_multiple)
             room, own = min(LONG_ROW, of_full_rows) - prompt_tokens, num_sequences * (completion_tokens + 1)
             num_units = min(algorithm.most_units(rollouts.group_size), max(0, room) // own)
-            tokens = max(of_unit, prompt_tokens + num_units * own)
+            longer = prompt_tokens + num_units * own
+            if num_units > 1 and prompt_tokens <= language_model.prefix_capacity(lm, longer):
+                tokens = max(of_unit, longer)
         return -(-tokens // 64) * 64
 
     def check(self, algorithm: Algorithm, rollouts: RolloutConfig) -> None:

@@ -26,7 +26,7 @@ from promptcot_jax.trainers.algorithm import Unit
 log = logging.getLogger(__name__)
 
 State = TypeVar("State")
-Reported = Sequence[np.ndarray]  # leaves of an update's metrics
+Reported = Sequence[Any]  # leaves of an update's metrics, on the host
 
 CHECKPOINTS = "checkpoints"
 _ITERATION = re.compile(r"^iteration_(\d{5})$")

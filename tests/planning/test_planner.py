@@ -154,7 +154,7 @@ def test_updates_of_self_play_have_the_most_rows_that_there_may_be():
     longer = "iterations.SelfPlayConfig.row_length=1024"
     assert batch_of(self_play(*dpo, longer, "PAIRS_PER_PROMPT=4", algorithm="dpo")) == (16, 1024)
     rejection = ("PROMPTS_PER_ITERATION=32", "GROUP_SIZE=8", "UNITS_PER_UPDATE=24")
-    assert batch_of(self_play(*rejection, "COMPLETIONS_PER_PROMPT=0", algorithm="rejection")) == (16, 704)
+    assert batch_of(self_play(*rejection, "COMPLETIONS_PER_PROMPT=0", algorithm="rejection")) == (24, 256)
     with pytest.raises(WrongUse, match="may have 512 tokens"):
         batch_of(self_play(*dpo, "iterations.SelfPlayConfig.row_length=256", algorithm="dpo"))
 

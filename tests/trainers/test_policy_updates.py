@@ -166,6 +166,7 @@ def test_units_of_a_prompt_are_learned_from_together():
         rows_multiple=1,
         seed=0,
         value_names=(),
+        keeps_prompts_together=True,
         prefix_capacity=16,
     )
     orders = []
@@ -178,6 +179,30 @@ def test_units_of_a_prompt_are_learned_from_together():
             assert found in ([found[0]], [found[0], found[0] + 1])
         orders.append([sorted(prompts[unit] for unit in step) for step in steps])
     assert orders[0] != orders[1]
+
+
+def test_units_without_advantages_are_dealt_out_whatever_their_prompts():
+    """As many prompts an update as shuffled units have; those of one prompt lie side by side in it."""
+    units = _units_of_prompts(num_prompts=16, num_units=4)
+    prompts = [int(unit[0].prompt_ids[0]) for unit in units]
+    counts = {}
+    for together in (False, True):
+        source = Minibatches(
+            units,
+            num_minibatches=4,
+            num_passes=1,
+            row_length=640,
+            rows_multiple=1,
+            seed=0,
+            value_names=(),
+            keeps_prompts_together=together,
+            prefix_capacity=160,
+        )
+        steps = [[prompts[i] for i, j, *_ in source.places(step) if j == 0] for step in range(4)]
+        assert all(len(list(itertools.groupby(step))) == len({*step}) for step in steps)
+        counts[together] = [len({*step}) for step in steps]
+    assert counts[True] == [4, 4, 4, 4]
+    assert min(counts[False]) > 8
 
 
 @pytest.mark.parametrize("prefix_capacity", [0, 10])

@@ -139,18 +139,15 @@ def test_places_are_where_a_batch_predicts_the_completions():
 def _units_of_prompts(num_prompts, num_units, longest=4):
     """Units of two sequences, in another order than their prompts'."""
     generator = np.random.default_rng(0)
-    found = [
-        tuple(
-            examples.TokenExample(
-                prompt_ids=range(p, p + 5),
-                completion_ids=generator.integers(0, 9, generator.integers(1, longest + 1)),
-                token_values={},
-            )
-            for _ in range(2)
+
+    def example(prompt):
+        completion = generator.integers(0, 9, generator.integers(1, longest + 1))
+        values = {"x": np.zeros(len(completion))}
+        return examples.TokenExample(
+            prompt_ids=range(prompt, prompt + 5), completion_ids=completion, token_values=values
         )
-        for p in range(num_prompts)
-        for _ in range(num_units)
-    ]
+
+    found = [(example(p), example(p)) for p in range(num_prompts) for _ in range(num_units)]
     return [found[i] for i in generator.permutation(len(found))]
 
 
@@ -158,17 +155,7 @@ def test_units_of_a_prompt_are_learned_from_together():
     """In one minibatch, or the last ones of one and the first ones of the next; passes differ."""
     units = _units_of_prompts(num_prompts=9, num_units=5)
     prompts = [int(unit[0].prompt_ids[0]) for unit in units]
-    source = Minibatches(
-        units,
-        num_minibatches=4,
-        num_passes=2,
-        row_length=64,
-        rows_multiple=1,
-        seed=0,
-        value_names=(),
-        keeps_prompts_together=True,
-        prefix_capacity=16,
-    )
+    source = _source(units, row_length=64, keeps_prompts_together=True, prefix_capacity=16)
     orders = []
     for first in (0, 4):
         steps = [{unit for unit, *_ in source.places(step)} for step in range(first, first + 4)]
@@ -187,17 +174,8 @@ def test_units_without_advantages_are_dealt_out_whatever_their_prompts():
     prompts = [int(unit[0].prompt_ids[0]) for unit in units]
     counts = {}
     for together in (False, True):
-        source = Minibatches(
-            units,
-            num_minibatches=4,
-            num_passes=1,
-            row_length=640,
-            rows_multiple=1,
-            seed=0,
-            value_names=(),
-            keeps_prompts_together=together,
-            prefix_capacity=160,
-        )
+        settings = {"num_passes": 1, "row_length": 640, "prefix_capacity": 160}
+        source = _source(units, keeps_prompts_together=together, **settings)
         steps = [[prompts[i] for i, j, *_ in source.places(step) if j == 0] for step in range(4)]
         assert all(len(list(itertools.groupby(step))) == len({*step}) for step in steps)
         counts[together] = [len({*step}) for step in steps]
@@ -208,16 +186,7 @@ def test_units_without_advantages_are_dealt_out_whatever_their_prompts():
 @pytest.mark.parametrize("prefix_capacity", [0, 10])
 def test_places_of_completions_that_share_a_prompt(prefix_capacity):
     units = _units_of_prompts(num_prompts=4, num_units=3)
-    source = Minibatches(
-        units,
-        num_minibatches=2,
-        num_passes=1,
-        row_length=40,
-        rows_multiple=1,
-        seed=0,
-        value_names=(),
-        prefix_capacity=prefix_capacity,
-    )
+    source = _source(units, num_minibatches=2, num_passes=1, row_length=40, prefix_capacity=prefix_capacity)
     for step in range(2):
         batch = source.batch(step)
         for unit, sequence, row, where in source.places(step):

@@ -6,7 +6,7 @@ for some TPUs, it multiplies all rows by all matrices.
 
 On two cores the loop takes 4.6 to 7.5 ms for 16 to 128 groups of 2,048 rows, ragged_dot 26 to 195 ms
 (`python benchmarks/grouped_dots.py`). For v5p and v6e the compiler counts 3 * 2 * rows * D * F operations of
-value and gradients with megablox, and for v6e 128 times that with ragged_dot (`python
+value and gradients with megablox, and for v6e 43 or 128 times that with ragged_dot, by version (`python
 tests/models/compile_for_tpu.py TOPOLOGY`). No part of this has run on a TPU yet.
 """
 

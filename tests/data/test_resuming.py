@@ -14,8 +14,8 @@ from promptcot_jax.core import jsonl
 from promptcot_jax.data import packing
 from tests import toys
 from tests.data import batch_reader
+from tests.run import killing
 
-DEADLINE_SECONDS = 60.0
 MIXTURE = {
     "task": "p_theta_by_domain",
     "rates": {"math": 1.0, "code": 2.0},  # three quarters of the rows are of mathematics
@@ -63,7 +63,7 @@ def segments(batches: list[np.ndarray]) -> collections.Counter:
 def kill_before(directory: Path, settings: dict, step: int, **how: int) -> None:
     """Kills a reader when it has come to a step."""
     process = batch_reader.start(directory, settings, halt=step, **how)
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + killing.DEADLINE_SECONDS
     while batch_reader.position_in(directory) < step:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
@@ -83,7 +83,7 @@ def test_killed_three_times_on_changing_hosts_it_reads_what_one_undisturbed_host
         middle = epoch * third + rng.randrange(3, third - 3)
         kill_before(directory, MIXTURE, middle, num_hosts=num_hosts, num_threads=num_threads)
     process = batch_reader.start(directory, MIXTURE, num_hosts=8, num_threads=packing.READER_THREADS)
-    _, errors = process.communicate(timeout=DEADLINE_SECONDS)
+    _, errors = process.communicate(timeout=killing.DEADLINE_SECONDS)
     assert process.returncode == 0, errors
     found = [np.load(path) for path in sorted(directory.glob("batch-*.npy"))]
     assert len(found) == batch_reader.position_in(directory) == len(expected)

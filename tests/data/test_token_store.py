@@ -15,8 +15,8 @@ from promptcot_jax.core.errors import WrongUse
 from promptcot_jax.data import rows, tasks, token_store, training_sets
 from tests import toys
 from tests.data import store_builder
+from tests.run import killing
 
-DEADLINE_SECONDS = 60.0
 EXPECTED = [
     [*row.prompt_ids.tolist(), *row.completion_ids.tolist()] for row in map(store_builder.example, range(18))
 ]
@@ -34,7 +34,7 @@ def leftovers(cache_dir: Path) -> list[Path]:
 
 def wait_for(happened, process) -> None:
     """Until `happened()`; the process must go on until then."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
+    deadline = time.monotonic() + killing.DEADLINE_SECONDS
     while not happened():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
@@ -51,7 +51,7 @@ def test_of_two_processes_one_builds_and_both_read_it(tmp_path):
     assert any("another process is making it; waiting" in line for line in said)
     go.touch()
     for process in (first, second):
-        output, errors = process.communicate(timeout=DEADLINE_SECONDS)
+        output, errors = process.communicate(timeout=killing.DEADLINE_SECONDS)
         assert json.loads(output) == [EXPECTED, {"read": 18}], errors
     assert lines(journal).count("build") == 1
     assert not leftovers(tmp_path / "cache")
@@ -102,7 +102,7 @@ def test_who_reads_a_store_keeps_it_while_another_process_builds_it_anew(tmp_pat
     journal = tmp_path / "journal"
     store = token_store.open_or_build(str(tmp_path), store_builder.content(journal))
     process = store_builder.start(tmp_path, journal, anew=True, first_id=1000)
-    output, errors = process.communicate(timeout=DEADLINE_SECONDS)
+    output, errors = process.communicate(timeout=killing.DEADLINE_SECONDS)
     assert json.loads(output)[0][17][0] == 1017, errors
     assert store_builder.ids_of(store) == EXPECTED
     again = token_store.open_or_build(str(tmp_path), store_builder.content(journal))

@@ -41,6 +41,7 @@ def environment(*, num_devices: int = 1, as_here: bool = False) -> dict[str, str
         flags.append(f"--xla_force_host_platform_device_count={num_devices}")
     return os.environ | {
         "PYTHONPATH": str(ROOT),
+        "PYTHONFAULTHANDLER": "1",  # `outputs_of` asks for the stacks
         "XLA_FLAGS": " ".join(flags),
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_COMPILATION_CACHE": "true",
@@ -65,8 +66,24 @@ def start(
 def run_to_end(arguments: Sequence[str], *, num_devices: int = 1, as_here: bool = False) -> None:
     """Runs a command; it must succeed."""
     process = start(arguments, num_devices=num_devices, as_here=as_here)
-    _, errors = process.communicate(timeout=DEADLINE_SECONDS)
+    [errors] = outputs_of([process])
     assert process.returncode == 0, errors
+
+
+def outputs_of(processes: Sequence[subprocess.Popen]) -> list[str]:
+    """What commands wrote to stderr until they ended; those that hang say where they are, and are gone.
+
+    They are told to abort, which makes Python write the stack of every thread.
+    """
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    outputs = []
+    for process in processes:
+        try:
+            outputs.append(process.communicate(timeout=max(0.0, deadline - time.monotonic()))[1])
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)
+            outputs.append(process.communicate()[1])
+    return outputs
 
 
 def kill_when(arguments: Sequence[str], workdir: Path, pattern: str, *, count: int = 1) -> None:

@@ -38,7 +38,7 @@ def start_hosts(arguments, count=2, *, indices=None, module="promptcot_jax", as_
 def run_hosts(arguments, **settings):
     """Runs a command on two hosts; both must succeed."""
     processes = start_hosts(arguments, **settings)
-    outputs = [process.communicate(timeout=killing.DEADLINE_SECONDS)[1] for process in processes]
+    outputs = killing.outputs_of(processes)
     assert [process.returncode for process in processes] == [0, 0], "\n\n".join(outputs)
     return outputs
 
@@ -138,7 +138,7 @@ def test_a_missing_host_is_named_within_the_deadline(tmp_path):
     (alone,) = start_hosts(
         ["corpus", *SETTINGS, f"--workdir={tmp_path}"], count=3, indices=[0], start_seconds=1
     )
-    _, errors = alone.communicate(timeout=60)
+    [errors] = killing.outputs_of([alone])
     assert alone.returncode == 1
     assert "1 of 3 hosts were there after 1 s; missing: 1, 2" in errors
     assert not (tmp_path / "manifest.json").exists()
@@ -150,8 +150,8 @@ def test_hosts_with_other_settings_are_refused(tmp_path):
     address = {"coordinator_address": f"127.0.0.1:{_free_port()}"}
     first = start_hosts(arguments, indices=[0], **address)
     second = start_hosts([*arguments, "--gin.SEED=7"], indices=[1], **address)
-    for process in (*first, *second):
-        _, errors = process.communicate(timeout=60)
+    processes = [*first, *second]
+    for process, errors in zip(processes, killing.outputs_of(processes), strict=True):
         assert process.returncode == 2
         assert "host 1 (127.0.0.1) was started otherwise than the first" in errors
 

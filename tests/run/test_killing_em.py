@@ -67,7 +67,7 @@ def test_a_changed_setting_is_refused_and_nothing_is_lost(undisturbed: Path, tmp
     shutil.copytree(undisturbed, workdir)
     before = killing.record_bytes(workdir)
     process = killing.start(["em", *SETTINGS, "--gin.EM_GROUP_SIZE=3", f"--workdir={workdir}"])
-    _, errors = process.communicate(timeout=120)
+    [errors] = killing.outputs_of([process])
     assert process.returncode == 2
     assert "group_size was 2, now 3" in errors
     assert "Traceback" not in errors

@@ -67,6 +67,6 @@ def test_cold_start_em_and_convert_with_adapters(undisturbed: Path, tmp_path: Pa
 def test_an_adapter_on_new_weights_is_refused(tmp_path: Path):
     killing.run_to_end(["corpus", *SETTINGS, f"--workdir={tmp_path}"])
     process = killing.start(["cold_start", *SETTINGS, "--gin_file=models/lora.gin", f"--workdir={tmp_path}"])
-    _, errors = process.communicate(timeout=120)
+    [errors] = killing.outputs_of([process])
     assert process.returncode == 2
     assert "set MODEL to a pretrained one" in errors

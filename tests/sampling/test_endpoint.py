@@ -24,6 +24,7 @@ from promptcot_jax.sampling.token_choice import SamplingConfig
 from tests.cases import some_fast
 from tests.checkpoints import conftest as stores
 from tests.openai_server import Drop, Fail, Hang, OpenAIServer, Raw, Say, question
+from tests.run import killing
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
@@ -443,7 +444,7 @@ t.complete(server, Path({str(tmp_path)!r}))
 
 
 def _wait_for_lines(directory: Path, count: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + killing.DEADLINE_SECONDS
     while sum(len(path.read_bytes().splitlines()) for path in directory.glob("*")) < count:
         assert process.poll() is None, "ended before it was killed"
         assert time.monotonic() < deadline

@@ -24,6 +24,7 @@ from promptcot_jax.data.seqio.vocabulary import TokenizerVocabulary
 from tests import toys
 from tests.cases import some_fast
 from tests.data.seqio import seqio_data
+from tests.run import killing
 
 VOCABULARY = TokenizerVocabulary(toys.byte_tokenizer())
 NUM_ROWS = 40  # blocks of 16, 16 and 8
@@ -387,7 +388,7 @@ def test_one_of_two_processes_builds_and_what_a_killed_one_left_is_taken_for_not
 
 
 def wait_until(is_so) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + killing.DEADLINE_SECONDS
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -308,11 +308,13 @@ class _RequestStream:
         # None queued at present: more may come of what ends.
         enough_done = num_slots if self._is_exhausted and not is_queued else max(1, num_slots // 16)
         start = time.perf_counter()
+        # A copy: on CPU JAX may take an array as it is, and the devices of a mesh end one after the other.
+        as_now = jax.tree.map(np.copy, self._slots)
         burst, self._cache = slots.decode_burst(
             self._lm,
             self._params,
             self._cache,
-            batching.place_rows(self._slots, self._lm.rules),
+            batching.place_rows(as_now, self._lm.rules),
             self._key,
             np.int32(num_steps),
             np.int32(enough_done),

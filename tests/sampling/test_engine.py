@@ -824,6 +824,21 @@ def test_requests_that_fill_the_cache_each_by_itself_start_again_and_change_no_b
 # Over a mesh
 
 
+def test_what_a_burst_was_given_never_changes(params, tight, monkeypatch):
+    """JAX may use a host's array in place, and of several devices one may still be at the last step."""
+    given, decode_burst = [], slots.decode_burst
+
+    def watched(lm, params, cache, rows, *args, **settings):
+        given.append((rows, jax.tree.map(np.array, rows)))
+        return decode_burst(lm, params, cache, rows, *args, **settings)
+
+    monkeypatch.setattr(slots, "decode_burst", watched)
+    serve(tight, params, [request(i, max_new_tokens=3 + i) for i in range(6)])
+    assert len(given) > 1
+    for rows, as_given in given:
+        jax.tree.map(np.testing.assert_array_equal, rows, as_given)
+
+
 @pytest.mark.slow
 def test_a_mesh_changes_close_calls_alone(scanned, params, tight, caplog):
     lm = dataclasses.replace(LM, rules=rules_lib.DEFAULT_RULES)

@@ -158,10 +158,72 @@ def decided_by_first(name: str, decide: Callable[[], Value]) -> Value:
         return decide()
     _num_decisions += 1
     key = f"promptcot/{_num_decisions}/{name}"
-    if not is_first():
-        return _heard(name, key)
+    return _told(key, decide) if is_first() else _heard(name, key)
+
+
+class Shared:
+    """Work of a thread that the hosts divide, each part done by one of them for the first.
+
+    Made on all hosts in step, as `decided_by_first` is called; its parts may be done in any thread and order.
+    """
+
+    def __init__(self, name: str):
+        """Says what the work is, for messages."""
+        global _num_decisions
+        _num_decisions += 1
+        self._name, self._prefix = name, f"promptcot/{_num_decisions}/{name}"
+
+    def part(self, number: int, do: Callable[[], Value]) -> Value | None:
+        """What `do` gives on the host whose part this is: on the first host, and nothing on the others.
+
+        Args:
+            number: of the part, once each; they go round the hosts.
+            do: called on that host only; gives what JSON holds.
+
+        Raises:
+            WrongUse: `do` raised it; then it is raised there and on the first host.
+            HostsMissing: as `decided_by_first`, of the host whose part it is.
+        """
+        host, key = number % count(), f"{self._prefix}/{number}"
+        if host == 0:
+            return do() if is_first() else None
+        if index() == host:
+            _told(key, do)
+        if not is_first():
+            return None
+        found = _heard(f"{self._name}, part {number}", key, host)
+        _notes().key_value_delete(key)
+        return found
+
+    def by_all(self, act: Callable[[], Any]) -> None:
+        """Each host does `act`, and all of them wait for it.
+
+        Raises:
+            WrongUse: `act` raised it on some host; then it is raised on all.
+            HostsMissing: as `decided_by_first`, of any host.
+        """
+
+        def done() -> None:
+            act()
+
+        def parts() -> None:
+            for host in range(count()):
+                self.part(host, done)
+
+        outcome = f"{self._prefix}/outcome"
+        if is_first():
+            _told(outcome, parts) if count() > 1 else parts()
+            return
+        try:
+            parts()
+        finally:
+            _heard(self._name, outcome)
+
+
+def _told(key: str, find: Callable[[], Value]) -> Value:
+    """What this host finds, once those who wait for it can have it."""
     try:
-        text = json.dumps({"value": decide()})
+        text = json.dumps({"value": find()})
     except BaseException as error:
         kind = "WrongUse" if isinstance(error, WrongUse) else type(error).__name__
         _notes().key_value_set(key, json.dumps({"error": str(error), "kind": kind}))
@@ -199,14 +261,15 @@ def wait_for_first(name: str, act: Callable[[], Any] = lambda: None) -> None:
     decided_by_first(name, done)
 
 
-def _heard(name: str, key: str) -> Any:
-    """The first host's decision."""
+def _heard(name: str, key: str, host: int = 0) -> Any:
+    """What another host, by default the first, has found."""
+    who = f"host {host}" if host else "the first host"
     deadline = time.monotonic() + _wait_seconds
     while True:
         seconds = min(_SECONDS_BETWEEN_MESSAGES, deadline - time.monotonic())
         if seconds <= 0:
             raise HostsMissing(
-                f"host {index()} has waited {_wait_seconds:.0f} s for the first host to finish "
+                f"host {index()} has waited {_wait_seconds:.0f} s for {who} to finish "
                 f"'{name}'; see its log, and raise --wait_seconds if it was still at work."
             )
         try:
@@ -214,13 +277,13 @@ def _heard(name: str, key: str) -> Any:
             break
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
-                raise HostsMissing(f"the first host has gone during '{name}': {error}") from None
-            log.info("waiting for the first host: %s", name)
+                raise HostsMissing(f"{who} has gone during '{name}': {error}") from None
+            log.info("waiting for %s: %s", who, name)
     if "value" in message:
         return message["value"]
     if message["kind"] == "WrongUse":
-        raise WrongUse(message["error"])
-    raise HostsMissing(f"the first host failed in '{name}': {message['kind']}: {message['error']}")
+        raise WrongUse(f"{who}: {message['error']}" if host else message["error"])
+    raise HostsMissing(f"{who} failed in '{name}': {message['kind']}: {message['error']}")
 
 
 def _notes() -> Any:

@@ -91,7 +91,7 @@ def self_play(
         if held_out is not None and held_out.prompts is not None:
             unseen, of_held_out = _unseen(held_out, base, tasks, prompts.bad_rows)
         if rewards.function is None and any(task.prompt.domain == "code" for task in (*tasks, *unseen)):
-            hosts.wait_for_first("sandbox", lambda: sandbox_host.find_host(programs.allow_weak_sandbox))
+            hosts.Shared("sandbox").by_all(lambda: sandbox_host.find_host(programs.allow_weak_sandbox))
         grader = Grader(
             tokenizer=base.tokenizer,
             config=rewards,

@@ -16,6 +16,7 @@ from promptcot_jax.core.records import MathPrompt, ProgramPrompt, Prompt, Rollou
 from promptcot_jax.data import templates, validity
 from promptcot_jax.data.prompt_stream import Task
 from promptcot_jax.data.tokenizer import Tokenizer
+from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import journal
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.rollouts import Draw
@@ -99,23 +100,38 @@ class Grader:
         draws: Sequence[Draw[Task]],
         completions: Sequence[Completion],
         *,
+        shared: hosts.Shared,
         iteration: int,
         group_size: int,
         seed: int,
         policy_digest: str,
     ) -> list[Rollout]:
-        """The records of some draws, in order; draw `index` is of group `index // group_size`."""
+        """The records of consecutive draws, in order; draw `index` is of group `index // group_size`.
+
+        Of several hosts one has the verdicts, as time limits could make those of two differ, and the first
+        makes the records; on the others there are none.
+
+        Args:
+            shared: of which this is a part.
+        """
         texts = self._texts(draws, completions)
-        verdicts = self._verdicts(draws, texts, [len(completion.token_ids) for completion in completions])
+
+        def verdicts() -> list[dict[str, Any]]:
+            num_tokens = [len(completion.token_ids) for completion in completions]
+            return [*map(dataclasses.asdict, self._verdicts(draws, texts, num_tokens))]
+
+        found = shared.part(draws[0].index // len(draws), verdicts)
+        if found is None:
+            return []
         return [
             Rollout(
                 iteration=iteration,
                 group=draw.index // group_size,
                 seed=seed,
                 policy_digest=policy_digest,
-                **self._facts(draw, completion, text, verdict),
+                **self._facts(draw, completion, text, Reward(**own) if "correct" in own else Ungraded(**own)),
             )
-            for draw, completion, text, verdict in zip(draws, completions, texts, verdicts, strict=True)
+            for draw, completion, text, own in zip(draws, completions, texts, found, strict=True)
         ]
 
     def _texts(self, draws: Sequence[Draw[Task]], completions: Sequence[Completion]) -> list[str]:

@@ -76,20 +76,21 @@ class HeldOut:
     def measure(self, step: int, params: Params) -> dict[str, float]:
         """Figures of the policy after `step` iterations, from its file of attempts where there is one."""
         began = time.monotonic()
-        settings = self.config.rollouts
+        settings, name = self.config.rollouts, f"evaluation after iteration {step}"
+        shared = hosts.Shared(f"verdicts of {name}")
 
         def grade(some: Sequence[Draw[Task]], completions: Sequence[Completion]) -> list[AttemptRecord]:
-            if not hosts.is_first():  # time limits would make verdicts differ; all read what the first wrote
-                return []
             graded = self.grader.rollouts(
                 some,
                 completions,
+                shared=shared,
                 iteration=step,
                 group_size=settings.group_size,
                 seed=settings.seed,
                 policy_digest="",
             )
-            return [_attempt(draw, rollout) for draw, rollout in zip(some, graded, strict=True)]
+            pairs = zip(some, graded, strict=hosts.is_first())  # others have none
+            return [_attempt(draw, rollout) for draw, rollout in pairs]
 
         attempts = rollouts.map_draws(
             self._file(step),
@@ -99,7 +100,7 @@ class HeldOut:
             sampler=lambda: rollouts.make_sampler(self.lm, params, self.tokenizer, settings, "evaluation"),
             prompt_ids=lambda task: task.prompt_ids,
             shard_size=settings.requests_per_shard,
-            name=f"evaluation after iteration {step}",
+            name=name,
             beside=True,
         )
         return figures_of(attempts) | {"seconds/evaluation": round(time.monotonic() - began, 4)}

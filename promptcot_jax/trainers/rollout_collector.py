@@ -248,12 +248,13 @@ class RolloutCollector:
             for sample in range(group_size)
         ]
 
+        shared = hosts.Shared(f"verdicts of iteration {iteration}")
+
         def grade(some: Sequence[Draw[Task]], completions: Sequence[Completion]) -> list[Rollout]:
-            if not hosts.is_first():  # time limits would make verdicts differ; all read what the first wrote
-                return []
             return self.grader.rollouts(
                 some,
                 completions,
+                shared=shared,
                 iteration=iteration,
                 group_size=group_size,
                 seed=self.config.seed,

@@ -71,18 +71,20 @@ def run_to_end(arguments: Sequence[str], *, num_devices: int = 1, as_here: bool 
 
 
 def outputs_of(processes: Sequence[subprocess.Popen]) -> list[str]:
-    """What commands wrote to stderr until they ended; those that hang say where they are, and are gone.
+    """What commands wrote to stderr until they ended; none may hang, and none outlives this call.
 
-    They are told to abort, which makes Python write the stack of every thread.
+    One that hangs is told to abort, which makes Python write the stack of every thread.
     """
     deadline = time.monotonic() + DEADLINE_SECONDS
-    outputs = []
+    outputs, num_hanging = [], 0
     for process in processes:
         try:
             outputs.append(process.communicate(timeout=max(0.0, deadline - time.monotonic()))[1])
         except subprocess.TimeoutExpired:
+            num_hanging += 1
             process.send_signal(signal.SIGABRT)
             outputs.append(process.communicate()[1])
+    assert not num_hanging, "\n\n".join(outputs)
     return outputs
 
 

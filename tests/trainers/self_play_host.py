@@ -3,8 +3,8 @@
     python -m tests.trainers.self_play_host TRAINER,... MESH --workdir=DIR --coordinator_address=... ...
 
 Each trainer of `toy_self_play.TRAINERS` leaves DIR/TRAINER with `final.npz`, the policy's parameters; MESH is
-a mesh's axes as JSON. Hosts but the first take every completion for right, of which nothing may be seen; what
-each opens for writing is listed (`tests.run.watched`).
+a mesh's axes as JSON. DIR-graded-INDEX has a line for each completion that host INDEX graded; what each opens
+for writing is listed (`tests.run.watched`).
 """
 
 import argparse
@@ -31,12 +31,18 @@ def play(directory: Path, trainer: str, mesh: jax.sharding.Mesh) -> dict[str, np
     plain = toy_self_play.toy_lm()
     lm = causal_lm.CausalLM(plain.config, rules.DEFAULT_RULES)
     start = jax.device_get(plain.init(jax.random.key(0)))
+    graded = open(f"{directory.parent}-graded-{hosts.index()}", "a")
+
+    def verdict(answer: str, text: str) -> bool:
+        print(trainer, file=graded, flush=True)
+        return toy_self_play.some_are_easy(answer, text)
+
     outcome = toy_self_play.run(
         directory,
         lm=lm,
         params=placing.place(start, rules.sharding_tree(mesh, lm.logical_axes(), start)),
         mesh=mesh,
-        verdict=toy_self_play.some_are_easy if hosts.is_first() else lambda answer, text: True,
+        verdict=verdict,
         config=dataclasses.replace(toy_self_play.SHORT, micro_batches=2),
         **toy_self_play.TRAINERS[trainer],
     )

@@ -4,6 +4,7 @@ import numpy as np
 
 from promptcot_jax.core.records import AssertTest, CallTest, ProgramPrompt
 from promptcot_jax.data.prompt_stream import Task
+from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.rollouts import Draw
 from promptcot_jax.trainers.grading import Grader
@@ -37,7 +38,8 @@ def test_a_program_is_run_behind_the_prelude_of_its_problem():
         nothing = np.zeros(len(ids), np.float32)
         completions.append(Completion(ids, nothing, nothing, finish_reason="length", has_end=False))
     grader = Grader(tokenizer=TOKENIZER, config=RewardConfig(), run_many=run_many)
-    found = grader.rollouts(draws, completions, iteration=0, group_size=1, seed=0, policy_digest="")
+    facts = {"iteration": 0, "group_size": 1, "seed": 0, "policy_digest": ""}
+    found = grader.rollouts(draws, completions, shared=hosts.Shared("test"), **facts)
     behind = programs.with_prelude("import math\n", "f = abs\n")
     assert asked == [(behind, tests), ("f = abs\n", tests[:1])]
     assert [(one.correct, one.status) for one in found] == [

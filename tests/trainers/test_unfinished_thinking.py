@@ -10,6 +10,7 @@ from promptcot_jax.core.records import MathPrompt, ProgramPrompt, StdioTest
 from promptcot_jax.data import columns, examples, validity
 from promptcot_jax.data.prompt_stream import Task
 from promptcot_jax.evaluation import accuracy
+from promptcot_jax.parallel import hosts
 from promptcot_jax.sampling import jax_text_model
 from promptcot_jax.sampling.completions import Completion
 from promptcot_jax.sampling.rollouts import Draw
@@ -50,7 +51,8 @@ def rollout(domain, text, tokenizer=OPENING, config=PAPER):
     drawn = Completion(token_ids, nothing, nothing, finish_reason="stop", has_end=False)
     draw = Draw(index=0, row=Task(prompt=prompt, prompt_ids=tuple(ids)), sample=0)
     grader = Grader(tokenizer=tokenizer, config=config, run_many=run_many)
-    (found,) = grader.rollouts([draw], [drawn], iteration=0, group_size=1, seed=0, policy_digest="")
+    facts = {"iteration": 0, "group_size": 1, "seed": 0, "policy_digest": ""}
+    (found,) = grader.rollouts([draw], [drawn], shared=hosts.Shared("test"), **facts)
     return found
 
 

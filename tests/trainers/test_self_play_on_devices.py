@@ -124,8 +124,12 @@ def test_two_hosts_play_as_one_device_and_each_grades_half(alone, tmp_path, mesh
 
 
 @pytest.mark.slow
-def test_when_one_of_two_hosts_is_killed_the_other_ends_and_the_run_goes_on_to_the_same_bits(tmp_path):
-    """kill -9 of the second after the draws of an iteration, of the first after a checkpoint."""
+def test_when_one_of_two_hosts_is_killed_the_other_ends_and_the_run_goes_on_to_the_same_end(tmp_path):
+    """kill -9 of the second after the draws of an iteration, of the first after a checkpoint.
+
+    Compared to rounding: with gloo's sums over two CPU processes, the runs had the same tokens and other last
+    bits of log-probabilities in one of nine tries. On one host kills lead to the same bits: `test_self_play`.
+    """
 
     def command(workdir):
         return ["grpo", json.dumps(MESHES_OF_HOSTS[0]), f"--workdir={workdir}"]
@@ -142,9 +146,5 @@ def test_when_one_of_two_hosts_is_killed_the_other_ends_and_the_run_goes_on_to_t
     for workdir in (killed, undisturbed):
         test_hosts.run_hosts(command(workdir), **how)
     one, other = killed / "grpo", undisturbed / "grpo"
-    assert [*rollout_sets.read(one / "rollouts")] == [*rollout_sets.read(other / "rollouts")]
-    assert metrics_of(one) == metrics_of(other)
     with np.load(one / "final.npz") as params, np.load(other / "final.npz") as expected:
-        assert {*params} == {*expected}
-        for name in expected:
-            np.testing.assert_array_equal(params[name], expected[name])
+        assert_same_run(one, dict(params), (other, dict(expected)))

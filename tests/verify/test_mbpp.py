@@ -16,7 +16,7 @@ from promptcot_jax.verify import program_pool, programs, sandbox_host
 from tests import toys
 
 MBPP = toys.SHARED / "data" / "code" / "mbpp_train.jsonl"
-SETTINGS = programs.ProgramSettings(time_limit_s=3.0, total_time_limit_s=5.0)
+FOR_MUTANTS = programs.ProgramSettings(time_limit_s=3.0, total_time_limit_s=5.0)
 
 SWAPS = {
     "+": "-",
@@ -74,7 +74,8 @@ def mutants(task, count):
 
 
 def failures(tasks):
-    reports = program_pool.run_many([(task["solution"], assertions_of(task)) for task in tasks], SETTINGS)
+    settings = programs.ProgramSettings(time_limit_s=20.0)  # a busy machine's right program is a right one
+    reports = program_pool.run_many([(task["solution"], assertions_of(task)) for task in tasks], settings)
     return [(task["id"], report) for task, report in zip(tasks, reports, strict=True) if not report.passed]
 
 
@@ -96,7 +97,7 @@ def test_all_reference_solutions_pass(tasks):
 @pytest.mark.slow
 def test_most_mutants_fail(tasks):
     mutated = [(task, *mutant) for task in tasks for mutant in mutants(task, 1)]
-    reports = program_pool.run_many([(text, assertions_of(task)) for task, _, text in mutated], SETTINGS)
+    reports = program_pool.run_many([(text, assertions_of(task)) for task, _, text in mutated], FOR_MUTANTS)
     survivors = [
         (task["id"], where)
         for (task, where, _), report in zip(mutated, reports, strict=True)

@@ -9,9 +9,10 @@ import dataclasses
 import json
 import logging
 import re
+import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 from jax._src import cloud_tpu_init, clusters, distributed  # who this host is has no public name
@@ -28,6 +29,8 @@ DEFAULT_PORT = 8476
 # HOST or HOST:PORT; an IPv6 address has colons of its own, hence its brackets.
 _ADDRESS = re.compile(r"(?:[^\s:\[\]/]+|\[[^\s\[\]/]+\])(?::(?P<port>\d{1,5}))?")
 _SECONDS_BETWEEN_MESSAGES = 60.0
+_SECONDS_BETWEEN_LOOKS = 1.0  # whether a host that divides work with others has given it up
+_SHUTDOWN_SECONDS = 60  # that a host waits at its end for the others; JAX's own default is five minutes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,7 @@ class HostsConfig:
         process_count: hosts that must be there.
         process_index: this one, from 0.
         start_seconds: deadline for all to be there.
-        wait_seconds: deadline for what the first host does alone, such as writing a file.
+        wait_seconds: deadline for what one host does for others, such as writing a file or grading a group.
     """
 
     coordinator_address: str | None = None
@@ -91,7 +94,9 @@ def start(config: HostsConfig, run_signature: str) -> None:
     rendezvous.meet(this, run_signature, config.start_seconds)
     # It keeps SIGTERM to itself, for loops that ask it; ours listen themselves (`trainers.watching`).
     jax.config.update("jax_enable_preemption_service", False)
-    jax.distributed.initialize(this.address, this.count, this.index)
+    jax.distributed.initialize(
+        this.address, this.count, this.index, shutdown_timeout_seconds=_SHUTDOWN_SECONDS
+    )
     log.info(
         "all %d hosts are here, with %d devices (%d on this one)",
         this.count,
@@ -172,6 +177,7 @@ class Shared:
         global _num_decisions
         _num_decisions += 1
         self._name, self._prefix = name, f"promptcot/{_num_decisions}/{name}"
+        self._is_given_up = threading.Event()
 
     def part(self, number: int, do: Callable[[], Value]) -> Value | None:
         """What `do` gives on the host whose part this is: on the first host, and nothing on the others.
@@ -182,7 +188,7 @@ class Shared:
 
         Raises:
             WrongUse: `do` raised it; then it is raised there and on the first host.
-            HostsMissing: as `decided_by_first`, of the host whose part it is.
+            HostsMissing: as `decided_by_first`, of the host whose part it is; or a host has given up.
         """
         host, key = number % count(), f"{self._prefix}/{number}"
         if host == 0:
@@ -191,9 +197,25 @@ class Shared:
             _told(key, do)
         if not is_first():
             return None
-        found = _heard(f"{self._name}, part {number}", key, host)
+        found = _heard(f"{self._name}, part {number}", key, host, look=self._look)
         _notes().key_value_delete(key)
         return found
+
+    def give_up(self, error: BaseException) -> None:
+        """This host does no more parts, for an error elsewhere; who waits for one of any host stops waiting.
+
+        To be called before waiting for the thread that does the parts.
+        """
+        self._is_given_up.set()
+        if not is_first():
+            _notes().key_value_set(f"{self._prefix}/given_up/{index()}", _as_error(error))
+
+    def _look(self) -> None:
+        """Raises where this or another host has given up."""
+        if self._is_given_up.is_set():
+            raise HostsMissing(f"'{self._name}' was given up on this host.")
+        for key, text in _notes().key_value_dir_get(f"{self._prefix}/given_up"):
+            _raise_error(json.loads(text), int(key.rpartition("/")[2]), self._name)
 
     def by_all(self, act: Callable[[], Any]) -> None:
         """Each host does `act`, and all of them wait for it.
@@ -225,11 +247,27 @@ def _told(key: str, find: Callable[[], Value]) -> Value:
     try:
         text = json.dumps({"value": find()})
     except BaseException as error:
-        kind = "WrongUse" if isinstance(error, WrongUse) else type(error).__name__
-        _notes().key_value_set(key, json.dumps({"error": str(error), "kind": kind}))
+        _notes().key_value_set(key, _as_error(error))
         raise
     _notes().key_value_set(key, text)
     return json.loads(text)["value"]  # as the others have it: a tuple is a list
+
+
+def _as_error(error: BaseException) -> str:
+    """What the others are told of an error here; `_raise_error` raises it there."""
+    kind = "WrongUse" if isinstance(error, WrongUse) else type(error).__name__
+    return json.dumps({"error": str(error), "kind": kind})
+
+
+def _raise_error(message: dict[str, str], host: int, name: str) -> NoReturn:
+    """Raises what `_as_error` told of another host."""
+    if message["kind"] == "WrongUse":
+        raise WrongUse(f"host {host}: {message['error']}" if host else message["error"])
+    raise HostsMissing(f"{_who(host)} failed in '{name}': {message['kind']}: {message['error']}")
+
+
+def _who(host: int) -> str:
+    return f"host {host}" if host else "the first host"
 
 
 def barrier(name: str) -> None:
@@ -261,29 +299,35 @@ def wait_for_first(name: str, act: Callable[[], Any] = lambda: None) -> None:
     decided_by_first(name, done)
 
 
-def _heard(name: str, key: str, host: int = 0) -> Any:
-    """What another host, by default the first, has found."""
-    who = f"host {host}" if host else "the first host"
-    deadline = time.monotonic() + _wait_seconds
+def _heard(name: str, key: str, host: int = 0, *, look: Callable[[], None] | None = None) -> Any:
+    """What another host, by default the first, has found.
+
+    Args:
+        look: called while it waits; what it raises ends the wait.
+    """
+    who, began, last_message = _who(host), time.monotonic(), time.monotonic()
     while True:
-        seconds = min(_SECONDS_BETWEEN_MESSAGES, deadline - time.monotonic())
-        if seconds <= 0:
+        left = began + _wait_seconds - time.monotonic()
+        if left <= 0:
             raise HostsMissing(
                 f"host {index()} has waited {_wait_seconds:.0f} s for {who} to finish "
                 f"'{name}'; see its log, and raise --wait_seconds if it was still at work."
             )
+        seconds = min(_SECONDS_BETWEEN_MESSAGES if look is None else _SECONDS_BETWEEN_LOOKS, left)
         try:
             message = json.loads(_notes().blocking_key_value_get(key, int(seconds * 1000) + 1))
             break
         except jax.errors.JaxRuntimeError as error:
             if "DEADLINE_EXCEEDED" not in str(error):
                 raise HostsMissing(f"{who} has gone during '{name}': {error}") from None
+        if look is not None:
+            look()
+        if time.monotonic() - last_message >= _SECONDS_BETWEEN_MESSAGES:
+            last_message = time.monotonic()
             log.info("waiting for %s: %s", who, name)
-    if "value" in message:
-        return message["value"]
-    if message["kind"] == "WrongUse":
-        raise WrongUse(f"{who}: {message['error']}" if host else message["error"])
-    raise HostsMissing(f"{who} failed in '{name}': {message['kind']}: {message['error']}")
+    if "value" not in message:
+        _raise_error(message, host, name)
+    return message["value"]
 
 
 def _notes() -> Any:

@@ -74,7 +74,8 @@ def self_play(
     """
     model_source.check_adapter(model, lora)
     if rewards.function is not None:
-        user_rewards.load(rewards.function)
+        function = rewards.function
+        hosts.Shared("reward function").by_all(lambda: user_rewards.load(function))
     policy = os.path.join(workdir, "policy")
     directory = os.path.join(workdir, self_play_lib.DIRECTORY)
     devices = mesh_lib.make_mesh(mesh)

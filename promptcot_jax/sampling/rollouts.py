@@ -173,6 +173,7 @@ def map_draws(
     times: "Times | None" = None,
     check: Callable[[], None] = lambda: None,
     how_many: Callable[[Sequence[Record]], int] | None = None,
+    on_error: Callable[[BaseException], None] = lambda error: None,
 ) -> list[Record]:
     """Draws everything and makes records of it, in order, also written to `path` (ending in `.jsonl`).
 
@@ -187,6 +188,7 @@ def map_draws(
         how_many: of the draws are drawn, by the records of the first ones: whole shards, and no fewer by more
             records. Asked whenever the next shard in order has its records, so that the queue grows while it
             runs, and what is drawn depends on neither speed nor number of slots. None: all.
+        on_error: called with what ends the work early, before waiting for a shard that `work` has begun.
 
     Raises:
         WrongUse: shards of other settings are in the way; a prompt and the budget exceed the model's
@@ -200,7 +202,7 @@ def map_draws(
     hosts.barrier(f"begin {name}")
     if not sharded.is_whole:
         try:
-            with _Worker(work, beside) as worker:
+            with _Worker(work, beside, on_error) as worker:
                 drawing.run(worker, sampler, prompt_ids, times or Times(), check)
         finally:
             if hosts.is_first():
@@ -227,16 +229,21 @@ class _Worker(Generic[Row, Record]):
     """Makes the records of finished shards, at once or in a thread; they are handed out in this one."""
 
     def __init__(
-        self, work: Callable[[Sequence[Draw[Row]], Sequence[Completion]], Sequence[Record]], beside: bool
+        self,
+        work: Callable[[Sequence[Draw[Row]], Sequence[Completion]], Sequence[Record]],
+        beside: bool,
+        on_error: Callable[[BaseException], None],
     ):
-        self._work = work
+        self._work, self._on_error = work, on_error
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "rollouts") if beside else None
         self._under_way: dict[int, concurrent.futures.Future[Sequence[Record]]] = {}
 
     def __enter__(self) -> "_Worker[Row, Record]":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if error is not None:
+            self._on_error(error)
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 

@@ -102,6 +102,7 @@ class HeldOut:
             shard_size=settings.requests_per_shard,
             name=name,
             beside=True,
+            on_error=shared.give_up,
         )
         return figures_of(attempts) | {"seconds/evaluation": round(time.monotonic() - began, 4)}
 

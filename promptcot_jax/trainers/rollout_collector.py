@@ -274,6 +274,7 @@ class RolloutCollector:
             times=times,
             check=check,
             how_many=how_many,
+            on_error=shared.give_up,
         )
 
 

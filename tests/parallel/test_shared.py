@@ -27,6 +27,9 @@ class Notes:
     def key_value_delete(self, key):
         del self.values[key]
 
+    def key_value_dir_get(self, directory):
+        return [(key, text) for key, text in self.values.items() if key.startswith(f"{directory}/")]
+
     def blocking_key_value_get(self, key, milliseconds):
         deadline = time.monotonic() + milliseconds / 1000
         while key not in self.values:
@@ -44,6 +47,7 @@ def notes(monkeypatch):
     monkeypatch.setattr(hosts, "index", lambda: HERE.index)
     monkeypatch.setattr(hosts, "_notes", lambda: found)
     monkeypatch.setattr(hosts, "_wait_seconds", 5.0)
+    monkeypatch.setattr(hosts, "_SECONDS_BETWEEN_LOOKS", 0.05)
     return found
 
 
@@ -107,6 +111,41 @@ def test_a_host_that_says_nothing_is_named(notes, monkeypatch):
     )
     assert isinstance(first, hosts.HostsMissing)
     assert "has waited 0 s for host 1 to finish 'verdicts, part 1'" in str(first)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (WrongUse("no space"), WrongUse, "host 2: no space"),
+        (OSError("disk full"), hosts.HostsMissing, "host 2 failed in 'verdicts': OSError: disk full"),
+    ],
+)
+def test_a_host_that_gives_up_is_not_waited_for(notes, monkeypatch, error, kind, text):
+    """Whichever part the first waits for: the host that gave up may never have come to its own."""
+    monkeypatch.setattr(hosts, "_wait_seconds", 600.0)
+    ours, theirs = hosts.Shared("verdicts"), hosts.Shared("verdicts")
+    theirs._prefix = ours._prefix  # made in step, each in a process of its own
+
+    def act(shared):
+        if HERE.index == 2:
+            theirs.give_up(error)
+        return None if HERE.index else ours.part(1, dict)
+
+    first, *_ = on_hosts(None, act)
+    assert isinstance(first, kind)
+    assert text in str(first)
+
+
+def test_the_first_stops_waiting_when_it_gives_up_itself(notes, monkeypatch):
+    monkeypatch.setattr(hosts, "_wait_seconds", 600.0)
+    shared = hosts.Shared("verdicts")
+    timer = threading.Timer(0.1, lambda: (setattr(HERE, "index", 0), shared.give_up(OSError("disk full"))))
+    timer.start()
+    first, *_ = on_hosts(shared, lambda shared: None if HERE.index else shared.part(1, dict))
+    timer.join()
+    assert isinstance(first, hosts.HostsMissing)
+    assert "'verdicts' was given up on this host" in str(first)
+    assert not notes.values  # nobody waits for the first
 
 
 def test_two_works_of_one_name_are_told_apart(notes):

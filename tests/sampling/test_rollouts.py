@@ -284,6 +284,28 @@ def test_work_beside_decoding_runs_while_others_are_drawn_and_gives_the_same_rec
     assert times.new_tokens == sum(len(record.token_ids) for record in jsonl.read_records(whole, Written))
 
 
+def test_what_fails_in_decoding_is_told_before_waiting_for_the_work_beside_it(sampler, tmp_path, monkeypatch):
+    """The work under way may wait for another host, and would for ever if nobody said that it is over."""
+    is_over, stream, told = threading.Event(), engine.Engine.stream, []
+
+    def failing(self, *args, **settings):
+        yield from stream(self, *args, **settings)
+        raise OSError("disk full")
+
+    def waiting(draws, completions):
+        assert is_over.wait(timeout=60)
+        return work(draws, completions)
+
+    def on_error(error):
+        told.append(error)
+        is_over.set()
+
+    monkeypatch.setattr(engine.Engine, "stream", failing)
+    with pytest.raises(OSError, match="disk full") as raised:
+        map_draws(tmp_path / "written.jsonl", sampler, work=waiting, beside=True, on_error=on_error)
+    assert told == [raised.value]
+
+
 def test_what_fails_beside_decoding_ends_the_stage(sampler, tmp_path):
     def failing(draws, completions):
         raise RuntimeError("no verdict")

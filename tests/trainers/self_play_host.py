@@ -44,6 +44,9 @@ def play(directory: Path, trainer: str, mesh: jax.sharding.Mesh) -> dict[str, np
         mesh=mesh,
         verdict=verdict,
         config=dataclasses.replace(toy_self_play.SHORT, micro_batches=2),
+        held_out=dataclasses.replace(
+            toy_self_play.held_out(directory, verdict=toy_self_play.some_are_easy), lm=lm
+        ),
         **toy_self_play.TRAINERS[trainer],
     )
     return {name: placing.to_host(leaf) for name, leaf in store.named_leaves(outcome.params).items()}

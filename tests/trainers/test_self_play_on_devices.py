@@ -39,7 +39,11 @@ def alone(tmp_path_factory):
         directory = tmp_path_factory.mktemp(trainer)
         settings = toy_self_play.TRAINERS[trainer]
         outcome = toy_self_play.run(
-            directory, verdict=toy_self_play.some_are_easy, config=toy_self_play.SHORT, **settings
+            directory,
+            verdict=toy_self_play.some_are_easy,
+            config=toy_self_play.SHORT,
+            held_out=toy_self_play.held_out(directory, verdict=toy_self_play.some_are_easy),
+            **settings,
         )
         return directory, named(outcome.params)
 
@@ -72,7 +76,7 @@ def assert_same_run(directory: Path, params, expected):
         np.testing.assert_allclose(one[1], two[1], atol=1e-4)
     rows, other_rows = metrics_of(directory), metrics_of(other)
     most = toy_self_play.SHORT.prompts_per_iteration
-    assert max(row["groups/drawn"] for row in other_rows) > most
+    assert max(row.get("groups/drawn", 0) for row in other_rows) > most
     for row, theirs in zip(rows, other_rows, strict=True):
         assert row.keys() == theirs.keys()
         for name, value in theirs.items():
@@ -92,13 +96,15 @@ def floats_apart(rollout):
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("trainer", toy_self_play.TRAINERS)
 def test_eight_devices_play_as_one(alone, tmp_path, trainer, mesh):
-    lm = toy_self_play.toy_lm()
+    plain = toy_self_play.toy_lm()
+    lm, verdict = type(plain)(plain.config, rules.DEFAULT_RULES), toy_self_play.some_are_easy
     outcome = toy_self_play.run(
         tmp_path,
-        lm=type(lm)(lm.config, rules.DEFAULT_RULES),
+        lm=lm,
         mesh=mesh_lib.make_mesh(mesh_lib.MeshConfig(**MESHES[mesh])),
-        verdict=toy_self_play.some_are_easy,
+        verdict=verdict,
         config=dataclasses.replace(toy_self_play.SHORT, micro_batches=2),
+        held_out=dataclasses.replace(toy_self_play.held_out(tmp_path, verdict=verdict), lm=lm),
         **toy_self_play.TRAINERS[trainer],
     )
     assert_same_run(tmp_path, named(outcome.params), alone(trainer))

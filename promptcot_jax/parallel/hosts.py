@@ -5,6 +5,7 @@ decisions from the same values, or has them from the first host (`decided_by_fir
 they share. Every wait has a deadline.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -208,7 +209,8 @@ class Shared:
         """
         self._is_given_up.set()
         if not is_first():
-            _notes().key_value_set(f"{self._prefix}/given_up/{index()}", _as_error(error))
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the first may have gone; `error` says why
+                _notes().key_value_set(f"{self._prefix}/given_up/{index()}", _as_error(error))
 
     def _look(self) -> None:
         """Raises where this or another host has given up."""

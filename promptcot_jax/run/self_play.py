@@ -74,8 +74,7 @@ def self_play(
     """
     model_source.check_adapter(model, lora)
     if rewards.function is not None:
-        function = rewards.function
-        hosts.Shared("reward function").by_all(lambda: user_rewards.load(function))
+        hosts.Shared("reward function").by_all(functools.partial(user_rewards.load, rewards.function))
     policy = os.path.join(workdir, "policy")
     directory = os.path.join(workdir, self_play_lib.DIRECTORY)
     devices = mesh_lib.make_mesh(mesh)

@@ -148,6 +148,17 @@ def test_the_first_stops_waiting_when_it_gives_up_itself(notes, monkeypatch):
     assert not notes.values  # nobody waits for the first
 
 
+def test_giving_up_when_the_first_has_gone_hides_no_error(notes, monkeypatch):
+    """It is called while an error is on its way, whose place another must not take."""
+
+    def gone(key, text):
+        raise jax.errors.JaxRuntimeError("UNAVAILABLE")
+
+    monkeypatch.setattr(notes, "key_value_set", gone)
+    shared = hosts.Shared("verdicts")
+    assert on_hosts(shared, lambda shared: shared.give_up(OSError("disk full"))) == [None] * NUM_HOSTS
+
+
 def test_two_works_of_one_name_are_told_apart(notes):
     one, other = hosts.Shared("verdicts"), hosts.Shared("verdicts")
     found = on_hosts(None, lambda _: (one.part(1, lambda: "one"), other.part(1, lambda: "other")))
